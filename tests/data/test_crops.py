@@ -1,0 +1,176 @@
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vqaudio.data.crops import Batch, CropConfig, SpeechCrops, validation_batches
+from vqaudio.data.mulaw import mulaw_encode
+from vqaudio.data.packed import PackedSpeech
+
+CFG = CropConfig(samples=1000, batch_size=8, seed=3)
+
+
+def _assert_equal(left: Batch, right: Batch) -> None:
+    assert left.keys() == right.keys()
+    for key in left:
+        torch.testing.assert_close(left[key], right[key], rtol=0, atol=0)
+
+
+def _joined(batches: list[Batch]) -> Batch:
+    return {key: torch.cat([batch[key] for batch in batches]) for key in batches[0]}
+
+
+def test_batch_has_the_shapes_and_types_of_the_contract(packed) -> None:
+    batch = SpeechCrops(packed, CFG).batch(0)
+    assert {key: (tuple(value.shape), value.dtype) for key, value in batch.items()} == {
+        "wav": ((8, 1, 1000), torch.float32),
+        "target": ((8, 1000), torch.int64),
+        "speaker": ((8,), torch.int64),
+        "lengths": ((8,), torch.int64),
+    }
+
+
+@settings(max_examples=25, deadline=None)
+@given(step=st.integers(0, 2**40), seed=st.integers(0, 2**63 - 1), parts=st.sampled_from([2, 4, 8]))
+def test_parts_joined_equal_the_whole(packed, step, seed, parts) -> None:
+    crops = SpeechCrops(packed, replace(CFG, seed=seed))
+    slices = [crops.batch(step, part, parts) for part in range(parts)]
+    _assert_equal(_joined(slices), crops.batch(step))
+
+
+def test_batch_is_a_pure_function_of_seed_and_step(packed) -> None:
+    crops = SpeechCrops(packed, CFG)
+    forwards = [crops.batch(step) for step in range(5)]
+    other = SpeechCrops(packed, CFG)
+    backwards = [other.batch(step) for step in reversed(range(5))][::-1]
+    for left, right in zip(forwards, backwards, strict=True):
+        _assert_equal(left, right)
+    wavs = [batch["wav"] for batch in forwards]
+    wavs.append(SpeechCrops(packed, replace(CFG, seed=4)).batch(0)["wav"])
+    for i, left in enumerate(wavs):
+        for right in wavs[i + 1 :]:
+            assert not torch.equal(left, right)
+
+
+def test_example_does_not_depend_on_the_batch_size(packed) -> None:
+    large = SpeechCrops(packed, replace(CFG, batch_size=32)).batch(7)
+    small = SpeechCrops(packed, replace(CFG, batch_size=4)).batch(7)
+    _assert_equal({key: value[:4] for key, value in large.items()}, small)
+
+
+@pytest.mark.parametrize("samples", [1, 500, 1000, 16000, 20000])
+def test_every_crop_is_a_piece_of_its_speaker(packed, samples) -> None:
+    crops = SpeechCrops(packed, CropConfig(samples=samples, batch_size=16))
+    audio = {
+        s: b"|".join(packed.audio(i).tobytes() for i in range(len(packed)) if packed.speaker_ids[i] == s)
+        for s in range(len(packed.speakers))
+    }
+    for step in range(4):
+        batch = crops.batch(step)
+        for wav, speaker, length in zip(batch["wav"], batch["speaker"], batch["lengths"], strict=True):
+            pcm = (wav[0, :length] * 32768).to(torch.int16).numpy()
+            assert pcm.tobytes() in audio[int(speaker)]
+
+
+@pytest.mark.parametrize("classes", [256, 1024])
+def test_target_is_the_mulaw_class_of_the_wav(packed, classes) -> None:
+    batch = SpeechCrops(packed, CFG, num_classes=classes).batch(0)
+    torch.testing.assert_close(batch["target"], mulaw_encode(batch["wav"][:, 0], classes))
+
+
+def test_short_utterances_are_padded_with_silence_at_the_right(packed) -> None:
+    batch = SpeechCrops(packed, CropConfig(samples=1000, batch_size=64, speaker_balance=1)).batch(0)
+    short = batch["speaker"] == packed.speakers.index("c")  # its only utterance has 800 samples
+    assert 0 < short.sum() < 64
+    assert torch.all(batch["lengths"][short] == 800)
+    assert torch.all(batch["lengths"][~short] == 1000)
+    assert torch.all(batch["wav"][short, :, 800:] == 0)
+    assert torch.all(batch["target"][short, 800:] == 128)
+    expected = torch.from_numpy(packed.audio(packed.utterance_ids.index("c_0")) / 32768).float()
+    assert torch.all(batch["wav"][short, 0, :800] == expected)
+
+
+@pytest.mark.parametrize("balance", [0.0, 0.5, 1.0])
+def test_speakers_come_as_often_as_the_balance_says(packed, balance) -> None:
+    cfg = CropConfig(samples=1, batch_size=4000, speaker_balance=balance)
+    counts = torch.bincount(SpeechCrops(packed, cfg).batch(0)["speaker"], minlength=3)
+    seconds = np.bincount(packed.speaker_ids, weights=packed.lengths)
+    expected = seconds ** (1 - balance) / (seconds ** (1 - balance)).sum()
+    # five standard deviations of a binomial
+    tolerance = 5 * np.sqrt(expected * (1 - expected) / 4000)
+    assert np.all(np.abs(counts.numpy() / 4000 - expected) < tolerance)
+
+
+def test_all_positions_of_a_speaker_are_equally_likely() -> None:
+    """Lengths 3, 5 and 2 with crops of 2: 2 + 4 + 1 positions, and every one is reached."""
+    lengths = np.array([3, 5, 2])
+    packed = PackedSpeech(
+        sample_rate=16000,
+        speakers=("a",),
+        utterance_ids=("x", "y", "z"),
+        offsets=np.array([0, 3, 8]),
+        lengths=lengths,
+        speaker_ids=np.zeros(3, np.int64),
+        samples=np.arange(10, dtype=np.int16),
+        source_hash="",
+    )
+    batch = SpeechCrops(packed, CropConfig(samples=2, batch_size=7000)).batch(0)
+    starts = Counter((batch["wav"][:, 0, 0] * 32768).int().tolist())
+    assert set(starts) == {0, 1, 3, 4, 5, 6, 8}
+    assert all(abs(count - 1000) < 160 for count in starts.values())
+
+
+def test_parts_must_divide_the_batch(packed) -> None:
+    crops = SpeechCrops(packed, CFG)
+    with pytest.raises(ValueError, match=r"batch_size 8 cannot be shared by 3 .* multiple of 3"):
+        crops.batch(0, 0, 3)
+    with pytest.raises(ValueError, match="part must lie in 0 to 1, got 2"):
+        crops.batch(0, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("samples", 0),
+        ("batch_size", 0),
+        ("seed", -1),
+        ("seed", 2**63),
+        ("speaker_balance", 1.1),
+        ("speaker_balance", float("nan")),
+    ],
+)
+def test_config_checks_itself(field, value) -> None:
+    with pytest.raises(ValueError, match=rf"{field} must .* got {value}"):
+        CropConfig(**{field: value})
+
+
+def test_validation_batches_are_fixed_and_even(packed) -> None:
+    batches = validation_batches(packed, 1000, batch_size=5, num_batches=4)
+    assert [len(batch["speaker"]) for batch in batches] == [5, 5, 5, 5]
+    counts = torch.bincount(_joined(batches)["speaker"])
+    assert sorted(counts.tolist()) == [6, 7, 7]
+    _assert_equal(_joined(validation_batches(packed, 1000, 5, 4)), _joined(batches))
+    other = _joined(validation_batches(packed, 1000, 5, 4, seed=1))
+    assert not torch.equal(other["wav"], _joined(batches)["wav"])
+    torch.testing.assert_close(other["target"], mulaw_encode(other["wav"][:, 0]))
+
+
+def test_validation_uses_every_utterance_before_one_comes_again(packed) -> None:
+    """18 crops of whole utterances: a's 6 once each, b's 3 twice, c's 1 six times."""
+    batch = _joined(validation_batches(packed, 16005, batch_size=6, num_batches=3))
+    found = Counter(
+        (int(speaker), int(length)) for speaker, length in zip(batch["speaker"], batch["lengths"], strict=True)
+    )
+    assert found == Counter(
+        {(0, 16000 + i): 1 for i in range(6)} | {(1, 8000 + i): 2 for i in range(3)} | {(2, 800): 6}
+    )
+
+
+@pytest.mark.parametrize("sizes", [(0, 1, 1), (1, 0, 1), (1, 1, 0)])
+def test_validation_checks_its_sizes(packed, sizes) -> None:
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        validation_batches(packed, *sizes)

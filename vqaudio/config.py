@@ -1,0 +1,142 @@
+"""Frozen dataclasses <-> YAML <-> command line. Knows no model.
+
+Precedence: the dataclass's defaults, then the YAML file, then flags (`--fit.steps 100`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import types
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names the key, the value and what is allowed."""
+
+
+def from_dict(cls: type[T], values: Any, where: str = "") -> T:
+    """A nested dictionary, as YAML or JSON give it -> an instance of the dataclass `cls`.
+
+    Keys left out keep their defaults. Raises ConfigError for unknown keys (the known ones are listed), for
+    values of another type, and for what the dataclass itself refuses.
+    """
+    place = where or "the configuration"
+    if not isinstance(values, dict):
+        raise ConfigError(f"{place} must be a mapping of keys to values, got {values!r}")
+    hints = get_type_hints(cls)
+    known = [f.name for f in dataclasses.fields(cls)]  # pyright: ignore[reportArgumentType]
+    unknown = [key for key in values if key not in known]
+    if unknown:
+        raise ConfigError(f"unknown key {_join(where, unknown[0])!r}; {place} knows: {', '.join(known)}")
+    arguments = {key: _convert(hints[key], value, _join(where, key)) for key, value in values.items()}
+    try:
+        return cls(**arguments)
+    except ConfigError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{place}: {error}") from error
+
+
+def load_yaml(cls: type[T], path: str | Path) -> T:
+    """A YAML file -> an instance of `cls`. Raises ConfigError, with the file's name, for what is wrong in it."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"there is no configuration {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from error
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    try:
+        return from_dict(cls, {} if values is None else values)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A dataclass instance -> nested dictionaries and lists that YAML and JSON can hold."""
+    return _plain(dataclasses.asdict(config))
+
+
+def save_yaml(config: Any, path: str | Path) -> None:
+    """Writes the whole configuration, defaults included."""
+    Path(path).write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
+
+
+def parse(cls: type[T], default_yaml: str | Path, args: Sequence[str] | None = None, description: str = "") -> T:
+    """Command line `[FILE.yaml] [--flags]` -> an instance of `cls`; without a file, `default_yaml`.
+
+    Prints what is wrong and exits with 2 for a bad file or flag.
+    """
+    import tyro
+
+    args = list(sys.argv[1:] if args is None else args)
+    path = args.pop(0) if args and not args[0].startswith("-") else default_yaml
+    try:
+        default = load_yaml(cls, path)
+        return tyro.cli(cls, default=default, args=args, description=description or None)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+    except ValueError as error:  # what a dataclass refuses when flags change it
+        print(f"error: {error}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _join(where: str, key: str) -> str:
+    return f"{where}.{key}" if where else str(key)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _convert(kind: Any, value: Any, where: str) -> Any:
+    """One value as its annotation asks; no conversion that could lose something."""
+    origin, choices = get_origin(kind), get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        return from_dict(kind, value, where)  # pyright: ignore[reportArgumentType]
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in choices:
+            return None
+        return _convert(next(choice for choice in choices if choice is not type(None)), value, where)
+    if origin is Literal:
+        if value not in choices:
+            raise ConfigError(f"{where} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(f"{where} must be a list, got {value!r}")
+        return tuple(_convert(choices[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    return _convert_scalar(kind, value, where)
+
+
+def _convert_scalar(kind: Any, value: Any, where: str) -> Any:
+    if kind is float and isinstance(value, str):  # YAML reads 4e-4 as text
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    if kind in (int, float, str, bool) and type(value) is kind:
+        return value
+    raise ConfigError(f"{where} must be {_NAMES.get(kind, kind)}, got {value!r}")
+
+
+_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false", Path: "a path"}

@@ -1,0 +1,1 @@
+"""Audio files, manifests, corpora and batches; knows no model."""

@@ -1,0 +1,189 @@
+"""Audio files in and out: mono float32, streamed in blocks, resampled once.
+
+Letters: T samples at the rate that was asked for.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+
+from vqaudio.data.atomic import atomic_file
+
+WRITABLE = {".wav": "WAV", ".flac": "FLAC"}
+Frames = npt.NDArray[np.float32]
+UNKNOWN_FRAMES = 2**62  # libsndfile gives 2**63 - 1 for a FLAC stream whose header has no length
+INT16_SCALE = 32768  # int16 values are samples times this, here and in every packed corpus
+
+
+class AudioError(ValueError):
+    """A file that cannot be used as audio; one sentence says which, why and what to do."""
+
+
+def blocks(path: str | Path, sample_rate: int, *, block_seconds: float = 10.0) -> Iterator[Frames]:
+    """Stream a file as mono float32 blocks at `sample_rate`; memory does not grow with its length.
+
+    Any format, rate and channel count that libsndfile reads. The mono mix is the mean of the
+    channels. The blocks are not empty; where they are cut does not change a single bit of their
+    concatenation, whose length is `resampled_length(frames, file_rate, sample_rate)`.
+
+    Raises AudioError (at the first block, or where the damage is): no such file, not audio, no
+    samples, NaN or infinite samples.
+    """
+    if sample_rate < 1:
+        raise ValueError(f"sample_rate must be at least 1 Hz, got {sample_rate}")
+    if not block_seconds > 0:
+        raise ValueError(f"block_seconds must be above 0, got {block_seconds}")
+    path = Path(path)
+    with _open(path) as file:
+        if resampled_length(file.frames, file.samplerate, sample_rate) == 0:
+            raise AudioError(
+                f"{path} is too short: {file.frames} samples at {file.samplerate} Hz are less than "
+                f"one at {sample_rate} Hz; leave it out"
+            )
+        block_frames = min(max(1, round(block_seconds * file.samplerate)), file.frames)
+        mono_blocks = _mono_blocks(file, path, block_frames)
+        if file.samplerate == sample_rate:
+            yield from mono_blocks
+        else:
+            yield from _resampled(mono_blocks, file.samplerate, sample_rate)
+
+
+def read_audio(path: str | Path, sample_rate: int) -> Frames:
+    """Read a whole file: (T,) float32 mono at `sample_rate`, bit for bit what `blocks` yields."""
+    return np.concatenate(list(blocks(path, sample_rate)))
+
+
+def audio_seconds(path: str | Path) -> float:
+    """Duration by the file's header, without decoding it. Raises AudioError."""
+    with _open(Path(path)) as file:
+        return file.frames / file.samplerate
+
+
+def resampled_length(frames: int, from_rate: int, to_rate: int) -> int:
+    """Samples that `frames` samples become: the nearest whole number, halves upwards."""
+    return (2 * frames * to_rate + from_rate) // (2 * from_rate)
+
+
+def write_audio(path: str | Path, wav: npt.ArrayLike, sample_rate: int, *, overwrite: bool = False) -> None:
+    """Write mono samples (T,) as 16-bit PCM; the suffix .wav or .flac chooses the format.
+
+    Values beyond [-1, 1] are clipped. The file appears whole or not at all.
+
+    Raises ValueError (another suffix, not one axis, no samples, NaN or infinite samples) and
+    OSError (the file exists and `overwrite` is false, the folder is missing or read-only).
+    """
+    path = Path(path)
+    file_format = WRITABLE.get(path.suffix.lower())
+    if file_format is None:
+        raise ValueError(
+            f"cannot write {path}: the suffix must be one of {', '.join(WRITABLE)}, got {path.suffix or 'none'!r}"
+        )
+    samples = np.asarray(wav, dtype=np.float32)
+    if samples.ndim != 1 or len(samples) == 0:
+        raise ValueError(f"cannot write {path}: samples must be mono (T,) with T > 0, got shape {samples.shape}")
+    if not np.isfinite(samples).all():
+        raise ValueError(
+            f"cannot write {path}: {np.count_nonzero(~np.isfinite(samples))} of {len(samples)} "
+            "samples are NaN or infinite; look for the reason in what made them"
+        )
+    with atomic_file(path, overwrite=overwrite) as temporary:
+        soundfile.write(temporary, to_int16(samples), sample_rate, format=file_format, subtype="PCM_16")
+
+
+def to_int16(wav: Frames) -> npt.NDArray[np.int16]:
+    """Round samples in [-1, 1] to int16, clipped; undoes int16 / 32768 exactly.
+
+    Done here because libsndfile scales by 32,767, which changes samples on every round trip.
+    """
+    return np.clip(np.rint(wav * INT16_SCALE), -INT16_SCALE, INT16_SCALE - 1).astype(np.int16)
+
+
+def check_file(path: Path) -> None:
+    """Raise AudioError unless `path` is a file with something in it."""
+    if not path.exists():
+        raise AudioError(f"{path} does not exist; check the name")
+    if path.is_dir():
+        raise AudioError(f"{path} is a folder, not an audio file; name the files in it")
+    if path.stat().st_size == 0:
+        raise AudioError(f"{path} is empty (0 bytes); copy or download it again")
+
+
+class _Sequential(soundfile.SoundFile):
+    """Never seeks. soundfile seeks after every read of a seekable file, and for MP3 that changes
+    the last bits of what follows, so that blocks would not equal the whole."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+def _open(path: Path) -> soundfile.SoundFile:
+    """Open for reading; promises a file with at least one sample, or raises AudioError."""
+    check_file(path)
+    if path.suffix.lower() == ".raw":
+        raise AudioError(f"{path} has no header to tell its rate; convert it to WAV or FLAC")
+    try:
+        file = _Sequential(path)
+    except soundfile.LibsndfileError as error:
+        raise AudioError(f"{path} is not audio that can be read; convert it to WAV or FLAC, or leave it out") from error
+    if file.frames < 1:
+        file.close()
+        raise AudioError(f"{path} has no samples (a header only); record it again or leave it out")
+    if file.frames >= UNKNOWN_FRAMES:
+        file.close()
+        raise AudioError(f"{path} does not tell its length (a recorded stream); convert it to WAV")
+    return file
+
+
+def _mono_blocks(file: soundfile.SoundFile, path: Path, block_frames: int) -> Iterator[Frames]:
+    """The file's own rate, (frames, channels) -> (frames,), checked for NaN and truncation."""
+    frames_read = 0
+    while True:
+        try:
+            frames = cast(Frames, file.read(block_frames, dtype="float32", always_2d=True))
+        except soundfile.LibsndfileError as error:
+            raise _damaged(path, frames_read / file.samplerate) from error
+        if len(frames) == 0:
+            break
+        finite = np.isfinite(frames).all(axis=1)
+        if not finite.all():
+            seconds = (frames_read + int(np.argmin(finite))) / file.samplerate
+            raise AudioError(
+                f"{path} has NaN or infinite samples (the first one after {seconds:.3f} s); "
+                "export it again or leave it out"
+            )
+        frames_read += len(frames)
+        yield _mono(frames)
+    if frames_read < file.frames and file.format != "MP3":  # whose header only estimates the length
+        raise _damaged(path, frames_read / file.samplerate)
+
+
+def _mono(frames: Frames) -> Frames:
+    """(frames, channels) -> (frames,), the mean; summed in one order whatever the block length."""
+    mono = frames[:, 0].copy()
+    for channel in range(1, frames.shape[1]):
+        mono += frames[:, channel]
+    mono /= frames.shape[1]
+    return mono
+
+
+def _resampled(mono_blocks: Iterator[Frames], from_rate: int, to_rate: int) -> Iterator[Frames]:
+    import soxr
+
+    stream = soxr.ResampleStream(from_rate, to_rate, 1, dtype="float32", quality="HQ")
+    for mono in mono_blocks:
+        resampled = stream.resample_chunk(mono)
+        if len(resampled):
+            yield resampled
+    tail = stream.resample_chunk(np.empty(0, dtype=np.float32), last=True)
+    if len(tail):
+        yield tail
+
+
+def _damaged(path: Path, seconds: float) -> AudioError:
+    return AudioError(
+        f"{path} is damaged or cut off: nothing can be decoded after {seconds:.1f} s; copy or download it again"
+    )

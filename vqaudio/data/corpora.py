@@ -1,0 +1,275 @@
+"""Finding the utterances of a speech corpus on disk, and writing the manifests of its splits.
+
+Own walking, not torchaudio.datasets: VCTK_092 knows one layout, hides its paths, drops the speakers
+that lack the chosen microphone, and loads through TorchCodec.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from vqaudio.data.atomic import atomic_file, check_writable
+from vqaudio.data.audio import AudioError, audio_seconds
+from vqaudio.data.manifest import Utterance, manifest_row
+from vqaudio.data.splits import split
+
+AUDIO_SUFFIXES = frozenset((".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64", ".sph"))
+Kind = Literal["vctk", "librispeech", "folder"]
+Mic = Literal["mic1", "mic2"]
+Failures = list[AudioError]
+
+
+@dataclass(frozen=True)
+class PrepareSummary:
+    out: Path
+    """the folder with train.jsonl, valid.jsonl, test.jsonl and speakers.json"""
+    speakers: tuple[str, ...]
+    """their sorted names"""
+    utterances: dict[str, int]
+    """count per split: train, valid, test"""
+    hours: dict[str, float]
+    """hours of audio per split"""
+    failures: tuple[AudioError, ...]
+    """files that cannot be used and were left out"""
+
+
+class _Found(NamedTuple):
+    """An audio file before its header is read."""
+
+    id: str
+    path: Path
+    speaker: str
+    text: str | None
+
+
+def vctk(root: str | Path, *, mic: Mic = "mic1", failures: Failures | None = None) -> list[Utterance]:
+    """Utterances of VCTK or of a corpus laid out like it, sorted by speaker and id.
+
+    The first of these folders counts, in `root` or in its VCTK-Corpus or VCTK-Corpus-0.92:
+    wav48_silence_trimmed/SPEAKER/ID_mic1.flac (0.92), wav48/SPEAKER/ID.wav (0.80),
+    wav16/SPEAKER/ID.flac; texts are txt/SPEAKER/ID.txt, None where missing (p315). `mic` matters
+    for 0.92 only; a speaker without it (p280 and p315 lack mic2) comes from the other one.
+
+    Raises FileNotFoundError where none is found, AudioError for a file that cannot be used; with a
+    list of `failures` such files are appended to it and left out.
+    """
+    if mic not in ("mic1", "mic2"):
+        raise ValueError(f"mic must be mic1 or mic2, got {mic!r}")
+    root = _existing(root)
+    for base in (root, root / "VCTK-Corpus", root / "VCTK-Corpus-0.92"):
+        for layout in ("wav48_silence_trimmed", "wav48", "wav16"):
+            found: list[_Found] = []
+            for folder in _folders(base / layout):
+                ids = {path.stem: path for path in _audio_files(folder)}
+                if layout == "wav48_silence_trimmed":
+                    ids = _one_microphone(ids, mic)
+                for id, path in ids.items():
+                    text = _read_text(base / "txt" / folder.name / f"{id}.txt")
+                    found.append(_Found(id, path, folder.name, text))
+            if found:
+                return _utterances(found, failures)
+    raise FileNotFoundError(
+        f"no VCTK audio in {root}; looked there and in its VCTK-Corpus and VCTK-Corpus-0.92 for "
+        "wav48_silence_trimmed/SPEAKER/ID_mic1.flac, wav48/SPEAKER/ID.wav and "
+        "wav16/SPEAKER/ID.flac; give the folder that holds one of these"
+    )
+
+
+def librispeech(root: str | Path, *, failures: Failures | None = None) -> list[Utterance]:
+    """Utterances of LibriSpeech, sorted by speaker and id: SUBSET/SPEAKER/CHAPTER/ID.flac.
+
+    `root` holds LibriSpeech/, or is it, or is one of its subsets (to take that alone). Texts come
+    from SPEAKER-CHAPTER.trans.txt. Raises and `failures` as in `vctk`.
+    """
+    root = _existing(root)
+    found: list[_Found] = []
+    for pattern in ("*/*/*.flac", "*/*/*/*.flac", "LibriSpeech/*/*/*/*.flac"):
+        texts: dict[Path, dict[str, str]] = {}
+        for path in root.glob(pattern):
+            if not (parts := re.fullmatch(r"(\d+)-(\d+)-\d+", path.stem)):
+                continue
+            speaker, chapter = parts.groups()
+            transcript = path.parent / f"{speaker}-{chapter}.trans.txt"
+            if transcript not in texts:
+                lines = (_read_text(transcript) or "").splitlines()
+                texts[transcript] = dict(line.split(maxsplit=1) for line in lines if " " in line)
+            found.append(_Found(path.stem, path, speaker, texts[transcript].get(path.stem)))
+    if not found:
+        raise FileNotFoundError(
+            f"no LibriSpeech audio in {root}; looked for SUBSET/SPEAKER/CHAPTER/"
+            "SPEAKER-CHAPTER-NNNN.flac, also below LibriSpeech/ and with a subset given as the "
+            "root; give the folder that holds LibriSpeech"
+        )
+    return _utterances(found, failures)
+
+
+def folder(root: str | Path, *, failures: Failures | None = None) -> list[Utterance]:
+    """Utterances of any tree with one folder per speaker, sorted by speaker and id.
+
+    Audio (by its suffix, see AUDIO_SUFFIXES) may lie at any depth below SPEAKER/; the id joins the
+    folders and the stem with "-", speaker first. A text file of the same stem beside the audio is
+    its text. Hidden files are skipped. Raises and `failures` as in `vctk`; ValueError for audio
+    directly in `root`.
+    """
+    root = _existing(root)
+    if strays := _audio_files(root):
+        raise ValueError(f"{strays[0]} lies directly in {root}; put it into a folder named after its speaker")
+    found: list[_Found] = []
+    for speaker in _folders(root):
+        for path in _audio_files(speaker, "**/*"):
+            parts = path.relative_to(root).with_suffix("").parts
+            text = _read_text(path.with_suffix(".txt"))
+            found.append(_Found("-".join(parts), path, speaker.name, text))
+    if not found:
+        raise FileNotFoundError(
+            f"no audio in {root}; looked for SPEAKER/**/*.wav and the suffixes "
+            f"{' '.join(sorted(AUDIO_SUFFIXES - {'.wav'}))}; give the folder of the speakers"
+        )
+    return _utterances(found, failures)
+
+
+def prepare(
+    kind: Kind,
+    root: str | Path,
+    out: str | Path,
+    *,
+    valid: float = 0.05,
+    test: float = 0.05,
+    seed: int = 0,
+    mic: Mic = "mic1",
+    overwrite: bool = False,
+) -> PrepareSummary:
+    """Find a corpus, split it, write OUT/{train,valid,test}.jsonl and OUT/speakers.json.
+
+    All four are written before the first gets its name. Files that cannot be used are left out and
+    listed in the summary. Raises ValueError for an unknown kind, FileNotFoundError where no corpus
+    is found, AudioError where not one file can be used, OSError where it cannot write.
+    """
+    out = Path(out)
+    names = ("train.jsonl", "valid.jsonl", "test.jsonl", "speakers.json")
+    for name in names:  # before the corpus is read, which takes a while
+        if out.exists():
+            check_writable(out / name, overwrite=overwrite)
+    failures: Failures = []
+    if kind == "vctk":
+        utterances = vctk(root, mic=mic, failures=failures)
+    elif kind == "librispeech":
+        utterances = librispeech(root, failures=failures)
+    elif kind == "folder":
+        utterances = folder(root, failures=failures)
+    else:
+        raise ValueError(f"kind must be vctk, librispeech or folder, got {kind!r}")
+    if not utterances:
+        raise AudioError(f"none of the {len(failures)} audio files in {root} can be used; the first: {failures[0]}")
+    parts = split(utterances, valid=valid, test=test, seed=seed)
+    speakers = sorted({u.speaker for u in utterances})
+    contents = ["".join(f"{manifest_row(u, out)}\n" for u in part) for part in parts]
+    contents.append(json.dumps(speakers, ensure_ascii=False, indent=1) + "\n")
+    _make_folder(out)
+    with ExitStack() as files:  # renames on leaving, all of them or (after an error) none
+        for name, content in zip(names, contents, strict=True):
+            temporary = files.enter_context(atomic_file(out / name, overwrite=overwrite))
+            temporary.write_text(content, encoding="utf-8")
+    return PrepareSummary(
+        out=out,
+        speakers=tuple(speakers),
+        utterances={name: len(part) for name, part in parts._asdict().items()},
+        hours={name: sum(u.seconds for u in part) / 3600 for name, part in parts._asdict().items()},
+        failures=tuple(failures),
+    )
+
+
+def speaker_info(root: str | Path) -> dict[str, dict[str, str]]:
+    """VCTK's speaker-info.txt: {"p225": {"age", "gender", "accent", "region", "comment"}, ...}.
+
+    Keys that a row lacks are absent; the columns are ragged, remarks stand in brackets, and 0.80
+    writes 225 for p225. An empty dict where the file is missing.
+    """
+    info: dict[str, dict[str, str]] = {}
+    for line in (_read_text(Path(root) / "speaker-info.txt") or "").splitlines()[1:]:
+        line, _, comment = line.partition("(")
+        fields = line.split(maxsplit=4)
+        if fields:
+            speaker = f"p{fields[0]}" if fields[0].isdigit() else fields[0]
+            keys = ("age", "gender", "accent", "region")
+            values = (" ".join(value.split()) for value in fields[1:])
+            info[speaker] = dict(zip(keys, values, strict=False))
+            if comment:
+                info[speaker]["comment"] = comment.rstrip(") ")
+    return info
+
+
+def _existing(root: str | Path) -> Path:
+    root = Path(root)
+    if not root.exists():
+        raise FileNotFoundError(f"{root} does not exist; give the folder of the corpus")
+    if not root.is_dir():
+        raise NotADirectoryError(f"{root} is a file; give the folder of the corpus")
+    return root
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise type(error)(f"cannot make {out}: {error.strerror}; choose a folder that you may write to") from error
+
+
+def _folders(parent: Path) -> list[Path]:
+    """Visible subfolders, sorted; none where `parent` is missing."""
+    if not parent.is_dir():
+        return []
+    return sorted(p for p in parent.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _audio_files(parent: Path, pattern: str = "*") -> list[Path]:
+    """Visible audio files by suffix, sorted. macOS leaves hidden ._NAME.wav files in archives."""
+    return sorted(
+        path
+        for path in parent.glob(pattern)
+        if path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )
+
+
+def _one_microphone(files: dict[str, Path], mic: Mic) -> dict[str, Path]:
+    """{ID_mic1: path, ID_mic2: path} of one speaker -> {ID: path}, all from one microphone."""
+    other = "mic2" if mic == "mic1" else "mic1"
+    for chosen in (mic, other):
+        suffix = f"_{chosen}"
+        own = {s.removesuffix(suffix): p for s, p in files.items() if s.endswith(suffix)}
+        if own:
+            return own
+    return {}
+
+
+def _read_text(path: Path) -> str | None:
+    """The stripped text of a file, None where it is missing or blank."""
+    if not path.is_file():
+        return None
+    try:
+        return path.read_text(encoding="utf-8-sig").strip() or None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text; convert it or remove it") from error
+
+
+def _utterances(found: Sequence[_Found], failures: Failures | None) -> list[Utterance]:
+    """Read the headers; sorted by speaker and id."""
+    path_of: dict[str, Path] = {}
+    utterances: list[Utterance] = []
+    for item in sorted(found, key=lambda f: (f.speaker, f.id)):
+        if item.id in path_of:
+            raise ValueError(f"{item.path} and {path_of[item.id]} would share the id {item.id!r}; rename one")
+        path_of[item.id] = item.path
+        try:
+            seconds = audio_seconds(item.path)
+        except AudioError as error:
+            if failures is None:
+                raise
+            failures.append(error)
+            continue
+        utterances.append(Utterance(item.id, item.path, item.speaker, seconds, item.text))
+    return utterances

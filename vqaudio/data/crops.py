@@ -1,0 +1,146 @@
+"""Batches of crops from packed speech: pure functions of (seed, step) for training, fixed ones for
+validation.
+
+Letters: B crops, T samples per crop, Q mu-law classes, U utterances.
+A batch is {"wav": (B, 1, T) float32 in [-1, 1), "target": (B, T) int64 in [0, Q),
+"speaker": (B,) int64, "lengths": (B,) int64 valid samples}. Utterances shorter than T are padded
+with zeros at the right; their target there is the class of silence.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from vqaudio.data.audio import INT16_SCALE
+from vqaudio.data.mulaw import mulaw_table
+from vqaudio.data.packed import PackedSpeech
+
+Batch = dict[str, Tensor]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class CropConfig:
+    samples: int = 5120
+    """length of a crop, in samples"""
+    batch_size: int = 8
+    """crops per optimizer step, over all processes and accumulation steps together"""
+    seed: int = 0
+    """with the number of the step, it decides every crop"""
+    speaker_balance: float = 0.5
+    """0: speakers as often as they have speech; 1: all equally often"""
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise ValueError(f"samples must be at least 1, got {self.samples}")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed must lie in 0 to 2**63 - 1, got {self.seed}")
+        if not 0 <= self.speaker_balance <= 1:
+            raise ValueError(f"speaker_balance must lie in 0 to 1, got {self.speaker_balance}")
+
+
+class SpeechCrops:
+    """Random crops. Example i of a step depends on (seed, step, i) and on nothing else, so one
+    process with 8 crops, two with 4, and 2 accumulation steps of 4 see the same joint batch."""
+
+    def __init__(self, packed: PackedSpeech, cfg: CropConfig, num_classes: int = 256) -> None:
+        self.packed = packed
+        self.cfg = cfg
+        self._classes = mulaw_table(num_classes)
+        # Utterances grouped by speaker, so that a speaker is one range of crop positions.
+        self._order = np.argsort(packed.speaker_ids, kind="stable")
+        positions = np.maximum(packed.lengths[self._order] - cfg.samples + 1, 1)
+        self._position_ends = np.cumsum(positions)  # (U,)
+        self._speakers, first = np.unique(packed.speaker_ids[self._order], return_index=True)
+        ends = self._position_ends[np.append(first[1:], len(self._order)) - 1]
+        self._speaker_starts = np.append(0, ends[:-1])
+        self._speaker_positions = ends - self._speaker_starts
+        seconds = np.bincount(packed.speaker_ids, weights=packed.lengths)[self._speakers]
+        weights = seconds ** (1.0 - cfg.speaker_balance)
+        self._speaker_cdf = np.cumsum(weights) / weights.sum()
+
+    def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
+        """Crops of one step: the `part`-th of `parts` equal slices of its batch.
+
+        Raises ValueError where batch_size is not divisible by `parts`.
+        """
+        size, rest = divmod(self.cfg.batch_size, parts)
+        if rest:
+            raise ValueError(
+                f"batch_size {self.cfg.batch_size} cannot be shared by {parts} parts (processes x "
+                f"accumulation steps); choose a multiple of {parts}"
+            )
+        if not 0 <= part < parts:
+            raise ValueError(f"part must lie in 0 to {parts - 1}, got {part}")
+        utterances, starts = self._draw(step)
+        mine = slice(part * size, (part + 1) * size)
+        return _cut(self.packed, utterances[mine], starts[mine], self.cfg.samples, self._classes)
+
+    def _draw(self, step: int) -> tuple[Ints, Ints]:
+        """Utterances (B,) and first samples (B,) of the whole batch of a step."""
+        key = np.array([self.cfg.seed, step], dtype=np.uint64)
+        # Row i holds the i-th pair of draws of this key, whatever the batch size.
+        draws = np.random.Generator(np.random.Philox(key=key)).random((self.cfg.batch_size, 2))
+        speaker = np.searchsorted(self._speaker_cdf[:-1], draws[:, 0], side="right")
+        within = (draws[:, 1] * self._speaker_positions[speaker]).astype(np.int64)
+        position = self._speaker_starts[speaker] + within
+        row = np.searchsorted(self._position_ends, position, side="right")
+        starts = position - np.append(0, self._position_ends)[row]
+        return self._order[row], starts
+
+
+def validation_batches(
+    packed: PackedSpeech,
+    samples: int,
+    batch_size: int,
+    num_batches: int,
+    seed: int = 0,
+    num_classes: int = 256,
+) -> list[Batch]:
+    """Fixed batches for evaluation, a pure function of the arguments.
+
+    The speakers take turns, so that their counts differ by at most one; each goes through all of
+    its utterances in random order before one comes again, cropped at a random place.
+
+    Raises ValueError for a size below 1 or a seed outside 0 to 2**63 - 1.
+    """
+    CropConfig(samples=samples, batch_size=batch_size, seed=seed)  # checks the three
+    if num_batches < 1:
+        raise ValueError(f"num_batches must be at least 1, got {num_batches}")
+    rng = np.random.Generator(np.random.Philox(seed))
+    speakers = rng.permutation(np.unique(packed.speaker_ids))
+    queues: dict[int, list[int]] = {int(speaker): [] for speaker in speakers}
+    utterances = np.empty(batch_size * num_batches, dtype=np.int64)
+    for i in range(len(utterances)):
+        speaker = int(speakers[i % len(speakers)])
+        if not queues[speaker]:
+            own = np.flatnonzero(packed.speaker_ids == speaker)
+            queues[speaker] = rng.permutation(own).tolist()
+        utterances[i] = queues[speaker].pop()
+    positions = np.maximum(packed.lengths[utterances] - samples + 1, 1)
+    starts = rng.integers(positions)
+    classes = mulaw_table(num_classes)
+    return [
+        _cut(packed, utterances[i : i + batch_size], starts[i : i + batch_size], samples, classes)
+        for i in range(0, len(utterances), batch_size)
+    ]
+
+
+def _cut(packed: PackedSpeech, utterances: Ints, starts: Ints, samples: int, classes: Tensor) -> Batch:
+    """Crops of `samples` from each utterance (B,) at its start (B,), as a batch."""
+    pcm = np.zeros((len(utterances), samples), dtype=np.int16)
+    lengths = np.minimum(packed.lengths[utterances] - starts, samples)
+    for row, utterance, start, length in zip(pcm, utterances, starts, lengths, strict=True):
+        row[:length] = packed.audio(utterance)[start : start + length]
+    crops = torch.from_numpy(pcm)  # (B, T)
+    return {
+        "wav": crops.float().div_(INT16_SCALE).unsqueeze(1),  # (B, 1, T)
+        "target": classes[crops.int() + INT16_SCALE],
+        "speaker": torch.from_numpy(packed.speaker_ids[utterances]),
+        "lengths": torch.from_numpy(lengths),
+    }

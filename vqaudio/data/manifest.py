@@ -1,0 +1,133 @@
+"""Manifests: one utterance per line of a JSON Lines file.
+
+A row is {"id", "path", "speaker", "seconds", "text"?}; a relative path starts at the manifest's own
+folder. Further keys are ignored.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vqaudio.data.atomic import atomic_file
+
+
+@dataclass(frozen=True)
+class Utterance:
+    id: str
+    """unique in its corpus; it becomes a file name, so it holds no slash"""
+    path: Path
+    """the audio file"""
+    speaker: str
+    """name of the voice"""
+    seconds: float
+    """duration, by the file's header"""
+    text: str | None = None
+    """what is said, where that is known"""
+
+    def __post_init__(self) -> None:
+        if not self.id or "/" in self.id or "\\" in self.id or self.id in (".", ".."):
+            raise ValueError(f"an utterance id must be usable as a file name, got {self.id!r}")
+        if not self.speaker:
+            raise ValueError(f"utterance {self.id!r} has an empty speaker name; give it one")
+        if not (math.isfinite(self.seconds) and self.seconds > 0):
+            raise ValueError(f"seconds of utterance {self.id!r} must be above 0, got {self.seconds}")
+
+
+def read_manifest(path: str | Path) -> list[Utterance]:
+    """Read and check every row; relative paths come back joined to the manifest's folder.
+
+    Raises FileNotFoundError, or ValueError that names the line: not JSON, a missing key, a value
+    of the wrong type, an id seen before.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"manifest {path} does not exist; vqaudio prepare makes one")
+    utterances: list[Utterance] = []
+    line_of: dict[str, int] = {}
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a manifest (not UTF-8 text): {error.reason}") from error
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            utterance = _parse_row(line, path.parent)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from error
+        if utterance.id in line_of:
+            raise ValueError(
+                f"{path}, line {number}: id {utterance.id!r} was used in line "
+                f"{line_of[utterance.id]} already; ids must be unique"
+            )
+        line_of[utterance.id] = number
+        utterances.append(utterance)
+    return utterances
+
+
+def write_manifest(path: str | Path, utterances: Iterable[Utterance], *, overwrite: bool = False) -> None:
+    """Write one row per utterance, in the given order; the file appears whole or not at all.
+
+    Audio below the manifest's folder gets a relative path, so that the folder can be moved; other
+    audio an absolute one. Raises ValueError for a repeated id, OSError where it cannot write.
+    """
+    path = Path(path)
+    rows: dict[str, str] = {}
+    for utterance in utterances:
+        if utterance.id in rows:
+            raise ValueError(f"cannot write {path}: id {utterance.id!r} occurs twice")
+        rows[utterance.id] = manifest_row(utterance, path.parent)
+    with atomic_file(path, overwrite=overwrite) as temporary:
+        temporary.write_text("".join(f"{row}\n" for row in rows.values()), encoding="utf-8")
+
+
+def manifest_row(utterance: Utterance, folder: Path) -> str:
+    """One line of JSON for a manifest that lies in `folder`."""
+    audio, base = _normal(utterance.path), _normal(folder)
+    row: dict[str, Any] = {
+        "id": utterance.id,
+        "path": (audio.relative_to(base) if audio.is_relative_to(base) else audio).as_posix(),
+        "speaker": utterance.speaker,
+        "seconds": utterance.seconds,
+    }
+    if utterance.text is not None:
+        row["text"] = utterance.text
+    return json.dumps(row, ensure_ascii=False)
+
+
+def _normal(path: Path) -> Path:
+    """Absolute and without "..", but links are kept: a corpus linked into a folder is below it."""
+    return Path(os.path.normpath(path.absolute()))
+
+
+def _parse_row(line: str, folder: Path) -> Utterance:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON ({error.msg}); write one object per line") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"a row must be a JSON object, got {type(row).__name__}")
+    missing = [key for key in ("id", "path", "speaker", "seconds") if key not in row]
+    if missing:
+        raise ValueError(
+            f"missing {', '.join(missing)}; a row needs id, path, speaker, seconds, it has "
+            f"{', '.join(row) or 'nothing'}"
+        )
+    for key in ("id", "path", "speaker"):
+        if not isinstance(row[key], str) or not row[key]:
+            raise ValueError(f"{key} must be a non-empty string, got {row[key]!r}")
+    if isinstance(row["seconds"], bool) or not isinstance(row["seconds"], int | float):
+        raise ValueError(f"seconds must be a number, got {row['seconds']!r}")
+    if not isinstance(row.get("text"), str | None):
+        raise ValueError(f"text must be a string or absent, got {row['text']!r}")
+    return Utterance(
+        id=row["id"],
+        path=folder / row["path"],
+        speaker=row["speaker"],
+        seconds=float(row["seconds"]),
+        text=row.get("text"),
+    )

@@ -1,0 +1,56 @@
+"""Mu-law companding (ITU-T G.711's curve, continuous): samples in [-1, 1] <-> classes.
+
+torchaudio computes it. All is done in float64: float32 logarithms differ in their last bit between
+vector and scalar code, so that a sample's class could depend on where in a tensor it lies.
+"""
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+
+def mulaw_encode(wav: Tensor, classes: int = 256) -> Tensor:
+    """Samples, any shape, floating -> int64 classes in [0, classes). Clipped to [-1, 1] first.
+
+    Raises ValueError for a number of classes outside 2 to 65536 and for samples that are not
+    floating-point numbers.
+    """
+    from torchaudio.functional import mu_law_encoding
+
+    _check_classes(classes)
+    if not wav.is_floating_point():
+        raise ValueError(f"samples must be floating-point in [-1, 1], got {wav.dtype}")
+    return mu_law_encoding(wav.double().clamp(-1.0, 1.0), classes)
+
+
+def mulaw_decode(codes: Tensor, classes: int = 256) -> Tensor:
+    """Classes, any shape, integers in [0, classes) -> float32 samples in [-1, 1].
+
+    Raises ValueError for a number of classes outside 2 to 65536 and for codes out of range.
+    """
+    from torchaudio.functional import mu_law_decoding
+
+    _check_classes(classes)
+    if codes.is_floating_point() or codes.dtype == torch.bool:
+        raise ValueError(f"mu-law codes must be integers, got {codes.dtype}")
+    if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < classes:
+        raise ValueError(
+            f"mu-law codes must lie in 0 to {classes - 1}, got {int(codes.min())} to "
+            f"{int(codes.max())}; decode with the number of classes that they were encoded with"
+        )
+    return mu_law_decoding(codes.double(), classes).float()
+
+
+@lru_cache
+def mulaw_table(classes: int = 256) -> Tensor:
+    """(65536,) int64: the class of every int16 sample s, at index s + 32768.
+
+    One lookup instead of a logarithm per sample. Cached and shared: do not write to it.
+    """
+    return mulaw_encode(torch.arange(-32768, 32768, dtype=torch.float64) / 32768, classes)
+
+
+def _check_classes(classes: int) -> None:
+    if not 2 <= classes <= 65536:
+        raise ValueError(f"mu-law classes must lie in 2 to 65536, got {classes}; 256 is usual")

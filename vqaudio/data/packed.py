@@ -1,0 +1,217 @@
+"""A corpus decoded once: one int16 memory map and an index of its utterances and speakers.
+
+The folder holds `samples.i16` (little-endian, all utterances one after another) and `index.json`.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from filelock import FileLock
+from tqdm import tqdm
+
+from vqaudio.data.audio import blocks, check_file, to_int16
+from vqaudio.data.manifest import Utterance
+
+VERSION = 1
+SAMPLES_FILE, INDEX_FILE = "samples.i16", "index.json"
+
+
+@dataclass(frozen=True, eq=False)
+class PackedSpeech:
+    """Decoded speech, ready to be cropped. U utterances, T samples in all, in the packed order."""
+
+    sample_rate: int
+    """Hz"""
+    speakers: tuple[str, ...]
+    """names; an utterance's speaker is an index into them"""
+    utterance_ids: tuple[str, ...]
+    """(U,) names"""
+    offsets: npt.NDArray[np.int64]
+    """(U,) first sample of each utterance"""
+    lengths: npt.NDArray[np.int64]
+    """(U,) samples of each utterance, at least 1"""
+    speaker_ids: npt.NDArray[np.int64]
+    """(U,) indices into speakers"""
+    samples: npt.NDArray[np.int16]
+    """(T,) read-only memory map"""
+    source_hash: str
+    """of the list of source files, their sizes and times, the rate and the speakers"""
+
+    def __len__(self) -> int:
+        return len(self.utterance_ids)
+
+    def audio(self, index: int) -> npt.NDArray[np.int16]:
+        """All samples of one utterance, a view into the memory map."""
+        start = self.offsets[index]
+        return self.samples[start : start + self.lengths[index]]
+
+    @property
+    def seconds(self) -> float:
+        return len(self.samples) / self.sample_rate
+
+
+def pack(
+    utterances: Sequence[Utterance],
+    folder: str | Path,
+    sample_rate: int,
+    speakers: Sequence[str] | None = None,
+    *,
+    progress: bool = False,
+) -> PackedSpeech:
+    """Decode `utterances` into `folder`, or open it where it already holds exactly these.
+
+    `speakers` fixes the order of the speaker ids (default: the sorted names that occur). Processes
+    that ask for the same folder at once wait for the first and reuse what it made. The folder
+    appears whole or not at all; what a killed build left beside it is removed by the next one.
+
+    Raises AudioError naming the file that cannot be used, ValueError for no utterances or a
+    speaker that is not in `speakers`, OSError where it cannot write or would replace something
+    that is not a packed corpus.
+    """
+    folder = Path(folder).absolute()
+    names = tuple(speakers) if speakers is not None else tuple(sorted({u.speaker for u in utterances}))
+    _check_sources(utterances, names)
+    source_hash = _hash_sources(utterances, sample_rate, names)
+    if (packed := _open_if_same(folder, source_hash)) is not None:
+        return packed
+    if folder.exists() and not (folder / INDEX_FILE).is_file():
+        raise FileExistsError(f"{folder} exists and is not a packed corpus; choose another folder, or remove it")
+    _make_parent(folder)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        # Somebody may have built it while we waited for the lock.
+        if (packed := _open_if_same(folder, source_hash)) is not None:
+            return packed
+        partial, replaced = (folder.with_name(f".{folder.name}.{s}") for s in ("partial", "old"))
+        try:
+            for leftover in (partial, replaced):
+                shutil.rmtree(leftover, ignore_errors=True)
+            partial.mkdir()
+            _build(utterances, partial, sample_rate, names, source_hash, progress)
+            if folder.exists():
+                folder.rename(replaced)
+            partial.rename(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(replaced, ignore_errors=True)
+    return open_packed(folder)
+
+
+def open_packed(folder: str | Path) -> PackedSpeech:
+    """Open what `pack` made. Raises FileNotFoundError, or ValueError where it is not sound."""
+    folder = Path(folder)
+    index_path, samples_path = folder / INDEX_FILE, folder / SAMPLES_FILE
+    if not index_path.is_file() or not samples_path.is_file():
+        raise FileNotFoundError(
+            f"{folder} is not a packed corpus: it lacks {INDEX_FILE} or {SAMPLES_FILE}; pack it from its manifest"
+        )
+    index = json.loads(index_path.read_text(encoding="utf-8"))
+    if index.get("version") != VERSION:
+        raise ValueError(
+            f"{folder} was packed as version {index.get('version')}, this code reads version "
+            f"{VERSION}; remove the folder and pack it again"
+        )
+    lengths = np.array(index["lengths"], dtype=np.int64)
+    num_samples = int(lengths.sum())
+    if samples_path.stat().st_size != 2 * num_samples:
+        raise ValueError(
+            f"{samples_path} has {samples_path.stat().st_size} bytes, its index promises "
+            f"{2 * num_samples}; remove the folder and pack it again"
+        )
+    samples = np.memmap(samples_path, dtype="<i2", mode="r", shape=(num_samples,))
+    return PackedSpeech(
+        sample_rate=index["sample_rate"],
+        speakers=tuple(index["speakers"]),
+        utterance_ids=tuple(index["utterance_ids"]),
+        offsets=np.array(index["offsets"], dtype=np.int64),
+        lengths=lengths,
+        speaker_ids=np.array(index["speaker_ids"], dtype=np.int64),
+        samples=np.asarray(samples),  # a plain view: slicing a np.memmap costs microseconds
+        source_hash=index["source_hash"],
+    )
+
+
+def _check_sources(utterances: Sequence[Utterance], speakers: tuple[str, ...]) -> None:
+    if not utterances:
+        raise ValueError("there are no utterances to pack; is the manifest empty?")
+    if len(set(speakers)) != len(speakers):
+        raise ValueError(f"speaker names must be unique, got {', '.join(speakers)}")
+    known = set(speakers)
+    for utterance in utterances:
+        if utterance.speaker not in known:
+            raise ValueError(
+                f"speaker {utterance.speaker!r} of utterance {utterance.id!r} is not among the "
+                f"{len(speakers)} speakers given: {', '.join(speakers[:8])}"
+                f"{', ...' if len(speakers) > 8 else ''}"
+            )
+
+
+def _hash_sources(utterances: Sequence[Utterance], sample_rate: int, speakers: tuple[str, ...]) -> str:
+    """SHA-256 over everything that decides the packed bytes, short of reading the audio."""
+    digest = hashlib.sha256(json.dumps([VERSION, sample_rate, speakers]).encode())
+    for utterance in utterances:
+        path = utterance.path.absolute()
+        check_file(path)
+        stat = path.stat()
+        source = [utterance.id, str(path), utterance.speaker, stat.st_size, stat.st_mtime_ns]
+        digest.update(json.dumps(source).encode())
+    return digest.hexdigest()
+
+
+def _open_if_same(folder: Path, source_hash: str) -> PackedSpeech | None:
+    """The packed corpus in `folder` if it is whole and made from these sources, else None."""
+    try:
+        packed = open_packed(folder)
+    except (FileNotFoundError, ValueError):  # absent, of another version, or cut off: build it
+        return None
+    return packed if packed.source_hash == source_hash else None
+
+
+def _make_parent(folder: Path) -> None:
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise type(error)(f"cannot make {folder}: {error.strerror}; choose a folder that you may write to") from error
+    if not os.access(folder.parent, os.W_OK):
+        raise PermissionError(
+            f"cannot make {folder}: {folder.parent} is read-only; choose a folder that you may write to"
+        )
+
+
+def _build(
+    utterances: Sequence[Utterance],
+    folder: Path,
+    sample_rate: int,
+    speakers: tuple[str, ...],
+    source_hash: str,
+    progress: bool,
+) -> None:
+    """Decode everything into an empty folder; memory does not grow with the corpus."""
+    lengths: list[int] = []
+    # disable=None: no bar where standard error is not a terminal
+    bar = tqdm(utterances, desc="decoding", unit="file", disable=None if progress else True)
+    with (folder / SAMPLES_FILE).open("wb") as file:
+        for utterance in bar:
+            length = 0
+            for block in blocks(utterance.path, sample_rate):
+                file.write(to_int16(block).astype("<i2").tobytes())
+                length += len(block)
+            lengths.append(length)
+    speaker_index = {speaker: i for i, speaker in enumerate(speakers)}
+    index = {
+        "version": VERSION,
+        "sample_rate": sample_rate,
+        "speakers": speakers,
+        "utterance_ids": [u.id for u in utterances],
+        "offsets": [0, *np.cumsum(lengths[:-1]).tolist()],
+        "lengths": lengths,
+        "speaker_ids": [speaker_index[u.speaker] for u in utterances],
+        "source_hash": source_hash,
+    }
+    (folder / INDEX_FILE).write_text(json.dumps(index), encoding="utf-8")

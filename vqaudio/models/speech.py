@@ -1,0 +1,344 @@
+"""SpeechVQVAE: raw waveform to discrete codes, and codes to any voice that it knows.
+
+Letters: B batch, T samples, N frames (N = ceil(T / hop)), D code width, K codes, Q mu-law classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vqaudio.data.audio import blocks
+from vqaudio.data.mulaw import mulaw_decode
+from vqaudio.models.tokens import Tokens
+from vqaudio.nn.encoder import Encoder, EncoderConfig
+from vqaudio.nn.normalizer import Normalizer, NormalizerKind
+from vqaudio.nn.quantizer import Quantized, VectorQuantizer, VectorQuantizerConfig
+from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
+from vqaudio.sampling import generate
+
+CHUNK_FRAMES = 256  # frames that `encode` computes at once, whatever the length: the same shapes give the same bits
+
+
+@dataclass(frozen=True)
+class SpeechVQVAEConfig:
+    """Everything that a checkpoint must know to tokenize and to speak."""
+
+    speakers: tuple[str, ...] = ()
+    """names of the voices, in the order of their embeddings; a recipe fills them in from its corpus"""
+    sample_rate: int = 16000
+    """in Hz"""
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    normalizer: NormalizerKind = "frame"
+    """what brings vectors to the codebook's scale: none, affine or frame"""
+    quantizer: VectorQuantizerConfig = field(default_factory=VectorQuantizerConfig)
+    decoder: WaveNetConfig = field(default_factory=WaveNetConfig)
+    """its hop, condition and speakers follow from the rest"""
+    encoder_delay: int = 0
+    """training steps before the encoder learns: until then the decoder learns to lean on fixed codes"""
+
+    def __post_init__(self) -> None:
+        if len(set(self.speakers)) < len(self.speakers):
+            raise ValueError(f"speakers must be different names, got {self.speakers}")
+        if self.sample_rate < 1 or self.encoder_delay < 0:
+            raise ValueError(
+                "sample_rate must be at least 1 and encoder_delay 0 or more, "
+                f"got {self.sample_rate} and {self.encoder_delay}"
+            )
+        if self.quantizer.width != self.encoder.width:
+            raise ValueError(
+                f"quantizer.width ({self.quantizer.width}) must be encoder.width ({self.encoder.width}); set both"
+            )
+        follows = {"hop": self.encoder.hop, "condition": self.encoder.width, "speakers": len(self.speakers)}
+        object.__setattr__(self, "decoder", replace(self.decoder, **follows))
+
+
+class SpeechVQVAE(nn.Module):
+    """The paper's speech model: encoder, one shared vector quantizer, speaker-conditioned WaveNet decoder."""
+
+    steps: Tensor  # () int64: training forward passes so far
+
+    def __init__(self, cfg: SpeechVQVAEConfig):
+        super().__init__()
+        self.cfg = cfg
+        self.encoder = Encoder(cfg.encoder)
+        self.normalizer = Normalizer(cfg.normalizer, cfg.encoder.width)
+        self.quantizer = VectorQuantizer(cfg.quantizer)
+        self.decoder = WaveNet(cfg.decoder)
+
+    # --- training ---
+
+    def forward(
+        self, wav: Tensor, target: Tensor, speaker: Tensor, lengths: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """(B, 1, T) in [-1, 1], mu-law classes (B, T), (B,), valid samples (B,) -> loss () in nats, logs.
+
+        Equation 3 of the paper, with the negative log-likelihood averaged over valid samples.
+        """
+        q = self.quantize(wav, lengths)
+        nll = self.nll(target, q.z_q, speaker, lengths)
+        usage = self.quantizer.usage()
+        logs = {
+            "bits_per_sample": nll.detach() / math.log(2),
+            "quantizer_loss": q.loss.detach(),
+            "perplexity": q.perplexity,
+            "usage": usage,
+            "dead_codes": (1 - usage) * self.codebook_size,
+        }
+        return nll + q.loss, logs
+
+    def quantize(self, wav: Tensor, lengths: Tensor) -> Quantized:
+        """(B, 1, T), valid samples (B,) -> the quantizer's result for whole utterances or crops."""
+        z, _ = self.encoder(wav)  # (B, D, N)
+        num_frames = -(-lengths // self.hop)
+        mask = torch.arange(z.shape[2], device=z.device) < num_frames[:, None]  # (B, N)
+        if self.training and self.quantizer.updates < self.cfg.encoder_delay:
+            z = z.detach() + 0 * z  # no gradient, yet every parameter takes part: DDP waits for all of them
+        return self.quantizer(self.normalizer(z, mask), mask)
+
+    def nll(self, target: Tensor, z_q: Tensor, speaker: Tensor, lengths: Tensor) -> Tensor:
+        """Teacher-forced negative log-likelihood in nats, averaged over the valid samples: ()."""
+        logits, _ = self.decoder(self.decoder.shift(target), z_q, speaker if self.speakers else None)
+        flat = rearrange(logits, "b q t -> (b t) q")
+        losses = F.cross_entropy(flat.float(), target.flatten(), reduction="none").view(target.shape)
+        valid = torch.arange(target.shape[1], device=target.device) < lengths[:, None]
+        return (losses * valid).sum() / valid.sum()
+
+    # --- facts ---
+
+    @property
+    def sample_rate(self) -> int:
+        """In Hz."""
+        return self.cfg.sample_rate
+
+    @property
+    def hop(self) -> int:
+        """Samples per code."""
+        return self.cfg.encoder.hop
+
+    @property
+    def frame_rate(self) -> float:
+        """Codes per second."""
+        return self.sample_rate / self.hop
+
+    @property
+    def codebook_size(self) -> int:
+        """K."""
+        return self.cfg.quantizer.codes
+
+    @property
+    def speakers(self) -> tuple[str, ...]:
+        """Names of the voices that it speaks."""
+        return self.cfg.speakers
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return self.quantizer.codebook.device
+
+    @property
+    def fingerprint(self) -> str:
+        """12 hex digits of the SHA-256 over what decides the codes: configuration, encoder and codebook.
+
+        The decoder and the speakers have no part in it: models that differ only there share their tokens.
+        """
+        c = self.cfg
+        facts = {
+            "sample_rate": c.sample_rate,
+            "encoder": asdict(c.encoder),
+            "normalizer": c.normalizer,
+            "codes": c.quantizer.codes,
+        }
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+        weights = {**self.encoder.state_dict(), **self.normalizer.state_dict(prefix="normalizer.")}
+        for name, weight in sorted({**weights, "codebook": self.quantizer.codebook.detach()}.items()):
+            digest.update(name.encode() + weight.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:12]
+
+    def speaker_id(self, name: str) -> int:
+        """Index of a voice. Raises ValueError for a name that this model does not know."""
+        if name not in self.speakers:
+            shown = ", ".join(self.speakers[:12]) + (", ..." if len(self.speakers) > 12 else "")
+            raise ValueError(
+                f"speaker {name!r} is not in this model; it knows {len(self.speakers)}: {shown} "
+                "(vqaudio info MODEL lists them)"
+            )
+        return self.speakers.index(name)
+
+    # --- speech to codes ---
+
+    def encode(self, wavs: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(B, 1, T) in [-1, 1], valid samples (B,) or None for T -> codes (B, N) int64, their numbers (B,).
+
+        Codes behind an utterance's own end are 0. An utterance has the same codes, to the bit, alone, in any
+        batch, with any padding, and streamed: the encoder always works on chunks of one shape.
+        """
+        if wavs.ndim != 3 or wavs.shape[1] != 1:
+            raise ValueError(f"encode takes waveforms of shape (B, 1, T), got {tuple(wavs.shape)}")
+        lengths = torch.full((wavs.shape[0],), wavs.shape[2]) if lengths is None else lengths.cpu()
+        if lengths.shape != wavs.shape[:1] or (
+            lengths.numel() and not 0 < lengths.min() <= lengths.max() <= wavs.shape[2]
+        ):
+            raise ValueError(f"lengths must be ({wavs.shape[0]},) with values in 1..{wavs.shape[2]}, got {lengths}")
+        rows = [
+            torch.cat(list(self.encode_stream([wav[0, :length]])))
+            for wav, length in zip(wavs, lengths.tolist(), strict=True)
+        ]
+        codes = nn.utils.rnn.pad_sequence(rows, batch_first=True) if rows else wavs.new_zeros(0, 0, dtype=torch.long)
+        return codes, -(-lengths.to(codes.device) // self.hop)
+
+    @torch.inference_mode()
+    def encode_stream(self, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Consecutive pieces (T,) of an utterance, of any lengths -> its codes (N,) int64, chunk by chunk.
+
+        Memory does not grow with the length. The last chunk comes when the pieces end.
+        """
+        if self.training:
+            raise RuntimeError("the model is in training mode; call model.eval() before it encodes")
+        chunk_samples = CHUNK_FRAMES * self.hop
+        pasts = self.encoder.start().pasts
+        waiting = torch.zeros(0, device=self.device)
+        to_skip, num_samples, num_codes = self.cfg.encoder.lookahead, 0, 0
+        for piece in pieces:
+            num_samples += piece.shape[0]
+            skipped = min(to_skip, piece.shape[0])
+            to_skip -= skipped
+            waiting = torch.cat([waiting, piece[skipped:].to(waiting)])
+            while waiting.shape[0] >= chunk_samples:
+                codes, pasts = self._encode_chunk(waiting[:chunk_samples], pasts)
+                waiting = waiting[chunk_samples:]
+                num_codes += CHUNK_FRAMES
+                yield codes
+        total = -(-num_samples // self.hop)
+        while num_codes < total:
+            chunk = F.pad(waiting[:chunk_samples], (0, max(0, chunk_samples - waiting.shape[0])))
+            codes, pasts = self._encode_chunk(chunk, pasts)
+            waiting = waiting[chunk_samples:]
+            yield codes[: total - num_codes]
+            num_codes += CHUNK_FRAMES
+
+    def _encode_chunk(self, chunk: Tensor, pasts: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        z, pasts = self.encoder.frames(chunk.view(1, 1, -1), pasts)  # (1, D, CHUNK_FRAMES)
+        return self.quantizer.encode(self.normalizer(z))[0], pasts
+
+    def tokenize(self, audio: str | Path | np.ndarray | Tensor, sample_rate: int | None = None) -> Tokens:
+        """A file, or a waveform (T,) in [-1, 1] at `sample_rate` (this model's, if left out) -> Tokens.
+
+        Files of any rate and channel count are mixed to mono and resampled. Raises AudioError for a file that
+        holds no usable audio, ValueError for such a waveform.
+        """
+        num_samples = 0
+
+        def pieces() -> Iterator[Tensor]:
+            nonlocal num_samples
+            for block in self._blocks(audio, sample_rate):
+                num_samples += len(block)
+                yield torch.from_numpy(block)
+
+        codes = torch.cat(list(self.encode_stream(pieces())))
+        return Tokens(codes.cpu(), num_samples, self.sample_rate, self.hop, self.fingerprint)
+
+    def _blocks(self, audio: str | Path | np.ndarray | Tensor, sample_rate: int | None) -> Iterator[np.ndarray]:
+        if isinstance(audio, (str, Path)):
+            if sample_rate is not None:
+                raise ValueError("a file knows its own sample rate; leave sample_rate out")
+            yield from blocks(audio, self.sample_rate)
+            return
+        if sample_rate not in (None, self.sample_rate):
+            raise ValueError(f"this model takes waveforms at {self.sample_rate} Hz, got {sample_rate}; resample first")
+        wav = torch.as_tensor(audio).detach().cpu().float()
+        if wav.ndim != 1 or not wav.numel() or not wav.isfinite().all():
+            raise ValueError(f"a waveform must be (T,) with T > 0 and all values finite, got {tuple(wav.shape)}")
+        yield wav.numpy()
+
+    # --- codes to speech ---
+
+    def decode(
+        self,
+        tokens: Tokens | Sequence[Tokens],
+        speaker: str | Sequence[str] | None = None,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        seed: int = 0,
+    ) -> Tensor | list[Tensor]:
+        """Tokens -> (T,) float32 in [-1, 1], spoken freely by `speaker`; or a list of each, decoded together.
+
+        What an utterance becomes depends on its codes, the speaker and the seed, not on its neighbours. Raises
+        ValueError for tokens of another model and for unknown speakers.
+        """
+        if isinstance(tokens, Tokens):
+            alone = self.decode(
+                [tokens],
+                [speaker] if isinstance(speaker, str) else speaker,
+                temperature=temperature,
+                top_k=top_k,
+                seed=seed,
+            )
+            return alone[0]
+        for each in tokens:
+            self.check_tokens(each)
+        speaker_ids = self._speaker_ids(speaker, len(tokens))
+        if not tokens:
+            return []
+        codes = nn.utils.rnn.pad_sequence([each.codes for each in tokens], batch_first=True).to(self.device)
+        classes = generate(
+            self.decoder,
+            self.quantizer.decode(codes),
+            speaker_ids,
+            steps=codes.shape[1] * self.hop,
+            temperature=temperature,
+            top_k=top_k,
+            generator=[torch.Generator().manual_seed(seed) for _ in tokens],
+        )
+        wavs = mulaw_decode(classes.cpu(), self.cfg.decoder.classes)
+        return [wav[: each.num_samples] for wav, each in zip(wavs, tokens, strict=True)]
+
+    def convert(
+        self,
+        audio: str | Path | np.ndarray | Tensor,
+        speaker: str,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        seed: int = 0,
+    ) -> Tensor:
+        """What was said in a file or waveform, said by `speaker`: (T,) float32 in [-1, 1]."""
+        self.speaker_id(speaker)  # before the work
+        wav = self.decode(self.tokenize(audio), speaker, temperature=temperature, top_k=top_k, seed=seed)
+        assert isinstance(wav, Tensor)
+        return wav
+
+    def check_tokens(self, tokens: Tokens) -> None:
+        """Raises ValueError for tokens that this model cannot speak."""
+        if tokens.model != self.fingerprint:
+            raise ValueError(
+                f"these tokens were made by model {tokens.model}, this is model {self.fingerprint}; "
+                "decode them with the model that made them"
+            )
+        if len(tokens.codes) and not 0 <= tokens.codes.min() <= tokens.codes.max() < self.codebook_size:
+            raise ValueError(
+                f"codes must lie in 0..{self.codebook_size - 1}, got {tokens.codes.min()}..{tokens.codes.max()}"
+            )
+
+    def _speaker_ids(self, speaker: str | Sequence[str] | None, count: int) -> Tensor | None:
+        if not self.speakers:
+            if speaker is not None:
+                raise ValueError(f"this model has no speakers, got {speaker!r}; leave speaker out")
+            return None
+        if speaker is None:
+            raise ValueError(f"name a speaker; this model knows {len(self.speakers)}: {', '.join(self.speakers[:12])}")
+        names = [speaker] * count if isinstance(speaker, str) else list(speaker)
+        if len(names) != count:
+            raise ValueError(f"{count} utterances need as many speakers (or a single name), got {len(names)}")
+        return torch.tensor([self.speaker_id(name) for name in names], device=self.device)

@@ -1,0 +1,119 @@
+"""Models on disk: config.json + model.safetensors in a folder, never a pickle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from vqaudio.config import ConfigError, from_dict, to_dict
+from vqaudio.data.atomic import atomic_file
+from vqaudio.models.speech import SpeechVQVAE, SpeechVQVAEConfig
+
+FORMAT = 1  # version of config.json and of the names in model.safetensors
+PRETRAINED = Path(__file__).parent.parent / "pretrained"
+KINDS = {"SpeechVQVAE": (SpeechVQVAE, SpeechVQVAEConfig)}
+
+
+class ModelError(ValueError):
+    """A model that is not there or cannot be read; the message says why and what to do."""
+
+
+def save_model(model: SpeechVQVAE, folder: str | Path, weights: dict[str, Tensor] | None = None) -> None:
+    """Writes `folder`/config.json and model.safetensors, each whole or not at all.
+
+    `weights` replaces the model's own (such as their moving average).
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = model.state_dict() if weights is None else weights
+    with atomic_file(folder / "model.safetensors", overwrite=True) as path:
+        save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, path)
+    facts = {"format": FORMAT, "kind": type(model).__name__, "config": to_dict(model.cfg)}
+    with atomic_file(folder / "config.json", overwrite=True) as path:
+        path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+def load_model(name: str | Path, device: str | torch.device | None = None) -> SpeechVQVAE:
+    """A shipped name ("mini"), a folder, or a Hugging Face Hub id -> the model, ready to use (eval mode).
+
+    Raises ModelError for a name that is none of these, a damaged or foreign folder, another format version.
+    """
+    folder = _find(name)
+    facts = _read_facts(folder)
+    model_class, config_class = KINDS[facts["kind"]]
+    try:
+        model = model_class(from_dict(config_class, facts["config"]))
+    except ConfigError as error:
+        raise ModelError(f"{folder / 'config.json'}: {error}; was the model made by a newer vqaudio?") from error
+    path = folder / "model.safetensors"
+    try:
+        state = load_file(path)
+    except FileNotFoundError:
+        raise ModelError(f"{folder} has a config.json but no model.safetensors; copy it there too") from None
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is damaged ({error}); fetch it again") from error
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise ModelError(f"{path} does not fit its config.json: {error}") from error
+    broken = [key for key, value in state.items() if not value.isfinite().all()]
+    if broken:
+        raise ModelError(f"{path} holds numbers that are not finite, in {broken[0]}; the run that made it diverged")
+    return model.eval().requires_grad_(False).to(device or "cpu")
+
+
+def shipped_models() -> list[str]:
+    """Names of the models that come with the package."""
+    return sorted(path.parent.name for path in PRETRAINED.glob("*/config.json"))
+
+
+def _find(name: str | Path) -> Path:
+    if isinstance(name, str) and name in shipped_models():
+        return PRETRAINED / name
+    folder = Path(name)
+    if folder.is_dir():
+        return folder
+    if isinstance(name, str) and name.count("/") == 1 and not name.startswith((".", "/")):
+        return _download(name)
+    raise ModelError(
+        f"there is no model {str(name)!r}: neither a folder nor one of the shipped models "
+        f"({', '.join(shipped_models()) or 'none'}); a Hugging Face Hub id looks like user/model"
+    )
+
+
+def _download(hub_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=["config.json", "model.safetensors"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(
+            f"{hub_id!r} is no folder here and could not be had from the Hugging Face Hub: {error}"
+        ) from error
+
+
+def _read_facts(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"{folder} is no model: it has no config.json") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path} is not JSON ({error}); fetch the model again") from error
+    if not isinstance(facts, dict) or "format" not in facts or "config" not in facts:
+        raise ModelError(f"{path} was not written by vqaudio: it has no format and config")
+    if facts["format"] != FORMAT:
+        raise ModelError(
+            f"{path} has format {facts['format']!r}, this vqaudio reads format {FORMAT}; "
+            "use the version of vqaudio that made the model"
+        )
+    if facts.get("kind") not in KINDS:
+        raise ModelError(f"{path} holds a {facts.get('kind')!r}, this vqaudio knows: {', '.join(KINDS)}")
+    return facts

@@ -1,0 +1,67 @@
+"""Causal convolutions with an explicit past.
+
+Letters: B batch, T time steps, C channels.
+
+Inside this package one-dimensional features are (B, T, C): a 1 x 1 convolution is then a plain matrix
+product, a dilated one is the channels-last kernel of oneDNN and cuDNN, and neither needs a transpose.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class CausalConv1d(nn.Module):
+    """Convolution over time whose output t sees no input later than the last one that it covers.
+
+    With stride s, output n covers the inputs up to n * s + s - 1, so T inputs give T / s outputs, and a
+    kernel of k taps that lie `dilation` apart needs `past_length` inputs from before. The past is a value:
+    it is passed in, the past of the next chunk is handed back, and None stands for silence (zeros).
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, kernel_size: int, stride: int = 1, dilation: int = 1):
+        super().__init__()
+        self.stride, self.dilation = stride, dilation
+        self.past_length = (kernel_size - 1) * dilation + 1 - stride
+        if self.past_length < 0:
+            raise ValueError(f"a kernel of {kernel_size} leaves gaps at stride {stride}; make it at least {stride}")
+        self.weight = nn.Parameter(torch.empty(channels_out, channels_in, kernel_size))
+        self.bias = nn.Parameter(torch.zeros(channels_out))
+        nn.init.normal_(self.weight, std=1 / math.sqrt(channels_in * kernel_size))
+
+    def forward(self, x: Tensor, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(B, T, C_in), (B, past_length, C_in) -> (B, T / stride, C_out), the next past.
+
+        T must be a multiple of the stride.
+        """
+        if x.shape[1] % self.stride:
+            raise ValueError(f"{x.shape[1]} time steps are no multiple of the stride {self.stride}; pad them first")
+        if past is None:
+            x = F.pad(x, (0, 0, self.past_length, 0))
+        else:
+            x = torch.cat([past.to(x.dtype), x], dim=1)
+        image = rearrange(x, "b t c -> b c 1 t")  # a view, and a channels-last one
+        kernel = self.weight.unsqueeze(2).contiguous(memory_format=torch.channels_last)
+        y = F.conv2d(image, kernel, self.bias, stride=(1, self.stride), dilation=(1, self.dilation))
+        return rearrange(y, "b c 1 t -> b t c"), x[:, x.shape[1] - self.past_length :]
+
+
+class ResidualBlock1d(nn.Module):
+    """x + W relu(conv(relu(x))): a dilated causal convolution and a pointwise one, as in the paper's blocks."""
+
+    def __init__(self, channels: int, kernel_size: int, dilation: int):
+        super().__init__()
+        self.conv = CausalConv1d(channels, channels, kernel_size, dilation=dilation)
+        self.out = nn.Linear(channels, channels)
+        nn.init.zeros_(self.out.weight)  # the block starts as the identity
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, x: Tensor, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(B, T, C), past -> (B, T, C), the next past."""
+        h, past = self.conv(F.relu(x), past)
+        return x + self.out(F.relu(h)), past

@@ -1,0 +1,140 @@
+"""The waveform encoder: strided and dilated causal convolutions with a fixed look-ahead.
+
+Letters: B batch, T samples, N frames (N = ceil(T / hop)), C channels, D code width.
+
+Every convolution sees only the past; what little future a frame needs comes from advancing the whole
+input by `lookahead` samples, with zeros after the end. Hence samples to the right of a frame's reach, padding
+among them, never change it, and whole = batched = chunked = streamed by construction.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vqaudio.nn.conv import CausalConv1d, ResidualBlock1d
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Channels grow as the rate falls: cheap where the rate is high."""
+
+    strides: tuple[int, ...] = (2, 2, 2, 2, 2, 2)
+    """downsampling of each stage (window = 2 x stride); their product is the hop, in samples"""
+    channels: tuple[int, ...] = (32, 32, 64, 64, 128, 256)
+    """channels after each stage"""
+    dilations: tuple[int, ...] = (1, 2, 4, 8)
+    """one residual block at the frame rate for each; frames between its taps"""
+    kernel_size: int = 3
+    """taps of the residual blocks' convolutions"""
+    width: int = 64
+    """D, numbers in a code vector"""
+    lookahead: int = 512
+    """samples that a frame sees beyond its own end"""
+
+    def __post_init__(self) -> None:
+        if not self.strides or min(self.strides) < 1:
+            raise ValueError(f"strides must be one or more numbers, all at least 1, got {self.strides}")
+        if len(self.channels) != len(self.strides):
+            raise ValueError(f"channels must name as many stages as strides ({len(self.strides)}), got {self.channels}")
+        if min((*self.channels, *self.dilations, self.kernel_size, self.width)) < 1:
+            raise ValueError(f"channels, dilations, kernel_size and width must all be at least 1, got {self}")
+        if self.lookahead < 0:
+            raise ValueError(f"lookahead must be 0 or more samples, got {self.lookahead}")
+
+    @property
+    def hop(self) -> int:
+        """Samples per frame."""
+        return math.prod(self.strides)
+
+
+class EncoderState(NamedTuple):
+    """All that the encoder of a stream remembers between two chunks."""
+
+    pending: Tensor  # (B, 1, P): samples heard that do not yet fill a frame
+    to_skip: int  # samples still to drop before the first frame: the look-ahead
+    num_samples: int  # heard so far
+    num_frames: int  # handed out so far
+    pasts: tuple[Tensor, ...]  # one per convolution, (B, past_length, C)
+
+
+class Encoder(nn.Module):
+    """Raw waveform to frames of width D."""
+
+    def __init__(self, cfg: EncoderConfig):
+        super().__init__()
+        self.cfg = cfg
+        widths = (1, *cfg.channels)
+        self.stages = nn.ModuleList(
+            CausalConv1d(before, after, kernel_size=2 * stride, stride=stride)
+            for before, after, stride in zip(widths, widths[1:], cfg.strides, strict=False)
+        )
+        self.blocks = nn.ModuleList(ResidualBlock1d(widths[-1], cfg.kernel_size, d) for d in cfg.dilations)
+        self.out = nn.Linear(widths[-1], cfg.width)
+
+    def forward(self, wav: Tensor, state: EncoderState | None = None) -> tuple[Tensor, EncoderState | None]:
+        """(B, 1, T) float32 in [-1, 1] -> (B, D, N), state.
+
+        Without a state the input is a whole utterance: N = ceil(T / hop), and no state comes back. With one
+        (`start` makes it) the input is the next chunk of a stream, of any length: N counts the frames that
+        can be told by now, and `finish` hands out the last ones.
+        """
+        if wav.ndim != 3 or wav.shape[1] != 1:
+            raise ValueError(f"the encoder takes waveforms of shape (B, 1, T), got {tuple(wav.shape)}")
+        if state is None:
+            wav = self.advance(wav)
+            return self.frames(wav)[0], None
+        state = state._replace(num_samples=state.num_samples + wav.shape[2])
+        return self._continue(wav, state)
+
+    def start(self, batch_size: int = 1) -> EncoderState:
+        """State of `batch_size` streams of which nothing was heard yet."""
+        like = self.out.weight
+        convs = [*self.stages, *(block.conv for block in self.blocks)]
+        pasts = tuple(like.new_zeros(batch_size, c.past_length, c.weight.shape[1]) for c in convs)
+        return EncoderState(like.new_zeros(batch_size, 1, 0), self.cfg.lookahead, 0, 0, pasts)
+
+    def finish(self, state: EncoderState) -> tuple[Tensor, EncoderState]:
+        """The frames that wait for the end of the stream: (B, D, N), so that ceil(T / hop) came in all."""
+        missing = -(-state.num_samples // self.cfg.hop) - state.num_frames
+        num_zeros = missing * self.cfg.hop + state.to_skip - state.pending.shape[2]
+        return self._continue(state.pending.new_zeros(state.pending.shape[0], 1, num_zeros), state)
+
+    def advance(self, wav: Tensor) -> Tensor:
+        """(B, 1, T) -> (B, 1, N * hop): earlier by the look-ahead, zeros after the end."""
+        num_frames = -(-wav.shape[2] // self.cfg.hop)
+        wav = wav[:, :, self.cfg.lookahead :]
+        return F.pad(wav, (0, num_frames * self.cfg.hop - wav.shape[2]))
+
+    def frames(self, wav: Tensor, pasts: tuple[Tensor, ...] | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The purely causal part: advanced samples (B, 1, N * hop), pasts -> (B, D, N), the next pasts."""
+        earlier = iter(pasts if pasts is not None else [None] * (len(self.stages) + len(self.blocks)))
+        later = []
+        x = rearrange(wav, "b 1 t -> b t 1")
+        for stage in self.stages:
+            x, past = stage(x, next(earlier))  # (B, T / strides so far, C)
+            x = F.relu(x)
+            later.append(past)
+        for block in self.blocks:
+            x, past = block(x, next(earlier))
+            later.append(past)
+        return rearrange(self.out(F.relu(x)), "b n d -> b d n"), tuple(later)
+
+    def _continue(self, wav: Tensor, state: EncoderState) -> tuple[Tensor, EncoderState]:
+        skipped = min(state.to_skip, wav.shape[2])
+        wav = torch.cat([state.pending, wav[:, :, skipped:]], dim=2)
+        num_frames = wav.shape[2] // self.cfg.hop
+        ready, pending = wav.split([num_frames * self.cfg.hop, wav.shape[2] % self.cfg.hop], dim=2)
+        if num_frames:
+            z, pasts = self.frames(ready, state.pasts)
+        else:
+            z, pasts = wav.new_zeros(wav.shape[0], self.cfg.width, 0), state.pasts
+        return z, EncoderState(
+            pending, state.to_skip - skipped, state.num_samples, state.num_frames + num_frames, pasts
+        )

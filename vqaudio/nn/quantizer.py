@@ -1,0 +1,244 @@
+"""The vector quantizer of every model: speech, images, codes of codes (van den Oord et al., arXiv 1711.00937).
+
+Letters: B batch, D code width, K number of codes, *S any spatial axes, M valid vectors of a batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vqaudio.nn.joint import draw_rows, same_as_first, sum_over_processes
+
+NEAREST_ROWS = 4096  # vectors compared at once: bounds the memory of the distances to this many rows
+
+
+@dataclass(frozen=True)
+class VectorQuantizerConfig:
+    """Paper: K = 512, beta = 0.25. The rest is not stated there."""
+
+    codes: int = 512
+    """K, size of the codebook"""
+    width: int = 64
+    """D, numbers in a code vector"""
+    codebook: Literal["ema", "gradient"] = "ema"
+    """how codes follow the vectors: moving averages (appendix A.1) or the loss (equation 3)"""
+    decay: float = 0.99
+    """of the moving averages, per optimizer step"""
+    commitment: float = 0.25
+    """beta, weight of the commitment loss in the end"""
+    commitment_start: float = 0.01
+    """its weight at step 0; from there it grows linearly: the decoder must learn to lean on the codes first"""
+    commitment_warmup: int = 0
+    """steps until the weight has grown to `commitment`; 0: it has that weight from the start"""
+    kmeans_iterations: int = 10
+    """of k-means on the first vectors; 0: codes start as randomly chosen vectors"""
+    restart_below: float = 0.1
+    """a code whose share of the vectors falls below this part of 1 / K starts again elsewhere; 0: never"""
+
+    def __post_init__(self) -> None:
+        if self.codes < 2 or self.width < 1:
+            raise ValueError(f"codes must be at least 2 and width at least 1, got {self.codes} and {self.width}")
+        if self.codebook not in ("ema", "gradient"):
+            raise ValueError(f"codebook must be 'ema' or 'gradient', got {self.codebook!r}")
+        if not 0 <= self.decay < 1:
+            raise ValueError(f"decay must lie in [0, 1), got {self.decay}")
+        if min(self.commitment, self.commitment_start, self.commitment_warmup, self.kmeans_iterations) < 0:
+            raise ValueError(f"commitment weights, commitment_warmup and kmeans_iterations must be 0 or more: {self}")
+        if not 0 <= self.restart_below < 1:
+            raise ValueError(f"restart_below must lie in [0, 1), got {self.restart_below}")
+
+
+class Quantized(NamedTuple):
+    """What the quantizer returns."""
+
+    z_q: Tensor  # (B, D, *S): the nearest codes, with the straight-through gradient
+    codes: Tensor  # (B, *S) int64
+    loss: Tensor  # (): commitment, and the codebook's loss where the codebook learns by gradient
+    perplexity: Tensor  # (): exp of the entropy of the joint batch's codes, 1 to K
+
+
+class VectorQuantizer(nn.Module):
+    """Nearest code of a shared codebook, with the straight-through gradient.
+
+    The codebook takes its first values from the first training batch (or from `initialise`, given more). In
+    training, each optimizer step moves it once: `forwards_per_step` forward passes are looked up in the
+    codebook from before, their statistics summed, and applied after the last. All processes hold the same
+    codebook: the one that a single process would have on the joint batch.
+    """
+
+    codebook: Tensor  # (K, D)
+    ema_count: Tensor  # (K,): moving average of the vectors per step and code
+    ema_sum: Tensor  # (K, D): moving average of their sums
+    last_used: Tensor  # (K,) int64: the update at which a code was last chosen
+    updates: Tensor  # () int64: updates so far; -1 before the codebook has its first values
+
+    def __init__(self, cfg: VectorQuantizerConfig):
+        super().__init__()
+        self.cfg = cfg
+        codebook = torch.randn(cfg.codes, cfg.width)
+        if cfg.codebook == "gradient":
+            self.codebook = nn.Parameter(codebook)
+        else:
+            self.register_buffer("codebook", codebook)
+        self.register_buffer("ema_count", torch.zeros(cfg.codes))
+        self.register_buffer("ema_sum", torch.zeros(cfg.codes, cfg.width))
+        self.register_buffer("last_used", torch.full((cfg.codes,), -1))
+        self.register_buffer("updates", torch.tensor(-1))
+        self.forwards_per_step = 1
+        self._forwards: list[tuple[Tensor, Tensor, Tensor]] = []  # rows, counts and sums since the last update
+
+    def forward(self, z: Tensor, mask: Tensor | None = None) -> Quantized:
+        """(B, D, *S) float, mask (B, *S) bool (False: padding, which counts nowhere) -> Quantized."""
+        self._check(z)
+        with torch.autocast(z.device.type, enabled=False):  # sums and smoothing underflow in half precision
+            z = z.float()
+            rows = rearrange(z, "b d ... -> (b ...) d")
+            valid = torch.ones_like(rows[:, 0], dtype=torch.bool) if mask is None else mask.reshape(-1)
+            if self.training and not self.initialised:
+                self.initialise(rows[valid])
+            flat_codes = nearest(rows.detach(), self.codebook)
+            codes = flat_codes.view(z.shape[0], *z.shape[2:])  # (B, *S)
+            z_q = self.decode(codes)
+            counts, sums = self._statistics(rows.detach(), flat_codes, valid)
+            loss = self._loss(rows, rearrange(z_q, "b d ... -> (b ...) d"), valid)
+            if self.training:
+                self._forwards.append((rows.detach()[valid], counts, sums))
+                if len(self._forwards) >= self.forwards_per_step:
+                    self._update()
+            return Quantized(z + (z_q - z).detach(), codes, loss, perplexity(counts))
+
+    def encode(self, z: Tensor) -> Tensor:
+        """(B, D, *S) float -> the nearest codes (B, *S) int64."""
+        self._check(z)
+        rows = rearrange(z.detach().float(), "b d ... -> (b ...) d")
+        return nearest(rows, self.codebook).view(z.shape[0], *z.shape[2:])
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """(B, *S) int64 in [0, K) -> (B, D, *S)."""
+        return rearrange(F.embedding(codes, self.codebook), "b ... d -> b d ...")
+
+    @property
+    def initialised(self) -> bool:
+        """Whether the codebook has taken its first values from data."""
+        return bool(self.updates >= 0)
+
+    @property
+    def commitment(self) -> Tensor:
+        """() the weight of the commitment loss now."""
+        c = self.cfg
+        done = (self.updates.clamp(min=0) / c.commitment_warmup).clamp(max=1) if c.commitment_warmup else 1.0
+        return c.commitment_start + (c.commitment - c.commitment_start) * torch.as_tensor(done)
+
+    def usage(self, window: int = 100) -> Tensor:
+        """() share of the codes that were chosen within the last `window` updates, 0 to 1."""
+        return ((self.updates - self.last_used < window) & (self.last_used >= 0)).float().mean()
+
+    @torch.no_grad()
+    def initialise(self, rows: Tensor) -> None:
+        """Gives the codebook its first values: rows (M, D) of this process, M of any size.
+
+        k-means on the joint rows (at most 64 K of them), computed by the first process for all.
+        """
+        k, generator = self.cfg.codes, self._generator()
+        rows = rows.float()
+        sample = draw_rows(rows, min(64 * k, max(k, self._joint_size(rows))), generator)
+        codebook = kmeans(sample, k, self.cfg.kmeans_iterations, generator)
+        self.codebook.copy_(same_as_first(codebook))
+        self.ema_count.fill_(1.0)
+        self.ema_sum.copy_(self.codebook)
+        self.last_used.fill_(-1)
+        self.updates.fill_(0)
+        self._forwards.clear()
+
+    def _check(self, z: Tensor) -> None:
+        if z.ndim < 2 or z.shape[1] != self.cfg.width:
+            raise ValueError(f"the quantizer takes (B, {self.cfg.width}, *S), got {tuple(z.shape)}")
+
+    def _joint_size(self, rows: Tensor) -> int:
+        return int(sum_over_processes(torch.tensor(rows.shape[0], device=rows.device)))
+
+    def _generator(self) -> torch.Generator:
+        """Chooses the same rows on every process, and again after a resume: a function of the update alone."""
+        return torch.Generator().manual_seed(int(self.updates) + 1)
+
+    @torch.no_grad()
+    def _statistics(self, rows: Tensor, codes: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """(M, D), (M,), (M,) -> how often each code was chosen in the joint batch (K,), the sums of its vectors."""
+        weight = valid.to(rows.dtype)
+        stacked = rows.new_zeros(self.cfg.codes, 1 + self.cfg.width)  # one all-reduce for both
+        stacked.index_add_(0, codes, torch.cat([weight[:, None], rows * weight[:, None]], dim=1))
+        if self.training:
+            stacked = sum_over_processes(stacked)
+        return stacked[:, 0], stacked[:, 1:]
+
+    def _loss(self, rows: Tensor, quantized: Tensor, valid: Tensor) -> Tensor:
+        """Equation 3 without the reconstruction: averaged over valid vectors and their D numbers."""
+        scale = valid.sum().clamp(min=1) * self.cfg.width
+        weight = valid.to(rows.dtype)[:, None] / scale
+        loss = self.commitment * ((rows - quantized.detach()).square() * weight).sum()
+        if self.cfg.codebook == "gradient":
+            loss = loss + ((rows.detach() - quantized).square() * weight).sum()
+        return loss
+
+    @torch.no_grad()
+    def _update(self) -> None:
+        """Applies the statistics of the step's forward passes, then restarts dead codes, sums and counts with them."""
+        rows = torch.cat([rows for rows, _, _ in self._forwards])
+        counts = torch.stack([counts for _, counts, _ in self._forwards]).sum(0)
+        sums = torch.stack([sums for _, _, sums in self._forwards]).sum(0)
+        self._forwards.clear()
+        self.updates += 1
+        self.last_used[counts > 0] = self.updates
+        self.ema_count.lerp_(counts, 1 - self.cfg.decay)
+        self.ema_sum.lerp_(sums, 1 - self.cfg.decay)
+        if self.cfg.codebook == "ema":
+            # a code whose count has decayed to nothing stays where it is
+            alive = self.ema_count > 1e-6
+            self.codebook[alive] = self.ema_sum[alive] / self.ema_count[alive, None]
+        if self.cfg.restart_below:
+            self._restart(rows)
+
+    def _restart(self, rows: Tensor) -> None:
+        mean_count = self.ema_count.mean()
+        dead = self.ema_count < self.cfg.restart_below * mean_count
+        fresh = draw_rows(rows, self.cfg.codes, self._generator())  # every step: all processes must call it alike
+        self.codebook[dead] = fresh[dead]
+        self.ema_count[dead] = mean_count
+        self.ema_sum[dead] = fresh[dead] * mean_count
+
+
+def nearest(rows: Tensor, codebook: Tensor) -> Tensor:
+    """(M, D), (K, D) -> (M,) int64: the code at the least Euclidean distance, the first one of equals.
+
+    The squared norm of a row is the same for all codes and left out.
+    """
+    half_norms = codebook.detach().square().sum(1) / 2
+    if rows.shape[0] == 0:
+        return torch.zeros(0, dtype=torch.long, device=rows.device)
+    return torch.cat(
+        [torch.addmm(half_norms, chunk, codebook.detach().T, alpha=-1).argmin(1) for chunk in rows.split(NEAREST_ROWS)]
+    )
+
+
+def kmeans(rows: Tensor, k: int, iterations: int, generator: torch.Generator) -> Tensor:
+    """Lloyd's algorithm from randomly chosen rows: (M, D) -> (K, D). A centre without rows stays where it is."""
+    choice = torch.randperm(rows.shape[0], generator=generator)
+    centres = rows[choice.repeat(-(-k // rows.shape[0]))[:k].to(rows.device)].clone()
+    for _ in range(iterations):
+        codes = nearest(rows, centres)
+        sums = torch.zeros_like(centres).index_add_(0, codes, rows)
+        counts = torch.bincount(codes, minlength=k).to(rows.dtype)[:, None]
+        centres = torch.where(counts > 0, sums / counts.clamp(min=1), centres)
+    return centres
+
+
+def perplexity(counts: Tensor) -> Tensor:
+    """Counts (K,) -> (): exp of the entropy of their shares, 1 to K; 1 if nothing was counted."""
+    shares = counts / counts.sum().clamp(min=1)
+    return torch.exp(-torch.xlogy(shares, shares).sum())

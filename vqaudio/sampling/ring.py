@@ -1,0 +1,95 @@
+"""Generation with ring buffers, in PyTorch: each step costs one multiply-add per weight, whatever was before.
+
+Letters: B streams, T steps, N frames, D code width, Q classes, L layers, P past taps per layer, R residual
+channels.
+"""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from vqaudio.nn.wavenet import WaveNet
+from vqaudio.sampling.draw import Generators, check_controls, draw, uniforms
+from vqaudio.sampling.reference import count_streams
+
+
+@torch.inference_mode()
+def generate(
+    net: WaveNet,
+    cond: Tensor | None = None,
+    speaker: Tensor | None = None,
+    *,
+    steps: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    generator: Generators = None,
+    streams: int = 1,
+) -> Tensor:
+    """cond (B, D, N), speaker (B,) -> classes (B, T) int64, T = steps; as `reference.generate`, but fast."""
+    check_controls(steps, temperature, top_k)
+    streams = count_streams(cond, speaker, streams)
+    uniform = uniforms(streams, steps, generator).to(net.out.weight.device)
+    chosen = torch.empty(streams, steps, dtype=torch.long, device=uniform.device)
+    stepper = RingStepper(net, cond, speaker, streams)
+    before = torch.full((streams,), net.start, device=uniform.device)
+    for t in range(steps):
+        before = draw(stepper.step(before), uniform[:, t], temperature, top_k)
+        chosen[:, t] = before
+    return chosen
+
+
+class RingStepper:
+    """Holds B streams of one WaveNet and takes them a step at a time.
+
+    All that depends on earlier steps alone, the past taps of all layers, is one batched product at the start
+    of a step. sigmoid(s) = (1 + tanh(s / 2)) / 2 makes the gate one tanh over both halves: the halving is
+    folded into the weights.
+    """
+
+    def __init__(self, net: WaveNet, cond: Tensor | None, speaker: Tensor | None, streams: int):
+        cfg, like = net.cfg, net.out.weight
+        r = cfg.residual
+        half = torch.cat([torch.ones(r), torch.full((r,), 0.5)]).to(like)  # of the sigmoid's argument
+        taps = torch.stack([conv.weight for conv in net.dilated]) * half[:, None, None]  # (L, 2R, R, kernel)
+        self.net, self.hop, self.time = net, cfg.hop, 0
+        self.past_weight = rearrange(taps[..., :-1], "l g r p -> l (p r) g").contiguous()
+        self.now_weight = [w.T.contiguous() for w in taps[..., -1]]  # L x (R, 2R)
+        bias = torch.stack([conv.bias for conv in net.dilated])  # (L, 2R)
+        frames = net.conditioning(cond, speaker)  # (B, N or 1, L, 2R) | None
+        bias = bias[None, None] if frames is None else bias + frames
+        self.bias = rearrange((bias * half).expand(streams, -1, -1, -1), "b n l g -> n l b g").contiguous()
+        # z = (1 + tanh(switch)) tanh(signal) is twice the gate's value: halved in what reads it
+        self.residual_weight = [layer.weight.T.contiguous() / 2 for layer in net.residual]
+        self.skip_weight = net.skip.weight.T.contiguous() / 2
+        lengths = torch.tensor([d * (cfg.kernel_size - 1) for d in cfg.dilations], device=like.device)
+        self.lengths, self.layers = lengths, torch.arange(cfg.layers, device=like.device)
+        # the oldest tap first, as in the kernels: slot of tap p at time t is (t + p * d) mod length
+        self.offsets = torch.tensor(
+            [[p * d for p in range(cfg.kernel_size - 1)] for d in cfg.dilations], device=like.device
+        )
+        self.ring = like.new_zeros(cfg.layers, int(lengths.max()), streams, r)
+        self.inputs = like.new_zeros(cfg.layers, streams, r)
+        self.gated = like.new_zeros(streams, cfg.layers * r)
+
+    def step(self, before: Tensor) -> Tensor:
+        """The classes of the step before, (B,) int64 (`net.start` at first) -> logits (B, Q)."""
+        net, r = self.net, self.net.cfg.residual
+        slots = (self.time + self.offsets) % self.lengths[:, None]  # (L, P)
+        past = rearrange(self.ring[self.layers[:, None], slots], "l p b r -> l b (p r)")
+        bias = self.bias[self.time // self.hop if self.bias.shape[0] > 1 else 0]
+        pre = torch.baddbmm(bias, past, self.past_weight)  # (L, B, 2R)
+        h = net.embed(before)  # (B, R)
+        for layer in range(net.cfg.layers):
+            self.inputs[layer] = h
+            t = torch.tanh(torch.addmm(pre[layer], h, self.now_weight[layer]))
+            signal = t[:, :r]
+            z = torch.addcmul(signal, signal, t[:, r:])
+            self.gated[:, layer * r : (layer + 1) * r] = z
+            if layer < net.cfg.layers - 1:
+                h = torch.addmm(h + net.residual[layer].bias, z, self.residual_weight[layer])
+        self.ring[self.layers, self.time % self.lengths] = self.inputs
+        self.time += 1
+        skip = torch.relu(torch.addmm(net.skip.bias, self.gated, self.skip_weight))
+        return net.out(torch.relu(net.head(skip)))
