@@ -64,6 +64,11 @@ class SpeechCrops:
         weights = seconds ** (1.0 - cfg.speaker_balance)
         self._speaker_cdf = np.cumsum(weights) / weights.sum()
 
+    @property
+    def seconds_per_step(self) -> float:
+        """Audio seconds in the joint batch of a step."""
+        return self.cfg.batch_size * self.cfg.samples / self.packed.sample_rate
+
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
         """Crops of one step: the `part`-th of `parts` equal slices of its batch.
 

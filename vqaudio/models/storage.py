@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from vqaudio.config import ConfigError, from_dict, to_dict
 from vqaudio.data.atomic import atomic_file
@@ -24,16 +23,12 @@ class ModelError(ValueError):
     """A model that is not there or cannot be read; the message says why and what to do."""
 
 
-def save_model(model: SpeechVQVAE, folder: str | Path, weights: dict[str, Tensor] | None = None) -> None:
-    """Writes `folder`/config.json and model.safetensors, each whole or not at all.
-
-    `weights` replaces the model's own (such as their moving average).
-    """
+def save_model(model: SpeechVQVAE, folder: str | Path) -> None:
+    """Writes `folder`/config.json and model.safetensors, each whole or not at all."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    state = model.state_dict() if weights is None else weights
     with atomic_file(folder / "model.safetensors", overwrite=True) as path:
-        save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, path)
+        save_file({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, path)
     facts = {"format": FORMAT, "kind": type(model).__name__, "config": to_dict(model.cfg)}
     with atomic_file(folder / "config.json", overwrite=True) as path:
         path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")

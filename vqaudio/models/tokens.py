@@ -34,7 +34,8 @@ class Tokens:
         expected = -(-self.num_samples // self.hop)
         if len(self.codes) != expected:
             raise ValueError(
-                f"{self.num_samples} samples at {self.hop} samples per code have {expected} codes, got {len(self.codes)}"
+                f"{self.num_samples} samples at {self.hop} samples per code make {expected} codes, "
+                f"got {len(self.codes)}"
             )
 
     @property

@@ -32,7 +32,8 @@ class CausalConv1d(nn.Module):
             raise ValueError(f"a kernel of {kernel_size} leaves gaps at stride {stride}; make it at least {stride}")
         self.weight = nn.Parameter(torch.empty(channels_out, channels_in, kernel_size))
         self.bias = nn.Parameter(torch.zeros(channels_out))
-        nn.init.normal_(self.weight, std=1 / math.sqrt(channels_in * kernel_size))
+        # He et al. (arXiv 1502.01852): what a ReLU halves is doubled; a first layer has no ReLU before it
+        nn.init.normal_(self.weight, std=math.sqrt((2 if channels_in > 1 else 1) / (channels_in * kernel_size)))
 
     def forward(self, x: Tensor, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(B, T, C_in), (B, past_length, C_in) -> (B, T / stride, C_out), the next past.
@@ -42,9 +43,8 @@ class CausalConv1d(nn.Module):
         if x.shape[1] % self.stride:
             raise ValueError(f"{x.shape[1]} time steps are no multiple of the stride {self.stride}; pad them first")
         if past is None:
-            x = F.pad(x, (0, 0, self.past_length, 0))
-        else:
-            x = torch.cat([past.to(x.dtype), x], dim=1)
+            past = x.new_zeros(x.shape[0], self.past_length, x.shape[2])
+        x = torch.cat([past.to(x.dtype), x], dim=1)
         image = rearrange(x, "b t c -> b c 1 t")  # a view, and a channels-last one
         kernel = self.weight.unsqueeze(2).contiguous(memory_format=torch.channels_last)
         y = F.conv2d(image, kernel, self.bias, stride=(1, self.stride), dilation=(1, self.dilation))
@@ -63,5 +63,5 @@ class ResidualBlock1d(nn.Module):
 
     def forward(self, x: Tensor, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(B, T, C), past -> (B, T, C), the next past."""
-        h, past = self.conv(F.relu(x), past)
-        return x + self.out(F.relu(h)), past
+        h, next_past = self.conv(F.relu(x), past)
+        return x + self.out(F.relu(h)), next_past

@@ -37,6 +37,8 @@ class EncoderConfig:
     """D, numbers in a code vector"""
     lookahead: int = 512
     """samples that a frame sees beyond its own end"""
+    gain: float = 10.0
+    """of the input: brings speech, whose level is about 0.1, to the order of 1"""
 
     def __post_init__(self) -> None:
         if not self.strides or min(self.strides) < 1:
@@ -47,6 +49,8 @@ class EncoderConfig:
             raise ValueError(f"channels, dilations, kernel_size and width must all be at least 1, got {self}")
         if self.lookahead < 0:
             raise ValueError(f"lookahead must be 0 or more samples, got {self.lookahead}")
+        if not 0 < self.gain < math.inf:
+            raise ValueError(f"gain must be a finite number above 0, got {self.gain}")
 
     @property
     def hop(self) -> int:
@@ -77,6 +81,8 @@ class Encoder(nn.Module):
         )
         self.blocks = nn.ModuleList(ResidualBlock1d(widths[-1], cfg.kernel_size, d) for d in cfg.dilations)
         self.out = nn.Linear(widths[-1], cfg.width)
+        nn.init.normal_(self.out.weight, std=math.sqrt(2 / widths[-1]))
+        nn.init.zeros_(self.out.bias)
 
     def forward(self, wav: Tensor, state: EncoderState | None = None) -> tuple[Tensor, EncoderState | None]:
         """(B, 1, T) float32 in [-1, 1] -> (B, D, N), state.
@@ -116,7 +122,7 @@ class Encoder(nn.Module):
         """The purely causal part: advanced samples (B, 1, N * hop), pasts -> (B, D, N), the next pasts."""
         earlier = iter(pasts if pasts is not None else [None] * (len(self.stages) + len(self.blocks)))
         later = []
-        x = rearrange(wav, "b 1 t -> b t 1")
+        x = rearrange(wav * self.cfg.gain, "b 1 t -> b t 1")
         for stage in self.stages:
             x, past = stage(x, next(earlier))  # (B, T / strides so far, C)
             x = F.relu(x)

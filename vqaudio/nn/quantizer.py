@@ -98,17 +98,17 @@ class VectorQuantizer(nn.Module):
         self._check(z)
         with torch.autocast(z.device.type, enabled=False):  # sums and smoothing underflow in half precision
             z = z.float()
+            if self.training and not self.initialised:
+                self.initialise(self.valid_rows(z, mask))
             rows = rearrange(z, "b d ... -> (b ...) d")
             valid = torch.ones_like(rows[:, 0], dtype=torch.bool) if mask is None else mask.reshape(-1)
-            if self.training and not self.initialised:
-                self.initialise(rows[valid])
             flat_codes = nearest(rows.detach(), self.codebook)
             codes = flat_codes.view(z.shape[0], *z.shape[2:])  # (B, *S)
             z_q = self.decode(codes)
             counts, sums = self._statistics(rows.detach(), flat_codes, valid)
             loss = self._loss(rows, rearrange(z_q, "b d ... -> (b ...) d"), valid)
             if self.training:
-                self._forwards.append((rows.detach()[valid], counts, sums))
+                self._forwards.append((self.valid_rows(z, mask), counts, sums))
                 if len(self._forwards) >= self.forwards_per_step:
                     self._update()
             return Quantized(z + (z_q - z).detach(), codes, loss, perplexity(counts))
@@ -138,6 +138,12 @@ class VectorQuantizer(nn.Module):
     def usage(self, window: int = 100) -> Tensor:
         """() share of the codes that were chosen within the last `window` updates, 0 to 1."""
         return ((self.updates - self.last_used < window) & (self.last_used >= 0)).float().mean()
+
+    @staticmethod
+    def valid_rows(z: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, D, *S), mask (B, *S) -> the vectors that are no padding, (M, D) float32."""
+        rows = rearrange(z.detach().float(), "b d ... -> (b ...) d")
+        return rows if mask is None else rows[mask.reshape(-1)]
 
     @torch.no_grad()
     def initialise(self, rows: Tensor) -> None:
@@ -195,8 +201,10 @@ class VectorQuantizer(nn.Module):
         self._forwards.clear()
         self.updates += 1
         self.last_used[counts > 0] = self.updates
-        self.ema_count.lerp_(counts, 1 - self.cfg.decay)
-        self.ema_sum.lerp_(sums, 1 - self.cfg.decay)
+        # a short memory at first: young vectors move fast, and codes that they left must be seen dead soon
+        decay = min(self.cfg.decay, float((1 + self.updates) / (10 + self.updates)))
+        self.ema_count.lerp_(counts, 1 - decay)
+        self.ema_sum.lerp_(sums, 1 - decay)
         if self.cfg.codebook == "ema":
             # a code whose count has decayed to nothing stays where it is
             alive = self.ema_count > 1e-6

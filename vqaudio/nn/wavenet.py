@@ -153,7 +153,8 @@ class WaveNet(nn.Module):
         frames = -(-(offset + steps) // hop)
         if bias.shape[1] != frames:
             raise ValueError(
-                f"{steps} steps that begin {offset} into a frame of {hop} lie in {frames} frames, but cond has {bias.shape[1]}"
+                f"{steps} steps that begin {offset} into a frame of {hop} lie in {frames} frames, "
+                f"but cond has {bias.shape[1]}"
             )
         if offset == 0 and steps == frames * hop:
             by_frame = rearrange(y, "b (n hop) g -> b n hop g", hop=hop) + rearrange(bias, "b n g -> b n 1 g")

@@ -6,10 +6,13 @@ channels.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
+from vqaudio.nn.conv import CausalConv1d
 from vqaudio.nn.wavenet import WaveNet
 from vqaudio.sampling.draw import Generators, check_controls, draw, uniforms
 from vqaudio.sampling.reference import count_streams
@@ -52,16 +55,19 @@ class RingStepper:
         cfg, like = net.cfg, net.out.weight
         r = cfg.residual
         half = torch.cat([torch.ones(r), torch.full((r,), 0.5)]).to(like)  # of the sigmoid's argument
-        taps = torch.stack([conv.weight for conv in net.dilated]) * half[:, None, None]  # (L, 2R, R, kernel)
+        convs = cast(list[CausalConv1d], list(net.dilated))
+        taps = torch.stack([conv.weight for conv in convs]) * half[:, None, None]  # (L, 2R, R, kernel)
         self.net, self.hop, self.time = net, cfg.hop, 0
         self.past_weight = rearrange(taps[..., :-1], "l g r p -> l (p r) g").contiguous()
         self.now_weight = [w.T.contiguous() for w in taps[..., -1]]  # L x (R, 2R)
-        bias = torch.stack([conv.bias for conv in net.dilated])  # (L, 2R)
+        bias = torch.stack([conv.bias for conv in convs])  # (L, 2R)
         frames = net.conditioning(cond, speaker)  # (B, N or 1, L, 2R) | None
         bias = bias[None, None] if frames is None else bias + frames
         self.bias = rearrange((bias * half).expand(streams, -1, -1, -1), "b n l g -> n l b g").contiguous()
+        linears = cast(list[nn.Linear], list(net.residual))
         # z = (1 + tanh(switch)) tanh(signal) is twice the gate's value: halved in what reads it
-        self.residual_weight = [layer.weight.T.contiguous() / 2 for layer in net.residual]
+        self.residual_weight = [linear.weight.T.contiguous() / 2 for linear in linears]
+        self.residual_bias = [linear.bias for linear in linears]
         self.skip_weight = net.skip.weight.T.contiguous() / 2
         lengths = torch.tensor([d * (cfg.kernel_size - 1) for d in cfg.dilations], device=like.device)
         self.lengths, self.layers = lengths, torch.arange(cfg.layers, device=like.device)
@@ -88,7 +94,7 @@ class RingStepper:
             z = torch.addcmul(signal, signal, t[:, r:])
             self.gated[:, layer * r : (layer + 1) * r] = z
             if layer < net.cfg.layers - 1:
-                h = torch.addmm(h + net.residual[layer].bias, z, self.residual_weight[layer])
+                h = torch.addmm(h + self.residual_bias[layer], z, self.residual_weight[layer])
         self.ring[self.layers, self.time % self.lengths] = self.inputs
         self.time += 1
         skip = torch.relu(torch.addmm(net.skip.bias, self.gated, self.skip_weight))

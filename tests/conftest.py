@@ -1,0 +1,61 @@
+"""Tiny models that tests of many rooms share. Their weights are random, none of them zero, so that every path counts."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from vqaudio import SpeechVQVAE, SpeechVQVAEConfig, save_model
+from vqaudio.nn.encoder import EncoderConfig
+from vqaudio.nn.quantizer import VectorQuantizerConfig
+from vqaudio.nn.wavenet import WaveNetConfig
+
+
+def _randomise(module: nn.Module, seed: int = 0) -> nn.Module:
+    """Gives every parameter random values of a scale that keeps signals alive: blocks that begin as the identity too."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            scale = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.2
+            parameter.copy_(noise * scale)
+    return module
+
+
+@pytest.fixture(scope="session")
+def randomise() -> Callable[..., nn.Module]:
+    """A function (module, seed) -> the module with all its parameters random."""
+    return _randomise
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> SpeechVQVAEConfig:
+    """Hop 8, 16 codes, three speakers, 16 classes: milliseconds per pass."""
+    return SpeechVQVAEConfig(
+        speakers=("anna", "bert", "carl"),
+        encoder=EncoderConfig(strides=(2, 4), channels=(6, 8), dilations=(1, 2), width=4, lookahead=11),
+        quantizer=VectorQuantizerConfig(codes=16, width=4),
+        decoder=WaveNetConfig(classes=16, layers=4, cycle=3, residual=6, skip=8, hidden=8),
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_config: SpeechVQVAEConfig) -> SpeechVQVAE:
+    """Initialised and in evaluation mode. All tests share it: do not change it (copy.deepcopy makes another)."""
+    model = SpeechVQVAE(tiny_config)
+    _randomise(model.encoder, seed=1)
+    _randomise(model.decoder, seed=2)
+    generator = torch.Generator().manual_seed(3)
+    wav = torch.rand(4, 1, 512, generator=generator) * 2 - 1
+    model(wav, torch.randint(16, (4, 512), generator=generator), torch.zeros(4, dtype=torch.long), torch.full((4,), 512))
+    return model.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(tiny_model: SpeechVQVAE, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tiny_model` on disk. All tests share it: do not write to it."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    save_model(tiny_model, folder)
+    return folder

@@ -1,0 +1,128 @@
+from typing import get_args
+
+import pytest
+import torch
+from torch import Tensor
+
+from vqaudio.nn.normalizer import Normalizer, NormalizerKind
+
+D = 5
+KINDS = get_args(NormalizerKind)
+
+
+def _batch(*spatial: int, seed: int = 0) -> Tensor:
+    """(3, D, *spatial) whose D numbers have means and spreads of their own."""
+    shape = (3, D, *spatial)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    each = torch.arange(1.0, D + 1).view(1, D, *(1 for _ in spatial))
+    return noise * each * 0.1 + each - 3
+
+
+def _state(normalizer: Normalizer) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in normalizer.state_dict().items()}
+
+
+def _same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_none_is_the_identity() -> None:
+    z = _batch(20)
+    assert torch.equal(Normalizer("none", D)(z), z)
+
+
+def test_affine_brings_the_first_training_batch_to_zero_mean_and_unit_variance() -> None:
+    normalizer, z = Normalizer("affine", D), _batch(200)
+    out = normalizer(z)
+    torch.testing.assert_close(out.mean((0, 2)), torch.zeros(D), rtol=0, atol=1e-5)
+    torch.testing.assert_close(out.var((0, 2), correction=0), torch.ones(D), rtol=1e-4, atol=0)
+    # an affine map for each number, the same for all frames
+    slope = 1 / z.std((0, 2), correction=0)
+    torch.testing.assert_close(out, (z - z.mean((0, 2))[:, None]) * slope[:, None], rtol=1e-3, atol=1e-4)
+
+
+def test_affine_is_learned_and_frame_is_not() -> None:
+    for kind, learned in (("affine", True), ("frame", False)):
+        normalizer = Normalizer(kind, D)
+        normalizer(_batch(20))
+        assert [parameter.requires_grad for parameter in normalizer.parameters()] == [learned] * 2
+        z = _batch(20, seed=1).requires_grad_()
+        normalizer(z).pow(3).sum().backward()
+        assert z.grad is not None and z.grad.any()
+        assert all(parameter.grad is not None and parameter.grad.any() for parameter in normalizer.parameters()) == learned
+
+
+def test_frame_gives_every_vector_mean_0_and_variance_1() -> None:
+    normalizer = Normalizer("frame", D)
+    for seed, training in ((0, True), (1, True), (2, False)):
+        normalizer.train(training)
+        out = normalizer(_batch(30, seed=seed))
+        torch.testing.assert_close(out.mean(1), torch.zeros(3, 30), rtol=0, atol=1e-5)
+        torch.testing.assert_close(out.var(1, correction=0), torch.ones(3, 30), rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_the_first_training_batch_sets_it(kind) -> None:
+    normalizer = Normalizer(kind, D)
+    fresh = _state(normalizer)
+    normalizer.eval()(_batch(20))
+    assert _same(_state(normalizer), fresh)
+    normalizer.train()(_batch(20))
+    first = _state(normalizer)
+    assert kind == "none" or not _same(first, fresh)
+    normalizer(_batch(20, seed=1) * 7 + 3)
+    normalizer.eval()(_batch(20, seed=2))
+    assert _same(_state(normalizer), first)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_frame_depends_on_no_other_frame(kind) -> None:
+    normalizer = Normalizer(kind, D)
+    normalizer(_batch(20))
+    for training in (True, False):
+        normalizer.train(training)
+        z = _batch(20, seed=1)
+        whole = normalizer(z)
+        for n in (0, 7, 19):
+            torch.testing.assert_close(normalizer(z[1:2, :, n : n + 1]), whole[1:2, :, n : n + 1], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_padding_counts_nowhere(kind) -> None:
+    padded, short = Normalizer(kind, D), Normalizer(kind, D)
+    z = _batch(20)
+    mask = torch.rand(3, 20, generator=torch.Generator().manual_seed(0)) < 0.6
+    z.movedim(1, -1)[~mask] = 1e4
+    out = padded(z, mask).movedim(1, -1)[mask]  # (M, D)
+    expected = short(z.movedim(1, -1)[mask])
+    torch.testing.assert_close(out, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_dimensions_are_the_same_as_one(kind) -> None:
+    flat, image = Normalizer(kind, D), Normalizer(kind, D)
+    z = _batch(4, 6)
+    torch.testing.assert_close(image(z).flatten(2), flat(z.flatten(2)), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "none"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_stays_outside(kind, dtype) -> None:
+    mixed, exact = Normalizer(kind, D), Normalizer(kind, D)
+    z = (_batch(50) * 100).to(dtype)
+    with torch.autocast("cpu", dtype=dtype):
+        out = mixed(z)
+    assert out.dtype == torch.float32
+    assert torch.equal(out, exact(z.float()))
+    assert out.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_constant_batch_gives_no_nan(kind) -> None:
+    normalizer = Normalizer(kind, D)
+    assert normalizer(torch.full((2, D, 3), 0.25)).isfinite().all()
+
+
+def test_unknown_kinds_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"normalizer must be .*, got 'batch-renorm'"):
+        Normalizer("batch-renorm", D)  # pyright: ignore[reportArgumentType]

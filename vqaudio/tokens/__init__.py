@@ -1,0 +1,1 @@
+"""Token files, and speech to tokens and back in bulk."""

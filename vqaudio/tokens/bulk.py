@@ -1,0 +1,91 @@
+"""Many files at once: what the inputs of a command mean, and their tokens one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from vqaudio.data.audio import AudioError
+from vqaudio.data.corpora import AUDIO_SUFFIXES, Failures
+from vqaudio.data.manifest import read_manifest
+from vqaudio.models.speech import SpeechVQVAE
+from vqaudio.tokens.rows import TokenRow, file_name
+
+
+class Source(NamedTuple):
+    """One utterance to tokenize."""
+
+    id: str  # unique among the sources, usable as a file name
+    path: Path
+    speaker: str | None
+
+
+def find_sources(inputs: Sequence[Path]) -> list[Source]:
+    """Audio files, folders and manifests -> utterances with unique ids, in the order of the inputs.
+
+    A file: its id is its name without the suffix, its speaker is not known. A folder: all audio files in it
+    and below it, by their suffix, without hidden ones, sorted; the id joins the folders below INPUT and the
+    name with "-"; a file in a subfolder has the subfolder's name as its speaker. A manifest (.jsonl): as it
+    says.
+
+    Raises FileNotFoundError for an input that is missing or a folder without audio, ValueError for a damaged
+    manifest, for two files with one id and for no inputs. Whether the files hold audio is not looked at.
+    """
+    if not inputs:
+        raise ValueError("name at least one audio file, folder or manifest (.jsonl)")
+    sources: list[Source] = []
+    for path in inputs:
+        sources += _expand(path)
+    path_of: dict[str, Path] = {}
+    for source in sources:
+        if source.id in path_of:
+            raise ValueError(
+                f"{path_of[source.id]} and {source.path} would share the id {source.id!r}; "
+                "take them in separate runs, or write a manifest that gives them ids"
+            )
+        path_of[source.id] = source.path
+    return sources
+
+
+def tokenize_all(model: SpeechVQVAE, sources: Sequence[Source], failures: Failures) -> Iterator[TokenRow]:
+    """Tokenize one source after the other; a file that cannot be used is appended to `failures` and left out.
+
+    Raises AudioError at the end where not one could be used.
+    """
+    for source in sources:
+        try:
+            tokens = model.tokenize(source.path)
+        except AudioError as error:
+            failures.append(error)
+        except OSError as error:
+            failures.append(AudioError(f"{source.path} cannot be read: {error.strerror or error}"))
+        else:
+            yield TokenRow(source.id, source.speaker, tokens)
+    if len(failures) == len(sources):
+        raise AudioError(f"none of the {len(sources)} inputs can be used; nothing was written")
+
+
+def _expand(path: Path) -> list[Source]:
+    if path.is_dir():
+        sources = [_below(audio, path) for audio in sorted(path.rglob("*")) if _is_audio(audio, path)]
+        if not sources:
+            raise FileNotFoundError(
+                f"there is no audio in {path}; looked in it and below it for {' '.join(sorted(AUDIO_SUFFIXES))}"
+            )
+        return sources
+    if not path.exists():
+        raise FileNotFoundError(f"there is no {path}; give audio files, folders or manifests (.jsonl) that exist")
+    if path.suffix == ".jsonl":
+        return [Source(utterance.id, utterance.path, utterance.speaker) for utterance in read_manifest(path)]
+    return [Source(file_name(path.stem), path, None)]
+
+
+def _below(audio: Path, folder: Path) -> Source:
+    parts = audio.relative_to(folder).with_suffix("").parts
+    return Source(file_name("-".join(parts)), audio, parts[-2] if len(parts) > 1 else None)
+
+
+def _is_audio(path: Path, folder: Path) -> bool:
+    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    return path.suffix.lower() in AUDIO_SUFFIXES and not hidden and path.is_file()

@@ -1,0 +1,95 @@
+"""Checkpoints of a run: whole or not there, few, and no pickles.
+
+checkpoints/00001500/ holds model.safetensors (the weights to use, moving averages where there are any, with what
+`save` writes beside them), training.safetensors (the weights as they are trained, the averages, the optimizer's
+state) and state.json.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+FORMAT = 1
+
+
+class TrainingError(RuntimeError):
+    """A run that cannot go on; the message says why and what to do."""
+
+
+class Snapshot(NamedTuple):
+    """All that a run needs to continue as if it had never stopped."""
+
+    step: int  # updates done
+    model: dict[str, Tensor]
+    average: dict[str, Tensor]  # moving average of the parameters; empty without
+    optimizer: dict[str, Any]  # as torch.optim.Optimizer.state_dict gives it
+    facts: dict[str, Any]  # what must be the same when it continues, and the loss scaler's state
+
+
+def write(folder: Path, snapshot: Snapshot, save: Callable[[Path], None], keep: int) -> None:
+    """Writes `folder`/STEP, with what `save` puts there beside it, then removes all but the newest `keep`."""
+    final = folder / f"{snapshot.step:08d}"
+    partial = folder / f".{final.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        save(partial)
+        save_file(_flatten(snapshot), partial / "training.safetensors")
+        state = {"format": FORMAT, "step": snapshot.step, "facts": snapshot.facts}
+        (partial / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    for old in complete(folder)[:-keep]:
+        shutil.rmtree(old)
+
+
+def complete(folder: Path) -> list[Path]:
+    """The checkpoints in `folder`, oldest first."""
+    return sorted(path for path in folder.glob("[0-9]*") if (path / "state.json").is_file())
+
+
+def read(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Snapshot:
+    """Reads one into `model` and `optimizer`. Raises TrainingError where it does not fit them."""
+    state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+    if state.get("format") != FORMAT:
+        raise TrainingError(
+            f"{checkpoint} has format {state.get('format')!r}, this vqaudio continues format {FORMAT}; "
+            "start anew with another --out"
+        )
+    tensors = load_file(checkpoint / "training.safetensors")
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
+    for name, value in tensors.items():
+        part, _, rest = name.partition("/")
+        parts[part][rest] = value
+    try:
+        model.load_state_dict(parts["model"])
+    except RuntimeError as error:
+        raise TrainingError(
+            f"{checkpoint} holds another model than this configuration describes; start anew with another --out, "
+            f"or give the configuration that it began with ({error})"
+        ) from error
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, value in parts["optimizer"].items():
+        index, _, key = name.partition("/")
+        moments.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+    return Snapshot(state["step"], parts["model"], parts["average"], optimizer.state_dict(), state["facts"])
+
+
+def _flatten(snapshot: Snapshot) -> dict[str, Tensor]:
+    named = {f"model/{name}": value for name, value in snapshot.model.items()}
+    named |= {f"average/{name}": value for name, value in snapshot.average.items()}
+    for index, moments in snapshot.optimizer["state"].items():
+        named |= {f"optimizer/{index}/{key}": torch.as_tensor(value) for key, value in moments.items()}
+    # clones: safetensors refuses tensors that share memory
+    return {name: value.detach().cpu().contiguous().clone() for name, value in named.items()}

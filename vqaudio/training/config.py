@@ -1,0 +1,65 @@
+"""How long, how fast and how often."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """Of `fit`; one step is one update of the weights."""
+
+    steps: int = 1000
+    """updates in all; a resumed run counts those before"""
+    lr: float = 6e-4
+    """highest learning rate of AdamW"""
+    warmup: int = 50
+    """steps over which the learning rate rises from 0"""
+    decay: float = 0.3
+    """last part of the steps over which it falls to 0, linearly"""
+    betas: tuple[float, ...] = (0.9, 0.99)
+    """of AdamW: how slowly the averages of gradient and squared gradient move"""
+    weight_decay: float = 0.0
+    """of AdamW"""
+    clip: float = 1.0
+    """largest norm of the gradient; 0: not clipped"""
+    accumulate: int = 1
+    """forward passes per step on each process; the joint batch is divided, not multiplied"""
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    """mixed precision: bf16 wants a CPU with AVX-512 BF16 or AMX, or a GPU"""
+    average: float = 0.99
+    """how slowly the moving average of the weights moves that is evaluated and saved; 0: the weights as they are"""
+    seed: int = 0
+    """with step and process, of everything random inside the model"""
+    first_batches: int = 16
+    """batches whose vectors give the codebook its first values"""
+    log_every: int = 10
+    """steps between two rows of training figures"""
+    evaluate_every: int = 100
+    """steps between two evaluations"""
+    save_every: int = 500
+    """steps between two checkpoints"""
+    keep: int = 2
+    """checkpoints kept, the newest ones"""
+    tracker: Literal["none", "tensorboard"] = "none"
+    """where curves go beside metrics.jsonl"""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "accumulate", "first_batches", "log_every", "evaluate_every", "save_every", "keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("lr", "warmup", "weight_decay", "clip", "seed"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be a finite number, 0 or more, got {getattr(self, name)}")
+        if not 0 <= self.decay <= 1 or not 0 <= self.average < 1:
+            raise ValueError(f"decay must lie in [0, 1] and average in [0, 1), got {self.decay} and {self.average}")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must be two numbers in [0, 1), got {self.betas}")
+
+    def lr_at(self, step: int) -> float:
+        """Learning rate of step 0, 1, ...: up over `warmup`, level, down over the last `decay` of the steps."""
+        rise = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        falling = self.decay * self.steps
+        fall = min(1.0, (self.steps - step) / falling) if falling else 1.0
+        return self.lr * rise * max(0.0, fall)

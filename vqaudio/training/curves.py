@@ -1,0 +1,45 @@
+"""The picture of a run: what metrics.jsonl says, as a PNG."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vqaudio.data.atomic import atomic_file
+from vqaudio.training.metrics import read_metrics
+
+PANELS = (
+    ("bits_per_sample", "bits per sample"),
+    ("perplexity", "perplexity of the codes"),
+    ("usage", "share of codes in use"),
+    ("gap_codes", "gap with exchanged codes, bits per sample"),
+    ("gap_speakers", "gap with exchanged speakers, bits per sample"),
+    ("gradient_norm", "norm of the gradient"),
+)
+
+
+def plot_curves(metrics: str | Path, png: str | Path) -> None:
+    """Draws training and validation figures over steps. Needs matplotlib (the extra `train`)."""
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise ImportError("curves need matplotlib: pip install 'vqaudio[train]'") from error
+    matplotlib.use("agg")
+    from matplotlib import pyplot as plt
+
+    rows = read_metrics(metrics)
+    figure, axes = plt.subplots(2, 3, figsize=(13, 6.5), constrained_layout=True)
+    for (name, title), ax in zip(PANELS, axes.flat, strict=True):
+        for kind, style in (
+            ("train", {"color": "0.7", "lw": 0.8}),
+            ("valid", {"color": "C0", "marker": ".", "lw": 1.5}),
+        ):
+            points = [(row["step"], row[name]) for row in rows if row["kind"] == kind and name in row]
+            if points:
+                ax.plot(*zip(*points, strict=True), label="validation" if kind == "valid" else "training", **style)
+        ax.set_title(title, fontsize=10)
+        ax.set_xlabel("step", fontsize=9)
+        ax.grid(alpha=0.3)
+    axes.flat[0].legend(fontsize=9)
+    with atomic_file(png, overwrite=True) as path:
+        figure.savefig(path, dpi=90)
+    plt.close(figure)
