@@ -10,6 +10,8 @@ import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from accelerate.utils import set_seed
+
 from vqaudio.config import parse, save_yaml
 from vqaudio.data.audio import AudioError
 from vqaudio.data.crops import CropConfig, SpeechCrops, validation_batches
@@ -63,6 +65,7 @@ def main() -> None:
     speech = packed(cfg.train, cfg, "train", cfg.model.speakers)
     cfg = replace(cfg, model=replace(cfg.model, speakers=speech.speakers))
     held_out = packed(cfg.valid, cfg, "valid", speech.speakers)
+    set_seed(cfg.fit.seed)  # the first weights
     model = SpeechVQVAE(cfg.model)
     classes, v = cfg.model.decoder.classes, cfg.validation
     batches = validation_batches(held_out, v.samples, v.batch_size, v.batches, num_classes=classes)

@@ -88,6 +88,19 @@ def test_samples_beyond_the_lookahead_never_change_a_frame_and_those_within_do(e
         assert torch.equal(encoder(last)[0][..., :n], before[..., :n])
 
 
+@pytest.mark.parametrize("lookahead", [0, 11])
+def test_a_frame_depends_on_exactly_its_receptive_field(randomise, lookahead) -> None:
+    cfg = EncoderConfig(strides=(2, 3), channels=(8, 16), dilations=(1, 2), width=5, lookahead=lookahead)
+    encoder = randomise(Encoder(cfg)).double()
+    n = 30
+    end = (n + 1) * cfg.hop + lookahead
+    wav = _wav(end + 20).double().requires_grad_()
+    encoder(wav)[0][0, :, n].sum().backward()
+    assert wav.grad is not None
+    heard = wav.grad[0, 0].nonzero().flatten()
+    assert (heard.min().item(), heard.max().item() + 1) == (end - cfg.receptive_field, end)
+
+
 def test_padding_at_the_right_never_changes_earlier_frames(encoder) -> None:
     for samples in (5, 64, 101):
         alone = encoder(_wav(samples))[0]
@@ -127,6 +140,8 @@ def test_other_shapes_are_refused(encoder, shape) -> None:
         ({"width": 0}, "width"),
         ({"dilations": (1, 0)}, "dilations"),
         ({"lookahead": -1}, "lookahead.*-1"),
+        ({"gain": 0.0}, "gain must be .*0.0"),
+        ({"gain": float("nan")}, "gain"),
     ],
 )
 def test_configurations_that_mean_nothing_are_refused(options, message) -> None:

@@ -42,10 +42,10 @@ def _part(step: int, sizes: list[int], rank: int) -> tuple[Tensor, Tensor]:
     return z, (torch.arange(z.shape[2]) < len(rows))[None]
 
 
-def _quantizer(options: dict) -> VectorQuantizer:
+def _quantizer(options: dict, rank: int) -> VectorQuantizer:
     options = {"decay": 0.5, "restart_below": 0.5, **options}
     forwards_per_step = options.pop("forwards_per_step", 1)
-    torch.manual_seed(int(os.environ.get("RANK", 0)))  # processes begin with different random codebooks
+    torch.manual_seed(rank)  # processes begin with different random codebooks
     quantizer = VectorQuantizer(VectorQuantizerConfig(codes=8, width=D, **options))
     quantizer.forwards_per_step = forwards_per_step
     return quantizer
@@ -60,7 +60,7 @@ def _work(rank: int, folder: Path) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder / 'rendezvous'}", rank=rank, world_size=2)
     found = {}
     for name, (sizes, options) in CASES.items():
-        quantizer = _quantizer(options)
+        quantizer = _quantizer(options, rank)
         results: list[Quantized] = [quantizer(*_part(step, sizes, rank)) for step in range(STEPS)]
         found[name] = {
             "state": _state(quantizer),
@@ -90,7 +90,7 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     running = [
         subprocess.Popen(
             [sys.executable, __file__, str(rank), str(folder)],
-            env={**environment, "RANK": str(rank)},
+            env=environment,
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -117,18 +117,21 @@ def test_two_processes_hold_the_same_codebook_to_the_bit(processes, name) -> Non
 @pytest.mark.parametrize("name", CASES)
 def test_two_processes_equal_one_on_the_joint_batch(processes, name) -> None:
     sizes, options = CASES[name]
-    alone = _quantizer(options)
-    if alone.forwards_per_step > 1:  # order of the joint rows: by process first
-        pytest.skip("the order in which restarts draw differs; two processes agree, as the test above shows")
-    for step in range(STEPS):
-        q = alone(_rows(step).T[None])
-        assert torch.equal(torch.cat([found[name]["codes"][step] for found in processes]), q.codes[0])
-        for found in processes:
-            torch.testing.assert_close(found[name]["perplexity"][step], q.perplexity)
+    alone = _quantizer(options, rank=2)
+    passes, alone.forwards_per_step = alone.forwards_per_step, 1
+    alone.initialise(_rows(0))
+    for first in range(0, STEPS, passes):
+        steps = range(first, first + passes)
+        parts = [_rows(step).split(sizes)[rank] for rank in range(2) for step in steps]
+        q = alone(torch.cat(parts).T[None])
+        found_codes = [found[name]["codes"][step] for found in processes for step in steps]
+        assert torch.equal(torch.cat(found_codes), q.codes[0])
+        if passes == 1:
+            for found in processes:
+                torch.testing.assert_close(found[name]["perplexity"][first], q.perplexity)
     state, joint = processes[0][name]["state"], _state(alone)
     for key in joint:
-        torch.testing.assert_close(state[key], joint[key], rtol=0, atol=1e-5, msg=lambda m, key=key: f"{key}: {m}")
-    assert sizes != EVEN or len({len(codes) for found in processes for codes in found[name]["codes"]}) == 1
+        torch.testing.assert_close(state[key], joint[key], rtol=1e-5, atol=1e-5, msg=lambda m, key=key: f"{key}: {m}")
 
 
 def test_the_cases_do_restart_codes(processes) -> None:

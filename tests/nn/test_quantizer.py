@@ -350,7 +350,8 @@ def test_commitment_warms_up_linearly() -> None:
         error = (z - quantizer.decode(quantizer.encode(z))).square().mean()
         assert quantizer.commitment.item() == pytest.approx(expected)
         assert quantizer(z).loss.item() == pytest.approx(expected * error.item(), rel=1e-4)
-    assert _quantizer(commitment=0.25, commitment_start=0.05).commitment.item() == 0.25
+    at_once = VectorQuantizer(VectorQuantizerConfig(commitment=0.25, commitment_start=0.05, commitment_warmup=0))
+    assert at_once.commitment.item() == 0.25
 
 
 # --- the first codebook, and what all of it depends on ---

@@ -44,17 +44,12 @@ class SpeechVQVAEConfig:
     quantizer: VectorQuantizerConfig = field(default_factory=VectorQuantizerConfig)
     decoder: WaveNetConfig = field(default_factory=WaveNetConfig)
     """its hop, condition and speakers follow from the rest"""
-    encoder_delay: int = 0
-    """training steps before the encoder learns: until then the decoder learns to lean on fixed codes"""
 
     def __post_init__(self) -> None:
         if len(set(self.speakers)) < len(self.speakers):
             raise ValueError(f"speakers must be different names, got {self.speakers}")
-        if self.sample_rate < 1 or self.encoder_delay < 0:
-            raise ValueError(
-                "sample_rate must be at least 1 and encoder_delay 0 or more, "
-                f"got {self.sample_rate} and {self.encoder_delay}"
-            )
+        if self.sample_rate < 1:
+            raise ValueError(f"sample_rate must be at least 1 Hz, got {self.sample_rate}")
         if self.quantizer.width != self.encoder.width:
             raise ValueError(
                 f"quantizer.width ({self.quantizer.width}) must be encoder.width ({self.encoder.width}); set both"
@@ -65,8 +60,6 @@ class SpeechVQVAEConfig:
 
 class SpeechVQVAE(nn.Module):
     """The paper's speech model: encoder, one shared vector quantizer, speaker-conditioned WaveNet decoder."""
-
-    steps: Tensor  # () int64: training forward passes so far
 
     def __init__(self, cfg: SpeechVQVAEConfig):
         super().__init__()
@@ -102,8 +95,6 @@ class SpeechVQVAE(nn.Module):
         z, _ = self.encoder(wav)  # (B, D, N)
         num_frames = -(-lengths // self.hop)
         mask = torch.arange(z.shape[2], device=z.device) < num_frames[:, None]  # (B, N)
-        if self.training and self.quantizer.updates < self.cfg.encoder_delay:
-            z = z.detach() + 0 * z  # no gradient, yet every parameter takes part: DDP waits for all of them
         return self.quantizer(self.normalizer(z, mask), mask)
 
     def nll(self, target: Tensor, z_q: Tensor, speaker: Tensor, lengths: Tensor) -> Tensor:

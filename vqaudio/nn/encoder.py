@@ -57,6 +57,14 @@ class EncoderConfig:
         """Samples per frame."""
         return math.prod(self.strides)
 
+    @property
+    def receptive_field(self) -> int:
+        """Samples that a frame depends on: the last of them lies `lookahead` samples beyond the frame's own end."""
+        field = 1 + (self.kernel_size - 1) * sum(self.dilations)  # in frames
+        for stride in reversed(self.strides):
+            field = (field + 1) * stride  # (field - 1) steps and a window of 2 x stride
+        return field
+
 
 class EncoderState(NamedTuple):
     """All that the encoder of a stream remembers between two chunks."""

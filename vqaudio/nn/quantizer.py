@@ -32,9 +32,9 @@ class VectorQuantizerConfig:
     """of the moving averages, per optimizer step"""
     commitment: float = 0.25
     """beta, weight of the commitment loss in the end"""
-    commitment_start: float = 0.01
+    commitment_start: float = 0.0
     """its weight at step 0; from there it grows linearly: the decoder must learn to lean on the codes first"""
-    commitment_warmup: int = 0
+    commitment_warmup: int = 500
     """steps until the weight has grown to `commitment`; 0: it has that weight from the start"""
     kmeans_iterations: int = 10
     """of k-means on the first vectors; 0: codes start as randomly chosen vectors"""

@@ -30,6 +30,7 @@ def generate(
     ceil(T / hop). `streams` tells B where neither cond nor speaker does.
     """
     check_controls(steps, temperature, top_k)
+    check_frames(net, cond, steps)
     streams = count_streams(cond, speaker, streams)
     uniform = uniforms(streams, steps, generator).to(net.out.weight.device)
     x = torch.full((streams, 1), net.start, device=net.out.weight.device)
@@ -46,3 +47,12 @@ def count_streams(cond: Tensor | None, speaker: Tensor | None, streams: int) -> 
     if len(sizes) > 1:
         raise ValueError(f"cond and speaker must have one row for each stream, got {sorted(sizes)} rows")
     return sizes.pop()
+
+
+def check_frames(net: WaveNet, cond: Tensor | None, steps: int) -> None:
+    """Raises ValueError if cond (B, D, N) has not the frames that `steps` steps lie in."""
+    frames = -(-steps // net.cfg.hop)
+    if cond is not None and cond.shape[2] != frames:
+        raise ValueError(
+            f"{steps} steps at {net.cfg.hop} per frame lie in {frames} frames, but cond has {cond.shape[2]}"
+        )

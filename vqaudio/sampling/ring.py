@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vqaudio.nn.conv import CausalConv1d
 from vqaudio.nn.wavenet import WaveNet
 from vqaudio.sampling.draw import Generators, check_controls, draw, uniforms
-from vqaudio.sampling.reference import count_streams
+from vqaudio.sampling.reference import check_frames, count_streams
 
 
 @torch.inference_mode()
@@ -32,6 +32,7 @@ def generate(
 ) -> Tensor:
     """cond (B, D, N), speaker (B,) -> classes (B, T) int64, T = steps; as `reference.generate`, but fast."""
     check_controls(steps, temperature, top_k)
+    check_frames(net, cond, steps)
     streams = count_streams(cond, speaker, streams)
     uniform = uniforms(streams, steps, generator).to(net.out.weight.device)
     chosen = torch.empty(streams, steps, dtype=torch.long, device=uniform.device)

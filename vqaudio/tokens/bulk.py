@@ -77,13 +77,13 @@ def _expand(path: Path) -> list[Source]:
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}; give audio files, folders or manifests (.jsonl) that exist")
     if path.suffix == ".jsonl":
-        return [Source(utterance.id, utterance.path, utterance.speaker) for utterance in read_manifest(path)]
+        return [Source(file_name(row.id), row.path, row.speaker) for row in read_manifest(path)]
     return [Source(file_name(path.stem), path, None)]
 
 
 def _below(audio: Path, folder: Path) -> Source:
     parts = audio.relative_to(folder).with_suffix("").parts
-    return Source(file_name("-".join(parts)), audio, parts[-2] if len(parts) > 1 else None)
+    return Source(file_name("-".join(parts)), audio, file_name(parts[-2]) if len(parts) > 1 else None)
 
 
 def _is_audio(path: Path, folder: Path) -> bool:

@@ -33,8 +33,7 @@ class TokenRow:
     tokens: Tokens
 
     def __post_init__(self) -> None:
-        if not self.id or self.id in (".", "..") or _NOT_IN_FILE_NAMES.search(self.id):
-            raise ValueError(f"an utterance id must be usable as a file name, got {self.id!r}")
+        _check_id(self.id)
         if self.speaker == "":
             raise ValueError(f"the speaker of {self.id!r} is empty; give a name, or null where it is not known")
 
@@ -79,6 +78,7 @@ def parse_row(line: bytes, load_codes: Callable[[str], np.ndarray] | None = None
     for key in ("id", "model"):
         if not isinstance(facts[key], str) or not facts[key]:
             raise ValueError(f"{key} must be a non-empty string, got {facts[key]!r}")
+    _check_id(facts["id"])  # before it becomes part of a path
     if not isinstance(facts["speaker"], str | None):
         raise ValueError(f"speaker must be a string or null, got {facts['speaker']!r}")
     for key in ("num_samples", "sample_rate", "hop"):
@@ -93,6 +93,11 @@ def parse_row(line: bytes, load_codes: Callable[[str], np.ndarray] | None = None
         model=facts["model"],
     )
     return TokenRow(facts["id"], facts["speaker"], tokens)
+
+
+def _check_id(id: str) -> None:
+    if not id or id != file_name(id):
+        raise ValueError(f"an utterance id must be usable as a file name, got {id!r}")
 
 
 def _listed_codes(values: Any) -> np.ndarray:

@@ -26,8 +26,8 @@ class FitConfig:
     """largest norm of the gradient; 0: not clipped"""
     accumulate: int = 1
     """forward passes per step on each process; the joint batch is divided, not multiplied"""
-    precision: Literal["no", "bf16", "fp16"] = "no"
-    """mixed precision: bf16 wants a CPU with AVX-512 BF16 or AMX, or a GPU"""
+    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    """of the arithmetic in training; auto: bf16 where the machine is fast at it, else no (float32)"""
     average: float = 0.99
     """how slowly the moving average of the weights moves that is evaluated and saved; 0: the weights as they are"""
     seed: int = 0

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import DistributedType
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -63,7 +64,7 @@ def fit(
     checkpoint does not fit, and for ways to launch that are not supported.
     """
     run = _Run(model, loader, cfg, Path(out_dir), evaluate, save)
-    with _caught_signals() as caught:
+    with run.alone_in_folder(), _caught_signals() as caught:
         run.resume()
         for step, batches in run.batches():
             run.train_step(step, batches)
@@ -229,6 +230,19 @@ class _Run(Generic[Model]):
         self.bar = tqdm(initial=self.start, total=self.cfg.steps, unit="step", disable=True if quiet else None)
         self.logged_at, self.logged_step = time.perf_counter(), self.start
 
+    @contextmanager
+    def alone_in_folder(self) -> Iterator[None]:
+        """No second run may write to the same folder meanwhile; a killed one's lock is gone with it."""
+        if not self.accelerator.is_main_process:
+            yield
+            return
+        self.out.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self.out / ".lock", blocking=False):
+                yield
+        except Timeout:
+            raise TrainingError(f"another run is training in {self.out}; stop it, or choose another --out") from None
+
     def _first_values(self) -> None:
         """Gives every codebook the vectors of several batches, more than one batch holds, for its k-means."""
         seen: dict[VectorQuantizer, list[Tensor]] = {quantizer: [] for quantizer in self._quantizers()}
@@ -299,7 +313,7 @@ class _Run(Generic[Model]):
 
 def _accelerator(cfg: FitConfig, out: Path) -> Accelerator:
     accelerator = Accelerator(
-        mixed_precision=cfg.precision,
+        mixed_precision=_precision(cfg.precision),
         gradient_accumulation_steps=cfg.accumulate,
         log_with=None if cfg.tracker == "none" else cfg.tracker,
         project_dir=str(out),
@@ -315,6 +329,15 @@ def _accelerator(cfg: FitConfig, out: Path) -> Accelerator:
     if cfg.tracker != "none":
         accelerator.init_trackers("")
     return accelerator
+
+
+def _precision(wanted: str) -> str:
+    """"auto" becomes bf16 where the GPU, or without one the CPU, has instructions for it."""
+    if wanted != "auto":
+        return wanted
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "no"
 
 
 @contextmanager

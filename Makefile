@@ -1,0 +1,31 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup demo test lint bench clean
+
+setup: .venv/ready
+
+# the stamp is written last: an installation that was interrupted is done again
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vqaudio needs Python 3.11 or newer: make PYTHON=python3.11 setup")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: .venv/ready
+	rm -rf demo
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash egs/mini/demo.sh
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+test: lint
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
+
+bench: .venv/ready
+	$(BIN)/python tests/bench/bench_tokenize.py
+
+clean:
+	rm -rf demo exp build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,24 @@
+"""Downloads VCTK 0.92 (11 GB) from its public home and unpacks it: download.py OUT_DIR
+
+torchaudio knows the address and the checksum. What is there already is not fetched again.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def download(out: Path, url: str | None = None) -> Path:
+    """Fetches and unpacks the corpus into OUT/VCTK-Corpus-0.92, unless that is there. Returns that folder."""
+    from torchaudio.datasets import VCTK_092
+
+    out.mkdir(parents=True, exist_ok=True)
+    VCTK_092(str(out), download=True, **({} if url is None else {"url": url}))
+    return out / "VCTK-Corpus-0.92"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path, help="folder for the corpus")
+    print(download(parser.parse_args().out))

@@ -1,0 +1,130 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from vqaudio import ModelError, SpeechVQVAE, load_model, save_model
+
+
+@pytest.fixture
+def folder(tiny_model_dir: Path, tmp_path: Path) -> Path:
+    """A saved model that a test may damage."""
+    return Path(shutil.copytree(tiny_model_dir, tmp_path / "model"))
+
+
+def _edit(folder: Path, **facts) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **facts}))
+
+
+def test_a_loaded_model_is_the_saved_one(tiny_model: SpeechVQVAE, tiny_model_dir: Path) -> None:
+    loaded = load_model(tiny_model_dir)
+    assert loaded.cfg == tiny_model.cfg
+    assert loaded.fingerprint == tiny_model.fingerprint
+    assert not loaded.training
+    saved, found = tiny_model.state_dict(), loaded.state_dict()
+    assert saved.keys() == found.keys()
+    for name in saved:
+        assert torch.equal(saved[name], found[name]), name
+    wav = torch.rand(300, generator=torch.Generator().manual_seed(0)) - 0.5
+    tokens = tiny_model.tokenize(wav)
+    assert torch.equal(loaded.tokenize(wav).codes, tokens.codes)
+    assert torch.equal(loaded.decode(tokens, "bert"), tiny_model.decode(tokens, "bert"))
+
+
+def test_a_model_is_two_files_and_no_pickle(tiny_model: SpeechVQVAE, tmp_path: Path) -> None:
+    save_model(tiny_model, tmp_path / "new" / "model")
+    save_model(tiny_model, tmp_path / "new" / "model")  # again: it replaces its own
+    assert sorted(path.name for path in (tmp_path / "new" / "model").iterdir()) == ["config.json", "model.safetensors"]
+    facts = json.loads((tmp_path / "new" / "model" / "config.json").read_text())
+    assert facts["config"]["speakers"] == ["anna", "bert", "carl"]
+
+
+def test_a_missing_model_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="neither a folder nor one of the shipped models"):
+        load_model("no-such-model")
+    with pytest.raises(ModelError, match="has no config.json"):
+        load_model(tmp_path)
+
+
+def test_a_model_that_the_hub_does_not_have_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def offline(*_: object, **__: object) -> str:
+        raise LocalEntryNotFoundError("no connection")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    with pytest.raises(ModelError, match=r"'someone/model' is no folder here .* no connection"):
+        load_model("someone/model")
+
+
+@pytest.mark.parametrize("text", ["", "{", "not json", "\udcff"])
+def test_a_damaged_config_is_explained(folder: Path, text: str) -> None:
+    (folder / "config.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ModelError, match=r"config\.json is not JSON"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("value", ["[]", "{}", "3", '{"format": 1}', '{"model_type": "encodec"}'])
+def test_a_foreign_config_is_explained(folder: Path, value: str) -> None:
+    (folder / "config.json").write_text(value)
+    with pytest.raises(ModelError, match="was not written by vqaudio"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None])
+def test_another_format_is_explained(folder: Path, version: object) -> None:
+    _edit(folder, format=version)
+    with pytest.raises(ModelError, match=rf"has format {version!r}, this vqaudio reads format 1; use the version"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("kind", ["ImageVQVAE2", None])
+def test_another_kind_is_explained(folder: Path, kind: object) -> None:
+    _edit(folder, kind=kind)
+    with pytest.raises(ModelError, match="this vqaudio knows: SpeechVQVAE"):
+        load_model(folder)
+
+
+def test_a_config_of_a_newer_version_is_explained(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())["config"]
+    _edit(folder, config={**config, "vocoder": 3})
+    with pytest.raises(ModelError, match="unknown key 'vocoder'.*newer vqaudio"):
+        load_model(folder)
+    _edit(folder, config={**config, "encoder": {**config["encoder"], "width": 5}})
+    with pytest.raises(ModelError, match=r"quantizer.width \(4\) must be encoder.width \(5\)"):
+        load_model(folder)
+
+
+def test_weights_that_are_missing_or_damaged_are_explained(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    whole = path.read_bytes()
+    for damaged in (b"", b"PK\x03\x04" + b"\0" * 100, whole[:-20], whole[: len(whole) // 2]):
+        path.write_bytes(damaged)
+        with pytest.raises(ModelError, match=r"model\.safetensors is damaged .*fetch it again"):
+            load_model(folder)
+    path.unlink()
+    with pytest.raises(ModelError, match=r"no model\.safetensors"):
+        load_model(folder)
+
+
+def test_weights_that_do_not_fit_are_explained(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    name = "encoder.out.bias"
+    without = {key: value for key, value in weights.items() if key != name}
+    for wrong in (without, {**weights, "encoder.extra": torch.zeros(1)}, {**weights, name: torch.zeros(9)}):
+        save_file(wrong, path)
+        with pytest.raises(ModelError, match=r"does not fit its config\.json"):
+            load_model(folder)
+
+
+def test_weights_that_are_not_finite_are_explained(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    save_file({**load_file(path), "encoder.out.bias": torch.tensor([0.0, float("nan"), 0.0, 0.0])}, path)
+    with pytest.raises(ModelError, match=r"not finite, in encoder\.out\.bias"):
+        load_model(folder)

@@ -1,0 +1,239 @@
+"""Every verb, run in this process with a tiny model of random weights: what is written is what the library gives."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+import vqaudio
+from vqaudio.cli import main
+from vqaudio.data.audio import read_audio
+from vqaudio.data.manifest import Utterance, read_manifest, write_manifest
+from vqaudio.models.tokens import Tokens
+from vqaudio.tokens.files import read_tokens, write_tokens
+from vqaudio.tokens.rows import TokenRow
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+MINI = REPOSITORY / "egs" / "mini"
+CLIP = 330  # samples: decoding takes milliseconds
+
+
+@pytest.fixture(scope="module")
+def speech(tmp_path_factory) -> Path:
+    """anna/a.wav, bert/b.wav and zoe/c.wav, a clip of real speech each; zoe is in no model."""
+    folder = tmp_path_factory.mktemp("speech")
+    for i, (name, utterance) in enumerate(
+        zip(("anna/a", "bert/b", "zoe/c"), read_manifest(MINI / "test.jsonl"), strict=False)
+    ):
+        (folder / name).parent.mkdir()
+        wav = read_audio(utterance.path, 16000)[8000 : 8000 + CLIP + 100 * i]
+        soundfile.write(folder / f"{name}.wav", wav, 16000)
+    return folder
+
+
+@pytest.fixture
+def run(tiny_model_dir, capsys) -> Callable[..., tuple[int, str, str]]:
+    """(verb, *arguments) -> exit code, standard output, standard error; --model is added."""
+
+    def call(verb: str, *arguments: object) -> tuple[int, str, str]:
+        model = ["--model", str(tiny_model_dir)] if verb in ("tokenize", "decode", "convert") else []
+        code = main([verb, *map(str, arguments), *model])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def _wav(path: Path) -> np.ndarray:
+    wav, rate = soundfile.read(path, dtype="float32")
+    assert rate == 16000
+    return wav
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("target", ["t.jsonl", "t"])
+def test_tokenize_then_decode(tmp_path, run, speech, tiny_model, target) -> None:
+    code, out, err = run("tokenize", speech / "anna", speech / "bert" / "b.wav", "--out", tmp_path / target)
+    assert (code, err) == (0, "")
+    assert "utterances    2 of 2" in out
+    assert "8000 per second (log2 16 = 4 per token)" in out
+    assert "times real time on cpu" in out
+    rows = list(read_tokens(tmp_path / target))
+    assert [row.id for row in rows] == ["a", "b"]
+    for row, path in zip(rows, ("anna/a.wav", "bert/b.wav"), strict=True):
+        assert row.tokens.codes.equal(tiny_model.tokenize(speech / path).codes)
+    arguments = ("decode", tmp_path / target, "--out", tmp_path / "wav", "--seed", 3, "--temperature", 0.5)
+    code, out, err = run(*arguments, "--speaker", "carl")
+    assert (code, err) == (0, "")
+    assert _names(tmp_path / "wav") == ["a.wav", "b.wav"]
+    for row in rows:
+        expected = tiny_model.decode(row.tokens, "carl", seed=3, temperature=0.5)
+        assert np.abs(_wav(tmp_path / "wav" / f"{row.id}.wav") - expected.numpy()).max() < 1 / 32768
+
+
+def test_decode_speaks_with_each_rows_own_speaker(tmp_path, run, speech, tiny_model) -> None:
+    run("tokenize", speech, "--out", tmp_path / "t.jsonl")
+    code, out, err = run("decode", tmp_path / "t.jsonl", "--out", tmp_path / "wav", "--temperature", 0)
+    assert code == 1  # for zoe's
+    assert err == (
+        "error: zoe-c was spoken by 'zoe', unknown to this model; pass --speaker (vqaudio info MODEL lists them)\n"
+    )
+    assert _names(tmp_path / "wav") == ["anna-a.wav", "bert-b.wav"]
+    assert "2 audio files" in out
+    for name, speaker in (("anna/a", "anna"), ("bert/b", "bert")):
+        expected = tiny_model.convert(speech / f"{name}.wav", speaker, temperature=0)
+        assert np.abs(_wav(tmp_path / "wav" / f"{name.replace('/', '-')}.wav") - expected.numpy()).max() < 1 / 32768
+
+
+def test_decode_of_rows_without_a_speaker(tmp_path, run, speech) -> None:
+    run("tokenize", speech / "anna" / "a.wav", "--out", tmp_path / "t.jsonl")
+    code, _, err = run("decode", tmp_path / "t.jsonl", "--out", tmp_path / "wav")
+    assert code == 1
+    assert err == "error: a names no speaker; pass --speaker (vqaudio info MODEL lists them)\n"
+    assert not (tmp_path / "wav").exists()
+
+
+def test_convert_to_one_file(tmp_path, run, speech, tiny_model) -> None:
+    code, out, err = run("convert", speech / "anna" / "a.wav", "--speaker", "bert", "--out", tmp_path / "x.flac")
+    assert (code, err) == (0, "")
+    expected = tiny_model.convert(speech / "anna" / "a.wav", "bert")
+    assert np.abs(_wav(tmp_path / "x.flac") - expected.numpy()).max() < 1 / 32768
+    assert soundfile.info(tmp_path / "x.flac").format == "FLAC"
+    assert "1 audio files" in out
+
+
+def test_convert_to_folders(tmp_path, run, speech, tiny_model) -> None:
+    one, several, every = tmp_path / "deep" / "one", tmp_path / "several", tmp_path / "all"
+    assert run("convert", speech, "--speaker", "carl", "--out", one)[0] == 0
+    assert _names(one) == ["anna-a.wav", "bert-b.wav", "zoe-c.wav"]
+    clip = speech / "anna" / "a.wav"
+    assert run("convert", clip, "--speaker", "bert", "carl", "bert", "--out", several, "--batch", 1)[0] == 0
+    assert _names(several) == ["a-bert.wav", "a-carl.wav"]
+    assert run("convert", clip, "--speaker", "all", "--out", every)[0] == 0
+    assert _names(every) == ["a-anna.wav", "a-bert.wav", "a-carl.wav"]
+    for name in tiny_model.speakers:
+        expected = tiny_model.convert(clip, name)
+        assert np.abs(_wav(every / f"a-{name}.wav") - expected.numpy()).max() < 1 / 32768
+    assert _wav(several / "a-carl.wav").tolist() == _wav(one / "anna-a.wav").tolist()
+
+
+def test_prepare_tokenize_and_info(tmp_path, run, speech) -> None:
+    code, out, err = run("prepare", "folder", speech, "--out", tmp_path / "m", "--valid", 0, "--test", 0)
+    assert (code, err) == (0, "")
+    assert "3 utterances" in out
+    assert json.loads((tmp_path / "m" / "speakers.json").read_text()) == ["anna", "bert", "zoe"]
+    assert run("tokenize", tmp_path / "m" / "train.jsonl", "--out", tmp_path / "t")[0] == 0
+    assert [row.speaker for row in read_tokens(tmp_path / "t")] == ["anna", "bert", "zoe"]
+    code, out, err = run("info", tmp_path / "t")
+    assert (code, err) == (0, "")
+    assert "3, 0.1 s of audio" in out
+    assert "3: anna, bert, zoe" in out
+
+
+def test_prepare_names_the_files_it_left_out(tmp_path, run, speech) -> None:
+    (tmp_path / "c" / "s").mkdir(parents=True)
+    for i in range(3):
+        (tmp_path / "c" / "s" / f"{i}.wav").write_bytes((speech / "anna" / "a.wav").read_bytes())
+    (tmp_path / "c" / "s" / "bad.wav").write_text("hello")
+    code, _, err = run("prepare", "folder", tmp_path / "c", "--out", tmp_path / "m")
+    assert code == 1
+    assert err.count("\n") == 1
+    assert "bad.wav is not audio" in err
+    assert sum(len(read_manifest(tmp_path / "m" / f"{name}.jsonl")) for name in ("train", "valid", "test")) == 3
+
+
+def test_info_about_a_model(run, tiny_model_dir, tiny_model) -> None:
+    code, out, err = run("info", tiny_model_dir)
+    assert (code, err) == (0, "")
+    assert f"model         {tiny_model.fingerprint}" in out
+    assert "look-ahead    11 samples, 0.7 ms" in out
+    assert "3: anna, bert, carl" in out
+
+
+def test_existing_output_needs_overwrite(tmp_path, run, speech) -> None:
+    clip = speech / "anna" / "a.wav"
+    commands = [
+        (("tokenize", clip, "--out", tmp_path / "t.jsonl"), tmp_path / "t.jsonl"),
+        (("tokenize", clip, "--out", tmp_path / "t"), tmp_path / "t" / "a.npy"),
+        (("decode", tmp_path / "t.jsonl", "--speaker", "bert", "--out", tmp_path / "d"), tmp_path / "d" / "a.wav"),
+        (("convert", clip, "--speaker", "bert", "--out", tmp_path / "c"), tmp_path / "c" / "a.wav"),
+        (("convert", clip, "--speaker", "bert", "--out", tmp_path / "x.wav"), tmp_path / "x.wav"),
+        (("prepare", "folder", speech, "--out", tmp_path / "m"), tmp_path / "m" / "train.jsonl"),
+    ]
+    for command, made in commands:
+        assert run(*command)[0] == 0
+        first = made.read_bytes()
+        code, out, err = run(*command)
+        assert (code, out) == (2, "")
+        assert err.startswith("error: ")
+        assert err.endswith("exists already; pass --overwrite to replace it\n")
+        made.write_bytes(b"spoilt")
+        assert run(*command, "--overwrite")[0] == 0, command
+        assert made.read_bytes() == first
+
+
+def test_another_models_tokens_are_refused_with_both_fingerprints(tmp_path, run, tiny_model) -> None:
+    tokens = tiny_model.tokenize(np.zeros(100, dtype=np.float32))
+    own = TokenRow("own", "anna", tokens)
+    foreign = TokenRow("foreign", "anna", Tokens(tokens.codes, 100, 16000, 8, "beefbeefbeef"))
+    write_tokens(tmp_path / "t.jsonl", [own, foreign])
+    code, _, err = run("decode", tmp_path / "t.jsonl", "--out", tmp_path / "wav")
+    assert code == 2
+    assert err.startswith("error: foreign: ")
+    assert "beefbeefbeef" in err
+    assert tiny_model.fingerprint in err
+    assert not (tmp_path / "wav").exists()
+
+
+def test_the_corpus_of_a_manifest_is_tokenized_whole(tmp_path, run) -> None:
+    """N = ceil(T / hop) for every file of the embedded corpus's test split."""
+    assert run("tokenize", MINI / "test.jsonl", "--out", tmp_path / "t.jsonl")[0] == 0
+    rows, utterances = list(read_tokens(tmp_path / "t.jsonl")), read_manifest(MINI / "test.jsonl")
+    for row, utterance in zip(rows, utterances, strict=True):
+        frames = soundfile.info(utterance.path).frames
+        assert (row.id, row.speaker) == (utterance.id, utterance.speaker)
+        assert (row.tokens.num_samples, len(row.tokens.codes)) == (frames, -(-frames // 8))
+
+
+def test_a_terminal_sees_progress_and_a_file_does_not(tmp_path, run, speech, monkeypatch) -> None:
+    assert run("tokenize", speech, "--out", tmp_path / "a.jsonl")[2] == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    assert "3/3" in run("tokenize", speech, "--out", tmp_path / "b.jsonl")[2]
+
+
+def test_manifests_keep_ids_apart_from_file_names(tmp_path, run, speech) -> None:
+    rows = [Utterance(id, speech / "anna" / "a.wav", "anna", 0.02) for id in ("first", "second")]
+    write_manifest(tmp_path / "m.jsonl", rows)
+    assert run("tokenize", tmp_path / "m.jsonl", "--out", tmp_path / "t")[0] == 0
+    assert _names(tmp_path / "t") == ["first.npy", "index.jsonl", "second.npy"]
+
+
+def test_the_entry_point_answers_without_torch() -> None:
+    """`--help` in a fresh process: exit code 0, all verbs named, torch not even imported."""
+    program = (
+        "import sys; from vqaudio.cli import main; code = main(['--help']); sys.exit(code or 'torch' in sys.modules)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    made = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr
+    for verb in ("prepare", "tokenize", "decode", "convert", "info"):
+        assert verb in made.stdout
+    command = [sys.executable, "-m", "vqaudio", "decode", "missing.jsonl", "--out", "x.wav", "--nonsense"]
+    made = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert made.returncode == 2
+    assert "--nonsense" in made.stderr
+
+
+def test_public_names_are_there() -> None:
+    assert all(getattr(vqaudio, name).__name__ == name for name in vqaudio.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = vqaudio.nonsense  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,0 +1,90 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from vqaudio.data.audio import AudioError
+from vqaudio.data.manifest import Utterance, write_manifest
+from vqaudio.tokens.bulk import Source, find_sources, tokenize_all
+
+MINI = Path(__file__).resolve().parents[2] / "egs" / "mini"
+
+
+def _touch(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+def test_a_folder_gives_ids_and_speakers_by_its_subfolders(tmp_path) -> None:
+    _touch(tmp_path, "loose.wav", "p226/b.FLAC", "p225/a.wav", "sub/p225/a.wav", "p225/a.txt")
+    _touch(tmp_path, ".hidden.wav", ".cache/x.wav", "p225/._a.wav")
+    found = [(source.id, source.speaker) for source in find_sources([tmp_path])]
+    assert found == [("loose", None), ("p225-a", "p225"), ("p226-b", "p226"), ("sub-p225-a", "p225")]
+    assert find_sources([tmp_path]) == find_sources([tmp_path / "."])
+
+
+def test_a_file_is_taken_as_it_is(tmp_path) -> None:
+    _touch(tmp_path, "x.y.wav", "notes.txt")
+    inputs = [tmp_path / "x.y.wav", tmp_path / "notes.txt"]
+    assert find_sources(inputs) == [Source("x.y", inputs[0], None), Source("notes", inputs[1], None)]
+
+
+def test_a_manifest_says_everything_itself(tmp_path) -> None:
+    write_manifest(tmp_path / "m.jsonl", [Utterance("id 1", tmp_path / "wav/a.wav", "anna", 1.0)])
+    assert find_sources([tmp_path / "m.jsonl"]) == [Source("id 1", tmp_path / "wav" / "a.wav", "anna")]
+
+
+def test_names_that_cannot_be_ids_are_changed(tmp_path) -> None:
+    _touch(tmp_path, "a\\b.wav", "line\nbreak.wav")
+    assert [source.id for source in find_sources([tmp_path])] == ["a_b", "line_break"]
+
+
+def test_inputs_that_cannot_be(tmp_path) -> None:
+    _touch(tmp_path, "a/x.wav", "b/x.wav", "c/x.wav", "c/x.flac")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad.jsonl").write_text("{}")
+    with pytest.raises(ValueError, match="name at least one"):
+        find_sources([])
+    with pytest.raises(FileNotFoundError, match=r"there is no .*missing\.wav"):
+        find_sources([tmp_path / "missing.wav"])
+    with pytest.raises(FileNotFoundError, match="there is no audio in"):
+        find_sources([tmp_path / "empty"])
+    with pytest.raises(ValueError, match=r"bad\.jsonl, line 1"):
+        find_sources([tmp_path / "bad.jsonl"])
+    with pytest.raises(ValueError, match=r"a/x\.wav and .*b/x\.wav would share the id 'x'"):
+        find_sources([tmp_path / "a" / "x.wav", tmp_path / "b" / "x.wav"])
+    with pytest.raises(ValueError, match="would share the id 'x'"):
+        find_sources([tmp_path / "c"])
+
+
+def test_every_source_becomes_what_the_model_makes_of_it(tiny_model) -> None:
+    sources = find_sources([MINI / "test.jsonl"])[:3]
+    failures = []
+    rows = list(tokenize_all(tiny_model, sources, failures))
+    assert failures == []
+    for source, row in zip(sources, rows, strict=True):
+        assert (row.id, row.speaker) == (source.id, source.speaker)
+        assert row.tokens.codes.equal(tiny_model.tokenize(source.path).codes)
+        assert len(row.tokens.codes) == -(-soundfile.info(source.path).frames // tiny_model.hop)
+
+
+def test_failures_are_collected_and_the_others_done(tmp_path, tiny_model) -> None:
+    soundfile.write(tmp_path / "good.wav", np.zeros(100), 16000)
+    (tmp_path / "bad.wav").write_text("hello")
+    sources = [*find_sources([tmp_path]), Source("gone", tmp_path / "gone.wav", None)]
+    failures = []
+    assert [row.id for row in tokenize_all(tiny_model, sources, failures)] == ["good"]
+    assert [str(failure).split()[0] for failure in failures] == [
+        str(tmp_path / name) for name in ("bad.wav", "gone.wav")
+    ]
+    with pytest.raises(AudioError, match="none of the 1 inputs can be used"):
+        list(tokenize_all(tiny_model, sources[:1], []))
+
+
+def test_rows_come_one_by_one(tmp_path, tiny_model) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(100), 16000)
+    rows = tokenize_all(tiny_model, [*find_sources([tmp_path]), Source("b", tmp_path / "b.wav", None)], failures := [])
+    assert next(rows).id == "a"
+    assert failures == []

@@ -1,0 +1,49 @@
+import math
+
+import pytest
+import torch
+
+from vqaudio.models.tokens import Tokens
+from vqaudio.nn.encoder import Encoder, EncoderConfig
+from vqaudio.tokens.facts import TokenStats, bits_per_second, model_facts
+from vqaudio.tokens.rows import TokenRow
+
+
+def test_perplexity_by_hand() -> None:
+    stats = TokenStats()
+    rows = [
+        TokenRow("a", "s", Tokens(torch.tensor([7, 7, 7]), 24, 8000, 8, "f")),
+        TokenRow("b", None, Tokens(torch.tensor([9, 9, 7, 500, 500]), 40, 8000, 8, "f")),
+    ]
+    assert list(stats.watch(rows)) == rows
+    assert (stats.rows, stats.num_tokens, len(stats.codes)) == (2, 8, 3)
+    assert stats.seconds == pytest.approx(64 / 8000)
+    assert stats.perplexity == pytest.approx(2**1.5)  # shares of 1/2, 1/4 and 1/4
+    assert stats.facts()["speakers"] == "1: s"
+    assert stats.facts()["codes"] == "3 in use, the highest 500"
+
+
+def test_facts_of_a_model(tiny_model) -> None:
+    facts = model_facts(tiny_model)
+    assert facts["model"] == tiny_model.fingerprint
+    assert facts["hop"] == "8 samples, 0.5 ms, 2000 tokens per second"
+    assert facts["bits"] == bits_per_second(tiny_model) == "8000 per second (log2 16 = 4 per token)"
+    assert facts["delay"].startswith("19 samples, 1.2 ms")
+    assert facts["speakers"] == "3: anna, bert, carl"
+
+
+@pytest.mark.parametrize("strides", [(2, 4), (3,), (1, 5, 2)])
+def test_the_receptive_field_is_what_a_frame_depends_on(strides) -> None:
+    cfg = EncoderConfig(strides=strides, channels=(3,) * len(strides), dilations=(1, 2), width=2, lookahead=11)
+    encoder = Encoder(cfg)
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.fill_(0.1)  # positive: every path is open
+    frame = 2 + math.ceil(cfg.receptive_field / cfg.hop)
+    wav = torch.ones(1, 1, (frame + 10) * cfg.hop, requires_grad=True)
+    encoder(wav)[0][0, :, frame].sum().backward()
+    assert wav.grad is not None
+    touched = wav.grad[0, 0].nonzero().flatten()
+    last = (frame + 1) * cfg.hop + cfg.lookahead - 1
+    assert (touched[0], touched[-1]) == (last - cfg.receptive_field + 1, last)
+    assert len(touched) == cfg.receptive_field

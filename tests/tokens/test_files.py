@@ -1,0 +1,212 @@
+import os
+import pickle
+import signal
+
+import numpy as np
+import pytest
+
+from vqaudio.tokens.files import read_tokens, write_tokens
+from vqaudio.tokens.rows import format_row
+
+TARGETS = ("tokens.jsonl", "tokens")
+
+
+@pytest.fixture
+def rows(make_row):
+    return [make_row("a"), make_row("b_1 ü", speaker=None, num_codes=1), make_row("c", num_codes=300)]
+
+
+def _lines(rows) -> list[str]:
+    return [format_row(row) for row in rows]
+
+
+def _entries(folder) -> list[str]:
+    """Everything in a folder, hidden files too."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_rows_come_back_in_order(tmp_path, rows, target) -> None:
+    write_tokens(tmp_path / target, rows)
+    assert _lines(read_tokens(tmp_path / target)) == _lines(rows)
+    assert _entries(tmp_path) == [target]
+
+
+def test_a_folder_is_plain_numpy_beside_an_index(tmp_path, rows) -> None:
+    write_tokens(tmp_path / "tokens", rows)
+    assert _entries(tmp_path / "tokens") == ["a.npy", "b_1 ü.npy", "c.npy", "index.jsonl"]
+    for row in rows:
+        codes = np.load(tmp_path / "tokens" / f"{row.id}.npy", allow_pickle=False)
+        assert codes.dtype == np.int64
+        assert codes.tolist() == row.tokens.codes.tolist()
+    assert '"codes"' not in (tmp_path / "tokens" / "index.jsonl").read_text()
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_writing_that_fails_leaves_nothing(tmp_path, rows, target) -> None:
+    def failing():
+        yield from rows
+        raise RuntimeError("the 4th cannot be made")
+
+    with pytest.raises(RuntimeError):
+        write_tokens(tmp_path / target, failing())
+    assert _entries(tmp_path) == []
+    with pytest.raises(ValueError, match="there are no utterances"):
+        write_tokens(tmp_path / target, [])
+    with pytest.raises(ValueError, match="id 'a' occurs twice"):
+        write_tokens(tmp_path / target, [*rows, rows[0]])
+    assert _entries(tmp_path) == []
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_overwriting_that_fails_leaves_the_old(tmp_path, rows, make_row, target) -> None:
+    write_tokens(tmp_path / target, rows)
+
+    def failing():
+        yield make_row("new")
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_tokens(tmp_path / target, failing(), overwrite=True)
+    assert _lines(read_tokens(tmp_path / target)) == _lines(rows)
+    assert _entries(tmp_path) == [target]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_killed_writer_leaves_nothing_under_the_name(tmp_path, rows, target) -> None:
+    def killed():
+        yield from rows
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if child == 0:
+        try:
+            write_tokens(tmp_path / target, killed())
+        finally:
+            os._exit(3)
+    _, status = os.waitpid(child, 0)
+    assert os.WTERMSIG(status) == signal.SIGKILL
+    assert all(name.startswith(".") for name in _entries(tmp_path))
+    write_tokens(tmp_path / target, rows)  # what was left is in nobody's way
+    assert _lines(read_tokens(tmp_path / target)) == _lines(rows)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_existing_tokens_are_replaced_only_on_request(tmp_path, rows, make_row, target) -> None:
+    write_tokens(tmp_path / target, rows)
+    with pytest.raises(FileExistsError, match="--overwrite"):
+        write_tokens(tmp_path / target, [make_row("new")])
+    assert _lines(read_tokens(tmp_path / target)) == _lines(rows)
+    write_tokens(tmp_path / target, [make_row("new")], overwrite=True)
+    assert _lines(read_tokens(tmp_path / target)) == _lines([make_row("new")])
+    assert _entries(tmp_path) == [target]
+    if target == "tokens":
+        assert _entries(tmp_path / target) == ["index.jsonl", "new.npy"]
+
+
+def test_a_folder_with_anything_else_in_it_is_never_replaced(tmp_path, rows) -> None:
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "thesis.tex").write_text("x")
+    with pytest.raises(FileExistsError, match=r"thesis\.tex"):
+        write_tokens(tmp_path / "precious", rows, overwrite=True)
+    assert _entries(tmp_path / "precious") == ["thesis.tex"]
+
+
+def test_an_empty_folder_may_be_filled(tmp_path, rows) -> None:
+    (tmp_path / "tokens").mkdir()
+    write_tokens(tmp_path / "tokens", rows)
+    assert _lines(read_tokens(tmp_path / "tokens")) == _lines(rows)
+
+
+@pytest.mark.parametrize(
+    ("target", "error", "message"),
+    [
+        ("t.parquet", ValueError, "NAME.jsonl, or as a folder .*later version"),
+        ("t.npy", ValueError, "folder of .npy files where the name has no suffix"),
+        ("missing/t.jsonl", FileNotFoundError, "does not exist; make it first"),
+        ("missing/t", FileNotFoundError, "does not exist; make it first"),
+        ("file", NotADirectoryError, "it is a file"),
+        ("file/t", NotADirectoryError, "is a file, not a folder"),
+        ("folder.jsonl", IsADirectoryError, "it is a folder"),
+    ],
+)
+def test_targets_that_cannot_be(tmp_path, rows, target, error, message) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder.jsonl").mkdir()
+    with pytest.raises(error, match=message):
+        write_tokens(tmp_path / target, rows, overwrite=True)
+    assert _entries(tmp_path) == ["file", "folder.jsonl"]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_rows_are_streamed_both_ways(tmp_path, make_row, target) -> None:
+    """Row by row: written before the next one is asked for, read before the next line is looked at."""
+    sizes = []
+
+    def watched():
+        for i in range(5):
+            (temporary,) = tmp_path.iterdir()
+            files = [temporary] if temporary.is_file() else list(temporary.glob("*.npy"))
+            sizes.append(sum(file.stat().st_size for file in files))
+            yield make_row(f"{i}", num_codes=5000)
+
+    write_tokens(tmp_path / target, watched())
+    assert sizes[0] == 0
+    assert sizes == sorted(sizes)
+    assert sizes[-1] > 4 * 5000
+    index = tmp_path / target if target.endswith("jsonl") else tmp_path / target / "index.jsonl"
+    first, *rest = index.read_bytes().splitlines()
+    index.write_bytes(b"\n".join([first, b"damaged", *rest]))
+    reading = read_tokens(tmp_path / target)
+    assert next(reading).id == "0"
+    with pytest.raises(ValueError, match=f"{index.name}, line 2: not JSON"):
+        next(reading)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: path.unlink(), r"a\.npy is missing"),
+        (lambda path: path.write_bytes(b""), r"a\.npy is not a \.npy file"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-9]), r"a\.npy is not a \.npy file"),
+        (lambda path: np.save(path, np.ones(5)), r"codes must be \(N,\) whole numbers, got \(5,\) float64"),
+        (lambda path: np.save(path, np.ones((5, 1), dtype=int)), r"codes must be \(N,\) whole numbers, got \(5, 1\)"),
+        (lambda path: np.save(path, np.array([1, -1, 1, 1, 1])), "codes must lie in"),
+        (lambda path: np.save(path, np.ones(4, dtype=int)), "5 codes, got 4"),
+        (lambda path: np.save(path, np.array([{}], dtype=object)), "allow_pickle=False"),
+        (lambda path: path.write_bytes(pickle.dumps([1])), r"a\.npy is not a \.npy file"),
+    ],
+)
+def test_a_damaged_array_is_named_with_its_line(tmp_path, rows, damage, message) -> None:
+    write_tokens(tmp_path / "tokens", [rows[2], rows[0]])
+    damage(tmp_path / "tokens" / "a.npy")
+    reading = read_tokens(tmp_path / "tokens")
+    next(reading)
+    with pytest.raises(ValueError, match=rf"index\.jsonl, line 2: .*{message}"):
+        next(reading)
+
+
+def test_what_is_no_token_file(tmp_path, rows) -> None:
+    with pytest.raises(FileNotFoundError, match="vqaudio tokenize makes them"):
+        read_tokens(tmp_path / "missing.jsonl")
+    with pytest.raises(FileNotFoundError, match=r"no index\.jsonl"):
+        read_tokens(tmp_path)
+    (tmp_path / "t.txt").write_text("x")
+    with pytest.raises(ValueError, match="not read as tokens"):
+        read_tokens(tmp_path / "t.txt")
+    (tmp_path / "empty.jsonl").write_text("\n\n")
+    with pytest.raises(ValueError, match="no token rows"):
+        list(read_tokens(tmp_path / "empty.jsonl"))
+    line = format_row(rows[0])
+    (tmp_path / "twice.jsonl").write_text(f"{line}\n\n{line}\n")
+    with pytest.raises(ValueError, match="line 3: id 'a' was used in line 1 already"):
+        list(read_tokens(tmp_path / "twice.jsonl"))
+
+
+def test_an_index_cannot_reach_out_of_its_folder(tmp_path, rows) -> None:
+    np.save(tmp_path / "secret.npy", rows[0].tokens.codes.numpy())
+    write_tokens(tmp_path / "tokens", rows)
+    index = tmp_path / "tokens" / "index.jsonl"
+    index.write_text(index.read_text().replace('"id": "a"', '"id": "../secret"'))
+    with pytest.raises(ValueError, match="line 1: an utterance id must be usable as a file name"):
+        list(read_tokens(tmp_path / "tokens"))

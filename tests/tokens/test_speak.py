@@ -1,0 +1,81 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from vqaudio.models.tokens import Tokens
+from vqaudio.tokens.bulk import Source
+from vqaudio.tokens.speak import Line, name_outputs, speak
+
+
+@pytest.fixture
+def lines(tiny_model):
+    """Utterances of 5 different lengths, 3 voices."""
+    generator = torch.Generator().manual_seed(0)
+    made = []
+    for i, num_codes in enumerate((4, 9, 2, 7, 5)):
+        codes = torch.randint(tiny_model.codebook_size, (num_codes,), generator=generator)
+        tokens = Tokens(
+            codes, num_codes * tiny_model.hop - i, tiny_model.sample_rate, tiny_model.hop, tiny_model.fingerprint
+        )
+        made.append(Line(Path(f"{i}.wav"), tokens, tiny_model.speakers[i % 3]))
+    return made
+
+
+def test_together_is_alone(tiny_model, lines) -> None:
+    together = {spoken.line.path: spoken.wav for spoken in speak(tiny_model, lines, batch=3, seed=5)}
+    assert sorted(together) == [line.path for line in lines]
+    for line in lines:
+        alone = tiny_model.decode(line.tokens, line.speaker, seed=5)
+        assert alone.shape == (line.tokens.num_samples,)
+        assert together[line.path].equal(alone)
+
+
+def test_similar_lengths_are_decoded_together(tiny_model, lines, monkeypatch) -> None:
+    batches = []
+    decode = type(tiny_model).decode
+
+    def watched(self, tokens, *args, **kwargs):
+        batches.append([len(each.codes) for each in tokens])
+        return decode(self, tokens, *args, **kwargs)
+
+    monkeypatch.setattr(type(tiny_model), "decode", watched)
+    assert len(list(speak(tiny_model, lines, batch=2))) == 5
+    assert batches == [[9, 7], [5, 4], [2]]
+
+
+def test_lines_are_taken_a_window_at_a_time(tiny_model, lines) -> None:
+    taken = []
+
+    def endless():
+        while True:
+            taken.append(1)
+            yield lines[2]
+
+    next(speak(tiny_model, endless(), batch=2))
+    assert len(taken) == 16
+
+
+def test_no_lines_and_no_batch(tiny_model, lines) -> None:
+    assert list(speak(tiny_model, [])) == []
+    with pytest.raises(ValueError, match="batch must be at least 1, got 0"):
+        list(speak(tiny_model, lines, batch=0))
+
+
+def test_names_of_conversions(tmp_path) -> None:
+    a, b = (Source(id, tmp_path / f"{id}.wav", None) for id in ("a", "a-b"))
+    out = tmp_path / "out"
+    assert name_outputs([a], ["s"], tmp_path / "x.flac", overwrite=False) == {("a", "s"): tmp_path / "x.flac"}
+    assert name_outputs([a, b], ["s"], out, overwrite=False) == {
+        ("a", "s"): out / "a.wav",
+        ("a-b", "s"): out / "a-b.wav",
+    }
+    several = name_outputs([a], ["s", "../t"], out, overwrite=False)
+    assert several == {("a", "s"): out / "a-s.wav", ("a", "../t"): out / "a-.._t.wav"}
+    with pytest.raises(ValueError, match="would have the same name"):
+        name_outputs([a, b], ["b-c", "c"], out, overwrite=False)  # a-b-c.wav twice
+    with pytest.raises(ValueError, match="is one file, but 1 inputs in 2 voices make 2"):
+        name_outputs([a], ["s", "t"], tmp_path / "x.wav", overwrite=False)
+    with pytest.raises(ValueError, match="give a folder"):
+        name_outputs([a], ["s"], tmp_path / "x.mp3", overwrite=False)
+    assert not out.exists()

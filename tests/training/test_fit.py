@@ -1,0 +1,200 @@
+"""fit: resumed = uninterrupted, accumulated = at once, two processes = one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from torch import nn
+
+from vqaudio.training import FitConfig, TrainingError, fit
+from vqaudio.training.metrics import read_metrics
+
+ROOT = Path(__file__).parents[2]
+RECIPE = ROOT / "recipes/train.py"
+TINY = {
+    "train": ["egs/mini/train.jsonl"],
+    "valid": ["egs/mini/valid.jsonl"],
+    "crops": {"samples": 1024, "batch_size": 8},
+    "validation": {"samples": 1024, "batch_size": 4, "batches": 1},
+    "model": {
+        "encoder": {"channels": [8, 8, 8, 8, 8, 16], "dilations": [1], "width": 8},
+        "quantizer": {"codes": 16, "width": 8, "restart_below": 0.3},
+        "decoder": {"layers": 3, "cycle": 3, "residual": 8, "skip": 8, "hidden": 8},
+    },
+    "fit": {"steps": 12, "precision": "no", "log_every": 4, "evaluate_every": 6, "save_every": 4, "first_batches": 4},
+}
+
+
+class Numbers:
+    """A loader of fixed numbers: batch k of a regression that any process could draw."""
+
+    seconds_per_step = 0.0
+
+    def batch(self, step: int, part: int = 0, parts: int = 1) -> dict[str, torch.Tensor]:
+        rows = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
+        size = 8 // parts
+        return {"x": rows[part * size : (part + 1) * size]}
+
+
+class Regression(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Dropout(0.25), nn.Linear(8, 1))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        loss = (self.layers(x) - x.sum(1, keepdim=True)).square().mean()
+        return loss, {"root": loss.detach().sqrt()}
+
+
+def launch(config: Path, out: Path, *flags: str, processes: int = 1) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes)]
+    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    command += ["--main_process_port", "0"] if processes > 1 else []
+    command += [str(RECIPE), str(config), "--out", str(out), *flags]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    return output
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(TINY))
+    return path
+
+
+@pytest.mark.parametrize("average", [0.0, 0.9])
+def test_resumed_equals_uninterrupted(tmp_path: Path, average: float) -> None:
+    whole = FitConfig(steps=9, save_every=4, average=average)
+    straight = fit(Regression(), Numbers(), whole, tmp_path / "straight")
+    # the same run, cut off after its checkpoint at step 4: what came later on disk is removed
+    fit(Regression(), Numbers(), whole, tmp_path / "cut")
+    newest = sorted((tmp_path / "cut/checkpoints").iterdir())
+    assert [path.name for path in newest] == ["00000008", "00000009"]
+    for part in newest[-1].iterdir():
+        part.unlink()
+    newest[-1].rmdir()
+    resumed = fit(Regression(), Numbers(), whole, tmp_path / "cut")
+    for name, value in straight.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+    rows = [row["step"] for row in read_metrics(tmp_path / "cut/metrics.jsonl")]
+    assert rows == sorted(rows) and rows[-1] == 9
+
+
+def test_randomness_depends_on_the_step_and_not_on_what_was_drawn_before(tmp_path: Path) -> None:
+    first = fit(Regression(), Numbers(), FitConfig(steps=3), tmp_path / "a")
+    torch.manual_seed(12345)
+    torch.rand(7)
+    second = fit(Regression(), Numbers(), FitConfig(steps=3), tmp_path / "b")
+    other = fit(Regression(), Numbers(), FitConfig(steps=3, seed=1), tmp_path / "c")
+    assert torch.equal(first.layers[0].weight, second.layers[0].weight)
+    assert not torch.equal(first.layers[0].weight, other.layers[0].weight)
+
+
+def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
+    fit(Regression(), Numbers(), FitConfig(steps=6, save_every=1, keep=3), tmp_path)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["00000004", "00000005", "00000006"]
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_older_ones(tmp_path: Path) -> None:
+    def disk_full(model: nn.Module, folder: Path) -> None:
+        (folder / "half").write_text("half")
+        if sum(1 for _ in (tmp_path / "checkpoints").glob("[0-9]*")):
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        fit(Regression(), Numbers(), FitConfig(steps=6, save_every=2), tmp_path, save=disk_full)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["00000002"]
+
+
+def test_a_diverging_run_says_so(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="diverged"):
+        fit(Regression(), Numbers(), FitConfig(steps=200, lr=1e30, clip=0, log_every=1), tmp_path)
+
+
+def test_another_models_checkpoint_is_refused(tmp_path: Path) -> None:
+    fit(Regression(), Numbers(), FitConfig(steps=2), tmp_path)
+    other = Regression()
+    other.layers[0] = nn.Linear(4, 9)
+    with pytest.raises(TrainingError, match="another model"):
+        fit(other, Numbers(), FitConfig(steps=4), tmp_path)
+
+
+def test_lr_rises_stays_and_falls() -> None:
+    cfg = FitConfig(steps=100, lr=1.0, warmup=10, decay=0.2)
+    rates = [cfg.lr_at(step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1) and rates[9] == rates[50] == rates[80] == 1.0
+    assert rates[90] == pytest.approx(0.5) and 0 < rates[99] < 0.1
+
+
+@pytest.mark.parametrize("field, value", [("steps", 0), ("lr", -1.0), ("betas", (0.9,)), ("decay", 2.0)])
+def test_impossible_settings_are_refused_by_name(field: str, value: object) -> None:
+    with pytest.raises(ValueError, match=field):
+        FitConfig(**{field: value})  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.slow
+def test_accumulation_and_two_processes_equal_one(tmp_path: Path, config: Path) -> None:
+    """1 x 8 = 2 accumulated x 4 = 2 processes x 4: weights and codebooks, from first values to restarts."""
+    finish(launch(config, tmp_path / "one"))
+    finish(launch(config, tmp_path / "accumulated", "--fit.accumulate", "2"))
+    output = finish(launch(config, tmp_path / "two", processes=2))
+    assert "valid gap" in output
+    one = load_file(tmp_path / "one/model.safetensors")
+    for other in ("accumulated", "two"):
+        weights = load_file(tmp_path / other / "model.safetensors")
+        for name, value in one.items():
+            assert torch.allclose(value.float(), weights[name].float(), rtol=1e-3, atol=2e-5), (other, name)
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, config: Path) -> None:
+    """kill -9 somewhere after the first checkpoint, then the same command again: the same bits."""
+    flags = ("--fit.steps", "60")
+    finish(launch(config, tmp_path / "straight", *flags))
+    out = tmp_path / "killed"
+    process = launch(config, out, *flags)
+    while not list(out.glob("checkpoints/*/state.json")):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.02)
+    os.kill(int(subprocess.check_output(["pgrep", "-n", "-f", str(out)], text=True)), signal.SIGKILL)
+    process.communicate()
+    assert not (out / "model.safetensors").exists(), "it finished before it was killed"
+    assert "continuing from" in finish(launch(config, out, *flags))
+    straight, resumed = load_file(tmp_path / "straight/model.safetensors"), load_file(out / "model.safetensors")
+    assert all(torch.equal(value, resumed[name]) for name, value in straight.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_says_how_to_continue(tmp_path: Path, config: Path, number: signal.Signals) -> None:
+    out = tmp_path / "stopped"
+    process = launch(config, out, "--fit.steps", "100000", "--fit.save_every", "100000")
+    while not (out / "metrics.jsonl").exists():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    os.kill(int(subprocess.check_output(["pgrep", "-n", "-f", str(out)], text=True)), number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "the same command continues from there" in output
+    (checkpoint,) = (out / "checkpoints").iterdir()
+    assert json.loads((checkpoint / "state.json").read_text())["step"] == int(checkpoint.name)
+    assert (checkpoint / "config.json").exists(), "a checkpoint alone can be used as a model"

@@ -1,0 +1,7 @@
+"""`python -m vqaudio`: the same as `vqaudio`."""
+
+import sys
+
+from vqaudio.cli import main
+
+sys.exit(main())

@@ -1,0 +1,299 @@
+"""The command line: one typed function per verb, whose docstring is its help.
+
+Exit codes: 0 all that was asked for was done; 1 some inputs failed (each is named on standard error, the others
+are done); 2 wrong usage: a sentence on standard error says what to change; 130 interrupted.
+
+torch is imported inside the verbs, so that --help answers at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+
+import tyro
+from tqdm import tqdm
+from tyro.conf import Positional, arg
+
+from vqaudio.data.audio import AudioError
+from vqaudio.data.corpora import Failures, Kind, Mic
+
+if TYPE_CHECKING:
+    from vqaudio.models.speech import SpeechVQVAE
+    from vqaudio.tokens.speak import Spoken
+
+T = TypeVar("T")
+Device = Annotated[Literal["auto", "cpu", "cuda"], arg(help="where to compute; auto: on a GPU if PyTorch sees one")]
+Inputs = Annotated[
+    tuple[Path, ...],
+    arg(
+        metavar="INPUT [INPUT ...]",
+        help="audio files, folders (all audio in them and below) and manifests (.jsonl)",
+        help_behavior_hint="(required)",
+    ),
+]
+Model = Annotated[str, arg(metavar="M", help="a shipped model's name, a model's folder or a Hugging Face Hub id")]
+Overwrite = Annotated[bool, arg(help="replace what exists already under the name of the output")]
+Temperature = Annotated[float, arg(help="of the draws: 1 as the model learned it, below 1 more careful, 0 no draw")]
+TopK = Annotated[int | None, arg(metavar="INT", help="draw from the likeliest classes only; without it from all")]
+Seed = Annotated[int, arg(help="of the draws: the same seed, the same speech")]
+Batch = Annotated[int, arg(help="utterances decoded at once")]
+
+
+def prepare(
+    kind: Positional[Kind],
+    root: Positional[Path],
+    out: Path,
+    valid: float = 0.05,
+    test: float = 0.05,
+    seed: int = 0,
+    mic: Mic = "mic1",
+    overwrite: Overwrite = False,
+) -> int:
+    """Find a corpus and write its manifests: train.jsonl, valid.jsonl, test.jsonl and speakers.json.
+
+    Args:
+        kind: the layout of the corpus; folder: any tree with a folder for each speaker
+        root: the folder that holds the corpus
+        out: folder for the manifests
+        valid: share of each speaker's utterances for validation, 0 to 1
+        test: share of each speaker's utterances for testing, 0 to 1
+        seed: of the split
+        mic: which microphone of VCTK 0.92
+    """
+    from vqaudio.data import corpora
+
+    made = corpora.prepare(kind, root, out, valid=valid, test=test, seed=seed, mic=mic, overwrite=overwrite)
+    for split, count in made.utterances.items():
+        _tell({split: f"{count} utterances, {made.hours[split]:.3f} hours, in {out / split}.jsonl"})
+    _tell({"speakers": f"{len(made.speakers)}, in {out / 'speakers.json'}"})
+    return _report(made.failures)
+
+
+def tokenize(
+    inputs: Positional[Inputs],
+    out: Path,
+    model: Model = "mini",
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+) -> int:
+    """Speech to tokens.
+
+    The id of a row is the name of its file, below a folder INPUT with the names of the subfolders before it; its
+    speaker is the name of the subfolder that the file lies in (null where there is none), or what a manifest says.
+
+    Args:
+        out: NAME.jsonl, or a name without a suffix for a folder of .npy files with an index.jsonl
+    """
+    from vqaudio.tokens.bulk import find_sources, tokenize_all
+    from vqaudio.tokens.facts import TokenStats, bits_per_second
+    from vqaudio.tokens.files import check_target, write_tokens
+
+    check_target(out, overwrite=overwrite)
+    sources = find_sources(inputs)
+    net, stats, started_at = _load(model, device), TokenStats(), time.perf_counter()
+    with _failures() as failures:
+        rows = tokenize_all(net, sources, failures)
+        write_tokens(out, stats.watch(_progress(rows, len(sources))), overwrite=overwrite)
+    elapsed = time.perf_counter() - started_at
+    used = len(stats.codes)
+    summary = {
+        "utterances": f"{stats.rows} of {len(sources)}, {stats.seconds:.1f} s of audio",
+        "tokens": f"{stats.num_tokens}, {net.frame_rate:g} per second",
+        "bits": bits_per_second(net),
+        "usage": f"{used} of {net.codebook_size} codes ({used / net.codebook_size:.0%})",
+        "perplexity": f"{stats.perplexity:.1f}",
+        "speed": _speed(stats.seconds, elapsed, net),
+        "written": str(out),
+    }
+    _tell(summary)
+    return 1 if failures else 0
+
+
+def decode(
+    tokens: Positional[Path],
+    out: Path,
+    speaker: Annotated[str | None, arg(metavar="S", help="whose voice; without it each row's own speaker")] = None,
+    model: Model = "mini",
+    temperature: Temperature = 1.0,
+    top_k: TopK = None,
+    seed: Seed = 0,
+    batch: Batch = 16,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+) -> int:
+    """Tokens to speech.
+
+    Args:
+        tokens: what vqaudio tokenize wrote with the same model: a .jsonl file or a folder
+        out: folder for ID.wav of each row
+    """
+    from vqaudio.tokens.files import read_tokens
+    from vqaudio.tokens.speak import Line, cast_rows, speak
+
+    net = _load(model, device)
+    voices, failures = cast_rows(net, tokens, speaker, out, overwrite=overwrite)
+    code = _report(failures)
+    rows = (row for row in read_tokens(tokens) if row.id in voices)
+    lines = (Line(out / f"{row.id}.wav", row.tokens, voices[row.id]) for row in rows)
+    spoken = speak(net, lines, batch=batch, temperature=temperature, top_k=top_k, seed=seed)
+    _write_all(spoken, len(voices), net, overwrite)
+    return code
+
+
+def convert(
+    inputs: Positional[Inputs],
+    out: Path,
+    speaker: Annotated[
+        tuple[str, ...], arg(metavar="S [S ...]", help="whose voices; all: every voice that the model knows")
+    ],
+    model: Model = "mini",
+    temperature: Temperature = 1.0,
+    top_k: TopK = None,
+    seed: Seed = 0,
+    batch: Batch = 16,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+) -> int:
+    """What was said, said in another voice.
+
+    Args:
+        out: NAME.wav or NAME.flac for one input and one speaker; else a folder, for ID.wav of each input, with several
+            speakers for ID-SPEAKER.wav
+    """
+    from vqaudio.tokens.bulk import find_sources, tokenize_all
+    from vqaudio.tokens.speak import Line, name_outputs, speak
+
+    sources = find_sources(inputs)
+    net = _load(model, device)
+    voices = net.speakers if speaker == ("all",) else tuple(dict.fromkeys(speaker))
+    if not voices:
+        raise ValueError("name at least one speaker (vqaudio info MODEL lists them)")
+    for name in voices:
+        net.speaker_id(name)
+    outputs = name_outputs(sources, voices, out, overwrite=overwrite)
+    with _failures() as failures:
+        rows = tokenize_all(net, sources, failures)
+        lines = (Line(outputs[row.id, name], row.tokens, name) for row in rows for name in voices)
+        spoken = speak(net, lines, batch=batch, temperature=temperature, top_k=top_k, seed=seed)
+        _write_all(spoken, len(outputs), net, overwrite)
+    return 1 if failures else 0
+
+
+def info(subject: Positional[Annotated[str, arg(metavar="M_OR_TOKENS")]]) -> int:
+    """Facts about a model or about a token file.
+
+    Args:
+        subject: a model (a shipped name, a folder, a Hugging Face Hub id), or tokens (a .jsonl file or a folder)
+    """
+    from vqaudio.tokens.facts import TokenStats, model_facts
+    from vqaudio.tokens.files import INDEX, read_tokens
+
+    if subject.endswith(".jsonl") or (Path(subject) / INDEX).is_file():
+        stats = TokenStats()
+        for row in read_tokens(subject):
+            stats.add(row)
+        _tell(stats.facts())
+    else:
+        _tell(model_facts(_load(subject, "cpu")))
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; `argv` without the program's name, or None for the process's own -> the exit code."""
+    verbs = {verb.__name__: _later(verb) for verb in (prepare, tokenize, decode, convert, info)}
+    try:
+        run = tyro.extras.subcommand_cli_from_dict(
+            verbs,
+            prog="vqaudio",
+            description="Speech to discrete tokens, and tokens to speech in any voice that the model knows.",
+            args=None if argv is None else list(argv),
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
+    except SystemExit as stop:  # after --help, or when a flag is wrong
+        return stop.code if isinstance(stop.code, int) else 2
+    try:
+        return run()
+    except AudioError as error:  # of every input: single ones are collected
+        return _fail(str(error), 1)
+    except ValueError as error:  # ModelError and ConfigError are ones
+        return _fail(str(error), 2)
+    except OSError as error:
+        return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 2)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+
+
+def _later(verb: Callable[..., int]) -> Callable[..., Callable[[], int]]:
+    """The verb with its arguments bound: tyro then takes no error of the verb's own for a wrong flag."""
+
+    @functools.wraps(verb)
+    def bind(*args, **kwargs) -> Callable[[], int]:
+        return functools.partial(verb, *args, **kwargs)
+
+    return bind
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return code
+
+
+def _tell(facts: dict[str, str]) -> None:
+    for name, fact in facts.items():
+        print(f"{name:<13} {fact}")
+
+
+def _report(failures: Iterable[ValueError]) -> int:
+    """Name every input that failed -> the exit code."""
+    code = 0
+    for failure in failures:
+        code = _fail(str(failure), 1)
+    return code
+
+
+@contextmanager
+def _failures() -> Iterator[Failures]:
+    """A list of inputs that failed; they are named when the block ends, however it ends."""
+    failures: Failures = []
+    try:
+        yield failures
+    finally:
+        _report(failures)
+
+
+def _progress(items: Iterable[T], total: int) -> Iterable[T]:
+    return tqdm(items, total=total, unit="utt", disable=None)  # None: only where standard error is a terminal
+
+
+def _load(model: str, device: Device) -> SpeechVQVAE:
+    import torch
+
+    from vqaudio.models.storage import load_model
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("PyTorch sees no GPU here; use --device cpu")
+    chosen = "cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu"
+    return load_model(model, chosen)
+
+
+def _write_all(spoken: Iterable[Spoken], total: int, net: SpeechVQVAE, overwrite: bool) -> None:
+    """Write every utterance as it comes, and say how fast that was."""
+    from vqaudio.data.audio import write_audio
+
+    count, seconds, started_at = 0, 0.0, time.perf_counter()
+    for line, wav in _progress(spoken, total):
+        line.path.parent.mkdir(parents=True, exist_ok=True)
+        write_audio(line.path, wav, net.sample_rate, overwrite=overwrite)
+        count, seconds = count + 1, seconds + len(wav) / net.sample_rate
+    elapsed = time.perf_counter() - started_at
+    _tell({"written": f"{count} audio files, {seconds:.1f} s", "speed": _speed(seconds, elapsed, net)})
+
+
+def _speed(seconds: float, elapsed: float, net: SpeechVQVAE) -> str:
+    return f"{seconds / elapsed:.3g} times real time on {net.device.type}"
