@@ -1,4 +1,4 @@
-"""Tiny models that tests of many rooms share. Their weights are random, none of them zero, so that every path counts."""
+"""Tiny models that many tests share. Their weights are random, none of them zero, so that every path counts."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +14,7 @@ from vqaudio.nn.wavenet import WaveNetConfig
 
 
 def _randomise(module: nn.Module, seed: int = 0) -> nn.Module:
-    """Gives every parameter random values of a scale that keeps signals alive: blocks that begin as the identity too."""
+    """Makes all parameters random, at a scale that keeps signals alive: also blocks that begin as the identity."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -49,7 +49,8 @@ def tiny_model(tiny_config: SpeechVQVAEConfig) -> SpeechVQVAE:
     _randomise(model.decoder, seed=2)
     generator = torch.Generator().manual_seed(3)
     wav = torch.rand(4, 1, 512, generator=generator) * 2 - 1
-    model(wav, torch.randint(16, (4, 512), generator=generator), torch.zeros(4, dtype=torch.long), torch.full((4,), 512))
+    target = torch.randint(16, (4, 512), generator=generator)
+    model(wav, target, torch.zeros(4, dtype=torch.long), torch.full((4,), 512))
     return model.eval().requires_grad_(False)
 
 

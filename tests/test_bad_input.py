@@ -231,6 +231,7 @@ def test_a_checkpoint_of_another_version(tmp_path, run, good, tiny_model_dir, sp
     ):
         code, err = run(*arguments)
         assert code == 2
+        assert len(err) == 1
         assert err[0].startswith("error: ")
         assert message in err[0]
     assert not (tmp_path / "t.jsonl").exists()

@@ -188,7 +188,7 @@ def test_what_is_wrong_is_named(values: Any, message: str, tmp_path: Path) -> No
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="there is no configuration .*missing.yaml"):
+    with pytest.raises(ConfigError, match=r"there is no configuration .*missing\.yaml"):
         load_yaml(OuterConfig, tmp_path / "missing.yaml")
     with pytest.raises(ConfigError, match="cannot read"):
         load_yaml(OuterConfig, tmp_path)

@@ -64,9 +64,7 @@ def _wrong_imports(unit: str, source: str) -> set[str]:
     }
 
 
-@pytest.mark.parametrize(
-    "path", [*MODULES, *RECIPES], ids=lambda path: str(path.relative_to(REPOSITORY))
-)
+@pytest.mark.parametrize("path", [*MODULES, *RECIPES], ids=lambda path: str(path.relative_to(REPOSITORY)))
 def test_a_module_imports_only_from_layers_below(path: Path) -> None:
     if path == PACKAGE / "__init__.py":
         return  # the public names, from wherever they are

@@ -240,7 +240,7 @@ def _later(verb: Callable[..., int]) -> Callable[..., Callable[[], int]]:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {' '.join(message.splitlines())}", file=sys.stderr)  # one line, whatever a library had to say
     return code
 
 

@@ -10,7 +10,6 @@ programs, of soxr and of libsndfile give the same bytes again.
 import argparse
 import json
 import math
-import os
 import re
 import shutil
 import subprocess
@@ -107,10 +106,8 @@ def check_voices(voices: tuple[Voice, ...]) -> None:
     espeak = set(listing.split())
     for voice in voices:
         language, _, variant = voice.voice.partition("+")
-        if voice.program == "flite":
-            known = voice.voice in flite
-        else:
-            known = {language, f"!v/{variant}"} <= espeak
+        names = {voice.voice} if voice.program == "flite" else {language, f"!v/{variant}"}
+        known = names <= (flite if voice.program == "flite" else espeak)
         if not known:
             raise PrepareError(
                 f"{voice.program} has no voice {voice.voice!r} (wanted for speaker {voice.name}); "
@@ -222,9 +219,9 @@ def install(built: Path, out: Path) -> None:
     replaced.mkdir()
     for item in reversed(ITEMS):
         if (out / item).exists():
-            os.replace(out / item, replaced / item)
+            (out / item).replace(replaced / item)
     for item in ITEMS:
-        os.replace(built / item, out / item)
+        (built / item).replace(out / item)
 
 
 def prepare(out: Path, *, overwrite: bool) -> None:

@@ -32,7 +32,8 @@ def test_a_loaded_model_is_the_saved_one(tiny_model: SpeechVQVAE, tiny_model_dir
     wav = torch.rand(300, generator=torch.Generator().manual_seed(0)) - 0.5
     tokens = tiny_model.tokenize(wav)
     assert torch.equal(loaded.tokenize(wav).codes, tokens.codes)
-    assert torch.equal(loaded.decode(tokens, "bert"), tiny_model.decode(tokens, "bert"))
+    spoken, expected = loaded.decode([tokens], "bert"), tiny_model.decode([tokens], "bert")
+    assert torch.equal(spoken[0], expected[0])
 
 
 def test_a_model_is_two_files_and_no_pickle(tiny_model: SpeechVQVAE, tmp_path: Path) -> None:
@@ -46,7 +47,7 @@ def test_a_model_is_two_files_and_no_pickle(tiny_model: SpeechVQVAE, tmp_path: P
 def test_a_missing_model_is_explained(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="neither a folder nor one of the shipped models"):
         load_model("no-such-model")
-    with pytest.raises(ModelError, match="has no config.json"):
+    with pytest.raises(ModelError, match=r"has no config\.json"):
         load_model(tmp_path)
 
 
@@ -93,7 +94,7 @@ def test_another_kind_is_explained(folder: Path, kind: object) -> None:
 def test_a_config_of_a_newer_version_is_explained(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())["config"]
     _edit(folder, config={**config, "vocoder": 3})
-    with pytest.raises(ModelError, match="unknown key 'vocoder'.*newer vqaudio"):
+    with pytest.raises(ModelError, match=r"unknown key 'vocoder'.*newer vqaudio"):
         load_model(folder)
     _edit(folder, config={**config, "encoder": {**config["encoder"], "width": 5}})
     with pytest.raises(ModelError, match=r"quantizer.width \(4\) must be encoder.width \(5\)"):

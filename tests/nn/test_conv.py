@@ -40,6 +40,7 @@ def test_chunked_equals_whole(randomise, shapes, chunks) -> None:
     for piece in x.split([outputs * stride for outputs in chunks], dim=1):
         y, past = conv(piece, past)
         pieces.append(y)
+    assert past is not None
     torch.testing.assert_close(torch.cat(pieces, dim=1), whole, rtol=1e-12, atol=1e-12)
     assert torch.equal(past, last_past)
 

@@ -1,4 +1,4 @@
-"""Two processes must equal one on the joint batch. This file is also what the processes run: `test_joint.py RANK FOLDER`."""
+"""Two processes must equal one on the joint batch. The processes run this file too: `test_joint.py RANK FOLDER`."""
 
 import os
 import subprocess

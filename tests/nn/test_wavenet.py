@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
+from vqaudio.nn.conv import CausalConv1d
 from vqaudio.nn.wavenet import WaveNet, WaveNetConfig, gate
 
 SMALL = {"classes": 10, "layers": 4, "cycle": 3, "residual": 4, "skip": 5, "hop": 4, "hidden": 6}
@@ -53,6 +54,7 @@ def test_equals_the_paper_written_out(randomise, kind, kernel_size) -> None:
     h, skips = net.embed(x).transpose(1, 2), []  # (B, R, T)
     for layer, dilation in enumerate([1, 2, 4, 1]):
         conv = net.dilated[layer]
+        assert isinstance(conv, CausalConv1d)
         y = F.conv1d(F.pad(h, ((kernel_size - 1) * dilation, 0)), conv.weight, conv.bias, dilation=dilation)
         y = y + bias[:, :, layer * 2 * r : (layer + 1) * 2 * r].transpose(1, 2)
         z = torch.tanh(y[:, :r]) * torch.sigmoid(y[:, r:])

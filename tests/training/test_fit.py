@@ -50,7 +50,8 @@ class Regression(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.layers = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Dropout(0.25), nn.Linear(8, 1))
+        self.first = nn.Linear(4, 8)
+        self.layers = nn.Sequential(self.first, nn.Tanh(), nn.Dropout(0.25), nn.Linear(8, 1))
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         loss = (self.layers(x) - x.sum(1, keepdim=True)).square().mean()
@@ -105,8 +106,8 @@ def test_randomness_depends_on_the_step_and_not_on_what_was_drawn_before(tmp_pat
     torch.rand(7)
     second = fit(Regression(), Numbers(), FitConfig(steps=3), tmp_path / "b")
     other = fit(Regression(), Numbers(), FitConfig(steps=3, seed=1), tmp_path / "c")
-    assert torch.equal(first.layers[0].weight, second.layers[0].weight)
-    assert not torch.equal(first.layers[0].weight, other.layers[0].weight)
+    assert torch.equal(first.first.weight, second.first.weight)
+    assert not torch.equal(first.first.weight, other.first.weight)
 
 
 def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
@@ -133,7 +134,7 @@ def test_a_diverging_run_says_so(tmp_path: Path) -> None:
 def test_another_models_checkpoint_is_refused(tmp_path: Path) -> None:
     fit(Regression(), Numbers(), FitConfig(steps=2), tmp_path)
     other = Regression()
-    other.layers[0] = nn.Linear(4, 9)
+    other.first = nn.Linear(4, 9)
     with pytest.raises(TrainingError, match="another model"):
         fit(other, Numbers(), FitConfig(steps=4), tmp_path)
 

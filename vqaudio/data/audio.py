@@ -91,7 +91,10 @@ def write_audio(path: str | Path, wav: npt.ArrayLike, sample_rate: int, *, overw
             "samples are NaN or infinite; look for the reason in what made them"
         )
     with atomic_file(path, overwrite=overwrite) as temporary:
-        soundfile.write(temporary, to_int16(samples), sample_rate, format=file_format, subtype="PCM_16")
+        try:
+            soundfile.write(temporary, to_int16(samples), sample_rate, format=file_format, subtype="PCM_16")
+        except soundfile.LibsndfileError as error:  # a full disk, for one
+            raise OSError(f"cannot write {path}: {error.error_string}") from error
 
 
 def to_int16(wav: Frames) -> npt.NDArray[np.int16]:

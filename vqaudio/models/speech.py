@@ -5,8 +5,6 @@ Letters: B batch, T samples, N frames (N = ceil(T / hop)), D code width, K codes
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -20,14 +18,14 @@ from torch.nn import functional as F
 
 from vqaudio.data.audio import blocks
 from vqaudio.data.mulaw import mulaw_decode
+from vqaudio.models.chunks import encode_in_chunks
+from vqaudio.models.fingerprint import fingerprint
 from vqaudio.models.tokens import Tokens
 from vqaudio.nn.encoder import Encoder, EncoderConfig
 from vqaudio.nn.normalizer import Normalizer, NormalizerKind
 from vqaudio.nn.quantizer import Quantized, VectorQuantizer, VectorQuantizerConfig
 from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
 from vqaudio.sampling import generate
-
-CHUNK_FRAMES = 256  # frames that `encode` computes at once, whatever the length: the same shapes give the same bits
 
 
 @dataclass(frozen=True)
@@ -139,10 +137,7 @@ class SpeechVQVAE(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """12 hex digits of the SHA-256 over what decides the codes: configuration, encoder and codebook.
-
-        The decoder and the speakers have no part in it: models that differ only there share their tokens.
-        """
+        """12 hex digits that stand for everything that decides the codes; decoder and speakers have no part in it."""
         c = self.cfg
         facts = {
             "sample_rate": c.sample_rate,
@@ -150,11 +145,8 @@ class SpeechVQVAE(nn.Module):
             "normalizer": c.normalizer,
             "codes": c.quantizer.codes,
         }
-        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         weights = {**self.encoder.state_dict(), **self.normalizer.state_dict(prefix="normalizer.")}
-        for name, weight in sorted({**weights, "codebook": self.quantizer.codebook.detach()}.items()):
-            digest.update(name.encode() + weight.cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:12]
+        return fingerprint(facts, {**weights, "codebook": self.quantizer.codebook})
 
     def speaker_id(self, name: str) -> int:
         """Index of a voice. Raises ValueError for a name that this model does not know."""
@@ -192,35 +184,12 @@ class SpeechVQVAE(nn.Module):
     def encode_stream(self, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
         """Consecutive pieces (T,) of an utterance, of any lengths -> its codes (N,) int64, chunk by chunk.
 
-        Memory does not grow with the length. The last chunk comes when the pieces end.
+        Memory does not grow with the length. The last codes come when the pieces end.
         """
         if self.training:
             raise RuntimeError("the model is in training mode; call model.eval() before it encodes")
-        chunk_samples = CHUNK_FRAMES * self.hop
-        pasts = self.encoder.start().pasts
-        waiting = torch.zeros(0, device=self.device)
-        to_skip, num_samples, num_codes = self.cfg.encoder.lookahead, 0, 0
-        for piece in pieces:
-            num_samples += piece.shape[0]
-            skipped = min(to_skip, piece.shape[0])
-            to_skip -= skipped
-            waiting = torch.cat([waiting, piece[skipped:].to(waiting)])
-            while waiting.shape[0] >= chunk_samples:
-                codes, pasts = self._encode_chunk(waiting[:chunk_samples], pasts)
-                waiting = waiting[chunk_samples:]
-                num_codes += CHUNK_FRAMES
-                yield codes
-        total = -(-num_samples // self.hop)
-        while num_codes < total:
-            chunk = F.pad(waiting[:chunk_samples], (0, max(0, chunk_samples - waiting.shape[0])))
-            codes, pasts = self._encode_chunk(chunk, pasts)
-            waiting = waiting[chunk_samples:]
-            yield codes[: total - num_codes]
-            num_codes += CHUNK_FRAMES
-
-    def _encode_chunk(self, chunk: Tensor, pasts: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        z, pasts = self.encoder.frames(chunk.view(1, 1, -1), pasts)  # (1, D, CHUNK_FRAMES)
-        return self.quantizer.encode(self.normalizer(z))[0], pasts
+        for z, num_frames in encode_in_chunks(self.encoder, pieces):
+            yield self.quantizer.encode(self.normalizer(z))[0, :num_frames]
 
     def tokenize(self, audio: str | Path | np.ndarray | Tensor, sample_rate: int | None = None) -> Tokens:
         """A file, or a waveform (T,) in [-1, 1] at `sample_rate` (this model's, if left out) -> Tokens.

@@ -90,7 +90,8 @@ def _download(hub_id: str) -> Path:
         return Path(snapshot_download(hub_id, allow_patterns=["config.json", "model.safetensors"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
-            f"{hub_id!r} is no folder here and could not be had from the Hugging Face Hub: {error}"
+            f"there is no folder {hub_id!r}, and the Hugging Face Hub did not give a model of that name: "
+            f"{str(error).splitlines()[0]}"
         ) from error
 
 

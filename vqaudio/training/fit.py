@@ -7,19 +7,14 @@ checkpoint holds the rest: a killed run that is resumed gives the weights of one
 from __future__ import annotations
 
 import math
-import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import DistributedType
-from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -28,6 +23,7 @@ from vqaudio.training import checkpoint
 from vqaudio.training.average import WeightAverage
 from vqaudio.training.checkpoint import Snapshot, TrainingError
 from vqaudio.training.config import FitConfig
+from vqaudio.training.launch import alone_in_folder, caught_signals, make_accelerator
 from vqaudio.training.metrics import MetricsFile
 
 Batch = dict[str, Tensor]
@@ -64,7 +60,7 @@ def fit(
     checkpoint does not fit, and for ways to launch that are not supported.
     """
     run = _Run(model, loader, cfg, Path(out_dir), evaluate, save)
-    with run.alone_in_folder(), _caught_signals() as caught:
+    with alone_in_folder(run.out, run.accelerator), caught_signals() as caught:
         run.resume()
         for step, batches in run.batches():
             run.train_step(step, batches)
@@ -90,7 +86,7 @@ class _Run(Generic[Model]):
         save: Callable[[Model, Path], None] | None,
     ):
         self.cfg, self.out, self.loader, self.evaluate, self.save_model = cfg, out, loader, evaluate, save
-        self.accelerator = _accelerator(cfg, out)
+        self.accelerator = make_accelerator(cfg, out)
         self.model = model.to(self.accelerator.device).train()
         parameters = [p for p in model.parameters() if p.requires_grad]
         betas = (cfg.betas[0], cfg.betas[1])
@@ -230,19 +226,6 @@ class _Run(Generic[Model]):
         self.bar = tqdm(initial=self.start, total=self.cfg.steps, unit="step", disable=True if quiet else None)
         self.logged_at, self.logged_step = time.perf_counter(), self.start
 
-    @contextmanager
-    def alone_in_folder(self) -> Iterator[None]:
-        """No second run may write to the same folder meanwhile; a killed one's lock is gone with it."""
-        if not self.accelerator.is_main_process:
-            yield
-            return
-        self.out.mkdir(parents=True, exist_ok=True)
-        try:
-            with FileLock(self.out / ".lock", blocking=False):
-                yield
-        except Timeout:
-            raise TrainingError(f"another run is training in {self.out}; stop it, or choose another --out") from None
-
     def _first_values(self) -> None:
         """Gives every codebook the vectors of several batches, more than one batch holds, for its k-means."""
         seen: dict[VectorQuantizer, list[Tensor]] = {quantizer: [] for quantizer in self._quantizers()}
@@ -309,53 +292,6 @@ class _Run(Generic[Model]):
 
     def _quantizers(self) -> list[VectorQuantizer]:
         return [module for module in self.model.modules() if isinstance(module, VectorQuantizer)]
-
-
-def _accelerator(cfg: FitConfig, out: Path) -> Accelerator:
-    accelerator = Accelerator(
-        mixed_precision=_precision(cfg.precision),
-        gradient_accumulation_steps=cfg.accumulate,
-        log_with=None if cfg.tracker == "none" else cfg.tracker,
-        project_dir=str(out),
-        # buffers are the same on all processes by construction: the quantizer sees to it
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
-    )
-    allowed = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
-    if accelerator.distributed_type not in allowed:
-        raise TrainingError(
-            f"{accelerator.distributed_type} is not supported: the codebook and its averages must be whole on every "
-            "process; launch plain data parallelism (accelerate launch --multi_gpu, or --cpu --num_processes N)"
-        )
-    if cfg.tracker != "none":
-        accelerator.init_trackers("")
-    return accelerator
-
-
-def _precision(wanted: str) -> str:
-    """"auto" becomes bf16 where the GPU, or without one the CPU, has instructions for it."""
-    if wanted != "auto":
-        return wanted
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
-    return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "no"
-
-
-@contextmanager
-def _caught_signals() -> Iterator[list[int]]:
-    """SIGINT and SIGTERM are noted in the list instead of ending the process; a second SIGINT does end it."""
-    caught: list[int] = []
-
-    def note(number: int, _: Any) -> None:
-        if number in caught and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        caught.append(number)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _to(batch: Batch, device: torch.device) -> Batch:
