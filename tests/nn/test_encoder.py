@@ -1,5 +1,6 @@
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -107,6 +108,13 @@ def test_padding_at_the_right_never_changes_earlier_frames(encoder) -> None:
         for padding in (1, 7, 8, 300):
             padded = encoder(torch.nn.functional.pad(_wav(samples), (0, padding)))[0]
             torch.testing.assert_close(padded[..., : alone.shape[2]], alone, rtol=0, atol=1e-6)
+
+
+def test_the_gain_is_that_of_the_input(encoder) -> None:
+    plain = Encoder(replace(CFG, gain=1.0))
+    plain.load_state_dict(encoder.state_dict())
+    wav = _wav(90)
+    torch.testing.assert_close(encoder(wav)[0], plain(wav * CFG.gain)[0], rtol=0, atol=1e-6)
 
 
 def test_streams_of_a_batch_do_not_hear_each_other(encoder) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+import vqaudio.nn.quantizer as quantizer_module
 from vqaudio.nn.joint import draw_rows, same_as_first, sum_over_processes
 from vqaudio.nn.normalizer import Normalizer
 from vqaudio.nn.quantizer import Quantized, VectorQuantizer, VectorQuantizerConfig
@@ -77,6 +78,11 @@ def _work(rank: int, folder: Path) -> None:
     found["sum"] = sum_over_processes(torch.tensor([1.0 + rank, 10.0]))
     found["first"] = same_as_first(torch.tensor([7.0 + rank]))
     found["drawn"] = draw_rows(_rows(0).split(UNEVEN)[rank], 20, torch.Generator().manual_seed(3))
+    if rank == 1:  # as if its arithmetic were another
+        quantizer_module.kmeans = lambda rows, k, *_: rows.new_full((k, rows.shape[1]), 99.0)
+    quantizer = _quantizer({}, rank)
+    quantizer.initialise(_rows(0).split(UNEVEN)[rank])
+    found["another k-means"] = _state(quantizer)
     torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
@@ -150,6 +156,14 @@ def test_the_normalizer_is_set_by_the_joint_batch(processes) -> None:
         for key, value in _state(alone).items():
             torch.testing.assert_close(found["normalizer"][key], value)
     assert all(torch.equal(processes[0]["normalizer"][key], processes[1]["normalizer"][key]) for key in _state(alone))
+
+
+def test_the_first_process_computes_the_first_codebook_for_all(processes) -> None:
+    alone = _quantizer({}, rank=2)
+    alone.initialise(_rows(0))
+    for found in processes:
+        for key, value in _state(alone).items():
+            torch.testing.assert_close(found["another k-means"][key], value)
 
 
 def test_the_collective_functions(processes) -> None:

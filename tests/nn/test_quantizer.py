@@ -199,18 +199,22 @@ def test_evaluation_changes_nothing(codebook) -> None:
         _assert_same(_buffers(quantizer), before)
 
 
-def test_moving_averages_follow_their_formula() -> None:
+@pytest.mark.parametrize("updates", [0, STEADY])
+def test_moving_averages_follow_their_formula(updates) -> None:
     quantizer = _quantizer(decay=0.9)
+    quantizer.updates.fill_(updates)
     before = _buffers(quantizer)
     count, total = before["ema_count"].double(), before["ema_sum"].double()
     for seed in range(5):
+        number = updates + seed + 1
+        decay = min(0.9, (1 + number) / (10 + number))  # a short memory at first
         rows = _noise(12, D, seed=seed) * 2
         codes = quantizer.encode(_columns(rows))[0]
         quantizer(_columns(rows))
         for k in range(K):
             chosen = rows[codes == k].double()
-            count[k] = 0.9 * count[k] + 0.1 * len(chosen)
-            total[k] = 0.9 * total[k] + 0.1 * chosen.sum(0)
+            count[k] = decay * count[k] + (1 - decay) * len(chosen)
+            total[k] = decay * total[k] + (1 - decay) * chosen.sum(0)
         torch.testing.assert_close(quantizer.ema_count.double(), count, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(quantizer.ema_sum.double(), total, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(quantizer.codebook.double(), total / count[:, None], rtol=1e-4, atol=1e-5)
@@ -257,6 +261,17 @@ def test_restarted_codes_are_vectors_of_the_batch_and_stay_there(codebook) -> No
     # the next batch chooses none of them: nothing of where they were before may come back
     quantizer(_columns(quantizer.codebook.detach()[:1].clone()))
     torch.testing.assert_close(quantizer.codebook.detach()[1:], restarted)
+
+
+def test_restarts_at_different_updates_draw_different_vectors() -> None:
+    rows, restarted = _noise(400, 2), []
+    for updates in (STEADY, STEADY + 1, STEADY):
+        quantizer = _quantizer(torch.tensor([[0.0, 0.0], [50.0, 0.0], [0.0, 50.0]]), decay=0.9, restart_below=0.5)
+        quantizer.updates.fill_(updates)
+        quantizer(_columns(rows))
+        restarted.append(quantizer.codebook[1:])
+    assert not torch.equal(restarted[0], restarted[1])
+    assert torch.equal(restarted[0], restarted[2])
 
 
 def test_living_codes_are_not_restarted() -> None:

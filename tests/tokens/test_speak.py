@@ -33,13 +33,13 @@ def test_together_is_alone(tiny_model, lines) -> None:
 
 def test_similar_lengths_are_decoded_together(tiny_model, lines, monkeypatch) -> None:
     batches = []
-    decode = type(tiny_model).decode
+    decode = type(tiny_model).decode_batch
 
     def watched(self, tokens, *args, **kwargs):
         batches.append([len(each.codes) for each in tokens])
         return decode(self, tokens, *args, **kwargs)
 
-    monkeypatch.setattr(type(tiny_model), "decode", watched)
+    monkeypatch.setattr(type(tiny_model), "decode_batch", watched)
     assert len(list(speak(tiny_model, lines, batch=2))) == 5
     assert batches == [[9, 7], [5, 4], [2]]
 

@@ -225,33 +225,36 @@ class SpeechVQVAE(nn.Module):
 
     def decode(
         self,
-        tokens: Tokens | Sequence[Tokens],
+        tokens: Tokens,
+        speaker: str | None = None,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        seed: int = 0,
+    ) -> Tensor:
+        """Tokens -> (T,) float32 in [-1, 1], spoken freely by `speaker`; as `decode_batch`."""
+        return self.decode_batch([tokens], speaker, temperature=temperature, top_k=top_k, seed=seed)[0]
+
+    def decode_batch(
+        self,
+        batch: Sequence[Tokens],
         speaker: str | Sequence[str] | None = None,
         *,
         temperature: float = 1.0,
         top_k: int | None = None,
         seed: int = 0,
-    ) -> Tensor | list[Tensor]:
-        """Tokens -> (T,) float32 in [-1, 1], spoken freely by `speaker`; or a list of each, decoded together.
+    ) -> list[Tensor]:
+        """Utterances decoded together, by one speaker or one each -> list of (T,) float32 in [-1, 1].
 
         What an utterance becomes depends on its codes, the speaker and the seed, not on its neighbours. Raises
         ValueError for tokens of another model and for unknown speakers.
         """
-        if isinstance(tokens, Tokens):
-            alone = self.decode(
-                [tokens],
-                [speaker] if isinstance(speaker, str) else speaker,
-                temperature=temperature,
-                top_k=top_k,
-                seed=seed,
-            )
-            return alone[0]
-        for each in tokens:
-            self.check_tokens(each)
-        speaker_ids = self._speaker_ids(speaker, len(tokens))
-        if not tokens:
+        speaker_ids = self._speaker_ids(speaker, len(batch))
+        for tokens in batch:
+            self.check_tokens(tokens)
+        if not batch:
             return []
-        codes = nn.utils.rnn.pad_sequence([each.codes for each in tokens], batch_first=True).to(self.device)
+        codes = nn.utils.rnn.pad_sequence([tokens.codes for tokens in batch], batch_first=True).to(self.device)
         classes = generate(
             self.decoder,
             self.quantizer.decode(codes),
@@ -259,10 +262,10 @@ class SpeechVQVAE(nn.Module):
             steps=codes.shape[1] * self.hop,
             temperature=temperature,
             top_k=top_k,
-            generator=[torch.Generator().manual_seed(seed) for _ in tokens],
+            generator=[torch.Generator().manual_seed(seed) for _ in batch],
         )
         wavs = mulaw_decode(classes.cpu(), self.cfg.decoder.classes)
-        return [wav[: each.num_samples] for wav, each in zip(wavs, tokens, strict=True)]
+        return [wav[: tokens.num_samples] for wav, tokens in zip(wavs, batch, strict=True)]
 
     def convert(
         self,
@@ -275,9 +278,7 @@ class SpeechVQVAE(nn.Module):
     ) -> Tensor:
         """What was said in a file or waveform, said by `speaker`: (T,) float32 in [-1, 1]."""
         self.speaker_id(speaker)  # before the work
-        wav = self.decode(self.tokenize(audio), speaker, temperature=temperature, top_k=top_k, seed=seed)
-        assert isinstance(wav, Tensor)
-        return wav
+        return self.decode(self.tokenize(audio), speaker, temperature=temperature, top_k=top_k, seed=seed)
 
     def check_tokens(self, tokens: Tokens) -> None:
         """Raises ValueError for tokens that this model cannot speak."""

@@ -110,6 +110,6 @@ def _read_facts(folder: Path) -> dict[str, Any]:
             f"{path} has format {facts['format']!r}, this vqaudio reads format {FORMAT}; "
             "use the version of vqaudio that made the model"
         )
-    if facts.get("kind") not in KINDS:
+    if facts.get("kind") not in list(KINDS):
         raise ModelError(f"{path} holds a {facts.get('kind')!r}, this vqaudio knows: {', '.join(KINDS)}")
     return facts

@@ -102,6 +102,8 @@ class Encoder(nn.Module):
         if wav.ndim != 3 or wav.shape[1] != 1:
             raise ValueError(f"the encoder takes waveforms of shape (B, 1, T), got {tuple(wav.shape)}")
         if state is None:
+            if not wav.shape[2]:
+                raise ValueError("an utterance must have at least one sample, got none")
             wav = self.advance(wav)
             return self.frames(wav)[0], None
         state = state._replace(num_samples=state.num_samples + wav.shape[2])

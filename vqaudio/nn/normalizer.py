@@ -53,10 +53,14 @@ class Normalizer(nn.Module):
     @torch.no_grad()
     def _initialise(self, rows: Tensor) -> None:
         rows = rows.reshape(-1, rows.shape[-1])
-        ones = torch.ones_like(rows[:, :1])
-        sums = sum_over_processes(torch.cat([rows, rows.square(), ones], dim=1).sum(0))
-        total, squares, count = sums.split([rows.shape[1], rows.shape[1], 1])
+        total, count = sum_over_processes(torch.cat([rows, torch.ones_like(rows[:, :1])], dim=1).sum(0)).tensor_split(
+            [-1]
+        )
+        if not count:
+            raise ValueError("the first training batch holds nothing but padding; give it speech")
         mean = total / count
-        self.scale.copy_((squares / count - mean.square()).clamp(min=1e-12).rsqrt())
+        # a second pass: the difference of squares would drown a small variance in rounding
+        variance = sum_over_processes((rows - mean).square().sum(0)) / count
+        self.scale.copy_(variance.clamp(min=1e-12).rsqrt())
         self.shift.copy_(-mean * self.scale)
         self.initialised.fill_(True)

@@ -199,6 +199,8 @@ class VectorQuantizer(nn.Module):
         counts = torch.stack([counts for _, counts, _ in self._forwards]).sum(0)
         sums = torch.stack([sums for _, _, sums in self._forwards]).sum(0)
         self._forwards.clear()
+        if not counts.sum():  # nothing but padding on any process
+            return
         self.updates += 1
         self.last_used[counts > 0] = self.updates
         # a short memory at first: young vectors move fast, and codes that they left must be seen dead soon

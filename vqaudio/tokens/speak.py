@@ -57,7 +57,7 @@ def speak(
         for start in range(0, len(window), batch):
             together = window[start : start + batch]
             names = [line.speaker for line in together if line.speaker is not None]
-            wavs = model.decode(
+            wavs = model.decode_batch(
                 [line.tokens for line in together], names or None, temperature=temperature, top_k=top_k, seed=seed
             )
             for line, wav in zip(together, wavs, strict=True):

@@ -1,0 +1,64 @@
+"""The stages of egs/vctk/run.sh, on the real corpus where it is at hand, and the download on a local archive."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+DATA = Path(os.environ.get("VQAUDIO_DATA", ROOT / "../shared/data")) / "vctk_mini"
+TINY = {
+    "crops": {"samples": 1024, "batch_size": 2},
+    "validation": {"samples": 1024, "batch_size": 2, "batches": 1},
+    "model": {
+        "encoder": {"channels": [8, 8, 8, 8, 8, 16], "dilations": [1], "width": 8},
+        "quantizer": {"codes": 16, "width": 8},
+        "decoder": {"layers": 2, "cycle": 2, "residual": 8, "skip": 8, "hidden": 8},
+    },
+}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"{DATA} is absent; set VQAUDIO_DATA to the folder that holds vctk_mini")
+def test_stages_1_to_4_run_on_real_speech(tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    command = ["bash", str(ROOT / "egs/vctk/run.sh"), "--stage", "1", "--data", str(DATA)]
+    command += ["--conf", str(tmp_path / "tiny.yaml"), "--manifests", str(tmp_path / "data")]
+    command += ["--out", str(tmp_path / "exp"), "--", "--fit.steps", "2"]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": path})
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [json.loads(line) for line in (tmp_path / "exp/tokens.jsonl").read_text().splitlines()]
+    assert len(rows) == 579
+    assert all(len(row["codes"]) == -(-row["num_samples"] // 64) for row in rows)
+    assert len(list((tmp_path / "exp/converted").glob("*.wav"))) == 4
+
+
+def test_a_wrong_option_shows_the_usage() -> None:
+    done = subprocess.run(["bash", str(ROOT / "egs/vctk/run.sh"), "--stagee", "1"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "--stagee" in done.stderr and "--stop-stage" in done.stderr
+
+
+def test_download_fetches_unpacks_and_does_not_fetch_twice(tmp_path: Path) -> None:
+    spec = importlib.util.spec_from_file_location("download", ROOT / "egs/vctk/download.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    archive = tmp_path / "home/VCTK-Corpus-0.92.zip"
+    archive.parent.mkdir()
+    with zipfile.ZipFile(archive, "w") as file:
+        for name in ("txt/p225/p225_001.txt", "wav48_silence_trimmed/p225/p225_001_mic1.flac"):
+            file.writestr(f"{name}", "Please call Stella.")
+    corpus = module.download(tmp_path / "out", archive.as_uri())
+    assert (corpus / "txt/p225/p225_001.txt").read_text() == "Please call Stella."
+    archive.unlink()  # a second fetch would fail
+    assert module.download(tmp_path / "out", archive.as_uri()) == corpus
