@@ -126,3 +126,17 @@ def test_a_constant_batch_gives_no_nan(kind) -> None:
 def test_unknown_kinds_are_refused() -> None:
     with pytest.raises(ValueError, match=r"normalizer must be .*, got 'batch-renorm'"):
         Normalizer("batch-renorm", D)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_first_batch_of_padding_is_refused_and_leaves_it_as_it_was() -> None:
+    normalizer = Normalizer("affine", 3).train()
+    with pytest.raises(ValueError, match="padding"):
+        normalizer(torch.randn(2, 3, 4), torch.zeros(2, 4, dtype=torch.bool))
+    assert not normalizer.initialised
+    assert torch.equal(normalizer.scale, torch.ones(3))
+
+
+def test_a_small_variance_beside_a_large_mean_is_not_lost() -> None:
+    z = 100 + 0.01 * torch.randn(4, 3, 500, generator=torch.Generator().manual_seed(0))
+    out = Normalizer("affine", 3).train()(z)
+    assert torch.allclose(out.std((0, 2)), torch.ones(3), atol=0.05)

@@ -446,3 +446,11 @@ def test_all_follows_from_the_inputs_and_the_state(codebook) -> None:
 def test_configurations_that_mean_nothing_are_refused(options, message) -> None:
     with pytest.raises(ValueError, match=message):
         VectorQuantizerConfig(**options)
+
+
+def test_a_training_batch_of_padding_moves_nothing() -> None:
+    quantizer = VectorQuantizer(VectorQuantizerConfig(codes=4, width=3)).train()
+    quantizer(torch.randn(2, 3, 8))
+    before = {name: value.clone() for name, value in quantizer.state_dict().items()}
+    quantizer(torch.randn(2, 3, 8), torch.zeros(2, 8, dtype=torch.bool))
+    assert all(torch.equal(value, before[name]) for name, value in quantizer.state_dict().items())
