@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from vqaudio.training import FitConfig, TrainingError, fit
+from vqaudio.training.curves import plot_curves
 from vqaudio.training.metrics import read_metrics
 
 ROOT = Path(__file__).parents[2]
@@ -199,3 +200,25 @@ def test_a_signal_saves_and_says_how_to_continue(tmp_path: Path, config: Path, n
     (checkpoint,) = (out / "checkpoints").iterdir()
     assert json.loads((checkpoint / "state.json").read_text())["step"] == int(checkpoint.name)
     assert (checkpoint / "config.json").exists(), "a checkpoint alone can be used as a model"
+
+
+def test_curves_go_to_tensorboard_and_to_a_picture(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    fit(Regression(), Numbers(), FitConfig(steps=4, log_every=2, tracker="tensorboard"), tmp_path)
+    (events,) = tmp_path.rglob("events.out.tfevents*")
+    accumulator = EventAccumulator(str(events))
+    accumulator.Reload()
+    assert [event.step for event in accumulator.Scalars("train/loss")] == [1, 2, 4]
+    plot_curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_second_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    class Nested(Regression):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+            with pytest.raises(TrainingError, match="another run"):
+                fit(Regression(), Numbers(), FitConfig(steps=1), tmp_path)
+            return super().forward(x)
+
+    fit(Nested(), Numbers(), FitConfig(steps=1), tmp_path)

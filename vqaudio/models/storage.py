@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from vqaudio.config import ConfigError, from_dict, to_dict
 from vqaudio.data.atomic import atomic_file
@@ -28,7 +28,8 @@ def save_model(model: SpeechVQVAE, folder: str | Path) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_file(folder / "model.safetensors", overwrite=True) as path:
-        save_file({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, path)
+        # as bytes: save_file would make a file that nobody else may read
+        path.write_bytes(save({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}))
     facts = {"format": FORMAT, "kind": type(model).__name__, "config": to_dict(model.cfg)}
     with atomic_file(folder / "config.json", overwrite=True) as path:
         path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")

@@ -27,8 +27,13 @@ def plot_curves(metrics: str | Path, png: str | Path) -> None:
     from matplotlib import pyplot as plt
 
     rows = read_metrics(metrics)
-    figure, axes = plt.subplots(2, 3, figsize=(13, 6.5), constrained_layout=True)
-    for (name, title), ax in zip(PANELS, axes.flat, strict=True):
+    panels = [(name, title) for name, title in PANELS if any(name in row for row in rows)]
+    if not panels:
+        raise ValueError(f"{metrics} holds none of the figures that are drawn: {', '.join(name for name, _ in PANELS)}")
+    columns = min(3, len(panels))
+    size = (4.3 * columns, 3.25 * -(-len(panels) // columns))
+    figure, axes = plt.subplots(-(-len(panels) // columns), columns, figsize=size, layout="constrained", squeeze=False)
+    for (name, title), ax in zip(panels, axes.flat, strict=False):
         for kind, style in (
             ("train", {"color": "0.7", "lw": 0.8}),
             ("valid", {"color": "C0", "marker": ".", "lw": 1.5}),

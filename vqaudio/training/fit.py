@@ -101,7 +101,7 @@ class _Run(Generic[Model]):
         self.bar: tqdm[Any] | None = None
         self.start, self.waited, self.logged_at, self.logged_step = 0, 0.0, time.perf_counter(), 0
         self.logs: dict[str, Tensor] = {}
-        self.shown: dict[str, float] = {}
+        self.shown: dict[str, str] = {}
 
     # --- the steps ---
 
@@ -194,13 +194,13 @@ class _Run(Generic[Model]):
         named = {"bits_per_sample": "bits", "perplexity": "perplexity", "usage": "usage", "gap_codes": "gap"}
         named |= {"gap_speakers": "voice gap", "audio_seconds_per_second": "x real time"}
         prefix = "valid " if kind == "valid" else ""
-        shown = {prefix + short: round(row[name], 3) for name, short in named.items() if name in row}
-        shown = shown or {prefix + name: round(value, 4) for name, value in row.items()}
+        shown = {prefix + short: f"{row[name]:.4g}" for name, short in named.items() if name in row}
+        shown = shown or {prefix + name: f"{value:.4g}" for name, value in row.items()}
         self.shown |= shown
         if self.bar is not None and not self.bar.disable:
             self.bar.set_postfix(self.shown, refresh=False)
         else:
-            self.say(f"step {done}: " + ", ".join(f"{name} {value:g}" for name, value in shown.items()))
+            self.say(f"step {done}: " + ", ".join(f"{name} {value}" for name, value in shown.items()))
 
     # --- beginning, end, and what lies between two runs ---
 
