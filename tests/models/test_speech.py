@@ -319,7 +319,7 @@ def test_the_loss_is_equation_3(tiny_model: SpeechVQVAE) -> None:
     logits, _ = tiny_model.decoder(tiny_model.decoder.shift(batch["target"]), q.z_q, batch["speaker"])
     losses = F.cross_entropy(logits, batch["target"], reduction="none")
     nll = (losses[0].sum() + losses[1, :101].sum()) / 261
-    torch.testing.assert_close(loss, nll + q.loss)
+    torch.testing.assert_close(loss, nll * 261 / 320 + q.loss * 33 / 40)  # its share of valid samples, and of frames
     torch.testing.assert_close(logs["bits_per_sample"], nll / math.log(2))
     torch.testing.assert_close(logs["quantizer_loss"], q.loss)
     torch.testing.assert_close(logs["perplexity"], q.perplexity)
@@ -327,7 +327,20 @@ def test_the_loss_is_equation_3(tiny_model: SpeechVQVAE) -> None:
     assert all(value.shape == () and not value.requires_grad for value in logs.values())
 
 
-def test_more_padding_changes_nothing(tiny_config: SpeechVQVAEConfig, randomise) -> None:
+def test_parts_of_a_padded_batch_make_its_loss_and_gradient(tiny_model: SpeechVQVAE) -> None:
+    batch = _batch(tiny_model, [160, 101, 9, 42])
+    model = copy.deepcopy(tiny_model).requires_grad_(True)
+    model(**batch)[0].backward()
+    whole = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    for half in (slice(0, 2), slice(2, 4)):
+        (model(**{name: value[half] for name, value in batch.items()})[0] / 2).backward()
+    for name, parameter in model.named_parameters():
+        if name in whole:
+            torch.testing.assert_close(parameter.grad, whole[name], rtol=1e-4, atol=1e-6)
+
+
+def test_more_padding_changes_nothing_but_the_weight(tiny_config: SpeechVQVAEConfig, randomise) -> None:
     short, long = SpeechVQVAE(tiny_config), SpeechVQVAE(tiny_config)
     for model in (short, long):
         randomise(model.encoder, seed=1)
@@ -337,7 +350,8 @@ def test_more_padding_changes_nothing(tiny_config: SpeechVQVAEConfig, randomise)
         padded = {**batch, "wav": F.pad(batch["wav"], (0, 80)), "target": F.pad(batch["target"], (0, 80), value=3)}
         expected, logs = short(**batch)
         loss, padded_logs = long(**padded)
-        torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
+        # twice as many samples in the batch, half the weight of those that are valid
+        torch.testing.assert_close(loss * 240 / 160, expected, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(padded_logs["perplexity"], logs["perplexity"])
     torch.testing.assert_close(long.quantizer.codebook, short.quantizer.codebook, rtol=1e-4, atol=1e-5)
 

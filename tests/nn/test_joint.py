@@ -81,7 +81,7 @@ def _work(rank: int, folder: Path) -> None:
     if rank == 1:  # as if its arithmetic were another
         quantizer_module.kmeans = lambda rows, k, *_: rows.new_full((k, rows.shape[1]), 99.0)
     quantizer = _quantizer({}, rank)
-    quantizer.initialise(_rows(0).split(UNEVEN)[rank])
+    quantizer.initialise([_rows(0).split(UNEVEN)[rank]])
     found["another k-means"] = _state(quantizer)
     torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()
@@ -125,7 +125,7 @@ def test_two_processes_equal_one_on_the_joint_batch(processes, name) -> None:
     sizes, options = CASES[name]
     alone = _quantizer(options, rank=2)
     passes, alone.forwards_per_step = alone.forwards_per_step, 1
-    alone.initialise(_rows(0))
+    alone.initialise([_rows(0)])
     for first in range(0, STEPS, passes):
         steps = range(first, first + passes)
         parts = [_rows(step).split(sizes)[rank] for rank in range(2) for step in steps]
@@ -160,7 +160,7 @@ def test_the_normalizer_is_set_by_the_joint_batch(processes) -> None:
 
 def test_the_first_process_computes_the_first_codebook_for_all(processes) -> None:
     alone = _quantizer({}, rank=2)
-    alone.initialise(_rows(0))
+    alone.initialise([_rows(0)])
     for found in processes:
         for key, value in _state(alone).items():
             torch.testing.assert_close(found["another k-means"][key], value)

@@ -20,7 +20,7 @@ def _quantizer(vectors: Tensor | None = None, **options) -> VectorQuantizer:
     codes, width = vectors.shape
     options = {"codes": codes, "width": width, "restart_below": 0.0, "kmeans_iterations": 0, **options}
     quantizer = VectorQuantizer(VectorQuantizerConfig(**options))
-    quantizer.initialise(vectors)  # as many vectors as codes: each becomes one
+    quantizer.initialise([vectors])  # as many vectors as codes: each becomes one
     with torch.no_grad():
         quantizer.codebook.copy_(vectors)
         quantizer.ema_sum.copy_(vectors * quantizer.ema_count[:, None])
@@ -179,7 +179,7 @@ def test_an_empty_batch_gives_an_empty_result(shape, training) -> None:
 
 def test_a_codebook_cannot_begin_with_nothing() -> None:
     quantizer = VectorQuantizer(VectorQuantizerConfig(codes=K, width=D))
-    with pytest.raises(ValueError, match="every frame of the joint batch is padding"):
+    with pytest.raises(ValueError, match="nothing but padding"):
         quantizer(_noise(2, D, 3), torch.zeros(2, 3, dtype=torch.bool))
 
 
@@ -406,7 +406,7 @@ def test_the_first_training_batch_initialises(codebook) -> None:
 def test_fewer_vectors_than_codes_can_initialise() -> None:
     quantizer = VectorQuantizer(VectorQuantizerConfig(codes=K, width=D))
     rows = _noise(3, D)
-    quantizer.initialise(rows)
+    quantizer.initialise([rows])
     torch.testing.assert_close(quantizer.decode(quantizer.encode(_columns(rows))), _columns(rows))
     assert quantizer.codebook.isfinite().all()
 

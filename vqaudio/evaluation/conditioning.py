@@ -39,7 +39,7 @@ def conditioning(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]]) -> di
         ]
         nats += torch.stack(losses) * lengths.sum()
         num_samples += int(lengths.sum())
-        valid = torch.arange(q.codes.shape[1], device=device) < (-(-lengths // model.hop))[:, None]
+        valid = torch.arange(q.codes.shape[1], device=device) < model.num_frames(lengths)[:, None]
         counts += torch.bincount(q.codes[valid], minlength=len(counts))
     if not num_samples:
         raise ValueError("there is nothing to evaluate: no batch")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vqaudio.nn.encoder import Encoder
+from vqaudio.nn.encoder import Encoder, EncoderState
 
 CHUNK_FRAMES = 256
 
@@ -23,24 +23,29 @@ def encode_in_chunks(encoder: Encoder, pieces: Iterable[Tensor]) -> Iterator[tup
     The frames are those of `encoder` on the whole utterance; only the last chunk has some that lie behind its end.
     Memory does not grow with the length.
     """
-    hop, pasts = encoder.cfg.hop, encoder.start().pasts
-    chunk_samples = CHUNK_FRAMES * hop
+    chunk_samples = CHUNK_FRAMES * encoder.cfg.hop
+    wanted = encoder.cfg.lookahead + chunk_samples  # the first chunk needs to hear that much
     waiting = encoder.out.weight.new_zeros(0)
-    to_skip, num_samples, num_frames = encoder.cfg.lookahead, 0, 0
+    state, num_samples, num_frames = encoder.start(), 0, 0
     for piece in pieces:
         num_samples += piece.shape[0]
-        skipped = min(to_skip, piece.shape[0])
-        to_skip -= skipped
-        waiting = torch.cat([waiting, piece[skipped:].to(waiting)])
-        while waiting.shape[0] >= chunk_samples:
-            z, pasts = encoder.frames(waiting[:chunk_samples].view(1, 1, -1), pasts)
-            waiting = waiting[chunk_samples:]
+        waiting = torch.cat([waiting, piece.to(waiting)])
+        while waiting.shape[0] >= wanted:
+            z, state = _continue(encoder, waiting[:wanted], state)
+            waiting, wanted = waiting[wanted:], chunk_samples
             num_frames += CHUNK_FRAMES
             yield z, CHUNK_FRAMES
-    total = -(-num_samples // hop)
-    while num_frames < total:  # twice where the look-ahead reaches beyond a chunk
-        chunk = F.pad(waiting[:chunk_samples], (0, max(0, chunk_samples - waiting.shape[0])))
-        z, pasts = encoder.frames(chunk.view(1, 1, -1), pasts)
-        waiting = waiting[chunk_samples:]
+    total = -(-num_samples // encoder.cfg.hop)
+    while num_frames < total:  # silence after the end; twice where the look-ahead reaches beyond a chunk
+        heard = F.pad(waiting[:wanted], (0, max(0, wanted - waiting.shape[0])))
+        z, state = _continue(encoder, heard, state)
+        waiting, wanted = waiting[wanted:], chunk_samples
         yield z, min(CHUNK_FRAMES, total - num_frames)
         num_frames += CHUNK_FRAMES
+
+
+def _continue(encoder: Encoder, wav: Tensor, state: EncoderState) -> tuple[Tensor, EncoderState]:
+    with torch.autocast(wav.device.type, enabled=False):  # whoever calls: codes are computed in float32
+        z, after = encoder(wav.view(1, 1, -1), state)
+    assert after is not None
+    return z, after

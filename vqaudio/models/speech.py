@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,9 @@ from vqaudio.nn.normalizer import Normalizer, NormalizerKind
 from vqaudio.nn.quantizer import Quantized, VectorQuantizer, VectorQuantizerConfig
 from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
 from vqaudio.sampling import generate
+
+# what decides the codes, by name: a field that a later version adds must not rename the models that are there
+ENCODER_FACTS = ("strides", "channels", "dilations", "kernel_size", "width", "lookahead", "gain")
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class SpeechVQVAE(nn.Module):
         self.normalizer = Normalizer(cfg.normalizer, cfg.encoder.width)
         self.quantizer = VectorQuantizer(cfg.quantizer)
         self.decoder = WaveNet(cfg.decoder)
+        self._fingerprint: tuple[object, str] | None = None  # of which versions of the weights, and what it is
 
     # --- training ---
 
@@ -74,10 +78,13 @@ class SpeechVQVAE(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """(B, 1, T) in [-1, 1], mu-law classes (B, T), (B,), valid samples (B,) -> loss () in nats, logs.
 
-        Equation 3 of the paper, with the negative log-likelihood averaged over valid samples.
+        Equation 3 of the paper, with the negative log-likelihood averaged over valid samples. Each mean is weighted
+        with its share of valid samples or frames, so that the parts of a joint batch, averaged, make its loss.
         """
         q = self.quantize(wav, lengths)
         nll = self.nll(target, q.z_q, speaker, lengths)
+        valid_samples = lengths.sum() / target.numel()
+        valid_frames = self.num_frames(lengths).sum() / q.codes.numel()
         usage = self.quantizer.usage()
         logs = {
             "bits_per_sample": nll.detach() / math.log(2),
@@ -86,14 +93,17 @@ class SpeechVQVAE(nn.Module):
             "usage": usage,
             "dead_codes": (1 - usage) * self.codebook_size,
         }
-        return nll + q.loss, logs
+        return nll * valid_samples + q.loss * valid_frames, logs
 
     def quantize(self, wav: Tensor, lengths: Tensor) -> Quantized:
         """(B, 1, T), valid samples (B,) -> the quantizer's result for whole utterances or crops."""
         z, _ = self.encoder(wav)  # (B, D, N)
-        num_frames = -(-lengths // self.hop)
-        mask = torch.arange(z.shape[2], device=z.device) < num_frames[:, None]  # (B, N)
+        mask = torch.arange(z.shape[2], device=z.device) < self.num_frames(lengths)[:, None]  # (B, N)
         return self.quantizer(self.normalizer(z, mask), mask)
+
+    def num_frames(self, num_samples: Tensor) -> Tensor:
+        """Codes of so many samples: one for each hop begun."""
+        return -(-num_samples // self.hop)
 
     def nll(self, target: Tensor, z_q: Tensor, speaker: Tensor, lengths: Tensor) -> Tensor:
         """Teacher-forced negative log-likelihood in nats, averaged over the valid samples: ()."""
@@ -138,15 +148,15 @@ class SpeechVQVAE(nn.Module):
     @property
     def fingerprint(self) -> str:
         """12 hex digits that stand for everything that decides the codes; decoder and speakers have no part in it."""
-        c = self.cfg
-        facts = {
-            "sample_rate": c.sample_rate,
-            "encoder": asdict(c.encoder),
-            "normalizer": c.normalizer,
-            "codes": c.quantizer.codes,
-        }
         weights = {**self.encoder.state_dict(), **self.normalizer.state_dict(prefix="normalizer.")}
-        return fingerprint(facts, {**weights, "codebook": self.quantizer.codebook})
+        weights["codebook"] = self.quantizer.codebook
+        version = tuple((weight.data_ptr(), weight._version) for weight in weights.values())
+        if self._fingerprint is None or self._fingerprint[0] != version:  # hashing takes milliseconds
+            c = self.cfg
+            facts = {name: getattr(c.encoder, name) for name in ENCODER_FACTS}
+            facts |= {"sample_rate": c.sample_rate, "normalizer": c.normalizer, "codes": c.quantizer.codes}
+            self._fingerprint = version, fingerprint(facts, weights)
+        return self._fingerprint[1]
 
     def speaker_id(self, name: str) -> int:
         """Index of a voice. Raises ValueError for a name that this model does not know."""
@@ -178,7 +188,7 @@ class SpeechVQVAE(nn.Module):
             for wav, length in zip(wavs, lengths.tolist(), strict=True)
         ]
         codes = nn.utils.rnn.pad_sequence(rows, batch_first=True) if rows else wavs.new_zeros(0, 0, dtype=torch.long)
-        return codes, -(-lengths.to(codes.device) // self.hop)
+        return codes, self.num_frames(lengths.to(codes.device))
 
     @torch.inference_mode()
     def encode_stream(self, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -246,8 +256,8 @@ class SpeechVQVAE(nn.Module):
     ) -> list[Tensor]:
         """Utterances decoded together, by one speaker or one each -> list of (T,) float32 in [-1, 1].
 
-        What an utterance becomes depends on its codes, the speaker and the seed, not on its neighbours. Raises
-        ValueError for tokens of another model and for unknown speakers.
+        What an utterance becomes depends on its codes, the speaker and the seed, and on its neighbours only through
+        rounding. Raises ValueError for tokens of another model and for unknown speakers.
         """
         speaker_ids = self._speaker_ids(speaker, len(batch))
         for tokens in batch:
@@ -286,6 +296,11 @@ class SpeechVQVAE(nn.Module):
             raise ValueError(
                 f"these tokens were made by model {tokens.model}, this is model {self.fingerprint}; "
                 "decode them with the model that made them"
+            )
+        if (tokens.sample_rate, tokens.hop) != (self.sample_rate, self.hop):
+            raise ValueError(
+                f"sample_rate and hop must be those of the model, {self.sample_rate} and {self.hop}, "
+                f"got {tokens.sample_rate} and {tokens.hop}"
             )
         if len(tokens.codes) and not 0 <= tokens.codes.min() <= tokens.codes.max() < self.codebook_size:
             raise ValueError(

@@ -1,7 +1,7 @@
 """What several training processes must do together, so that n of them equal one on the joint batch.
 
-Every function here is one collective call, made by all processes at the same point. Without a process
-group each is the same arithmetic on one process.
+Every function here is called by all processes at the same point, for all take part in its collective calls. Without
+a process group each is the same arithmetic on one process.
 """
 
 from __future__ import annotations
@@ -31,12 +31,19 @@ def same_as_first(x: Tensor) -> Tensor:
     return x
 
 
+def joint_size(rows: Tensor) -> int:
+    """Rows of the joint batch: rows (M, D) of each process, M of any size."""
+    return int(sum_over_processes(torch.tensor(rows.shape[0], device=rows.device)))
+
+
 def draw_rows(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """`count` rows of the joint batch, the same on all processes: rows (M, D), M >= 0 here -> (count, D).
 
     The joint batch is the processes' rows one after the other. `generator` (on the CPU, in the same state
     everywhere) chooses: no row twice while there are enough. Raises ValueError if no process has a row.
     """
+    if count == 0:
+        return rows[:0]
     first, total = 0, rows.shape[0]
     if _several():
         sizes = torch.zeros(dist.get_world_size(), dtype=torch.long, device=rows.device)

@@ -5,6 +5,7 @@ Letters: B batch, D code width, K number of codes, *S any spatial axes, M valid 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -13,7 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqaudio.nn.joint import draw_rows, same_as_first, sum_over_processes
+from vqaudio.nn.joint import draw_rows, joint_size, same_as_first, sum_over_processes
 
 NEAREST_ROWS = 4096  # vectors compared at once: bounds the memory of the distances to this many rows
 
@@ -99,7 +100,7 @@ class VectorQuantizer(nn.Module):
         with torch.autocast(z.device.type, enabled=False):  # sums and smoothing underflow in half precision
             z = z.float()
             if self.training and not self.initialised:
-                self.initialise(self.valid_rows(z, mask))
+                self.initialise([self.valid_rows(z, mask)])
             rows = rearrange(z, "b d ... -> (b ...) d")
             valid = torch.ones_like(rows[:, 0], dtype=torch.bool) if mask is None else mask.reshape(-1)
             flat_codes = nearest(rows.detach(), self.codebook)
@@ -146,14 +147,17 @@ class VectorQuantizer(nn.Module):
         return rows if mask is None else rows[mask.reshape(-1)]
 
     @torch.no_grad()
-    def initialise(self, rows: Tensor) -> None:
-        """Gives the codebook its first values: rows (M, D) of this process, M of any size.
+    def initialise(self, passes: Sequence[Tensor]) -> None:
+        """Gives the codebook its first values: of each forward pass this process's vectors (M, D), M of any size.
 
-        k-means on the joint rows (at most 64 K of them), computed by the first process for all.
+        k-means on the joint vectors (at most about 64 K of them), computed by the first process for all.
         """
+        self.updates.fill_(-1)  # what was before has no part in it
         k, generator = self.cfg.codes, self._generator()
-        rows = rows.float()
-        sample = draw_rows(rows, min(64 * k, max(k, self._joint_size(rows))), generator)
+        most = -(-64 * k // len(passes))
+        sample = torch.cat([draw_rows(rows.float(), min(most, joint_size(rows)), generator) for rows in passes])
+        if not len(sample):
+            raise ValueError("the codebook cannot take its first values: there is nothing but padding")
         codebook = kmeans(sample, k, self.cfg.kmeans_iterations, generator)
         self.codebook.copy_(same_as_first(codebook))
         self.ema_count.fill_(1.0)
@@ -165,9 +169,6 @@ class VectorQuantizer(nn.Module):
     def _check(self, z: Tensor) -> None:
         if z.ndim < 2 or z.shape[1] != self.cfg.width:
             raise ValueError(f"the quantizer takes (B, {self.cfg.width}, *S), got {tuple(z.shape)}")
-
-    def _joint_size(self, rows: Tensor) -> int:
-        return int(sum_over_processes(torch.tensor(rows.shape[0], device=rows.device)))
 
     def _generator(self) -> torch.Generator:
         """Chooses the same rows on every process, and again after a resume: a function of the update alone."""
@@ -228,12 +229,13 @@ def nearest(rows: Tensor, codebook: Tensor) -> Tensor:
 
     The squared norm of a row is the same for all codes and left out.
     """
-    half_norms = codebook.detach().square().sum(1) / 2
     if rows.shape[0] == 0:
         return torch.zeros(0, dtype=torch.long, device=rows.device)
-    return torch.cat(
-        [torch.addmm(half_norms, chunk, codebook.detach().T, alpha=-1).argmin(1) for chunk in rows.split(NEAREST_ROWS)]
-    )
+    codebook = codebook.detach()
+    with torch.autocast(rows.device.type, enabled=False):
+        half_norms = codebook.square().sum(1) / 2
+        chunks = rows.split(NEAREST_ROWS)
+        return torch.cat([torch.addmm(half_norms, chunk, codebook.T, alpha=-1).argmin(1) for chunk in chunks])
 
 
 def kmeans(rows: Tensor, k: int, iterations: int, generator: torch.Generator) -> Tensor:

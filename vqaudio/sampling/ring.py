@@ -62,9 +62,10 @@ class RingStepper:
         self.past_weight = rearrange(taps[..., :-1], "l g r p -> l (p r) g").contiguous()
         self.now_weight = [w.T.contiguous() for w in taps[..., -1]]  # L x (R, 2R)
         bias = torch.stack([conv.bias for conv in convs])  # (L, 2R)
-        frames = net.conditioning(cond, speaker)  # (B, N or 1, L, 2R) | None
-        bias = bias[None, None] if frames is None else bias + frames
-        self.bias = rearrange((bias * half).expand(streams, -1, -1, -1), "b n l g -> n l b g").contiguous()
+        self.cond, self.speaker = cond, speaker
+        self.half = half
+        self.layer_bias = rearrange(bias, "l g -> l 1 g")
+        self.bias = self.layer_bias  # (L, B or 1, 2R): of the present frame, from the first step on
         linears = cast(list[nn.Linear], list(net.residual))
         # z = (1 + tanh(switch)) tanh(signal) is twice the gate's value: halved in what reads it
         self.residual_weight = [linear.weight.T.contiguous() / 2 for linear in linears]
@@ -85,8 +86,9 @@ class RingStepper:
         net, r = self.net, self.net.cfg.residual
         slots = (self.time + self.offsets) % self.lengths[:, None]  # (L, P)
         past = rearrange(self.ring[self.layers[:, None], slots], "l p b r -> l b (p r)")
-        bias = self.bias[self.time // self.hop if self.bias.shape[0] > 1 else 0]
-        pre = torch.baddbmm(bias, past, self.past_weight)  # (L, B, 2R)
+        if self.time == 0 or (self.cond is not None and self.time % self.hop == 0):
+            self.bias = self._frame_bias(self.time // self.hop)
+        pre = torch.baddbmm(self.bias, past, self.past_weight)  # (L, B, 2R)
         h = net.embed(before)  # (B, R)
         for layer in range(net.cfg.layers):
             self.inputs[layer] = h
@@ -100,3 +102,10 @@ class RingStepper:
         self.time += 1
         skip = torch.relu(torch.addmm(net.skip.bias, self.gated, self.skip_weight))
         return net.out(torch.relu(net.head(skip)))
+
+    def _frame_bias(self, frame: int) -> Tensor:
+        """(L, B or 1, 2R): what a frame and the speaker add to each layer's gates."""
+        cond = None if self.cond is None else self.cond[:, :, frame : frame + 1]
+        added = self.net.conditioning(cond, self.speaker)  # (B, 1, L, 2R) | None
+        bias = self.layer_bias if added is None else self.layer_bias + rearrange(added, "b 1 l g -> l b g")
+        return bias * self.half

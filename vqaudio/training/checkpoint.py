@@ -37,20 +37,22 @@ class Snapshot(NamedTuple):
 def write(folder: Path, snapshot: Snapshot, save: Callable[[Path], None], keep: int) -> None:
     """Writes `folder`/STEP, with what `save` puts there beside it, then removes all but the newest `keep`."""
     final = folder / f"{snapshot.step:08d}"
+    if final in complete(folder):  # a signal right after it was written
+        return
+    for leftover in folder.glob(".*"):  # of a killed process: half written, or half removed
+        shutil.rmtree(leftover)
     partial = folder / f".{final.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         save(partial)
         save_file(_flatten(snapshot), partial / "training.safetensors")
         state = {"format": FORMAT, "step": snapshot.step, "facts": snapshot.facts}
         (partial / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
-        shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     for old in complete(folder)[:-keep]:
-        shutil.rmtree(old)
+        shutil.rmtree(old.rename(folder / f".{old.name}.old"))
 
 
 def complete(folder: Path) -> list[Path]:
@@ -58,14 +60,20 @@ def complete(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("[0-9]*") if (path / "state.json").is_file())
 
 
-def read(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Snapshot:
-    """Reads one into `model` and `optimizer`. Raises TrainingError where it does not fit them."""
+def read(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer, settings: dict[str, Any]) -> Snapshot:
+    """Reads one into `model` and `optimizer`. Raises TrainingError where it fits neither them nor `settings`."""
     state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
     if state.get("format") != FORMAT:
         raise TrainingError(
             f"{checkpoint} has format {state.get('format')!r}, this vqaudio continues format {FORMAT}; "
             "start anew with another --out"
         )
+    for name, value in state["facts"]["settings"].items():
+        if settings.get(name) != value:
+            raise TrainingError(
+                f"{checkpoint} is of a run that began with {name} {value}, not {settings.get(name)}; continue with "
+                "that, or choose another --out"
+            )
     tensors = load_file(checkpoint / "training.safetensors")
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
     for name, value in tensors.items():

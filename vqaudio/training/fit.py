@@ -10,37 +10,26 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from vqaudio.nn.quantizer import VectorQuantizer
 from vqaudio.training import checkpoint
 from vqaudio.training.average import WeightAverage
 from vqaudio.training.checkpoint import Snapshot, TrainingError
 from vqaudio.training.config import FitConfig
+from vqaudio.training.first_values import first_values, quantizers
 from vqaudio.training.launch import alone_in_folder, caught_signals, make_accelerator
+from vqaudio.training.loader import Batch, Loader, to_device
 from vqaudio.training.metrics import MetricsFile
 
-Batch = dict[str, Tensor]
 Model = TypeVar("Model", bound=nn.Module)
-
-
-class Loader(Protocol):
-    """What `fit` trains on."""
-
-    @property
-    def seconds_per_step(self) -> float:
-        """Audio seconds in the joint batch of a step; 0 for what is not audio."""
-        ...
-
-    def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
-        """The `part`-th of `parts` equal slices of a step's joint batch, a pure function of its arguments."""
-        ...
 
 
 def fit(
@@ -61,16 +50,19 @@ def fit(
     """
     run = _Run(model, loader, cfg, Path(out_dir), evaluate, save)
     with alone_in_folder(run.out, run.accelerator), caught_signals() as caught:
-        run.resume()
-        for step, batches in run.batches():
-            run.train_step(step, batches)
-            run.after_step(step + 1)
-            if stop := run.agreed(max(caught, default=0)):
-                run.save(step + 1)
-                run.close()
-                run.say(f"stopped by signal {stop} after step {step + 1}; the same command continues from there")
-                raise SystemExit(128 + stop)
-    return run.finish()
+        try:
+            run.resume()
+            for step, batches in run.batches():
+                run.train_step(step, batches)
+                run.after_step(step + 1)
+                if stop := run.agreed(max(caught, default=0)):
+                    run.save(step + 1)
+                    run.say(f"stopped by signal {stop} after step {step + 1}; the same command continues from there")
+                    raise SystemExit(128 + stop)
+            run.average.keep()
+        finally:
+            run.close()
+    return model.eval()
 
 
 class _Run(Generic[Model]):
@@ -95,12 +87,12 @@ class _Run(Generic[Model]):
         self.average = WeightAverage(model, cfg.average)
         self.parts = self.accelerator.num_processes * cfg.accumulate
         self.first_part = self.accelerator.process_index * cfg.accumulate
-        for quantizer in self._quantizers():
+        for quantizer in quantizers(model):
             quantizer.forwards_per_step = cfg.accumulate
         self.metrics = MetricsFile(out / "metrics.jsonl", self.accelerator.is_main_process)
         self.bar: tqdm[Any] | None = None
         self.start, self.waited, self.logged_at, self.logged_step = 0, 0.0, time.perf_counter(), 0
-        self.logs: dict[str, Tensor] = {}
+        self.logs: dict[str, list[Tensor]] = {}  # since the last row
         self.shown: dict[str, str] = {}
 
     # --- the steps ---
@@ -130,7 +122,7 @@ class _Run(Generic[Model]):
             seed = np.random.SeedSequence([self.cfg.seed, step, self.first_part + i]).generate_state(1)[0]
             torch.manual_seed(int(seed))
             with self.accelerator.accumulate(self.wrapped):
-                loss, figures = self.wrapped(**_to(batch, self.accelerator.device))
+                loss, figures = self.wrapped(**to_device(batch, self.accelerator.device))
                 self.accelerator.backward(loss)
                 if self.accelerator.sync_gradients and self.cfg.clip:
                     norm = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.cfg.clip)
@@ -139,8 +131,9 @@ class _Run(Generic[Model]):
                 self.optimizer.zero_grad()
                 logs.append({**figures, "loss": loss.detach()})
         self.average.update(step)
-        names = logs[-1].keys()
-        self.logs = {name: torch.stack([row[name] for row in logs if name in row]).float().mean() for name in names}
+        for figures in logs:
+            for name, value in figures.items():
+                self.logs.setdefault(name, []).append(value.float())
 
     def after_step(self, done: int) -> None:
         """Rows of figures, evaluation, checkpoint: whatever is due after `done` updates."""
@@ -156,9 +149,10 @@ class _Run(Generic[Model]):
             self.bar.update()
 
     def log(self, done: int) -> None:
-        """The figures of this step, averaged over the processes, and the speed since the last row."""
+        """Figures and speed since the last row, averaged over steps and processes."""
         names = sorted(self.logs)
-        values = torch.stack([self.logs[name] for name in names])
+        values = torch.stack([torch.stack(self.logs[name]).mean() for name in names])
+        self.logs.clear()
         values = torch.as_tensor(self.accelerator.reduce(values, reduction="mean")).tolist()
         row = dict(zip(names, values, strict=True))
         now, steps = time.perf_counter(), max(1, done - self.logged_step)
@@ -169,11 +163,7 @@ class _Run(Generic[Model]):
         self.logged_at, self.logged_step, self.waited = now, done, 0.0
         self.record("train", done, row)
         if not math.isfinite(row["loss"]):
-            self.close()
-            raise TrainingError(
-                f"the loss is {row['loss']} at step {done}: the run diverged; checkpoints from before it are kept in "
-                f"{self.out / 'checkpoints'}; try a smaller --fit.lr or --fit.clip, or --fit.precision no"
-            )
+            raise self.diverged(f"the loss is {row['loss']}", done)
 
     def evaluation(self) -> dict[str, float]:
         """The caller's figures for the averaged weights, the same on all processes' clocks."""
@@ -181,7 +171,7 @@ class _Run(Generic[Model]):
         figures: dict[str, float] = {}
         if self.accelerator.is_main_process and self.evaluate:
             self.model.eval()
-            with self.average.applied():
+            with self.average.applied(), self._as_given():
                 figures = self.evaluate(self.model)
         self.accelerator.wait_for_everyone()
         self.logged_at += time.perf_counter() - began
@@ -206,50 +196,51 @@ class _Run(Generic[Model]):
 
     def resume(self) -> None:
         """From the newest checkpoint, or from the beginning: then codebooks take their first values from data."""
-        folder = self.out / "checkpoints"
-        if found := checkpoint.complete(folder):
-            snapshot = checkpoint.read(found[-1], self.model, self.optimizer.optimizer)
+        if (newest := self._newest_checkpoint()) is not None:
+            snapshot = checkpoint.read(newest, self.model, self.optimizer.optimizer, self._settings())
             self.start = snapshot.step
             self.average.load(snapshot.average)
             if (scaler := self.accelerator.scaler) is not None:
                 scaler.load_state_dict(snapshot.facts["scaler"])
-            self.say(f"continuing from {found[-1]}")
+            self.say(f"continuing from {newest}")
             if snapshot.facts["processes"] != self.accelerator.num_processes:
                 self.say(
                     f"it was written by {snapshot.facts['processes']} processes, now there are "
                     f"{self.accelerator.num_processes}: the same batches, other rounding"
                 )
         else:
-            self._first_values()
+            first_values(self.model, self.loader, self.accelerator, self.cfg.first_batches)
         self.metrics.truncate(self.start)
         quiet = not self.accelerator.is_main_process
         self.bar = tqdm(initial=self.start, total=self.cfg.steps, unit="step", disable=True if quiet else None)
         self.logged_at, self.logged_step = time.perf_counter(), self.start
 
-    def _first_values(self) -> None:
-        """Gives every codebook the vectors of several batches, more than one batch holds, for its k-means."""
-        seen: dict[VectorQuantizer, list[Tensor]] = {quantizer: [] for quantizer in self._quantizers()}
+    def _newest_checkpoint(self) -> Path | None:
+        """The main process decides; the others must see the same."""
+        found = checkpoint.complete(self.out / "checkpoints")
+        here = found[-1] if found else None
+        (decided,) = broadcast_object_list([here])
+        if decided != here:
+            raise TrainingError(
+                f"the main process continues from {decided}, process {self.accelerator.process_index} sees {here}; "
+                "--out must be a folder that all machines share"
+            )
+        return here
 
-        def keep(quantizer: nn.Module, inputs: tuple[Any, ...]) -> None:
-            assert isinstance(quantizer, VectorQuantizer)
-            seen[quantizer].append(quantizer.valid_rows(*inputs))
-
-        hooks = [quantizer.register_forward_pre_hook(keep) for quantizer in seen]
-        with torch.no_grad(), self.accelerator.autocast():
-            for step in range(self.cfg.first_batches if seen else 0):
-                batch = self.loader.batch(step, self.accelerator.process_index, self.accelerator.num_processes)
-                self.model(**_to(batch, self.accelerator.device))
-        for hook in hooks:
-            hook.remove()
-        for quantizer, rows in seen.items():
-            quantizer.initialise(torch.cat(rows))
+    def _settings(self) -> dict[str, Any]:
+        """What a run must continue with as it began."""
+        fp16 = self.accelerator.scaler is not None
+        return {"fit.seed": self.cfg.seed, "fit.average": self.cfg.average, "fit.precision fp16": fp16}
 
     def save(self, done: int) -> None:
-        """A checkpoint of `done` updates, by the main process."""
+        """A checkpoint of `done` updates, by the main process. Raises TrainingError for weights that are not finite."""
+        if not all(value.isfinite().all() for value in self.model.state_dict().values()):
+            raise self.diverged("there are weights that are not finite", done)
         if self.accelerator.is_main_process:
             scaler = self.accelerator.scaler
             facts = {
                 "processes": self.accelerator.num_processes,
+                "settings": self._settings(),
                 "scaler": None if scaler is None else scaler.state_dict(),
             }
             optimizer = self.optimizer.optimizer.state_dict()
@@ -258,7 +249,7 @@ class _Run(Generic[Model]):
         self.accelerator.wait_for_everyone()
 
     def _save_averaged(self, folder: Path) -> None:
-        with self.average.applied():
+        with self.average.applied(), self._as_given():
             if self.save_model is not None:
                 self.save_model(self.model, folder)
             else:
@@ -266,15 +257,28 @@ class _Run(Generic[Model]):
 
                 save_model(self.model, str(folder / "model.safetensors"))
 
-    def finish(self) -> Model:
-        """The trained model."""
-        self.close()
-        for quantizer in self._quantizers():
-            quantizer.forwards_per_step = 1
-        self.average.keep()
-        return self.model.eval()
+    @contextmanager
+    def _as_given(self) -> Iterator[None]:
+        """Within, the model computes as its owner made it: Accelerate puts mixed precision around its forward."""
+        wrapped = self.model.__dict__.pop("forward", None)
+        try:
+            yield
+        finally:
+            if wrapped is not None:
+                self.model.__dict__["forward"] = wrapped
+
+    def diverged(self, what: str, done: int) -> TrainingError:
+        """The error to raise."""
+        return TrainingError(
+            f"{what} at step {done}: the run diverged; its checkpoints, all from before, are in "
+            f"{self.out / 'checkpoints'}; try a smaller --fit.lr or --fit.clip, or --fit.precision no"
+        )
 
     def close(self) -> None:
+        """Leaves the model as its owner knows it."""
+        self.model.__dict__.pop("forward", None)
+        for quantizer in quantizers(self.model):
+            quantizer.forwards_per_step = 1
         if self.bar is not None:
             self.bar.close()
         self.accelerator.end_training()
@@ -289,10 +293,3 @@ class _Run(Generic[Model]):
     def say(self, line: str) -> None:
         if self.accelerator.is_main_process:
             tqdm.write(line)
-
-    def _quantizers(self) -> list[VectorQuantizer]:
-        return [module for module in self.model.modules() if isinstance(module, VectorQuantizer)]
-
-
-def _to(batch: Batch, device: torch.device) -> Batch:
-    return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
