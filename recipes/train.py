@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from accelerate import PartialState
 from accelerate.utils import set_seed
 
 from vqaudio.config import parse, save_yaml
@@ -23,7 +24,7 @@ from vqaudio.models.storage import save_model
 from vqaudio.training import FitConfig, TrainingError, fit
 from vqaudio.training.curves import plot_curves
 
-DEFAULT = Path(__file__).parent.parent / "egs/mini/conf/mini.yaml"
+ROOT = Path(__file__).parent.parent
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,14 @@ class ValidationConfig:
 
     samples: int = 8192
     """length of a crop"""
-    batch_size: int = 11
-    """crops per batch; codes and speakers are exchanged inside a batch"""
+    batch_size: int = 8
+    """crops per batch, best one of each speaker: codes and speakers are exchanged inside a batch"""
     batches: int = 4
     """how many"""
+
+    def __post_init__(self) -> None:
+        if self.samples < 1 or self.batches < 1 or self.batch_size < 2:
+            raise ValueError(f"samples and batches must be at least 1 and batch_size at least 2, got {self}")
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class TrainConfig:
     """Everything that decides a run."""
 
     out: Path = Path("exp/mini")
-    """folder of the run"""
+    """folder of the run; decoded corpora lie beside it, in packed/, for other runs to use"""
     train: tuple[Path, ...] = (Path("egs/mini/train.jsonl"),)
     """manifests to train on"""
     valid: tuple[Path, ...] = (Path("egs/mini/valid.jsonl"),)
@@ -54,26 +59,33 @@ class TrainConfig:
     fit: FitConfig = field(default_factory=FitConfig)
 
 
-def packed(manifests: tuple[Path, ...], cfg: TrainConfig, name: str, speakers: tuple[str, ...] = ()) -> PackedSpeech:
-    """The manifests' audio, decoded once into a memory map in the run's folder."""
-    utterances = [utterance for path in manifests for utterance in read_manifest(path)]
-    return pack(utterances, cfg.out / "packed" / name, cfg.model.sample_rate, speakers or None, progress=True)
+def packed(manifests: tuple[Path, ...], cfg: TrainConfig, speakers: tuple[str, ...] = ()) -> PackedSpeech:
+    """The manifests' audio, decoded once for all runs; a manifest of the repository is found from any folder."""
+    found = [path if path.exists() else ROOT / path for path in manifests]
+    utterances = [utterance for path in found for utterance in read_manifest(path)]
+    name = "+".join(f"{path.absolute().parent.name}-{path.stem}" for path in found)
+    return pack(utterances, cfg.out.parent / "packed" / name, cfg.model.sample_rate, speakers or None, progress=True)
 
 
 def main() -> None:
-    cfg = parse(TrainConfig, DEFAULT, description=__doc__ or "")
-    speech = packed(cfg.train, cfg, "train", cfg.model.speakers)
+    cfg = parse(TrainConfig, ROOT / "egs/mini/conf/mini.yaml", description=__doc__ or "")
+    speech = packed(cfg.train, cfg, cfg.model.speakers)
     cfg = replace(cfg, model=replace(cfg.model, speakers=speech.speakers))
-    held_out = packed(cfg.valid, cfg, "valid", speech.speakers)
+    held_out = packed(cfg.valid, cfg, speech.speakers)
     set_seed(cfg.fit.seed)  # the first weights
     model = SpeechVQVAE(cfg.model)
     classes, v = cfg.model.decoder.classes, cfg.validation
     batches = validation_batches(held_out, v.samples, v.batch_size, v.batches, num_classes=classes)
-    save_yaml(cfg, cfg.out / "config.yaml")
+
+    def save(trained: SpeechVQVAE, folder: Path) -> None:
+        save_model(trained, folder)
+        save_yaml(cfg, folder / "config.yaml")
+
     crops = SpeechCrops(speech, cfg.crops, classes)
-    model = fit(model, crops, cfg.fit, cfg.out, evaluate=lambda m: conditioning(m, batches), save=save_model)
-    save_model(model, cfg.out)
-    plot_curves(cfg.out / "metrics.jsonl", cfg.out / "curves.png")
+    model = fit(model, crops, cfg.fit, cfg.out, evaluate=lambda m: conditioning(m, batches), save=save)
+    if PartialState().is_main_process:
+        save(model, cfg.out)
+        plot_curves(cfg.out / "metrics.jsonl", cfg.out / "curves.png")
 
 
 if __name__ == "__main__":

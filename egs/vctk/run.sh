@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
 # VCTK from the download to a converted voice.
 #
-#   egs/vctk/run.sh                                           everything: 11 GB to fetch, days on a GPU
+#   egs/vctk/run.sh                                           everything, from the 11 GB download on
 #   egs/vctk/run.sh --stage 1 --data PATH/TO/VCTK             a corpus that is already there (0.80, 0.92 or wav16)
 #   egs/vctk/run.sh --conf egs/vctk/conf/paper.yaml           the paper's model
 #   egs/vctk/run.sh --stage 2 --stop-stage 2 -- --fit.lr 1e-4 what follows -- goes to the recipe
 set -euo pipefail
-cd "$(dirname "$0")/../.."
+repository=$(cd "$(dirname "$0")/../.." && pwd)
 
 stage=0 stop_stage=4
 data=data/VCTK-Corpus-0.92
-conf=egs/vctk/conf/base.yaml
+conf=$repository/egs/vctk/conf/base.yaml
 manifests=data/vctk
 out=exp/vctk
 speaker=p226
@@ -35,7 +35,11 @@ runs() { [ "$stage" -le "$1" ] && [ "$stop_stage" -ge "$1" ]; }
 
 if runs 0; then
     echo "== Stage 0: download VCTK 0.92 =="
-    python egs/vctk/download.py "$(dirname "$data")"
+    if [ "$(basename "$data")" != VCTK-Corpus-0.92 ]; then
+        echo "stage 0 makes a folder VCTK-Corpus-0.92; to use $data as it is, begin with --stage 1" >&2
+        exit 2
+    fi
+    python "$repository/egs/vctk/download.py" "$(dirname "$data")"
 fi
 if runs 1; then
     echo "== Stage 1: find the utterances, split them by utterance =="
@@ -43,7 +47,7 @@ if runs 1; then
 fi
 if runs 2; then
     echo "== Stage 2: train =="
-    accelerate launch recipes/train.py "$conf" --out "$out" \
+    accelerate launch "$repository/recipes/train.py" "$conf" --out "$out" \
         --train "$manifests/train.jsonl" --valid "$manifests/valid.jsonl" "$@"
 fi
 if runs 3; then

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from tqdm import tqdm
+
 from vqaudio.data.atomic import atomic_file, check_writable
 from vqaudio.data.audio import AudioError, audio_seconds
 from vqaudio.data.manifest import Utterance, manifest_row
@@ -260,7 +262,8 @@ def _utterances(found: Sequence[_Found], failures: Failures | None) -> list[Utte
     """Read the headers; sorted by speaker and id."""
     path_of: dict[str, Path] = {}
     utterances: list[Utterance] = []
-    for item in sorted(found, key=lambda f: (f.speaker, f.id)):
+    ordered = sorted(found, key=lambda f: (f.speaker, f.id))
+    for item in tqdm(ordered, desc="reading headers", unit="file", disable=None):
         if item.id in path_of:
             raise ValueError(f"{item.path} and {path_of[item.id]} would share the id {item.id!r}; rename one")
         path_of[item.id] = item.path

@@ -74,9 +74,7 @@ def _expand(path: Path) -> list[Source]:
                 f"there is no audio in {path}; looked in it and below it for {' '.join(sorted(AUDIO_SUFFIXES))}"
             )
         return sources
-    if not path.exists():
-        raise FileNotFoundError(f"there is no {path}; give audio files, folders or manifests (.jsonl) that exist")
-    if path.suffix == ".jsonl":
+    if path.suffix == ".jsonl" and path.exists():
         return [Source(file_name(row.id), row.path, row.speaker) for row in read_manifest(path)]
     return [Source(file_name(path.stem), path, None)]
 

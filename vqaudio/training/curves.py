@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from vqaudio.data.atomic import atomic_file
@@ -18,11 +19,12 @@ PANELS = (
 
 
 def plot_curves(metrics: str | Path, png: str | Path) -> None:
-    """Draws training and validation figures over steps. Needs matplotlib (the extra `train`)."""
+    """Draws training and validation figures over steps; without matplotlib (the extra `train`) it says so instead."""
     try:
         import matplotlib
-    except ImportError as error:
-        raise ImportError("curves need matplotlib: pip install 'vqaudio[train]'") from error
+    except ImportError:
+        print(f"{png} was not drawn: that needs matplotlib (pip install 'vqaudio[train]')", file=sys.stderr)
+        return
     matplotlib.use("agg")
     from matplotlib import pyplot as plt
 

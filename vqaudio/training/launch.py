@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from vqaudio.training.config import FitConfig
 
 def make_accelerator(cfg: FitConfig, out: Path) -> Accelerator:
     """As `accelerate launch` and `cfg` say. Raises TrainingError for what is not supported."""
+    if cfg.tracker == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
+        raise TrainingError("--fit.tracker tensorboard needs tensorboard: pip install 'vqaudio[train]'")
     accelerator = Accelerator(
         mixed_precision=_precision(cfg.precision),
         gradient_accumulation_steps=cfg.accumulate,
