@@ -156,9 +156,10 @@ def test_impossible_settings_are_refused_by_name(field: str, value: object) -> N
 @pytest.mark.slow
 def test_accumulation_and_two_processes_equal_one(tmp_path: Path, config: Path) -> None:
     """1 x 8 = 2 accumulated x 4 = 2 processes x 4: weights and codebooks, from first values to restarts."""
-    finish(launch(config, tmp_path / "one"))
-    finish(launch(config, tmp_path / "accumulated", "--fit.accumulate", "2"))
-    output = finish(launch(config, tmp_path / "two", processes=2))
+    crops = ("--crops.samples", "33000")  # longer than many utterances: part of them is padding
+    finish(launch(config, tmp_path / "one", *crops))
+    finish(launch(config, tmp_path / "accumulated", *crops, "--fit.accumulate", "2"))
+    output = finish(launch(config, tmp_path / "two", *crops, processes=2))
     assert "valid gap" in output
     one = load_file(tmp_path / "one/model.safetensors")
     for other in ("accumulated", "two"):
@@ -222,3 +223,49 @@ def test_a_second_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
             return super().forward(x)
 
     fit(Nested(), Numbers(), FitConfig(steps=1), tmp_path)
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
+    cfg = FitConfig(steps=50, lr=1e30, clip=0, log_every=50, save_every=1, keep=50)
+    with pytest.raises(TrainingError, match="diverged"):
+        fit(Regression(), Numbers(), cfg, tmp_path)
+    for checkpoint in (tmp_path / "checkpoints").glob("*/training.safetensors"):
+        weights = load_file(checkpoint)
+        assert all(value.isfinite().all() for name, value in weights.items() if name.startswith("model/"))
+
+
+@pytest.mark.parametrize("changed", [{"average": 0.0}, {"seed": 1}])
+def test_a_run_continues_with_the_settings_that_it_began_with(tmp_path: Path, changed: dict[str, float]) -> None:
+    fit(Regression(), Numbers(), FitConfig(steps=2), tmp_path)
+    with pytest.raises(TrainingError, match=f"began with fit.{next(iter(changed))}"):
+        fit(Regression(), Numbers(), FitConfig(steps=4, **changed), tmp_path)  # pyright: ignore[reportArgumentType]
+
+
+def test_mixed_precision_is_for_training_alone(tmp_path: Path) -> None:
+    seen: list[tuple[bool, bool]] = []
+
+    class Watched(Regression):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+            seen.append((self.training, torch.is_autocast_enabled("cpu")))
+            return super().forward(x)
+
+    def evaluate(model: Watched) -> dict[str, float]:
+        return {"loss": model(**Numbers().batch(0))[0].item()}
+
+    model = fit(
+        Watched(), Numbers(), FitConfig(steps=4, precision="bf16", evaluate_every=2), tmp_path, evaluate=evaluate
+    )
+    assert set(seen) == {(True, True), (False, False)}
+    model(**Numbers().batch(0))
+    assert seen[-1] == (False, False)
+
+
+def test_a_step_that_was_saved_already_is_left_alone(tmp_path: Path) -> None:
+    out = tmp_path / "checkpoints"
+    fit(Regression(), Numbers(), FitConfig(steps=2, keep=1), tmp_path)
+    before = (out / "00000002/training.safetensors").stat().st_mtime_ns
+    (out / ".00000001.partial").mkdir()  # as a killed process leaves it
+    fit(Regression(), Numbers(), FitConfig(steps=2, keep=1), tmp_path)
+    assert (out / "00000002/training.safetensors").stat().st_mtime_ns == before
+    fit(Regression(), Numbers(), FitConfig(steps=3, keep=1), tmp_path)
+    assert [path.name for path in out.iterdir()] == ["00000003"]

@@ -29,8 +29,8 @@ def find_sources(inputs: Sequence[Path]) -> list[Source]:
     name with "-"; a file in a subfolder has the subfolder's name as its speaker. A manifest (.jsonl): as it
     says.
 
-    Raises FileNotFoundError for an input that is missing or a folder without audio, ValueError for a damaged
-    manifest, for two files with one id and for no inputs. Whether the files hold audio is not looked at.
+    Raises FileNotFoundError for a folder without audio, ValueError for a damaged manifest, for two files with one
+    id and for no inputs. Whether the files are there and hold audio is seen when they are read.
     """
     if not inputs:
         raise ValueError("name at least one audio file, folder or manifest (.jsonl)")
