@@ -10,7 +10,6 @@ carry over. Both models have random weights; the time does not depend on them. E
 from __future__ import annotations
 
 import argparse
-import resource
 import statistics
 import subprocess
 import sys
@@ -81,11 +80,17 @@ def compare_memory() -> None:
             print(f"{minutes:6d} min: {subprocess.check_output(command, text=True).strip()}", flush=True)
 
 
+def peak_megabytes() -> float:
+    """Highest resident memory of this process, from Linux (getrusage would count the parent's before exec)."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["VmHWM"].split()[0]) / 1024
+
+
 def report_memory(path: str) -> None:
     model = base_model()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    before = peak_megabytes()
     tokens = model.tokenize(path)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = peak_megabytes()
     print(f"{peak:.0f} MB, {before:.0f} of it before the first sample; {len(tokens.codes)} tokens")
 
 

@@ -215,8 +215,12 @@ class SpeechVQVAE(nn.Module):
                 num_samples += len(block)
                 yield torch.from_numpy(block)
 
-        codes = torch.cat(list(self.encode_stream(pieces())))
-        return Tokens(codes.cpu(), num_samples, self.sample_rate, self.hop, self.fingerprint)
+        codes = bytearray()  # one block that grows: many small tensors that stay would scatter the memory between them
+        for chunk in self.encode_stream(pieces()):
+            codes += chunk.cpu().numpy().tobytes()
+        return Tokens(
+            torch.frombuffer(codes, dtype=torch.int64), num_samples, self.sample_rate, self.hop, self.fingerprint
+        )
 
     def _blocks(self, audio: str | Path | np.ndarray | Tensor, sample_rate: int | None) -> Iterator[np.ndarray]:
         if isinstance(audio, (str, Path)):
