@@ -15,7 +15,7 @@ from accelerate.utils import set_seed
 
 from vqaudio.config import parse, save_yaml
 from vqaudio.data.audio import AudioError
-from vqaudio.data.crops import CropConfig, SpeechCrops, validation_batches
+from vqaudio.data.crops import CropConfig, SpeechCrops, ValidationConfig, validation_batches
 from vqaudio.data.manifest import read_manifest
 from vqaudio.data.packed import PackedSpeech, pack
 from vqaudio.evaluation.conditioning import conditioning
@@ -25,22 +25,6 @@ from vqaudio.training import FitConfig, TrainingError, fit
 from vqaudio.training.curves import plot_curves
 
 ROOT = Path(__file__).parent.parent
-
-
-@dataclass(frozen=True)
-class ValidationConfig:
-    """The fixed crops on which a run is judged."""
-
-    samples: int = 8192
-    """length of a crop"""
-    batch_size: int = 8
-    """crops per batch, best one of each speaker: codes and speakers are exchanged inside a batch"""
-    batches: int = 4
-    """how many"""
-
-    def __post_init__(self) -> None:
-        if self.samples < 1 or self.batches < 1 or self.batch_size < 2:
-            raise ValueError(f"samples and batches must be at least 1 and batch_size at least 2, got {self}")
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,22 @@ class CropConfig:
             raise ValueError(f"speaker_balance must lie in 0 to 1, got {self.speaker_balance}")
 
 
+@dataclass(frozen=True)
+class ValidationConfig:
+    """The fixed crops on which a run is judged."""
+
+    samples: int = 8192
+    """length of a crop"""
+    batch_size: int = 8
+    """crops per batch, best one of each speaker: codes and speakers are exchanged inside a batch"""
+    batches: int = 4
+    """how many"""
+
+    def __post_init__(self) -> None:
+        if self.samples < 1 or self.batches < 1 or self.batch_size < 2:
+            raise ValueError(f"samples and batches must be at least 1 and batch_size at least 2, got {self}")
+
+
 class SpeechCrops:
     """Random crops. Example i of a step depends on (seed, step, i) and on nothing else, so one
     process with 8 crops, two with 4, and 2 accumulation steps of 4 see the same joint batch."""

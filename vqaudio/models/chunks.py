@@ -7,11 +7,14 @@ between two codes. So an utterance is always encoded by itself, in chunks of the
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vqaudio.data.audio import blocks
 from vqaudio.nn.encoder import Encoder, EncoderState
 
 CHUNK_FRAMES = 256
@@ -42,6 +45,26 @@ def encode_in_chunks(encoder: Encoder, pieces: Iterable[Tensor]) -> Iterator[tup
         waiting, wanted = waiting[wanted:], chunk_samples
         yield z, min(CHUNK_FRAMES, total - num_frames)
         num_frames += CHUNK_FRAMES
+
+
+def audio_pieces(
+    audio: str | Path | np.ndarray | Tensor, sample_rate: int | None, wanted_rate: int
+) -> Iterator[Tensor]:
+    """A file, or a waveform (T,) at `sample_rate` (None: `wanted_rate`) -> its pieces (T,) at `wanted_rate`.
+
+    Raises AudioError for a file that cannot be used, ValueError for such a waveform.
+    """
+    if isinstance(audio, (str, Path)):
+        if sample_rate is not None:
+            raise ValueError("a file knows its own sample rate; leave sample_rate out")
+        yield from map(torch.from_numpy, blocks(audio, wanted_rate))
+        return
+    if sample_rate not in (None, wanted_rate):
+        raise ValueError(f"this model takes waveforms at {wanted_rate} Hz, got {sample_rate}; resample first")
+    wav = torch.as_tensor(audio).detach().cpu().float()
+    if wav.ndim != 1 or not wav.numel() or not wav.isfinite().all():
+        raise ValueError(f"a waveform must be (T,) with T > 0 and all values finite, got {tuple(wav.shape)}")
+    yield wav
 
 
 def _continue(encoder: Encoder, wav: Tensor, state: EncoderState) -> tuple[Tensor, EncoderState]:

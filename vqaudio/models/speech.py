@@ -16,9 +16,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqaudio.data.audio import blocks
 from vqaudio.data.mulaw import mulaw_decode
-from vqaudio.models.chunks import encode_in_chunks
+from vqaudio.models.chunks import audio_pieces, encode_in_chunks
 from vqaudio.models.fingerprint import fingerprint
 from vqaudio.models.tokens import Tokens
 from vqaudio.nn.encoder import Encoder, EncoderConfig
@@ -211,9 +210,9 @@ class SpeechVQVAE(nn.Module):
 
         def pieces() -> Iterator[Tensor]:
             nonlocal num_samples
-            for block in self._blocks(audio, sample_rate):
-                num_samples += len(block)
-                yield torch.from_numpy(block)
+            for piece in audio_pieces(audio, sample_rate, self.sample_rate):
+                num_samples += len(piece)
+                yield piece
 
         codes = bytearray()  # one block that grows: many small tensors that stay would scatter the memory between them
         for chunk in self.encode_stream(pieces()):
@@ -221,19 +220,6 @@ class SpeechVQVAE(nn.Module):
         return Tokens(
             torch.frombuffer(codes, dtype=torch.int64), num_samples, self.sample_rate, self.hop, self.fingerprint
         )
-
-    def _blocks(self, audio: str | Path | np.ndarray | Tensor, sample_rate: int | None) -> Iterator[np.ndarray]:
-        if isinstance(audio, (str, Path)):
-            if sample_rate is not None:
-                raise ValueError("a file knows its own sample rate; leave sample_rate out")
-            yield from blocks(audio, self.sample_rate)
-            return
-        if sample_rate not in (None, self.sample_rate):
-            raise ValueError(f"this model takes waveforms at {self.sample_rate} Hz, got {sample_rate}; resample first")
-        wav = torch.as_tensor(audio).detach().cpu().float()
-        if wav.ndim != 1 or not wav.numel() or not wav.isfinite().all():
-            raise ValueError(f"a waveform must be (T,) with T > 0 and all values finite, got {tuple(wav.shape)}")
-        yield wav.numpy()
 
     # --- codes to speech ---
 
