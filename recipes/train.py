@@ -13,7 +13,7 @@ from pathlib import Path
 from accelerate import PartialState
 from accelerate.utils import set_seed
 
-from vqaudio.config import parse, save_yaml
+from vqaudio.config import flatten, parse, save_yaml, to_dict
 from vqaudio.data.audio import AudioError
 from vqaudio.data.crops import CropConfig, SpeechCrops, ValidationConfig, validation_batches
 from vqaudio.data.manifest import read_manifest
@@ -66,7 +66,8 @@ def main() -> None:
         save_yaml(cfg, folder / "config.yaml")
 
     crops = SpeechCrops(speech, cfg.crops, classes)
-    model = fit(model, crops, cfg.fit, cfg.out, evaluate=lambda m: conditioning(m, batches), save=save)
+    facts = flatten({name: to_dict(cfg)[name] for name in ("train", "crops", "model")})
+    model = fit(model, crops, cfg.fit, cfg.out, evaluate=lambda m: conditioning(m, batches), save=save, facts=facts)
     if PartialState().is_main_process:
         save(model, cfg.out)
         plot_curves(cfg.out / "metrics.jsonl", cfg.out / "curves.png")

@@ -48,6 +48,14 @@ def test_a_wrong_option_shows_the_usage() -> None:
     assert "--stagee" in done.stderr and "--stop-stage" in done.stderr
 
 
+@pytest.mark.parametrize("stages", [("two", "4"), ("3", "2"), ("0", "5")])
+def test_stages_that_are_none_are_refused(stages: tuple[str, str]) -> None:
+    command = ["bash", str(ROOT / "egs/vctk/run.sh"), "--stage", stages[0], "--stop-stage", stages[1]]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "stages are 0 to 4" in done.stderr
+
+
 def test_download_fetches_unpacks_and_does_not_fetch_twice(tmp_path: Path) -> None:
     spec = importlib.util.spec_from_file_location("download", ROOT / "egs/vctk/download.py")
     assert spec and spec.loader

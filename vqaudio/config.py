@@ -68,6 +68,14 @@ def to_dict(config: Any) -> dict[str, Any]:
     return _plain(dataclasses.asdict(config))
 
 
+def flatten(values: dict[str, Any], where: str = "") -> dict[str, Any]:
+    """Nested dictionaries -> one, with the names that flags have: {"fit": {"lr": 1}} -> {"fit.lr": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flatten(value, _join(where, key)) if isinstance(value, dict) else {_join(where, key): value}
+    return flat
+
+
 def save_yaml(config: Any, path: str | Path) -> None:
     """Writes the whole configuration, defaults included."""
     Path(path).write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")

@@ -6,16 +6,25 @@ torchaudio knows the address and the checksum. What is there already is not fetc
 from __future__ import annotations
 
 import argparse
+import shutil
 from pathlib import Path
 
 
 def download(out: Path, url: str | None = None) -> Path:
-    """Fetches and unpacks the corpus into OUT/VCTK-Corpus-0.92, unless that is there. Returns that folder."""
+    """Fetches and unpacks the corpus into OUT/VCTK-Corpus-0.92, unless that is there. Returns that folder.
+
+    It gets its name when it is complete; an interrupted download begins anew.
+    """
     from torchaudio.datasets import VCTK_092
 
-    out.mkdir(parents=True, exist_ok=True)
-    VCTK_092(str(out), download=True, **({} if url is None else {"url": url}))
-    return out / "VCTK-Corpus-0.92"
+    corpus, partial = out / "VCTK-Corpus-0.92", out / ".VCTK-Corpus-0.92.partial"
+    if not corpus.is_dir():
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        VCTK_092(str(partial), download=True, **({} if url is None else {"url": url}))
+        (partial / corpus.name).rename(corpus)
+        shutil.rmtree(partial)
+    return corpus
 
 
 if __name__ == "__main__":

@@ -31,6 +31,10 @@ while [ $# -gt 0 ]; do
     esac
     shift 2
 done
+if ! [[ $stage =~ ^[0-4]$ && $stop_stage =~ ^[0-4]$ && $stage -le $stop_stage ]]; then
+    echo "stages are 0 to 4, the first no later than the last; got --stage $stage --stop-stage $stop_stage" >&2
+    exit 2
+fi
 runs() { [ "$stage" -le "$1" ] && [ "$stop_stage" -ge "$1" ]; }
 
 if runs 0; then

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from vqaudio import SpeechVQVAE, SpeechVQVAEConfig, Tokens
+from vqaudio import SpeechVQVAE, SpeechVQVAEConfig, Tokens, load_model
 from vqaudio.data.audio import write_audio
 from vqaudio.data.mulaw import mulaw_encode
 from vqaudio.models.chunks import CHUNK_FRAMES
@@ -401,3 +401,19 @@ def test_gradients_reach_everything_that_learns(codebook) -> None:
     assert model.decoder.speaker is not None
     assert model.decoder.speaker.weight.grad is not None
     assert model.decoder.speaker.weight.grad.any(1).all()
+
+
+def test_waveforms_of_whole_numbers_are_refused(tiny_model: SpeechVQVAE) -> None:
+    with pytest.raises(ValueError, match=r"floating-point samples in \[-1, 1\], got torch.int16"):
+        tiny_model.tokenize(np.zeros(100, dtype=np.int16))
+
+
+def test_convert_refuses_another_rate(tiny_model: SpeechVQVAE) -> None:
+    with pytest.raises(ValueError, match="takes waveforms at 16000 Hz, got 48000"):
+        tiny_model.convert(_wav(100), "anna", 48000)
+
+
+def test_a_model_loaded_in_inference_mode_works(tiny_model: SpeechVQVAE, tiny_model_dir: Path) -> None:
+    with torch.inference_mode():
+        model = load_model(tiny_model_dir)
+        assert model.tokenize(_wav(100)).model == tiny_model.fingerprint

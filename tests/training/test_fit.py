@@ -187,14 +187,19 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, config: Path) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_says_how_to_continue(tmp_path: Path, config: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("number", "to_launcher"), [(signal.SIGTERM, False), (signal.SIGINT, False), (signal.SIGTERM, True)]
+)
+def test_a_signal_saves_and_says_how_to_continue(
+    tmp_path: Path, config: Path, number: signal.Signals, to_launcher: bool
+) -> None:
     out = tmp_path / "stopped"
     process = launch(config, out, "--fit.steps", "100000", "--fit.save_every", "100000")
     while not (out / "metrics.jsonl").exists():
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.05)
-    os.kill(int(subprocess.check_output(["pgrep", "-n", "-f", str(out)], text=True)), number)
+    newest = int(subprocess.check_output(["pgrep", "-n", "-f", str(out)], text=True))
+    os.kill(process.pid if to_launcher else newest, number)
     output, _ = process.communicate(timeout=60)
     assert process.returncode != 0
     assert "the same command continues from there" in output
@@ -269,3 +274,9 @@ def test_a_step_that_was_saved_already_is_left_alone(tmp_path: Path) -> None:
     assert (out / "00000002/training.safetensors").stat().st_mtime_ns == before
     fit(Regression(), Numbers(), FitConfig(steps=3, keep=1), tmp_path)
     assert [path.name for path in out.iterdir()] == ["00000003"]
+
+
+def test_a_run_continues_with_the_facts_that_it_began_with(tmp_path: Path) -> None:
+    fit(Regression(), Numbers(), FitConfig(steps=2), tmp_path, facts={"model.speakers": ["ann", "bob"]})
+    with pytest.raises(TrainingError, match=r"began with model.speakers \['ann', 'bob'\]"):
+        fit(Regression(), Numbers(), FitConfig(steps=4), tmp_path, facts={"model.speakers": ["bob", "cat"]})

@@ -61,7 +61,10 @@ def audio_pieces(
         return
     if sample_rate not in (None, wanted_rate):
         raise ValueError(f"this model takes waveforms at {wanted_rate} Hz, got {sample_rate}; resample first")
-    wav = torch.as_tensor(audio).detach().cpu().float()
+    wav = torch.as_tensor(audio).detach().cpu()
+    if not wav.is_floating_point():
+        raise ValueError(f"a waveform must hold floating-point samples in [-1, 1], got {wav.dtype}; scale it first")
+    wav = wav.float()
     if wav.ndim != 1 or not wav.numel() or not wav.isfinite().all():
         raise ValueError(f"a waveform must be (T,) with T > 0 and all values finite, got {tuple(wav.shape)}")
     yield wav

@@ -149,7 +149,7 @@ class SpeechVQVAE(nn.Module):
         """12 hex digits that stand for everything that decides the codes; decoder and speakers have no part in it."""
         weights = {**self.encoder.state_dict(), **self.normalizer.state_dict(prefix="normalizer.")}
         weights["codebook"] = self.quantizer.codebook
-        version = tuple((weight.data_ptr(), weight._version) for weight in weights.values())
+        version = tuple((w.data_ptr(), 0 if w.is_inference() else w._version) for w in weights.values())
         if self._fingerprint is None or self._fingerprint[0] != version:  # hashing takes milliseconds
             c = self.cfg
             facts = {name: getattr(c.encoder, name) for name in ENCODER_FACTS}
@@ -271,6 +271,7 @@ class SpeechVQVAE(nn.Module):
         self,
         audio: str | Path | np.ndarray | Tensor,
         speaker: str,
+        sample_rate: int | None = None,
         *,
         temperature: float = 1.0,
         top_k: int | None = None,
@@ -278,7 +279,7 @@ class SpeechVQVAE(nn.Module):
     ) -> Tensor:
         """What was said in a file or waveform, said by `speaker`: (T,) float32 in [-1, 1]."""
         self.speaker_id(speaker)  # before the work
-        return self.decode(self.tokenize(audio), speaker, temperature=temperature, top_k=top_k, seed=seed)
+        return self.decode(self.tokenize(audio, sample_rate), speaker, temperature=temperature, top_k=top_k, seed=seed)
 
     def check_tokens(self, tokens: Tokens) -> None:
         """Raises ValueError for tokens that this model cannot speak."""

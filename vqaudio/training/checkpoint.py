@@ -68,8 +68,9 @@ def read(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer, s
             f"{checkpoint} has format {state.get('format')!r}, this vqaudio continues format {FORMAT}; "
             "start anew with another --out"
         )
-    for name, value in state["facts"]["settings"].items():
-        if settings.get(name) != value:
+    began = state["facts"]["settings"]
+    for name in settings | began:
+        if (value := began.get(name)) != settings.get(name):
             raise TrainingError(
                 f"{checkpoint} is of a run that began with {name} {value}, not {settings.get(name)}; continue with "
                 "that, or choose another --out"

@@ -40,15 +40,17 @@ def fit(
     *,
     evaluate: Callable[[Model], dict[str, float]] | None = None,
     save: Callable[[Model, Path], None] | None = None,
+    facts: dict[str, Any] | None = None,
 ) -> Model:
     """Trains `model` in place and returns it, in evaluation mode, with averaged weights where they are averaged.
 
     Continues from the newest checkpoint in `out_dir`, if there is one. `evaluate` maps the model (evaluation mode,
-    averaged weights) to figures; `save` writes it into a checkpoint's folder in its own format. SIGINT and SIGTERM
-    save a checkpoint and exit with 128 + signal. Raises TrainingError when the loss is no longer finite, when a
+    averaged weights) to figures; `save` writes it into a checkpoint's folder in its own format; `facts`, named settings
+    that JSON can hold, must be the same when a run continues. SIGINT and SIGTERM save a checkpoint and exit with
+    128 + signal. Raises TrainingError when the loss is no longer finite, when a
     checkpoint does not fit, and for ways to launch that are not supported.
     """
-    run = _Run(model, loader, cfg, Path(out_dir), evaluate, save)
+    run = _Run(model, loader, cfg, Path(out_dir), evaluate, save, facts or {})
     with alone_in_folder(run.out, run.accelerator), caught_signals() as caught:
         try:
             run.resume()
@@ -76,8 +78,10 @@ class _Run(Generic[Model]):
         out: Path,
         evaluate: Callable[[Model], dict[str, float]] | None,
         save: Callable[[Model, Path], None] | None,
+        facts: dict[str, Any],
     ):
         self.cfg, self.out, self.loader, self.evaluate, self.save_model = cfg, out, loader, evaluate, save
+        self.facts = facts
         self.accelerator = make_accelerator(cfg, out)
         self.model = model.to(self.accelerator.device).train()
         parameters = [p for p in model.parameters() if p.requires_grad]
@@ -230,7 +234,8 @@ class _Run(Generic[Model]):
     def _settings(self) -> dict[str, Any]:
         """What a run must continue with as it began."""
         fp16 = self.accelerator.scaler is not None
-        return {"fit.seed": self.cfg.seed, "fit.average": self.cfg.average, "fit.precision fp16": fp16}
+        own = {"fit.seed": self.cfg.seed, "fit.average": self.cfg.average, "fit.precision fp16": fp16}
+        return {**self.facts, **own}
 
     def save(self, done: int) -> None:
         """A checkpoint of `done` updates, by the main process. Raises TrainingError for weights that are not finite."""

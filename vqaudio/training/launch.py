@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
+import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +19,8 @@ from filelock import FileLock, Timeout
 
 from vqaudio.training.checkpoint import TrainingError
 from vqaudio.training.config import FitConfig
+
+PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal to get when the parent ends
 
 
 def make_accelerator(cfg: FitConfig, out: Path) -> Accelerator:
@@ -75,6 +80,9 @@ def caught_signals() -> Iterator[list[int]]:
         caught.append(number)
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    if sys.platform == "linux" and "ACCELERATE_MIXED_PRECISION" in os.environ:
+        # `accelerate launch` hands no signal on to a single process: its own end must stand for one
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))
     try:
         yield caught
     finally:
