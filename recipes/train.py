@@ -14,7 +14,6 @@ from accelerate import PartialState
 from accelerate.utils import set_seed
 
 from vqaudio.config import flatten, parse, save_yaml, to_dict
-from vqaudio.data.audio import AudioError
 from vqaudio.data.crops import CropConfig, SpeechCrops, ValidationConfig, validation_batches
 from vqaudio.data.manifest import read_manifest
 from vqaudio.data.packed import PackedSpeech, pack
@@ -76,5 +75,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (AudioError, TrainingError, ValueError, OSError) as error:
+    except (TrainingError, ValueError, OSError) as error:  # AudioError and ConfigError are ValueErrors
         sys.exit(f"error: {error}")

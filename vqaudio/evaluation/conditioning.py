@@ -39,8 +39,8 @@ def conditioning(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]]) -> di
         ]
         nats += torch.stack(losses) * lengths.sum()
         num_samples += int(lengths.sum())
-        valid = torch.arange(q.codes.shape[1], device=device) < model.num_frames(lengths)[:, None]
-        counts += torch.bincount(q.codes[valid], minlength=len(counts))
+        codes = q.codes[model.valid_frames(lengths, q.codes.shape[1])]
+        counts += torch.bincount(codes, minlength=len(counts))
     if not num_samples:
         raise ValueError("there is nothing to evaluate: no batch")
     true, other_codes, other_speakers = (nats / num_samples / math.log(2)).tolist()

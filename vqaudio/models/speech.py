@@ -97,12 +97,16 @@ class SpeechVQVAE(nn.Module):
     def quantize(self, wav: Tensor, lengths: Tensor) -> Quantized:
         """(B, 1, T), valid samples (B,) -> the quantizer's result for whole utterances or crops."""
         z, _ = self.encoder(wav)  # (B, D, N)
-        mask = torch.arange(z.shape[2], device=z.device) < self.num_frames(lengths)[:, None]  # (B, N)
+        mask = self.valid_frames(lengths, z.shape[2])
         return self.quantizer(self.normalizer(z, mask), mask)
 
     def num_frames(self, num_samples: Tensor) -> Tensor:
         """Codes of so many samples: one for each hop begun."""
         return -(-num_samples // self.hop)
+
+    def valid_frames(self, lengths: Tensor, num_frames: int) -> Tensor:
+        """Valid samples (B,) -> (B, N) bool, N = num_frames: which frames are no padding."""
+        return torch.arange(num_frames, device=lengths.device) < self.num_frames(lengths)[:, None]
 
     def nll(self, target: Tensor, z_q: Tensor, speaker: Tensor, lengths: Tensor) -> Tensor:
         """Teacher-forced negative log-likelihood in nats, averaged over the valid samples: ()."""

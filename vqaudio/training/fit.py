@@ -170,7 +170,7 @@ class _Run(Generic[Model]):
             raise self.diverged(f"the loss is {row['loss']}", done)
 
     def evaluation(self) -> dict[str, float]:
-        """The caller's figures for the averaged weights, the same on all processes' clocks."""
+        """The caller's figures for the averaged weights; the time that it takes is not counted as training."""
         began = time.perf_counter()
         figures: dict[str, float] = {}
         if self.accelerator.is_main_process and self.evaluate:
