@@ -1,0 +1,29 @@
+"""Compiles vqaudio/native/kernels.cpp, once for each instruction set; everything else is in pyproject.toml.
+
+Without a compiler, or with one that lacks an instruction set, the installation goes on without it.
+"""
+
+import platform
+
+from setuptools import Extension, setup
+
+FLAGS = {"generic": []}  # what any machine of this kind runs
+if platform.machine().lower() in ("x86_64", "amd64"):
+    FLAGS["avx2"] = ["-mavx2", "-mfma"]
+    FLAGS["avx512"] = [*FLAGS["avx2"], "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
+    FLAGS["avx512bf16"] = [*FLAGS["avx512"], "-mavx512bf16", "-mavx512vnni"]
+
+COMMON = ["-std=c++17", "-O3", "-ffp-contract=fast", "-fvisibility=hidden", "-pthread"]
+
+setup(
+    ext_modules=[
+        Extension(
+            f"vqaudio.native._kernels_{variant}",
+            sources=["vqaudio/native/kernels.cpp"],
+            extra_compile_args=[*COMMON, *flags],
+            extra_link_args=["-pthread"],
+            optional=True,
+        )
+        for variant, flags in FLAGS.items()
+    ]
+)

@@ -1,0 +1,230 @@
+"""The front of the compiled WaveNet: packed weights, and streams that are taken through it.
+
+Letters: B streams, T steps, N frames, L layers, R residual channels, S skip channels, Q classes, H hidden channels of
+the conditioning, D width of a code.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from vqaudio.native.library import Kernels
+
+Precision = Literal["float32", "bf16", "int8"]
+PRECISIONS: tuple[Precision, ...] = ("float32", "bf16", "int8")  # in the order of kernels.cpp
+
+MOST = 2**16  # of any one size: beyond it is a mistake
+MOST_STATE = 2**36  # bytes that streams may remember
+
+
+@dataclass(frozen=True)
+class WaveNetShape:
+    """Sizes of a WaveNet, as `vqaudio.nn.wavenet.WaveNetConfig` names them."""
+
+    classes: int
+    kernel_size: int
+    residual: int
+    skip: int
+    hop: int
+    condition: int
+    speakers: int
+    hidden: int
+    dilations: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        sizes = {name: value for name, value in vars(self).items() if name != "dilations"}
+        for name, value in {**sizes, "layers": len(self.dilations), "dilation": max(self.dilations, default=0)}.items():
+            least = 0 if name in ("condition", "speakers") else 1
+            if not least <= value <= MOST:
+                raise ValueError(f"{name} must lie in {least}..{MOST} for the compiled WaveNet, got {value}")
+
+    @property
+    def multiply_adds(self) -> int:
+        """Of one step of one stream, the conditioning left out."""
+        r, s, layers = self.residual, self.skip, len(self.dilations)
+        return layers * (2 * r * r * self.kernel_size + r * r + r * s) - r * r + s * (s + self.classes)
+
+    def tensors(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the weights, in the order of kernels.cpp; conditioning that is absent is left out."""
+        r, s, q, h, layers = self.residual, self.skip, self.classes, self.hidden, len(self.dilations)
+        shapes = {
+            "embed": (q + 1, r),
+            "dilated_weight": (layers, 2 * r, r, self.kernel_size),
+            "dilated_bias": (layers, 2 * r),
+            "residual_weight": (layers - 1, r, r),
+            "residual_bias": (layers - 1, r),
+            "skip_weight": (s, layers * r),
+            "skip_bias": (s,),
+            "head_weight": (s, s),
+            "head_bias": (s,),
+            "out_weight": (q, s),
+            "out_bias": (q,),
+            "condition_weight": (h, self.condition) if self.condition else (),
+            "condition_bias": (h,) if self.condition else (),
+            "speaker": (self.speakers, h) if self.speakers else (),
+            "project_weight": (layers * 2 * r, h) if self.condition or self.speakers else (),
+            "project_bias": (layers * 2 * r,) if self.condition or self.speakers else (),
+        }
+        return shapes
+
+
+class _Shape(ctypes.Structure):
+    _fields_ = [  # noqa: RUF012  (ctypes wants a list)
+        *((name, ctypes.c_int32) for name in ("classes", "layers", "kernel_size", "residual", "skip", "hop")),
+        *((name, ctypes.c_int32) for name in ("condition", "speakers", "hidden")),
+        ("dilations", ctypes.POINTER(ctypes.c_int32)),
+    ]
+
+
+class _Request(ctypes.Structure):
+    _fields_ = [  # noqa: RUF012
+        *((name, ctypes.c_void_p) for name in ("cond", "speakers", "forced", "uniforms", "lengths")),
+        ("steps", ctypes.c_int64),
+        ("frames", ctypes.c_int64),
+        ("temperature", ctypes.c_float),
+        ("top_k", ctypes.c_int32),
+        ("chosen", ctypes.c_void_p),
+        ("logits", ctypes.c_void_p),
+    ]
+
+
+class CompiledStreams:
+    """B streams of a WaveNet in progress, its weights packed for the kernels, on up to `threads` threads.
+
+    A stream has the same samples, bit for bit, whatever the number of threads, its neighbours, and the pieces in
+    which it is extended.
+    """
+
+    def __init__(
+        self,
+        kernels: Kernels,
+        shape: WaveNetShape,
+        weights: Mapping[str, Tensor],
+        speakers: Tensor | None,
+        *,
+        streams: int,
+        precision: Precision,
+        threads: int,
+    ):
+        """Weights as `shape.tensors()` lists them; speakers (B,) int64, or None for a net without.
+
+        Raises ValueError for weights that are not finite or of other shapes, speakers and sizes out of range.
+        """
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+        if streams < 1 or threads < 1:
+            raise ValueError(f"streams and threads must be at least 1, got {streams} and {threads}")
+        state = 4 * streams * shape.residual * (shape.kernel_size - 1) * sum(shape.dilations)
+        if state > MOST_STATE:
+            raise ValueError(f"{streams} streams of this WaveNet would remember {state:,} bytes, at most {MOST_STATE:,}")
+        self.shape, self.streams, self.position = shape, streams, 0
+        self.speakers = self._checked_speakers(speakers)
+        kept = [_checked(name, weights.get(name), size) for name, size in shape.tensors().items()]
+        pointers = (ctypes.c_void_p * len(kept))(*(None if tensor is None else tensor.data_ptr() for tensor in kept))
+        layers = len(shape.dilations)
+        sizes = _Shape(
+            **{name: value for name, value in vars(shape).items() if name != "dilations"},
+            layers=layers,
+            dilations=(ctypes.c_int32 * layers)(*shape.dilations),
+        )
+        self.functions = kernels.functions
+        least = -(-streams // self.functions.vq_max_group())
+        groups = min(streams, -(-least // threads) * threads)  # as many for each thread
+        self.handle = self.functions.vq_streams_new(
+            ctypes.byref(sizes), ctypes.byref(pointers), PRECISIONS.index(precision), streams, groups, threads
+        )
+        if not self.handle:
+            raise MemoryError(f"not enough memory for {streams} streams of this WaveNet")
+        weakref.finalize(self, self.functions.vq_streams_free, self.handle)
+
+    def extend(
+        self,
+        cond: Tensor | None,
+        uniforms: Tensor,
+        lengths: Tensor,
+        *,
+        temperature: float,
+        top_k: int | None,
+        forced: Tensor | None = None,
+        logits: Tensor | None = None,
+    ) -> Tensor:
+        """cond (B, D, N), uniforms (B, T) in [0, 1), lengths (B,) int64 not increasing -> classes (B, T) int64.
+
+        Stream b takes lengths[b] steps; behind them its classes are 0, and it must not be extended again. With
+        local conditioning an extension begins with a frame: N = ceil(T / hop), and all but the last have T a
+        multiple of the hop. `forced` (B, T) int64: the classes before each step, instead of those that were drawn.
+        `logits` (B, T, Q) float32 is filled. Raises ValueError for other shapes and for values out of range, and
+        where logits are not finite; the streams cannot be extended then.
+        """
+        shape, streams, steps = self.shape, self.streams, uniforms.shape[-1]
+        frames = -(-steps // shape.hop)
+        request = _Request(steps=steps, frames=frames, temperature=temperature, top_k=min(top_k or 0, MOST))
+        chosen = torch.zeros(streams, steps, dtype=torch.int64)
+        if not steps:
+            return chosen
+        if (cond is None) == bool(shape.condition):
+            raise ValueError(f"this WaveNet takes {'a' if shape.condition else 'no'} local conditioning")
+        if cond is not None:
+            if self.position % shape.hop:
+                raise ValueError(f"step {self.position} is not the first of a frame of {shape.hop}")
+            cond = _of("cond", cond.transpose(1, 2), (streams, frames, shape.condition), torch.float32)
+            if not cond.isfinite().all():
+                raise ValueError("cond holds values that are not finite")
+        uniforms = _of("uniforms", uniforms, (streams, steps), torch.float32)
+        lengths = _of("lengths", lengths, (streams,), torch.int64)
+        if not 0 <= lengths[-1] <= lengths[0] <= steps or (lengths.diff() > 0).any():
+            raise ValueError(f"lengths must not increase and lie in 0..{steps}, got {lengths.tolist()}")
+        if forced is not None:
+            forced = _of("forced", forced, (streams, steps), torch.int64)
+            if not 0 <= forced.min() <= forced.max() <= shape.classes:
+                raise ValueError(f"forced classes must lie in 0..{shape.classes}, got {forced.min()}..{forced.max()}")
+        if logits is not None and not logits.is_contiguous():
+            raise ValueError("logits must be contiguous")
+        logits = None if logits is None else _of("logits", logits, (streams, steps, shape.classes), torch.float32)
+        tensors = {"cond": cond, "speakers": self.speakers, "forced": forced, "uniforms": uniforms}
+        for name, tensor in {**tensors, "lengths": lengths, "chosen": chosen, "logits": logits}.items():
+            setattr(request, name, None if tensor is None else tensor.data_ptr())
+        failure = self.functions.vq_streams_extend(self.handle, ctypes.byref(request))
+        if failure == 1:
+            raise ValueError("logits are not finite: the weights of this WaveNet are broken")
+        if failure:
+            raise MemoryError("not enough memory or threads to extend the streams")
+        self.position += steps
+        return chosen
+
+    def _checked_speakers(self, speakers: Tensor | None) -> Tensor | None:
+        known = self.shape.speakers
+        if (speakers is None) == bool(known):
+            raise ValueError(f"this WaveNet takes {'a' if known else 'no'} speaker")
+        if speakers is None:
+            return None
+        speakers = speakers.to("cpu", torch.int64).contiguous()
+        if speakers.shape != (self.streams,) or not 0 <= speakers.min() <= speakers.max() < known:
+            raise ValueError(f"speaker must be ({self.streams},) of 0..{known - 1}, got {speakers.tolist()}")
+        return speakers
+
+
+def _checked(name: str, tensor: Tensor | None, size: tuple[int, ...]) -> Tensor | None:
+    """A weight as the kernels take it; None where the net has none."""
+    if (tensor is None) != (size == ()):
+        raise ValueError(f"{name}: {'missing' if tensor is None else 'this WaveNet has none'}")
+    if tensor is None:
+        return None
+    tensor = _of(name, tensor.detach(), size, torch.float32)
+    if not tensor.isfinite().all():
+        raise ValueError(f"{name} holds values that are not finite; the weights of this WaveNet are broken")
+    return tensor
+
+
+def _of(name: str, tensor: Tensor, size: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    if tensor.shape != size or tensor.dtype != dtype or tensor.device.type != "cpu":
+        got = f"{tuple(tensor.shape)} {tensor.dtype} on {tensor.device}"
+        raise ValueError(f"{name} must be {size} {dtype} on the CPU, got {got}")
+    return tensor.contiguous()
