@@ -76,7 +76,7 @@ class WaveNetShape:
 
 
 class _Shape(ctypes.Structure):
-    _fields_ = [  # noqa: RUF012  (ctypes wants a list)
+    _fields_ = [
         *((name, ctypes.c_int32) for name in ("classes", "layers", "kernel_size", "residual", "skip", "hop")),
         *((name, ctypes.c_int32) for name in ("condition", "speakers", "hidden")),
         ("dilations", ctypes.POINTER(ctypes.c_int32)),
@@ -84,7 +84,7 @@ class _Shape(ctypes.Structure):
 
 
 class _Request(ctypes.Structure):
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         *((name, ctypes.c_void_p) for name in ("cond", "speakers", "forced", "uniforms", "lengths")),
         ("steps", ctypes.c_int64),
         ("frames", ctypes.c_int64),
@@ -123,7 +123,9 @@ class CompiledStreams:
             raise ValueError(f"streams and threads must be at least 1, got {streams} and {threads}")
         state = 4 * streams * shape.residual * (shape.kernel_size - 1) * sum(shape.dilations)
         if state > MOST_STATE:
-            raise ValueError(f"{streams} streams of this WaveNet would remember {state:,} bytes, at most {MOST_STATE:,}")
+            raise ValueError(
+                f"{streams} streams of this WaveNet would remember {state:,} bytes, at most {MOST_STATE:,}"
+            )
         self.shape, self.streams, self.position = shape, streams, 0
         self.speakers = self._checked_speakers(speakers)
         kept = [_checked(name, weights.get(name), size) for name, size in shape.tensors().items()]

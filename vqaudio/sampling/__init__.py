@@ -1,5 +1,5 @@
 """Autoregressive generation: one obvious loop, and faster ones with the same signature that must equal it."""
 
-from vqaudio.sampling.ring import generate
+from vqaudio.sampling.generate import choose, generate
 
-__all__ = ["generate"]
+__all__ = ["choose", "generate"]

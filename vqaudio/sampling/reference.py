@@ -5,6 +5,8 @@ Letters: B streams, T steps, N frames, D code width, Q classes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -18,27 +20,29 @@ def generate(
     cond: Tensor | None = None,
     speaker: Tensor | None = None,
     *,
-    steps: int,
+    steps: int | Sequence[int],
     temperature: float = 1.0,
     top_k: int | None = None,
     generator: Generators = None,
     streams: int = 1,
 ) -> Tensor:
-    """cond (B, D, N), speaker (B,) -> classes (B, T) int64, T = steps.
+    """cond (B, D, N), speaker (B,) -> classes (B, T) int64, T = steps or the largest of each stream's own steps.
 
     Runs the whole net over all steps so far for each new one: T passes of growing length. N must be
-    ceil(T / hop). `streams` tells B where neither cond nor speaker does.
+    ceil(T / hop). `streams` tells B where neither cond nor speaker does. Behind a stream's end its classes are 0.
     """
-    check_controls(steps, temperature, top_k)
-    check_frames(net, cond, steps)
     streams = count_streams(cond, speaker, streams)
-    uniform = uniforms(streams, steps, generator).to(net.out.weight.device)
+    lengths = check_lengths(steps, streams)
+    total = int(lengths.max()) if streams else 0
+    check_controls(total, temperature, top_k)
+    check_frames(net, cond, total)
+    uniform = uniforms(streams, total, generator).to(net.out.weight.device)
     x = torch.full((streams, 1), net.start, device=net.out.weight.device)
-    for t in range(steps):
+    for t in range(total):
         frames = None if cond is None else cond[:, :, : t // net.cfg.hop + 1]
         logits, _ = net(x, frames, speaker)  # (B, Q, t + 1)
         x = torch.cat([x, draw(logits[:, :, -1], uniform[:, t], temperature, top_k)[:, None]], dim=1)
-    return x[:, 1:]
+    return x[:, 1:] * (torch.arange(total) < lengths[:, None]).to(x)
 
 
 def count_streams(cond: Tensor | None, speaker: Tensor | None, streams: int) -> int:
@@ -47,6 +51,16 @@ def count_streams(cond: Tensor | None, speaker: Tensor | None, streams: int) -> 
     if len(sizes) > 1:
         raise ValueError(f"cond and speaker must have one row for each stream, got {sorted(sizes)} rows")
     return sizes.pop()
+
+
+def check_lengths(steps: int | Sequence[int], streams: int) -> Tensor:
+    """Steps of all streams, or of each -> (B,) int64. Raises ValueError for another number of them."""
+    lengths = torch.as_tensor(steps, dtype=torch.int64, device="cpu")
+    if lengths.ndim and lengths.shape != (streams,):
+        raise ValueError(f"steps must be one number or one for each of {streams} streams, got {lengths.tolist()}")
+    if lengths.numel() and lengths.min() < 0:
+        raise ValueError(f"steps must be 0 or more, got {int(lengths.min())}")
+    return lengths.expand(streams)
 
 
 def check_frames(net: WaveNet, cond: Tensor | None, steps: int) -> None:

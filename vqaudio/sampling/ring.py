@@ -14,45 +14,20 @@ from torch import Tensor, nn
 
 from vqaudio.nn.conv import CausalConv1d
 from vqaudio.nn.wavenet import WaveNet
-from vqaudio.sampling.draw import Generators, check_controls, draw, uniforms
-from vqaudio.sampling.reference import check_frames, count_streams
+from vqaudio.sampling.draw import draw
 
 
-@torch.inference_mode()
-def generate(
-    net: WaveNet,
-    cond: Tensor | None = None,
-    speaker: Tensor | None = None,
-    *,
-    steps: int,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    generator: Generators = None,
-    streams: int = 1,
-) -> Tensor:
-    """cond (B, D, N), speaker (B,) -> classes (B, T) int64, T = steps; as `reference.generate`, but fast."""
-    check_controls(steps, temperature, top_k)
-    check_frames(net, cond, steps)
-    streams = count_streams(cond, speaker, streams)
-    uniform = uniforms(streams, steps, generator).to(net.out.weight.device)
-    chosen = torch.empty(streams, steps, dtype=torch.long, device=uniform.device)
-    stepper = RingStepper(net, cond, speaker, streams)
-    before = torch.full((streams,), net.start, device=uniform.device)
-    for t in range(steps):
-        before = draw(stepper.step(before), uniform[:, t], temperature, top_k)
-        chosen[:, t] = before
-    return chosen
-
-
-class RingStepper:
-    """Holds B streams of one WaveNet and takes them a step at a time.
+class RingStreams:
+    """B streams of one WaveNet in progress, on any device and in any floating-point type.
 
     All that depends on earlier steps alone, the past taps of all layers, is one batched product at the start
     of a step. sigmoid(s) = (1 + tanh(s / 2)) / 2 makes the gate one tanh over both halves: the halving is
     folded into the weights.
     """
 
-    def __init__(self, net: WaveNet, cond: Tensor | None, speaker: Tensor | None, streams: int):
+    @torch.inference_mode()
+    def __init__(self, net: WaveNet, speaker: Tensor | None, streams: int):
+        """speaker (B,), or None for a net without."""
         cfg, like = net.cfg, net.out.weight
         r = cfg.residual
         half = torch.cat([torch.ones(r), torch.full((r,), 0.5)]).to(like)  # of the sigmoid's argument
@@ -62,7 +37,8 @@ class RingStepper:
         self.past_weight = rearrange(taps[..., :-1], "l g r p -> l (p r) g").contiguous()
         self.now_weight = [w.T.contiguous() for w in taps[..., -1]]  # L x (R, 2R)
         bias = torch.stack([conv.bias for conv in convs])  # (L, 2R)
-        self.cond, self.speaker = cond, speaker
+        self.cond: Tensor | None = None  # (B, D, N): of the frames from the present extension on
+        self.speaker, self.first_frame = speaker, 0
         self.half = half
         self.layer_bias = rearrange(bias, "l g -> l 1 g")
         self.bias = self.layer_bias  # (L, B or 1, 2R): of the present frame, from the first step on
@@ -80,6 +56,22 @@ class RingStepper:
         self.ring = like.new_zeros(cfg.layers, int(lengths.max()), streams, r)
         self.inputs = like.new_zeros(cfg.layers, streams, r)
         self.gated = like.new_zeros(streams, cfg.layers * r)
+        self.before = torch.full((streams,), net.start, device=like.device)
+
+    @torch.inference_mode()
+    def extend(
+        self, cond: Tensor | None, uniforms: Tensor, lengths: Tensor, *, temperature: float, top_k: int | None
+    ) -> Tensor:
+        """cond (B, D, N), uniforms (B, T), lengths (B,) -> classes (B, T); as `Streams.extend`."""
+        if cond is not None and self.time % self.hop:
+            raise ValueError(f"step {self.time} is not the first of a frame of {self.hop}")
+        self.cond, self.first_frame = cond, self.time // self.hop
+        steps = uniforms.shape[1]
+        chosen = torch.zeros(uniforms.shape, dtype=torch.long, device=uniforms.device)
+        for t in range(steps):
+            self.before = draw(self.step(self.before), uniforms[:, t], temperature, top_k)
+            chosen[:, t] = self.before
+        return chosen * (torch.arange(steps) < lengths[:, None]).to(chosen)
 
     def step(self, before: Tensor) -> Tensor:
         """The classes of the step before, (B,) int64 (`net.start` at first) -> logits (B, Q)."""
@@ -87,7 +79,7 @@ class RingStepper:
         slots = (self.time + self.offsets) % self.lengths[:, None]  # (L, P)
         past = rearrange(self.ring[self.layers[:, None], slots], "l p b r -> l b (p r)")
         if self.time == 0 or (self.cond is not None and self.time % self.hop == 0):
-            self.bias = self._frame_bias(self.time // self.hop)
+            self.bias = self._frame_bias(self.time // self.hop - self.first_frame)
         pre = torch.baddbmm(self.bias, past, self.past_weight)  # (L, B, 2R)
         h = net.embed(before)  # (B, R)
         for layer in range(net.cfg.layers):
@@ -104,7 +96,7 @@ class RingStepper:
         return net.out(torch.relu(net.head(skip)))
 
     def _frame_bias(self, frame: int) -> Tensor:
-        """(L, B or 1, 2R): what a frame and the speaker add to each layer's gates."""
+        """(L, B or 1, 2R): what a frame of `cond` and the speaker add to each layer's gates."""
         cond = None if self.cond is None else self.cond[:, :, frame : frame + 1]
         added = self.net.conditioning(cond, self.speaker)  # (B, 1, L, 2R) | None
         bias = self.layer_bias if added is None else self.layer_bias + rearrange(added, "b 1 l g -> l b g")

@@ -1,0 +1,60 @@
+"""Generation by the compiled kernels, on a CPU: a net's weights as they take them.
+
+Letters: B streams, L layers.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from vqaudio.native.library import Kernels
+from vqaudio.native.wavenet import CompiledStreams, Precision, WaveNetShape
+from vqaudio.nn.conv import CausalConv1d
+from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
+
+
+def open_compiled(
+    kernels: Kernels, net: WaveNet, speaker: Tensor | None, streams: int, *, precision: Precision, threads: int
+) -> CompiledStreams:
+    """A float32 net on the CPU, speaker (B,) int64 or None -> B streams at their beginning; the net is not kept."""
+    shape, weights = shape_of(net.cfg), weights_of(net)
+    return CompiledStreams(kernels, shape, weights, speaker, streams=streams, precision=precision, threads=threads)
+
+
+def shape_of(cfg: WaveNetConfig) -> WaveNetShape:
+    """The sizes that the kernels want to know."""
+    return WaveNetShape(
+        classes=cfg.classes,
+        kernel_size=cfg.kernel_size,
+        residual=cfg.residual,
+        skip=cfg.skip,
+        hop=cfg.hop,
+        condition=cfg.condition,
+        speakers=cfg.speakers,
+        hidden=cfg.hidden,
+        dilations=cfg.dilations,
+    )
+
+
+def weights_of(net: WaveNet) -> dict[str, Tensor]:
+    """The weights by the kernels' names, layers stacked."""
+    convs = cast(list[CausalConv1d], list(net.dilated))
+    residual = cast(list[nn.Linear], list(net.residual))
+    r = net.cfg.residual
+    weights = {
+        "embed": net.embed.weight,
+        "dilated_weight": torch.stack([conv.weight for conv in convs]),
+        "dilated_bias": torch.stack([conv.bias for conv in convs]),
+        "residual_weight": torch.stack([linear.weight for linear in residual]) if residual else torch.zeros(0, r, r),
+        "residual_bias": torch.stack([linear.bias for linear in residual]) if residual else torch.zeros(0, r),
+    }
+    linears = {"skip": net.skip, "head": net.head, "out": net.out, "condition": net.condition, "project": net.project}
+    for name, linear in linears.items():
+        if linear is not None:
+            weights |= {f"{name}_weight": linear.weight, f"{name}_bias": linear.bias}
+    if net.speaker is not None:
+        weights["speaker"] = net.speaker.weight
+    return weights

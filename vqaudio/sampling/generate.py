@@ -1,0 +1,123 @@
+"""Generation by the fastest means that the machine has; `reference.generate` is what it must equal.
+
+Letters: B streams, T steps, N frames, D code width.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from vqaudio.native.library import kernels, why_missing
+from vqaudio.native.wavenet import PRECISIONS, Precision
+from vqaudio.nn.wavenet import WaveNet
+from vqaudio.sampling.compiled import open_compiled
+from vqaudio.sampling.draw import Generators, check_controls, uniforms
+from vqaudio.sampling.reference import check_frames, check_lengths, count_streams
+from vqaudio.sampling.ring import RingStreams
+
+BLOCK = 2048  # steps, over all streams, after which an interrupt is heard
+
+
+class Streams(Protocol):
+    """B sequences in progress."""
+
+    def extend(
+        self, cond: Tensor | None, uniforms: Tensor, lengths: Tensor, *, temperature: float, top_k: int | None
+    ) -> Tensor:
+        """cond (B, D, N), uniforms (B, T), lengths (B,) int64 on the CPU, not increasing -> classes (B, T) int64.
+
+        Stream b takes lengths[b] steps, behind which its classes are 0. With local conditioning an extension begins
+        with a frame, and N = ceil(T / hop).
+        """
+        ...
+
+
+class Sampler(NamedTuple):
+    """A way to generate."""
+
+    name: str  # for people: what it is, and how it computes
+    open: Callable[[Tensor | None, int], Streams]  # speaker (B,) or None, B -> streams at their beginning
+
+
+def choose(net: WaveNet, *, precision: Precision = "float32", threads: int | None = None) -> Sampler:
+    """The fastest sampler for a net where it is; `threads`: at most so many on a CPU (None: as PyTorch has it).
+
+    Raises ValueError for a precision that only the compiled kernels have, where they are not.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    threads = torch.get_num_threads() if threads is None else threads
+    if threads < 1:
+        raise ValueError(f"threads must be at least 1, got {threads}")
+    weight = net.out.weight
+    on_cpu = weight.device.type == "cpu"
+    compiled = kernels() if on_cpu and weight.dtype == torch.float32 else None
+    if compiled is not None:
+        name = f"compiled ({compiled.variant}), {precision}, up to {threads} thread{'s' if threads > 1 else ''}"
+        options = {"precision": precision, "threads": threads}
+        return Sampler(name, lambda speaker, streams: open_compiled(compiled, net, speaker, streams, **options))
+    if precision != "float32":
+        where = why_missing() if on_cpu else f"this model is on {weight.device}"
+        raise ValueError(f"precision {precision} is the compiled kernels' on a CPU, and {where}; use float32")
+    if on_cpu and weight.dtype == torch.float32:
+        _notice()
+    return ring_buffers(net)
+
+
+def ring_buffers(net: WaveNet) -> Sampler:
+    """The sampler that runs wherever PyTorch does."""
+    return Sampler(f"PyTorch, ring buffers, on {net.out.weight.device.type}", functools.partial(RingStreams, net))
+
+
+@torch.inference_mode()
+def generate(
+    net: WaveNet,
+    cond: Tensor | None = None,
+    speaker: Tensor | None = None,
+    *,
+    steps: int | Sequence[int],
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    generator: Generators = None,
+    streams: int = 1,
+    sampler: Sampler | None = None,
+) -> Tensor:
+    """cond (B, D, N), speaker (B,) -> classes (B, T) int64; as `reference.generate`, but fast.
+
+    `steps`: T, or each stream's own number, whose largest is T; behind a stream's end its classes are 0.
+    `sampler`: by which means (None: `choose(net)`).
+    """
+    sampler = sampler or choose(net)
+    streams = count_streams(cond, speaker, streams)
+    lengths = check_lengths(steps, streams)
+    total = int(lengths.max()) if streams else 0
+    check_controls(total, temperature, top_k)
+    check_frames(net, cond, total)
+    order = lengths.argsort(descending=True, stable=True)  # streams that end make room for the others
+    uniform = uniforms(streams, total, generator)[order]
+    lengths, device = lengths[order], net.out.weight.device
+    cond = None if cond is None else cond[order.to(cond.device)]
+    chosen = torch.zeros(streams, total, dtype=torch.long, device=device)
+    if not total:
+        return chosen
+    opened = sampler.open(None if speaker is None else speaker[order.to(speaker.device)], streams)
+    hop = net.cfg.hop
+    block = max(1, BLOCK // streams // hop) * hop
+    for start in range(0, total, block):
+        stop = min(start + block, total)
+        frames = None if cond is None else cond[:, :, start // hop : -(-stop // hop)]
+        todo = (lengths - start).clamp(0, stop - start)
+        part = uniform[:, start:stop].to(device)
+        chosen[order.to(device), start:stop] = opened.extend(frames, part, todo, temperature=temperature, top_k=top_k)
+    return chosen
+
+
+@functools.cache
+def _notice() -> None:
+    logging.getLogger("vqaudio").warning("decoding with PyTorch, some thirty times slower: %s", why_missing())
