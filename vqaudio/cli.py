@@ -9,12 +9,13 @@ torch is imported inside the verbs, so that --help answers at once.
 from __future__ import annotations
 
 import functools
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TextIO, TypeVar
 
 import tyro
 from tqdm import tqdm
@@ -24,6 +25,7 @@ from vqaudio.data.audio import AudioError
 from vqaudio.data.corpora import Failures, Kind, Mic
 
 if TYPE_CHECKING:
+    from vqaudio.models.speaking import SpeakOptions
     from vqaudio.models.speech import SpeechVQVAE
     from vqaudio.tokens.speak import Spoken
 
@@ -43,6 +45,13 @@ Temperature = Annotated[float, arg(help="of the draws: 1 as the model learned it
 TopK = Annotated[int | None, arg(metavar="INT", help="draw from the likeliest classes only; without it from all")]
 Seed = Annotated[int, arg(help="of the draws: the same seed, the same speech")]
 Batch = Annotated[int, arg(help="utterances decoded at once")]
+Precision = Annotated[
+    Literal["float32", "bf16", "int8"],
+    arg(help="of the decoder's weights on a CPU: bf16 and int8 are faster, and nearly as good"),
+]
+Threads = Annotated[
+    int | None, arg(metavar="INT", help="compute on at most so many; without it as OMP_NUM_THREADS says")
+]
 
 
 def prepare(
@@ -79,6 +88,7 @@ def tokenize(
     inputs: Positional[Inputs],
     out: Path,
     model: Model = "mini",
+    threads: Threads = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
 ) -> int:
@@ -96,7 +106,7 @@ def tokenize(
 
     check_target(out, overwrite=overwrite)
     sources = find_sources(inputs)
-    net, stats, started_at = _load(model, device), TokenStats(), time.perf_counter()
+    net, stats, started_at = _load(model, device, threads), TokenStats(), time.perf_counter()
     with _failures() as failures:
         rows = tokenize_all(net, sources, failures)
         write_tokens(out, stats.watch(_progress(rows, len(sources))), overwrite=overwrite)
@@ -119,10 +129,13 @@ def decode(
     tokens: Positional[Path],
     out: Path,
     speaker: Annotated[str | None, arg(metavar="S", help="whose voice; without it each row's own speaker")] = None,
+    stream: Annotated[bool, arg(help="write samples while they are made, all rows one after another")] = False,
     model: Model = "mini",
     temperature: Temperature = 1.0,
     top_k: TopK = None,
     seed: Seed = 0,
+    precision: Precision = "float32",
+    threads: Threads = None,
     batch: Batch = 16,
     device: Device = "auto",
     overwrite: Overwrite = False,
@@ -131,18 +144,32 @@ def decode(
 
     Args:
         tokens: what vqaudio tokenize wrote with the same model: a .jsonl file or a folder
-        out: folder for ID.wav of each row
+        out: folder for ID.wav of each row; with --stream a file (.wav, .flac, or .pcm without a header), or - for
+            16-bit little-endian samples without a header on standard output, to be piped to a player
     """
+    from vqaudio.data.sink import check_sink, open_sink
     from vqaudio.tokens.files import read_tokens
-    from vqaudio.tokens.speak import Line, cast_rows, speak
+    from vqaudio.tokens.speak import Line, cast_rows, name_rows, speak
 
-    net = _load(model, device)
-    voices, failures = cast_rows(net, tokens, speaker, out, overwrite=overwrite)
+    if stream:
+        check_sink(out)
+    net = _load(model, device, threads)
+    voices, failures = cast_rows(net, tokens, speaker)
+    paths = {} if stream else name_rows(voices, out, overwrite=overwrite)
     code = _report(failures)
     rows = (row for row in read_tokens(tokens) if row.id in voices)
-    lines = (Line(out / f"{row.id}.wav", row.tokens, voices[row.id]) for row in rows)
-    spoken = speak(net, lines, batch=batch, temperature=temperature, top_k=top_k, seed=seed)
-    _write_all(spoken, len(voices), net, overwrite)
+    options: SpeakOptions = {"temperature": temperature, "top_k": top_k, "seed": seed, "precision": precision}
+    if stream:
+        samples, started_at = 0, time.perf_counter()
+        with open_sink(out, net.sample_rate, overwrite=overwrite) as write:
+            for row in rows:
+                for wav in net.decode_stream(row.tokens, voices[row.id], **options):
+                    write(wav)
+                    samples += len(wav)
+        _tell_speech(f"{len(voices)} utterances", samples, started_at, net, precision, file=sys.stderr)
+    else:
+        lines = (Line(paths[row.id], row.tokens, voices[row.id]) for row in rows)
+        _write_all(speak(net, lines, batch=batch, **options), len(voices), net, precision, overwrite)
     return code
 
 
@@ -156,6 +183,8 @@ def convert(
     temperature: Temperature = 1.0,
     top_k: TopK = None,
     seed: Seed = 0,
+    precision: Precision = "float32",
+    threads: Threads = None,
     batch: Batch = 16,
     device: Device = "auto",
     overwrite: Overwrite = False,
@@ -170,7 +199,7 @@ def convert(
     from vqaudio.tokens.speak import Line, name_outputs, speak
 
     sources = find_sources(inputs)
-    net = _load(model, device)
+    net = _load(model, device, threads)
     voices = net.speakers if speaker == ("all",) else tuple(dict.fromkeys(speaker))
     if not voices:
         raise ValueError("name at least one speaker (vqaudio info MODEL lists them)")
@@ -180,8 +209,8 @@ def convert(
     with _failures() as failures:
         rows = tokenize_all(net, sources, failures)
         lines = (Line(outputs[row.id, name], row.tokens, name) for row in rows for name in voices)
-        spoken = speak(net, lines, batch=batch, temperature=temperature, top_k=top_k, seed=seed)
-        _write_all(spoken, len(outputs), net, overwrite)
+        options: SpeakOptions = {"temperature": temperature, "top_k": top_k, "seed": seed, "precision": precision}
+        _write_all(speak(net, lines, batch=batch, **options), len(outputs), net, precision, overwrite)
     return 1 if failures else 0
 
 
@@ -223,6 +252,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error), 1)
     except ValueError as error:  # ModelError and ConfigError are ones
         return _fail(str(error), 2)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again at its end
+        return _fail("nobody reads the output any longer", 1)
     except OSError as error:
         return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 2)
     except KeyboardInterrupt:
@@ -244,9 +276,9 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-def _tell(facts: dict[str, str]) -> None:
+def _tell(facts: dict[str, str], file: TextIO | None = None) -> None:
     for name, fact in facts.items():
-        print(f"{name:<13} {fact}")
+        print(f"{name:<13} {fact}", file=file)
 
 
 def _report(failures: Iterable[ValueError]) -> int:
@@ -271,28 +303,42 @@ def _progress(items: Iterable[T], total: int) -> Iterable[T]:
     return tqdm(items, total=total, unit="utt", disable=None)  # None: only where standard error is a terminal
 
 
-def _load(model: str, device: Device) -> SpeechVQVAE:
+def _load(model: str, device: Device, threads: int | None = None) -> SpeechVQVAE:
     import torch
 
     from vqaudio.models.storage import load_model
 
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("PyTorch sees no GPU here; use --device cpu")
+    if threads is not None:
+        if threads < 1:
+            raise ValueError(f"--threads must be at least 1, got {threads}")
+        torch.set_num_threads(threads)
     chosen = "cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu"
     return load_model(model, chosen)
 
 
-def _write_all(spoken: Iterable[Spoken], total: int, net: SpeechVQVAE, overwrite: bool) -> None:
+def _write_all(spoken: Iterable[Spoken], total: int, net: SpeechVQVAE, precision: Precision, overwrite: bool) -> None:
     """Write every utterance as it comes, and say how fast that was."""
     from vqaudio.data.audio import write_audio
 
-    count, seconds, started_at = 0, 0.0, time.perf_counter()
+    count, samples, started_at = 0, 0, time.perf_counter()
     for line, wav in _progress(spoken, total):
         line.path.parent.mkdir(parents=True, exist_ok=True)
         write_audio(line.path, wav, net.sample_rate, overwrite=overwrite)
-        count, seconds = count + 1, seconds + len(wav) / net.sample_rate
-    elapsed = time.perf_counter() - started_at
-    _tell({"written": f"{count} audio files, {seconds:.1f} s", "speed": _speed(seconds, elapsed, net)})
+        count, samples = count + 1, samples + len(wav)
+    _tell_speech(f"{count} audio files", samples, started_at, net, precision)
+
+
+def _tell_speech(
+    written: str, samples: int, started_at: float, net: SpeechVQVAE, precision: Precision, file: TextIO | None = None
+) -> None:
+    """What was written, how fast, and by which means; to standard output or another file."""
+    from vqaudio.sampling import choose
+
+    seconds, elapsed = samples / net.sample_rate, time.perf_counter() - started_at
+    facts = {"written": f"{written}, {seconds:.1f} s", "speed": _speed(seconds, elapsed, net)}
+    _tell({**facts, "sampler": choose(net.decoder, precision=precision).name}, file)
 
 
 def _speed(seconds: float, elapsed: float, net: SpeechVQVAE) -> str:

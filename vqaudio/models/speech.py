@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -16,15 +17,14 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqaudio.data.mulaw import mulaw_decode
 from vqaudio.models.chunks import audio_pieces, encode_in_chunks
 from vqaudio.models.fingerprint import fingerprint
+from vqaudio.models.speaking import STREAM_FRAMES, Piece, SpeakOptions, speak, speak_stream
 from vqaudio.models.tokens import Tokens
 from vqaudio.nn.encoder import Encoder, EncoderConfig
 from vqaudio.nn.normalizer import Normalizer, NormalizerKind
 from vqaudio.nn.quantizer import Quantized, VectorQuantizer, VectorQuantizerConfig
 from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
-from vqaudio.sampling import generate
 
 # what decides the codes, by name: a field that a later version adds must not rename the models that are there
 ENCODER_FACTS = ("strides", "channels", "dilations", "kernel_size", "width", "lookahead", "gain")
@@ -227,31 +227,18 @@ class SpeechVQVAE(nn.Module):
 
     # --- codes to speech ---
 
-    def decode(
-        self,
-        tokens: Tokens,
-        speaker: str | None = None,
-        *,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        seed: int = 0,
-    ) -> Tensor:
+    def decode(self, tokens: Tokens, speaker: str | None = None, **options: Unpack[SpeakOptions]) -> Tensor:
         """Tokens -> (T,) float32 in [-1, 1], spoken freely by `speaker`; as `decode_batch`."""
-        return self.decode_batch([tokens], speaker, temperature=temperature, top_k=top_k, seed=seed)[0]
+        return self.decode_batch([tokens], speaker, **options)[0]
 
     def decode_batch(
-        self,
-        batch: Sequence[Tokens],
-        speaker: str | Sequence[str] | None = None,
-        *,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        seed: int = 0,
+        self, batch: Sequence[Tokens], speaker: str | Sequence[str] | None = None, **options: Unpack[SpeakOptions]
     ) -> list[Tensor]:
         """Utterances decoded together, by one speaker or one each -> list of (T,) float32 in [-1, 1].
 
-        What an utterance becomes depends on its codes, the speaker and the seed, and on its neighbours only through
-        rounding. Raises ValueError for tokens of another model and for unknown speakers.
+        What an utterance becomes depends on its codes, the speaker and the options; with the compiled kernels on
+        nothing else, otherwise on its neighbours through rounding. Raises ValueError for tokens of another model and
+        for unknown speakers.
         """
         speaker_ids = self._speaker_ids(speaker, len(batch))
         for tokens in batch:
@@ -259,31 +246,33 @@ class SpeechVQVAE(nn.Module):
         if not batch:
             return []
         codes = nn.utils.rnn.pad_sequence([tokens.codes for tokens in batch], batch_first=True).to(self.device)
-        classes = generate(
-            self.decoder,
-            self.quantizer.decode(codes),
-            speaker_ids,
-            steps=codes.shape[1] * self.hop,
-            temperature=temperature,
-            top_k=top_k,
-            generator=[torch.Generator().manual_seed(seed) for _ in batch],
-        )
-        wavs = mulaw_decode(classes.cpu(), self.cfg.decoder.classes)
-        return [wav[: tokens.num_samples] for wav, tokens in zip(wavs, batch, strict=True)]
+        cond = self.quantizer.decode(codes)
+        return speak(self.decoder, cond, speaker_ids, [tokens.num_samples for tokens in batch], **options)
+
+    def decode_stream(
+        self, tokens: Tokens | Iterable[int | Tensor], speaker: str | None = None, **options: Unpack[SpeakOptions]
+    ) -> Iterator[Tensor]:
+        """An utterance in pieces, (T,) float32 in [-1, 1], which together equal `decode`.
+
+        `tokens`: Tokens, or codes of this model as they arrive, one at a time or some (N,). Nothing is held back:
+        the `hop` samples of a code come with the piece that brings it, and depend on no later code; Tokens are
+        spoken 16 codes at a time. Raises as `decode` does, before the first piece where it can.
+        """
+        speaker_ids = self._speaker_ids(speaker, 1)
+        if isinstance(tokens, Tokens):
+            self.check_tokens(tokens)
+        return speak_stream(self.decoder, self._pieces(tokens), speaker_ids, **options)
 
     def convert(
         self,
         audio: str | Path | np.ndarray | Tensor,
         speaker: str,
         sample_rate: int | None = None,
-        *,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        seed: int = 0,
+        **options: Unpack[SpeakOptions],
     ) -> Tensor:
         """What was said in a file or waveform, said by `speaker`: (T,) float32 in [-1, 1]."""
         self.speaker_id(speaker)  # before the work
-        return self.decode(self.tokenize(audio, sample_rate), speaker, temperature=temperature, top_k=top_k, seed=seed)
+        return self.decode(self.tokenize(audio, sample_rate), speaker, **options)
 
     def check_tokens(self, tokens: Tokens) -> None:
         """Raises ValueError for tokens that this model cannot speak."""
@@ -297,10 +286,25 @@ class SpeechVQVAE(nn.Module):
                 f"sample_rate and hop must be those of the model, {self.sample_rate} and {self.hop}, "
                 f"got {tokens.sample_rate} and {tokens.hop}"
             )
-        if len(tokens.codes) and not 0 <= tokens.codes.min() <= tokens.codes.max() < self.codebook_size:
-            raise ValueError(
-                f"codes must lie in 0..{self.codebook_size - 1}, got {tokens.codes.min()}..{tokens.codes.max()}"
-            )
+        self._check_codes(tokens.codes)
+
+    def _check_codes(self, codes: Tensor) -> None:
+        if len(codes) and not 0 <= codes.min() <= codes.max() < self.codebook_size:
+            raise ValueError(f"codes must lie in 0..{self.codebook_size - 1}, got {codes.min()}..{codes.max()}")
+
+    def _pieces(self, tokens: Tokens | Iterable[int | Tensor]) -> Iterator[Piece]:
+        """What `speak_stream` takes."""
+        whole = isinstance(tokens, Tokens)
+        left = tokens.num_samples if whole else None
+        for some in tokens.codes.split(STREAM_FRAMES) if whole else tokens:
+            codes = torch.as_tensor(some).reshape(-1)
+            if codes.is_floating_point():
+                raise ValueError(f"codes must be whole numbers, got {codes.dtype}")
+            self._check_codes(codes)
+            num_samples = len(codes) * self.hop if left is None else min(len(codes) * self.hop, left)
+            left = None if left is None else left - num_samples
+            if num_samples:
+                yield Piece(self.quantizer.decode(codes.long().to(self.device)[None])[0], num_samples)
 
     def _speaker_ids(self, speaker: str | Sequence[str] | None, count: int) -> Tensor | None:
         if not self.speakers:

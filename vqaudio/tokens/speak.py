@@ -9,12 +9,13 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 from torch import Tensor
 
 from vqaudio.data.atomic import check_writable
 from vqaudio.data.audio import WRITABLE
+from vqaudio.models.speaking import SpeakOptions
 from vqaudio.models.speech import SpeechVQVAE
 from vqaudio.models.tokens import Tokens
 from vqaudio.tokens.bulk import Source
@@ -38,13 +39,7 @@ class Spoken(NamedTuple):
 
 
 def speak(
-    model: SpeechVQVAE,
-    lines: Iterable[Line],
-    *,
-    batch: int = 16,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    seed: int = 0,
+    model: SpeechVQVAE, lines: Iterable[Line], *, batch: int = 16, **options: Unpack[SpeakOptions]
 ) -> Iterator[Spoken]:
     """Decode all lines, `batch` at once; within a window of batches the longest come first.
 
@@ -57,9 +52,7 @@ def speak(
         for start in range(0, len(window), batch):
             together = window[start : start + batch]
             names = [line.speaker for line in together if line.speaker is not None]
-            wavs = model.decode_batch(
-                [line.tokens for line in together], names or None, temperature=temperature, top_k=top_k, seed=seed
-            )
+            wavs = model.decode_batch([line.tokens for line in together], names or None, **options)
             for line, wav in zip(together, wavs, strict=True):
                 yield Spoken(line, wav)
 
@@ -71,20 +64,17 @@ class Cast(NamedTuple):
     failures: list[ValueError]  # one for each other row
 
 
-def cast_rows(model: SpeechVQVAE, tokens: Path, speaker: str | None, out: Path, *, overwrite: bool) -> Cast:
-    """Look at all rows of a token file before any is decoded to out/ID.wav.
+def cast_rows(model: SpeechVQVAE, tokens: Path, speaker: str | None) -> Cast:
+    """Look at all rows of a token file before any is decoded.
 
     `speaker` speaks all; None: each row's own speaker does. Raises what `read_tokens` does, ValueError for an
-    unknown `speaker` and for tokens of another model, OSError where a file could not be written.
+    unknown `speaker` and for tokens of another model.
     """
-    check_folder(out)
     if speaker is not None:
         model.speaker_id(speaker)
     cast = Cast({}, [])
     for row in read_tokens(tokens):
         _check_row(model, row)
-        if out.exists():
-            check_writable(out / f"{row.id}.wav", overwrite=overwrite)
         try:
             cast.voices[row.id] = _voice(model, row, speaker)
         except ValueError as error:
@@ -119,6 +109,15 @@ def name_outputs(
     for path in outputs.values() if out.exists() else ():
         check_writable(path, overwrite=overwrite)
     return outputs
+
+
+def name_rows(ids: Iterable[str], out: Path, *, overwrite: bool) -> dict[str, Path]:
+    """Ids of token rows -> out/ID.wav of each. Raises OSError or ValueError where a file could not be written."""
+    check_folder(out)
+    paths = {id: out / f"{id}.wav" for id in ids}
+    for path in paths.values() if out.exists() else ():
+        check_writable(path, overwrite=overwrite)
+    return paths
 
 
 def check_folder(out: Path) -> None:

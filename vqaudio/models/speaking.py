@@ -1,0 +1,90 @@
+"""Codes to speech by a model's decoder: utterances together, or one as its codes arrive.
+
+Letters: B utterances, T samples, N frames, D code width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, TypedDict
+
+import torch
+from torch import Tensor
+
+from vqaudio.data.mulaw import mulaw_decode
+from vqaudio.native.wavenet import Precision
+from vqaudio.nn.wavenet import WaveNet
+from vqaudio.sampling import choose, generate
+from vqaudio.sampling.draw import check_controls
+
+STREAM_FRAMES = 16  # codes of an utterance that are spoken at once where all of them are there
+
+
+class SpeakOptions(TypedDict, total=False):
+    """How samples are drawn, as `decode`, `decode_batch`, `decode_stream` and `convert` of a model take it."""
+
+    temperature: float  # 1 (the default) as the model learned it, below 1 more careful, 0 the likeliest samples
+    top_k: int | None  # draw from so many of the likeliest classes; None (the default): from all
+    seed: int  # 0 by default: the same seed, the same speech
+    precision: Precision  # float32 by default; bf16 and int8 are faster, on a CPU with compiled kernels
+    threads: int | None  # at most so many on a CPU; None (the default): as PyTorch has it
+
+
+class Piece(NamedTuple):
+    """A part of an utterance that begins with a frame."""
+
+    cond: Tensor  # (D, N)
+    num_samples: int  # N * hop; fewer only at the end of the utterance
+
+
+def speak(
+    decoder: WaveNet,
+    cond: Tensor,
+    speaker: Tensor | None,
+    num_samples: Sequence[int],
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    seed: int = 0,
+    precision: Precision = "float32",
+    threads: int | None = None,
+) -> list[Tensor]:
+    """cond (B, D, N), speaker (B,), samples of each utterance -> their waveforms, (T,) float32 in [-1, 1]."""
+    classes = generate(
+        decoder,
+        cond,
+        speaker,
+        steps=num_samples,
+        temperature=temperature,
+        top_k=top_k,
+        generator=[torch.Generator().manual_seed(seed) for _ in num_samples],
+        sampler=choose(decoder, precision=precision, threads=threads),
+    )
+    wavs = mulaw_decode(classes.cpu(), decoder.cfg.classes)
+    return [wav[:length] for wav, length in zip(wavs, num_samples, strict=True)]
+
+
+@torch.no_grad()
+def speak_stream(
+    decoder: WaveNet,
+    pieces: Iterable[Piece],
+    speaker: Tensor | None,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    seed: int = 0,
+    precision: Precision = "float32",
+    threads: int | None = None,
+) -> Iterator[Tensor]:
+    """Pieces of one utterance, speaker (1,) -> the waveform of each, (T,) float32 in [-1, 1], as it comes.
+
+    Together they equal `speak` on the whole utterance.
+    """
+    check_controls(0, temperature, top_k)
+    streams = choose(decoder, precision=precision, threads=threads).open(speaker, 1)
+    generator = torch.Generator().manual_seed(seed)
+    for cond, num_samples in pieces:
+        uniforms = torch.rand(1, num_samples, generator=generator).to(cond.device)
+        lengths = torch.tensor([num_samples])
+        classes = streams.extend(cond[None], uniforms, lengths, temperature=temperature, top_k=top_k)
+        yield mulaw_decode(classes[0].cpu(), decoder.cfg.classes)
