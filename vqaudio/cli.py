@@ -159,7 +159,7 @@ def decode(
     code = _report(failures)
     rows = (row for row in read_tokens(tokens) if row.id in voices)
     options: SpeakOptions = {"temperature": temperature, "top_k": top_k, "seed": seed, "precision": precision}
-    if stream:
+    if stream and voices:
         samples, started_at = 0, time.perf_counter()
         with open_sink(out, net.sample_rate, overwrite=overwrite) as write:
             for row in rows:
@@ -167,7 +167,7 @@ def decode(
                     write(wav)
                     samples += len(wav)
         _tell_speech(f"{len(voices)} utterances", samples, started_at, net, precision, file=sys.stderr)
-    else:
+    elif voices:
         lines = (Line(paths[row.id], row.tokens, voices[row.id]) for row in rows)
         _write_all(speak(net, lines, batch=batch, **options), len(voices), net, precision, overwrite)
     return code
@@ -233,9 +233,27 @@ def info(subject: Positional[Annotated[str, arg(metavar="M_OR_TOKENS")]]) -> int
     return 0
 
 
+def bench(
+    threads: Threads = None,
+    quick: bool = False,
+    out: Annotated[Path | None, arg(metavar="NAME.json", help="file for the same figures")] = None,
+    overwrite: Overwrite = False,
+) -> int:
+    """How fast this machine decodes, beside other ways to do it and beside what it could do; it should be idle.
+
+    Args:
+        quick: the preset base alone, in half a minute instead of four
+    """
+    from vqaudio.evaluation import speed, speed_table
+
+    plan, tell = speed.QUICK if quick else speed.FULL, functools.partial(print, flush=True)
+    speed_table.bench(plan, threads, tell, out=out, overwrite=overwrite)
+    return 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; `argv` without the program's name, or None for the process's own -> the exit code."""
-    verbs = {verb.__name__: _later(verb) for verb in (prepare, tokenize, decode, convert, info)}
+    verbs = {verb.__name__: _later(verb) for verb in (prepare, tokenize, decode, convert, info, bench)}
     try:
         run = tyro.extras.subcommand_cli_from_dict(
             verbs,

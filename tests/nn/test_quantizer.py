@@ -4,7 +4,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vqaudio.nn.quantizer import VectorQuantizer, VectorQuantizerConfig, kmeans, nearest, perplexity
+from vqaudio.nn.quantizer import (
+    VectorQuantizer,
+    VectorQuantizerConfig,
+    kmeans,
+    nearest,
+    nearest_in_pytorch,
+    perplexity,
+)
 
 K, D = 8, 4
 STEADY = 10_000  # updates after which the moving averages have their full memory
@@ -51,6 +58,7 @@ def _brute_force(rows: Tensor, codebook: Tensor) -> Tensor:
     return (rows.double()[:, None] - codebook.double()[None]).square().sum(2)
 
 
+@pytest.mark.parametrize("search", [nearest, nearest_in_pytorch])
 @settings(max_examples=100, deadline=None)
 @given(
     num_rows=st.integers(0, 40),
@@ -59,22 +67,23 @@ def _brute_force(rows: Tensor, codebook: Tensor) -> Tensor:
     span=st.integers(1, 4),
     seed=st.integers(0, 2**31),
 )
-def test_nearest_is_brute_force_and_the_first_of_equals(num_rows, num_codes, width, span, seed) -> None:
+def test_nearest_is_brute_force_and_the_first_of_equals(search, num_rows, num_codes, width, span, seed) -> None:
     generator = torch.Generator().manual_seed(seed)
     # small whole numbers: float32 is exact on them, and many distances are equal
     rows = torch.randint(-span, span + 1, (num_rows, width), generator=generator).float()
     codebook = torch.randint(-span, span + 1, (num_codes, width), generator=generator).float()
     expected = [min(range(num_codes), key=distances.__getitem__) for distances in _brute_force(rows, codebook).tolist()]
-    codes = nearest(rows, codebook)
+    codes = search(rows, codebook)
     assert codes.dtype == torch.int64
     assert codes.tolist() == expected
 
 
+@pytest.mark.parametrize("search", [nearest, nearest_in_pytorch])
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
-def test_nearest_loses_next_to_nothing_to_float64(scale) -> None:
+def test_nearest_loses_next_to_nothing_to_float64(search, scale) -> None:
     rows, codebook = _noise(9000, 6) * scale, _noise(30, 6, seed=1) * scale  # more vectors than are compared at once
     distances = _brute_force(rows, codebook)
-    chosen = distances.gather(1, nearest(rows, codebook)[:, None])[:, 0]
+    chosen = distances.gather(1, search(rows, codebook)[:, None])[:, 0]
     torch.testing.assert_close(chosen, distances.min(1).values, rtol=0, atol=1e-5 * scale**2)
 
 

@@ -18,6 +18,7 @@
 #include <limits>
 #include <memory>
 #include <new>
+#include <system_error>
 #include <thread>
 #include <type_traits>
 #include <vector>
@@ -551,6 +552,7 @@ struct Tensors {  // as vqaudio/nn/wavenet.py has them, row by row; those of abs
 
 constexpr int MAX_GROUP = 16;  // streams that are taken a step together
 constexpr int MAX_BLOCK = 8;   // steps whose past taps are computed at once
+constexpr int CALLS_ALONE = 8;  // extensions without a helper, once it had no processor
 
 struct Layer {
   int dilation;
@@ -679,21 +681,26 @@ Net<P>::Net(const Shape& s, const Tensors& w, int streams) : shape(s) {
   }
 }
 
-// Waits without giving the processor away at first, which would cost more than the wait; on a busy machine the
-// other thread may need it.
+double seconds_now() {
+  using namespace std::chrono;
+  return duration<double>(steady_clock::now().time_since_epoch()).count();
+}
+
+// Waits without giving the processor away at first, which would cost more than the wait -> seconds after that: the
+// other thread is not running, since the machine has other work.
 template <class Ready>
-inline void wait_until(Ready ready) {
-  for (int turns = 0; !ready(); turns++) {
-    if (turns < 2000) {
+inline double wait_until(Ready ready) {
+  for (int turns = 0; turns < 2000; turns++) {
+    if (ready()) return 0.0;
 #if defined(__x86_64__)
-      __builtin_ia32_pause();
+    __builtin_ia32_pause();
 #elif defined(__aarch64__)
-      asm volatile("yield");
+    asm volatile("yield");
 #endif
-    } else {
-      std::this_thread::yield();
-    }
   }
+  const double begin = seconds_now();
+  while (!ready()) std::this_thread::yield();
+  return seconds_now() - begin;
 }
 
 template <class Value>
@@ -760,6 +767,7 @@ class Group {
   bool finish_step(int64_t t, int active);
   bool run_alone();
   bool run_with_helper();
+  bool has_helper() const { return with_helper_ && calls_alone_ == 0; }  // in this call
   void help(Progress& progress);
 
   const Net<P>& net_;
@@ -767,6 +775,7 @@ class Group {
   const int count_, input_, skip_input_;
   const bool with_helper_;
   int64_t position_ = 0;  // steps before this call
+  int calls_alone_ = 0;   // calls that are left until the helper is tried again
   const Request* request_ = nullptr;
   std::vector<Buffer<uint8_t>> rings_;  // of each layer: past inputs, [step mod ring][stream]
   std::vector<Buffer<float>> gates_;    // of each layer: before the present input is added, [step mod slots][stream]
@@ -911,10 +920,10 @@ template <class P>
 void Group<P>::walk_layer(int l, int64_t t, int active) {
   using Input = typename P::Input;
   const Layer& layer = net_.layers[l];
-  const bool all_taps = !with_helper_ && layer.block == 1;  // in one product
+  const bool all_taps = !has_helper() && layer.block == 1;  // in one product
   if (all_taps) {
     gather_past(l, t, t + 1);
-  } else if (!with_helper_ && filled_[l] == t) {
+  } else if (!has_helper() && filled_[l] == t) {
     fill_block(l, t);
   }
   const uint8_t* inputs[MAX_GROUP];
@@ -1036,25 +1045,35 @@ template <class P>
 bool Group<P>::run_with_helper() {
   const int layers = static_cast<int>(net_.layers.size());
   Progress progress;
-  std::thread helper([&] { help(progress); });
+  std::thread helper;
+  try {
+    helper = std::thread([&] { help(progress); });
+  } catch (const std::system_error&) {  // no thread left
+    calls_alone_ = CALLS_ALONE + 1;
+    return run_alone();
+  }
   bool finite = true;
+  double waited = 0.0;
+  const double begin = seconds_now();
   for (int64_t t = 0; t < request_->steps && finite; t++) {
     const int running = active(t);
     if (!running) break;
     begin_step(t, running);
     for (int l = 0; l < layers; l++) {
       const int64_t layer = t * layers + l;
-      wait_until([&] { return progress.filled.load(std::memory_order_acquire) > layer; });
+      waited += wait_until([&] { return progress.filled.load(std::memory_order_acquire) > layer; });
       walk_layer(l, t, running);
       progress.walked.store(layer + 1, std::memory_order_release);
       add_residual(l, running);
     }
-    wait_until([&] { return progress.skipped.load(std::memory_order_acquire) > t; });
+    waited += wait_until([&] { return progress.skipped.load(std::memory_order_acquire) > t; });
     add_skips(layers - 1, layers, running);  // nobody has to be told about the last layer
     finite = finish_step(t, running);
   }
   progress.stopped.store(true, std::memory_order_release);
   helper.join();
+  // on a machine that has no second core to spare, one thread is faster than two that wait for each other
+  if (waited > 0.25 * (seconds_now() - begin)) calls_alone_ = CALLS_ALONE + 1;
   return finite;
 }
 
@@ -1096,7 +1115,8 @@ template <class P>
 bool Group<P>::extend(const Request& request) {
   request_ = &request;
   std::fill(filled_.begin(), filled_.end(), 0);
-  const bool finite = with_helper_ ? run_with_helper() : run_alone();
+  const bool finite = has_helper() ? run_with_helper() : run_alone();
+  if (calls_alone_ > 0) calls_alone_--;
   position_ += request.steps;
   request_ = nullptr;
   return finite;
@@ -1123,7 +1143,11 @@ class Groups final : public Generation {
       }
     };
     std::vector<std::thread> others;
-    for (int worker = 1; worker < workers_; worker++) others.emplace_back(work);
+    others.reserve(workers_);
+    try {
+      for (int worker = 1; worker < workers_; worker++) others.emplace_back(work);
+    } catch (const std::system_error&) {  // no thread left: those that run do the work
+    }
     work();
     for (std::thread& other : others) other.join();
     return finite;
@@ -1143,19 +1167,31 @@ constexpr int NEAREST_ROWS = 2;  // vectors of codes that are compared at once
 class NearestCode {
  public:
   NearestCode(const float* codes, int count, int width)
-      : width_(width), count_(round_up(count, BLOCK)), packed_(size_t(count_) * width), half_norms_(count_) {
-    for (int k = 0; k < count; k++) {
-      float norm = 0.0f;
-      float* to = packed_.get() + size_t(k / BLOCK) * BLOCK * width + k % BLOCK;
-      for (int d = 0; d < width; d++) {
-        const float value = codes[size_t(k) * width + d];
-        norm += value * value;
-        to[size_t(d) * BLOCK] = -value;
+      : width_(width), count_(count), padded_(round_up(count, BLOCK)), packed_(size_t(padded_) * width),
+        half_norms_(padded_) {
+    Floats zero = Floats{};  // not a number where a code is not finite
+    for (int first = 0; first < padded_; first += BLOCK) {
+      float* to = packed_.get() + size_t(first) * width;
+      for (int k = first; k < std::min(first + BLOCK, count); k++) {
+        const float* from = codes + size_t(k) * width;
+        for (int d = 0; d < width; d++) to[size_t(d) * BLOCK + k - first] = -from[d];
       }
-      half_norms_.get()[k] = norm / 2;
+      Floats norms[NEAREST_ROWS] = {};
+      for (int d = 0; d < width; d++, to += BLOCK) {
+#pragma GCC unroll 8
+        for (int r = 0; r < NEAREST_ROWS; r++) {
+          const Floats values = load<Floats>(to + r * LANES);
+          norms[r] += values * values;
+          zero += values * 0.0f;
+        }
+      }
+      for (int r = 0; r < NEAREST_ROWS; r++) store(half_norms_.get() + first + r * LANES, norms[r] * 0.5f);
     }
-    std::fill(half_norms_.get() + count, half_norms_.get() + count_, std::numeric_limits<float>::infinity());
+    std::fill(half_norms_.get() + count, half_norms_.get() + padded_, std::numeric_limits<float>::infinity());
+    for (int lane = 0; lane < LANES; lane++) finite_ = finite_ && zero[lane] == 0.0f;
   }
+
+  bool finite() const { return finite_; }
 
   void find(const float* rows, int64_t begin, int64_t end, int64_t* codes) const {
     for (int64_t row = begin; row < end; row += MAX_COLUMNS) find_block(rows, row, end, codes);
@@ -1175,7 +1211,7 @@ class NearestCode {
       best[c] = broadcast(std::numeric_limits<float>::infinity());
       found[c] = Ints{};
     }
-    for (int first = 0; first < count_; first += BLOCK) {
+    for (int first = 0; first < padded_; first += BLOCK) {
       Floats sums[NEAREST_ROWS][MAX_COLUMNS];
 #pragma GCC unroll 8
       for (int r = 0; r < NEAREST_ROWS; r++) {
@@ -1202,20 +1238,30 @@ class NearestCode {
         const bool equal_before = best[c][lane] == best[c][least] && found[c][lane] < found[c][least];
         if (nearer || equal_before) least = lane;
       }
-      codes[row + c] = found[c][least];
+      const bool sound = std::isfinite(best[c][least]);
+      codes[row + c] = sound ? found[c][least] : find_unsound(reinterpret_cast<const float*>(x[c]));
     }
   }
 
-  const int width_, count_;
+  // For a row that is not finite, or whose sums overflow: as argmin in PyTorch, the first sum that is no number, else
+  // the least.
+  int find_unsound(const float* row) const {
+    float best = std::numeric_limits<float>::infinity();
+    int found = 0;
+    for (int k = 0; k < count_; k++) {
+      const float* code = packed_.get() + size_t(k / BLOCK) * BLOCK * width_ + k % BLOCK;
+      float sum = half_norms_.get()[k];
+      for (int d = 0; d < width_; d++) sum += row[d] * code[size_t(d) * BLOCK];
+      if (std::isnan(sum)) return k;
+      if (sum < best) best = sum, found = k;
+    }
+    return found;
+  }
+
+  const int width_, count_, padded_;
   Buffer<float> packed_, half_norms_;
+  bool finite_ = true;
 };
-
-// ------------------------------------------------------------------------------------------- what bounds a machine
-
-double seconds_now() {
-  using namespace std::chrono;
-  return duration<double>(steady_clock::now().time_since_epoch()).count();
-}
 
 }  // namespace
 
@@ -1263,56 +1309,78 @@ EXPORT int32_t vq_streams_extend(void* streams, const Request* request) try {
   return 2;
 }
 
+// 0: done; 1: codes are not finite; 2: no memory
 EXPORT int32_t vq_nearest(const float* rows, int64_t count, const float* codes, int32_t num_codes, int32_t width,
                           int32_t threads, int64_t* found) try {
   const NearestCode nearest(codes, num_codes, width);
-  const int64_t share = (count + threads - 1) / threads;
+  if (!nearest.finite()) return 1;
+  constexpr int64_t SHARE = 64;  // rows that a thread takes at a time
+  std::atomic<int64_t> next{0};
+  auto work = [&] {
+    for (int64_t begin; (begin = next.fetch_add(SHARE)) < count;) {
+      nearest.find(rows, begin, std::min(begin + SHARE, count), found);
+    }
+  };
   std::vector<std::thread> others;
-  for (int64_t begin = share; begin < count; begin += share) {
-    others.emplace_back([&, begin] { nearest.find(rows, begin, std::min(begin + share, count), found); });
+  try {
+    for (int thread = 1; thread < threads; thread++) others.emplace_back(work);
+  } catch (const std::exception&) {  // those that there are do it all
   }
-  nearest.find(rows, 0, std::min(share, count), found);
+  work();
   for (std::thread& other : others) other.join();
   return 0;
 } catch (const std::exception&) {
   return 2;
 }
 
-// Multiply-adds per second of this thread, from registers: 0 float32, 1 bfloat16, 2 int8.
+// Multiply-adds per second of this thread where nothing is waited for: the product of all others, over a panel of
+// weights that lies in the first cache. 0 float32, 1 bfloat16, 2 int8.
 template <class P>
 double peak(double seconds) {
-  alignas(64) uint8_t weights[4 * VECTOR_BYTES] = {};
-  alignas(64) uint8_t inputs[VECTOR_BYTES] = {};
+  constexpr int ROWS = ACCUMULATORS / MAX_COLUMNS, GROUPS = 64, PASSES = 256;
+  constexpr size_t STRIDE = size_t(ROWS) * VECTOR_BYTES;
+  const Buffer<uint8_t> weights(GROUPS * STRIDE), inputs(size_t(MAX_COLUMNS) * input_bytes<P>(GROUPS * P::GROUP));
   const uint8_t* x[MAX_COLUMNS];
-  std::fill(x, x + MAX_COLUMNS, inputs);
-  constexpr int ROWS = ACCUMULATORS / MAX_COLUMNS, GROUPS = 1 << 14;
+  for (int c = 0; c < MAX_COLUMNS; c++) x[c] = inputs.get() + size_t(c) * input_bytes<P>(GROUPS * P::GROUP);
   typename P::Sum sums[ROWS][MAX_COLUMNS] = {};
   const double begin = seconds_now();
   double elapsed = 0, rounds = 0;
   for (; elapsed < seconds; elapsed = seconds_now() - begin, rounds++) {
-    for (int g = 0; g < GROUPS; g++) accumulate<P, ROWS, MAX_COLUMNS>(sums, weights, 0, 1, x);
+    for (int pass = 0; pass < PASSES; pass++) {
+      asm volatile("" : : "r"(weights.get()), "r"(inputs.get()) : "memory");  // who knows what they hold now
+      accumulate<P, ROWS, MAX_COLUMNS>(sums, weights.get(), STRIDE, GROUPS, x);
+    }
   }
-  volatile float sink = reinterpret<Floats>(sums[0][0])[0];
+  typename P::Sum total = {};
+#pragma GCC unroll 8
+  for (int r = 0; r < ROWS; r++) {
+#pragma GCC unroll 8
+    for (int c = 0; c < MAX_COLUMNS; c++) total += sums[r][c];
+  }
+  volatile typename P::Sum sink = total;  // all sums are needed
   (void)sink;
-  return rounds * GROUPS * ROWS * MAX_COLUMNS * LANES * P::GROUP / elapsed;
+  return rounds * PASSES * GROUPS * ROWS * MAX_COLUMNS * LANES * P::GROUP / elapsed;
 }
 EXPORT double vq_peak(int32_t precision, double seconds) {
   return precision == 0 ? peak<Float32>(seconds) : precision == 1 ? peak<Bfloat16>(seconds) : peak<Int8>(seconds);
 }
 
-// Bytes per second that this thread reads, over and over, from a buffer of `bytes`.
+// Bytes per second that this thread reads, over and over, from a buffer of `bytes`, a multiple of 8 vectors.
 EXPORT double vq_bandwidth(const float* buffer, int64_t bytes, double seconds) {
+  const float* const end = buffer + bytes / (8 * VECTOR_BYTES) * (8 * LANES);
   Floats sums[8] = {};
   const double begin = seconds_now();
   double elapsed = 0, rounds = 0;
   for (; elapsed < seconds; elapsed = seconds_now() - begin, rounds++) {
-    for (const float* at = buffer; at < buffer + bytes / 4; at += 8 * LANES) {
+    for (const float* at = buffer; at < end; at += 8 * LANES) {
 #pragma GCC unroll 8
       for (int i = 0; i < 8; i++) sums[i] += load<Floats>(at + i * LANES);
     }
   }
-  for (int i = 1; i < 8; i++) sums[0] += sums[i];
-  volatile float sink = sums[0][0];
+  Floats total = {};
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; i++) total += sums[i];
+  volatile Floats sink = total;
   (void)sink;
   return rounds * double(bytes) / elapsed;
 }

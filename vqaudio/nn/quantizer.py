@@ -5,6 +5,7 @@ Letters: B batch, D code width, K number of codes, *S any spatial axes, M valid 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -14,6 +15,9 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vqaudio.native.library import kernels
+from vqaudio.native.nearest import nearest_code
+from vqaudio.native.wavenet import MOST
 from vqaudio.nn.joint import draw_rows, joint_size, same_as_first, sum_over_processes
 
 NEAREST_ROWS = 4096  # vectors compared at once: bounds the memory of the distances to this many rows
@@ -227,8 +231,26 @@ class VectorQuantizer(nn.Module):
 def nearest(rows: Tensor, codebook: Tensor) -> Tensor:
     """(M, D), (K, D) -> (M,) int64: the code at the least Euclidean distance, the first one of equals.
 
-    The squared norm of a row is the same for all codes and left out.
+    By the compiled search where there is one, in which no row depends on those beside it; else in PyTorch. Where the
+    two choose differently, the distances are the same within float32 rounding.
     """
+    codebook = codebook.detach()
+    if _for_compiled(rows, codebook) and (compiled := kernels()) is not None:
+        return nearest_code(compiled, rows.detach(), codebook, torch.get_num_threads())
+    return nearest_in_pytorch(rows, codebook)
+
+
+def _for_compiled(rows: Tensor, codebook: Tensor) -> bool:
+    """Whether the compiled search takes them; it refuses broken codebooks, which a run that diverges has for a while.
+
+    A sum costs a sixth of isfinite(), and finite codes whose sum overflows may well go to PyTorch.
+    """
+    plain = all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in (rows, codebook))
+    return plain and max(codebook.shape) <= MOST and math.isfinite(codebook.sum())
+
+
+def nearest_in_pytorch(rows: Tensor, codebook: Tensor) -> Tensor:
+    """As `nearest`, on any device, of any precision. |row|^2 is the same for all codes and left out."""
     if rows.shape[0] == 0:
         return torch.zeros(0, dtype=torch.long, device=rows.device)
     codebook = codebook.detach()
