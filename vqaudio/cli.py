@@ -12,46 +12,39 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TextIO, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
-from tqdm import tqdm
 from tyro.conf import Positional, arg
 
+from vqaudio.console import (
+    Batch,
+    Device,
+    Inputs,
+    Model,
+    Overwrite,
+    Precision,
+    Seed,
+    Temperature,
+    Threads,
+    TopK,
+    fail,
+    failures_named,
+    load,
+    progress,
+    report,
+    tell,
+    tell_speech,
+    times_real_time,
+    write_all,
+)
 from vqaudio.data.audio import AudioError
-from vqaudio.data.corpora import Failures, Kind, Mic
+from vqaudio.data.corpora import Kind, Mic
 
 if TYPE_CHECKING:
     from vqaudio.models.speaking import SpeakOptions
-    from vqaudio.models.speech import SpeechVQVAE
-    from vqaudio.tokens.speak import Spoken
-
-T = TypeVar("T")
-Device = Annotated[Literal["auto", "cpu", "cuda"], arg(help="where to compute; auto: on a GPU if PyTorch sees one")]
-Inputs = Annotated[
-    tuple[Path, ...],
-    arg(
-        metavar="INPUT [INPUT ...]",
-        help="audio files, folders (all audio in them and below) and manifests (.jsonl)",
-        help_behavior_hint="(required)",
-    ),
-]
-Model = Annotated[str, arg(metavar="M", help="a shipped model's name, a model's folder or a Hugging Face Hub id")]
-Overwrite = Annotated[bool, arg(help="replace what exists already under the name of the output")]
-Temperature = Annotated[float, arg(help="of the draws: 1 as the model learned it, below 1 more careful, 0 no draw")]
-TopK = Annotated[int | None, arg(metavar="INT", help="draw from the likeliest classes only; without it from all")]
-Seed = Annotated[int, arg(help="of the draws: the same seed, the same speech")]
-Batch = Annotated[int, arg(help="utterances decoded at once")]
-Precision = Annotated[
-    Literal["float32", "bf16", "int8"],
-    arg(help="of the decoder's weights on a CPU: bf16 and int8 are faster, and nearly as good"),
-]
-Threads = Annotated[
-    int | None, arg(metavar="INT", help="compute on at most so many; without it as OMP_NUM_THREADS says")
-]
 
 
 def prepare(
@@ -79,9 +72,9 @@ def prepare(
 
     made = corpora.prepare(kind, root, out, valid=valid, test=test, seed=seed, mic=mic, overwrite=overwrite)
     for split, count in made.utterances.items():
-        _tell({split: f"{count} utterances, {made.hours[split]:.3f} hours, in {out / split}.jsonl"})
-    _tell({"speakers": f"{len(made.speakers)}, in {out / 'speakers.json'}"})
-    return _report(made.failures)
+        tell({split: f"{count} utterances, {made.hours[split]:.3f} hours, in {out / split}.jsonl"})
+    tell({"speakers": f"{len(made.speakers)}, in {out / 'speakers.json'}"})
+    return report(made.failures)
 
 
 def tokenize(
@@ -106,10 +99,10 @@ def tokenize(
 
     check_target(out, overwrite=overwrite)
     sources = find_sources(inputs)
-    net, stats, started_at = _load(model, device, threads), TokenStats(), time.perf_counter()
-    with _failures() as failures:
+    net, stats, started_at = load(model, device, threads), TokenStats(), time.perf_counter()
+    with failures_named() as failures:
         rows = tokenize_all(net, sources, failures)
-        write_tokens(out, stats.watch(_progress(rows, len(sources))), overwrite=overwrite)
+        write_tokens(out, stats.watch(progress(rows, len(sources))), overwrite=overwrite)
     elapsed = time.perf_counter() - started_at
     used = len(stats.codes)
     summary = {
@@ -118,10 +111,10 @@ def tokenize(
         "bits": bits_per_second(net),
         "usage": f"{used} of {net.codebook_size} codes ({used / net.codebook_size:.0%})",
         "perplexity": f"{stats.perplexity:.1f}",
-        "speed": _speed(stats.seconds, elapsed, net),
+        "speed": times_real_time(stats.seconds, elapsed, net),
         "written": str(out),
     }
-    _tell(summary)
+    tell(summary)
     return 1 if failures else 0
 
 
@@ -153,10 +146,10 @@ def decode(
 
     if stream:
         check_sink(out)
-    net = _load(model, device, threads)
+    net = load(model, device, threads)
     voices, failures = cast_rows(net, tokens, speaker)
     paths = {} if stream else name_rows(voices, out, overwrite=overwrite)
-    code = _report(failures)
+    code = report(failures)
     rows = (row for row in read_tokens(tokens) if row.id in voices)
     options: SpeakOptions = {"temperature": temperature, "top_k": top_k, "seed": seed, "precision": precision}
     if stream and voices:
@@ -166,10 +159,10 @@ def decode(
                 for wav in net.decode_stream(row.tokens, voices[row.id], **options):
                     write(wav)
                     samples += len(wav)
-        _tell_speech(f"{len(voices)} utterances", samples, started_at, net, precision, file=sys.stderr)
+        tell_speech(f"{len(voices)} utterances", samples, started_at, net, precision, file=sys.stderr)
     elif voices:
         lines = (Line(paths[row.id], row.tokens, voices[row.id]) for row in rows)
-        _write_all(speak(net, lines, batch=batch, **options), len(voices), net, precision, overwrite)
+        write_all(speak(net, lines, batch=batch, **options), len(voices), net, precision, overwrite)
     return code
 
 
@@ -199,18 +192,18 @@ def convert(
     from vqaudio.tokens.speak import Line, name_outputs, speak
 
     sources = find_sources(inputs)
-    net = _load(model, device, threads)
+    net = load(model, device, threads)
     voices = net.speakers if speaker == ("all",) else tuple(dict.fromkeys(speaker))
     if not voices:
         raise ValueError("name at least one speaker (vqaudio info MODEL lists them)")
     for name in voices:
         net.speaker_id(name)
     outputs = name_outputs(sources, voices, out, overwrite=overwrite)
-    with _failures() as failures:
+    with failures_named() as failures:
         rows = tokenize_all(net, sources, failures)
         lines = (Line(outputs[row.id, name], row.tokens, name) for row in rows for name in voices)
         options: SpeakOptions = {"temperature": temperature, "top_k": top_k, "seed": seed, "precision": precision}
-        _write_all(speak(net, lines, batch=batch, **options), len(outputs), net, precision, overwrite)
+        write_all(speak(net, lines, batch=batch, **options), len(outputs), net, precision, overwrite)
     return 1 if failures else 0
 
 
@@ -227,9 +220,9 @@ def info(subject: Positional[Annotated[str, arg(metavar="M_OR_TOKENS")]]) -> int
         stats = TokenStats()
         for row in read_tokens(subject):
             stats.add(row)
-        _tell(stats.facts())
+        tell(stats.facts())
     else:
-        _tell(model_facts(_load(subject, "cpu")))
+        tell(model_facts(load(subject, "cpu")))
     return 0
 
 
@@ -246,8 +239,8 @@ def bench(
     """
     from vqaudio.evaluation import speed, speed_table
 
-    plan, tell = speed.QUICK if quick else speed.FULL, functools.partial(print, flush=True)
-    speed_table.bench(plan, threads, tell, out=out, overwrite=overwrite)
+    plan, say = speed.QUICK if quick else speed.FULL, functools.partial(print, flush=True)
+    speed_table.bench(plan, threads, say, out=out, overwrite=overwrite)
     return 0
 
 
@@ -267,16 +260,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return run()
     except AudioError as error:  # of every input: single ones are collected
-        return _fail(str(error), 1)
+        return fail(str(error), 1)
     except ValueError as error:  # ModelError and ConfigError are ones
-        return _fail(str(error), 2)
+        return fail(str(error), 2)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again at its end
-        return _fail("nobody reads the output any longer", 1)
+        return fail("nobody reads the output any longer", 1)
     except OSError as error:
-        return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 2)
+        return fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 2)
     except KeyboardInterrupt:
-        return _fail("interrupted", 130)
+        return fail("interrupted", 130)
 
 
 def _later(verb: Callable[..., int]) -> Callable[..., Callable[[], int]]:
@@ -287,77 +280,3 @@ def _later(verb: Callable[..., int]) -> Callable[..., Callable[[], int]]:
         return functools.partial(verb, *args, **kwargs)
 
     return bind
-
-
-def _fail(message: str, code: int) -> int:
-    print(f"error: {' '.join(message.splitlines())}", file=sys.stderr)  # one line, whatever a library had to say
-    return code
-
-
-def _tell(facts: dict[str, str], file: TextIO | None = None) -> None:
-    for name, fact in facts.items():
-        print(f"{name:<13} {fact}", file=file)
-
-
-def _report(failures: Iterable[ValueError]) -> int:
-    """Name every input that failed -> the exit code."""
-    code = 0
-    for failure in failures:
-        code = _fail(str(failure), 1)
-    return code
-
-
-@contextmanager
-def _failures() -> Iterator[Failures]:
-    """A list of inputs that failed; they are named when the block ends, however it ends."""
-    failures: Failures = []
-    try:
-        yield failures
-    finally:
-        _report(failures)
-
-
-def _progress(items: Iterable[T], total: int) -> Iterable[T]:
-    return tqdm(items, total=total, unit="utt", disable=None)  # None: only where standard error is a terminal
-
-
-def _load(model: str, device: Device, threads: int | None = None) -> SpeechVQVAE:
-    import torch
-
-    from vqaudio.models.storage import load_model
-
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("PyTorch sees no GPU here; use --device cpu")
-    if threads is not None:
-        if threads < 1:
-            raise ValueError(f"--threads must be at least 1, got {threads}")
-        torch.set_num_threads(threads)
-    chosen = "cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu"
-    return load_model(model, chosen)
-
-
-def _write_all(spoken: Iterable[Spoken], total: int, net: SpeechVQVAE, precision: Precision, overwrite: bool) -> None:
-    """Write every utterance as it comes, and say how fast that was."""
-    from vqaudio.data.audio import write_audio
-
-    count, samples, started_at = 0, 0, time.perf_counter()
-    for line, wav in _progress(spoken, total):
-        line.path.parent.mkdir(parents=True, exist_ok=True)
-        write_audio(line.path, wav, net.sample_rate, overwrite=overwrite)
-        count, samples = count + 1, samples + len(wav)
-    _tell_speech(f"{count} audio files", samples, started_at, net, precision)
-
-
-def _tell_speech(
-    written: str, samples: int, started_at: float, net: SpeechVQVAE, precision: Precision, file: TextIO | None = None
-) -> None:
-    """What was written, how fast, and by which means; to standard output or another file."""
-    from vqaudio.sampling import choose
-
-    seconds, elapsed = samples / net.sample_rate, time.perf_counter() - started_at
-    facts = {"written": f"{written}, {seconds:.1f} s", "speed": _speed(seconds, elapsed, net)}
-    _tell({**facts, "sampler": choose(net.decoder, precision=precision).name}, file)
-
-
-def _speed(seconds: float, elapsed: float, net: SpeechVQVAE) -> str:
-    return f"{seconds / elapsed:.3g} times real time on {net.device.type}"

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vqaudio.data.mulaw import mulaw_decode
 from vqaudio.native.wavenet import Precision
+from vqaudio.nn.quantizer import VectorQuantizer
 from vqaudio.nn.wavenet import WaveNet
 from vqaudio.sampling import choose, generate
 from vqaudio.sampling.draw import check_controls
@@ -35,6 +36,27 @@ class Piece(NamedTuple):
 
     cond: Tensor  # (D, N)
     num_samples: int  # N * hop; fewer only at the end of the utterance
+
+
+def check_codes(codes: Tensor, codebook_size: int) -> None:
+    """Raises ValueError for codes that are not in 0..K-1."""
+    if len(codes) and not 0 <= codes.min() <= codes.max() < codebook_size:
+        raise ValueError(f"codes must lie in 0..{codebook_size - 1}, got {codes.min()}..{codes.max()}")
+
+
+def pieces(
+    quantizer: VectorQuantizer, arriving: Iterable[int | Tensor], hop: int, num_samples: int | None
+) -> Iterator[Piece]:
+    """Codes as they arrive, one or some (N,) at a time -> pieces, `num_samples` in all (None: whole frames)."""
+    for some in arriving:
+        codes = torch.as_tensor(some).reshape(-1)
+        if codes.is_floating_point():
+            raise ValueError(f"codes must be whole numbers, got {codes.dtype}")
+        check_codes(codes, quantizer.cfg.codes)
+        samples = len(codes) * hop if num_samples is None else min(len(codes) * hop, num_samples)
+        num_samples = None if num_samples is None else num_samples - samples
+        if samples:
+            yield Piece(quantizer.decode(codes.long().to(quantizer.codebook.device)[None])[0], samples)
 
 
 def speak(

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from vqaudio.models.chunks import audio_pieces, encode_in_chunks
 from vqaudio.models.fingerprint import fingerprint
-from vqaudio.models.speaking import STREAM_FRAMES, Piece, SpeakOptions, speak, speak_stream
+from vqaudio.models.speaking import STREAM_FRAMES, SpeakOptions, check_codes, pieces, speak, speak_stream
 from vqaudio.models.tokens import Tokens
 from vqaudio.nn.encoder import Encoder, EncoderConfig
 from vqaudio.nn.normalizer import Normalizer, NormalizerKind
@@ -110,11 +110,15 @@ class SpeechVQVAE(nn.Module):
 
     def nll(self, target: Tensor, z_q: Tensor, speaker: Tensor, lengths: Tensor) -> Tensor:
         """Teacher-forced negative log-likelihood in nats, averaged over the valid samples: ()."""
+        return self.nll_of_each(target, z_q, speaker, lengths).sum() / lengths.sum()
+
+    def nll_of_each(self, target: Tensor, z_q: Tensor, speaker: Tensor, lengths: Tensor) -> Tensor:
+        """Teacher-forced negative log-likelihood in nats, summed over the valid samples of each row: (B,)."""
         logits, _ = self.decoder(self.decoder.shift(target), z_q, speaker if self.speakers else None)
         flat = rearrange(logits, "b q t -> (b t) q")
         losses = F.cross_entropy(flat.float(), target.flatten(), reduction="none").view(target.shape)
         valid = torch.arange(target.shape[1], device=target.device) < lengths[:, None]
-        return (losses * valid).sum() / valid.sum()
+        return (losses * valid).sum(1)
 
     # --- facts ---
 
@@ -261,7 +265,10 @@ class SpeechVQVAE(nn.Module):
         speaker_ids = self._speaker_ids(speaker, 1)
         if isinstance(tokens, Tokens):
             self.check_tokens(tokens)
-        return speak_stream(self.decoder, self._pieces(tokens), speaker_ids, **options)
+            some, num_samples = tokens.codes.split(STREAM_FRAMES), tokens.num_samples
+        else:
+            some, num_samples = tokens, None
+        return speak_stream(self.decoder, pieces(self.quantizer, some, self.hop, num_samples), speaker_ids, **options)
 
     def convert(
         self,
@@ -286,25 +293,7 @@ class SpeechVQVAE(nn.Module):
                 f"sample_rate and hop must be those of the model, {self.sample_rate} and {self.hop}, "
                 f"got {tokens.sample_rate} and {tokens.hop}"
             )
-        self._check_codes(tokens.codes)
-
-    def _check_codes(self, codes: Tensor) -> None:
-        if len(codes) and not 0 <= codes.min() <= codes.max() < self.codebook_size:
-            raise ValueError(f"codes must lie in 0..{self.codebook_size - 1}, got {codes.min()}..{codes.max()}")
-
-    def _pieces(self, tokens: Tokens | Iterable[int | Tensor]) -> Iterator[Piece]:
-        """What `speak_stream` takes."""
-        whole = isinstance(tokens, Tokens)
-        left = tokens.num_samples if whole else None
-        for some in tokens.codes.split(STREAM_FRAMES) if whole else tokens:
-            codes = torch.as_tensor(some).reshape(-1)
-            if codes.is_floating_point():
-                raise ValueError(f"codes must be whole numbers, got {codes.dtype}")
-            self._check_codes(codes)
-            num_samples = len(codes) * self.hop if left is None else min(len(codes) * self.hop, left)
-            left = None if left is None else left - num_samples
-            if num_samples:
-                yield Piece(self.quantizer.decode(codes.long().to(self.device)[None])[0], num_samples)
+        check_codes(tokens.codes, self.codebook_size)
 
     def _speaker_ids(self, speaker: str | Sequence[str] | None, count: int) -> Tensor | None:
         if not self.speakers:

@@ -1,0 +1,120 @@
+"""What the verbs share: their flags, and how they speak to people.
+
+torch is imported inside the functions, so that --help answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, TextIO, TypeVar
+
+from tqdm import tqdm
+from tyro.conf import arg
+
+from vqaudio.data.corpora import Failures
+
+if TYPE_CHECKING:
+    from vqaudio.models.speech import SpeechVQVAE
+    from vqaudio.tokens.speak import Spoken
+
+T = TypeVar("T")
+Device = Annotated[Literal["auto", "cpu", "cuda"], arg(help="where to compute; auto: on a GPU if PyTorch sees one")]
+Inputs = Annotated[
+    tuple[Path, ...],
+    arg(
+        metavar="INPUT [INPUT ...]",
+        help="audio files, folders (all audio in them and below) and manifests (.jsonl)",
+        help_behavior_hint="(required)",
+    ),
+]
+Model = Annotated[str, arg(metavar="M", help="a shipped model's name, a model's folder or a Hugging Face Hub id")]
+Overwrite = Annotated[bool, arg(help="replace what exists already under the name of the output")]
+Temperature = Annotated[float, arg(help="of the draws: 1 as the model learned it, below 1 more careful, 0 no draw")]
+TopK = Annotated[int | None, arg(metavar="INT", help="draw from the likeliest classes only; without it from all")]
+Seed = Annotated[int, arg(help="of the draws: the same seed, the same speech")]
+Batch = Annotated[int, arg(help="utterances decoded at once")]
+Precision = Annotated[
+    Literal["float32", "bf16", "int8"],
+    arg(help="of the decoder's weights on a CPU: bf16 and int8 are faster, and nearly as good"),
+]
+Threads = Annotated[
+    int | None, arg(metavar="INT", help="compute on at most so many; without it as OMP_NUM_THREADS says")
+]
+
+
+def fail(message: str, code: int) -> int:
+    print(f"error: {' '.join(message.splitlines())}", file=sys.stderr)  # one line, whatever a library had to say
+    return code
+
+
+def tell(facts: dict[str, str], file: TextIO | None = None) -> None:
+    for name, fact in facts.items():
+        print(f"{name:<13} {fact}", file=file)
+
+
+def report(failures: Iterable[ValueError]) -> int:
+    """Name every input that failed -> the exit code."""
+    code = 0
+    for failure in failures:
+        code = fail(str(failure), 1)
+    return code
+
+
+@contextmanager
+def failures_named() -> Iterator[Failures]:
+    """A list of inputs that failed; they are named when the block ends, however it ends."""
+    failures: Failures = []
+    try:
+        yield failures
+    finally:
+        report(failures)
+
+
+def progress(items: Iterable[T], total: int) -> Iterable[T]:
+    return tqdm(items, total=total, unit="utt", disable=None)  # None: only where standard error is a terminal
+
+
+def load(model: str, device: Device, threads: int | None = None) -> SpeechVQVAE:
+    import torch
+
+    from vqaudio.models.storage import load_model
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("PyTorch sees no GPU here; use --device cpu")
+    if threads is not None:
+        if threads < 1:
+            raise ValueError(f"--threads must be at least 1, got {threads}")
+        torch.set_num_threads(threads)
+    chosen = "cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu"
+    return load_model(model, chosen)
+
+
+def write_all(spoken: Iterable[Spoken], total: int, net: SpeechVQVAE, precision: Precision, overwrite: bool) -> None:
+    """Write every utterance as it comes, and say how fast that was."""
+    from vqaudio.data.audio import write_audio
+
+    count, samples, started_at = 0, 0, time.perf_counter()
+    for line, wav in progress(spoken, total):
+        line.path.parent.mkdir(parents=True, exist_ok=True)
+        write_audio(line.path, wav, net.sample_rate, overwrite=overwrite)
+        count, samples = count + 1, samples + len(wav)
+    tell_speech(f"{count} audio files", samples, started_at, net, precision)
+
+
+def tell_speech(
+    written: str, samples: int, started_at: float, net: SpeechVQVAE, precision: Precision, file: TextIO | None = None
+) -> None:
+    """What was written, how fast, and by which means; to standard output or another file."""
+    from vqaudio.sampling import choose
+
+    seconds, elapsed = samples / net.sample_rate, time.perf_counter() - started_at
+    facts = {"written": f"{written}, {seconds:.1f} s", "speed": times_real_time(seconds, elapsed, net)}
+    tell({**facts, "sampler": choose(net.decoder, precision=precision).name}, file)
+
+
+def times_real_time(seconds: float, elapsed: float, net: SpeechVQVAE) -> str:
+    return f"{seconds / elapsed:.3g} times real time on {net.device.type}"
