@@ -15,15 +15,16 @@ if platform.machine().lower() in ("x86_64", "amd64"):
 
 COMMON = ["-std=c++17", "-O3", "-ffp-contract=fast", "-fvisibility=hidden", "-pthread"]
 
-setup(
-    ext_modules=[
-        Extension(
-            f"vqaudio.native._kernels_{variant}",
-            sources=["vqaudio/native/kernels.cpp"],
-            extra_compile_args=[*COMMON, *flags],
-            extra_link_args=["-pthread"],
-            optional=True,
-        )
-        for variant, flags in FLAGS.items()
-    ]
-)
+if __name__ == "__main__":  # others read the flags: tests/native/test_kernels_cpp.py
+    setup(
+        ext_modules=[
+            Extension(
+                f"vqaudio.native._kernels_{variant}",
+                sources=["vqaudio/native/kernels.cpp"],
+                extra_compile_args=[*COMMON, *flags],
+                extra_link_args=["-pthread"],
+                optional=True,
+            )
+            for variant, flags in FLAGS.items()
+        ]
+    )

@@ -15,6 +15,8 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <exception>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <new>
@@ -77,6 +79,7 @@ constexpr int power_of_two(int least) {  // rings of such a length need no divis
   return power;
 }
 
+// Of these two the second, where one is not a number: what is not finite must reach the logits.
 inline Floats greater(Floats a, Floats b) {
 #if defined(__AVX512F__)
   return _mm512_max_ps(a, b);
@@ -95,7 +98,7 @@ inline Floats lesser(Floats a, Floats b) {
   return a < b ? a : b;
 #endif
 }
-inline Floats clamp(Floats x, float low, float high) { return lesser(greater(x, broadcast(low)), broadcast(high)); }
+inline Floats clamp(Floats x, float low, float high) { return lesser(broadcast(high), greater(broadcast(low), x)); }
 
 inline Floats reciprocal(Floats x) {
 #if defined(__AVX512F__)  // an estimate of 14 bits and one step of Newton's method are faster than a division
@@ -136,7 +139,7 @@ inline void gate(const float* y, int n, float* z) {
 
 inline void rectify(float* x, int n) {
   for (int i = 0; i < n; i += LANES) {
-    store(x + i, greater(load<Floats>(x + i), Floats{}));
+    store(x + i, greater(Floats{}, load<Floats>(x + i)));
   }
 }
 
@@ -223,9 +226,15 @@ struct Int8 {
     return (Ints)_mm512_dpbusd_epi32((__m512i)sum, _mm512_set1_epi32(four), weights);
   }
   static void convert(const float* x, int n, Input* out) {
-    __m512 largest = _mm512_set1_ps(1e-12f);
-    for (int i = 0; i < n; i += LANES) largest = _mm512_max_ps(largest, _mm512_abs_ps(_mm512_loadu_ps(x + i)));
-    const float scale = _mm512_reduce_max_ps(largest) / 127.0f;
+    // of the absolute values' bits, as integers: their order is the same, and what is not a number comes last
+    __m512i largest = _mm512_castps_si512(_mm512_set1_ps(1e-12f));
+    for (int i = 0; i < n; i += LANES) {
+      largest = _mm512_max_epi32(largest, _mm512_castps_si512(_mm512_abs_ps(_mm512_loadu_ps(x + i))));
+    }
+    const int32_t bits = _mm512_reduce_max_epi32(largest);
+    float scale;
+    std::memcpy(&scale, &bits, sizeof scale);
+    scale /= 127.0f;
     const __m512 factor = _mm512_set1_ps(1.0f / scale);
     for (int i = 0; i < n; i += LANES) {
       const __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + i), factor));
@@ -255,7 +264,8 @@ struct Int8 {
 
 template <class P>
 constexpr int input_bytes(int n) {  // of a converted vector of n values, n a multiple of LANES
-  return round_up(n * static_cast<int>(sizeof(typename P::Input)) + (P::SCALED_INPUT ? 4 : 0), VECTOR_BYTES);
+  const int bytes = n * static_cast<int>(sizeof(typename P::Input));
+  return P::SCALED_INPUT ? round_up(bytes + 4, VECTOR_BYTES) : bytes;  // no gap: layers lie in one row
 }
 
 // --------------------------------------------------------------------------------------------------- matrices
@@ -476,7 +486,7 @@ void multiply(const Matrix& m, const uint8_t* const* x, int columns, const float
 constexpr int DRAW_BLOCK = 16;  // classes whose weights are summed on their own
 
 // Logits (Q), u in [0, 1) -> the class, as vqaudio/sampling/draw.py has it; -1 if the logits are not finite.
-// `weights` has room for Q rounded up to DRAW_BLOCK, and `logits` too.
+// `weights` has room for Q rounded up to DRAW_BLOCK.
 int draw(const float* logits, int classes, float u, float temperature, int top_k, float* weights) {
   const int padded = round_up(classes, DRAW_BLOCK);
   constexpr float LEAST = -std::numeric_limits<float>::infinity();
@@ -748,8 +758,8 @@ class Group {
     return frame_bias_.get() + (size_t(frame & (frame_slots_ - 1)) * net_.layers.size() + l) * count_ * net_.gates;
   }
   uint8_t* gated_of(int l, int b) { return gated_.get() + (size_t(b) * net_.layers.size() + l) * input_; }
-  // a helper fills a block while the one before is read
-  int slots(int l) const { return power_of_two(net_.layers[l].block) * (with_helper_ ? 2 : 1); }
+  // a block is filled when the one before has been read
+  int slots(int l) const { return power_of_two(net_.layers[l].block); }
   int64_t frame_of(int64_t step) const { return request_->cond ? step / net_.shape.hop : 0; }
   int active(int64_t t) const {  // streams that take step t of the call; those that end later come first
     int count = 0;
@@ -823,7 +833,7 @@ Group<P>::Group(const Net<P>& net, const std::vector<int>& members, bool with_he
     const Layer& layer = net.layers[l];
     rings_.emplace_back(size_t(layer.ring) * count_ * input_);
     gates_.emplace_back(size_t(slots(l)) * count_ * net.gates);
-    for (int entry = 0; entry < layer.ring * count_; entry++) {
+    for (int64_t entry = 0; entry < int64_t(layer.ring) * count_; entry++) {
       P::convert(silence.data(), net.residual,
                  reinterpret_cast<typename P::Input*>(rings_.back().get() + size_t(entry) * input_));
     }
@@ -1115,7 +1125,7 @@ template <class P>
 bool Group<P>::extend(const Request& request) {
   request_ = &request;
   std::fill(filled_.begin(), filled_.end(), 0);
-  const bool finite = has_helper() ? run_with_helper() : run_alone();
+  const bool finite = !active(0) || (has_helper() ? run_with_helper() : run_alone());
   if (calls_alone_ > 0) calls_alone_--;
   position_ += request.steps;
   request_ = nullptr;

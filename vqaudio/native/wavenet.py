@@ -21,6 +21,7 @@ Precision = Literal["float32", "bf16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("float32", "bf16", "int8")  # in the order of kernels.cpp
 
 MOST = 2**16  # of any one size: beyond it is a mistake
+MOST_REACH = 2**24  # steps that a layer looks back
 MOST_STATE = 2**36  # bytes that streams may remember
 
 
@@ -41,9 +42,17 @@ class WaveNetShape:
     def __post_init__(self) -> None:
         sizes = {name: value for name, value in vars(self).items() if name != "dilations"}
         for name, value in {**sizes, "layers": len(self.dilations), "dilation": max(self.dilations, default=0)}.items():
-            least = 0 if name in ("condition", "speakers") else 1
+            least = {"condition": 0, "speakers": 0, "kernel_size": 2}.get(name, 1)
             if not least <= value <= MOST:
                 raise ValueError(f"{name} must lie in {least}..{MOST} for the compiled WaveNet, got {value}")
+
+        if (reach := max(self.dilations) * (self.kernel_size - 1)) > MOST_REACH:
+            raise ValueError(f"dilation * (kernel_size - 1) must be at most {MOST_REACH:,} steps, got {reach:,}")
+
+    def state_bytes(self, streams: int) -> int:
+        """What the streams remember at most: rings whose lengths are powers of two, of padded float32 vectors."""
+        rings = sum(1 << (dilation * (self.kernel_size - 1) - 1).bit_length() for dilation in self.dilations)
+        return 4 * (self.residual + 32) * rings * streams
 
     @property
     def multiply_adds(self) -> int:
@@ -121,8 +130,7 @@ class CompiledStreams:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
         if streams < 1 or threads < 1:
             raise ValueError(f"streams and threads must be at least 1, got {streams} and {threads}")
-        state = 4 * streams * shape.residual * (shape.kernel_size - 1) * sum(shape.dilations)
-        if state > MOST_STATE:
+        if (state := shape.state_bytes(streams)) > MOST_STATE:
             raise ValueError(
                 f"{streams} streams of this WaveNet would remember {state:,} bytes, at most {MOST_STATE:,}"
             )
