@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vqaudio import SpeechVQVAE, Tokens
 from vqaudio.models.speaking import STREAM_FRAMES
-from vqaudio.sampling import generate as sampling
+from vqaudio.sampling import choice as sampling
 
 
 def _tokens(model: SpeechVQVAE, samples: int, seed: int = 0) -> Tokens:
@@ -83,7 +83,7 @@ def test_a_stream_refuses_what_decode_refuses(model: SpeechVQVAE) -> None:
 
 
 def test_precisions_differ_and_say_where_they_are_missing(model: SpeechVQVAE) -> None:
-    tokens = _tokens(model, 400)
+    tokens = _tokens(model, 5000)
     if sampling.kernels() is None:
         with pytest.raises(ValueError, match="precision bf16 is the compiled kernels' on a CPU"):
             model.decode(tokens, "anna", precision="bf16")

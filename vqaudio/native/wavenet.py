@@ -46,6 +46,8 @@ class WaveNetShape:
             if not least <= value <= MOST:
                 raise ValueError(f"{name} must lie in {least}..{MOST} for the compiled WaveNet, got {value}")
 
+        if min(self.dilations) < 1:
+            raise ValueError(f"dilations must all be at least 1, got {self.dilations}")
         if (reach := max(self.dilations) * (self.kernel_size - 1)) > MOST_REACH:
             raise ValueError(f"dilation * (kernel_size - 1) must be at most {MOST_REACH:,} steps, got {reach:,}")
 

@@ -32,8 +32,7 @@ def generate(
     ceil(T / hop). `streams` tells B where neither cond nor speaker does. Behind a stream's end its classes are 0.
     """
     streams = count_streams(cond, speaker, streams)
-    lengths = check_lengths(steps, streams)
-    total = int(lengths.max()) if streams else 0
+    lengths, total = check_lengths(steps, streams)
     check_controls(total, temperature, top_k)
     check_frames(net, cond, total)
     uniform = uniforms(streams, total, generator).to(net.out.weight.device)
@@ -53,14 +52,14 @@ def count_streams(cond: Tensor | None, speaker: Tensor | None, streams: int) -> 
     return sizes.pop()
 
 
-def check_lengths(steps: int | Sequence[int], streams: int) -> Tensor:
-    """Steps of all streams, or of each -> (B,) int64. Raises ValueError for another number of them."""
+def check_lengths(steps: int | Sequence[int], streams: int) -> tuple[Tensor, int]:
+    """Steps of all streams, or of each -> (B,) int64, the most of them. Raises ValueError for another number."""
     lengths = torch.as_tensor(steps, dtype=torch.int64, device="cpu")
     if lengths.ndim and lengths.shape != (streams,):
         raise ValueError(f"steps must be one number or one for each of {streams} streams, got {lengths.tolist()}")
     if lengths.numel() and lengths.min() < 0:
         raise ValueError(f"steps must be 0 or more, got {int(lengths.min())}")
-    return lengths.expand(streams)
+    return lengths.expand(streams), int(lengths.max()) if lengths.numel() else 0
 
 
 def check_frames(net: WaveNet, cond: Tensor | None, steps: int) -> None:

@@ -23,6 +23,9 @@ class RingStreams:
     All that depends on earlier steps alone, the past taps of all layers, is one batched product at the start
     of a step. sigmoid(s) = (1 + tanh(s / 2)) / 2 makes the gate one tanh over both halves: the halving is
     folded into the weights.
+
+    A step reads and writes tensors that stay where they are, and finds its place by a step counter among them: the
+    host knows nothing that the device does not, so that a step can also be recorded once and replayed (graph.py).
     """
 
     @torch.inference_mode()
@@ -33,71 +36,76 @@ class RingStreams:
         half = torch.cat([torch.ones(r), torch.full((r,), 0.5)]).to(like)  # of the sigmoid's argument
         convs = cast(list[CausalConv1d], list(net.dilated))
         taps = torch.stack([conv.weight for conv in convs]) * half[:, None, None]  # (L, 2R, R, kernel)
-        self.net, self.hop, self.time = net, cfg.hop, 0
+        self.net, self.speaker, self.half = net, speaker, half
         self.past_weight = rearrange(taps[..., :-1], "l g r p -> l (p r) g").contiguous()
         self.now_weight = [w.T.contiguous() for w in taps[..., -1]]  # L x (R, 2R)
-        bias = torch.stack([conv.bias for conv in convs])  # (L, 2R)
-        self.cond: Tensor | None = None  # (B, D, N): of the frames from the present extension on
-        self.speaker, self.first_frame = speaker, 0
-        self.half = half
-        self.layer_bias = rearrange(bias, "l g -> l 1 g")
-        self.bias = self.layer_bias  # (L, B or 1, 2R): of the present frame, from the first step on
+        self.layer_bias = rearrange(torch.stack([conv.bias for conv in convs]), "l g -> l 1 g")
         linears = cast(list[nn.Linear], list(net.residual))
         # z = (1 + tanh(switch)) tanh(signal) is twice the gate's value: halved in what reads it
         self.residual_weight = [linear.weight.T.contiguous() / 2 for linear in linears]
         self.residual_bias = [linear.bias for linear in linears]
         self.skip_weight = net.skip.weight.T.contiguous() / 2
-        lengths = torch.tensor([d * (cfg.kernel_size - 1) for d in cfg.dilations], device=like.device)
-        self.lengths, self.layers = lengths, torch.arange(cfg.layers, device=like.device)
+        lengths = [d * (cfg.kernel_size - 1) for d in cfg.dilations]
+        self.lengths = torch.tensor(lengths, device=like.device)
+        self.layers = torch.arange(cfg.layers, device=like.device)
         # the oldest tap first, as in the kernels: slot of tap p at time t is (t + p * d) mod length
         self.offsets = torch.tensor(
             [[p * d for p in range(cfg.kernel_size - 1)] for d in cfg.dilations], device=like.device
         )
-        self.ring = like.new_zeros(cfg.layers, int(lengths.max()), streams, r)
-        self.inputs = like.new_zeros(cfg.layers, streams, r)
-        self.gated = like.new_zeros(streams, cfg.layers * r)
+        # the state: all that a step changes
+        self.position = 0  # steps so far
+        self.time = torch.zeros((), dtype=torch.long, device=like.device)  # the same, where the steps are taken
         self.before = torch.full((streams,), net.start, device=like.device)
+        self.bias = like.new_zeros(cfg.layers, streams if net.project is not None else 1, 2 * r)  # of the frame
+        self.ring = like.new_zeros(cfg.layers, max(lengths), streams, r)
+        self.inputs = like.new_zeros(cfg.layers, streams, r)
+        self.input_of = list(self.inputs)
+        self.gated = like.new_zeros(streams, cfg.layers * r)
+        self.gated_of = list(self.gated.split(r, dim=1))  # L x (B, R)
 
     @torch.inference_mode()
     def extend(
         self, cond: Tensor | None, uniforms: Tensor, lengths: Tensor, *, temperature: float, top_k: int | None
     ) -> Tensor:
         """cond (B, D, N), uniforms (B, T), lengths (B,) -> classes (B, T); as `Streams.extend`."""
-        if cond is not None and self.time % self.hop:
-            raise ValueError(f"step {self.time} is not the first of a frame of {self.hop}")
-        self.cond, self.first_frame = cond, self.time // self.hop
+        hop = self.net.cfg.hop
+        if cond is not None and self.position % hop:
+            raise ValueError(f"step {self.position} is not the first of a frame of {hop}")
         steps = uniforms.shape[1]
         chosen = torch.zeros(uniforms.shape, dtype=torch.long, device=uniforms.device)
         for t in range(steps):
-            self.before = draw(self.step(self.before), uniforms[:, t], temperature, top_k)
+            if self.position == 0 or (self.net.condition is not None and self.position % hop == 0):
+                self.begin_frame(None if cond is None else cond[:, :, t // hop : t // hop + 1])
+            self.advance(uniforms[:, t], temperature, top_k)
+            self.position += 1
             chosen[:, t] = self.before
         return chosen * (torch.arange(steps) < lengths[:, None]).to(chosen)
 
+    def begin_frame(self, cond: Tensor | None) -> None:
+        """cond (B, D, 1), or None for a net without: what the frame and the speaker add to each layer's gates."""
+        added = self.net.conditioning(cond, self.speaker)  # (B, 1, L, 2R) | None
+        bias = self.layer_bias if added is None else self.layer_bias + rearrange(added, "b 1 l g -> l b g")
+        torch.mul(bias, self.half, out=self.bias)
+
+    def advance(self, uniform: Tensor, temperature: float, top_k: int | None) -> None:
+        """uniform (B,): takes one step of all streams, which becomes the step `before`."""
+        self.before.copy_(draw(self.step(self.before), uniform, temperature, top_k))
+
     def step(self, before: Tensor) -> Tensor:
         """The classes of the step before, (B,) int64 (`net.start` at first) -> logits (B, Q)."""
-        net, r = self.net, self.net.cfg.residual
+        net, r, last = self.net, self.net.cfg.residual, self.net.cfg.layers - 1
         slots = (self.time + self.offsets) % self.lengths[:, None]  # (L, P)
         past = rearrange(self.ring[self.layers[:, None], slots], "l p b r -> l b (p r)")
-        if self.time == 0 or (self.cond is not None and self.time % self.hop == 0):
-            self.bias = self._frame_bias(self.time // self.hop - self.first_frame)
         pre = torch.baddbmm(self.bias, past, self.past_weight)  # (L, B, 2R)
-        h = net.embed(before)  # (B, R)
-        for layer in range(net.cfg.layers):
-            self.inputs[layer] = h
+        torch.index_select(net.embed.weight, 0, before, out=self.input_of[0])
+        for layer, (h, z) in enumerate(zip(self.input_of, self.gated_of, strict=True)):
             t = torch.tanh(torch.addmm(pre[layer], h, self.now_weight[layer]))
             signal = t[:, :r]
-            z = torch.addcmul(signal, signal, t[:, r:])
-            self.gated[:, layer * r : (layer + 1) * r] = z
-            if layer < net.cfg.layers - 1:
-                h = torch.addmm(h + self.residual_bias[layer], z, self.residual_weight[layer])
+            torch.addcmul(signal, signal, t[:, r:], out=z)
+            if layer < last:
+                h = h + self.residual_bias[layer]
+                torch.addmm(h, z, self.residual_weight[layer], out=self.input_of[layer + 1])
         self.ring[self.layers, self.time % self.lengths] = self.inputs
         self.time += 1
         skip = torch.relu(torch.addmm(net.skip.bias, self.gated, self.skip_weight))
         return net.out(torch.relu(net.head(skip)))
-
-    def _frame_bias(self, frame: int) -> Tensor:
-        """(L, B or 1, 2R): what a frame of `cond` and the speaker add to each layer's gates."""
-        cond = None if self.cond is None else self.cond[:, :, frame : frame + 1]
-        added = self.net.conditioning(cond, self.speaker)  # (B, 1, L, 2R) | None
-        bias = self.layer_bias if added is None else self.layer_bias + rearrange(added, "b 1 l g -> l b g")
-        return bias * self.half

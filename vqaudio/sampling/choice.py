@@ -18,6 +18,7 @@ from vqaudio.native.wavenet import PRECISIONS, Precision
 from vqaudio.nn.wavenet import WaveNet
 from vqaudio.sampling.compiled import open_compiled
 from vqaudio.sampling.draw import Generators, check_controls, uniforms
+from vqaudio.sampling.graph import GraphStreams
 from vqaudio.sampling.reference import check_frames, check_lengths, count_streams
 from vqaudio.sampling.ring import RingStreams
 
@@ -64,10 +65,17 @@ def choose(net: WaveNet, *, precision: Precision = "float32", threads: int | Non
         return Sampler(name, lambda speaker, streams: open_compiled(compiled, net, speaker, streams, **options))
     if precision != "float32":
         where = why_missing() if on_cpu else f"this model is on {weight.device}"
+        if on_cpu and weight.dtype != torch.float32:
+            where = f"this model is in {weight.dtype}"
         raise ValueError(f"precision {precision} is the compiled kernels' on a CPU, and {where}; use float32")
     if on_cpu and weight.dtype == torch.float32:
         _notice()
-    return ring_buffers(net)
+    return cuda_graph(net) if weight.device.type == "cuda" else ring_buffers(net)
+
+
+def cuda_graph(net: WaveNet) -> Sampler:
+    """The sampler for GPUs; elsewhere it takes the same steps unrecorded."""
+    return Sampler(f"CUDA graph, ring buffers, on {net.out.weight.device.type}", functools.partial(GraphStreams, net))
 
 
 def ring_buffers(net: WaveNet) -> Sampler:
@@ -95,8 +103,7 @@ def generate(
     """
     sampler = sampler or choose(net)
     streams = count_streams(cond, speaker, streams)
-    lengths = check_lengths(steps, streams)
-    total = int(lengths.max()) if streams else 0
+    lengths, total = check_lengths(steps, streams)
     check_controls(total, temperature, top_k)
     check_frames(net, cond, total)
     order = lengths.argsort(descending=True, stable=True)  # streams that end make room for the others
@@ -104,7 +111,7 @@ def generate(
     lengths, device = lengths[order], net.out.weight.device
     cond = None if cond is None else cond[order.to(cond.device)]
     chosen = torch.zeros(streams, total, dtype=torch.long, device=device)
-    if not total:
+    if not chosen.numel():
         return chosen
     opened = sampler.open(None if speaker is None else speaker[order.to(speaker.device)], streams)
     hop = net.cfg.hop

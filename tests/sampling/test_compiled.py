@@ -1,0 +1,198 @@
+"""Compiled generation, every variant that this machine runs: its logits against the parallel pass, its samples
+against the obvious loop."""
+
+import functools
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from vqaudio.native import library
+from vqaudio.native.wavenet import PRECISIONS, Precision
+from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
+from vqaudio.sampling import generate, reference
+from vqaudio.sampling.draw import uniforms
+
+WITH = {"none": {}, "cond": {"condition": 3}, "speaker": {"speakers": 2}, "both": {"condition": 5, "speakers": 2}}
+ROUNDS_INPUTS = "avx512bf16"  # the variant that rounds what weights are multiplied with, too
+
+pytestmark = pytest.mark.skipif(not library.runnable(), reason=library.why_missing())
+
+
+def _rounded(net: WaveNet, precision: Precision) -> WaveNet:
+    """The net in float64, its weights rounded as the kernels pack them: each tap, each layer of the skips by itself."""
+    rounded = WaveNet(net.cfg).requires_grad_(False)
+    rounded.load_state_dict(net.state_dict())
+    for name, weight in rounded.named_parameters():
+        if name.startswith("dilated") and weight.ndim == 3:
+            rows = list(weight.unbind(2))
+        elif name == "skip.weight":
+            rows = list(weight.split(net.cfg.residual, dim=1))
+        else:
+            rows = [weight] if name.startswith(("residual", "head", "out")) and weight.ndim == 2 else []
+        for part in rows if precision != "float32" else []:
+            part.copy_(_round_rows(part, precision))
+    return rounded.double()
+
+
+def _round_rows(rows: Tensor, precision: Precision) -> Tensor:
+    if precision == "bf16":
+        return rows.bfloat16().float()
+    scale = rows.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
+    return (rows / scale).round() * scale
+
+
+def _parallel(net: WaveNet, x: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+    """Net in float64 -> logits (B, T, Q)."""
+    cond = inputs["cond"].double() if "cond" in inputs else None
+    return net(x, cond, inputs.get("speaker"))[0].transpose(1, 2)
+
+
+def _stepwise(sampler, classes: int, x: Tensor, lengths: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+    """Inputs x (B, T) -> logits (B, T, Q), step by step."""
+    streams, steps = x.shape
+    logits = torch.zeros(streams, steps, classes)
+    opened = sampler.open(inputs.get("speaker"), streams)
+    controls = {"temperature": 1.0, "top_k": None, "forced": x, "logits": logits}
+    opened.extend(inputs.get("cond"), torch.rand(streams, steps), lengths, **controls)
+    return logits
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    variant=st.sampled_from(library.runnable() or [""]),
+    precision=st.sampled_from(PRECISIONS),
+    threads=st.integers(1, 3),
+    kind=st.sampled_from(list(WITH)),
+    layers=st.integers(1, 6),
+    cycle=st.integers(1, 4),
+    kernel_size=st.integers(2, 4),
+    residual=st.integers(1, 40),
+    skip=st.integers(1, 40),
+    classes=st.integers(2, 300),
+    hop=st.integers(1, 70),
+    hidden=st.integers(1, 40),
+    beyond=st.integers(1, 20),
+    parts=st.lists(st.floats(0, 1), max_size=18),
+)
+def test_logits_are_those_of_the_parallel_pass(
+    compiled, make_net, inputs_of, variant, precision, threads, kind, beyond, parts, **shape
+) -> None:
+    net = make_net(**WITH[kind], **shape)
+    steps = net.cfg.receptive_field + beyond
+    lengths = torch.tensor(sorted([steps, *(round(part * steps) for part in parts)], reverse=True))
+    inputs = inputs_of(net, len(lengths), steps)
+    generator = torch.Generator().manual_seed(0)
+    x = net.shift(torch.randint(net.cfg.classes, (len(lengths), steps), generator=generator))
+    logits = _stepwise(compiled(net, variant, threads, precision), net.cfg.classes, x, lengths, inputs)
+    expected = _parallel(_rounded(net, precision), x, inputs)
+    taken = torch.arange(steps) < lengths[:, None]
+    error = (logits - expected)[taken].abs().max() / expected[taken].abs().max()
+    inputs_rounded = precision != "float32" and variant == ROUNDS_INPUTS
+    assert error < (0.1 if inputs_rounded else 1e-5)
+    assert not logits[~taken].any()
+
+
+@pytest.fixture(scope="module")
+def base(make_net, inputs_of) -> tuple[WaveNet, Tensor, dict[str, Tensor], Tensor]:
+    """The size that we recommend, and what the parallel pass says over more than its receptive field."""
+    net = make_net(**vars(WaveNetConfig(condition=64, speakers=11)))
+    inputs = inputs_of(net, 1, 2200)
+    x = net.shift(torch.randint(256, (1, 2200), generator=torch.Generator().manual_seed(0)))
+    return net, x, inputs, _parallel(_rounded(net, "float32"), x, inputs)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("precision", "bound"), [("float32", 5e-6), ("bf16", 0.015), ("int8", 0.05)])
+def test_logits_of_the_base_size(compiled, base, variant, precision, bound, threads) -> None:
+    """The bounds hold for the rounded weights too, against those that are not."""
+    net, x, inputs, expected = base
+    steps = x.shape[1]
+    assert steps > net.cfg.receptive_field
+    logits = _stepwise(compiled(net, variant, threads, precision), 256, x, torch.tensor([steps]), inputs)
+    assert expected.std() > 0.5
+    assert (logits - expected).abs().max() / expected.abs().max() < bound
+    assert (logits - expected).square().mean().sqrt() / expected.std() < bound
+
+
+@functools.cache
+def _obvious(make_net: Callable, inputs_of: Callable, number: int) -> tuple[WaveNet, dict, dict, Tensor]:
+    """A net, its inputs, how to draw, and 1,000 samples by the obvious loop; the same for all variants."""
+    options, controls = [
+        ({"classes": 64, "condition": 5, "speakers": 2}, {}),
+        ({"classes": 256, "residual": 17, "skip": 33, "kernel_size": 3, "hop": 37}, {"temperature": 0.8}),
+        ({"classes": 100, "layers": 5, "residual": 20, "skip": 24, "speakers": 3}, {"top_k": 20}),
+    ][number]
+    net = make_net(**options, seed=number)
+    inputs = inputs_of(net, 1, 1000)
+    given = {"steps": 1000, **inputs, **controls}
+    return net, inputs, controls, reference.generate(net, **given, generator=torch.Generator().manual_seed(number))
+
+
+@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("threads", [1, 2])
+def test_samples_are_those_of_the_obvious_loop(
+    compiled, make_net, inputs_of, assert_same_or_tie, variant, threads, number
+) -> None:
+    net, inputs, controls, expected = _obvious(make_net, inputs_of, number)
+    given = {"steps": 1000, **inputs, **controls}
+    sampler = compiled(net, variant, threads)
+    chosen = generate(net, **given, generator=torch.Generator().manual_seed(number), sampler=sampler)
+    assert len(expected.unique()) > 20
+    uniform = uniforms(1, 1000, torch.Generator().manual_seed(number))
+    assert_same_or_tie(net, inputs, chosen, expected, uniform, **controls)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    variant=st.sampled_from(library.runnable() or [""]),
+    threads=st.integers(1, 4),
+    kind=st.sampled_from(list(WITH)),
+    layers=st.integers(1, 5),
+    cycle=st.integers(1, 4),
+    kernel_size=st.integers(2, 4),
+    classes=st.integers(2, 40),
+    hop=st.integers(1, 9),
+    lengths=st.lists(st.integers(0, 24), min_size=1, max_size=6),
+    temperature=st.sampled_from([0.0, 0.3, 1.0, 1.5]),
+    top_k=st.sampled_from([None, 1, 2, 5, 100]),
+    seed=st.integers(0, 99),
+)
+def test_samples_of_many_shapes_too(
+    compiled,
+    make_net,
+    inputs_of,
+    assert_same_or_tie,
+    variant,
+    threads,
+    kind,
+    lengths,
+    temperature,
+    top_k,
+    seed,
+    **shape,
+) -> None:
+    net = make_net(**WITH[kind], **shape)
+    streams, steps = len(lengths), max(lengths)
+    inputs, controls = inputs_of(net, streams, steps), {"temperature": temperature, "top_k": top_k}
+    given = {"streams": streams, "steps": lengths, **inputs, **controls}
+    expected = reference.generate(net, **given, generator=torch.Generator().manual_seed(seed))
+    sampler = compiled(net, variant, threads)
+    chosen = generate(net, **given, generator=torch.Generator().manual_seed(seed), sampler=sampler)
+    uniform = uniforms(streams, steps, torch.Generator().manual_seed(seed))
+    assert_same_or_tie(net, inputs, chosen, expected, uniform, **controls)
+
+
+@pytest.mark.parametrize(("uniform", "tie"), [(0.0, True), (9e-6, True), (-9e-6, True), (1e-4, False), (-1e-4, False)])
+def test_ties_are_told_from_mistakes(make_net, assert_same_or_tie, uniform, tie) -> None:
+    net = make_net(torch.float64)
+    probabilities = torch.softmax(net(torch.tensor([[net.start]]))[0][0, :, 0], 0)
+    boundary = probabilities.cumsum(0)[2] + uniform
+    both = torch.tensor([[2, 5]]), torch.tensor([[3, 1]])
+    if tie:
+        return assert_same_or_tie(net, {}, *both, boundary.expand(1, 2))
+    with pytest.raises(AssertionError, match="stream 0, step 0: 2 or 3 is no tie"):
+        assert_same_or_tie(net, {}, *both, boundary.expand(1, 2))
