@@ -26,6 +26,7 @@ test: lint
 
 bench: .venv/ready
 	$(BIN)/python tests/bench/bench_tokenize.py
+	$(BIN)/vqaudio bench
 
 clean:
 	rm -rf demo exp build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

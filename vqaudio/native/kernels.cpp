@@ -562,7 +562,7 @@ struct Tensors {  // as vqaudio/nn/wavenet.py has them, row by row; those of abs
 
 constexpr int MAX_GROUP = 16;  // streams that are taken a step together
 constexpr int MAX_BLOCK = 8;   // steps whose past taps are computed at once
-constexpr int CALLS_ALONE = 8;  // extensions without a helper, once it had no processor
+constexpr int MAX_CALLS_ALONE = 16;  // extensions without a helper, while it finds no processor
 
 struct Layer {
   int dilation;
@@ -777,6 +777,10 @@ class Group {
   bool finish_step(int64_t t, int active);
   bool run_alone();
   bool run_with_helper();
+  void leave_helper() {
+    calls_alone_ = 1 + patience_;  // this call counts
+    patience_ = std::min(2 * patience_, MAX_CALLS_ALONE);
+  }
   bool has_helper() const { return with_helper_ && calls_alone_ == 0; }  // in this call
   void help(Progress& progress);
 
@@ -786,6 +790,7 @@ class Group {
   const bool with_helper_;
   int64_t position_ = 0;  // steps before this call
   int calls_alone_ = 0;   // calls that are left until the helper is tried again
+  int patience_ = 1;      // calls alone that follow when it has no processor; doubled each time
   const Request* request_ = nullptr;
   std::vector<Buffer<uint8_t>> rings_;  // of each layer: past inputs, [step mod ring][stream]
   std::vector<Buffer<float>> gates_;    // of each layer: before the present input is added, [step mod slots][stream]
@@ -1059,7 +1064,7 @@ bool Group<P>::run_with_helper() {
   try {
     helper = std::thread([&] { help(progress); });
   } catch (const std::system_error&) {  // no thread left
-    calls_alone_ = CALLS_ALONE + 1;
+    leave_helper();
     return run_alone();
   }
   bool finite = true;
@@ -1083,7 +1088,11 @@ bool Group<P>::run_with_helper() {
   progress.stopped.store(true, std::memory_order_release);
   helper.join();
   // on a machine that has no second core to spare, one thread is faster than two that wait for each other
-  if (waited > 0.25 * (seconds_now() - begin)) calls_alone_ = CALLS_ALONE + 1;
+  if (waited > 0.25 * (seconds_now() - begin)) {
+    leave_helper();
+  } else {
+    patience_ = 1;
+  }
   return finite;
 }
 

@@ -1,0 +1,126 @@
+"""What is timed, and what follows from rates; never how fast this machine is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from vqaudio.config import from_dict
+from vqaudio.evaluation import speed
+from vqaudio.evaluation.speed import BASE, COMPILED, OBVIOUS, PAPER, PEER, RING, Machine, Plan, Subject
+from vqaudio.models.speech import SpeechVQVAEConfig
+from vqaudio.native import machine
+from vqaudio.native.library import kernels, why_missing
+from vqaudio.native.wavenet import PRECISIONS
+from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
+
+VCTK = Path(__file__).parents[2] / "egs/vctk"
+_NET = WaveNetConfig(
+    classes=6, layers=4, cycle=2, residual=4, skip=5, hop=4, condition=3, speakers=2, hidden=6, kernel_size=3
+)
+TINY = Subject("tiny", _NET, rate=100.0)
+PLAN = Plan((TINY,), streams=(3,), seconds=1e-6, repeats=1)
+needs_kernels = pytest.mark.skipif(kernels() is None, reason=why_missing())
+
+
+@pytest.fixture
+def without_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "peer_missing", lambda: "not installed: for a test")
+
+
+# --- what is timed ---
+
+
+@pytest.mark.parametrize(("subject", "preset"), [(BASE, "base"), (PAPER, "paper")])
+def test_presets_are_timed_as_they_are_trained(subject: Subject, preset: str) -> None:
+    model = yaml.safe_load((VCTK / f"conf/{preset}.yaml").read_text())["model"]
+    speakers = tuple(f"p{i}" for i in range(109))
+    cfg = replace(from_dict(SpeechVQVAEConfig, model), speakers=speakers)
+    assert subject.net == cfg.decoder
+    assert (subject.name, subject.rate) == (preset, cfg.sample_rate)
+
+
+@pytest.mark.parametrize("subject", [*speed.FULL.subjects, TINY], ids=lambda subject: subject.name)
+def test_a_step_multiplies_every_weight_of_the_layers_once(subject: Subject) -> None:
+    with torch.device("meta"):
+        net = WaveNet(subject.net)
+    layers = [net.dilated, net.residual, net.skip, net.head, net.out]
+    weights = [weight for layer in layers for name, weight in layer.named_parameters() if name.endswith("weight")]
+    assert subject.multiply_adds == sum(weight.numel() for weight in weights)
+    assert subject.weight_bytes == sum(weight.numel() * weight.element_size() for weight in weights)
+
+
+# --- what follows ---
+
+
+def test_figures_follow_from_rates(without_peer: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = {RING: 50.0, OBVIOUS: 2.0}
+    monkeypatch.setattr(speed, "obvious_rate", lambda *_, **__: rates[OBVIOUS])
+    monkeypatch.setattr(
+        speed, "sampler_rate", lambda _, sampler, *__, **___: rates.get(RING) if "ring" in sampler.name else 400.0
+    )
+    peak = {precision: 1e6 * (i + 1) for i, precision in enumerate(PRECISIONS)}
+    host = Machine("a machine", None if kernels() is None else "generic", 2, peak)
+    work, found = TINY.multiply_adds, list(speed.compare(TINY, host, 1e7, PLAN))
+    for row in found:
+        if row.rate is None:
+            assert row.way == PEER and row.note == "not installed: for a test" and row.real_time is None
+            continue
+        assert row.real_time == row.rate / 100
+        assert row.multiply_adds == row.rate * work
+        assert row.of_ring == {RING: 1.0, OBVIOUS: 0.04, COMPILED: 8.0}[row.way]
+        compiled = row.way == COMPILED
+        assert row.of_peak == (400 * work / (row.threads * peak[row.precision]) if compiled else None)
+        bound = compiled and (row.precision, row.streams, row.threads) == ("float32", 1, 1)
+        assert row.of_bandwidth == (400 * 4 * work / 1e7 if bound else None)
+    for streams, threads in ((1, 1), (1, 2), (3, 2)):
+        ways = [row.way for row in found if (row.streams, row.threads) == (streams, threads)]
+        assert ways == [RING] + [OBVIOUS, PEER] * (streams == 1) + [COMPILED] * (len(PRECISIONS) if kernels() else 0)
+
+
+def test_every_way_really_decodes(without_peer: None) -> None:
+    host = speed.measure_machine(2, seconds=1e-3)
+    found = list(speed.compare(TINY, host, speed.measure_bandwidth(TINY, seconds=1e-3), PLAN))
+    timed = [row for row in found if row.rate is not None]
+    assert len(timed) == len(found) - 2  # the peer, on one thread and on two
+    assert all(0 < row.rate < float("inf") for row in timed if row.rate)
+    assert {row.precision for row in timed if row.way == COMPILED} == (set(PRECISIONS) if kernels() else set())
+
+
+def test_without_kernels_pytorch_alone_is_timed(without_peer: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "kernels", lambda: None)
+    host = speed.measure_machine(1)
+    assert (host.kernels, host.peak) == (None, {})
+    assert speed.measure_bandwidth(TINY) is None
+    assert {row.way for row in speed.compare(TINY, host, None, PLAN)} == {RING, OBVIOUS, PEER}
+
+
+@needs_kernels
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_peak_is_physically_possible(precision) -> None:
+    """At most two products of the widest vectors in a cycle of at most 6 GHz: nothing is left out of the loop."""
+    found = kernels()
+    assert found is not None
+    products = {"float32": 16, "bf16": 32, "int8": 64}[precision]
+    assert 0 < machine.peak(found, precision, seconds=1e-3) < 2 * products * 6e9
+
+
+@needs_kernels
+def test_a_bandwidth_is_physically_possible() -> None:
+    found = kernels()
+    assert found is not None
+    for num_bytes in (1, 512, 1000, 100_000):
+        assert 0 < machine.bandwidth(found, num_bytes, seconds=1e-3) < 2 * 64 * 6e9
+    with pytest.raises(ValueError, match="at least 1 byte, got 0"):
+        machine.bandwidth(found, 0)
+    with pytest.raises(ValueError, match="float32, bf16, int8, got 'float16'"):
+        machine.peak(found, "float16")  # pyright: ignore[reportArgumentType]
+
+
+def test_no_thread_is_refused() -> None:
+    with pytest.raises(ValueError, match="threads must be at least 1, got 0"):
+        speed.measure_machine(0)

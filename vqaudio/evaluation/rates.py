@@ -1,0 +1,142 @@
+"""Steps per second of one WaveNet: a function for each way to decode it, of all streams together.
+
+Letters: B streams, T steps, N frames, D width of the conditioning.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
+from vqaudio.sampling.choice import BLOCK, Sampler
+from vqaudio.sampling.draw import draw
+
+
+def sampler_rate(
+    net: WaveNet, sampler: Sampler, streams: int, threads: int, *, seconds: float = 0.2, repeats: int = 5
+) -> float:
+    """Streams that are opened once and extended again and again, in the pieces that `generate` takes.
+
+    `threads`: of PyTorch; a sampler may have others of its own.
+    """
+    _, speaker = _given(net.cfg, streams, 0)
+    piece = max(1, BLOCK // streams // net.cfg.hop) * net.cfg.hop
+    with _torch_threads(threads):
+        opened = sampler.open(speaker, streams)
+
+        def extend(steps: int) -> None:
+            for start in range(0, steps, piece):
+                part = min(piece, steps - start)
+                cond, _ = _given(net.cfg, streams, part)
+                lengths = torch.full((streams,), part)
+                opened.extend(cond, torch.rand(streams, part), lengths, temperature=1.0, top_k=None)
+
+        return streams * median_rate(extend, least=net.cfg.hop, seconds=seconds, repeats=repeats)
+
+
+def obvious_rate(net: WaveNet, threads: int, *, seconds: float = 0.2, repeats: int = 5) -> float:
+    """One stream of `reference.generate` with a receptive field behind it: a pass over the field for every step."""
+    length = net.cfg.receptive_field
+    cond, speaker = _given(net.cfg, 1, length)
+    x = torch.randint(net.cfg.classes, (1, length))
+
+    @torch.inference_mode()
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            logits, _ = net(x, cond, speaker)
+            draw(logits[:, :, -1], torch.rand(1), 1.0, None)
+
+    with _torch_threads(threads):
+        return median_rate(run, least=1, seconds=seconds, repeats=repeats)
+
+
+def peer_missing() -> str:
+    """Why `peer_rate` has nothing to time; empty where it has."""
+    found = importlib.util.find_spec("wavenet_vocoder")
+    return "" if found else "not installed: pip install 'vqaudio[bench]'"
+
+
+def peer_rate(cfg: WaveNetConfig, threads: int, *, seconds: float = 0.2, repeats: int = 5) -> float:
+    """One stream of `incremental_forward` of the package wavenet_vocoder: as many layers, channels and classes.
+
+    It draws from one stream only. Its weights are taken out of their normalization before, as it is meant to be.
+    """
+    peer = importlib.import_module("wavenet_vocoder")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # it is of 2018: PyTorch's weight_norm has a successor
+        net = peer.WaveNet(
+            out_channels=cfg.classes,
+            layers=cfg.layers,
+            stacks=cfg.layers // cfg.cycle,
+            residual_channels=cfg.residual,
+            gate_channels=2 * cfg.residual,
+            skip_out_channels=cfg.skip,
+            kernel_size=cfg.kernel_size,
+            dropout=0.0,
+            cin_channels=cfg.condition or -1,
+            gin_channels=cfg.hidden if cfg.speakers else -1,
+            n_speakers=cfg.speakers or None,
+        )
+    net.eval().make_generation_fast_()
+    speaker = torch.zeros(1, 1, dtype=torch.long) if cfg.speakers else None
+    first = torch.eye(cfg.classes)[None, :, :1]  # its own first input needs more than 127 classes
+
+    @torch.inference_mode()
+    def run(steps: int) -> None:
+        cond = torch.randn(1, cfg.condition, steps) if cfg.condition else None
+        net.incremental_forward(first, c=cond, g=speaker, T=steps)
+
+    with _torch_threads(threads):
+        return median_rate(run, least=cfg.hop, seconds=seconds, repeats=repeats)
+
+
+def median_rate(work: Callable[[int], object], *, least: int, seconds: float, repeats: int) -> float:
+    """Steps per second of work(steps), steps a multiple of `least`.
+
+    The median of `repeats` calls of about `seconds` each, after some that warm up and tell how many steps that is.
+    What is slow has fewer calls, so that they last no more than about twice as long: 3, or only the one that comes
+    first where that is as long.
+    """
+    longest = 2 * repeats * seconds
+    steps, elapsed = least, _time(work, least)
+    if elapsed > longest:
+        return steps / elapsed
+    while elapsed < seconds / 4:
+        steps *= 2
+        elapsed = _time(work, steps)
+    steps = max(1, round(steps / least * seconds / elapsed)) * least
+    times: list[float] = []
+    while len(times) < min(3, repeats) or (len(times) < repeats and sum(times) < longest):
+        times.append(_time(work, steps))
+    return steps / statistics.median(times)
+
+
+def _time(work: Callable[[int], object], steps: int) -> float:
+    began = time.perf_counter()
+    work(steps)
+    return time.perf_counter() - began
+
+
+def _given(cfg: WaveNetConfig, streams: int, steps: int) -> tuple[Tensor | None, Tensor | None]:
+    """cond (B, D, N) of T steps and speaker (B,), as the net takes them."""
+    cond = torch.randn(streams, cfg.condition, -(-steps // cfg.hop)) if cfg.condition else None
+    return cond, torch.arange(streams) % cfg.speakers if cfg.speakers else None
+
+
+@contextmanager
+def _torch_threads(threads: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
