@@ -1,9 +1,11 @@
 """Compiles vqaudio/native/kernels.cpp, once for each instruction set; everything else is in pyproject.toml.
 
-Without a compiler, or with one that lacks an instruction set, the installation goes on without it.
+Without a compiler, or with one that lacks an instruction set, the installation goes on without it. It takes g++ or
+clang++: other compilers lack the vector types.
 """
 
 import platform
+import sys
 
 from setuptools import Extension, setup
 
@@ -14,6 +16,8 @@ if platform.machine().lower() in ("x86_64", "amd64"):
     FLAGS["avx512bf16"] = [*FLAGS["avx512"], "-mavx512bf16", "-mavx512vnni"]
 
 COMMON = ["-std=c++17", "-O3", "-ffp-contract=fast", "-fvisibility=hidden", "-pthread"]
+if sys.platform == "darwin":
+    COMMON.append("-faligned-allocation")  # Pythons that are built for an old macOS would forbid it
 
 if __name__ == "__main__":  # others read the flags: tests/native/test_kernels_cpp.py
     setup(
@@ -23,6 +27,7 @@ if __name__ == "__main__":  # others read the flags: tests/native/test_kernels_c
                 sources=["vqaudio/native/kernels.cpp"],
                 extra_compile_args=[*COMMON, *flags],
                 extra_link_args=["-pthread"],
+                depends=["setup.py"],
                 optional=True,
             )
             for variant, flags in FLAGS.items()

@@ -140,12 +140,14 @@ def decode(
         out: folder for ID.wav of each row; with --stream a file (.wav, .flac, or .pcm without a header), or - for
             16-bit little-endian samples without a header on standard output, to be piped to a player
     """
-    from vqaudio.data.sink import check_sink, open_sink
+    from vqaudio.data.sink import STDOUT, check_sink, open_sink
     from vqaudio.tokens.files import read_tokens
     from vqaudio.tokens.speak import Line, cast_rows, name_rows, speak
 
     if stream:
         check_sink(out)
+    elif str(out) == STDOUT:
+        raise ValueError("--out - is for --stream; without it give a folder")
     net = load(model, device, threads)
     voices, failures = cast_rows(net, tokens, speaker)
     paths = {} if stream else name_rows(voices, out, overwrite=overwrite)
@@ -159,7 +161,8 @@ def decode(
                 for wav in net.decode_stream(row.tokens, voices[row.id], **options):
                     write(wav)
                     samples += len(wav)
-        tell_speech(f"{len(voices)} utterances", samples, started_at, net, precision, file=sys.stderr)
+        spoken = "1 utterance" if len(voices) == 1 else f"{len(voices)} utterances"
+        tell_speech(spoken, samples, started_at, net, precision, file=sys.stderr)
     elif voices:
         lines = (Line(paths[row.id], row.tokens, voices[row.id]) for row in rows)
         write_all(speak(net, lines, batch=batch, **options), len(voices), net, precision, overwrite)

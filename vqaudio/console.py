@@ -35,11 +35,14 @@ Model = Annotated[str, arg(metavar="M", help="a shipped model's name, a model's 
 Overwrite = Annotated[bool, arg(help="replace what exists already under the name of the output")]
 Temperature = Annotated[float, arg(help="of the draws: 1 as the model learned it, below 1 more careful, 0 no draw")]
 TopK = Annotated[int | None, arg(metavar="INT", help="draw from the likeliest classes only; without it from all")]
-Seed = Annotated[int, arg(help="of the draws: the same seed, the same speech")]
-Batch = Annotated[int, arg(help="utterances decoded at once")]
+Seed = Annotated[int, arg(help="of the draws: the same seed, the same speech, on the same kind of machine")]
+Batch = Annotated[int, arg(help="utterances decoded at once (with --stream always one)")]
 Precision = Annotated[
     Literal["float32", "bf16", "int8"],
-    arg(help="of the decoder's weights on a CPU: bf16 and int8 are faster, and nearly as good"),
+    arg(
+        help="of the decoder's weights, on a CPU with the compiled kernels: bf16 costs the shipped model 0.00003 bits "
+        "per sample, int8 0.002; both are faster with AVX-512"
+    ),
 ]
 Threads = Annotated[
     int | None, arg(metavar="INT", help="compute on at most so many; without it as OMP_NUM_THREADS says")

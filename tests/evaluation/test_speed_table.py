@@ -11,7 +11,7 @@ import pytest
 from vqaudio.cli import main
 from vqaudio.evaluation import speed, speed_table
 from vqaudio.evaluation.speed import COMPILED, PEER, RING, Machine, Plan, Speed, Subject
-from vqaudio.native.library import CHOICE, kernels
+from vqaudio.native.library import VARIABLE, kernels
 from vqaudio.nn.wavenet import WaveNetConfig
 
 TINY = Subject("tiny", WaveNetConfig(classes=6, layers=2, cycle=2, residual=4, skip=5, hop=4, hidden=6), rate=100.0)
@@ -28,7 +28,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def no_kernels() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(CHOICE, "off")
+        patch.setenv(VARIABLE, "off")
         kernels.cache_clear()
         yield
     kernels.cache_clear()
@@ -98,7 +98,7 @@ def test_no_thread_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
 def test_it_says_so_where_no_kernels_are(no_kernels: None, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--quick", "--threads", "1"]) == 0
     printed = capsys.readouterr().out
-    assert f"PyTorch alone is timed: the compiled kernels are switched off ({CHOICE}=off)" in printed
+    assert f"PyTorch alone is timed: the compiled kernels are switched off ({VARIABLE}=off)" in printed
     assert COMPILED not in printed.replace("no compiled kernels", "").replace("the compiled kernels", "")
     assert RING in printed
     assert "the bound" not in printed

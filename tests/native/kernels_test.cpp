@@ -142,8 +142,8 @@ struct Way {
 
 struct Answer {
   int failure;
-  std::vector<int64_t> classes;  // (B, T), zero behind the ends
-  std::vector<float> logits;     // (B, T, Q), likewise
+  std::vector<int64_t> classes;                 // (B, T), zero behind the ends
+  std::vector<float> logits;                    // (B, T, Q), likewise
   bool operator==(const Answer& other) const {  // bit for bit
     auto same = [](float a, float b) { return !std::memcmp(&a, &b, sizeof a); };
     return failure == other.failure && classes == other.classes &&
@@ -159,10 +159,10 @@ Value* raw(std::vector<Value>& values) {
 Answer generate(Model m, const Job& job, Way way) {
   Shape s = m.shape;
   s.dilations = m.dilations.data();
-  const Tensors tensors{
-      raw(m.embed), raw(m.dilated_weight), raw(m.dilated_bias), raw(m.residual_weight), raw(m.residual_bias),
-      raw(m.skip_weight), raw(m.skip_bias), raw(m.head_weight), raw(m.head_bias), raw(m.out_weight), raw(m.out_bias),
-      raw(m.condition_weight), raw(m.condition_bias), raw(m.speaker), raw(m.project_weight), raw(m.project_bias)};
+  const Tensors tensors{raw(m.embed),          raw(m.dilated_weight), raw(m.dilated_bias),   raw(m.residual_weight),
+                        raw(m.residual_bias),  raw(m.skip_weight),    raw(m.skip_bias),      raw(m.head_weight),
+                        raw(m.head_bias),      raw(m.out_weight),     raw(m.out_bias),       raw(m.condition_weight),
+                        raw(m.condition_bias), raw(m.speaker),        raw(m.project_weight), raw(m.project_bias)};
   void* streams = vq_streams_new(&s, &tensors, way.precision, job.streams, way.groups, way.threads);
   CHECK(streams, "no memory");
   m = {};  // streams keep copies
@@ -173,8 +173,9 @@ Answer generate(Model m, const Job& job, Way way) {
     Job part = cut(job, s, 0, job.streams, begin, steps);
     std::vector<int64_t> classes(size_t(job.streams) * steps);
     std::vector<float> logits(classes.size() * s.classes);
-    const Request request{raw(part.cond), raw(part.speakers), raw(part.forced), raw(part.uniforms), raw(part.lengths),
-                          steps, frames_of(steps, s.hop), job.temperature, job.top_k, classes.data(), logits.data()};
+    const Request request{
+        raw(part.cond),          raw(part.speakers), raw(part.forced), raw(part.uniforms), raw(part.lengths), steps,
+        frames_of(steps, s.hop), job.temperature,    job.top_k,        classes.data(),     logits.data()};
     answer.failure = vq_streams_extend(streams, &request);
     for (int b = 0; b < job.streams; b++) {
       const size_t to = size_t(b) * job.steps + begin, from = size_t(b) * steps;

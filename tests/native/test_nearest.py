@@ -12,9 +12,8 @@ from torch import Tensor
 
 import vqaudio.nn.quantizer as quantizer_module
 from vqaudio.native import library
-from vqaudio.native.library import VARIANTS, Kernels
+from vqaudio.native.library import MAX_SIZE, VARIANTS, Kernels
 from vqaudio.native.nearest import THREAD_WORK, nearest_code
-from vqaudio.native.wavenet import MOST
 from vqaudio.nn.quantizer import VectorQuantizer, VectorQuantizerConfig, nearest, nearest_in_pytorch
 
 K, D = 512, 64
@@ -26,7 +25,7 @@ def compiled(request: pytest.FixtureRequest) -> Kernels:
     """One variant after the other."""
     if request.param not in library.runnable():
         pytest.skip(f"the variant {request.param} was not compiled, or this machine does not run it")
-    return Kernels(request.param, library._load(library._path(request.param)))
+    return library.load(request.param)
 
 
 needs_kernels = pytest.mark.skipif(library.kernels() is None, reason=library.why_missing())
@@ -205,8 +204,8 @@ def test_any_layout_is_taken_and_left_alone(compiled) -> None:
         (torch.zeros(2, 5), torch.zeros(3, 4), 1, "one width, got 5 and 4"),
         (torch.zeros(2, 4), torch.zeros(0, 4), 1, "number of codes must lie in 1..65536, got 0"),
         (torch.zeros(2, 0), torch.zeros(3, 0), 1, "width of a code must lie in 1..65536, got 0"),
-        (torch.zeros(2, 4), torch.zeros(1, 4).expand(MOST + 1, 4), 1, "number of codes.*got 65537"),
-        (torch.zeros(2, 1).expand(2, MOST + 1), torch.zeros(1, 1).expand(3, MOST + 1), 1, "width.*got 65537"),
+        (torch.zeros(2, 4), torch.zeros(1, 4).expand(MAX_SIZE + 1, 4), 1, "number of codes.*got 65537"),
+        (torch.zeros(2, 1).expand(2, MAX_SIZE + 1), torch.zeros(1, 1).expand(3, MAX_SIZE + 1), 1, "width.*got 65537"),
         (torch.zeros(2, 4), torch.zeros(3, 4), 0, "threads must be at least 1, got 0"),
     ],
 )
@@ -296,7 +295,7 @@ def test_what_the_kernels_do_not_take_goes_to_pytorch(calls, monkeypatch) -> Non
     rows, codebook = _noise(20, 4), _noise(9, 4, seed=1)
     expected = nearest_in_pytorch(rows, codebook)
     assert torch.equal(nearest(rows.double(), codebook.double()), expected)
-    assert nearest(rows[:, :1], torch.arange(MOST + 1.0)[:, None]).max() < 10
+    assert nearest(rows[:, :1], torch.arange(MAX_SIZE + 1.0)[:, None]).max() < 10
     monkeypatch.setattr(quantizer_module, "kernels", lambda: None)
     assert torch.equal(nearest(rows, codebook), expected)
     assert calls == []

@@ -32,7 +32,7 @@ def kernels(request: pytest.FixtureRequest) -> Kernels:
     """One variant after the other."""
     if request.param not in library.runnable():
         pytest.skip(f"the variant {request.param} was not compiled, or this machine does not run it")
-    return Kernels(request.param, library._load(library._path(request.param)))
+    return library.load(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -242,6 +242,11 @@ def test_speakers_that_do_not_fit_are_refused(opened) -> None:
         ({"logits": torch.zeros(2, 7, 39)}, r"logits must be \(2, 7, 40\)"),
         ({"logits": torch.zeros(2, 7, 40).double()}, "logits must be .*float32 on"),
         ({"logits": torch.zeros(2, 40, 7).transpose(1, 2)}, "logits must be contiguous"),
+        ({"temperature": -1.0}, "temperature must be a finite number, 0 or more, got -1.0"),
+        ({"temperature": NAN}, "temperature must be"),
+        ({"top_k": 0}, "top_k must be at least 1, got 0"),
+        ({"uniforms": torch.ones(2, 7)}, r"uniforms must lie in \[0, 1\), got 1\.0\.\.1\.0"),
+        ({"uniforms": torch.full((2, 7), NAN)}, "uniforms must lie in"),
     ],
 )
 def test_requests_that_do_not_fit_are_refused(opened, change, message) -> None:
@@ -252,6 +257,15 @@ def test_requests_that_do_not_fit_are_refused(opened, change, message) -> None:
     streams.extend(**request)  # nothing happened before
     with pytest.raises(ValueError, match="step 7 is not the first of a frame of 5"):
         streams.extend(**request)
+
+
+def test_streams_that_ended_are_not_extended(opened) -> None:
+    streams = opened(streams=2)
+    request = {**_given(ODD, 2, 5), "temperature": 1.0, "top_k": None}
+    streams.extend(**request, lengths=torch.tensor([5, 4]))
+    with pytest.raises(ValueError, match="1 of the streams ended before and cannot be extended again"):
+        streams.extend(**request, lengths=torch.tensor([5, 1]))
+    streams.extend(**request, lengths=torch.tensor([5, 0]))
 
 
 def test_conditioning_that_a_net_does_not_take_is_refused(opened) -> None:
@@ -281,4 +295,6 @@ def test_sums_that_overflow_are_told(kernels, name, before, precision, threads) 
     streams = CompiledStreams(kernels, ODD, weights, torch.tensor([0, 1, 1]), **options)
     given = {**_given(ODD, 3, 30), "lengths": torch.tensor([30, 20, 20])}
     with pytest.raises(ValueError, match="logits are not finite"):
+        streams.extend(**given, temperature=1.0, top_k=None)
+    with pytest.raises(ValueError, match="these streams failed before and cannot be extended"):
         streams.extend(**given, temperature=1.0, top_k=None)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from vqaudio.nn.quantizer import (
     VectorQuantizer,
@@ -463,3 +463,21 @@ def test_a_training_batch_of_padding_moves_nothing() -> None:
     before = {name: value.clone() for name, value in quantizer.state_dict().items()}
     quantizer(torch.randn(2, 3, 8), torch.zeros(2, 8, dtype=torch.bool))
     assert all(torch.equal(value, before[name]) for name, value in quantizer.state_dict().items())
+
+
+def test_encoding_can_be_exported_and_compiled() -> None:
+    """The compiled search is no operation of PyTorch's: where a graph is made, PyTorch's form is in it."""
+
+    class Encode(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.quantizer = VectorQuantizer(VectorQuantizerConfig(codes=20, width=5)).eval()
+
+        def forward(self, z: torch.Tensor) -> torch.Tensor:
+            return self.quantizer.encode(z)
+
+    module, z = Encode(), torch.randn(2, 5, 7, generator=torch.Generator().manual_seed(0))
+    exported = torch.export.export(module, (z,)).module()
+    assert torch.equal(exported(z), module(z))
+    compiled = torch.compile(module, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(z), module(z))

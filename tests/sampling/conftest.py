@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from vqaudio.native import library
-from vqaudio.native.library import Kernels
 from vqaudio.native.wavenet import Precision
 from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
 from vqaudio.sampling import generate, reference
@@ -32,7 +31,7 @@ class Means(NamedTuple):
 
 
 def _compiled(net: WaveNet, variant: str, threads: int, precision: Precision = "float32") -> Sampler:
-    kernels = Kernels(variant, library._load(library._path(variant)))
+    kernels = library.load(variant)
     options = {"precision": precision, "threads": threads}
     return Sampler(variant, lambda speaker, streams: open_compiled(kernels, net, speaker, streams, **options))
 

@@ -1,7 +1,12 @@
 """What every sampler promises: see `means` in conftest.py for which there are; and which one `choose` takes."""
 
 import logging
+import os
+import subprocess
+import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +17,8 @@ import vqaudio.sampling
 from vqaudio.native import library
 from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
 from vqaudio.sampling import choice, choose, generate, reference
+from vqaudio.sampling.choice import block_steps, cuda_graph, ring_buffers
+from vqaudio.sampling.compiled import shape_of
 
 BOTH = {"condition": 3, "speakers": 2}
 
@@ -52,7 +59,7 @@ def test_pieces_are_the_whole(means, make_net, inputs_of, seeded, monkeypatch, o
     given = {**inputs_of(net, 3, 38), "steps": lengths}
     whole = means.generate(net, **given, generator=seeded(0, 1, 2))
     for frames in (1, 3):
-        monkeypatch.setattr(choice, "BLOCK", frames * 3 * net.cfg.hop)
+        monkeypatch.setattr(choice, "block_steps", lambda net, streams, frames=frames: frames * net.cfg.hop)
         assert torch.equal(means.generate(net, **given, generator=seeded(0, 1, 2)), whole)
 
 
@@ -161,10 +168,11 @@ def test_other_types_take_ring_buffers(make_net) -> None:
             choose(net, precision="bf16")
 
 
-def test_a_gpu_takes_a_graph() -> None:
+def test_a_gpu_takes_ring_buffers_until_a_graph_has_run_on_one() -> None:
     with FakeTensorMode(), torch.device("cuda"):  # pretends that there is one
         net = WaveNet(WaveNetConfig(layers=2))
-        assert choose(net).name == "CUDA graph, ring buffers, on cuda"
+        assert choose(net).name == "PyTorch, ring buffers, on cuda"
+        assert cuda_graph(net).name == "CUDA graph, ring buffers, on cuda"
         with pytest.raises(ValueError, match=r"precision int8 .* this model is on cuda:0; use float32"):
             choose(net, precision="int8")
 
@@ -195,6 +203,58 @@ def test_without_kernels_it_says_so_once_and_takes_ring_buffers(make_net, monkey
     assert torch.equal(chosen, reference.generate(make_net(), steps=20, generator=seeded(0)))
     with pytest.raises(ValueError, match=r"precision bf16 .*; use float32"):
         choose(make_net(), precision="bf16")
+
+
+@pytest.mark.parametrize("kind", [ring_buffers, cuda_graph])
+def test_broken_weights_are_refused_in_pytorch_too(make_net, kind) -> None:
+    net = make_net()
+    net.skip.weight[2, 1] = float("nan")
+    with pytest.raises(ValueError, match=r"skip\.weight holds values that are not finite"):
+        generate(net, steps=4, sampler=kind(net))
+
+
+def test_an_extension_is_some_work_and_whole_frames(make_net) -> None:
+    small, large = make_net(), make_net(layers=30, residual=64, skip=64, cycle=2)
+    for net in (small, large):
+        for streams in (1, 32):
+            steps, work = block_steps(net, streams), shape_of(net.cfg).multiply_adds * streams
+            assert steps % net.cfg.hop == 0
+            assert choice.BLOCK / 2 < steps * work <= choice.BLOCK
+    assert block_steps(large, 10**9) == large.cfg.hop
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted in /proc")
+@pytest.mark.skipif(library.kernels() is None, reason=library.why_missing())
+@pytest.mark.parametrize("streams", [1, 5])
+def test_no_more_threads_run_than_were_asked_for(make_net, inputs_of, streams) -> None:
+    net = make_net(**BOTH, layers=20, residual=32, skip=64)
+    steps = 3000
+
+    def most(threads: int) -> int:
+        """Threads that the process had at most while it generated, beyond those before."""
+        before, seen, done = len(list(Path("/proc/self/task").iterdir())), [], threading.Event()
+
+        def watch() -> None:
+            while not done.is_set():
+                seen.append(len(list(Path("/proc/self/task").iterdir())))
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        generate(net, **inputs_of(net, streams, steps), steps=steps, sampler=choose(net, threads=threads))
+        done.set()
+        watcher.join()
+        return max(seen) - before - 1  # the watcher
+
+    assert most(1) == 0
+    assert most(2) == 1
+
+
+def test_the_environment_bounds_the_threads() -> None:
+    imports = "from vqaudio.nn.wavenet import WaveNet, WaveNetConfig; from vqaudio.sampling import choose"
+    code = f"{imports}; print(choose(WaveNet(WaveNetConfig())).name)"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert "up to 1 thread\n" in done.stdout or "PyTorch" in done.stdout
 
 
 def test_the_public_sampler_is_the_fast_one() -> None:

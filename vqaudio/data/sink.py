@@ -43,7 +43,11 @@ def open_sink(out: Path, sample_rate: int, *, overwrite: bool = False) -> Iterat
 
 
 def check_sink(out: Path) -> None:
-    """Raises ValueError for a name that is no sink."""
+    """Raises ValueError for a name that is no sink, and for a terminal, which is no place for samples."""
+    if str(out) == STDOUT and sys.stdout.isatty():
+        raise ValueError(
+            "standard output is a terminal: pipe it to a player (| aplay -f S16_LE -r 16000), or name a file"
+        )
     if str(out) != STDOUT and out.suffix.lower() not in (*WRITABLE, RAW):
         allowed = ", ".join((*WRITABLE, RAW))
         raise ValueError(f"cannot stream to {out}: give - for standard output, or a file whose suffix is {allowed}")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
-from vqaudio.sampling.choice import BLOCK, Sampler
+from vqaudio.sampling.choice import Sampler, block_steps
 from vqaudio.sampling.draw import draw
 
 
@@ -29,7 +29,7 @@ def sampler_rate(
     `threads`: of PyTorch; a sampler may have others of its own.
     """
     _, speaker = _given(net.cfg, streams, 0)
-    piece = max(1, BLOCK // streams // net.cfg.hop) * net.cfg.hop
+    piece = block_steps(net, streams)
     with _torch_threads(threads):
         opened = sampler.open(speaker, streams)
 

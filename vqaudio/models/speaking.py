@@ -26,9 +26,9 @@ class SpeakOptions(TypedDict, total=False):
 
     temperature: float  # 1 (the default) as the model learned it, below 1 more careful, 0 the likeliest samples
     top_k: int | None  # draw from so many of the likeliest classes; None (the default): from all
-    seed: int  # 0 by default: the same seed, the same speech
+    seed: int  # 0 by default: the same seed, the same speech on the same kind of machine
     precision: Precision  # float32 by default; bf16 and int8 are faster, on a CPU with compiled kernels
-    threads: int | None  # at most so many on a CPU; None (the default): as PyTorch has it
+    threads: int | None  # of the compiled kernels, at most; None (the default): as many as PyTorch has
 
 
 class Piece(NamedTuple):

@@ -3,6 +3,9 @@
 // One file, compiled once for each instruction set (setup.py); library.py loads the best that the machine runs.
 // Plain C interface at the end. The callers in Python have checked every argument.
 //
+// In this order: vectors, precisions, matrices, draws, WaveNet (its packed weights), two threads, a group of streams,
+// groups of streams, nearest codes, what bounds a machine, the C interface.
+//
 // Letters: B streams, T steps, N frames, L layers, R residual channels, S skip channels, Q classes, H hidden
 // channels of the conditioning, D width of a code.
 //
@@ -20,7 +23,6 @@
 #include <limits>
 #include <memory>
 #include <new>
-#include <system_error>
 #include <thread>
 #include <type_traits>
 #include <vector>
@@ -80,6 +82,7 @@ constexpr int power_of_two(int least) {  // rings of such a length need no divis
 }
 
 // Of these two the second, where one is not a number: what is not finite must reach the logits.
+// The greater; b where either is not a number, so that it passes through clamp and rectify.
 inline Floats greater(Floats a, Floats b) {
 #if defined(__AVX512F__)
   return _mm512_max_ps(a, b);
@@ -146,11 +149,11 @@ inline void rectify(float* x, int n) {
 // ------------------------------------------------------------------------------------------------- precisions
 //
 // A precision says how weights lie in memory and how a product with them is formed:
-//   Weight, GROUP   weights of GROUP successive inputs lie together, in 32 bits (or 64 bytes / lanes for float)
+//   Weight, GROUP   weights of GROUP successive inputs lie together, in 32 bits
 //   Input           what a vector is turned into once (`convert`) before it is multiplied; LANES values at a time
 //   Loaded, Sum     a vector register of weights, unpacked; the accumulator
 //   add             one register of weights times GROUP inputs
-//   scales          whether rows of weights (and for SCALED_INPUT vectors too) carry a factor
+//   SCALED          whether rows of weights carry a factor; SCALED_INPUT: vectors of inputs too
 
 struct Float32 {
   using Weight = float;
@@ -278,8 +281,8 @@ struct Matrix {
   int vectors = 0;                      // rows / LANES
   int groups = 0;                       // inputs / P::GROUP, from the one that `begin` says
   int begin = 0;
-  int stored = 0;                       // groups that lie in memory
-  int panel = 1;                        // vectors of rows in a panel; the last one may be narrower
+  int stored = 0;  // groups that lie in memory
+  int panel = 1;   // vectors of rows in a panel; the last one may be narrower
 };
 
 // Memory for all weights of a net, in the order in which a step reads them.
@@ -315,14 +318,27 @@ class Arena {
   size_t left_ = 0;
 };
 
+template <class Value>
+class Buffer {  // zeros, aligned to cache lines
+ public:
+  explicit Buffer(size_t count) : values_(new (std::align_val_t{64}) Value[count]()) {}
+  Value* get() const { return values_.get(); }
+
+ private:
+  struct Free {
+    void operator()(Value* values) const { ::operator delete[](values, std::align_val_t{64}); }
+  };
+  std::unique_ptr<Value[], Free> values_;
+};
+
 // Vectors of rows that a product with so many columns at once takes together.
 constexpr int tile_rows(int columns) {
   const int most = ACCUMULATORS / std::min(columns, MAX_COLUMNS);
   return most >= 8 ? 8 : most >= 4 ? 4 : 2;
 }
 
-// Row r, input i of the matrix is weight(r, i); rows beyond `rows` (up to a multiple of LANES) are 0. It lies best
-// for products with so many columns.
+// Row r, input i of the matrix is weight(r, i); rows beyond `rows` (up to a multiple of LANES) are 0.
+// Panels are as wide as a product with so many columns wants them.
 template <class P, class Weight>
 Matrix pack(Arena& arena, int rows, int inputs, int columns, Weight weight) {
   Matrix m;
@@ -466,13 +482,20 @@ void multiply(const Part* parts, int count, int columns, const float* const* fro
     multiply_columns<P, MAX_COLUMNS>(parts, count, column, from, to);
   }
   switch (columns - column) {
-    case 1: return multiply_columns<P, 1>(parts, count, column, from, to);
-    case 2: return multiply_columns<P, 2>(parts, count, column, from, to);
-    case 3: return multiply_columns<P, 3>(parts, count, column, from, to);
-    case 4: return multiply_columns<P, std::min(4, MAX_COLUMNS)>(parts, count, column, from, to);
-    case 5: return multiply_columns<P, std::min(5, MAX_COLUMNS)>(parts, count, column, from, to);
-    case 6: return multiply_columns<P, std::min(6, MAX_COLUMNS)>(parts, count, column, from, to);
-    case 7: return multiply_columns<P, std::min(7, MAX_COLUMNS)>(parts, count, column, from, to);
+    case 1:
+      return multiply_columns<P, 1>(parts, count, column, from, to);
+    case 2:
+      return multiply_columns<P, 2>(parts, count, column, from, to);
+    case 3:
+      return multiply_columns<P, 3>(parts, count, column, from, to);
+    case 4:
+      return multiply_columns<P, std::min(4, MAX_COLUMNS)>(parts, count, column, from, to);
+    case 5:
+      return multiply_columns<P, std::min(5, MAX_COLUMNS)>(parts, count, column, from, to);
+    case 6:
+      return multiply_columns<P, std::min(6, MAX_COLUMNS)>(parts, count, column, from, to);
+    case 7:
+      return multiply_columns<P, std::min(7, MAX_COLUMNS)>(parts, count, column, from, to);
   }
 }
 template <class P>
@@ -548,37 +571,37 @@ struct Shape {
   const int32_t* dilations;  // (L)
 };
 
-struct Tensors {  // as vqaudio/nn/wavenet.py has them, row by row; those of absent conditioning are null
-  const float *embed;                               // (Q + 1, R)
-  const float *dilated_weight, *dilated_bias;       // (L, 2R, R, kernel_size), (L, 2R)
-  const float *residual_weight, *residual_bias;     // (L - 1, R, R), (L - 1, R)
-  const float *skip_weight, *skip_bias;             // (S, L * R), (S)
-  const float *head_weight, *head_bias;             // (S, S), (S)
-  const float *out_weight, *out_bias;               // (Q, S), (Q)
-  const float *condition_weight, *condition_bias;   // (H, D), (H)
-  const float *speaker;                             // (speakers, H)
-  const float *project_weight, *project_bias;       // (L * 2R, H), (L * 2R)
+struct Tensors {       // as vqaudio/nn/wavenet.py has them, row by row; those of absent conditioning are null
+  const float* embed;  // (Q + 1, R)
+  const float *dilated_weight, *dilated_bias;      // (L, 2R, R, kernel_size), (L, 2R)
+  const float *residual_weight, *residual_bias;    // (L - 1, R, R), (L - 1, R)
+  const float *skip_weight, *skip_bias;            // (S, L * R), (S)
+  const float *head_weight, *head_bias;            // (S, S), (S)
+  const float *out_weight, *out_bias;              // (Q, S), (Q)
+  const float *condition_weight, *condition_bias;  // (H, D), (H)
+  const float* speaker;                            // (speakers, H)
+  const float *project_weight, *project_bias;      // (L * 2R, H), (L * 2R)
 };
 
-constexpr int MAX_GROUP = 16;  // streams that are taken a step together
-constexpr int MAX_BLOCK = 8;   // steps whose past taps are computed at once
+constexpr int MAX_GROUP = 16;        // streams that are taken a step together
+constexpr int MAX_BLOCK = 8;         // steps whose past taps are computed at once
 constexpr int MAX_CALLS_ALONE = 16;  // extensions without a helper, while it finds no processor
 
 struct Layer {
   int dilation;
-  int ring;   // entries of the ring of past inputs, a power of two
-  int block;  // steps whose past taps are computed at once: no more than they lie back
+  int ring;                  // entries of the ring of past inputs, a power of two
+  int block;                 // steps whose past taps are computed at once: no more than they lie back
   std::vector<Matrix> past;  // (2R, R) for each tap but the last, the oldest first
   Matrix now, residual, project;
   const float *bias, *residual_bias;
 };
 
-struct Request {  // one call of extend
-  const float* cond;       // (B, N, D) or null
+struct Request {            // one call of extend
+  const float* cond;        // (B, N, D) or null
   const int64_t* speakers;  // (B) or null
-  const int64_t* forced;   // (B, T) or null: the inputs of the steps
-  const float* uniforms;   // (B, T)
-  const int64_t* lengths;  // (B), not increasing
+  const int64_t* forced;    // (B, T) or null: the inputs of the steps
+  const float* uniforms;    // (B, T)
+  const int64_t* lengths;   // (B), not increasing
   int64_t steps, frames;
   float temperature;
   int32_t top_k;
@@ -606,24 +629,41 @@ class Net {
   const float *embed, *skip_bias, *head_bias, *out_bias, *condition_bias, *speaker;
 
  private:
+  void pack_layers(const Tensors& w);
+  void pack_output(const Tensors& w);
+  void pack_conditioning(const Tensors& w);
+  int gate_row(int row) const {  // row of the padded gates -> row in the tensors, or -1
+    const int r = shape.residual;
+    return row % residual < r ? row / residual * r + row % residual : -1;
+  }
+  static auto rows_of(const float* weight, int inputs) {
+    return [=](int row, int i) { return weight[size_t(row) * inputs + i]; };
+  }
   float* padded_copy(const float* from, int rows, int columns, int padded) {
     float* to = arena_.take<float>(size_t(rows) * padded);
     for (int r = 0; r < rows; r++) std::copy_n(from + size_t(r) * columns, columns, to + size_t(r) * padded);
     return to;
   }
+  const int streams_;  // of a group, for which the weights lie best
   Arena arena_;
 };
 
 template <class P>
-Net<P>::Net(const Shape& s, const Tensors& w, int streams) : shape(s) {
-  const int r = s.residual, k = s.kernel_size;
-  residual = round_up(r, LANES), gates = 2 * residual, skip = round_up(s.skip, LANES);
+Net<P>::Net(const Shape& s, const Tensors& w, int streams) : shape(s), streams_(streams) {
+  residual = round_up(s.residual, LANES), gates = 2 * residual, skip = round_up(s.skip, LANES);
   classes = round_up(s.classes, DRAW_BLOCK), hidden = round_up(s.hidden, LANES);
   condition = round_up(s.condition, LANES);
-  // row of the padded gates -> row in the tensors, or none
-  auto gate_row = [&](int row) { return row % residual < r ? row / residual * r + row % residual : -1; };
-  embed = padded_copy(w.embed, s.classes + 1, r, residual);
   layers.resize(s.layers);
+  pack_layers(w);
+  pack_output(w);
+  pack_conditioning(w);
+  shape.dilations = nullptr;  // the caller's
+}
+
+template <class P>
+void Net<P>::pack_layers(const Tensors& w) {
+  const int r = shape.residual, k = shape.kernel_size;
+  embed = padded_copy(w.embed, shape.classes + 1, r, residual);
   auto tap = [&](int l, int t, int columns) {
     const float* taps = w.dilated_weight + size_t(l) * 2 * r * r * k;
     return pack<P>(arena_, gates, r, columns, [&](int row, int i) {
@@ -631,65 +671,72 @@ Net<P>::Net(const Shape& s, const Tensors& w, int streams) : shape(s) {
       return from < 0 ? 0.0f : taps[(size_t(from) * r + i) * k + t];
     });
   };
-  for (int l = 0; l < s.layers; l++) {
-    layers[l].dilation = s.dilations[l];
-    layers[l].ring = power_of_two(s.dilations[l] * (k - 1));
-    layers[l].block = std::max(1, std::min(MAX_BLOCK / streams, s.dilations[l]));
-    for (int t = 0; t < k - 1; t++) layers[l].past.push_back(tap(l, t, streams * layers[l].block));
-  }
-  for (int l = 0; l < s.layers; l++) {
+  for (int l = 0; l < shape.layers; l++) {
     Layer& layer = layers[l];
-    layer.now = tap(l, k - 1, streams);
-    if (l < s.layers - 1) {
-      const float* weight = w.residual_weight + size_t(l) * r * r;
-      layer.residual = pack<P>(arena_, r, r, streams, [&](int row, int i) { return weight[size_t(row) * r + i]; });
+    layer.dilation = shape.dilations[l];
+    layer.ring = power_of_two(layer.dilation * (k - 1));
+    layer.block = std::max(1, std::min(MAX_BLOCK / streams_, layer.dilation));
+    for (int t = 0; t < k - 1; t++) layer.past.push_back(tap(l, t, streams_ * layer.block));
+  }
+  for (int l = 0; l < shape.layers; l++) {  // apart from the past taps: a step reads these one after another
+    Layer& layer = layers[l];
+    layer.now = tap(l, k - 1, streams_);
+    if (l < shape.layers - 1) {
+      layer.residual = pack<P>(arena_, r, r, streams_, rows_of(w.residual_weight + size_t(l) * r * r, r));
       layer.residual_bias = padded_copy(w.residual_bias + size_t(l) * r, 1, r, residual);
     }
   }
+}
+
+template <class P>
+void Net<P>::pack_output(const Tensors& w) {
+  const int r = shape.residual, s = shape.skip;
   auto skip_weight = [&](int row, int l, int i) {
-    return i < r ? w.skip_weight[(size_t(row) * s.layers + l) * r + i] : 0.0f;
+    return i < r ? w.skip_weight[(size_t(row) * shape.layers + l) * r + i] : 0.0f;
   };
   if constexpr (P::SCALED) {  // rows of different layers have different factors
-    for (int l = 0; l < s.layers; l++) {
-      skips.push_back(pack<P>(arena_, s.skip, r, streams, [&](int row, int i) { return skip_weight(row, l, i); }));
+    for (int l = 0; l < shape.layers; l++) {
+      skips.push_back(pack<P>(arena_, s, r, streams_, [&](int row, int i) { return skip_weight(row, l, i); }));
     }
   } else {
-    skips.push_back(pack<P>(arena_, s.skip, s.layers * residual, streams, [&](int row, int i) {
-      return skip_weight(row, i / residual, i % residual);
-    }));
+    skips.push_back(pack<P>(arena_, s, shape.layers * residual, streams_,
+                            [&](int row, int i) { return skip_weight(row, i / residual, i % residual); }));
   }
-  head = pack<P>(arena_, s.skip, s.skip, streams, [&](int row, int i) {
-    return w.head_weight[size_t(row) * s.skip + i];
-  });
-  out = pack<P>(arena_, s.classes, s.skip, streams, [&](int row, int i) {
-    return w.out_weight[size_t(row) * s.skip + i];
-  });
-  skip_bias = padded_copy(w.skip_bias, 1, s.skip, skip);
-  head_bias = padded_copy(w.head_bias, 1, s.skip, skip);
-  out_bias = padded_copy(w.out_bias, 1, s.classes, classes);
-  // the conditioning changes once per frame: always float32
+  head = pack<P>(arena_, s, s, streams_, rows_of(w.head_weight, s));
+  out = pack<P>(arena_, shape.classes, s, streams_, rows_of(w.out_weight, s));
+  skip_bias = padded_copy(w.skip_bias, 1, s, skip);
+  head_bias = padded_copy(w.head_bias, 1, s, skip);
+  out_bias = padded_copy(w.out_bias, 1, shape.classes, classes);
+}
+
+// It changes once per frame: float32 in every precision.
+template <class P>
+void Net<P>::pack_conditioning(const Tensors& w) {
+  const int h = shape.hidden;
   if (w.condition_weight) {
-    condition_weight = pack<Float32>(arena_, s.hidden, s.condition, 1, [&](int row, int i) {
-      return w.condition_weight[size_t(row) * s.condition + i];
-    });
-    condition_bias = padded_copy(w.condition_bias, 1, s.hidden, hidden);
+    condition_weight = pack<Float32>(arena_, h, shape.condition, 1, rows_of(w.condition_weight, shape.condition));
+    condition_bias = padded_copy(w.condition_bias, 1, h, hidden);
   }
-  speaker = w.speaker ? padded_copy(w.speaker, s.speakers, s.hidden, hidden) : nullptr;
-  for (int l = 0; l < s.layers; l++) {
+  speaker = w.speaker ? padded_copy(w.speaker, shape.speakers, h, hidden) : nullptr;
+  for (int l = 0; l < shape.layers; l++) {
+    const size_t first = size_t(l) * 2 * shape.residual;  // row of the layer in tensors that hold all layers
     float* bias = arena_.take<float>(gates);
     for (int row = 0; row < gates; row++) {
-      const int from = gate_row(row), of_all = l * 2 * r + from;
-      if (from >= 0) bias[row] = w.dilated_bias[of_all] + (w.project_weight ? w.project_bias[of_all] : 0.0f);
+      const int from = gate_row(row);
+      if (from < 0) continue;
+      bias[row] = w.dilated_bias[first + from] + (w.project_weight ? w.project_bias[first + from] : 0.0f);
     }
     layers[l].bias = bias;
     if (w.project_weight) {
-      layers[l].project = pack<Float32>(arena_, gates, s.hidden, streams, [&](int row, int i) {
+      layers[l].project = pack<Float32>(arena_, gates, h, streams_, [&](int row, int i) {
         const int from = gate_row(row);
-        return from < 0 ? 0.0f : w.project_weight[(size_t(l) * 2 * r + from) * s.hidden + i];
+        return from < 0 ? 0.0f : w.project_weight[(first + from) * h + i];
       });
     }
   }
 }
+
+// ------------------------------------------------------------------------------------------------ two threads
 
 double seconds_now() {
   using namespace std::chrono;
@@ -713,19 +760,6 @@ inline double wait_until(Ready ready) {
   return seconds_now() - begin;
 }
 
-template <class Value>
-class Buffer {  // zeros, aligned to cache lines
- public:
-  explicit Buffer(size_t count) : values_(new (std::align_val_t{64}) Value[count]()) {}
-  Value* get() const { return values_.get(); }
-
- private:
-  struct Free {
-    void operator()(Value* values) const { ::operator delete[](values, std::align_val_t{64}); }
-  };
-  std::unique_ptr<Value[], Free> values_;
-};
-
 // Progress of the two threads, each counter on a cache line of its own.
 struct Progress {
   alignas(128) std::atomic<int64_t> walked{0};   // by the first: layers, counted over all steps
@@ -733,6 +767,16 @@ struct Progress {
   alignas(128) std::atomic<int64_t> skipped{0};  // by the helper: steps whose skip sums lack only the last layer
   alignas(128) std::atomic<bool> stopped{false};
 };
+
+// ------------------------------------------------------------------------------------------- a group of streams
+//
+// Who owns what while two threads run:
+//   first    x, z, gated, the ring entry of the present step, head, logits; the skip sums once `skipped` says so
+//   helper   hidden, cond, frame_bias, past_*, filled_; the gates of a block until `filled` says that they are ready,
+//            the skip sums until `skipped` does
+// Why it holds: a block is no longer than its layer's dilation, so that all it reads was in the ring when the layer
+// had walked the step before; gates are filled again only when their block was walked; `gated` is written again only
+// after `skipped`, and a ring entry only after the block that still wanted it was filled.
 
 // Up to MAX_GROUP streams that are taken a step together, by one thread or by two.
 //
@@ -751,9 +795,7 @@ class Group {
     return rings_[l].get() + size_t(step & (net_.layers[l].ring - 1)) * count_ * input_;
   }
   float* gates_of(int l, int64_t step) { return gates_[l].get() + size_t(step & (slots(l) - 1)) * count_ * net_.gates; }
-  float* hidden_of(int64_t frame) {
-    return hidden_.get() + size_t(frame & (frame_slots_ - 1)) * count_ * net_.hidden;
-  }
+  float* hidden_of(int64_t frame) { return hidden_.get() + size_t(frame & (frame_slots_ - 1)) * count_ * net_.hidden; }
   float* frame_bias(int64_t frame, int l) {
     return frame_bias_.get() + (size_t(frame & (frame_slots_ - 1)) * net_.layers.size() + l) * count_ * net_.gates;
   }
@@ -796,9 +838,9 @@ class Group {
   std::vector<Buffer<float>> gates_;    // of each layer: before the present input is added, [step mod slots][stream]
   std::vector<int64_t> filled_;         // of each layer: the first step of the call that is not filled
   const int frame_slots_;
-  int64_t hidden_frames_ = 0;              // frames whose hidden conditioning is there
-  std::vector<int64_t> biased_frames_;     // of each layer: frames whose bias is there
-  Buffer<float> frame_bias_;           // [frame mod slots][layer][stream][2R]
+  int64_t hidden_frames_ = 0;           // frames whose hidden conditioning is there
+  std::vector<int64_t> biased_frames_;  // of each layer: frames whose bias is there
+  Buffer<float> frame_bias_;            // [frame mod slots][layer][stream][2R]
   Buffer<float> hidden_, x_, z_, skip_, head_, logits_, weights_;
   Buffer<uint8_t> gated_, rectified_, cond_, present_;
   // what `gather_past` found, for one thread: of each tap the inputs, and for all of them where sums begin and end
@@ -949,7 +991,8 @@ void Group<P>::walk_layer(int l, int64_t t, int active) {
   for (int b = 0; b < active; b++) {
     inputs[b] = entry + size_t(b) * input_;
     sums[b] = gates + size_t(b) * net_.gates;
-    P::convert(x_.get() + size_t(b) * net_.residual, net_.residual, reinterpret_cast<Input*>(entry + size_t(b) * input_));
+    P::convert(x_.get() + size_t(b) * net_.residual, net_.residual,
+               reinterpret_cast<Input*>(entry + size_t(b) * input_));
   }
   if (all_taps) {
     past_parts_[layer.past.size()] = {&layer.now, inputs};
@@ -1063,7 +1106,7 @@ bool Group<P>::run_with_helper() {
   std::thread helper;
   try {
     helper = std::thread([&] { help(progress); });
-  } catch (const std::system_error&) {  // no thread left
+  } catch (const std::exception&) {  // no thread left
     leave_helper();
     return run_alone();
   }
@@ -1141,6 +1184,8 @@ bool Group<P>::extend(const Request& request) {
   return finite;
 }
 
+// --------------------------------------------------------------------------------------------- groups of streams
+
 // Streams dealt to groups, groups to threads.
 template <class P>
 class Groups final : public Generation {
@@ -1165,7 +1210,7 @@ class Groups final : public Generation {
     others.reserve(workers_);
     try {
       for (int worker = 1; worker < workers_; worker++) others.emplace_back(work);
-    } catch (const std::system_error&) {  // no thread left: those that run do the work
+    } catch (const std::exception&) {  // no thread left: those that run do the work
     }
     work();
     for (std::thread& other : others) other.join();
@@ -1186,7 +1231,10 @@ constexpr int NEAREST_ROWS = 2;  // vectors of codes that are compared at once
 class NearestCode {
  public:
   NearestCode(const float* codes, int count, int width)
-      : width_(width), count_(count), padded_(round_up(count, BLOCK)), packed_(size_t(padded_) * width),
+      : width_(width),
+        count_(count),
+        padded_(round_up(count, BLOCK)),
+        packed_(size_t(padded_) * width),
         half_norms_(padded_) {
     Floats zero = Floats{};  // not a number where a code is not finite
     for (int first = 0; first < padded_; first += BLOCK) {
@@ -1282,15 +1330,64 @@ class NearestCode {
   bool finite_ = true;
 };
 
+// ------------------------------------------------------------------------------------------ what bounds a machine
+
+// Multiply-adds per second of this thread where nothing is waited for: the product of all others, over a panel of
+// weights that lies in the first cache. 0 float32, 1 bfloat16, 2 int8.
+template <class P>
+double peak(double seconds) {
+  constexpr int ROWS = ACCUMULATORS / MAX_COLUMNS, GROUPS = 64, PASSES = 256;
+  constexpr size_t STRIDE = size_t(ROWS) * VECTOR_BYTES;
+  const Buffer<uint8_t> weights(GROUPS * STRIDE), inputs(size_t(MAX_COLUMNS) * input_bytes<P>(GROUPS * P::GROUP));
+  const uint8_t* x[MAX_COLUMNS];
+  for (int c = 0; c < MAX_COLUMNS; c++) x[c] = inputs.get() + size_t(c) * input_bytes<P>(GROUPS * P::GROUP);
+  typename P::Sum sums[ROWS][MAX_COLUMNS] = {};
+  const double begin = seconds_now();
+  double elapsed = 0, rounds = 0;
+  for (; elapsed < seconds; elapsed = seconds_now() - begin, rounds++) {
+    for (int pass = 0; pass < PASSES; pass++) {
+      asm volatile("" : : "r"(weights.get()), "r"(inputs.get()) : "memory");  // who knows what they hold now
+      accumulate<P, ROWS, MAX_COLUMNS>(sums, weights.get(), STRIDE, GROUPS, x);
+    }
+  }
+  typename P::Sum total = {};
+#pragma GCC unroll 8
+  for (int r = 0; r < ROWS; r++) {
+#pragma GCC unroll 8
+    for (int c = 0; c < MAX_COLUMNS; c++) total += sums[r][c];
+  }
+  volatile typename P::Sum sink = total;  // all sums are needed
+  (void)sink;
+  return rounds * PASSES * GROUPS * ROWS * MAX_COLUMNS * LANES * P::GROUP / elapsed;
+}
+
+// Bytes per second that this thread reads, over and over, from a buffer of `bytes`, a multiple of 8 vectors.
+double bandwidth(const float* buffer, int64_t bytes, double seconds) {
+  const float* const end = buffer + bytes / (8 * VECTOR_BYTES) * (8 * LANES);
+  Floats sums[8] = {};
+  const double begin = seconds_now();
+  double elapsed = 0, rounds = 0;
+  for (; elapsed < seconds; elapsed = seconds_now() - begin, rounds++) {
+    for (const float* at = buffer; at < end; at += 8 * LANES) {
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; i++) sums[i] += load<Floats>(at + i * LANES);
+    }
+  }
+  Floats total = {};
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; i++) total += sums[i];
+  volatile Floats sink = total;
+  (void)sink;
+  return rounds * double(bytes) / elapsed;
+}
+
 }  // namespace
 
 // ------------------------------------------------------------------------------------------------- C interface
 
-#if defined(_WIN32)
-#define EXPORT extern "C" __declspec(dllexport)
-#else
 #define EXPORT extern "C" __attribute__((visibility("default")))
-#endif
+
+EXPORT int32_t vq_interface() { return 1; }  // as INTERFACE in library.py
 
 // The best variant of this file that the machine runs; asked of the plainest one.
 EXPORT const char* vq_best_variant() {
@@ -1299,7 +1396,9 @@ EXPORT const char* vq_best_variant() {
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+#if defined(__clang__) || __GNUC__ >= 10  // others do not know the name
   if (avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni")) return "avx512bf16";
+#endif
   if (avx512) return "avx512";
   if (avx2) return "avx2";
 #endif
@@ -1316,7 +1415,7 @@ EXPORT void* vq_streams_new(const Shape* shape, const Tensors* tensors, int32_t 
   if (precision == 1) made = std::make_unique<Groups<Bfloat16>>(*shape, *tensors, streams, groups, threads);
   if (precision == 2) made = std::make_unique<Groups<Int8>>(*shape, *tensors, streams, groups, threads);
   return made.release();
-} catch (const std::bad_alloc&) {
+} catch (const std::exception&) {
   return nullptr;
 }
 EXPORT void vq_streams_free(void* streams) { delete static_cast<Generation*>(streams); }
@@ -1352,54 +1451,9 @@ EXPORT int32_t vq_nearest(const float* rows, int64_t count, const float* codes, 
   return 2;
 }
 
-// Multiply-adds per second of this thread where nothing is waited for: the product of all others, over a panel of
-// weights that lies in the first cache. 0 float32, 1 bfloat16, 2 int8.
-template <class P>
-double peak(double seconds) {
-  constexpr int ROWS = ACCUMULATORS / MAX_COLUMNS, GROUPS = 64, PASSES = 256;
-  constexpr size_t STRIDE = size_t(ROWS) * VECTOR_BYTES;
-  const Buffer<uint8_t> weights(GROUPS * STRIDE), inputs(size_t(MAX_COLUMNS) * input_bytes<P>(GROUPS * P::GROUP));
-  const uint8_t* x[MAX_COLUMNS];
-  for (int c = 0; c < MAX_COLUMNS; c++) x[c] = inputs.get() + size_t(c) * input_bytes<P>(GROUPS * P::GROUP);
-  typename P::Sum sums[ROWS][MAX_COLUMNS] = {};
-  const double begin = seconds_now();
-  double elapsed = 0, rounds = 0;
-  for (; elapsed < seconds; elapsed = seconds_now() - begin, rounds++) {
-    for (int pass = 0; pass < PASSES; pass++) {
-      asm volatile("" : : "r"(weights.get()), "r"(inputs.get()) : "memory");  // who knows what they hold now
-      accumulate<P, ROWS, MAX_COLUMNS>(sums, weights.get(), STRIDE, GROUPS, x);
-    }
-  }
-  typename P::Sum total = {};
-#pragma GCC unroll 8
-  for (int r = 0; r < ROWS; r++) {
-#pragma GCC unroll 8
-    for (int c = 0; c < MAX_COLUMNS; c++) total += sums[r][c];
-  }
-  volatile typename P::Sum sink = total;  // all sums are needed
-  (void)sink;
-  return rounds * PASSES * GROUPS * ROWS * MAX_COLUMNS * LANES * P::GROUP / elapsed;
-}
 EXPORT double vq_peak(int32_t precision, double seconds) {
   return precision == 0 ? peak<Float32>(seconds) : precision == 1 ? peak<Bfloat16>(seconds) : peak<Int8>(seconds);
 }
-
-// Bytes per second that this thread reads, over and over, from a buffer of `bytes`, a multiple of 8 vectors.
 EXPORT double vq_bandwidth(const float* buffer, int64_t bytes, double seconds) {
-  const float* const end = buffer + bytes / (8 * VECTOR_BYTES) * (8 * LANES);
-  Floats sums[8] = {};
-  const double begin = seconds_now();
-  double elapsed = 0, rounds = 0;
-  for (; elapsed < seconds; elapsed = seconds_now() - begin, rounds++) {
-    for (const float* at = buffer; at < end; at += 8 * LANES) {
-#pragma GCC unroll 8
-      for (int i = 0; i < 8; i++) sums[i] += load<Floats>(at + i * LANES);
-    }
-  }
-  Floats total = {};
-#pragma GCC unroll 8
-  for (int i = 0; i < 8; i++) total += sums[i];
-  volatile Floats sink = total;
-  (void)sink;
-  return rounds * double(bytes) / elapsed;
+  return bandwidth(buffer, bytes, seconds);
 }

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 VARIANTS = ("generic", "avx2", "avx512", "avx512bf16")  # of kernels.cpp, from the plainest to the best
-CHOICE = "VQAUDIO_NATIVE"  # environment: `off`, or one of the variants
+INTERFACE = 1  # of the functions and structures at the end of kernels.cpp; both must be raised together
+VARIABLE = "VQAUDIO_NATIVE"  # environment: `off`, or one of the variants
+MAX_SIZE = 2**16  # of any one dimension of what the kernels are given: beyond it is a mistake
 
 
 class Kernels(NamedTuple):
@@ -26,38 +28,49 @@ class Kernels(NamedTuple):
 
 @functools.cache
 def kernels() -> Kernels | None:
-    """The best kernels that were compiled and that this machine runs, or None.
+    """The best kernels that were compiled and that this machine runs, or None; `why_missing` then says why.
 
     The environment variable VQAUDIO_NATIVE chooses otherwise. Raises ValueError for a choice that this machine does
     not have.
     """
-    choice = os.environ.get(CHOICE, "")
+    choice = os.environ.get(VARIABLE, "")
     if choice == "off":
         return None
     names = runnable()
     if choice and choice not in names:
-        raise ValueError(f"{CHOICE} must be off or one of {', '.join(names) or '(none is compiled)'}, got {choice!r}")
-    if not names:
-        return None
-    variant = choice or names[-1]
-    return Kernels(variant, _load(_path(variant)))
+        raise ValueError(f"{VARIABLE} must be off or one of {', '.join(names) or '(none is here)'}, got {choice!r}")
+    return load(choice or names[-1]) if names else None
 
 
+@functools.cache
 def runnable() -> tuple[str, ...]:
-    """The variants that were compiled and that this machine runs, the best last."""
-    generic = _path(VARIANTS[0])
-    if not generic.exists():
+    """The variants that were compiled, that this machine runs, and that can be loaded; the best last."""
+    if not _path(VARIANTS[0]).exists():
         return ()
-    best = ctypes.CDLL(str(generic)).vq_best_variant
-    best.restype = ctypes.c_char_p
-    return tuple(name for name in VARIANTS[: VARIANTS.index(best().decode()) + 1] if _path(name).exists())
+    try:
+        generic = load(VARIANTS[0])
+    except OSError:
+        return ()
+    best = VARIANTS.index(generic.functions.vq_best_variant().decode())
+    return tuple(name for name in VARIANTS[: best + 1] if _path(name).exists() and _why_not(name) is None)
 
 
 def why_missing() -> str:
     """A sentence for people who wait longer than they would have to."""
-    if os.environ.get(CHOICE) == "off":
-        return f"the compiled kernels are switched off ({CHOICE}=off)"
-    return "the compiled kernels were not built: install a C++ compiler, then vqaudio again"
+    if os.environ.get(VARIABLE) == "off":
+        return f"the compiled kernels are switched off ({VARIABLE}=off)"
+    if _path(VARIANTS[0]).exists():
+        return f"the compiled kernels cannot be loaded ({_why_not(VARIANTS[0])}): install vqaudio again"
+    return "the compiled kernels were not built: install g++ 9 or clang++ 10 or newer, then vqaudio again"
+
+
+def _why_not(variant: str) -> OSError | None:
+    """Why a variant cannot be loaded: another C++ library than it was built with, an older vqaudio's, ..."""
+    try:
+        load(variant)
+    except OSError as error:
+        return error
+    return None
 
 
 def _path(variant: str) -> Path:
@@ -66,11 +79,15 @@ def _path(variant: str) -> Path:
     return next((name for name in names if name.exists()), names[0])
 
 
-def _load(path: Path) -> ctypes.CDLL:
-    """The library with the types of its functions, as at the end of kernels.cpp."""
+@functools.cache
+def load(variant: str) -> Kernels:
+    """One variant, its functions typed as at the end of kernels.cpp. Raises OSError where it cannot be loaded."""
     pointer, int32, int64, double = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64, ctypes.c_double
-    library = ctypes.CDLL(str(path))
+    library = ctypes.CDLL(str(_path(variant)))
+    if not hasattr(library, "vq_interface") or library.vq_interface() != INTERFACE:
+        raise OSError(f"{_path(variant).name} belongs to another version")
     signatures: dict[str, tuple[object, ...]] = {  # the result first
+        "vq_best_variant": (ctypes.c_char_p,),
         "vq_max_group": (int32,),
         "vq_streams_new": (pointer, pointer, pointer, int32, int32, int32, int32),
         "vq_streams_free": (None, pointer),
@@ -82,4 +99,4 @@ def _load(path: Path) -> ctypes.CDLL:
     for name, (result, *arguments) in signatures.items():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
-    return library
+    return Kernels(variant, library)

@@ -8,8 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vqaudio.native.library import Kernels
-from vqaudio.native.wavenet import MOST
+from vqaudio.native.library import MAX_SIZE, Kernels
 
 THREAD_WORK = 2**24  # multiply-adds that are worth a thread: 0.3 ms, where starting one takes 0.02 to 0.08
 
@@ -29,8 +28,8 @@ def nearest_code(kernels: Kernels, rows: Tensor, codebook: Tensor, threads: int)
     if width != code_width:
         raise ValueError(f"rows and codes must be of one width, got {width} and {code_width}")
     for name, size in {"the number of codes": num_codes, "the width of a code": width}.items():
-        if not 1 <= size <= MOST:
-            raise ValueError(f"{name} must lie in 1..{MOST}, got {size}")
+        if not 1 <= size <= MAX_SIZE:
+            raise ValueError(f"{name} must lie in 1..{MAX_SIZE}, got {size}")
     found = torch.empty(count, dtype=torch.int64)
     rows, codebook = rows.contiguous(), codebook.contiguous()
     threads = min(threads, max(1, count * num_codes * width // THREAD_WORK))

@@ -15,12 +15,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vqaudio.native.library import Kernels
+from vqaudio.native.library import MAX_SIZE, Kernels
 
 Precision = Literal["float32", "bf16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("float32", "bf16", "int8")  # in the order of kernels.cpp
 
-MOST = 2**16  # of any one size: beyond it is a mistake
 MOST_REACH = 2**24  # steps that a layer looks back
 MOST_STATE = 2**36  # bytes that streams may remember
 
@@ -43,8 +42,8 @@ class WaveNetShape:
         sizes = {name: value for name, value in vars(self).items() if name != "dilations"}
         for name, value in {**sizes, "layers": len(self.dilations), "dilation": max(self.dilations, default=0)}.items():
             least = {"condition": 0, "speakers": 0, "kernel_size": 2}.get(name, 1)
-            if not least <= value <= MOST:
-                raise ValueError(f"{name} must lie in {least}..{MOST} for the compiled WaveNet, got {value}")
+            if not least <= value <= MAX_SIZE:
+                raise ValueError(f"{name} must lie in {least}..{MAX_SIZE} for the compiled WaveNet, got {value}")
 
         if min(self.dilations) < 1:
             raise ValueError(f"dilations must all be at least 1, got {self.dilations}")
@@ -110,7 +109,8 @@ class CompiledStreams:
     """B streams of a WaveNet in progress, its weights packed for the kernels, on up to `threads` threads.
 
     A stream has the same samples, bit for bit, whatever the number of threads, its neighbours, and the pieces in
-    which it is extended.
+    which it is extended; on another instruction set it may differ by rounding. Only one Python thread at a time may
+    extend the same streams.
     """
 
     def __init__(
@@ -137,6 +137,8 @@ class CompiledStreams:
                 f"{streams} streams of this WaveNet would remember {state:,} bytes, at most {MOST_STATE:,}"
             )
         self.shape, self.streams, self.position = shape, streams, 0
+        self.ended = torch.zeros(streams, dtype=torch.bool)
+        self.failed = False
         self.speakers = self._checked_speakers(speakers)
         kept = [_checked(name, weights.get(name), size) for name, size in shape.tensors().items()]
         pointers = (ctypes.c_void_p * len(kept))(*(None if tensor is None else tensor.data_ptr() for tensor in kept))
@@ -147,8 +149,8 @@ class CompiledStreams:
             dilations=(ctypes.c_int32 * layers)(*shape.dilations),
         )
         self.functions = kernels.functions
-        least = -(-streams // self.functions.vq_max_group())
-        groups = min(streams, -(-least // threads) * threads)  # as many for each thread
+        fewest = -(-streams // self.functions.vq_max_group())
+        groups = min(streams, -(-fewest // threads) * threads)  # as many for each thread
         self.handle = self.functions.vq_streams_new(
             ctypes.byref(sizes), ctypes.byref(pointers), PRECISIONS.index(precision), streams, groups, threads
         )
@@ -177,7 +179,13 @@ class CompiledStreams:
         """
         shape, streams, steps = self.shape, self.streams, uniforms.shape[-1]
         frames = -(-steps // shape.hop)
-        request = _Request(steps=steps, frames=frames, temperature=temperature, top_k=min(top_k or 0, MOST))
+        if self.failed:
+            raise ValueError("these streams failed before and cannot be extended; begin new ones")
+        if not 0 <= temperature < float("inf"):
+            raise ValueError(f"temperature must be a finite number, 0 or more, got {temperature}")
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"top_k must be at least 1, got {top_k}")
+        request = _Request(steps=steps, frames=frames, temperature=temperature, top_k=min(top_k or 0, MAX_SIZE))
         chosen = torch.zeros(streams, steps, dtype=torch.int64)
         if not steps:
             return chosen
@@ -190,9 +198,13 @@ class CompiledStreams:
             if not cond.isfinite().all():
                 raise ValueError("cond holds values that are not finite")
         uniforms = _of("uniforms", uniforms, (streams, steps), torch.float32)
+        if not (uniforms.min() >= 0 and uniforms.max() < 1):
+            raise ValueError(f"uniforms must lie in [0, 1), got {float(uniforms.min())}..{float(uniforms.max())}")
         lengths = _of("lengths", lengths, (streams,), torch.int64)
         if not 0 <= lengths[-1] <= lengths[0] <= steps or (lengths.diff() > 0).any():
             raise ValueError(f"lengths must not increase and lie in 0..{steps}, got {lengths.tolist()}")
+        if (again := lengths[self.ended]).any():
+            raise ValueError(f"{int((again > 0).sum())} of the streams ended before and cannot be extended again")
         if forced is not None:
             forced = _of("forced", forced, (streams, steps), torch.int64)
             if not 0 <= forced.min() <= forced.max() <= shape.classes:
@@ -204,6 +216,7 @@ class CompiledStreams:
         for name, tensor in {**tensors, "lengths": lengths, "chosen": chosen, "logits": logits}.items():
             setattr(request, name, None if tensor is None else tensor.data_ptr())
         failure = self.functions.vq_streams_extend(self.handle, ctypes.byref(request))
+        self.failed, self.ended = bool(failure), self.ended | (lengths < steps)
         if failure == 1:
             raise ValueError("logits are not finite: the weights of this WaveNet are broken")
         if failure:

@@ -15,9 +15,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqaudio.native.library import kernels
+from vqaudio.native.library import MAX_SIZE, kernels
 from vqaudio.native.nearest import nearest_code
-from vqaudio.native.wavenet import MOST
 from vqaudio.nn.joint import draw_rows, joint_size, same_as_first, sum_over_processes
 
 NEAREST_ROWS = 4096  # vectors compared at once: bounds the memory of the distances to this many rows
@@ -235,9 +234,9 @@ def nearest(rows: Tensor, codebook: Tensor) -> Tensor:
     two choose differently, the distances are the same within float32 rounding.
     """
     codebook = codebook.detach()
-    if _for_compiled(rows, codebook) and (compiled := kernels()) is not None:
-        return nearest_code(compiled, rows.detach(), codebook, torch.get_num_threads())
-    return nearest_in_pytorch(rows, codebook)
+    if torch.compiler.is_compiling() or (compiled := kernels()) is None or not _for_compiled(rows, codebook):
+        return nearest_in_pytorch(rows, codebook)
+    return nearest_code(compiled, rows.detach(), codebook, torch.get_num_threads())
 
 
 def _for_compiled(rows: Tensor, codebook: Tensor) -> bool:
@@ -245,8 +244,9 @@ def _for_compiled(rows: Tensor, codebook: Tensor) -> bool:
 
     A sum costs a sixth of isfinite(), and finite codes whose sum overflows may well go to PyTorch.
     """
-    plain = all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in (rows, codebook))
-    return plain and max(codebook.shape) <= MOST and math.isfinite(codebook.sum())
+    plain = all(type(t) in (Tensor, nn.Parameter) and t.device.type == "cpu" for t in (rows, codebook))
+    plain = plain and rows.dtype == codebook.dtype == torch.float32
+    return plain and max(codebook.shape) <= MAX_SIZE and math.isfinite(codebook.sum())
 
 
 def nearest_in_pytorch(rows: Tensor, codebook: Tensor) -> Tensor:

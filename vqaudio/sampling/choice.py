@@ -16,13 +16,13 @@ from torch import Tensor
 from vqaudio.native.library import kernels, why_missing
 from vqaudio.native.wavenet import PRECISIONS, Precision
 from vqaudio.nn.wavenet import WaveNet
-from vqaudio.sampling.compiled import open_compiled
+from vqaudio.sampling.compiled import open_compiled, shape_of
 from vqaudio.sampling.draw import Generators, check_controls, uniforms
 from vqaudio.sampling.graph import GraphStreams
 from vqaudio.sampling.reference import check_frames, check_lengths, count_streams
 from vqaudio.sampling.ring import RingStreams
 
-BLOCK = 2048  # steps, over all streams, after which an interrupt is heard
+BLOCK = 2**32  # multiply-adds after which an interrupt is heard: a tenth of a second on one thread
 
 
 class Streams(Protocol):
@@ -47,9 +47,11 @@ class Sampler(NamedTuple):
 
 
 def choose(net: WaveNet, *, precision: Precision = "float32", threads: int | None = None) -> Sampler:
-    """The fastest sampler for a net where it is; `threads`: at most so many on a CPU (None: as PyTorch has it).
+    """The fastest sampler for a net where it is; its `name` says which.
 
-    Raises ValueError for a precision that only the compiled kernels have, where they are not.
+    `threads`: so many of the compiled kernels at most (None: as many as PyTorch has); PyTorch's own samplers use the
+    threads that PyTorch has. On a GPU these are ring buffers: `cuda_graph` has not been run on one yet. Raises
+    ValueError for a precision that only the compiled kernels have, where they are not.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
@@ -70,17 +72,29 @@ def choose(net: WaveNet, *, precision: Precision = "float32", threads: int | Non
         raise ValueError(f"precision {precision} is the compiled kernels' on a CPU, and {where}; use float32")
     if on_cpu and weight.dtype == torch.float32:
         _notice()
-    return cuda_graph(net) if weight.device.type == "cuda" else ring_buffers(net)
+    return ring_buffers(net)
 
 
 def cuda_graph(net: WaveNet) -> Sampler:
-    """The sampler for GPUs; elsewhere it takes the same steps unrecorded."""
-    return Sampler(f"CUDA graph, ring buffers, on {net.out.weight.device.type}", functools.partial(GraphStreams, net))
+    """For GPUs, on which it has not been run yet; elsewhere it takes the same steps unrecorded."""
+    return Sampler(
+        f"CUDA graph, ring buffers, on {net.out.weight.device.type}", functools.partial(_open, GraphStreams, net)
+    )
 
 
 def ring_buffers(net: WaveNet) -> Sampler:
     """The sampler that runs wherever PyTorch does."""
-    return Sampler(f"PyTorch, ring buffers, on {net.out.weight.device.type}", functools.partial(RingStreams, net))
+    return Sampler(
+        f"PyTorch, ring buffers, on {net.out.weight.device.type}", functools.partial(_open, RingStreams, net)
+    )
+
+
+def _open(kind: type[RingStreams], net: WaveNet, speaker: Tensor | None, streams: int) -> Streams:
+    """Streams in PyTorch. Raises ValueError for weights that are not finite, as the compiled kernels do."""
+    for name, weight in net.named_parameters():
+        if not weight.isfinite().all():
+            raise ValueError(f"{name} holds values that are not finite; the weights of this WaveNet are broken")
+    return kind(net, speaker, streams)
 
 
 @torch.inference_mode()
@@ -115,7 +129,7 @@ def generate(
         return chosen
     opened = sampler.open(None if speaker is None else speaker[order.to(speaker.device)], streams)
     hop = net.cfg.hop
-    block = max(1, BLOCK // streams // hop) * hop
+    block = block_steps(net, streams)
     for start in range(0, total, block):
         stop = min(start + block, total)
         frames = None if cond is None else cond[:, :, start // hop : -(-stop // hop)]
@@ -125,6 +139,12 @@ def generate(
     return chosen
 
 
+def block_steps(net: WaveNet, streams: int) -> int:
+    """Steps, of whole frames, that streams are extended by at once."""
+    hop = net.cfg.hop
+    return max(1, BLOCK // (shape_of(net.cfg).multiply_adds * streams * hop)) * hop
+
+
 @functools.cache
 def _notice() -> None:
-    logging.getLogger("vqaudio").warning("decoding with PyTorch, some thirty times slower: %s", why_missing())
+    logging.getLogger("vqaudio").warning("decoding with PyTorch, some twenty times slower: %s", why_missing())

@@ -46,7 +46,8 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float, top_k: int | None)
     if top_k is not None and top_k < logits.shape[1]:
         threshold = logits.topk(top_k, dim=1).values[:, -1:]
         logits = logits.masked_fill(logits < threshold, float("-inf"))
-    cumulative = torch.softmax(logits / temperature, 1).cumsum(1)
+    # less the largest first: a tiny temperature must not make infinities of all
+    cumulative = torch.softmax((logits - logits.amax(1, keepdim=True)) / temperature, 1).cumsum(1)
     # scaled by the total, which rounding leaves near 1; "right" passes over classes of probability 0
     found = torch.searchsorted(cumulative, (uniform[:, None] * cumulative[:, -1:]), right=True)
     return found.squeeze(1).clamp(max=logits.shape[1] - 1)

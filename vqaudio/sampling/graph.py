@@ -1,5 +1,7 @@
 """Generation on a GPU: a step of the ring buffers recorded once, as a CUDA graph, and replayed.
 
+Not yet run on a GPU: the steps are tested on a CPU, recording and replaying them is not.
+
 Letters: B streams.
 """
 

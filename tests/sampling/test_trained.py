@@ -1,0 +1,33 @@
+"""The shipped decoder, on its own codes: the compiled samples are those of the obvious loop."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import vqaudio
+from vqaudio.native.library import kernels, why_missing
+from vqaudio.sampling import choose, generate, reference
+from vqaudio.sampling.draw import uniforms
+
+SPEECH = Path(__file__).parents[2] / "egs/mini/wav16/flite_slt/flite_slt_012.flac"
+STEPS = 1024  # 16 frames
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(kernels() is None, reason=why_missing())
+def test_a_thousand_samples_of_the_shipped_decoder(assert_same_or_tie: Callable[..., None]) -> None:
+    model = vqaudio.load_model("mini")
+    codes = model.tokenize(SPEECH).codes[200 : 200 + STEPS // model.hop]  # in the middle of speech
+    cond, speaker = model.quantizer.decode(codes[None]), torch.tensor([model.speaker_id("p225")])
+    inputs = {"cond": cond, "speaker": speaker}
+    expected = reference.generate(model.decoder, cond, speaker, steps=STEPS, generator=torch.Generator().manual_seed(0))
+    uniform = uniforms(1, STEPS, torch.Generator().manual_seed(0))
+    for threads in (1, 2):
+        sampler = choose(model.decoder, threads=threads)
+        assert sampler.name.startswith("compiled")
+        generator = torch.Generator().manual_seed(0)
+        chosen = generate(model.decoder, cond, speaker, steps=STEPS, generator=generator, sampler=sampler)
+        assert len(chosen.unique()) > 50
+        assert_same_or_tie(model.decoder, inputs, chosen, expected, uniform)
