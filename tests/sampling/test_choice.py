@@ -232,6 +232,8 @@ def test_no_more_threads_run_than_were_asked_for(make_net, inputs_of, streams) -
 
     def most(threads: int) -> int:
         """Threads that the process had at most while it generated, beyond those before."""
+        given = {**inputs_of(net, streams, steps), "steps": steps, "sampler": choose(net, threads=threads)}
+        generate(net, **given)  # PyTorch's own threads are there now
         before, seen, done = len(list(Path("/proc/self/task").iterdir())), [], threading.Event()
 
         def watch() -> None:
@@ -240,7 +242,7 @@ def test_no_more_threads_run_than_were_asked_for(make_net, inputs_of, streams) -
 
         watcher = threading.Thread(target=watch)
         watcher.start()
-        generate(net, **inputs_of(net, streams, steps), steps=steps, sampler=choose(net, threads=threads))
+        generate(net, **given)
         done.set()
         watcher.join()
         return max(seen) - before - 1  # the watcher
