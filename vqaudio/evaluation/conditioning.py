@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 
 import torch
+from einops import rearrange, repeat
 from torch import Tensor
 
 from vqaudio.models.speech import SpeechVQVAE
@@ -17,37 +18,56 @@ def conditioning(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]]) -> di
     """Batches as the model is trained on -> figures, averaged over valid samples; evaluation mode, float32.
 
     bits_per_sample: cross-entropy of the next sample given the past, the codes and the speaker (teacher-forced).
-    gap_codes, gap_speakers: by how much it grows with the codes, or the speakers, of the batch's next utterance:
-    0 means that the decoder ignores them. perplexity (1 to K) and usage (0 to 1): of all codes together.
+    gap_codes, gap_speakers: by how much it grows with the codes, or the speakers, of the batch's next utterance;
+    gap_mean: with the mean of the codes instead. 0 means that the decoder ignores them. perplexity (1 to K), entropy
+    (bits), usage (0 to 1) and dead_codes: of all codes together. uniform_bits and codebook_size: what they are
+    compared with.
     """
     if model.training:
         raise RuntimeError("the model is in training mode; call model.eval() before it is evaluated")
     device = model.device
-    nats = torch.zeros(3, device=device)
+    nats = torch.zeros(4, device=device)
     counts = torch.zeros(model.codebook_size, device=device)
     num_samples = 0
     for cpu_batch in batches:
         batch = {name: value.to(device) for name, value in cpu_batch.items()}
-        target, speaker, lengths = batch["target"], batch["speaker"], batch["lengths"]
-        if target.shape[0] < 2:
+        lengths = batch["lengths"]
+        if len(lengths) < 2:
             raise ValueError("a batch must hold at least 2 utterances: codes are exchanged between them")
         q = model.quantize(batch["wav"], lengths)
-        losses = [
-            model.nll(target, q.z_q, speaker, lengths),
-            model.nll(target, q.z_q.roll(1, 0), speaker, lengths),
-            model.nll(target, q.z_q, speaker.roll(1, 0), lengths),
-        ]
-        nats += torch.stack(losses) * lengths.sum()
-        num_samples += int(lengths.sum())
         codes = q.codes[model.valid_frames(lengths, q.codes.shape[1])]
+        nats += _with_and_without(model, batch, q.z_q, model.quantizer.decode(codes[None])).sum(1)
+        num_samples += int(lengths.sum())
         counts += torch.bincount(codes, minlength=len(counts))
     if not num_samples:
         raise ValueError("there is nothing to evaluate: no batch")
-    true, other_codes, other_speakers = (nats / num_samples / math.log(2)).tolist()
+    true, other_codes, mean_code, other_speakers = (nats / num_samples / math.log(2)).tolist()
+    spread, used = perplexity(counts).item(), (counts > 0).sum().item()
     return {
         "bits_per_sample": true,
         "gap_codes": other_codes - true,
+        "gap_mean": mean_code - true,
         "gap_speakers": other_speakers - true,
-        "perplexity": perplexity(counts).item(),
-        "usage": (counts > 0).float().mean().item(),
+        "perplexity": spread,
+        "entropy": math.log2(spread),
+        "usage": used / model.codebook_size,
+        "dead_codes": model.codebook_size - used,
+        "uniform_bits": math.log2(model.cfg.decoder.classes),
+        "codebook_size": model.codebook_size,
     }
+
+
+def _with_and_without(model: SpeechVQVAE, batch: dict[str, Tensor], z_q: Tensor, valid: Tensor) -> Tensor:
+    """z_q (B, D, N), valid vectors (1, D, M) -> nats (4, B): true, other codes, their mean, another speaker.
+
+    One pass of the decoder over four batches.
+    """
+    mean = valid.mean(2, keepdim=True).expand_as(z_q)
+    speaker = batch["speaker"]
+    summed = model.nll_of_each(
+        repeat(batch["target"], "b t -> (four b) t", four=4),
+        torch.cat([z_q, z_q.roll(1, 0), mean, z_q]),
+        torch.cat([speaker, speaker, speaker, speaker.roll(1, 0)]),
+        repeat(batch["lengths"], "b -> (four b)", four=4),
+    )
+    return rearrange(summed, "(four b) -> four b", four=4)

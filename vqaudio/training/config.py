@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
+
+from vqaudio.training.health import HealthConfig
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,9 @@ class FitConfig:
     """checkpoints kept, the newest ones"""
     tracker: Literal["none", "tensorboard"] = "none"
     """where curves go beside metrics.jsonl"""
+    health: HealthConfig = field(default_factory=HealthConfig)
+    stop_when_collapsed: bool = False
+    """end the run at a verdict that more steps do not mend: diverged, codebook collapsed, codes ignored"""
 
     def __post_init__(self) -> None:
         for name in ("steps", "accumulate", "first_batches", "log_every", "evaluate_every", "save_every", "keep"):

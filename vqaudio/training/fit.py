@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,9 +25,10 @@ from vqaudio.training.average import WeightAverage
 from vqaudio.training.checkpoint import Snapshot, TrainingError
 from vqaudio.training.config import FitConfig
 from vqaudio.training.first_values import first_values, quantizers
+from vqaudio.training.health import FATAL, gradient_norms, judge
 from vqaudio.training.launch import alone_in_folder, caught_signals, make_accelerator
 from vqaudio.training.loader import Batch, Loader, to_device
-from vqaudio.training.metrics import MetricsFile
+from vqaudio.training.metrics import MetricsFile, in_short
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -128,9 +129,8 @@ class _Run(Generic[Model]):
             with self.accelerator.accumulate(self.wrapped):
                 loss, figures = self.wrapped(**to_device(batch, self.accelerator.device))
                 self.accelerator.backward(loss)
-                if self.accelerator.sync_gradients and self.cfg.clip:
-                    norm = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.cfg.clip)
-                    figures["gradient_norm"] = torch.as_tensor(norm)
+                if self.accelerator.sync_gradients:
+                    figures |= self.gradient_norms()
                 self.optimizer.step()
                 self.optimizer.zero_grad()
                 logs.append({**figures, "loss": loss.detach()})
@@ -139,13 +139,23 @@ class _Run(Generic[Model]):
             for name, value in figures.items():
                 self.logs.setdefault(name, []).append(value.float())
 
+    def gradient_norms(self) -> dict[str, Tensor]:
+        """Of the whole model and of its parts, before they are clipped here."""
+        if not self.cfg.clip:
+            self.accelerator.unscale_gradients()
+            return gradient_norms(self.model)
+        norm = torch.as_tensor(self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.cfg.clip))
+        clipped = (norm / self.cfg.clip).clamp(min=1)
+        parts = {name: value * clipped for name, value in gradient_norms(self.model).items()}
+        return {"gradient_norm": norm, **parts}
+
     def after_step(self, done: int) -> None:
         """Rows of figures, evaluation, checkpoint: whatever is due after `done` updates."""
         last = done == self.cfg.steps
         if done % self.cfg.log_every == 0 or last or done == self.start + 1:
             self.log(done)
         if self.evaluate and (done % self.cfg.evaluate_every == 0 or last):
-            self.record("valid", done, self.evaluation())
+            self.check_health(done, self.evaluation())
             self.model.train()
         if done % self.cfg.save_every == 0 or last:
             self.save(done)
@@ -177,19 +187,23 @@ class _Run(Generic[Model]):
             self.model.eval()
             with self.average.applied(), self._as_given():
                 figures = self.evaluate(self.model)
-        self.accelerator.wait_for_everyone()
+        (figures,) = broadcast_object_list([figures])
         self.logged_at += time.perf_counter() - began
         return figures
 
-    def record(self, kind: str, done: int, row: dict[str, float]) -> None:
+    def check_health(self, done: int, figures: dict[str, float]) -> None:
+        """Figures of an evaluation with the verdict on them. Raises TrainingError for one that is to end the run."""
+        verdict = judge(figures, done, self.cfg.health)
+        self.record("valid", done, {**figures, "verdict": verdict.name})
+        self.say(f"step {done}: {verdict}")
+        if self.cfg.stop_when_collapsed and verdict.name in FATAL:
+            raise TrainingError(f"stopped at step {done}, since more steps would not mend it: {verdict}")
+
+    def record(self, kind: str, done: int, row: Mapping[str, float | str]) -> None:
         """To metrics.jsonl, the tracker, and the eyes: the bar on a terminal, lines elsewhere."""
         self.metrics.append({"kind": kind, "step": done, **row})
-        self.accelerator.log({f"{kind}/{name}": value for name, value in row.items()}, step=done)
-        named = {"bits_per_sample": "bits", "perplexity": "perplexity", "usage": "usage", "gap_codes": "gap"}
-        named |= {"gap_speakers": "voice gap", "audio_seconds_per_second": "x real time"}
-        prefix = "valid " if kind == "valid" else ""
-        shown = {prefix + short: f"{row[name]:.4g}" for name, short in named.items() if name in row}
-        shown = shown or {prefix + name: f"{value:.4g}" for name, value in row.items()}
+        self.accelerator.log({f"{kind}/{name}": v for name, v in row.items() if not isinstance(v, str)}, step=done)
+        shown = in_short(row, "valid " if kind == "valid" else "")
         self.shown |= shown
         if self.bar is not None and not self.bar.disable:
             self.bar.set_postfix(self.shown, refresh=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,3 +35,20 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     text = Path(path).read_text(encoding="utf-8")
     whole = text[: text.rfind("\n") + 1]
     return [json.loads(line) for line in whole.splitlines()]
+
+
+SHORT = {
+    "bits_per_sample": "bits",
+    "perplexity": "perplexity",
+    "usage": "usage",
+    "gap_codes": "gap",
+    "gap_speakers": "voice gap",
+    "audio_seconds_per_second": "x real time",
+}
+
+
+def in_short(row: Mapping[str, float | str], prefix: str) -> dict[str, str]:
+    """What of a row is shown while a run goes on: the figures that everybody watches, or all where none of them is."""
+    numbers = {name: f"{value:.4g}" for name, value in row.items() if not isinstance(value, str)}
+    chosen = {prefix + short: numbers[name] for name, short in SHORT.items() if name in numbers}
+    return chosen or {prefix + name: number for name, number in numbers.items()}

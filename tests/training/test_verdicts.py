@@ -1,0 +1,108 @@
+"""Runs that are broken on purpose, on real speech from the embedded corpus: each gets its verdict within 200 steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vqaudio.data.crops import CropConfig, SpeechCrops, validation_batches
+from vqaudio.data.manifest import read_manifest
+from vqaudio.data.packed import PackedSpeech, pack
+from vqaudio.evaluation.conditioning import conditioning
+from vqaudio.models.speech import SpeechVQVAE, SpeechVQVAEConfig
+from vqaudio.nn.encoder import EncoderConfig
+from vqaudio.nn.quantizer import VectorQuantizerConfig
+from vqaudio.nn.wavenet import WaveNetConfig
+from vqaudio.training import FitConfig, TrainingError, fit
+from vqaudio.training.metrics import read_metrics
+
+MINI = Path(__file__).parents[2] / "egs" / "mini"
+STEPS = 160
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def speech(tmp_path_factory: pytest.TempPathFactory) -> tuple[PackedSpeech, list[dict[str, Tensor]]]:
+    """What is trained on, and held-out batches."""
+    folder = tmp_path_factory.mktemp("packed")
+    train, valid = (
+        pack(list(read_manifest(MINI / f"{split}.jsonl")), folder / split, 16000) for split in ("train", "valid")
+    )
+    return train, validation_batches(valid, 4096, 8, 2, num_classes=256)
+
+
+@pytest.fixture
+def model(speech: tuple[PackedSpeech, list[dict[str, Tensor]]]) -> SpeechVQVAE:
+    torch.manual_seed(0)
+    return SpeechVQVAE(
+        SpeechVQVAEConfig(
+            speakers=speech[0].speakers,
+            encoder=EncoderConfig(channels=(16, 16, 32, 32, 64, 64), dilations=(1, 2), width=32),
+            quantizer=VectorQuantizerConfig(codes=128, width=32, commitment_warmup=200),
+            decoder=WaveNetConfig(layers=8, cycle=8, residual=32, skip=64, hidden=64),
+        )
+    )
+
+
+@pytest.fixture
+def train(speech: tuple[PackedSpeech, list[dict[str, Tensor]]], tmp_path: Path) -> Callable[..., list[str]]:
+    """(model, **settings of fit) -> the verdict of each evaluation."""
+
+    def run(model: SpeechVQVAE, **settings) -> list[str]:
+        crops = SpeechCrops(speech[0], CropConfig(samples=4096, batch_size=4), 256)
+        options = {"lr": 1e-3, "average": 0.9, "save_every": STEPS, **settings}
+        cfg = FitConfig(steps=STEPS, evaluate_every=STEPS // 2, **options)
+        try:
+            fit(model, crops, cfg, tmp_path, evaluate=lambda m: conditioning(m, speech[1]))
+        finally:
+            rows = read_metrics(tmp_path / "metrics.jsonl")
+        return [row["verdict"] for row in rows if row["kind"] == "valid"]
+
+    return run
+
+
+def test_a_run_that_nobody_broke_is_young_and_then_healthy(model, train) -> None:
+    assert train(model) == ["young", "healthy"]
+
+
+def test_zeroed_codes_are_ignored_and_end_the_run_where_that_is_asked(model, train, monkeypatch) -> None:
+    nll = SpeechVQVAE.nll_of_each
+    monkeypatch.setattr(
+        SpeechVQVAE, "nll_of_each", lambda self, target, z_q, *rest: nll(self, target, torch.zeros_like(z_q), *rest)
+    )
+    message = f"stopped at step {STEPS}, since more steps would not mend it: codes ignored"
+    with pytest.raises(TrainingError, match=message):
+        train(model, stop_when_collapsed=True)
+
+
+def test_a_constant_encoder_collapses_the_codebook(model, train) -> None:
+    class Constant(nn.Module):
+        def forward(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
+            return torch.ones_like(z)
+
+    model.normalizer = Constant()
+    assert train(model)[-1] == "codebook collapsed"
+
+
+def test_speakers_at_random_are_ignored(model, train, monkeypatch) -> None:
+    batch = SpeechCrops.batch
+
+    def shuffled(self, step: int, part: int, parts: int) -> dict[str, Tensor]:
+        made = batch(self, step, part, parts)
+        generator = torch.Generator().manual_seed(step)
+        return {**made, "speaker": torch.randint(len(self.packed.speakers), made["speaker"].shape, generator=generator)}
+
+    monkeypatch.setattr(SpeechCrops, "batch", shuffled)
+    assert train(model)[-1] == "speaker ignored"
+
+
+def test_a_learning_rate_of_100_diverges(model, train) -> None:
+    try:
+        assert train(model, lr=100.0, warmup=0)[-1] == "diverged"
+    except TrainingError as error:  # the loss was not even a number
+        assert "diverged" in str(error)

@@ -1,0 +1,99 @@
+"""Is a run alive? The figures of one evaluation -> a verdict in words.
+
+Low bits alone prove nothing: a decoder that ignores the codes has them too. What a run is judged by are the gaps
+(what the decoder loses when it hears somebody else's codes, or another speaker) and how many codes are in use.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+
+Name = Literal["healthy", "young", "codes ignored", "codebook collapsed", "speaker ignored", "diverged"]
+FATAL: tuple[Name, ...] = ("diverged", "codebook collapsed", "codes ignored")  # waiting does not mend these
+
+
+@dataclass(frozen=True)
+class HealthConfig:
+    """Thresholds of the verdicts. The defaults lie far from runs of both kinds: see docs/training.md."""
+
+    young_until: int = 100
+    """steps before which nothing but divergence is held against a run"""
+    gap_codes: float = 0.05
+    """bits per sample; a decoder that loses less with exchanged codes ignores them"""
+    gap_speakers: float = 0.002
+    """bits per sample; a decoder that loses less with exchanged speakers ignores them"""
+    perplexity: float = 0.02
+    """of the codes, as a share of their number; a codebook below it has collapsed"""
+    bits_above_uniform: float = 0.5
+    """bits per sample above those of guessing; a run beyond has diverged"""
+
+    def __post_init__(self) -> None:
+        if self.young_until < 0 or self.bits_above_uniform < 0:
+            raise ValueError(f"young_until and bits_above_uniform must be 0 or more, got {self}")
+        if not 0 <= self.perplexity <= 1:
+            raise ValueError(f"perplexity must lie in [0, 1], a share of the codes, got {self.perplexity}")
+
+
+class Verdict(NamedTuple):
+    """What an evaluation says about a run."""
+
+    name: Name
+    reason: str  # the figure that decided, and what it is compared with
+    advice: str = ""  # what to try
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in self if part)
+
+
+def judge(figures: Mapping[str, float], step: int, cfg: HealthConfig | None = None) -> Verdict:
+    """Figures of an evaluation after `step` updates -> the verdict.
+
+    Read are, where they are there: bits_per_sample, uniform_bits (of guessing), perplexity and codebook_size,
+    gap_codes, gap_speakers. The worst that holds is said: diverged, codebook collapsed, codes ignored, speaker ignored.
+    """
+    cfg = cfg or HealthConfig()
+    for name, value in figures.items():
+        if not math.isfinite(value):
+            return Verdict("diverged", f"{name} is {value}", "a smaller --fit.lr or --fit.clip")
+    bits, most = figures.get("bits_per_sample"), figures.get("uniform_bits", math.inf) + cfg.bits_above_uniform
+    if bits is not None and bits > most:
+        return Verdict(
+            "diverged", f"{bits:.3g} bits per sample, guessing takes {most:.3g} less some", "a smaller --fit.lr"
+        )
+    if step < cfg.young_until:
+        return Verdict("young", f"step {step} of {cfg.young_until} before which nothing can be said")
+    found, codes = figures.get("perplexity"), figures.get("codebook_size")
+    if found is not None and codes is not None and found < (least := max(2.0, cfg.perplexity * codes)):
+        reason = f"perplexity {found:.3g} of {codes:.0f} codes, at least {least:.3g} is alive"
+        return Verdict(
+            "codebook collapsed",
+            reason,
+            "a longer --model.quantizer.commitment-warmup, restarts, --model.normalizer frame",
+        )
+    gap = figures.get("gap_codes")
+    if gap is not None and gap < cfg.gap_codes:
+        reason = f"{gap:.3g} bits per sample lost with exchanged codes, at least {cfg.gap_codes:g} is listening"
+        return Verdict(
+            "codes ignored", reason, "a longer commitment warm-up, or a shorter receptive field of the decoder"
+        )
+    gap = figures.get("gap_speakers")
+    if gap is not None and gap < cfg.gap_speakers:
+        reason = f"{gap:.3g} bits per sample lost with exchanged speakers, at least {cfg.gap_speakers:g} is listening"
+        return Verdict("speaker ignored", reason, "right speaker labels, fewer codes, or more steps")
+    return Verdict("healthy", "codes and speaker are listened to" if gap is not None else "codes are listened to")
+
+
+def gradient_norms(model: nn.Module) -> dict[str, Tensor]:
+    """{"gradient_norm/CHILD": ()} of each part of a model that has gradients: encoder, quantizer, decoder, ..."""
+    norms = {}
+    for name, child in model.named_children():
+        gradients = [p.grad for p in child.parameters() if p.grad is not None]
+        if gradients:
+            norms[f"gradient_norm/{name}"] = get_total_norm(gradients)
+    return norms
