@@ -81,8 +81,7 @@ constexpr int power_of_two(int least) {  // rings of such a length need no divis
   return power;
 }
 
-// Of these two the second, where one is not a number: what is not finite must reach the logits.
-// The greater; b where either is not a number, so that it passes through clamp and rectify.
+// Of these two b, where either is not a number: through clamp and rectify it must reach the logits, which are checked.
 inline Floats greater(Floats a, Floats b) {
 #if defined(__AVX512F__)
   return _mm512_max_ps(a, b);

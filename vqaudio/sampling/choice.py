@@ -17,9 +17,9 @@ from vqaudio.native.library import kernels, why_missing
 from vqaudio.native.wavenet import PRECISIONS, Precision
 from vqaudio.nn.wavenet import WaveNet
 from vqaudio.sampling.compiled import open_compiled, shape_of
-from vqaudio.sampling.draw import Generators, check_controls, uniforms
+from vqaudio.sampling.draw import Generators, uniforms
 from vqaudio.sampling.graph import GraphStreams
-from vqaudio.sampling.reference import check_frames, check_lengths, count_streams
+from vqaudio.sampling.reference import check_request
 from vqaudio.sampling.ring import RingStreams
 
 BLOCK = 2**32  # multiply-adds after which an interrupt is heard: a tenth of a second on one thread
@@ -116,10 +116,8 @@ def generate(
     `sampler`: by which means (None: `choose(net)`).
     """
     sampler = sampler or choose(net)
-    streams = count_streams(cond, speaker, streams)
-    lengths, total = check_lengths(steps, streams)
-    check_controls(total, temperature, top_k)
-    check_frames(net, cond, total)
+    lengths, total = check_request(net, cond, speaker, steps, temperature, top_k, streams)
+    streams = len(lengths)
     order = lengths.argsort(descending=True, stable=True)  # streams that end make room for the others
     uniform = uniforms(streams, total, generator)[order]
     lengths, device = lengths[order], net.out.weight.device

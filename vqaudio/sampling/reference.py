@@ -31,10 +31,8 @@ def generate(
     Runs the whole net over all steps so far for each new one: T passes of growing length. N must be
     ceil(T / hop). `streams` tells B where neither cond nor speaker does. Behind a stream's end its classes are 0.
     """
-    streams = count_streams(cond, speaker, streams)
-    lengths, total = check_lengths(steps, streams)
-    check_controls(total, temperature, top_k)
-    check_frames(net, cond, total)
+    lengths, total = check_request(net, cond, speaker, steps, temperature, top_k, streams)
+    streams = len(lengths)
     uniform = uniforms(streams, total, generator).to(net.out.weight.device)
     x = torch.full((streams, 1), net.start, device=net.out.weight.device)
     for t in range(total):
@@ -42,6 +40,22 @@ def generate(
         logits, _ = net(x, frames, speaker)  # (B, Q, t + 1)
         x = torch.cat([x, draw(logits[:, :, -1], uniform[:, t], temperature, top_k)[:, None]], dim=1)
     return x[:, 1:] * (torch.arange(total) < lengths[:, None]).to(x)
+
+
+def check_request(
+    net: WaveNet,
+    cond: Tensor | None,
+    speaker: Tensor | None,
+    steps: int | Sequence[int],
+    temperature: float,
+    top_k: int | None,
+    streams: int,
+) -> tuple[Tensor, int]:
+    """What every `generate` is asked for -> steps of each stream (B,) int64, the most of them; ValueError if unfit."""
+    lengths, total = check_lengths(steps, count_streams(cond, speaker, streams))
+    check_controls(total, temperature, top_k)
+    check_frames(net, cond, total)
+    return lengths, total
 
 
 def count_streams(cond: Tensor | None, speaker: Tensor | None, streams: int) -> int:

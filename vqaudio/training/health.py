@@ -61,11 +61,9 @@ def judge(figures: Mapping[str, float], step: int, cfg: HealthConfig | None = No
     for name, value in figures.items():
         if not math.isfinite(value):
             return Verdict("diverged", f"{name} is {value}", "a smaller --fit.lr or --fit.clip")
-    bits, most = figures.get("bits_per_sample"), figures.get("uniform_bits", math.inf) + cfg.bits_above_uniform
-    if bits is not None and bits > most:
-        return Verdict(
-            "diverged", f"{bits:.3g} bits per sample, guessing takes {most:.3g} less some", "a smaller --fit.lr"
-        )
+    bits, guessing = figures.get("bits_per_sample"), figures.get("uniform_bits", math.inf)
+    if bits is not None and bits > guessing + cfg.bits_above_uniform:
+        return Verdict("diverged", f"{bits:.3g} bits per sample, guessing takes {guessing:g}", "a smaller --fit.lr")
     if step < cfg.young_until:
         return Verdict("young", f"step {step} of {cfg.young_until} before which nothing can be said")
     found, codes = figures.get("perplexity"), figures.get("codebook_size")
