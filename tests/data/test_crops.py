@@ -35,7 +35,7 @@ def test_batch_has_the_shapes_and_types_of_the_contract(packed) -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(step=st.integers(0, 2**40), seed=st.integers(0, 2**63 - 1), parts=st.sampled_from([2, 4, 8]))
+@given(step=st.integers(0, 2**40), seed=st.integers(0, 2**63 - 1), parts=st.sampled_from([2, 3, 4, 5, 8]))
 def test_parts_joined_equal_the_whole(packed, step, seed, parts) -> None:
     crops = SpeechCrops(packed, replace(CFG, seed=seed))
     slices = [crops.batch(step, part, parts) for part in range(parts)]
@@ -94,6 +94,28 @@ def test_short_utterances_are_padded_with_silence_at_the_right(packed) -> None:
     assert torch.all(batch["wav"][short, 0, :800] == expected)
 
 
+def test_the_encoder_hears_the_target_earlier_or_later(packed) -> None:
+    plain, shifted = (SpeechCrops(packed, replace(CFG, batch_size=64, target_shift=s)).batch(3) for s in (0, 128))
+    for name in ("target", "speaker", "lengths"):
+        assert torch.equal(plain[name], shifted[name])
+    found = []
+    for said, heard, length in zip(plain["wav"][:, 0], shifted["wav"][:, 0], plain["lengths"], strict=True):
+        middle = said[200 : length - 200]
+        places = heard[: int(length)].unfold(0, len(middle), 1)  # where in what is heard does its middle lie?
+        (at,) = (places == middle).all(1).nonzero().flatten().tolist()
+        found.append(at - 200)
+    assert min(found) < -64 and max(found) > 64 and min(found) >= -128 and max(found) <= 128
+
+
+def test_a_shift_beyond_an_utterance_is_silence(packed) -> None:
+    crops = SpeechCrops(packed, replace(CFG, samples=20000, batch_size=64, target_shift=20000, speaker_balance=1))
+    batch = crops.batch(0)
+    assert batch["wav"].shape == (64, 1, 20000)
+    short = batch["wav"][batch["speaker"] == packed.speakers.index("c"), 0]  # its utterance has 800 samples
+    assert (short == 0).all(1).any() and (short != 0).any(1).any()
+    assert (short[:, 800:] == 0).all()
+
+
 @pytest.mark.parametrize("balance", [0.0, 0.5, 1.0])
 def test_speakers_come_as_often_as_the_balance_says(packed, balance) -> None:
     cfg = CropConfig(samples=1, batch_size=4000, speaker_balance=balance)
@@ -124,10 +146,10 @@ def test_all_positions_of_a_speaker_are_equally_likely() -> None:
     assert all(abs(count - 1000) < 160 for count in starts.values())
 
 
-def test_parts_must_divide_the_batch(packed) -> None:
+def test_every_part_has_a_crop(packed) -> None:
     crops = SpeechCrops(packed, CFG)
-    with pytest.raises(ValueError, match=r"batch_size 8 cannot be shared by 3 .* multiple of 3"):
-        crops.batch(0, 0, 3)
+    with pytest.raises(ValueError, match=r"batch_size 8 cannot be shared by 9 parts .* choose at least 9"):
+        crops.batch(0, 0, 9)
     with pytest.raises(ValueError, match="part must lie in 0 to 1, got 2"):
         crops.batch(0, 2, 2)
 
@@ -141,6 +163,8 @@ def test_parts_must_divide_the_batch(packed) -> None:
         ("seed", 2**63),
         ("speaker_balance", 1.1),
         ("speaker_balance", float("nan")),
+        ("target_shift", -1),
+        ("target_shift", 5121),
     ],
 )
 def test_config_checks_itself(field, value) -> None:

@@ -301,10 +301,15 @@ def test_the_fingerprint_of_the_configuration(tiny_model: SpeechVQVAE) -> None:
     cfg = tiny_model.cfg
     same = [
         replace(cfg, speakers=("dora",)),
-        replace(cfg, decoder=replace(cfg.decoder, layers=2)),
+        replace(cfg, decoder=replace(cfg.decoder, layers=2, input_noise=0.1)),
+        replace(cfg, jitter=0.12),
         replace(cfg, quantizer=replace(cfg.quantizer, decay=0.5, commitment=0.1)),
     ]
-    other = [replace(cfg, sample_rate=8000), replace(cfg, encoder=replace(cfg.encoder, lookahead=12))]
+    other = [
+        replace(cfg, sample_rate=8000),
+        replace(cfg, encoder=replace(cfg.encoder, lookahead=12)),
+        replace(cfg, quantizer=replace(cfg.quantizer, unit_norm=True)),
+    ]
     assert {fingerprint(each) for each in same} == {tiny_model.fingerprint}
     assert tiny_model.fingerprint not in {fingerprint(each) for each in other}
 
@@ -315,7 +320,7 @@ def test_the_fingerprint_of_the_configuration(tiny_model: SpeechVQVAE) -> None:
 def test_the_loss_is_equation_3(tiny_model: SpeechVQVAE) -> None:
     batch = _batch(tiny_model, [160, 101])
     loss, logs = tiny_model(**batch)
-    q = tiny_model.quantize(batch["wav"], batch["lengths"])
+    _, q = tiny_model.quantize(batch["wav"], batch["lengths"])
     logits, _ = tiny_model.decoder(tiny_model.decoder.shift(batch["target"]), q.z_q, batch["speaker"])
     losses = F.cross_entropy(logits, batch["target"], reduction="none")
     nll = (losses[0].sum() + losses[1, :101].sum()) / 261
@@ -323,8 +328,24 @@ def test_the_loss_is_equation_3(tiny_model: SpeechVQVAE) -> None:
     torch.testing.assert_close(logs["bits_per_sample"], nll / math.log(2))
     torch.testing.assert_close(logs["quantizer_loss"], q.loss)
     torch.testing.assert_close(logs["perplexity"], q.perplexity)
+    z, _ = tiny_model.encoder(batch["wav"])
+    norms = torch.cat([z[0].norm(dim=0), z[1, :, :13].norm(dim=0)])  # 101 samples begin 13 frames
+    torch.testing.assert_close(logs["encoder_norm"], norms.mean())
+    torch.testing.assert_close(logs["code_norm"], tiny_model.quantizer.codebook.norm(dim=1).mean())
     torch.testing.assert_close(logs["dead_codes"], 16 * (1 - logs["usage"]))
     assert all(value.shape == () and not value.requires_grad for value in logs.values())
+
+
+def test_the_decoder_hears_jittered_codes_in_training_alone(tiny_model: SpeechVQVAE) -> None:
+    jittered = SpeechVQVAE(replace(tiny_model.cfg, jitter=0.5))
+    jittered.load_state_dict(tiny_model.state_dict())
+    batch = _batch(tiny_model, [160, 101])
+    assert torch.equal(jittered.eval()(**batch)[0], tiny_model(**batch)[0])
+    steady = copy.deepcopy(tiny_model).train()
+    _, plain = steady(**batch)
+    _, noisy = jittered.train()(**batch)
+    assert noisy["bits_per_sample"] != plain["bits_per_sample"]
+    assert noisy["quantizer_loss"] == plain["quantizer_loss"]  # it is the codes' neighbours that are heard, not others
 
 
 def test_parts_of_a_padded_batch_make_its_loss_and_gradient(tiny_model: SpeechVQVAE) -> None:

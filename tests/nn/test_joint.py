@@ -56,6 +56,11 @@ def _state(module: torch.nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in module.state_dict().items()}
 
 
+def _loss(z: Tensor, mask: Tensor) -> Tensor:
+    """(1, D, M), (1, M) -> (): of the valid vectors, summed."""
+    return z.movedim(1, -1)[mask].pow(3).sum()
+
+
 def _work(rank: int, folder: Path) -> None:
     """All cases on one of two processes; what came of them goes to a file."""
     dist.init_process_group("gloo", init_method=f"file://{folder / 'rendezvous'}", rank=rank, world_size=2)
@@ -75,6 +80,11 @@ def _work(rank: int, folder: Path) -> None:
     normalizer = Normalizer("affine", D)
     normalizer(*_part(0, UNEVEN, rank))
     found["normalizer"] = _state(normalizer)
+    batch, (z, mask) = Normalizer("batch", D), _part(0, UNEVEN, rank)
+    z.requires_grad_()
+    _loss(batch(z, mask), mask).backward()
+    assert z.grad is not None
+    found["batch"] = {**_state(batch), "gradient": z.grad.movedim(1, -1)[mask]}
     found["sum"] = sum_over_processes(torch.tensor([1.0 + rank, 10.0]))
     found["first"] = same_as_first(torch.tensor([7.0 + rank]))
     found["drawn"] = draw_rows(_rows(0).split(UNEVEN)[rank], 20, torch.Generator().manual_seed(3))
@@ -156,6 +166,17 @@ def test_the_normalizer_is_set_by_the_joint_batch(processes) -> None:
         for key, value in _state(alone).items():
             torch.testing.assert_close(found["normalizer"][key], value)
     assert all(torch.equal(processes[0]["normalizer"][key], processes[1]["normalizer"][key]) for key in _state(alone))
+
+
+def test_batch_normalization_and_its_gradient_are_those_of_the_joint_batch(processes) -> None:
+    alone, z = Normalizer("batch", D), _rows(0).T[None].requires_grad_()
+    _loss(alone(z), torch.ones(1, 16, dtype=torch.bool)).backward()
+    assert z.grad is not None
+    for found in processes:
+        for key, value in _state(alone).items():
+            torch.testing.assert_close(found["batch"][key], value)
+    together = torch.cat([found["batch"]["gradient"] for found in processes])
+    torch.testing.assert_close(together, z.grad[0].T, rtol=1e-4, atol=1e-4)
 
 
 def test_the_first_process_computes_the_first_codebook_for_all(processes) -> None:

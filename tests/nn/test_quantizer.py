@@ -116,6 +116,23 @@ def test_decoded_codes_are_the_quantized_vectors() -> None:
     assert torch.equal(quantizer.decode(q.codes)[1, :, 2], quantizer.codebook[q.codes[1, 2]])
 
 
+@pytest.mark.parametrize("codebook", ["ema", "gradient"])
+def test_unit_norm_compares_directions(codebook) -> None:
+    cfg = VectorQuantizerConfig(codes=8, width=D, codebook=codebook, unit_norm=True, restart_below=0.0)
+    quantizer = VectorQuantizer(cfg)
+    for step in range(3):
+        z = _noise(2, D, 30, seed=step)
+        q = quantizer(z)
+    quantizer.eval()
+    torch.testing.assert_close(quantizer.vectors.norm(dim=1), torch.full((8,), D**0.5))
+    rows = z.movedim(1, -1).flatten(0, 1)
+    nearest = torch.cosine_similarity(rows[:, None], quantizer.codebook[None], dim=2).argmax(1)
+    assert torch.equal(quantizer.encode(z).flatten(), nearest)
+    assert torch.equal(quantizer.encode(7 * z), quantizer.encode(z))
+    q = quantizer(z)
+    torch.testing.assert_close(q.z_q, quantizer.decode(q.codes))
+
+
 def test_gradient_goes_straight_through() -> None:
     quantizer, weight = _quantizer(), _noise(3, D, 7, seed=1)
 

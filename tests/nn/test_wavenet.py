@@ -185,6 +185,20 @@ def test_shift_makes_the_input_that_predicts_a_target() -> None:
     assert net.shift(torch.tensor([[3, 1, 2], [9, 0, 5]])).tolist() == [[10, 3, 1], [10, 9, 0]]
 
 
+@pytest.mark.parametrize("options", [{"input_noise": 0.5}, {"input_dropout": 0.5}])
+def test_the_past_is_disturbed_in_training_alone(randomise, options) -> None:
+    plain, disturbed = _net(randomise), _net(randomise, **options)
+    disturbed.load_state_dict(plain.state_dict())
+    x, _, _ = _inputs(plain.cfg, 40)
+    assert torch.equal(disturbed.eval()(x)[0], plain(x)[0])
+    disturbed.train()
+    assert not torch.equal(disturbed(x)[0], plain(x)[0])
+    changed = disturbed.disturbed(x)[x != disturbed.start]
+    wrong = changed[changed != x[x != disturbed.start]]
+    assert 0 < len(wrong) < x.numel()
+    assert (wrong == disturbed.start).all() == ("input_dropout" in options)
+
+
 def test_the_gate_is_tanh_times_sigmoid() -> None:
     y = torch.linspace(-30, 30, 60, dtype=torch.float64).view(2, 3, 10)
     expected = torch.tanh(y[..., :5]) * torch.sigmoid(y[..., 5:])
@@ -218,6 +232,8 @@ def test_conditioning_that_does_not_fit_is_explained(randomise) -> None:
         ({"kernel_size": 1}, "kernel_size"),
         ({"condition": -1}, "condition"),
         ({"speakers": -2}, "speakers must be 0 or more.*-2"),
+        ({"input_noise": 1.5}, r"input_noise must lie in \[0, 1\].*1.5"),
+        ({"input_dropout": -0.1}, "input_dropout"),
     ],
 )
 def test_configurations_that_mean_nothing_are_refused(options, message) -> None:

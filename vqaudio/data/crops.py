@@ -32,6 +32,8 @@ class CropConfig:
     """with the number of the step, it decides every crop"""
     speaker_balance: float = 0.5
     """0: speakers as often as they have speech; 1: all equally often"""
+    target_shift: int = 0
+    """most samples by which the encoder hears a crop earlier or later than the decoder is to say it"""
 
     def __post_init__(self) -> None:
         if self.samples < 1:
@@ -42,6 +44,8 @@ class CropConfig:
             raise ValueError(f"seed must lie in 0 to 2**63 - 1, got {self.seed}")
         if not 0 <= self.speaker_balance <= 1:
             raise ValueError(f"speaker_balance must lie in 0 to 1, got {self.speaker_balance}")
+        if not 0 <= self.target_shift <= self.samples:
+            raise ValueError(f"target_shift must lie in 0 to samples ({self.samples}), got {self.target_shift}")
 
 
 @dataclass(frozen=True)
@@ -86,21 +90,22 @@ class SpeechCrops:
         return self.cfg.batch_size * self.cfg.samples / self.packed.sample_rate
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
-        """Crops of one step: the `part`-th of `parts` equal slices of its batch.
+        """Crops of one step: the `part`-th of `parts` slices of its batch, whose sizes differ by at most one.
 
-        Raises ValueError where batch_size is not divisible by `parts`.
+        Raises ValueError where batch_size is smaller than `parts`.
         """
-        size, rest = divmod(self.cfg.batch_size, parts)
-        if rest:
+        size = self.cfg.batch_size
+        if parts > size:
             raise ValueError(
-                f"batch_size {self.cfg.batch_size} cannot be shared by {parts} parts (processes x "
-                f"accumulation steps); choose a multiple of {parts}"
+                f"batch_size {size} cannot be shared by {parts} parts (processes x accumulation steps): "
+                f"choose at least {parts}"
             )
         if not 0 <= part < parts:
             raise ValueError(f"part must lie in 0 to {parts - 1}, got {part}")
         utterances, starts = self._draw(step)
-        mine = slice(part * size, (part + 1) * size)
-        return _cut(self.packed, utterances[mine], starts[mine], self.cfg.samples, self._classes)
+        shifts = self._draw_shifts(step)
+        mine = slice(part * size // parts, (part + 1) * size // parts)
+        return _cut(self.packed, utterances[mine], starts[mine], self.cfg.samples, self._classes, shifts[mine])
 
     def _draw(self, step: int) -> tuple[Ints, Ints]:
         """Utterances (B,) and first samples (B,) of the whole batch of a step."""
@@ -113,6 +118,13 @@ class SpeechCrops:
         row = np.searchsorted(self._position_ends, position, side="right")
         starts = position - np.append(0, self._position_ends)[row]
         return self._order[row], starts
+
+    def _draw_shifts(self, step: int) -> Ints:
+        """Samples (B,) by which the encoder hears the crops of a step later."""
+        most = self.cfg.target_shift
+        key = np.array([self.cfg.seed, step], dtype=np.uint64)
+        draws = np.random.Generator(np.random.Philox(key=key).jumped()).random(self.cfg.batch_size)
+        return np.floor(draws * (2 * most + 1)).astype(np.int64) - most
 
 
 def validation_batches(
@@ -152,16 +164,26 @@ def validation_batches(
     ]
 
 
-def _cut(packed: PackedSpeech, utterances: Ints, starts: Ints, samples: int, classes: Tensor) -> Batch:
-    """Crops of `samples` from each utterance (B,) at its start (B,), as a batch."""
-    pcm = np.zeros((len(utterances), samples), dtype=np.int16)
+def _cut(
+    packed: PackedSpeech, utterances: Ints, starts: Ints, samples: int, classes: Tensor, shifts: Ints | None = None
+) -> Batch:
+    """Crops of `samples` from each utterance (B,) at its start (B,), as a batch; `wav` is heard `shifts` (B,) later."""
     lengths = np.minimum(packed.lengths[utterances] - starts, samples)
-    for row, utterance, start, length in zip(pcm, utterances, starts, lengths, strict=True):
-        row[:length] = packed.audio(utterance)[start : start + length]
-    crops = torch.from_numpy(pcm)  # (B, T)
+    said = _pcm(packed, utterances, starts, lengths, samples)
+    heard = said if shifts is None or not shifts.any() else _pcm(packed, utterances, starts + shifts, lengths, samples)
     return {
-        "wav": crops.float().div_(INT16_SCALE).unsqueeze(1),  # (B, 1, T)
-        "target": classes[crops.int() + INT16_SCALE],
+        "wav": heard.float().div_(INT16_SCALE).unsqueeze(1),  # (B, 1, T)
+        "target": classes[said.int() + INT16_SCALE],
         "speaker": torch.from_numpy(packed.speaker_ids[utterances]),
         "lengths": torch.from_numpy(lengths),
     }
+
+
+def _pcm(packed: PackedSpeech, utterances: Ints, starts: Ints, lengths: Ints, samples: int) -> Tensor:
+    """(B, samples) int16: `lengths` of each utterance from its start on, zeros before it and after it."""
+    pcm = np.zeros((len(utterances), samples), dtype=np.int16)
+    for row, utterance, start, length in zip(pcm, utterances, starts, lengths, strict=True):
+        before = max(0, -start)
+        audio = packed.audio(utterance)[start + before : max(0, start + length)]
+        row[before : before + len(audio)] = audio
+    return torch.from_numpy(pcm)

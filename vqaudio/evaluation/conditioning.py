@@ -34,7 +34,7 @@ def conditioning(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]]) -> di
         lengths = batch["lengths"]
         if len(lengths) < 2:
             raise ValueError("a batch must hold at least 2 utterances: codes are exchanged between them")
-        q = model.quantize(batch["wav"], lengths)
+        _, q = model.quantize(batch["wav"], lengths)
         codes = q.codes[model.valid_frames(lengths, q.codes.shape[1])]
         nats += _with_and_without(model, batch, q.z_q, model.quantizer.decode(codes[None])).sum(1)
         num_samples += int(lengths.sum())

@@ -22,6 +22,7 @@ from vqaudio.models.fingerprint import fingerprint
 from vqaudio.models.speaking import STREAM_FRAMES, SpeakOptions, check_codes, pieces, speak, speak_stream
 from vqaudio.models.tokens import Tokens
 from vqaudio.nn.encoder import Encoder, EncoderConfig
+from vqaudio.nn.noise import jitter
 from vqaudio.nn.normalizer import Normalizer, NormalizerKind
 from vqaudio.nn.quantizer import Quantized, VectorQuantizer, VectorQuantizerConfig
 from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
@@ -40,10 +41,12 @@ class SpeechVQVAEConfig:
     """in Hz"""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     normalizer: NormalizerKind = "frame"
-    """what brings vectors to the codebook's scale: none, affine or frame"""
+    """what brings vectors to the codebook's scale: none, affine, batch, frame or unit"""
     quantizer: VectorQuantizerConfig = field(default_factory=VectorQuantizerConfig)
     decoder: WaveNetConfig = field(default_factory=WaveNetConfig)
     """its hop, condition and speakers follow from the rest"""
+    jitter: float = 0.0
+    """share of the frames that the decoder hears from a neighbour instead, in training"""
 
     def __post_init__(self) -> None:
         if len(set(self.speakers)) < len(self.speakers):
@@ -54,6 +57,8 @@ class SpeechVQVAEConfig:
             raise ValueError(
                 f"quantizer.width ({self.quantizer.width}) must be encoder.width ({self.encoder.width}); set both"
             )
+        if not 0 <= self.jitter <= 1:
+            raise ValueError(f"jitter must lie in [0, 1], a share of the frames, got {self.jitter}")
         follows = {"hop": self.encoder.hop, "condition": self.encoder.width, "speakers": len(self.speakers)}
         object.__setattr__(self, "decoder", replace(self.decoder, **follows))
 
@@ -80,8 +85,9 @@ class SpeechVQVAE(nn.Module):
         Equation 3 of the paper, with the negative log-likelihood averaged over valid samples. Each mean is weighted
         with its share of valid samples or frames, so that the parts of a joint batch, averaged, make its loss.
         """
-        q = self.quantize(wav, lengths)
-        nll = self.nll(target, q.z_q, speaker, lengths)
+        z, q = self.quantize(wav, lengths)
+        z_q = jitter(q.z_q, self.cfg.jitter) if self.training and self.cfg.jitter else q.z_q
+        nll = self.nll(target, z_q, speaker, lengths)
         valid_samples = lengths.sum() / target.numel()
         valid_frames = self.num_frames(lengths).sum() / q.codes.numel()
         usage = self.quantizer.usage()
@@ -91,14 +97,16 @@ class SpeechVQVAE(nn.Module):
             "perplexity": q.perplexity,
             "usage": usage,
             "dead_codes": (1 - usage) * self.codebook_size,
+            "encoder_norm": z.detach().float().norm(dim=1)[self.valid_frames(lengths, z.shape[2])].mean(),
+            "code_norm": self.quantizer.vectors.detach().norm(dim=1).mean(),
         }
         return nll * valid_samples + q.loss * valid_frames, logs
 
-    def quantize(self, wav: Tensor, lengths: Tensor) -> Quantized:
-        """(B, 1, T), valid samples (B,) -> the quantizer's result for whole utterances or crops."""
+    def quantize(self, wav: Tensor, lengths: Tensor) -> tuple[Tensor, Quantized]:
+        """(B, 1, T), valid samples (B,) -> the encoder's vectors (B, D, N), what the quantizer makes of them."""
         z, _ = self.encoder(wav)  # (B, D, N)
         mask = self.valid_frames(lengths, z.shape[2])
-        return self.quantizer(self.normalizer(z, mask), mask)
+        return z, self.quantizer(self.normalizer(z, mask), mask)
 
     def num_frames(self, num_samples: Tensor) -> Tensor:
         """Codes of so many samples: one for each hop begun."""
@@ -110,7 +118,7 @@ class SpeechVQVAE(nn.Module):
 
     def nll(self, target: Tensor, z_q: Tensor, speaker: Tensor, lengths: Tensor) -> Tensor:
         """Teacher-forced negative log-likelihood in nats, averaged over the valid samples: ()."""
-        return self.nll_of_each(target, z_q, speaker, lengths).sum() / lengths.sum()
+        return self.nll_of_each(target, z_q, speaker, lengths).sum() / lengths.sum().clamp(min=1)
 
     def nll_of_each(self, target: Tensor, z_q: Tensor, speaker: Tensor, lengths: Tensor) -> Tensor:
         """Teacher-forced negative log-likelihood in nats, summed over the valid samples of each row: (B,)."""
@@ -162,6 +170,7 @@ class SpeechVQVAE(nn.Module):
             c = self.cfg
             facts = {name: getattr(c.encoder, name) for name in ENCODER_FACTS}
             facts |= {"sample_rate": c.sample_rate, "normalizer": c.normalizer, "codes": c.quantizer.codes}
+            facts |= {"unit_norm": True} if c.quantizer.unit_norm else {}  # a later field, as above
             self._fingerprint = version, fingerprint(facts, weights)
         return self._fingerprint[1]
 

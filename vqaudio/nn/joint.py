@@ -6,6 +6,8 @@ a process group each is the same arithmetic on one process.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch import distributed as dist
@@ -21,6 +23,24 @@ def sum_over_processes(x: Tensor) -> Tensor:
         x = x.contiguous()
         dist.all_reduce(x)
     return x
+
+
+def differentiable_sum(x: Tensor) -> Tensor:
+    """As `sum_over_processes`; its gradient is the sum of the gradients that the processes have.
+
+    With losses that are averaged over processes, as data parallelism does, n processes then equal one.
+    """
+    return _Sum.apply(x) if _several() else x  # pyright: ignore[reportReturnType]
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return sum_over_processes(x.clone())
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return sum_over_processes(gradients[0].clone())
 
 
 def same_as_first(x: Tensor) -> Tensor:

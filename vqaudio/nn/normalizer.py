@@ -12,55 +12,88 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqaudio.nn.joint import sum_over_processes
+from vqaudio.nn.joint import differentiable_sum, sum_over_processes
 
-NormalizerKind = Literal["none", "affine", "frame"]
+NormalizerKind = Literal["none", "affine", "batch", "frame", "unit"]
+LEAST_VARIANCE = 1e-12
 
 
 class Normalizer(nn.Module):
-    """(B, D, *S) -> (B, D, *S), without looking at other frames once it is initialised.
+    """(B, D, *S) -> (B, D, *S). In evaluation, and in training but for `batch`, no frame hears of another.
 
-    none: as it is. affine: a scale and a shift for each of the D numbers, set by the first training batch to
-    zero mean and unit variance, then learned. frame: that affine map, fixed after the first batch, then each
-    vector brought to mean 0 and variance 1 over D, so that no vector can shrink towards its code.
+    none    as it is
+    affine  a scale and a shift for each of the D numbers, set by the first training batch to zero mean and unit
+            variance, then learned
+    batch   each of the D numbers to zero mean and unit variance over the joint batch; in evaluation by moving averages
+            of mean and variance (Ioffe and Szegedy, arXiv 1502.03167, without the affine map that follows there)
+    frame   the affine map of the first batch, fixed; then each vector to mean 0 and variance 1 over D, so that no
+            vector can shrink towards its code
+    unit    the affine map of the first batch, fixed; then each vector to norm sqrt(D), its direction kept
     """
 
     initialised: Tensor  # () bool
+    mean: Tensor  # (D,)
+    variance: Tensor  # (D,)
 
-    def __init__(self, kind: NormalizerKind, width: int):
+    def __init__(self, kind: NormalizerKind, width: int, decay: float = 0.9):
+        """decay: of the moving averages of `batch`, per training batch."""
         super().__init__()
-        if kind not in ("none", "affine", "frame"):
-            raise ValueError(f"normalizer must be 'none', 'affine' or 'frame', got {kind!r}")
-        self.kind = kind
-        if kind != "none":
+        if kind not in ("none", "affine", "batch", "frame", "unit"):
+            raise ValueError(f"normalizer must be 'none', 'affine', 'batch', 'frame' or 'unit', got {kind!r}")
+        self.kind, self.decay = kind, decay
+        if kind == "none":
+            return
+        self.register_buffer("initialised", torch.tensor(False))
+        if kind == "batch":
+            self.register_buffer("mean", torch.zeros(width))
+            self.register_buffer("variance", torch.ones(width))
+        else:
             self.scale = nn.Parameter(torch.ones(width), requires_grad=kind == "affine")
             self.shift = nn.Parameter(torch.zeros(width), requires_grad=kind == "affine")
-            self.register_buffer("initialised", torch.tensor(False))
 
     def forward(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, D, *S) float, mask (B, *S) bool (False: padding) -> (B, D, *S) float32."""
+        """(B, D, *S) float, mask (B, *S) bool (False: padding) -> (B, D, *S) float32.
+
+        Raises ValueError where statistics are wanted of a batch that holds nothing but padding.
+        """
         if self.kind == "none":
             return z
         with torch.autocast(z.device.type, enabled=False):
             rows = rearrange(z.float(), "b d ... -> b ... d")
-            if self.training and not self.initialised:
-                self._initialise(rows.detach() if mask is None else rows.detach()[mask])
-            rows = rows * self.scale + self.shift
+            valid = rows.flatten(0, -2) if mask is None else rows[mask]  # (M, D)
+            rows = self._batch(rows, valid) if self.kind == "batch" else self._mapped(rows, valid)
             if self.kind == "frame":
                 rows = F.layer_norm(rows, rows.shape[-1:])
+            if self.kind == "unit":
+                rows = F.rms_norm(rows, rows.shape[-1:], eps=1e-6)
             return rearrange(rows, "b ... d -> b d ...")
 
-    @torch.no_grad()
-    def _initialise(self, rows: Tensor) -> None:
-        rows = rows.reshape(-1, rows.shape[-1])
-        total, count = sum_over_processes(torch.cat([rows, torch.ones_like(rows[:, :1])], dim=1).sum(0)).tensor_split(
-            [-1]
-        )
-        if not count:
-            raise ValueError("the first training batch holds nothing but padding; give it speech")
-        mean = total / count
-        # a second pass: the difference of squares would drown a small variance in rounding
-        variance = sum_over_processes((rows - mean).square().sum(0)) / count
-        self.scale.copy_(variance.clamp(min=1e-12).rsqrt())
-        self.shift.copy_(-mean * self.scale)
-        self.initialised.fill_(True)
+    def _mapped(self, rows: Tensor, valid: Tensor) -> Tensor:
+        """Scale and shift, which the first training batch sets."""
+        if self.training and not self.initialised:
+            with torch.no_grad():
+                mean, variance = _moments(valid)
+                self.scale.copy_(variance.clamp(min=LEAST_VARIANCE).rsqrt())
+                self.shift.copy_(-mean * self.scale)
+                self.initialised.fill_(True)
+        return rows * self.scale + self.shift
+
+    def _batch(self, rows: Tensor, valid: Tensor) -> Tensor:
+        mean, variance = self.mean, self.variance
+        if self.training:
+            mean, variance = _moments(valid)
+            remembered = self.decay if self.initialised else 0.0
+            self.mean.lerp_(mean.detach(), 1 - remembered)
+            self.variance.lerp_(variance.detach(), 1 - remembered)
+            self.initialised.fill_(True)
+        return (rows - mean) * (variance + 1e-5).rsqrt()
+
+
+def _moments(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """(M, D) of each process -> mean and variance (D,) over all of them, with gradients."""
+    count = sum_over_processes(torch.tensor(float(rows.shape[0]), device=rows.device))
+    if not count:
+        raise ValueError("this training batch holds nothing but padding; give it speech")
+    mean = differentiable_sum(rows.sum(0)) / count
+    # a second pass: the difference of squares would drown a small variance in rounding
+    return mean, differentiable_sum((rows - mean).square().sum(0)) / count

@@ -44,6 +44,8 @@ class VectorQuantizerConfig:
     """of k-means on the first vectors; 0: codes start as randomly chosen vectors"""
     restart_below: float = 0.1
     """a code whose share of the vectors falls below this part of 1 / K starts again elsewhere; 0: never"""
+    unit_norm: bool = False
+    """compare directions alone: vectors and codes are brought to norm sqrt(D) (Yu et al., arXiv 2110.04627)"""
 
     def __post_init__(self) -> None:
         if self.codes < 2 or self.width < 1:
@@ -101,12 +103,12 @@ class VectorQuantizer(nn.Module):
         """(B, D, *S) float, mask (B, *S) bool (False: padding, which counts nowhere) -> Quantized."""
         self._check(z)
         with torch.autocast(z.device.type, enabled=False):  # sums and smoothing underflow in half precision
-            z = z.float()
+            z = self._directed(z.float())
             if self.training and not self.initialised:
                 self.initialise([self.valid_rows(z, mask)])
             rows = rearrange(z, "b d ... -> (b ...) d")
             valid = torch.ones_like(rows[:, 0], dtype=torch.bool) if mask is None else mask.reshape(-1)
-            flat_codes = nearest(rows.detach(), self.codebook)
+            flat_codes = nearest(rows.detach(), self.vectors)
             codes = flat_codes.view(z.shape[0], *z.shape[2:])  # (B, *S)
             z_q = self.decode(codes)
             counts, sums = self._statistics(rows.detach(), flat_codes, valid)
@@ -120,12 +122,24 @@ class VectorQuantizer(nn.Module):
     def encode(self, z: Tensor) -> Tensor:
         """(B, D, *S) float -> the nearest codes (B, *S) int64."""
         self._check(z)
-        rows = rearrange(z.detach().float(), "b d ... -> (b ...) d")
-        return nearest(rows, self.codebook).view(z.shape[0], *z.shape[2:])
+        rows = rearrange(self._directed(z.detach().float()), "b d ... -> (b ...) d")
+        return nearest(rows, self.vectors).view(z.shape[0], *z.shape[2:])
 
     def decode(self, codes: Tensor) -> Tensor:
         """(B, *S) int64 in [0, K) -> (B, D, *S)."""
-        return rearrange(F.embedding(codes, self.codebook), "b ... d -> b d ...")
+        return rearrange(F.embedding(codes, self.vectors), "b ... d -> b d ...")
+
+    @property
+    def vectors(self) -> Tensor:
+        """(K, D): the codes as they are compared and handed out."""
+        return F.rms_norm(self.codebook, (self.cfg.width,), eps=1e-6) if self.cfg.unit_norm else self.codebook
+
+    def _directed(self, z: Tensor) -> Tensor:
+        """(B, D, *S): as it is, or each vector at norm sqrt(D)."""
+        if not self.cfg.unit_norm:
+            return z
+        rows = rearrange(z, "b d ... -> b ... d")
+        return rearrange(F.rms_norm(rows, rows.shape[-1:], eps=1e-6), "b ... d -> b d ...")
 
     @property
     def initialised(self) -> bool:
@@ -158,7 +172,9 @@ class VectorQuantizer(nn.Module):
         self.updates.fill_(-1)  # what was before has no part in it
         k, generator = self.cfg.codes, self._generator()
         most = -(-64 * k // len(passes))
-        sample = torch.cat([draw_rows(rows.float(), min(most, joint_size(rows)), generator) for rows in passes])
+        sample = torch.cat(
+            [draw_rows(self._directed(rows.float()), min(most, joint_size(rows)), generator) for rows in passes]
+        )
         if not len(sample):
             raise ValueError("the codebook cannot take its first values: there is nothing but padding")
         codebook = kmeans(sample, k, self.cfg.kmeans_iterations, generator)

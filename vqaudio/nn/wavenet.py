@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqaudio.nn.conv import CausalConv1d
+from vqaudio.nn.noise import replaced
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,10 @@ class WaveNetConfig:
     """number of speakers; 0: not conditioned on a speaker"""
     hidden: int = 128
     """channels in which codes and speaker meet before they reach the layers"""
+    input_noise: float = 0.0
+    """share of the past steps that are replaced by a random class in training"""
+    input_dropout: float = 0.0
+    """share of the past steps that are hidden in training"""
 
     def __post_init__(self) -> None:
         positive = ("layers", "cycle", "residual", "skip", "hop", "hidden")
@@ -53,6 +58,9 @@ class WaveNetConfig:
             raise ValueError(f"classes and kernel_size must be at least 2, got {self.classes} and {self.kernel_size}")
         if self.condition < 0 or self.speakers < 0:
             raise ValueError(f"condition and speakers must be 0 or more, got {self.condition} and {self.speakers}")
+        for name in ("input_noise", "input_dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], a share of the steps, got {getattr(self, name)}")
 
     @property
     def dilations(self) -> tuple[int, ...]:
@@ -110,7 +118,7 @@ class WaveNet(nn.Module):
         """
         state = state or WaveNetState(0, (None,) * self.cfg.layers)  # pyright: ignore[reportArgumentType]
         bias = self.conditioning(cond, speaker)  # (B, N or 1, L, 2R) | None
-        h = self.embed(x)  # (B, T, R)
+        h = self.embed(self.disturbed(x))  # (B, T, R)
         gated, pasts = [], []
         for layer, dilated in enumerate(self.dilated):
             y, past = dilated(h, state.pasts[layer])  # (B, T, 2R)
@@ -124,6 +132,14 @@ class WaveNet(nn.Module):
         y = F.relu(self.skip(torch.cat(gated, dim=2)))  # (B, T, S)
         logits = self.out(F.relu(self.head(y)))
         return rearrange(logits, "b t q -> b q t"), WaveNetState(state.position + x.shape[1], tuple(pasts))
+
+    def disturbed(self, x: Tensor) -> Tensor:
+        """(B, T) int64: in training, some steps replaced by noise and some by `start`, as the configuration says."""
+        if self.training and self.cfg.input_noise:
+            x = replaced(x, self.cfg.input_noise, None, self.cfg.classes)
+        if self.training and self.cfg.input_dropout:
+            x = replaced(x, self.cfg.input_dropout, self.start, self.cfg.classes)
+        return x
 
     def shift(self, target: Tensor) -> Tensor:
         """Targets (B, T) -> the inputs that predict them: one later, `start` first."""

@@ -1,0 +1,180 @@
+"""What is each remedy worth? Runs of equal length that differ in one thing, and a table of them.
+
+    python egs/vctk/ablate.py --jobs 2                  all runs that are not done yet, then the table
+    python egs/vctk/ablate.py --only baseline --seeds 2 3
+    python egs/vctk/ablate.py --table                   of what there is
+
+Needs the manifests that conf/ablation.yaml names (vqaudio prepare vctk .../vctk_mini --out data/vctk_mini; libri3 and
+so762 alike). Runs and the table lie in exp/ablation/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from vqaudio.data.manifest import Utterance, read_manifest
+from vqaudio.evaluation.speaker_probe import speaker_probe
+from vqaudio.models.storage import load_model
+
+ROOT = Path(__file__).parent.parent.parent
+CONF = ROOT / "egs/vctk/conf/ablation.yaml"
+OUT = ROOT / "exp/ablation"
+
+VARIANTS: dict[str, tuple[str, ...]] = {  # name -> the flags that differ from conf/ablation.yaml
+    "baseline": (),
+    "no commitment warm-up": ("--model.quantizer.commitment-warmup", "0"),
+    "no normaliser": ("--model.normalizer", "none"),
+    "no normaliser, no warm-up": ("--model.normalizer", "none", "--model.quantizer.commitment-warmup", "0"),
+    "affine": ("--model.normalizer", "affine"),
+    "affine, no warm-up": ("--model.normalizer", "affine", "--model.quantizer.commitment-warmup", "0"),
+    "batch": ("--model.normalizer", "batch"),
+    "no restarts": ("--model.quantizer.restart-below", "0"),
+    "random first codes": ("--model.quantizer.kmeans-iterations", "0"),
+    "gradient codebook": ("--model.quantizer.codebook", "gradient"),
+    "time-jitter 0.12": ("--model.jitter", "0.12"),
+    "unit": ("--model.normalizer", "unit"),
+    "unit-norm codes": ("--model.quantizer.unit-norm",),
+    "input noise 0.3": ("--model.decoder.input-noise", "0.3"),
+    "input dropout 0.3": ("--model.decoder.input-dropout", "0.3"),
+    "target shift 128": ("--crops.target-shift", "128"),
+    "receptive field 61": ("--model.decoder.cycle", "4"),
+    "receptive field 1087": ("--model.decoder.cycle", "10"),
+}
+TWICE = (  # the claims that matter: a second seed
+    "baseline",
+    "no commitment warm-up",
+    "no normaliser",
+    "no normaliser, no warm-up",
+    "affine",
+    "affine, no warm-up",
+    "batch",
+    "no restarts",
+    "random first codes",
+    "gradient codebook",
+)
+
+
+class Run(NamedTuple):
+    """One training run."""
+
+    variant: str
+    seed: int
+
+    @property
+    def folder(self) -> Path:
+        return OUT / f"{self.variant.replace(', ', '+').replace(' ', '-')}-{self.seed}"
+
+    @property
+    def done(self) -> bool:
+        return (self.folder / "model.safetensors").exists() or (self.folder / "diverged").exists()
+
+
+def train(run: Run) -> None:
+    """Trains it, unless that was done; what it printed lies beside it."""
+    if run.done:
+        return
+    run.folder.mkdir(parents=True, exist_ok=True)
+    seeds = ["--fit.seed", str(run.seed), "--crops.seed", str(run.seed)]
+    command = [sys.executable, str(ROOT / "recipes/train.py"), str(CONF), "--out", str(run.folder), *seeds]
+    with (run.folder / "log.txt").open("a") as log:
+        code = subprocess.run([*command, *VARIANTS[run.variant]], cwd=ROOT, stdout=log, stderr=log).returncode
+    if code == 1 and "diverged" in (run.folder / "log.txt").read_text():
+        (run.folder / "diverged").touch()  # a result too
+    elif code:
+        raise SystemExit(f"{run.variant}, seed {run.seed}: the run failed, see {run.folder}/log.txt")
+    print(f"done: {run.variant}, seed {run.seed}", flush=True)
+
+
+def figures(run: Run) -> dict[str, Any] | None:
+    """Of the last evaluation, and how well the codes tell speakers; None for a run that is not done or diverged."""
+    if not (run.folder / "model.safetensors").exists():
+        return None
+    rows = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    last = next(row for row in reversed(rows) if row["kind"] == "valid")
+    return {**last, **probe(run.folder)}
+
+
+def probe(folder: Path) -> dict[str, float]:
+    """Accuracy of the speaker probe on the run's codes and what guessing has; computed once."""
+    if not (kept := folder / "probe.json").exists():
+        model = load_model(folder)
+        utterances = [u for name in ("vctk_mini", "libri3", "so762") for u in some_of_each(name)]
+        codes = [model.tokenize(u.path).codes.numpy() for u in utterances]
+        found = speaker_probe(codes, [u.speaker for u in utterances], model.codebook_size, 2 * round(model.frame_rate))
+        kept.write_text(json.dumps({"probe": found.accuracy, "chance": found.chance}))
+    return json.loads(kept.read_text())
+
+
+def some_of_each(corpus: str) -> Iterator[Utterance]:
+    """At most ten utterances of each speaker: enough for the probe."""
+    taken: dict[str, int] = {}
+    for part in ("train", "valid", "test"):
+        for utterance in read_manifest(ROOT / f"data/{corpus}/{part}.jsonl"):
+            taken[utterance.speaker] = taken.get(utterance.speaker, 0) + 1
+            if taken[utterance.speaker] <= 10:
+                yield utterance
+
+
+COLUMNS = {  # heading -> figure, digits
+    "bits": ("bits_per_sample", 3),
+    "gap, codes": ("gap_codes", 3),
+    "gap, speakers": ("gap_speakers", 3),
+    "perplexity": ("perplexity", 0),
+    "usage": ("usage", 3),
+    "speaker probe": ("probe", 3),
+}
+
+
+def table(seeds: list[int]) -> str:
+    """Markdown: the mean over the seeds, and where there are several their least and greatest."""
+    lines = ["| changed | seeds | " + " | ".join(COLUMNS) + " | verdict |", "|---|---|" + "---|" * (len(COLUMNS) + 1)]
+    for variant in VARIANTS:
+        runs = [run for seed in seeds if (run := Run(variant, seed)).done]
+        found = [row for run in runs if (row := figures(run)) is not None]
+        cells = [shown([row[name] for row in found], digits) for name, digits in COLUMNS.values()]
+        verdicts = {str(row["verdict"]) for row in found} | ({"diverged"} if len(found) < len(runs) else set())
+        if runs:
+            lines.append(f"| {' | '.join([variant, str(len(runs)), *cells, ', '.join(sorted(verdicts))])} |")
+    return "\n".join(lines) + "\n"
+
+
+def shown(values: list[float], digits: int) -> str:
+    if not values or not all(map(math.isfinite, values)):
+        return "-"
+    spread = f" ({min(values):.{digits}f} to {max(values):.{digits}f})" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{spread}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time, one CPU thread each")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="the first for all, others for some")
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="variants")
+    parser.add_argument("--table", action="store_true", help="no training")
+    chosen = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"  # two runs of one thread are faster than one of two
+    torch.set_num_threads(1)
+    runs = [Run(v, s) for s in chosen.seeds for v in chosen.only if s == chosen.seeds[0] or v in TWICE]
+    if not chosen.table:
+        with ThreadPoolExecutor(chosen.jobs) as pool:
+            for _ in pool.map(train, runs):
+                pass
+    text = table(chosen.seeds)
+    (OUT / "table.md").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

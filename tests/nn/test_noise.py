@@ -1,0 +1,44 @@
+import pytest
+import torch
+
+from vqaudio.nn.noise import jitter, replaced
+
+
+def test_jitter_takes_a_frame_or_a_neighbour_as_often_as_asked() -> None:
+    frames = torch.arange(1000.0).expand(8, 3, 1000)
+    step = jitter(frames, 0.12) - frames  # (8, 3, 1000)
+    assert torch.equal(step[:, 0], step[:, 1])  # whole frames move
+    inner = step[:, 0, 1:-1]
+    assert set(inner.unique().tolist()) == {-1, 0, 1}
+    for direction in (-1, 1):
+        assert (inner == direction).float().mean() == pytest.approx(0.06, abs=0.015)
+
+
+def test_the_ends_have_one_neighbour() -> None:
+    frames = torch.arange(4.0).view(1, 1, 4)
+    moved = jitter(frames.expand(200, 1, 4), 1.0)[:, 0]
+    assert set(moved[:, 0].tolist()) == {1} and set(moved[:, -1].tolist()) == {2}
+    assert set(moved[:, 1].tolist()) == {0, 2}
+    assert jitter(torch.ones(2, 3, 1), 1.0).tolist() == torch.ones(2, 3, 1).tolist()
+
+
+def test_jitter_0_is_the_identity_and_gradients_go_to_the_frame_that_was_heard() -> None:
+    frames = torch.randn(2, 3, 50, requires_grad=True)
+    assert torch.equal(jitter(frames, 0.0), frames)
+    moved = jitter(torch.arange(50.0).expand(2, 3, 50), 0.5)
+    torch.manual_seed(1)
+    heard = jitter(frames, 0.5)
+    heard.sum().backward()
+    assert frames.grad is not None
+    assert frames.grad.sum() == moved.numel() and not torch.equal(frames.grad, torch.ones_like(frames))
+
+
+@pytest.mark.parametrize("by", [None, 10])
+def test_replaced_steps_are_as_many_as_asked(by) -> None:
+    x = torch.full((4, 5000), 3)
+    out = replaced(x, 0.3, by, classes=10)
+    changed = out[out != x]
+    expected = 0.3 if by else 0.27  # at random, one in ten stays what it was
+    assert len(changed) / x.numel() == pytest.approx(expected, abs=0.02)
+    assert set(changed.tolist()) == ({10} if by else set(range(10)) - {3})
+    assert torch.equal(replaced(x, 0.0, by, classes=10), x)
