@@ -5,7 +5,7 @@
     python egs/vctk/ablate.py --table                   of what there is
 
 Needs the manifests that conf/ablation.yaml names (vqaudio prepare vctk .../vctk_mini --out data/vctk_mini; libri3 and
-so762 alike). Runs and the table lie in exp/ablation/.
+so762 alike). Runs lie in exp/ablation/, their figures in egs/vctk/ablation.json: a run that is named there is done.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import os
 import statistics
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,13 +25,16 @@ from typing import Any, NamedTuple
 
 import torch
 
+from vqaudio.data.atomic import atomic_file
 from vqaudio.data.manifest import Utterance, read_manifest
 from vqaudio.evaluation.speaker_probe import speaker_probe
 from vqaudio.models.storage import load_model
+from vqaudio.training.metrics import read_metrics
 
 ROOT = Path(__file__).parent.parent.parent
 CONF = ROOT / "egs/vctk/conf/ablation.yaml"
 OUT = ROOT / "exp/ablation"
+RESULTS = ROOT / "egs/vctk/ablation.json"  # {variant: {seed: figures}}
 
 VARIANTS: dict[str, tuple[str, ...]] = {  # name -> the flags that differ from conf/ablation.yaml
     "baseline": (),
@@ -66,6 +70,9 @@ TWICE = (  # the claims that matter: a second seed
 )
 
 
+LOCK = threading.Lock()
+
+
 class Run(NamedTuple):
     """One training run."""
 
@@ -76,45 +83,40 @@ class Run(NamedTuple):
     def folder(self) -> Path:
         return OUT / f"{self.variant.replace(', ', '+').replace(' ', '-')}-{self.seed}"
 
-    @property
-    def done(self) -> bool:
-        return (self.folder / "model.safetensors").exists() or (self.folder / "diverged").exists()
+
+def results() -> dict[str, dict[str, dict[str, Any]]]:
+    """{variant: {seed: figures}} of the runs that are done."""
+    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
 
 
 def train(run: Run) -> None:
-    """Trains it, unless that was done; what it printed lies beside it."""
-    if run.done:
+    """Trains it, unless that was done, and keeps its figures; what it printed lies beside it."""
+    if str(run.seed) in results().get(run.variant, {}):
         return
     run.folder.mkdir(parents=True, exist_ok=True)
     seeds = ["--fit.seed", str(run.seed), "--crops.seed", str(run.seed)]
     command = [sys.executable, str(ROOT / "recipes/train.py"), str(CONF), "--out", str(run.folder), *seeds]
     with (run.folder / "log.txt").open("a") as log:
         code = subprocess.run([*command, *VARIANTS[run.variant]], cwd=ROOT, stdout=log, stderr=log).returncode
-    if code == 1 and "diverged" in (run.folder / "log.txt").read_text():
-        (run.folder / "diverged").touch()  # a result too
-    elif code:
+    diverged = code == 1 and "diverged" in (run.folder / "log.txt").read_text()  # a result too
+    if code and not diverged:
         raise SystemExit(f"{run.variant}, seed {run.seed}: the run failed, see {run.folder}/log.txt")
-    print(f"done: {run.variant}, seed {run.seed}", flush=True)
+    found = {"verdict": "diverged"} if diverged else figures(run.folder)
+    with LOCK, atomic_file(RESULTS, overwrite=True) as path:
+        kept = results()
+        kept.setdefault(run.variant, {})[str(run.seed)] = found
+        path.write_text(json.dumps(kept, indent=1) + "\n")
+    print(f"{run.variant}, seed {run.seed}: {found['verdict']}", flush=True)
 
 
-def figures(run: Run) -> dict[str, Any] | None:
-    """Of the last evaluation, and how well the codes tell speakers; None for a run that is not done or diverged."""
-    if not (run.folder / "model.safetensors").exists():
-        return None
-    rows = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
-    last = next(row for row in reversed(rows) if row["kind"] == "valid")
-    return {**last, **probe(run.folder)}
-
-
-def probe(folder: Path) -> dict[str, float]:
-    """Accuracy of the speaker probe on the run's codes and what guessing has; computed once."""
-    if not (kept := folder / "probe.json").exists():
-        model = load_model(folder)
-        utterances = [u for name in ("vctk_mini", "libri3", "so762") for u in some_of_each(name)]
-        codes = [model.tokenize(u.path).codes.numpy() for u in utterances]
-        found = speaker_probe(codes, [u.speaker for u in utterances], model.codebook_size, 2 * round(model.frame_rate))
-        kept.write_text(json.dumps({"probe": found.accuracy, "chance": found.chance}))
-    return json.loads(kept.read_text())
+def figures(folder: Path) -> dict[str, Any]:
+    """Of the last evaluation, and how well the codes tell speakers."""
+    last = next(row for row in reversed(read_metrics(folder / "metrics.jsonl")) if row["kind"] == "valid")
+    model = load_model(folder)
+    utterances = [u for corpus in ("vctk_mini", "libri3", "so762") for u in some_of_each(corpus)]
+    codes = [model.tokenize(u.path).codes.numpy() for u in utterances]
+    found = speaker_probe(codes, [u.speaker for u in utterances], model.codebook_size, 2 * round(model.frame_rate))
+    return {**last, "probe": found.accuracy, "probe_low": found.low, "probe_high": found.high, "chance": found.chance}
 
 
 def some_of_each(corpus: str) -> Iterator[Utterance]:
@@ -137,16 +139,15 @@ COLUMNS = {  # heading -> figure, digits
 }
 
 
-def table(seeds: list[int]) -> str:
+def table() -> str:
     """Markdown: the mean over the seeds, and where there are several their least and greatest."""
     lines = ["| changed | seeds | " + " | ".join(COLUMNS) + " | verdict |", "|---|---|" + "---|" * (len(COLUMNS) + 1)]
-    for variant in VARIANTS:
-        runs = [run for seed in seeds if (run := Run(variant, seed)).done]
-        found = [row for run in runs if (row := figures(run)) is not None]
-        cells = [shown([row[name] for row in found], digits) for name, digits in COLUMNS.values()]
-        verdicts = {str(row["verdict"]) for row in found} | ({"diverged"} if len(found) < len(runs) else set())
-        if runs:
-            lines.append(f"| {' | '.join([variant, str(len(runs)), *cells, ', '.join(sorted(verdicts))])} |")
+    kept = results()
+    for variant in filter(kept.__contains__, VARIANTS):
+        rows = list(kept[variant].values())
+        cells = [shown([row[name] for row in rows if name in row], digits) for name, digits in COLUMNS.values()]
+        verdicts = ", ".join(sorted({row["verdict"] for row in rows}))
+        lines.append(f"| {' | '.join([variant, str(len(rows)), *cells, verdicts])} |")
     return "\n".join(lines) + "\n"
 
 
@@ -171,9 +172,7 @@ def main() -> None:
         with ThreadPoolExecutor(chosen.jobs) as pool:
             for _ in pool.map(train, runs):
                 pass
-    text = table(chosen.seeds)
-    (OUT / "table.md").write_text(text)
-    print(text)
+    print(table())
 
 
 if __name__ == "__main__":
