@@ -17,6 +17,7 @@ LAYERS = [  # bottom to top
     ["models"],
     ["training", "tokens"],  # neither sees the other, and training sees no model's name
     ["evaluation"],
+    ["adaptation"],  # trains a model that it knows, and says what that was worth
     ["console"],
     ["cli", "recipes"],
     ["__main__"],

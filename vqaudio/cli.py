@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from tyro.conf import Positional, arg
 
+from vqaudio.adaptation.config import AdaptConfig
 from vqaudio.console import (
     Batch,
     Device,
@@ -37,6 +38,7 @@ from vqaudio.console import (
     report,
     tell,
     tell_speech,
+    tell_voices,
     times_real_time,
     write_all,
 )
@@ -210,6 +212,36 @@ def convert(
     return 1 if failures else 0
 
 
+def adapt(
+    data: Path,
+    out: Path,
+    model: Model = "mini",
+    speaker: Annotated[str | None, arg(metavar="NAME", help="of a folder of audio; without it the folder's")] = None,
+    learning: Annotated[AdaptConfig, arg(name="")] = AdaptConfig(),  # noqa: B008 (it is frozen)
+    threads: Threads = None,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+) -> int:
+    """A new speaker for a model, whose tokens stay the same: its token files remain valid.
+
+    Some utterances are held out; what is told about the new voice at the end is measured on them.
+
+    Args:
+        data: folder of one speaker's audio, a few minutes of it; or with train.jsonl (and valid.jsonl) of vqaudio
+            prepare, of one new speaker or several
+        out: folder for the new model, which keeps all voices of the old one
+    """
+    from vqaudio.adaptation.folder import adapt_to, check_target
+    from vqaudio.data.newcomers import find_newcomers
+
+    check_target(out, overwrite=overwrite)
+    speech = find_newcomers(data, speaker)
+    net = load(model, device, threads)
+    adapted = adapt_to(out, net, speech, learning)
+    tell({"tokens": f"unchanged, of model {adapted.model.fingerprint}", "written": str(out)})
+    return max(tell_voices(adapted.voices), report(speech.failures))
+
+
 def info(subject: Positional[Annotated[str, arg(metavar="M_OR_TOKENS")]]) -> int:
     """Facts about a model or about a token file.
 
@@ -249,7 +281,7 @@ def bench(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; `argv` without the program's name, or None for the process's own -> the exit code."""
-    verbs = {verb.__name__: _later(verb) for verb in (prepare, tokenize, decode, convert, info, bench)}
+    verbs = {verb.__name__: _later(verb) for verb in (prepare, tokenize, decode, convert, adapt, info, bench)}
     try:
         run = tyro.extras.subcommand_cli_from_dict(
             verbs,

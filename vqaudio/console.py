@@ -18,6 +18,7 @@ from tyro.conf import arg
 from vqaudio.data.corpora import Failures
 
 if TYPE_CHECKING:
+    from vqaudio.adaptation.learn import Voice
     from vqaudio.models.speech import SpeechVQVAE
     from vqaudio.tokens.speak import Spoken
 
@@ -117,6 +118,25 @@ def tell_speech(
     seconds, elapsed = samples / net.sample_rate, time.perf_counter() - started_at
     facts = {"written": f"{written}, {seconds:.1f} s", "speed": times_real_time(seconds, elapsed, net)}
     tell({**facts, "sampler": choose(net.decoder, precision=precision).name}, file)
+
+
+def tell_voices(voices: Iterable[Voice]) -> int:
+    """What was learned of each new speaker -> the exit code; a voice that is no better than others is named."""
+    failures = []
+    for v in voices:
+        old = f"{v.bits_mean:.3f} in the mean of the old voices, {v.bits_others:.3f} in one of them"
+        facts = {
+            "speaker": f"{v.name}, learned from {v.seconds:.1f} s; {v.held_out_seconds:.1f} s held out, which cost",
+            "bits": f"{v.bits:.3f} per sample; {v.bits_before:.3f} before it learned; {old}, {v.bits_nearest:.3f} in "
+            f"the nearest, {v.nearest}",
+            "gap": f"{v.gap:.3f} bits per sample are lost in another voice",
+        }
+        tell(facts)
+        if not v.gap > 0:
+            failures.append(
+                ValueError(f"the voice of {v.name} is no better for its speech than others; try more --steps")
+            )
+    return report(failures)
 
 
 def times_real_time(seconds: float, elapsed: float, net: SpeechVQVAE) -> str:

@@ -20,12 +20,12 @@ def quantizers(model: nn.Module) -> list[VectorQuantizer]:
 
 @torch.no_grad()
 def first_values(model: nn.Module, loader: Loader, accelerator: Accelerator, batches: int) -> None:
-    """Runs `model` on the first batches and hands each quantizer the vectors that reached it.
+    """Runs `model` on the first batches and hands each quantizer without first values the vectors that reached it.
 
-    The batches are divided among the processes, as in training, but not into accumulated passes: the outcome is that
-    of one process.
+    One that has its values already, in a model that is trained further, keeps them. The batches are divided among the
+    processes, as in training, but not into accumulated passes: the outcome is that of one process.
     """
-    if not (found := quantizers(model)):
+    if not (found := [quantizer for quantizer in quantizers(model) if not quantizer.initialised]):
         return
     with _watched(found) as seen, accelerator.autocast():
         for step in range(batches):

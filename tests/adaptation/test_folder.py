@@ -1,0 +1,173 @@
+"""The verb and the folder that it writes: whole or not there, continued after an interruption."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from filelock import FileLock
+
+from vqaudio import SpeechVQVAE, load_model
+from vqaudio.adaptation import folder
+from vqaudio.adaptation.config import AdaptConfig
+from vqaudio.adaptation.learn import Learner, adapt
+from vqaudio.cli import main
+from vqaudio.data.newcomers import find_newcomers
+from vqaudio.tokens.files import read_tokens
+
+FLAGS = ("--steps", 40, "--samples", 1024)
+
+
+@pytest.fixture
+def run(tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """(verb, *arguments) -> exit code, standard output, standard error; --model is the tiny one if not given."""
+
+    def call(verb: str, *arguments: object) -> tuple[int, str, str]:
+        model = () if "--model" in arguments else ("--model", tiny_model_dir)
+        code = main([verb, *map(str, (*arguments, *model))])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def _same(one: SpeechVQVAE, two: SpeechVQVAE) -> bool:
+    a, b = one.state_dict(), two.state_dict()
+    return one.cfg == two.cfg and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_adapt_then_speak_old_tokens_with_the_new_voice(tmp_path, run, speech: Path, tiny_model: SpeechVQVAE) -> None:
+    clip, tokens, out = speech / "emil" / "0.wav", tmp_path / "t.jsonl", tmp_path / "deep" / "m2"
+    assert run("tokenize", clip, "--out", tokens)[0] == 0
+    code, said, err = run("adapt", "--data", speech / "dora", "--out", out, *FLAGS)
+    assert (code, err) == (0, "")
+    assert f"tokens        unchanged, of model {tiny_model.fingerprint}" in said
+    assert "speaker       dora, learned from 5.0 s; 1.0 s held out" in said
+    assert "gap           0." in said
+    assert [path.name for path in out.parent.iterdir()] == ["m2"]
+    assert sorted(path.name for path in out.iterdir()) == ["config.json", "model.safetensors"]
+    model = load_model(out)
+    assert model.speakers == (*tiny_model.speakers, "dora")
+    again = tmp_path / "again.jsonl"
+    assert run("tokenize", clip, "--out", again, "--model", out)[0] == 0
+    assert again.read_bytes() == tokens.read_bytes()
+    short = tmp_path / "short.wav"
+    (row,) = read_tokens(tokens)
+    assert row.tokens.model == model.fingerprint
+    assert run("convert", clip, "--speaker", "dora", "--model", out, "--out", short)[0] == 0
+    assert short.exists()
+
+
+def test_the_verb_gives_what_the_library_gives(tmp_path, run, speech: Path, tiny_model: SpeechVQVAE) -> None:
+    flags = ("--steps", 3, "--samples", 512, "--batch", 2, "--lr", 0.05, "--seed", 7, "--decoder", "--decoder-lr", 0.01)
+    run("adapt", "--data", speech / "dora", "--speaker", "d", "--out", tmp_path / "m2", *flags)
+    cfg = AdaptConfig(steps=3, samples=512, batch=2, lr=0.05, seed=7, decoder=True, decoder_lr=0.01)
+    expected = adapt(tiny_model, find_newcomers(speech / "dora", "d"), cfg).model
+    assert _same(load_model(tmp_path / "m2"), expected)
+
+
+def test_a_model_is_replaced_only_when_asked_and_nothing_else_ever(tmp_path, run, speech: Path, tiny_model_dir) -> None:
+    out = Path(shutil.copytree(tiny_model_dir, tmp_path / "m2"))
+    weights = (out / "model.safetensors").read_bytes()
+    arguments = ("adapt", "--data", speech / "dora", "--out", out, "--steps", 2, "--samples", 256)
+    code, _, err = run(*arguments)
+    assert (code, err) == (2, f"error: {out} exists already; pass --overwrite to replace it\n")
+    (out / "metrics.jsonl").touch()
+    code, _, err = run(*arguments, "--overwrite")
+    assert (code, err) == (2, f"error: {out} holds more than a model (metrics.jsonl); choose another --out\n")
+    assert (out / "model.safetensors").read_bytes() == weights
+    (out / "metrics.jsonl").unlink()
+    run(*arguments, "--overwrite", "--model", out)  # in place of the model that it came from
+    assert load_model(out).speakers == ("anna", "bert", "carl", "dora")
+    assert [path.name for path in tmp_path.iterdir()] == ["m2"]
+    (tmp_path / "file").touch()
+    code, _, err = run("adapt", "--data", speech / "dora", "--out", tmp_path / "file", "--overwrite")
+    assert (code, err) == (2, f"error: {tmp_path / 'file'} is a file; a model is a folder: choose another --out\n")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--speaker", "bert"), "speaker 'bert' is in this model already"),
+        (("--steps", 3, "--samples", 256, "--decoder", "--decoder-lr", 1e38), "try a smaller --lr"),
+    ],
+)
+def test_nothing_is_left_of_a_run_that_failed(tmp_path, run, speech: Path, flags, message: str) -> None:
+    code, _, err = run("adapt", "--data", speech / "dora", "--out", tmp_path / "m2", *flags)
+    assert code == 2
+    assert message in err and err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_leaves_nothing(tmp_path, run, speech: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", "model.safetensors")
+
+    monkeypatch.setattr(folder, "save_model", full)
+    code, _, err = run("adapt", "--data", speech / "dora", "--out", tmp_path / "m2", "--steps", 2, "--samples", 256)
+    assert (code, err) == (2, "error: model.safetensors: No space left on device\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_that_cannot_be_used_are_named(tmp_path, run, speech: Path) -> None:
+    mine = Path(shutil.copytree(speech / "dora", tmp_path / "dora"))
+    (mine / "broken.wav").write_text("hello")
+    code, _, err = run("adapt", "--data", mine, "--out", tmp_path / "m2", *FLAGS)
+    assert code == 1
+    assert err.startswith(f"error: {mine / 'broken.wav'} is not audio") and err.count("\n") == 1
+    assert load_model(tmp_path / "m2").speakers[-1] == "dora"
+
+
+def test_an_interrupted_run_continues_to_the_same_model(
+    tmp_path, run, speech: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: SpeechVQVAE
+) -> None:
+    arguments = ("adapt", "--data", speech / "dora", "--out", tmp_path / "m2", "--steps", 8, "--samples", 512)
+    forward, passes = Learner.forward, 0
+
+    def interrupted(*args, **kwargs):
+        nonlocal passes
+        passes += 1
+        if passes == 4:
+            signal.raise_signal(signal.SIGTERM)
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(Learner, "forward", interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        run(*arguments)
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert not (tmp_path / "m2").exists() and (tmp_path / ".m2.adapting").is_dir()
+    run(*arguments)
+    assert passes == 8
+    assert [path.name for path in tmp_path.iterdir()] == ["m2"]
+    expected = adapt(tiny_model, find_newcomers(speech / "dora"), AdaptConfig(steps=8, samples=512)).model
+    assert _same(load_model(tmp_path / "m2"), expected)
+
+
+def test_other_settings_begin_anew(tmp_path, run, speech: Path, tiny_model: SpeechVQVAE) -> None:
+    left = tmp_path / ".m2.adapting"
+    left.mkdir()
+    (left / "settings.json").write_text("{}")
+    (left / "run").write_text("of another run")
+    run("adapt", "--data", speech / "dora", "--out", tmp_path / "m2", "--steps", 2, "--samples", 256)
+    assert [path.name for path in tmp_path.iterdir()] == ["m2"]
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path, run, speech: Path) -> None:
+    with FileLock(tmp_path / ".m2.adapting.lock"):
+        code, _, err = run("adapt", "--data", speech / "dora", "--out", tmp_path / "m2", *FLAGS)
+    assert (code, err) == (2, f"error: another run is making {tmp_path / 'm2'}; wait for it, or choose another --out\n")
+
+
+def test_help_answers_without_torch() -> None:
+    program = (
+        "import sys; from vqaudio.cli import main; code = main(['adapt', '--help']); sys.exit('torch' in sys.modules)"
+    )
+    made = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert made.returncode == 0
+    assert "--decoder" in made.stdout and "the old voices change" in " ".join(made.stdout.replace("│", " ").split())

@@ -1,0 +1,52 @@
+"""bits_by_voice: what conditioning says for the true voices, for any of them."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from vqaudio import SpeechVQVAE
+from vqaudio.evaluation.conditioning import conditioning
+from vqaudio.evaluation.voices import bits_by_voice, heard_codes
+
+
+@pytest.fixture
+def batches() -> list[dict[str, Tensor]]:
+    generator = torch.Generator().manual_seed(5)
+    return [
+        {
+            "wav": torch.rand(2, 1, 200, generator=generator) - 0.5,
+            "target": torch.randint(16, (2, 200), generator=generator),
+            "speaker": torch.full((2,), 1),
+            "lengths": torch.tensor(lengths),
+        }
+        for lengths in ([200, 150], [96, 200])
+    ]
+
+
+def test_each_voice_costs_what_conditioning_says(tiny_model: SpeechVQVAE, batches: list[dict[str, Tensor]]) -> None:
+    bits = bits_by_voice(tiny_model, batches, [2, 0, 1])
+    for voice, found in zip([2, 0, 1], bits, strict=True):
+        own = [{**batch, "speaker": torch.full((2,), voice)} for batch in batches]
+        assert found == pytest.approx(conditioning(tiny_model, own)["bits_per_sample"], abs=1e-5)
+    assert len(set(bits)) == 3
+
+
+def test_what_the_decoder_hears_is_what_it_hears_when_it_speaks(
+    tiny_model: SpeechVQVAE, batches: list[dict[str, Tensor]]
+) -> None:
+    wav = batches[0]["wav"]
+    codes, _ = tiny_model.encode(wav)
+    with torch.autocast("cpu", torch.bfloat16):
+        heard = heard_codes(tiny_model, wav)
+    assert torch.equal(heard, tiny_model.quantizer.decode(codes))
+
+
+def test_what_cannot_be_evaluated_is_refused(tiny_model: SpeechVQVAE) -> None:
+    with pytest.raises(ValueError, match="nothing to evaluate"):
+        bits_by_voice(tiny_model, [], [0])
+    tiny_model.train()
+    try:
+        with pytest.raises(RuntimeError, match="training mode"):
+            bits_by_voice(tiny_model, [], [0])
+    finally:
+        tiny_model.eval()

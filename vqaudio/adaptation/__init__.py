@@ -1,0 +1,1 @@
+"""New voices for trained models, whose tokens stay what they are."""
