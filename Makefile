@@ -22,10 +22,11 @@ lint: .venv/ready
 	$(BIN)/pyright
 
 test: lint
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 bench: .venv/ready
 	$(BIN)/python tests/bench/bench_tokenize.py
+	$(BIN)/python tests/bench/bench_train.py
 	$(BIN)/vqaudio bench
 
 clean:

@@ -432,6 +432,34 @@ void check_nearest(Chance& chance) {
   }
 }
 
+void check_gate(Chance& chance) {
+  for (int trial = 0; trial < 40; trial++) {
+    const int frames = chance.between(1, 5), hop = chance.between(1, 9), channels = 16 * chance.between(1, 3);
+    const int rows = frames * hop, width = 2 * channels;
+    std::vector<float> y = chance.values(rows * width, 3.0), by_frame = chance.values(frames * width, 1.0);
+    const std::vector<float> given = y, dz = chance.values(rows * channels, 1.0);
+    std::vector<float> z(rows * channels), again(z), dy(y), sums(by_frame), expected_sums(frames * width);
+    vq_gate(0, y.data(), by_frame.data(), frames, hop, channels, chance.between(1, 3), z.data());
+    vq_gate_backward(0, y.data(), dz.data(), frames, hop, channels, chance.between(1, 3), dy.data(), again.data(),
+                     sums.data());
+    for (int row = 0; row < rows; row++) {
+      for (int c = 0; c < channels; c++) {
+        const int s = row * width + c, o = s + channels, f = row / hop * width + c, at = row * channels + c;
+        const double signal = std::tanh(double(given[s]) + by_frame[f]);
+        const double open = 1 / (1 + std::exp(-double(given[o]) - by_frame[f + channels]));
+        const double ds = dz[at] * open * (1 - signal * signal), dopen = dz[at] * signal * open * (1 - open);
+        const double wrong[] = {z[at] - signal * open, again[at] - signal * open, dy[s] - ds, dy[o] - dopen};
+        for (const double error : wrong) CHECK(std::abs(error) < 1e-5, "a gate is wrong by %g", error);
+        expected_sums[f] += ds;
+        expected_sums[f + channels] += dopen;
+      }
+    }
+    for (size_t i = 0; i < sums.size(); i++) {
+      CHECK(std::abs(sums[i] - expected_sums[i]) < 1e-4, "%g, not %g", sums[i], expected_sums[i]);
+    }
+  }
+}
+
 void check_measures() {
   const std::vector<float> buffer(1000);
   for (int precision = 0; precision < 3; precision++) CHECK(vq_peak(precision, 1e-3) > 0, "no work was done");
@@ -445,6 +473,7 @@ int main(int count, char** arguments) {
   Chance chance(1);
   check_draw(chance);
   check_nearest(chance);
+  check_gate(chance);
   check_not_finite(chance);
   check_ended(chance);
   check_measures();

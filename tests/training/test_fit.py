@@ -1,39 +1,17 @@
-"""fit: resumed = uninterrupted, accumulated = at once, two processes = one."""
+"""fit: what it promises to one process that nobody disturbs; see test_interrupted and test_distributed."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 from torch import nn
 
 from vqaudio.training import FitConfig, TrainingError, fit
 from vqaudio.training.curves import plot_curves
 from vqaudio.training.metrics import read_metrics
-
-ROOT = Path(__file__).parents[2]
-RECIPE = ROOT / "recipes/train.py"
-TINY = {
-    "train": ["egs/mini/train.jsonl"],
-    "valid": ["egs/mini/valid.jsonl"],
-    "crops": {"samples": 1024, "batch_size": 8},
-    "validation": {"samples": 1024, "batch_size": 4, "batches": 1},
-    "model": {
-        "encoder": {"channels": [8, 8, 8, 8, 8, 16], "dilations": [1], "width": 8},
-        "quantizer": {"codes": 16, "width": 8, "restart_below": 0.3},
-        "decoder": {"layers": 3, "cycle": 3, "residual": 8, "skip": 8, "hidden": 8},
-    },
-    "fit": {"steps": 12, "precision": "no", "log_every": 4, "evaluate_every": 6, "save_every": 4, "first_batches": 4},
-}
 
 
 class Numbers:
@@ -57,30 +35,6 @@ class Regression(nn.Module):
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         loss = (self.layers(x) - x.sum(1, keepdim=True)).square().mean()
         return loss, {"root": loss.detach().sqrt()}
-
-
-def launch(config: Path, out: Path, *flags: str, processes: int = 1) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes)]
-    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    command += ["--main_process_port", "0"] if processes > 1 else []
-    command += [str(RECIPE), str(config), "--out", str(out), *flags]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-
-
-def finish(process: subprocess.Popen[str]) -> str:
-    output, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, output
-    return output
-
-
-@pytest.fixture
-def config(tmp_path: Path) -> Path:
-    path = tmp_path / "tiny.yaml"
-    path.write_text(yaml.safe_dump(TINY))
-    return path
 
 
 @pytest.mark.parametrize("average", [0.0, 0.9])
@@ -151,61 +105,6 @@ def test_lr_rises_stays_and_falls() -> None:
 def test_impossible_settings_are_refused_by_name(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=field):
         FitConfig(**{field: value})  # pyright: ignore[reportArgumentType]
-
-
-@pytest.mark.slow
-def test_accumulation_and_two_processes_equal_one(tmp_path: Path, config: Path) -> None:
-    """1 x 8 = 2 accumulated x 4 = 2 processes x 4: weights and codebooks, from first values to restarts."""
-    crops = ("--crops.samples", "33000")  # longer than many utterances: part of them is padding
-    finish(launch(config, tmp_path / "one", *crops))
-    finish(launch(config, tmp_path / "accumulated", *crops, "--fit.accumulate", "2"))
-    output = finish(launch(config, tmp_path / "two", *crops, processes=2))
-    assert "valid gap" in output
-    one = load_file(tmp_path / "one/model.safetensors")
-    for other in ("accumulated", "two"):
-        weights = load_file(tmp_path / other / "model.safetensors")
-        for name, value in one.items():
-            assert torch.allclose(value.float(), weights[name].float(), rtol=1e-3, atol=2e-5), (other, name)
-
-
-@pytest.mark.slow
-def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, config: Path) -> None:
-    """kill -9 somewhere after the first checkpoint, then the same command again: the same bits."""
-    flags = ("--fit.steps", "60")
-    finish(launch(config, tmp_path / "straight", *flags))
-    out = tmp_path / "killed"
-    process = launch(config, out, *flags)
-    while not list(out.glob("checkpoints/*/state.json")):
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.02)
-    os.kill(int(subprocess.check_output(["pgrep", "-n", "-f", str(out)], text=True)), signal.SIGKILL)
-    process.communicate()
-    assert not (out / "model.safetensors").exists(), "it finished before it was killed"
-    assert "continuing from" in finish(launch(config, out, *flags))
-    straight, resumed = load_file(tmp_path / "straight/model.safetensors"), load_file(out / "model.safetensors")
-    assert all(torch.equal(value, resumed[name]) for name, value in straight.items())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("number", "to_launcher"), [(signal.SIGTERM, False), (signal.SIGINT, False), (signal.SIGTERM, True)]
-)
-def test_a_signal_saves_and_says_how_to_continue(
-    tmp_path: Path, config: Path, number: signal.Signals, to_launcher: bool
-) -> None:
-    out = tmp_path / "stopped"
-    process = launch(config, out, "--fit.steps", "100000", "--fit.save_every", "100000")
-    while not (out / "metrics.jsonl").exists():
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.05)
-    newest = int(subprocess.check_output(["pgrep", "-n", "-f", str(out)], text=True))
-    os.kill(process.pid if to_launcher else newest, number)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode != 0
-    assert "the same command continues from there" in output
-    (checkpoint,) = (out / "checkpoints").iterdir()
-    assert json.loads((checkpoint / "state.json").read_text())["step"] == int(checkpoint.name)
-    assert (checkpoint / "config.json").exists(), "a checkpoint alone can be used as a model"
 
 
 def test_curves_go_to_tensorboard_and_to_a_picture(tmp_path: Path) -> None:

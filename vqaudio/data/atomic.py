@@ -1,9 +1,19 @@
 """Files that are there whole or not at all."""
 
+import errno
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # Python names no file with these
+TOKEN_BYTES = 4
+
+
+def remove_leftovers(path: Path) -> None:
+    """Removes the temporary files that killed writers of `path` left; nobody may be writing it now."""
+    for leftover in path.parent.glob(f".{path.stem}." + "[0-9a-f]" * 2 * TOKEN_BYTES + path.suffix):
+        leftover.unlink()
 
 
 @contextmanager
@@ -14,11 +24,11 @@ def atomic_file(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     name is hidden and keeps the suffix, because libsndfile and others choose the format by it.
 
     Raises FileExistsError when `path` exists and `overwrite` is false, another OSError when the
-    folder is missing or cannot be written to.
+    folder is missing or cannot be written to, or when the disk is full.
     """
     path = Path(path)
     check_writable(path, overwrite=overwrite)
-    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(TOKEN_BYTES)}{path.suffix}")
     try:
         try:
             temporary.touch(exist_ok=False)  # a plain file: mkstemp would make it private (0600)
@@ -26,7 +36,12 @@ def atomic_file(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
             raise type(error)(
                 f"cannot write {path}: {error.strerror}; choose a folder that you may write to"
             ) from error
-        yield temporary
+        try:
+            yield temporary
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            raise OSError(f"cannot write {path}: {error.strerror}; make room for it") from error
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

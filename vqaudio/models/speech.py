@@ -89,7 +89,8 @@ class SpeechVQVAE(nn.Module):
         z_q = jitter(q.z_q, self.cfg.jitter) if self.training and self.cfg.jitter else q.z_q
         nll = self.nll(target, z_q, speaker, lengths)
         valid_samples = lengths.sum() / target.numel()
-        valid_frames = self.num_frames(lengths).sum() / q.codes.numel()
+        mask = self.valid_frames(lengths, z.shape[2])
+        valid_frames = mask.sum() / mask.numel()
         usage = self.quantizer.usage()
         logs = {
             "bits_per_sample": nll.detach() / math.log(2),
@@ -97,7 +98,7 @@ class SpeechVQVAE(nn.Module):
             "perplexity": q.perplexity,
             "usage": usage,
             "dead_codes": (1 - usage) * self.codebook_size,
-            "encoder_norm": z.detach().float().norm(dim=1)[self.valid_frames(lengths, z.shape[2])].mean(),
+            "encoder_norm": (z.detach().float().norm(dim=1) * mask).sum() / mask.sum().clamp(min=1),
             "code_norm": self.quantizer.vectors.detach().norm(dim=1).mean(),
         }
         return nll * valid_samples + q.loss * valid_frames, logs

@@ -4,7 +4,7 @@
 // Plain C interface at the end. The callers in Python have checked every argument.
 //
 // In this order: vectors, precisions, matrices, draws, WaveNet (its packed weights), two threads, a group of streams,
-// groups of streams, nearest codes, what bounds a machine, the C interface.
+// groups of streams, nearest codes, gates in training, what bounds a machine, the C interface.
 //
 // Letters: B streams, T steps, N frames, L layers, R residual channels, S skip channels, Q classes, H hidden
 // channels of the conditioning, D width of a code.
@@ -1329,6 +1329,105 @@ class NearestCode {
   bool finite_ = true;
 };
 
+// ------------------------------------------------------------------------------------------ gates in training
+//
+// Rows of a layer's products y (N * hop, 2 R), frames (N, 2 R) that are added to them, gated values z (N * hop, R), all
+// float or all bfloat16 (uint16_t); R a multiple of LANES. Arithmetic is in float.
+
+using Halves = uint16_t __attribute__((vector_size(VECTOR_BYTES / 2)));
+
+inline Floats load_floats(const float* from) { return load<Floats>(from); }
+inline Floats load_floats(const uint16_t* from) {
+  return reinterpret<Floats>(__builtin_convertvector(load<Halves>(from), Ints) << 16);
+}
+inline void store_floats(float* to, Floats value) { store(to, value); }
+inline void store_floats(uint16_t* to, Floats value) {
+#if defined(__AVX512BF16__)
+  store(to, (__m256i)_mm512_cvtneps_pbh(value));
+#else  // as to_bfloat16
+  const Ints bits = reinterpret<Ints>(value);
+  store(to, __builtin_convertvector((bits + 0x7fff + ((bits >> 16) & 1)) >> 16, Halves));
+#endif
+}
+
+struct Gate {
+  Floats signal, open;  // tanh(s), sigmoid(o)
+  Gate(Floats s, Floats o) {
+    const Floats a = exponential(clamp(s, -15.0f, 15.0f) * -2.0f);
+    const Floats b = exponential(clamp(o, -40.0f, 40.0f) * -1.0f);
+    const Floats r = reciprocal((1.0f + a) * (1.0f + b));
+    signal = (1.0f - a) * (1.0f + b) * r;
+    open = (1.0f + a) * r;
+  }
+};
+
+// y += its frame; z = tanh(first half of y) * sigmoid(second half)
+template <class V>
+void gate_rows(V* y, const V* frame, int64_t rows, int channels, V* z) {
+  for (int64_t row = 0; row < rows; row++, y += 2 * channels, z += channels) {
+    for (int i = 0; i < channels; i += LANES) {
+      const Floats s = load_floats(y + i) + load_floats(frame + i);
+      const Floats o = load_floats(y + channels + i) + load_floats(frame + channels + i);
+      store_floats(y + i, s);
+      store_floats(y + channels + i, o);
+      const Gate gate(s, o);
+      store_floats(z + i, gate.signal * gate.open);
+    }
+  }
+}
+
+// dy and z, and the sums (2 R) of dy's rows, from y and dz
+template <class V>
+void gate_rows_backward(const V* y, const V* dz, int64_t rows, int channels, V* dy, V* z, float* sums) {
+  std::fill(sums, sums + 2 * channels, 0.0f);
+  for (int64_t row = 0; row < rows; row++, y += 2 * channels, dz += channels, dy += 2 * channels, z += channels) {
+    for (int i = 0; i < channels; i += LANES) {
+      const Gate gate(load_floats(y + i), load_floats(y + channels + i));
+      const Floats open = load_floats(dz + i) * gate.open;
+      const Floats ds = open * (1.0f - gate.signal * gate.signal);
+      const Floats dopen = open * gate.signal * (1.0f - gate.open);
+      store_floats(dy + i, ds);
+      store_floats(dy + channels + i, dopen);
+      store_floats(z + i, gate.signal * gate.open);
+      store(sums + i, load<Floats>(sums + i) + ds);
+      store(sums + channels + i, load<Floats>(sums + channels + i) + dopen);
+    }
+  }
+}
+
+template <class V>
+void gate_frames(void* y, const void* frames, int64_t begin, int64_t end, int hop, int channels, void* z) {
+  for (int64_t n = begin; n < end; n++) {
+    const int64_t row = n * hop * channels;
+    gate_rows(static_cast<V*>(y) + 2 * row, static_cast<const V*>(frames) + n * 2 * channels, hop, channels,
+              static_cast<V*>(z) + row);
+  }
+}
+
+template <class V>
+void gate_frames_backward(const void* y, const void* dz, int64_t begin, int64_t end, int hop, int channels, void* dy,
+                          void* z, float* sums) {
+  for (int64_t n = begin; n < end; n++) {
+    const int64_t row = n * hop * channels;
+    gate_rows_backward(static_cast<const V*>(y) + 2 * row, static_cast<const V*>(dz) + row, hop, channels,
+                       static_cast<V*>(dy) + 2 * row, static_cast<V*>(z) + row, sums + n * 2 * channels);
+  }
+}
+
+// work(begin, end) of equal shares of `count`, on up to `threads` threads; those that there are do it all
+template <class Work>
+void share(int64_t count, int threads, Work work) {
+  const auto bound = [&](int thread) { return count * thread / threads; };
+  std::vector<std::thread> others;
+  int mine = threads;  // the shares from 0 to it are left to this thread
+  try {
+    for (; mine > 1; mine--) others.emplace_back(work, bound(mine - 1), bound(mine));
+  } catch (const std::exception&) {
+  }
+  work(0, bound(mine));
+  for (std::thread& other : others) other.join();
+}
+
 // ------------------------------------------------------------------------------------------ what bounds a machine
 
 // Multiply-adds per second of this thread where nothing is waited for: the product of all others, over a panel of
@@ -1386,7 +1485,7 @@ double bandwidth(const float* buffer, int64_t bytes, double seconds) {
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
-EXPORT int32_t vq_interface() { return 1; }  // as INTERFACE in library.py
+EXPORT int32_t vq_interface() { return 2; }  // as INTERFACE in library.py
 
 // The best variant of this file that the machine runs; asked of the plainest one.
 EXPORT const char* vq_best_variant() {
@@ -1448,6 +1547,21 @@ EXPORT int32_t vq_nearest(const float* rows, int64_t count, const float* codes, 
   return 0;
 } catch (const std::exception&) {
   return 2;
+}
+
+// bfloat16: whether values are that, else float; the rest as in `gate_rows` and `gate_rows_backward`
+EXPORT void vq_gate(int32_t bfloat16, void* y, const void* frames, int64_t num_frames, int32_t hop, int32_t channels,
+                    int32_t threads, void* z) {
+  share(num_frames, threads, [=](int64_t begin, int64_t end) {
+    (bfloat16 ? gate_frames<uint16_t> : gate_frames<float>)(y, frames, begin, end, hop, channels, z);
+  });
+}
+EXPORT void vq_gate_backward(int32_t bfloat16, const void* y, const void* dz, int64_t num_frames, int32_t hop,
+                             int32_t channels, int32_t threads, void* dy, void* z, float* sums) {
+  share(num_frames, threads, [=](int64_t begin, int64_t end) {
+    (bfloat16 ? gate_frames_backward<uint16_t> : gate_frames_backward<float>)(y, dz, begin, end, hop, channels, dy, z,
+                                                                               sums);
+  });
 }
 
 EXPORT double vq_peak(int32_t precision, double seconds) {

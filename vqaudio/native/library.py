@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 VARIANTS = ("generic", "avx2", "avx512", "avx512bf16")  # of kernels.cpp, from the plainest to the best
-INTERFACE = 1  # of the functions and structures at the end of kernels.cpp; both must be raised together
+INTERFACE = 2  # of the functions and structures at the end of kernels.cpp; both must be raised together
 VARIABLE = "VQAUDIO_NATIVE"  # environment: `off`, or one of the variants
 MAX_SIZE = 2**16  # of any one dimension of what the kernels are given: beyond it is a mistake
 
@@ -93,6 +93,8 @@ def load(variant: str) -> Kernels:
         "vq_streams_free": (None, pointer),
         "vq_streams_extend": (int32, pointer, pointer),
         "vq_nearest": (int32, pointer, int64, pointer, int32, int32, int32, pointer),
+        "vq_gate": (None, int32, pointer, pointer, int64, int32, int32, int32, pointer),
+        "vq_gate_backward": (None, int32, pointer, pointer, int64, int32, int32, int32, pointer, pointer, pointer),
         "vq_peak": (double, int32, double),
         "vq_bandwidth": (double, pointer, int64, double),
     }

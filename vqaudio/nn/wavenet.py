@@ -9,7 +9,7 @@ broadcasting, never computed per step.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from einops import rearrange
@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from vqaudio.nn.conv import CausalConv1d
 from vqaudio.nn.noise import replaced
+from vqaudio.nn.stack import StackWeights, run_stack
 
 
 @dataclass(frozen=True)
@@ -116,9 +117,18 @@ class WaveNet(nn.Module):
         n * hop + hop - 1; its first frame is the one in which this chunk begins. Without a state the input
         begins a sequence; with one it continues it.
         """
-        state = state or WaveNetState(0, (None,) * self.cfg.layers)  # pyright: ignore[reportArgumentType]
         bias = self.conditioning(cond, speaker)  # (B, N or 1, L, 2R) | None
         h = self.embed(self.disturbed(x))  # (B, T, R)
+        if state is None and self._fits_stack(h, bias):
+            skips, pasts = self._whole(h, bias)  # (B, T, S)
+        else:
+            state = state or WaveNetState(0, (None,) * self.cfg.layers)  # pyright: ignore[reportArgumentType]
+            skips, pasts = self._chunk(h, bias, state)
+        logits = self.out(F.relu(self.head(F.relu(skips))))
+        return rearrange(logits, "b t q -> b q t"), WaveNetState((state.position if state else 0) + x.shape[1], pasts)
+
+    def _chunk(self, h: Tensor, bias: Tensor | None, state: WaveNetState) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """(B, T, R), (B, N or 1, L, 2R) -> sum of the skip paths (B, T, S), what the layers remember."""
         gated, pasts = [], []
         for layer, dilated in enumerate(self.dilated):
             y, past = dilated(h, state.pasts[layer])  # (B, T, 2R)
@@ -129,9 +139,39 @@ class WaveNet(nn.Module):
             pasts.append(past)
             if layer < self.cfg.layers - 1:
                 h = h + self.residual[layer](z)
-        y = F.relu(self.skip(torch.cat(gated, dim=2)))  # (B, T, S)
-        logits = self.out(F.relu(self.head(y)))
-        return rearrange(logits, "b t q -> b q t"), WaveNetState(state.position + x.shape[1], tuple(pasts))
+        return self.skip(torch.cat(gated, dim=2)), tuple(pasts)
+
+    def _fits_stack(self, h: Tensor, bias: Tensor | None) -> bool:
+        """Whether (B, T, R) is what `_whole` is for: on a CPU, with gradients, in whole frames."""
+        steps = h.shape[1]
+        whole = bias is None or steps == bias.shape[1] * self.cfg.hop or self.condition is None
+        wanted = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        return wanted and h.device.type == "cpu" and steps > 0 and whole
+
+    def _whole(self, h: Tensor, bias: Tensor | None) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """As `_chunk` for sequences that begin here, by the means for training; no gradient goes into the pasts."""
+        convs, paths = cast(list[CausalConv1d], list(self.dilated)), cast(list[nn.Linear], list(self.residual))
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else h.dtype
+        with torch.autocast("cpu", enabled=False):
+            frames = rearrange(torch.stack([conv.bias for conv in convs]), "l g -> l 1 1 g")
+            if bias is not None:
+                frames = frames + rearrange(bias, "b n l g -> l b n g")
+            empty = h.new_empty(0, self.cfg.residual, self.cfg.residual)  # a single layer has no residual path
+            weights = StackWeights(
+                taps=rearrange([conv.weight for conv in convs], "l g r k -> l k g r"),
+                residual=torch.stack([path.weight for path in paths]) if paths else empty,
+                residual_bias=torch.stack([path.bias for path in paths]) if paths else empty[:, 0],
+                skip=rearrange(self.skip.weight, "s (l r) -> l s r", l=self.cfg.layers),
+                skip_bias=self.skip.bias,
+            )
+            weights = StackWeights(*(weight.to(dtype).contiguous() for weight in weights))
+            frames = frames.to(dtype).expand(-1, h.shape[0], -1, -1).contiguous()
+            skips, inputs = run_stack(h.to(dtype), frames, weights, self.cfg.dilations)
+        pasts = [
+            F.pad(x[:, -conv.past_length :], (0, 0, max(0, conv.past_length - x.shape[1]), 0))
+            for conv, x in zip(convs, inputs, strict=True)
+        ]
+        return skips, tuple(pasts)
 
     def disturbed(self, x: Tensor) -> Tensor:
         """(B, T) int64: in training, some steps replaced by noise and some by `start`, as the configuration says."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -35,24 +36,36 @@ class Snapshot(NamedTuple):
 
 
 def write(folder: Path, snapshot: Snapshot, save: Callable[[Path], None], keep: int) -> None:
-    """Writes `folder`/STEP, with what `save` puts there beside it, then removes all but the newest `keep`."""
+    """Writes `folder`/STEP, with what `save` puts there beside it, then removes all but the newest `keep`.
+
+    Raises OSError where it cannot be written; what was there before stays.
+    """
     final = folder / f"{snapshot.step:08d}"
     if final in complete(folder):  # a signal right after it was written
         return
-    for leftover in folder.glob(".*"):  # of a killed process: half written, or half removed
-        shutil.rmtree(leftover)
     partial = folder / f".{final.name}.partial"
-    partial.mkdir(parents=True)
     try:
+        partial.mkdir(parents=True)
         save(partial)
         save_file(_flatten(snapshot), partial / "training.safetensors")
         state = {"format": FORMAT, "step": snapshot.step, "facts": snapshot.facts}
         (partial / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
         partial.rename(final)
+    except (OSError, SafetensorError) as error:
+        raise OSError(
+            f"cannot write the checkpoint {final}: {error}; those from before are whole, and once it can be written "
+            "the same command continues from the newest"
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     for old in complete(folder)[:-keep]:
         shutil.rmtree(old.rename(folder / f".{old.name}.old"))
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what a killed process left: checkpoints half written, or half removed."""
+    for leftover in folder.glob(".*"):
+        shutil.rmtree(leftover)
 
 
 def complete(folder: Path) -> list[Path]:

@@ -30,6 +30,8 @@ class FitConfig:
     """forward passes per step on each process; the joint batch is divided, not multiplied"""
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     """of the arithmetic in training; auto: bf16 where the machine is fast at it, else no (float32)"""
+    threads: int = 0
+    """CPU threads of each process; 0: as OMP_NUM_THREADS says, else the machine's processors over its processes"""
     average: float = 0.99
     """how slowly the moving average of the weights moves that is evaluated and saved; 0: the weights as they are"""
     seed: int = 0
@@ -54,7 +56,7 @@ class FitConfig:
         for name in ("steps", "accumulate", "first_batches", "log_every", "evaluate_every", "save_every", "keep"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("lr", "warmup", "weight_decay", "clip", "seed"):
+        for name in ("lr", "warmup", "weight_decay", "clip", "threads", "seed"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be a finite number, 0 or more, got {getattr(self, name)}")
         if not 0 <= self.decay <= 1 or not 0 <= self.average < 1:

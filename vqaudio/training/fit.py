@@ -26,8 +26,17 @@ from vqaudio.training.checkpoint import Snapshot, TrainingError
 from vqaudio.training.config import FitConfig
 from vqaudio.training.first_values import first_values, quantizers
 from vqaudio.training.health import FATAL, gradient_norms, judge
-from vqaudio.training.launch import alone_in_folder, caught_signals, make_accelerator
-from vqaudio.training.loader import Batch, Loader, to_device
+from vqaudio.training.launch import (
+    agreed,
+    alone_in_folder,
+    caught_signals,
+    in_words,
+    kept_memory,
+    make_accelerator,
+    newest_for_all,
+    threads,
+)
+from vqaudio.training.loader import Batch, Loader, part_weights, to_device
 from vqaudio.training.metrics import MetricsFile, in_short
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -49,16 +58,21 @@ def fit(
     averaged weights) to figures; `save` writes it into a checkpoint's folder in its own format; `facts`, named settings
     that JSON can hold, must be the same when a run continues. SIGINT and SIGTERM save a checkpoint and exit with
     128 + signal. Raises TrainingError when the loss is no longer finite, when a
-    checkpoint does not fit, and for ways to launch that are not supported.
+    checkpoint does not fit, and for ways to launch that are not supported; OSError where it cannot write.
     """
     run = _Run(model, loader, cfg, Path(out_dir), evaluate, save, facts or {})
-    with alone_in_folder(run.out, run.accelerator), caught_signals() as caught:
+    with (
+        threads(cfg.threads),
+        kept_memory(run.accelerator.device),
+        alone_in_folder(run.out, run.accelerator),
+        caught_signals() as caught,
+    ):
         try:
             run.resume()
             for step, batches in run.batches():
                 run.train_step(step, batches)
                 run.after_step(step + 1)
-                if stop := run.agreed(max(caught, default=0)):
+                if stop := agreed(max(caught, default=0), run.accelerator):
                     run.save(step + 1)
                     run.say(f"stopped by signal {stop} after step {step + 1}; the same command continues from there")
                     raise SystemExit(128 + stop)
@@ -123,11 +137,13 @@ class _Run(Generic[Model]):
         for group in self.optimizer.param_groups:
             group["lr"] = self.cfg.lr_at(step)
         logs: list[dict[str, Tensor]] = []
+        weights = part_weights(batches, self.parts, self.accelerator.device)
         for i, batch in enumerate(batches):
             seed = np.random.SeedSequence([self.cfg.seed, step, self.first_part + i]).generate_state(1)[0]
             torch.manual_seed(int(seed))
             with self.accelerator.accumulate(self.wrapped):
                 loss, figures = self.wrapped(**to_device(batch, self.accelerator.device))
+                loss, figures = loss * weights[i], {name: value * weights[i] for name, value in figures.items()}
                 self.accelerator.backward(loss)
                 if self.accelerator.sync_gradients:
                     figures |= self.gradient_norms()
@@ -214,7 +230,7 @@ class _Run(Generic[Model]):
 
     def resume(self) -> None:
         """From the newest checkpoint, or from the beginning: then codebooks take their first values from data."""
-        if (newest := self._newest_checkpoint()) is not None:
+        if (newest := newest_for_all(self.out / "checkpoints")) is not None:
             snapshot = checkpoint.read(newest, self.model, self.optimizer.optimizer, self._settings())
             self.start = snapshot.step
             self.average.load(snapshot.average)
@@ -224,26 +240,16 @@ class _Run(Generic[Model]):
             if snapshot.facts["processes"] != self.accelerator.num_processes:
                 self.say(
                     f"it was written by {snapshot.facts['processes']} processes, now there are "
-                    f"{self.accelerator.num_processes}: the same batches, other rounding"
+                    f"{self.accelerator.num_processes}: the same batches, but rounding and what is random inside the "
+                    "model differ"
                 )
         else:
             first_values(self.model, self.loader, self.accelerator, self.cfg.first_batches)
+        self.say(in_words(self.accelerator))
         self.metrics.truncate(self.start)
         quiet = not self.accelerator.is_main_process
         self.bar = tqdm(initial=self.start, total=self.cfg.steps, unit="step", disable=True if quiet else None)
         self.logged_at, self.logged_step = time.perf_counter(), self.start
-
-    def _newest_checkpoint(self) -> Path | None:
-        """The main process decides; the others must see the same."""
-        found = checkpoint.complete(self.out / "checkpoints")
-        here = found[-1] if found else None
-        (decided,) = broadcast_object_list([here])
-        if decided != here:
-            raise TrainingError(
-                f"the main process continues from {decided}, process {self.accelerator.process_index} sees {here}; "
-                "--out must be a folder that all machines share"
-            )
-        return here
 
     def _settings(self) -> dict[str, Any]:
         """What a run must continue with as it began."""
@@ -300,14 +306,10 @@ class _Run(Generic[Model]):
             quantizer.forwards_per_step = 1
         if self.bar is not None:
             self.bar.close()
+        # before the process group ends: PyTorch's reducer, were it the last to let go of it, could wait for ever
+        self.wrapped = self.model
+        self.accelerator.free_memory()
         self.accelerator.end_training()
-
-    def agreed(self, signal_number: int) -> int:
-        """The largest of the processes' numbers: all of them stop after the same step."""
-        if self.accelerator.num_processes == 1:
-            return signal_number
-        mine = torch.tensor([signal_number], device=self.accelerator.device)
-        return int(torch.as_tensor(self.accelerator.gather(mine)).max())
 
     def say(self, line: str) -> None:
         if self.accelerator.is_main_process:

@@ -1,10 +1,11 @@
-"""What a run asks of the machine: processes, precision, signals, a folder of its own."""
+"""What a run asks of the machine: processes, precision, threads, memory, signals, a folder of its own."""
 
 from __future__ import annotations
 
 import ctypes
 import importlib.util
 import os
+import platform
 import signal
 import sys
 from collections.abc import Iterator
@@ -13,21 +14,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import DistributedType
+from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
+from accelerate.utils import DistributedType, broadcast_object_list
 from filelock import FileLock, Timeout
 
-from vqaudio.training.checkpoint import TrainingError
+from vqaudio.training.checkpoint import TrainingError, complete, remove_leftovers
 from vqaudio.training.config import FitConfig
 
 PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal to get when the parent ends
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's mallopt
+NOT_SUPPORTED = {  # what `accelerate launch` sets for it
+    "DeepSpeed": "ACCELERATE_USE_DEEPSPEED",
+    "FSDP": "ACCELERATE_USE_FSDP",
+    "Megatron-LM": "ACCELERATE_USE_MEGATRON_LM",
+    "a parallelism configuration": "ACCELERATE_USE_PARALLELISM_CONFIG",
+}
 
 
 def make_accelerator(cfg: FitConfig, out: Path) -> Accelerator:
     """As `accelerate launch` and `cfg` say. Raises TrainingError for what is not supported."""
     if cfg.tracker == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
         raise TrainingError("--fit.tracker tensorboard needs tensorboard: pip install 'vqaudio[train]'")
+    for name, variable in NOT_SUPPORTED.items():  # before Accelerate looks for it: it may not even be installed
+        if os.environ.get(variable, "").lower() == "true":
+            raise _not_supported(name)
     accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),  # unless it is told, it takes several processes on a CPU for one
         mixed_precision=_precision(cfg.precision),
         gradient_accumulation_steps=cfg.accumulate,
         log_with=None if cfg.tracker == "none" else cfg.tracker,
@@ -37,13 +49,25 @@ def make_accelerator(cfg: FitConfig, out: Path) -> Accelerator:
     )
     allowed = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
     if accelerator.distributed_type not in allowed:
-        raise TrainingError(
-            f"{accelerator.distributed_type} is not supported: the codebook and its averages must be whole on every "
-            "process; launch plain data parallelism (accelerate launch --multi_gpu, or --cpu --num_processes N)"
-        )
+        raise _not_supported(str(accelerator.distributed_type))
     if cfg.tracker != "none":
         accelerator.init_trackers("")
     return accelerator
+
+
+def in_words(accelerator: Accelerator) -> str:
+    """What a run trains on, so that nobody takes one process for several."""
+    count, device, threads = accelerator.num_processes, accelerator.device.type, torch.get_num_threads()
+    precision = {"no": "float32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
+    each = f", {threads} thread{'s' * (threads > 1)} each" if device == "cpu" else ""
+    return f"training on {count} process{'es' * (count > 1)} ({device}, {precision}{each})"
+
+
+def _not_supported(way: str) -> TrainingError:
+    return TrainingError(
+        f"{way} is not supported: the codebook and its averages must be whole on every process; launch plain data "
+        "parallelism (accelerate launch --multi_gpu --num_processes N, which starts N processes on a CPU too)"
+    )
 
 
 def _precision(wanted: str) -> str:
@@ -56,14 +80,57 @@ def _precision(wanted: str) -> str:
 
 
 @contextmanager
+def threads(wanted: int) -> Iterator[None]:
+    """Within, PyTorch has as many CPU threads as FitConfig.threads says."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(wanted or default_threads())
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def default_threads() -> int:
+    """PyTorch's number, except where `accelerate launch` wrote OMP_NUM_THREADS=1 since nobody had said how many.
+
+    There the processors that this process may use are divided among the processes of this machine.
+    """
+    if "ACCELERATE_MIXED_PRECISION" not in os.environ or os.environ.get("OMP_NUM_THREADS") != "1":
+        return torch.get_num_threads()
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, processors // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+@contextmanager
+def kept_memory(device: torch.device) -> Iterator[None]:
+    """Within, memory that is freed stays with the process: a step on a CPU takes what the step before has freed.
+
+    glibc would give large blocks back to the system, and every step would fetch them anew, page by page.
+    """
+    if device.type != "cpu" or platform.libc_ver()[0] != "glibc":
+        yield
+        return
+    libc = ctypes.CDLL(None)
+    libc.mallopt(M_MMAP_MAX, 0)
+    libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    try:
+        yield
+    finally:  # as glibc begins
+        libc.mallopt(M_MMAP_MAX, 65536)
+        libc.mallopt(M_TRIM_THRESHOLD, 128 * 1024)
+        libc.malloc_trim(0)
+
+
+@contextmanager
 def alone_in_folder(out: Path, accelerator: Accelerator) -> Iterator[None]:
-    """No second run may write to `out` meanwhile; a killed one's lock is gone with it."""
+    """No second run may write to `out` meanwhile; a killed one's lock is gone with it, what it left half is removed."""
     if not accelerator.is_main_process:
         yield
         return
     out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / ".lock", blocking=False):
+            remove_leftovers(out / "checkpoints")
             yield
     except Timeout:
         raise TrainingError(f"another run is training in {out}; stop it, or choose another --out") from None
@@ -88,3 +155,24 @@ def caught_signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def agreed(signal_number: int, accelerator: Accelerator) -> int:
+    """The largest of the processes' numbers: all of them stop after the same step."""
+    if accelerator.num_processes == 1:
+        return signal_number
+    mine = torch.tensor([signal_number], device=accelerator.device)
+    return int(torch.as_tensor(accelerator.gather(mine)).max())
+
+
+def newest_for_all(folder: Path) -> Path | None:
+    """The newest checkpoint in `folder`. Raises TrainingError where a process sees another than the main one."""
+    found = complete(folder)
+    here = found[-1] if found else None
+    (decided,) = broadcast_object_list([here])
+    if decided != here:
+        raise TrainingError(
+            f"the main process continues from {decided}, process {PartialState().process_index} sees {here}; "
+            "--out must be a folder that all machines share"
+        )
+    return here

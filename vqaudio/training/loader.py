@@ -7,6 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from vqaudio.nn.joint import sum_over_processes
+
 Batch = dict[str, Tensor]
 
 
@@ -19,8 +21,17 @@ class Loader(Protocol):
         ...
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
-        """The `part`-th of `parts` equal slices of a step's joint batch, a pure function of its arguments."""
+        """The `part`-th of `parts` slices of a step's joint batch, a pure function of its arguments.
+
+        The slices are not empty, follow each other, and may differ in size.
+        """
         ...
+
+
+def part_weights(batches: list[Batch], parts: int, device: torch.device) -> Tensor:
+    """(A,) of the A parts of a joint batch on this process: rows over the mean of all parts; 1 where they are equal."""
+    rows = torch.tensor([len(next(iter(batch.values()))) for batch in batches], device=device)
+    return rows * parts / sum_over_processes(rows.sum())
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

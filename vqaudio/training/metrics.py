@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vqaudio.data.atomic import atomic_file
+from vqaudio.data.atomic import atomic_file, remove_leftovers
 
 
 class MetricsFile:
@@ -18,13 +18,17 @@ class MetricsFile:
 
     def append(self, row: dict[str, Any]) -> None:
         if self.writes:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(row) + "\n")
+            except OSError as error:
+                raise OSError(f"cannot write {self.path}: {error.strerror}") from error
 
     def truncate(self, step: int) -> None:
         """Drops rows after `step`: a resumed run writes them again. A line cut off by a kill is dropped too."""
         if self.writes and self.path.exists():
+            remove_leftovers(self.path)
             rows = [row for row in read_metrics(self.path) if row["step"] <= step]
             with atomic_file(self.path, overwrite=True) as path:
                 path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
