@@ -22,7 +22,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -36,7 +35,6 @@ from vqaudio.models.speech import SpeechVQVAE, SpeechVQVAEConfig
 from vqaudio.nn.conv import CausalConv1d, ResidualBlock1d
 from vqaudio.training.config import FitConfig
 from vqaudio.training.fit import _Run  # a step as `fit` does it, and no other
-from vqaudio.training.launch import kept_memory
 
 ROOT = Path(__file__).parents[2]
 NUM_SPEAKERS = 109
@@ -214,13 +212,6 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def kept_seconds(step: Callable[[], object]) -> float:
-    """Of a step within the memory that `fit` keeps, after one that fetched it."""
-    with kept_memory(torch.device("cpu")):
-        step()
-        return seconds(step)
-
-
 def compare_forms(folder: Path) -> None:
     print("Training, audio seconds per second (higher is faster), medians of alternating trials:")
     print("  preset  crops  samples  threads   vqaudio    plain   ratio  logits within")
@@ -228,8 +219,8 @@ def compare_forms(folder: Path) -> None:
         difference = assert_same_model(size)
         ours, plain = our_step(size, folder), plain_step(size)
         torch.set_num_threads(threads)
-        plain()
-        pairs = [(kept_seconds(ours), seconds(plain)) for _ in range(TRIALS)]
+        ours(), plain()
+        pairs = [(seconds(ours), seconds(plain)) for _ in range(TRIALS)]
         ratio = statistics.median(slow / fast for fast, slow in pairs)
         rates = [size.seconds() / statistics.median(times) for times in zip(*pairs, strict=True)]
         print(
@@ -247,10 +238,9 @@ def show_shares(folder: Path) -> None:
     for size in (BASE._replace(crops=4), MINI):
         for name, step in {"vqaudio": our_step(size, folder), "plain": plain_step(size)}.items():
             torch.set_num_threads(1)
-            with kept_memory(torch.device("cpu")) if name == "vqaudio" else nullcontext():
+            step()
+            with profile(activities=[ProfilerActivity.CPU], acc_events=True) as measured:
                 step()
-                with profile(activities=[ProfilerActivity.CPU], acc_events=True) as measured:
-                    step()
             spent = {event.key.removeprefix("aten::"): event.self_cpu_time_total for event in measured.key_averages()}
             share = sum(spent.get(operation, 0) for operation in MATRIX_OPERATIONS) / sum(spent.values())
             print(f"{Path(size.preset).stem:>8}  {name:8}{share:6.0%}", flush=True)
@@ -299,7 +289,7 @@ def processes_seconds(processes: int, threads: int) -> float:
 
 
 def report_steps(threads: int) -> None:
-    with tempfile.TemporaryDirectory() as folder, kept_memory(torch.device("cpu")):
+    with tempfile.TemporaryDirectory() as folder:
         step = our_step(BASE, Path(folder))
         torch.set_num_threads(threads)  # Accelerate has its own opinion
         step()
@@ -316,6 +306,5 @@ if __name__ == "__main__":
         with tempfile.TemporaryDirectory() as name:
             compare_forms(Path(name))
             show_shares(Path(name))
-            with kept_memory(torch.device("cpu")):
-                show_batches(Path(name))
+            show_batches(Path(name))
         show_processes()

@@ -12,6 +12,8 @@ from torch import Tensor
 from vqaudio.models.speech import SpeechVQVAE
 from vqaudio.nn.quantizer import perplexity
 
+MOST_SAMPLES = 2**16  # that the decoder takes at once: about a gigabyte
+
 
 @torch.no_grad()
 def conditioning(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]]) -> dict[str, float]:
@@ -60,14 +62,17 @@ def conditioning(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]]) -> di
 def _with_and_without(model: SpeechVQVAE, batch: dict[str, Tensor], z_q: Tensor, valid: Tensor) -> Tensor:
     """z_q (B, D, N), valid vectors (1, D, M) -> nats (4, B): true, other codes, their mean, another speaker.
 
-    One pass of the decoder over four batches.
+    One batch of four times as many rows, of which the decoder takes as many at once as memory is kind to.
     """
     mean = valid.mean(2, keepdim=True).expand_as(z_q)
     speaker = batch["speaker"]
-    summed = model.nll_of_each(
-        repeat(batch["target"], "b t -> (four b) t", four=4),
-        torch.cat([z_q, z_q.roll(1, 0), mean, z_q]),
-        torch.cat([speaker, speaker, speaker, speaker.roll(1, 0)]),
-        repeat(batch["lengths"], "b -> (four b)", four=4),
+    rows = max(1, MOST_SAMPLES // batch["target"].shape[1])
+    parts = zip(
+        repeat(batch["target"], "b t -> (four b) t", four=4).split(rows),
+        torch.cat([z_q, z_q.roll(1, 0), mean, z_q]).split(rows),
+        torch.cat([speaker, speaker, speaker, speaker.roll(1, 0)]).split(rows),
+        repeat(batch["lengths"], "b -> (four b)", four=4).split(rows),
+        strict=True,
     )
+    summed = torch.cat([model.nll_of_each(*part) for part in parts])
     return rearrange(summed, "(four b) -> four b", four=4)

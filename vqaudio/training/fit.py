@@ -31,7 +31,6 @@ from vqaudio.training.launch import (
     alone_in_folder,
     caught_signals,
     in_words,
-    kept_memory,
     make_accelerator,
     newest_for_all,
     threads,
@@ -63,7 +62,6 @@ def fit(
     run = _Run(model, loader, cfg, Path(out_dir), evaluate, save, facts or {})
     with (
         threads(cfg.threads),
-        kept_memory(run.accelerator.device),
         alone_in_folder(run.out, run.accelerator),
         caught_signals() as caught,
     ):

@@ -1,11 +1,10 @@
-"""What a run asks of the machine: processes, precision, threads, memory, signals, a folder of its own."""
+"""What a run asks of the machine: processes, precision, threads, signals, a folder of its own."""
 
 from __future__ import annotations
 
 import ctypes
 import importlib.util
 import os
-import platform
 import signal
 import sys
 from collections.abc import Iterator
@@ -22,7 +21,6 @@ from vqaudio.training.checkpoint import TrainingError, complete, remove_leftover
 from vqaudio.training.config import FitConfig
 
 PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal to get when the parent ends
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's mallopt
 NOT_SUPPORTED = {  # what `accelerate launch` sets for it
     "DeepSpeed": "ACCELERATE_USE_DEEPSPEED",
     "FSDP": "ACCELERATE_USE_FSDP",
@@ -99,26 +97,6 @@ def default_threads() -> int:
         return torch.get_num_threads()
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, processors // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-
-
-@contextmanager
-def kept_memory(device: torch.device) -> Iterator[None]:
-    """Within, memory that is freed stays with the process: a step on a CPU takes what the step before has freed.
-
-    glibc would give large blocks back to the system, and every step would fetch them anew, page by page.
-    """
-    if device.type != "cpu" or platform.libc_ver()[0] != "glibc":
-        yield
-        return
-    libc = ctypes.CDLL(None)
-    libc.mallopt(M_MMAP_MAX, 0)
-    libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-    try:
-        yield
-    finally:  # as glibc begins
-        libc.mallopt(M_MMAP_MAX, 65536)
-        libc.mallopt(M_TRIM_THRESHOLD, 128 * 1024)
-        libc.malloc_trim(0)
 
 
 @contextmanager
