@@ -121,8 +121,8 @@ def test_unit_norm_compares_directions(codebook) -> None:
     cfg = VectorQuantizerConfig(codes=8, width=D, codebook=codebook, unit_norm=True, restart_below=0.0)
     quantizer = VectorQuantizer(cfg)
     for step in range(3):
-        z = _noise(2, D, 30, seed=step)
-        q = quantizer(z)
+        quantizer(_noise(2, D, 30, seed=step))
+    z = _noise(2, D, 30)
     quantizer.eval()
     torch.testing.assert_close(quantizer.vectors.norm(dim=1), torch.full((8,), D**0.5))
     rows = z.movedim(1, -1).flatten(0, 1)
