@@ -237,7 +237,7 @@ def adapt(
     check_target(out, overwrite=overwrite)
     speech = find_newcomers(data, speaker)
     net = load(model, device, threads)
-    adapted = adapt_to(out, net, speech, learning)
+    adapted = adapt_to(out, net, speech, learning, overwrite=overwrite)
     tell({"tokens": f"unchanged, of model {adapted.model.fingerprint}", "written": str(out)})
     return max(tell_voices(adapted.voices), report(speech.failures))
 

@@ -126,7 +126,7 @@ def tell_voices(voices: Iterable[Voice]) -> int:
     for v in voices:
         old = f"{v.bits_mean:.3f} in the mean of the old voices, {v.bits_others:.3f} in one of them"
         facts = {
-            "speaker": f"{v.name}, learned from {v.seconds:.1f} s; {v.held_out_seconds:.1f} s held out, which cost",
+            "speaker": f"{v.name}, learned from {v.seconds:.1f} s; {v.scored_seconds:.1f} s of what was held out cost",
             "bits": f"{v.bits:.3f} per sample; {v.bits_before:.3f} before it learned; {old}, {v.bits_nearest:.3f} in "
             f"the nearest, {v.nearest}",
             "gap": f"{v.gap:.3f} bits per sample are lost in another voice",

@@ -96,9 +96,10 @@ def train(run: Run) -> None:
     run.folder.mkdir(parents=True, exist_ok=True)
     seeds = ["--fit.seed", str(run.seed), "--crops.seed", str(run.seed)]
     command = [sys.executable, str(ROOT / "recipes/train.py"), str(CONF), "--out", str(run.folder), *seeds]
-    with (run.folder / "log.txt").open("a") as log:
+    with (run.folder / "log.txt").open("w") as log:
         code = subprocess.run([*command, *VARIANTS[run.variant]], cwd=ROOT, stdout=log, stderr=log).returncode
-    diverged = code == 1 and "diverged" in (run.folder / "log.txt").read_text()  # a result too
+    said = (run.folder / "log.txt").read_text().splitlines()
+    diverged = code == 1 and "the run diverged" in said[-1]  # a result too
     if code and not diverged:
         raise SystemExit(f"{run.variant}, seed {run.seed}: the run failed, see {run.folder}/log.txt")
     found = {"verdict": "diverged"} if diverged else figures(run.folder)

@@ -49,7 +49,7 @@ def test_a_new_row_is_learned_and_nothing_else_changes(
     assert not _changed(tiny_model.state_dict(), model)
     assert not model.training and not any(parameter.requires_grad for parameter in model.parameters())
     assert voice.name == "dora"
-    assert (voice.seconds, voice.held_out_seconds) == (5.0, 1.0)
+    assert (voice.seconds, voice.scored_seconds) == (5.0, 1.0)
     assert voice.bits < voice.bits_before <= voice.bits_mean + 0.05
     assert voice.gap == voice.bits_others - voice.bits > 0
     assert voice.bits_nearest - voice.bits > 0

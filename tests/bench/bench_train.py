@@ -219,7 +219,8 @@ def compare_forms(folder: Path) -> None:
         difference = assert_same_model(size)
         ours, plain = our_step(size, folder), plain_step(size)
         torch.set_num_threads(threads)
-        ours(), plain()
+        ours()
+        plain()
         pairs = [(seconds(ours), seconds(plain)) for _ in range(TRIALS)]
         ratio = statistics.median(slow / fast for fast, slow in pairs)
         rates = [size.seconds() / statistics.median(times) for times in zip(*pairs, strict=True)]

@@ -118,10 +118,12 @@ def test_decoded_codes_are_the_quantized_vectors() -> None:
 
 @pytest.mark.parametrize("codebook", ["ema", "gradient"])
 def test_unit_norm_compares_directions(codebook) -> None:
-    cfg = VectorQuantizerConfig(codes=8, width=D, codebook=codebook, unit_norm=True, restart_below=0.0)
-    quantizer = VectorQuantizer(cfg)
+    quantizer = VectorQuantizer(VectorQuantizerConfig(codes=8, width=D, codebook=codebook, unit_norm=True))
     for step in range(3):
-        quantizer(_noise(2, D, 30, seed=step))
+        heard = _noise(2, D, 30, seed=step).requires_grad_()
+        q = quantizer(heard)
+        (q.loss + q.z_q.pow(3).sum()).backward()
+        assert heard.grad is not None and heard.grad.any()
     z = _noise(2, D, 30)
     quantizer.eval()
     torch.testing.assert_close(quantizer.vectors.norm(dim=1), torch.full((8,), D**0.5))

@@ -212,7 +212,18 @@ def test_in_bf16_processes_stay_together_and_near_one(found, processes) -> None:
 def test_the_recipe_launched_on_two_processes_equals_one(host, launched, tiny: Path, runs: Path, recipe: Path) -> None:
     """1 x 5 crops = 3 + 2 on two processes: first values, restarts, evaluation, figures and the model in the end."""
     # longer than many utterances: part of them is padding
-    flags = ("--crops.samples", "33000", "--crops.batch_size", "5", "--fit.steps", "6", "--fit.first_batches", "2")
+    flags = (
+        "--crops.samples",
+        "33000",
+        "--crops.batch_size",
+        "5",
+        "--fit.steps",
+        "6",
+        "--fit.first_batches",
+        "2",
+        "--fit.threads",
+        "1",
+    )
     host.start(recipe, tiny, "--out", runs / "one", *flags).finish()
     process = launched(tiny, "--out", runs / "two", *flags, processes=2)
     output, _ = process.communicate(timeout=300)

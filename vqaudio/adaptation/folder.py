@@ -36,19 +36,30 @@ def check_target(out: Path, *, overwrite: bool) -> None:
         raise FileExistsError(f"{out} exists already; pass --overwrite to replace it")
 
 
-def adapt_to(out: Path, model: SpeechVQVAE, speech: Newcomers, cfg: AdaptConfig | None = None) -> Adapted:
-    """`adapt`, and the new model put in `out` by renaming: whole, and in place of the model that may be there.
+def adapt_to(
+    out: Path, model: SpeechVQVAE, speech: Newcomers, cfg: AdaptConfig | None = None, *, overwrite: bool = False
+) -> Adapted:
+    """`adapt`, and the new model put in `out` by renaming: whole, with `overwrite` in place of a model that is there.
 
-    Raises as `adapt` does, and OSError where it cannot write; nothing is left of a run that failed. One that was
-    interrupted continues when it is asked for again.
+    Raises as `check_target` and `adapt` do, and OSError where it cannot write; nothing is left of a run that failed.
+    One that was interrupted continues when it is asked for again.
     """
     cfg = cfg or AdaptConfig()
+    check_target(out, overwrite=overwrite)
     with _work_beside(out, model, speech, cfg) as work:
         adapted = adapt(model, speech, cfg, work)
         save_model(adapted.model, work / "model")
+        check_target(out, overwrite=overwrite)  # it took minutes
+        replaced = out.with_name(f".{out.name}.replaced")
         if out.exists():
-            out.rename(work / "replaced")
-        (work / "model").rename(out)
+            out.rename(replaced)
+        try:
+            (work / "model").rename(out)
+        except OSError:
+            if replaced.exists():
+                replaced.rename(out)
+            raise
+        shutil.rmtree(replaced, ignore_errors=True)
     return adapted
 
 
@@ -68,6 +79,9 @@ def _work_beside(out: Path, model: SpeechVQVAE, speech: Newcomers, cfg: AdaptCon
     except Timeout:
         raise ValueError(f"another run is making {out}; wait for it, or choose another --out") from None
     try:
+        replaced = out.with_name(f".{out.name}.replaced")
+        if replaced.exists() and not out.exists():  # killed between two renamings
+            replaced.rename(out)
         settings = _settings(model, speech, cfg)
         if _read(folder / SETTINGS) != settings:
             shutil.rmtree(folder, ignore_errors=True)

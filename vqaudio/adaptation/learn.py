@@ -31,7 +31,7 @@ from vqaudio.models.speech import SpeechVQVAE
 from vqaudio.models.voices import check_new_names, with_speakers
 from vqaudio.training import FitConfig, TrainingError, fit
 
-HELD_OUT_CROPS, HELD_OUT_SAMPLES = 4, 8192  # of each new speaker: what the figures are measured on
+HELD_OUT_CROPS, HELD_OUT_SAMPLES = 8, 8192  # of each new speaker: what the figures are measured on
 MOST_OTHERS = 16  # old voices that a new one is compared with; with more of them, these are spread evenly over the list
 
 
@@ -40,7 +40,7 @@ class Voice(NamedTuple):
 
     name: str
     seconds: float  # that it was learned from
-    held_out_seconds: float
+    scored_seconds: float  # of what was held out, at most: what the figures below were measured on
     nearest: str  # the old voice that says its training speech best
     bits: float  # in its own voice, learned
     bits_before: float  # in the voice that it began as
@@ -101,7 +101,7 @@ def adapt(
             Voice(
                 grown.speakers[trial.id],
                 _seconds(train, trial.id),
-                _seconds(valid, trial.id),
+                min(_seconds(valid, trial.id), HELD_OUT_CROPS * HELD_OUT_SAMPLES / grown.sample_rate),
                 grown.speakers[trial.nearest],
                 own,
                 start,
@@ -171,9 +171,8 @@ def _learn(learner: Learner, loader: SpeechCrops, cfg: AdaptConfig, lr: float, r
     try:
         fit(learner, loader, replace(short, seed=cfg.seed), run, facts={"adapt": asdict(cfg)})
     except TrainingError as error:
-        raise ValueError(
-            f"{str(error).partition(';')[0]}; no voice was learned, try a smaller --lr or --decoder-lr"
-        ) from error
+        advice = ", try a smaller --lr or --decoder-lr" if "diverged" in str(error) else ""
+        raise ValueError(f"{str(error).partition(';')[0]}; no voice was learned{advice}") from error
 
 
 @dataclass

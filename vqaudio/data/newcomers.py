@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -75,6 +75,8 @@ def _of_one_speaker(folder: Path, speaker: str | None, failures: Failures) -> li
             utterances.append(Utterance(id, path, speaker or folder.absolute().name, audio_seconds(path)))
         except AudioError as error:
             failures.append(error)
+    if repeated := [id for id, count in Counter(u.id for u in utterances).items() if count > 1]:
+        raise ValueError(f"{folder} has several files {repeated[0]!r} of different formats; keep one of each name")
     if not utterances:
         raise AudioError(f"none of the {len(paths)} audio files in {folder} can be used; the first: {failures[0]}")
     return utterances

@@ -44,7 +44,8 @@ def speaker_probe(
         raise ValueError(f"{len(codes)} utterances have {len(speakers)} speakers; give as many of both")
     if segment < 1:
         raise ValueError(f"segment must be at least 1 code, got {segment}")
-    several = {name for name, count in Counter(speakers).items() if count > 1}
+    spoken = Counter(name for name, sequence in zip(speakers, codes, strict=True) if len(sequence))
+    several = {name for name, count in spoken.items() if count > 1}
     if len(several) < 2:
         raise ValueError(f"a speaker probe needs 2 or more speakers with 2 or more utterances, got {len(several)}")
     names = sorted(several)

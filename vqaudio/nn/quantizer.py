@@ -132,7 +132,10 @@ class VectorQuantizer(nn.Module):
     @property
     def vectors(self) -> Tensor:
         """(K, D): the codes as they are compared and handed out."""
-        return F.rms_norm(self.codebook, (self.cfg.width,), eps=1e-6) if self.cfg.unit_norm else self.codebook
+        if not self.cfg.unit_norm:
+            return self.codebook
+        # a copy: restarts write to the codebook before the gradient has come back through its norms
+        return F.rms_norm(self.codebook.clone(), (self.cfg.width,), eps=1e-6)
 
     def _directed(self, z: Tensor) -> Tensor:
         """(B, D, *S): as it is, or each vector at norm sqrt(D)."""

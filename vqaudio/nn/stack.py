@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from vqaudio.native.gate import fits, gate_backward, gate_forward
 from vqaudio.native.library import kernels
@@ -72,10 +73,14 @@ class _Stack(torch.autograd.Function):
         ctx.save_for_backward(inputs, gates, taps, residual, skip)
         ctx.dilations, ctx.num_frames = dilations, frames.shape[2]
         ctx.mark_non_differentiable(inputs)
+        ctx.set_materialize_grads(False)  # none comes for them
         return skips, inputs
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        if gradients[0] is None:
+            return (None,) * 8
         inputs, gates, taps, residual, skip = ctx.saved_tensors
         num_layers, batch, steps, r = inputs.shape
         dskips = gradients[0].contiguous()  # (B, T, S)

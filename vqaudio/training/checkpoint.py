@@ -64,7 +64,7 @@ def write(folder: Path, snapshot: Snapshot, save: Callable[[Path], None], keep: 
 
 def remove_leftovers(folder: Path) -> None:
     """Removes what a killed process left: checkpoints half written, or half removed."""
-    for leftover in folder.glob(".*"):
+    for leftover in (*folder.glob(".*.partial"), *folder.glob(".*.old")):
         shutil.rmtree(leftover)
 
 
@@ -82,8 +82,8 @@ def read(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer, s
             "start anew with another --out"
         )
     began = state["facts"]["settings"]
-    for name in settings | began:
-        if (value := began.get(name)) != settings.get(name):
+    for name, value in began.items():  # one that it does not name came with a later version
+        if value != settings.get(name):
             raise TrainingError(
                 f"{checkpoint} is of a run that began with {name} {value}, not {settings.get(name)}; continue with "
                 "that, or choose another --out"

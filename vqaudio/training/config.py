@@ -31,7 +31,8 @@ class FitConfig:
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     """of the arithmetic in training; auto: bf16 where the machine is fast at it, else no (float32)"""
     threads: int = 0
-    """CPU threads of each process; 0: as OMP_NUM_THREADS says, else the machine's processors over its processes"""
+    """CPU threads of each process; 0: as OMP_NUM_THREADS says; under `accelerate launch`, which writes a 1 there where
+    nobody said how many, a 1 stands for the machine's processors divided among its processes"""
     average: float = 0.99
     """how slowly the moving average of the weights moves that is evaluated and saved; 0: the weights as they are"""
     seed: int = 0

@@ -60,12 +60,8 @@ def fit(
     checkpoint does not fit, and for ways to launch that are not supported; OSError where it cannot write.
     """
     run = _Run(model, loader, cfg, Path(out_dir), evaluate, save, facts or {})
-    with (
-        threads(cfg.threads),
-        alone_in_folder(run.out, run.accelerator),
-        caught_signals() as caught,
-    ):
-        try:
+    try:
+        with threads(cfg.threads), alone_in_folder(run.out, run.accelerator), caught_signals() as caught:
             run.resume()
             for step, batches in run.batches():
                 run.train_step(step, batches)
@@ -75,8 +71,8 @@ def fit(
                     run.say(f"stopped by signal {stop} after step {step + 1}; the same command continues from there")
                     raise SystemExit(128 + stop)
             run.average.keep()
-        finally:
-            run.close()
+    finally:
+        run.close()
     return model.eval()
 
 
