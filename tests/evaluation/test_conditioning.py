@@ -1,0 +1,47 @@
+import copy
+
+import pytest
+import torch
+
+from vqaudio.evaluation import conditioning as module
+from vqaudio.evaluation.conditioning import conditioning
+from vqaudio.models.speech import SpeechVQVAE
+
+
+def _batches(model: SpeechVQVAE, samples: int = 160) -> list[dict[str, torch.Tensor]]:
+    noise = torch.Generator().manual_seed(0)
+    return [
+        {
+            "wav": torch.rand(3, 1, samples, generator=noise) - 0.5,
+            "target": torch.randint(model.cfg.decoder.classes, (3, samples), generator=noise),
+            "speaker": torch.tensor([0, 1, 0]),
+            "lengths": torch.tensor([samples, samples // 2 + 3, samples]),
+        }
+        for _ in range(2)
+    ]
+
+
+@pytest.mark.parametrize("most", [1, 320, 1000])
+def test_what_the_decoder_takes_at_once_changes_nothing(tiny_model: SpeechVQVAE, monkeypatch, most: int) -> None:
+    expected = conditioning(tiny_model, _batches(tiny_model))
+    monkeypatch.setattr(module, "MOST_SAMPLES", most)
+    assert conditioning(tiny_model, _batches(tiny_model)) == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+def test_a_decoder_that_ignores_its_codes_has_no_gap(tiny_model: SpeechVQVAE) -> None:
+    listening = conditioning(tiny_model, _batches(tiny_model))
+    deaf = copy.deepcopy(tiny_model)
+    deaf.decoder.condition.weight.data.zero_()  # pyright: ignore[reportOptionalMemberAccess]
+    found = conditioning(deaf, _batches(deaf))
+    assert found["gap_codes"] == pytest.approx(0, abs=1e-6) and found["gap_mean"] == pytest.approx(0, abs=1e-6)
+    assert abs(listening["gap_codes"]) > 1e-4 and abs(found["gap_speakers"]) > 1e-6
+
+
+def test_a_batch_needs_somebody_to_exchange_codes_with(tiny_model: SpeechVQVAE) -> None:
+    (batch, *_) = _batches(tiny_model)
+    with pytest.raises(ValueError, match="at least 2 utterances"):
+        conditioning(tiny_model, [{name: value[:1] for name, value in batch.items()}])
+    with pytest.raises(ValueError, match="no batch"):
+        conditioning(tiny_model, [])
+    with pytest.raises(RuntimeError, match="training mode"):
+        conditioning(copy.deepcopy(tiny_model).train(), [batch])
