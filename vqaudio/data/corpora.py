@@ -237,6 +237,16 @@ def _audio_files(parent: Path, pattern: str = "*") -> list[Path]:
     )
 
 
+def audio_below(folder: Path) -> list[Path]:
+    """Visible audio files by suffix at any depth, sorted; nothing in hidden folders."""
+
+    def is_audio(path: Path) -> bool:
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        return path.suffix.lower() in AUDIO_SUFFIXES and not hidden and path.is_file()
+
+    return sorted(path for path in folder.rglob("*") if is_audio(path))
+
+
 def _one_microphone(files: dict[str, Path], mic: Mic) -> dict[str, Path]:
     """{ID_mic1: path, ID_mic2: path} of one speaker -> {ID: path}, all from one microphone."""
     other = "mic2" if mic == "mic1" else "mic1"

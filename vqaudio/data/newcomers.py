@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vqaudio.data.audio import AudioError, audio_seconds
-from vqaudio.data.corpora import AUDIO_SUFFIXES, Failures
+from vqaudio.data.corpora import AUDIO_SUFFIXES, Failures, audio_below
 from vqaudio.data.manifest import Utterance, read_manifest
 
 TRAIN, VALID = "train.jsonl", "valid.jsonl"
@@ -57,7 +57,7 @@ def find_newcomers(root: str | Path, speaker: str | None = None) -> Newcomers:
 
 def _of_one_speaker(folder: Path, speaker: str | None, failures: Failures) -> list[Utterance]:
     """All visible audio in a folder and below it."""
-    paths = sorted(path for path in folder.rglob("*") if _is_audio(path, folder))
+    paths = audio_below(folder)
     if not paths:
         raise FileNotFoundError(
             f"there is no audio in {folder}, and no {TRAIN}; looked in it and below it for "
@@ -80,11 +80,6 @@ def _of_one_speaker(folder: Path, speaker: str | None, failures: Failures) -> li
     if not utterances:
         raise AudioError(f"none of the {len(paths)} audio files in {folder} can be used; the first: {failures[0]}")
     return utterances
-
-
-def _is_audio(path: Path, folder: Path) -> bool:
-    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-    return path.suffix.lower() in AUDIO_SUFFIXES and not hidden and path.is_file()
 
 
 def _divide(

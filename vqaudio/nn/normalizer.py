@@ -60,28 +60,27 @@ class Normalizer(nn.Module):
             return z
         with torch.autocast(z.device.type, enabled=False):
             rows = rearrange(z.float(), "b d ... -> b ... d")
-            valid = rows.flatten(0, -2) if mask is None else rows[mask]  # (M, D)
-            rows = self._batch(rows, valid) if self.kind == "batch" else self._mapped(rows, valid)
+            rows = self._batch(rows, mask) if self.kind == "batch" else self._mapped(rows, mask)
             if self.kind == "frame":
                 rows = F.layer_norm(rows, rows.shape[-1:])
             if self.kind == "unit":
                 rows = F.rms_norm(rows, rows.shape[-1:], eps=1e-6)
             return rearrange(rows, "b ... d -> b d ...")
 
-    def _mapped(self, rows: Tensor, valid: Tensor) -> Tensor:
+    def _mapped(self, rows: Tensor, mask: Tensor | None) -> Tensor:
         """Scale and shift, which the first training batch sets."""
         if self.training and not self.initialised:
             with torch.no_grad():
-                mean, variance = _moments(valid)
+                mean, variance = _moments(rows, mask)
                 self.scale.copy_(variance.clamp(min=LEAST_VARIANCE).rsqrt())
                 self.shift.copy_(-mean * self.scale)
                 self.initialised.fill_(True)
         return rows * self.scale + self.shift
 
-    def _batch(self, rows: Tensor, valid: Tensor) -> Tensor:
+    def _batch(self, rows: Tensor, mask: Tensor | None) -> Tensor:
         mean, variance = self.mean, self.variance
         if self.training:
-            mean, variance = _moments(valid)
+            mean, variance = _moments(rows, mask)
             remembered = self.decay if self.initialised else 0.0
             self.mean.lerp_(mean.detach(), 1 - remembered)
             self.variance.lerp_(variance.detach(), 1 - remembered)
@@ -89,8 +88,9 @@ class Normalizer(nn.Module):
         return (rows - mean) * (variance + 1e-5).rsqrt()
 
 
-def _moments(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """(M, D) of each process -> mean and variance (D,) over all of them, with gradients."""
+def _moments(rows: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """(B, *S, D) and mask (B, *S) of each process -> mean and variance (D,) of all that is valid, with gradients."""
+    rows = rows.flatten(0, -2) if mask is None else rows[mask]  # (M, D)
     count = sum_over_processes(torch.tensor(float(rows.shape[0]), device=rows.device))
     if not count:
         raise ValueError("this training batch holds nothing but padding; give it speech")

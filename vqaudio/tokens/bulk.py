@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vqaudio.data.audio import AudioError
-from vqaudio.data.corpora import AUDIO_SUFFIXES, Failures
+from vqaudio.data.corpora import AUDIO_SUFFIXES, Failures, audio_below
 from vqaudio.data.manifest import read_manifest
 from vqaudio.models.speech import SpeechVQVAE
 from vqaudio.tokens.rows import TokenRow, file_name
@@ -68,7 +68,7 @@ def tokenize_all(model: SpeechVQVAE, sources: Sequence[Source], failures: Failur
 
 def _expand(path: Path) -> list[Source]:
     if path.is_dir():
-        sources = [_below(audio, path) for audio in sorted(path.rglob("*")) if _is_audio(audio, path)]
+        sources = [_below(audio, path) for audio in audio_below(path)]
         if not sources:
             raise FileNotFoundError(
                 f"there is no audio in {path}; looked in it and below it for {' '.join(sorted(AUDIO_SUFFIXES))}"
@@ -82,8 +82,3 @@ def _expand(path: Path) -> list[Source]:
 def _below(audio: Path, folder: Path) -> Source:
     parts = audio.relative_to(folder).with_suffix("").parts
     return Source(file_name("-".join(parts)), audio, file_name(parts[-2]) if len(parts) > 1 else None)
-
-
-def _is_audio(path: Path, folder: Path) -> bool:
-    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-    return path.suffix.lower() in AUDIO_SUFFIXES and not hidden and path.is_file()
