@@ -27,6 +27,7 @@ test: lint
 bench: .venv/ready
 	$(BIN)/python tests/bench/bench_tokenize.py
 	$(BIN)/python tests/bench/bench_train.py
+	$(BIN)/python tests/bench/bench_quantizer.py
 	$(BIN)/vqaudio bench
 
 clean:

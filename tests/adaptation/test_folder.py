@@ -91,6 +91,17 @@ def test_a_model_is_replaced_only_when_asked_and_nothing_else_ever(tmp_path, run
     assert (code, err) == (2, f"error: {tmp_path / 'file'} is a file; a model is a folder: choose another --out\n")
 
 
+def test_a_model_that_a_killed_run_renamed_aside_comes_back(tmp_path, run, speech: Path, tiny_model_dir) -> None:
+    shutil.copytree(tiny_model_dir, tmp_path / ".m2.old")
+    arguments = ("adapt", "--data", speech / "dora", "--out", tmp_path / "m2", "--steps", 2, "--samples", 256)
+    code, _, err = run(*arguments)
+    assert (code, err) == (2, f"error: {tmp_path / 'm2'} exists already; pass --overwrite to replace it\n")
+    assert load_model(tmp_path / "m2").speakers == ("anna", "bert", "carl")
+    assert run(*arguments, "--overwrite")[0] == 0
+    assert load_model(tmp_path / "m2").speakers == ("anna", "bert", "carl", "dora")
+    assert [path.name for path in tmp_path.iterdir()] == ["m2"]
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

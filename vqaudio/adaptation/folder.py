@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from vqaudio.adaptation.config import AdaptConfig
 from vqaudio.adaptation.learn import Adapted, adapt
+from vqaudio.data.atomic import replace_folder, restore_folder
 from vqaudio.data.newcomers import Newcomers
 from vqaudio.models.fingerprint import fingerprint
 from vqaudio.models.speech import SpeechVQVAE
@@ -47,19 +48,11 @@ def adapt_to(
     cfg = cfg or AdaptConfig()
     check_target(out, overwrite=overwrite)
     with _work_beside(out, model, speech, cfg) as work:
+        check_target(out, overwrite=overwrite)  # a model that a killed run had renamed aside is back now
         adapted = adapt(model, speech, cfg, work)
         save_model(adapted.model, work / "model")
         check_target(out, overwrite=overwrite)  # it took minutes
-        replaced = out.with_name(f".{out.name}.replaced")
-        if out.exists():
-            out.rename(replaced)
-        try:
-            (work / "model").rename(out)
-        except OSError:
-            if replaced.exists():
-                replaced.rename(out)
-            raise
-        shutil.rmtree(replaced, ignore_errors=True)
+        replace_folder(work / "model", out)
     return adapted
 
 
@@ -79,9 +72,7 @@ def _work_beside(out: Path, model: SpeechVQVAE, speech: Newcomers, cfg: AdaptCon
     except Timeout:
         raise ValueError(f"another run is making {out}; wait for it, or choose another --out") from None
     try:
-        replaced = out.with_name(f".{out.name}.replaced")
-        if replaced.exists() and not out.exists():  # killed between two renamings
-            replaced.rename(out)
+        restore_folder(out)  # now: what a killed run had renamed aside may be wanted before this one ends
         settings = _settings(model, speech, cfg)
         if _read(folder / SETTINGS) != settings:
             shutil.rmtree(folder, ignore_errors=True)

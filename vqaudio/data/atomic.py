@@ -1,7 +1,8 @@
-"""Files that are there whole or not at all."""
+"""Files and folders that are there whole or not at all."""
 
 import errno
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,9 +12,12 @@ TOKEN_BYTES = 4
 
 
 def remove_leftovers(path: Path) -> None:
-    """Removes the temporary files that killed writers of `path` left; nobody may be writing it now."""
+    """Removes the temporary files and folders that killed writers of `path` left; nobody may be writing it now."""
     for leftover in path.parent.glob(f".{path.stem}." + "[0-9a-f]" * 2 * TOKEN_BYTES + path.suffix):
-        leftover.unlink()
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
 
 
 @contextmanager
@@ -28,23 +32,69 @@ def atomic_file(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     """
     path = Path(path)
     check_writable(path, overwrite=overwrite)
-    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(TOKEN_BYTES)}{path.suffix}")
+    temporary = _temporary(path)
     try:
-        try:
+        with _explained(path):
             temporary.touch(exist_ok=False)  # a plain file: mkstemp would make it private (0600)
-        except OSError as error:
-            raise type(error)(
-                f"cannot write {path}: {error.strerror}; choose a folder that you may write to"
-            ) from error
-        try:
+        with _room_named(path):
             yield temporary
-        except OSError as error:
-            if error.errno not in NO_ROOM:
-                raise
-            raise OSError(f"cannot write {path}: {error.strerror}; make room for it") from error
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Yield a new, empty, hidden folder beside `path`; leaving the block puts it in the place of `path`.
+
+    Whether a folder that is there may be replaced is for the caller to check. When the block raises, `path`
+    stays as it was and the new folder is removed. Raises OSError where it cannot write, or the disk is full.
+    """
+    path = Path(path).resolve()  # through a link: what it points to is replaced, not the link
+    temporary = _temporary(path)
+    try:
+        with _explained(path):
+            temporary.mkdir()
+        with _room_named(path):
+            yield temporary
+        replace_folder(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def replace_folder(new: Path, path: Path) -> None:
+    """Put the finished folder `new`, of the same file system, in the place of `path`, whether that is there or not.
+
+    The old folder is renamed aside, to a hidden sibling, and removed when the new one has its name; where that
+    fails it gets its own back and OSError is raised. A writer that was killed on the way has left one of two
+    things, and `restore_folder` deals with both before anything else happens: so there is at no time less than
+    one whole folder, here or aside, and a failure after a kill ends with the last whole one at `path`. Nobody
+    else may be writing `path` now.
+    """
+    restore_folder(path)
+    aside = _aside(path)
+    if path.exists():
+        path.rename(aside)
+    try:
+        new.rename(path)
+    except OSError:
+        if aside.exists():
+            aside.rename(path)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def restore_folder(path: Path) -> None:
+    """Undo what a `replace_folder` that was killed left of `path`; nothing where none was.
+
+    An old folder aside beside a `path` that is there was about to be removed, and is. One without `path` was
+    killed between the two renamings: it is the last whole folder of this name, and gets it back.
+    """
+    aside = _aside(path)
+    if path.exists():
+        shutil.rmtree(aside, ignore_errors=True)
+    elif aside.exists():
+        aside.rename(path)
 
 
 def check_writable(path: Path, *, overwrite: bool) -> None:
@@ -57,3 +107,30 @@ def check_writable(path: Path, *, overwrite: bool) -> None:
         raise FileNotFoundError(f"cannot write {path}: its folder {path.parent} does not exist; make it first")
     if not path.parent.is_dir():
         raise NotADirectoryError(f"cannot write {path}: {path.parent} is a file, not a folder")
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.stem}.{secrets.token_hex(TOKEN_BYTES)}{path.suffix}")
+
+
+def _aside(path: Path) -> Path:
+    """Where the old folder is while the new one takes its place."""
+    return path.with_name(f".{path.name}.old")
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise type(error)(f"cannot write {path}: {error.strerror}; choose a folder that you may write to") from error
+
+
+@contextmanager
+def _room_named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise OSError(f"cannot write {path}: {error.strerror}; make room for it") from error

@@ -17,6 +17,7 @@ from torch import Tensor
 from vqaudio.data.audio import INT16_SCALE
 from vqaudio.data.mulaw import mulaw_table
 from vqaudio.data.packed import PackedSpeech
+from vqaudio.data.parts import part_of
 
 Batch = dict[str, Tensor]
 Ints = npt.NDArray[np.int64]
@@ -94,17 +95,9 @@ class SpeechCrops:
 
         Raises ValueError where batch_size is smaller than `parts`.
         """
-        size = self.cfg.batch_size
-        if parts > size:
-            raise ValueError(
-                f"batch_size {size} cannot be shared by {parts} parts (processes x accumulation steps): "
-                f"choose at least {parts}"
-            )
-        if not 0 <= part < parts:
-            raise ValueError(f"part must lie in 0 to {parts - 1}, got {part}")
+        mine = part_of(self.cfg.batch_size, part, parts)
         utterances, starts = self._draw(step)
         shifts = self._draw_shifts(step)
-        mine = slice(part * size // parts, (part + 1) * size // parts)
         return _cut(self.packed, utterances[mine], starts[mine], self.cfg.samples, self._classes, shifts[mine])
 
     def _draw(self, step: int) -> tuple[Ints, Ints]:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from filelock import FileLock
 from tqdm import tqdm
 
+from vqaudio.data.atomic import replace_folder
 from vqaudio.data.audio import blocks, check_file, to_int16
 from vqaudio.data.manifest import Utterance
 
@@ -88,18 +89,14 @@ def pack(
         # Somebody may have built it while we waited for the lock.
         if (packed := _open_if_same(folder, source_hash)) is not None:
             return packed
-        partial, replaced = (folder.with_name(f".{folder.name}.{s}") for s in ("partial", "old"))
+        partial = folder.with_name(f".{folder.name}.partial")
         try:
-            for leftover in (partial, replaced):
-                shutil.rmtree(leftover, ignore_errors=True)
+            shutil.rmtree(partial, ignore_errors=True)  # of a killed build
             partial.mkdir()
             _build(utterances, partial, sample_rate, names, source_hash, progress)
-            if folder.exists():
-                folder.rename(replaced)
-            partial.rename(folder)
+            replace_folder(partial, folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-            shutil.rmtree(replaced, ignore_errors=True)
     return open_packed(folder)
 
 

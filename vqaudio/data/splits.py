@@ -2,10 +2,12 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, TypeVar
 
 from vqaudio.data.manifest import Utterance
+
+Item = TypeVar("Item")
 
 
 class Split(NamedTuple):
@@ -21,25 +23,36 @@ def split(utterances: Iterable[Utterance], *, valid: float = 0.05, test: float =
     has at least one in valid, with 4 or more one in test (unless the share is 0), and every
     speaker keeps one in train. Speakers may read the same sentence on both sides.
     """
-    if not (valid >= 0 and test >= 0 and valid + test < 1):
-        raise ValueError(f"valid and test must be at least 0 and below 1 together, got {valid} and {test}")
+    check_shares(valid, test)
     by_speaker: dict[str, list[Utterance]] = defaultdict(list)
     for utterance in utterances:
         by_speaker[utterance.speaker].append(utterance)
     parts = Split([], [], [])
     for _, own in sorted(by_speaker.items()):
-        # Ordered by a hash, so that the draw knows nothing of listing order or other speakers.
-        own.sort(key=lambda u: hashlib.sha256(f"{seed}/{u.id}".encode()).digest())
-        num_valid = _share(len(own), valid, at_least_one_from=3)
-        num_test = _share(len(own), test, at_least_one_from=4)
-        num_valid = min(num_valid, len(own) - 1)
-        num_test = min(num_test, len(own) - 1 - num_valid)
-        parts.valid.extend(own[:num_valid])
-        parts.test.extend(own[num_valid : num_valid + num_test])
-        parts.train.extend(own[num_valid + num_test :])
+        for part, share in zip(parts, split_group(own, lambda u: u.id, valid=valid, test=test, seed=seed), strict=True):
+            part.extend(share)
     for part in parts:
         part.sort(key=lambda u: (u.speaker, u.id))
     return parts
+
+
+def split_group(
+    group: Iterable[Item], id_of: Callable[[Item], str], *, valid: float, test: float, seed: int
+) -> tuple[list[Item], list[Item], list[Item]]:
+    """(train, valid, test) of one speaker's utterances, or of one class's images, as `split` says; in no order."""
+    # Ordered by a hash, so that the draw knows nothing of listing order or other speakers.
+    own = sorted(group, key=lambda item: hashlib.sha256(f"{seed}/{id_of(item)}".encode()).digest())
+    num_valid = _share(len(own), valid, at_least_one_from=3)
+    num_test = _share(len(own), test, at_least_one_from=4)
+    num_valid = min(num_valid, len(own) - 1)
+    num_test = min(num_test, len(own) - 1 - num_valid)
+    return own[num_valid + num_test :], own[:num_valid], own[num_valid : num_valid + num_test]
+
+
+def check_shares(valid: float, test: float) -> None:
+    """Raises ValueError for shares below 0, or of 1 and more together."""
+    if not (valid >= 0 and test >= 0 and valid + test < 1):
+        raise ValueError(f"valid and test must be at least 0 and below 1 together, got {valid} and {test}")
 
 
 def _share(count: int, share: float, *, at_least_one_from: int) -> int:

@@ -4,27 +4,39 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from torch import nn
 
 from vqaudio.config import ConfigError, from_dict, to_dict
 from vqaudio.data.atomic import atomic_file
+from vqaudio.models.baselines import ImageGumbel, ImageVAE, ImageVIMCO
+from vqaudio.models.image import ImageConfig, ImageVQVAE
+from vqaudio.models.prior import ImagePrior, ImagePriorConfig
+from vqaudio.models.second import CodeMapConfig, CodeMapVAE, CodeMapVQVAE
 from vqaudio.models.speech import SpeechVQVAE, SpeechVQVAEConfig
 
+Kind = TypeVar("Kind", bound=nn.Module)
 FORMAT = 1  # version of config.json and of the names in model.safetensors
 PRETRAINED = Path(__file__).parent.parent / "pretrained"
-KINDS = {"SpeechVQVAE": (SpeechVQVAE, SpeechVQVAEConfig)}
+CONFIGS: dict[type[nn.Module], type] = {
+    SpeechVQVAE: SpeechVQVAEConfig,
+    **dict.fromkeys((ImageVQVAE, ImageVAE, ImageVIMCO, ImageGumbel), ImageConfig),
+    ImagePrior: ImagePriorConfig,
+    **dict.fromkeys((CodeMapVQVAE, CodeMapVAE), CodeMapConfig),
+}
+KINDS = {kind.__name__: kind for kind in CONFIGS}
 
 
 class ModelError(ValueError):
     """A model that is not there or cannot be read; the message says why and what to do."""
 
 
-def save_model(model: SpeechVQVAE, folder: str | Path) -> None:
-    """Writes `folder`/config.json and model.safetensors, each whole or not at all."""
+def save_model(model: nn.Module, folder: str | Path) -> None:
+    """Writes `folder`/config.json and model.safetensors of a model of this package, each whole or not at all."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_file(folder / "model.safetensors", overwrite=True) as path:
@@ -35,16 +47,25 @@ def save_model(model: SpeechVQVAE, folder: str | Path) -> None:
         path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
-def load_model(name: str | Path, device: str | torch.device | None = None) -> SpeechVQVAE:
+@overload
+def load_model(name: str | Path, device: str | torch.device | None = None) -> SpeechVQVAE: ...
+@overload
+def load_model(name: str | Path, device: str | torch.device | None = None, *, kind: type[Kind]) -> Kind: ...
+def load_model(
+    name: str | Path, device: str | torch.device | None = None, *, kind: type[nn.Module] = SpeechVQVAE
+) -> nn.Module:
     """A shipped name ("mini"), a folder, or a Hugging Face Hub id -> the model, ready to use (eval mode).
 
-    Raises ModelError for a name that is none of these, a damaged or foreign folder, another format version.
+    kind: the class that it must be of; nn.Module takes any. Raises ModelError for a name that is none of these, for
+    another kind of model, a damaged or foreign folder, another format version.
     """
     folder = _find(name)
     facts = _read_facts(folder)
-    model_class, config_class = KINDS[facts["kind"]]
+    model_class = KINDS[facts["kind"]]
+    if not issubclass(model_class, kind):
+        raise ModelError(f"{name} is an {facts['kind']}; a {kind.__name__} is wanted here, which is something else")
     try:
-        model = model_class(from_dict(config_class, facts["config"]))
+        model = model_class(from_dict(CONFIGS[model_class], facts["config"]))
     except ConfigError as error:
         raise ModelError(f"{folder / 'config.json'}: {error}; was the model made by a newer vqaudio?") from error
     path = folder / "model.safetensors"

@@ -1,6 +1,6 @@
-"""Causal convolutions with an explicit past.
+"""Causal convolutions with an explicit past; residual blocks in 1-D and 2-D.
 
-Letters: B batch, T time steps, C channels.
+Letters: B batch, T time steps, H height, W width, C channels.
 
 Inside this package one-dimensional features are (B, T, C): a 1 x 1 convolution is then a plain matrix
 product, a dilated one is the channels-last kernel of oneDNN and cuDNN, and neither needs a transpose.
@@ -9,6 +9,7 @@ product, a dilated one is the channels-last kernel of oneDNN and cuDNN, and neit
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from einops import rearrange
@@ -65,3 +66,18 @@ class ResidualBlock1d(nn.Module):
         """(B, T, C), past -> (B, T, C), the next past."""
         h, next_past = self.conv(F.relu(x), past)
         return x + self.out(F.relu(h)), next_past
+
+
+class ResidualBlock2d(nn.Module):
+    """x + W relu(conv(relu(x))): a 3 x 3 convolution and a pointwise one, as in the paper's image models."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.out = nn.Conv2d(channels, channels, 1)
+        nn.init.zeros_(self.out.weight)  # the block starts as the identity
+        nn.init.zeros_(cast(Tensor, self.out.bias))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        return x + self.out(F.relu(self.conv(F.relu(x))))

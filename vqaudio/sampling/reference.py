@@ -58,11 +58,11 @@ def check_request(
     return lengths, total
 
 
-def count_streams(cond: Tensor | None, speaker: Tensor | None, streams: int) -> int:
-    """B: the rows of cond and speaker, which must agree, or `streams` without either."""
-    sizes = {given.shape[0] for given in (cond, speaker) if given is not None} or {streams}
+def count_streams(cond: Tensor | None, voice: Tensor | None, streams: int) -> int:
+    """B: the rows of cond and of speakers or labels, which must agree, or `streams` without either."""
+    sizes = {given.shape[0] for given in (cond, voice) if given is not None} or {streams}
     if len(sizes) > 1:
-        raise ValueError(f"cond and speaker must have one row for each stream, got {sorted(sizes)} rows")
+        raise ValueError(f"cond and speaker or label must have one row for each stream, got {sorted(sizes)} rows")
     return sizes.pop()
 
 

@@ -7,15 +7,12 @@ codes. Rows are streamed both ways: memory does not grow with the corpus. Nothin
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from vqaudio.data.atomic import atomic_file, check_writable
+from vqaudio.data.atomic import atomic_file, atomic_folder, check_writable
 from vqaudio.tokens.rows import TokenRow, format_row, parse_row
 
 INDEX = "index.jsonl"
@@ -35,7 +32,7 @@ def write_tokens(path: str | Path, rows: Iterable[TokenRow], *, overwrite: bool 
             for row in _distinct(rows, path):
                 file.write(format_row(row) + "\n")
         return
-    with _atomic_folder(path) as folder, (folder / INDEX).open("w", encoding="utf-8") as index:
+    with atomic_folder(path) as folder, (folder / INDEX).open("w", encoding="utf-8") as index:
         for row in _distinct(rows, path):
             np.save(folder / f"{row.id}.npy", row.tokens.codes.numpy(), allow_pickle=False)
             index.write(format_row(row, with_codes=False) + "\n")
@@ -86,28 +83,6 @@ def _distinct(rows: Iterable[TokenRow], path: Path) -> Iterator[TokenRow]:
         yield row
     if not ids:
         raise ValueError(f"cannot write {path}: there are no utterances")
-
-
-@contextmanager
-def _atomic_folder(path: Path) -> Iterator[Path]:
-    """A new folder beside `path` that takes its place when the block ends; see `check_target` for what it may."""
-    path = path.resolve()  # through a link: what it points to is replaced, not the link
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    replaced = path.with_name(f"{temporary.name}.old")
-    try:
-        try:
-            temporary.mkdir()
-        except OSError as error:
-            raise type(error)(
-                f"cannot write {path}: {error.strerror}; choose a folder that you may write to"
-            ) from error
-        yield temporary
-        if path.exists():
-            path.rename(replaced)
-        temporary.rename(path)
-        shutil.rmtree(replaced, ignore_errors=True)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _read_rows(path: Path, load_codes: Callable[[str], np.ndarray] | None) -> Iterator[TokenRow]:

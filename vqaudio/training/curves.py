@@ -11,10 +11,12 @@ from vqaudio.training.metrics import read_metrics
 
 PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (  # title, figures; one that ends with a slash stands for all below
     ("bits per sample", ("bits_per_sample",)),
+    ("bits per dimension", ("bits_per_dim",)),
+    ("bits per code", ("bits_per_code", "unigram_bits")),
     ("perplexity of the codes", ("perplexity",)),
     ("share of codes in use", ("usage",)),
-    ("gap with exchanged codes, bits per sample", ("gap_codes", "gap_mean")),
-    ("gap with exchanged speakers, bits per sample", ("gap_speakers",)),
+    ("gap with exchanged codes, bits", ("gap_codes", "gap_mean")),
+    ("gap with exchanged speakers, bits", ("gap_speakers",)),
     ("norms of vectors", ("encoder_norm", "code_norm")),
     ("norm of the gradient", ("gradient_norm", "gradient_norm/")),
     ("audio seconds per second", ("audio_seconds_per_second",)),

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 Name = Literal["healthy", "young", "codes ignored", "codebook collapsed", "speaker ignored", "diverged"]
+BITS = ("bits_per_sample", "bits_per_dim", "bits_per_code")  # of speech, of images, of codes
 FATAL: tuple[Name, ...] = ("diverged", "codebook collapsed", "codes ignored")  # waiting does not mend these
 
 
@@ -25,13 +26,13 @@ class HealthConfig:
     young_until: int = 100
     """steps before which nothing but divergence is held against a run"""
     gap_codes: float = 0.05
-    """bits per sample; a decoder that loses less with exchanged codes ignores them"""
+    """bits (per sample, dimension or code); a decoder that loses less with exchanged codes ignores them"""
     gap_speakers: float = 0.002
     """bits per sample; a decoder that loses less with exchanged speakers ignores them"""
     perplexity: float = 0.02
     """of the codes, as a share of their number; a codebook below it has collapsed"""
     bits_above_uniform: float = 0.5
-    """bits per sample above those of guessing; a run beyond has diverged"""
+    """bits (per sample, dimension or code) above those of guessing; a run beyond has diverged"""
 
     def __post_init__(self) -> None:
         if self.young_until < 0 or self.bits_above_uniform < 0:
@@ -54,16 +55,18 @@ class Verdict(NamedTuple):
 def judge(figures: Mapping[str, float], step: int, cfg: HealthConfig | None = None) -> Verdict:
     """Figures of an evaluation after `step` updates -> the verdict.
 
-    Read are, where they are there: bits_per_sample, uniform_bits (of guessing), perplexity and codebook_size,
-    gap_codes, gap_speakers. The worst that holds is said: diverged, codebook collapsed, codes ignored, speaker ignored.
+    Read are, where they are there: bits per sample, dimension or code, uniform_bits (of guessing), perplexity and
+    codebook_size, gap_codes, gap_speakers. The worst that holds is said: diverged, codebook collapsed, codes ignored,
+    speaker ignored.
     """
     cfg = cfg or HealthConfig()
     for name, value in figures.items():
         if not math.isfinite(value):
             return Verdict("diverged", f"{name} is {value}", "a smaller --fit.lr or --fit.clip")
-    bits, guessing = figures.get("bits_per_sample"), figures.get("uniform_bits", math.inf)
-    if bits is not None and bits > guessing + cfg.bits_above_uniform:
-        return Verdict("diverged", f"{bits:.3g} bits per sample, guessing takes {guessing:g}", "a smaller --fit.lr")
+    per = next((name for name in BITS if name in figures), None)
+    unit, guessing = (per or BITS[0]).replace("_", " "), figures.get("uniform_bits", math.inf)
+    if per is not None and figures[per] > guessing + cfg.bits_above_uniform:
+        return Verdict("diverged", f"{figures[per]:.3g} {unit}, guessing takes {guessing:g}", "a smaller --fit.lr")
     if step < cfg.young_until:
         return Verdict("young", f"step {step} of {cfg.young_until} before which nothing can be said")
     found, codes = figures.get("perplexity"), figures.get("codebook_size")
@@ -76,15 +79,17 @@ def judge(figures: Mapping[str, float], step: int, cfg: HealthConfig | None = No
         )
     gap = figures.get("gap_codes")
     if gap is not None and gap < cfg.gap_codes:
-        reason = f"{gap:.3g} bits per sample lost with exchanged codes, at least {cfg.gap_codes:g} is listening"
+        reason = f"{gap:.3g} {unit} lost with exchanged codes, at least {cfg.gap_codes:g} is listening"
         return Verdict(
             "codes ignored", reason, "a longer commitment warm-up, or a shorter receptive field of the decoder"
         )
     gap = figures.get("gap_speakers")
     if gap is not None and gap < cfg.gap_speakers:
-        reason = f"{gap:.3g} bits per sample lost with exchanged speakers, at least {cfg.gap_speakers:g} is listening"
+        reason = f"{gap:.3g} {unit} lost with exchanged speakers, at least {cfg.gap_speakers:g} is listening"
         return Verdict("speaker ignored", reason, "right speaker labels, fewer codes, or more steps")
-    return Verdict("healthy", "codes and speaker are listened to" if gap is not None else "codes are listened to")
+    if gap is not None:
+        return Verdict("healthy", "codes and speaker are listened to")
+    return Verdict("healthy", "codes are listened to" if "gap_codes" in figures else f"{unit} below those of guessing")
 
 
 def gradient_norms(model: nn.Module) -> dict[str, Tensor]:

@@ -43,6 +43,8 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
 
 SHORT = {
     "bits_per_sample": "bits",
+    "bits_per_dim": "bits per dim",
+    "bits_per_code": "bits per code",
     "perplexity": "perplexity",
     "usage": "usage",
     "gap_codes": "gap",

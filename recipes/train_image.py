@@ -1,0 +1,73 @@
+"""Trains an image model: accelerate launch recipes/train_image.py [CONFIG.yaml] [--flags].
+
+The paper's VQ-VAE, or with --kind what the paper compares it with on the same encoder and decoder. Needs images that
+`vqaudio prepare` wrote. The model lands in `out`; run again, it continues from the newest checkpoint there.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from accelerate import PartialState
+from accelerate.utils import set_seed
+
+from vqaudio.config import flatten, parse, save_yaml, to_dict
+from vqaudio.data.images import ImageCropConfig, ImageCrops, centre_batches, open_images
+from vqaudio.evaluation.images import ImageModel, image_figures
+from vqaudio.models.baselines import ImageGumbel, ImageVAE, ImageVIMCO
+from vqaudio.models.image import ImageConfig, ImageVQVAE
+from vqaudio.models.storage import save_model
+from vqaudio.training import FitConfig, TrainingError, fit
+from vqaudio.training.curves import plot_curves
+
+ROOT = Path(__file__).parent.parent
+KINDS = {"vqvae": ImageVQVAE, "vae": ImageVAE, "vimco": ImageVIMCO, "gumbel": ImageGumbel}
+
+
+@dataclass(frozen=True)
+class TrainImageConfig:
+    """Everything that decides a run."""
+
+    kind: Literal["vqvae", "vae", "vimco", "gumbel"] = "vqvae"
+    """how latents are learned: vector quantization, a continuous VAE, VIMCO, Gumbel-softmax"""
+    out: Path = Path("exp/cifar10/vqvae")
+    """folder of the run"""
+    data: Path = Path("data/cifar10")
+    """what `vqaudio prepare` wrote: a folder with train and valid"""
+    valid_images: int | None = None
+    """centre crops by which a run is judged; without it, of all images of valid"""
+    crops: ImageCropConfig = field(default_factory=ImageCropConfig)
+    """its size is the model's"""
+    model: ImageConfig = field(default_factory=ImageConfig)
+    fit: FitConfig = field(default_factory=FitConfig)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "crops", replace(self.crops, size=self.model.size))
+
+
+def main() -> None:
+    cfg = parse(TrainImageConfig, ROOT / "egs/cifar10/conf/vqvae.yaml", description=__doc__ or "")
+    crops = ImageCrops(open_images(cfg.data / "train"), cfg.crops)
+    held_out = list(centre_batches(open_images(cfg.data / "valid"), cfg.model.size, 32, cfg.valid_images))
+    set_seed(cfg.fit.seed)  # the first weights
+    model: ImageModel = KINDS[cfg.kind](cfg.model)
+
+    def save(trained: ImageModel, folder: Path) -> None:
+        save_model(trained, folder)
+        save_yaml(cfg, folder / "config.yaml")
+
+    facts = flatten({name: to_dict(cfg)[name] for name in ("kind", "data", "crops", "model")})
+    model = fit(model, crops, cfg.fit, cfg.out, evaluate=lambda m: image_figures(m, held_out), save=save, facts=facts)
+    if PartialState().is_main_process:
+        save(model, cfg.out)
+        plot_curves(cfg.out / "metrics.jsonl", cfg.out / "curves.png")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (TrainingError, ValueError, OSError) as error:  # ConfigError is a ValueError
+        sys.exit(f"error: {error}")

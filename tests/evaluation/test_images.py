@@ -1,0 +1,103 @@
+"""Figures of image models against what they are made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from vqaudio.data.code_maps import CodeMaps
+from vqaudio.evaluation.images import code_shares, image_figures, prior_figures, second_level_figures
+from vqaudio.models.baselines import ImageGumbel, ImageVAE, ImageVIMCO
+from vqaudio.models.image import ImageConfig, ImageVQVAE
+from vqaudio.models.prior import ImagePrior, ImagePriorConfig
+from vqaudio.models.second import CodeMapConfig, CodeMapVAE
+from vqaudio.nn.image import ImageCoderConfig
+from vqaudio.nn.pixelcnn import PixelCNNConfig
+from vqaudio.nn.quantizer import VectorQuantizerConfig
+
+CODER = ImageCoderConfig(channels=6, blocks=1, maps=2, width=3, components=2)
+CFG = ImageConfig(size=8, coder=CODER, quantizer=VectorQuantizerConfig(codes=6, width=3), samples=3)
+IMAGES = torch.randint(256, (10, 3, 8, 8), generator=torch.Generator().manual_seed(7), dtype=torch.uint8)
+BATCHES = [{"image": IMAGES[:4]}, {"image": IMAGES[4:]}]
+NET = PixelCNNConfig(codes=5, channels=6, layers=2, kernel_size=3, head=6)
+
+
+@pytest.mark.parametrize("kind", [ImageVQVAE, ImageVAE, ImageVIMCO, ImageGumbel])
+def test_bits_are_the_mean_bound_over_images_whatever_the_batches(
+    kind: type[ImageVQVAE] | type[ImageVAE] | type[ImageVIMCO] | type[ImageGumbel],
+    randomise: Callable[..., nn.Module],
+) -> None:
+    torch.manual_seed(0)
+    model = kind(CFG)
+    randomise(model)
+    figures = image_figures(model.eval(), BATCHES)
+    assert figures == image_figures(model, BATCHES)  # the draws are the seed's
+    assert figures["bits_of_pixels"] + figures["bits_of_latents"] == pytest.approx(figures["bits_per_dim"])
+    if isinstance(model, ImageVQVAE):
+        expected = model.bound(IMAGES).double() / 192 / math.log(2)
+        assert figures["bits_per_dim"] == pytest.approx(expected.mean().item(), rel=1e-5)
+        assert figures["bits_per_dim_error"] == pytest.approx(1.96 * expected.std().item() / 10**0.5, rel=1e-4)
+        used = model.encode(IMAGES).unique()
+        assert figures["usage"] == pytest.approx(len(used) / 6)
+        assert figures["bits_of_latents"] == pytest.approx(8 * math.log2(6) / 192)
+    else:
+        assert "usage" not in figures
+
+
+def test_a_decoder_that_ignores_its_latents_has_no_gap(randomise: Callable[..., nn.Module]) -> None:
+    model = ImageVQVAE(CFG)
+    randomise(model)
+    assert image_figures(model.eval(), BATCHES)["gap_codes"] != 0
+    with torch.no_grad():
+        model.decoder.into.weight.zero_()
+    assert image_figures(model, BATCHES)["gap_codes"] == 0
+
+
+def test_drawing_for_the_figures_leaves_the_callers_random_numbers_alone() -> None:
+    model = ImageVAE(CFG).eval()
+    torch.manual_seed(4)
+    expected = torch.rand(3)
+    torch.manual_seed(4)
+    image_figures(model, BATCHES)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_prior_is_compared_with_the_codes_own_shares(randomise: Callable[..., nn.Module]) -> None:
+    codes = torch.zeros(4, 2, 2, 2, dtype=torch.long)
+    codes[:, 1] = torch.tensor([[0, 1], [2, 3]])
+    maps = CodeMaps(codes, torch.tensor([0, 1, 0, 1]), ("cat", "dog"), 5, "x")
+    shares = code_shares(maps)
+    torch.testing.assert_close(shares[0], torch.tensor([17, 1, 1, 1, 1]) / 21)
+    prior = ImagePrior(ImagePriorConfig(map_shape=(2, 2, 2), classes=("cat", "dog"), net=NET))
+    randomise(prior)
+    figures = prior_figures(prior.eval(), maps, shares, batch_size=3)
+    expected = -(math.log2(17 / 21) + math.log2(5 / 21)) / 2
+    assert figures["unigram_bits"] == pytest.approx(expected, rel=1e-5)
+    nats = prior.nll(codes, maps.labels)
+    assert figures["bits_per_code"] == pytest.approx(nats.mean().item() / 8 / math.log(2), rel=1e-5)
+
+
+def test_a_second_level_is_measured_in_bits_per_code(randomise: Callable[..., nn.Module]) -> None:
+    codes = torch.randint(5, (6, 2, 4, 4), generator=torch.Generator().manual_seed(0))
+    model = CodeMapVAE(
+        CodeMapConfig(map_shape=(2, 4, 4), channels=6, quantizer=VectorQuantizerConfig(codes=4, width=2), net=NET)
+    )
+    randomise(model)
+    figures = second_level_figures(model.eval(), [{"codes": codes}])
+    assert figures["bits_of_codes"] + figures["bits_of_latents"] == pytest.approx(figures["bits_per_code"])
+    assert figures["gap_codes"] != 0
+
+
+def test_what_cannot_be_measured_is_explained() -> None:
+    model = ImageVQVAE(CFG)
+    with pytest.raises(RuntimeError, match="training mode"):
+        image_figures(model, BATCHES)
+    model.eval()
+    with pytest.raises(ValueError, match="at least 2 examples"):
+        image_figures(model, [{"image": IMAGES[:1]}])
+    with pytest.raises(ValueError, match="nothing to evaluate"):
+        image_figures(model, [])

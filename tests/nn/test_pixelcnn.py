@@ -1,0 +1,68 @@
+"""No place hears of itself or of what comes after it, and every place hears of all before it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from vqaudio.nn.pixelcnn import PixelCNN, PixelCNNConfig
+
+HEIGHT, WIDTH = 5, 6
+
+
+@pytest.fixture(params=[3, 5], ids=lambda k: f"kernel{k}")
+def net(request: pytest.FixtureRequest, randomise: Callable[..., nn.Module]) -> PixelCNN:
+    cfg = PixelCNNConfig(
+        codes=7, maps=2, channels=8, layers=5, kernel_size=request.param, head=32, condition=3, labels=4
+    )
+    made = PixelCNN(cfg).double().eval()
+    randomise(made)
+    return made
+
+
+@torch.inference_mode()
+def test_a_place_changes_no_logits_before_it_and_reaches_those_after_it(net: PixelCNN) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(7, (1, HEIGHT, WIDTH), generator=generator)
+    cond, label = torch.randn(1, 3, generator=generator).double(), torch.tensor([2])
+    before = net(x, cond, label)
+    assert before.shape == (1, 7, HEIGHT, WIDTH)
+    for place in range(HEIGHT * WIDTH):
+        row, column = divmod(place, WIDTH)
+        changed = x.clone()
+        changed[0, row, column] = (x[0, row, column] + 3) % 7
+        differs = (net(changed, cond, label) != before).any(1).flatten()
+        assert not differs[: place + 1].any(), place
+        assert differs[place + 1 :].all(), place  # no blind spot: five layers reach over the whole map
+
+
+@torch.inference_mode()
+def test_label_and_condition_reach_every_place(net: PixelCNN) -> None:
+    x = torch.zeros(1, HEIGHT, WIDTH, dtype=torch.long)
+    cond, label = torch.zeros(1, 3).double(), torch.tensor([1])
+    logits = net(x, cond, label)
+    assert (net(x, cond, torch.tensor([2])) != logits).any(1).all()
+    assert (net(x, cond + 1, label) != logits).any(1).all()
+
+
+def test_maps_do_not_hear_of_each_other(net: PixelCNN) -> None:
+    x = torch.randint(7, (3, HEIGHT, WIDTH), generator=torch.Generator().manual_seed(1))
+    cond, label = torch.randn(3, 3).double(), torch.tensor([0, 1, 3])
+    together = net(x, cond, label)
+    for i in range(3):
+        torch.testing.assert_close(net(x[i : i + 1], cond[i : i + 1], label[i : i + 1]), together[i : i + 1])
+
+
+def test_conditions_that_do_not_fit_are_explained(net: PixelCNN) -> None:
+    x = torch.zeros(2, HEIGHT, WIDTH, dtype=torch.long)
+    with pytest.raises(ValueError, match="this network needs a cond"):
+        net(x, None, torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match="label must have a row for each of 2 maps, got 1"):
+        net(x, torch.zeros(2, 3).double(), torch.tensor([0]))
+    with pytest.raises(ValueError, match="this network has no label"):
+        PixelCNN(PixelCNNConfig(codes=4, channels=4, layers=1))(x, None, torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match="kernel_size must be odd and at least 3, got 4"):
+        PixelCNNConfig(kernel_size=4)

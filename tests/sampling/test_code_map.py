@@ -1,0 +1,64 @@
+"""The sampler that keeps what it has computed draws what the obvious loop draws."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from vqaudio.nn.pixelcnn import PixelCNN, PixelCNNConfig
+from vqaudio.sampling.code_map import generate_map, generate_map_cached
+
+CONFIGS = {
+    "alone": PixelCNNConfig(codes=5, channels=6, layers=3, kernel_size=3, head=8),
+    "labelled": PixelCNNConfig(codes=5, maps=3, channels=6, layers=2, kernel_size=5, head=8, labels=4),
+    "conditioned": PixelCNNConfig(codes=9, channels=4, layers=4, kernel_size=7, head=6, condition=2),
+}
+
+
+def _given(cfg: PixelCNNConfig, count: int) -> dict[str, torch.Tensor | None]:
+    return {
+        "cond": torch.linspace(-1, 1, count * 2).view(count, 2).double() if cfg.condition else None,
+        "label": torch.arange(count) % cfg.labels if cfg.labels else None,
+    }
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("temperature,top_k", [(1.0, None), (0.5, 3), (0.0, None)])
+def test_cached_equals_naive(
+    name: str, temperature: float, top_k: int | None, randomise: Callable[..., nn.Module]
+) -> None:
+    net = PixelCNN(CONFIGS[name]).double().eval()
+    randomise(net)
+    count = 3
+    options = {"temperature": temperature, "top_k": top_k, "count": count, **_given(net.cfg, count)}
+    drawn = [
+        make(net, 4, 6, generator=torch.Generator().manual_seed(5), **options)
+        for make in (generate_map, generate_map_cached)
+    ]
+    assert torch.equal(*drawn)
+    assert drawn[0].shape == (count, 4, 6)
+    if temperature == 1.0:
+        assert len(drawn[0].unique()) > 2  # it is not one code everywhere
+
+
+def test_with_a_generator_each_a_map_does_not_depend_on_its_neighbours(randomise: Callable[..., nn.Module]) -> None:
+    net = PixelCNN(CONFIGS["alone"]).double().eval()
+    randomise(net)
+    seeds = [3, 4, 5]
+    together = generate_map_cached(net, 4, 4, generator=[torch.Generator().manual_seed(s) for s in seeds], count=3)
+    for row, seed in zip(together, seeds, strict=True):
+        alone = generate_map_cached(net, 4, 4, generator=[torch.Generator().manual_seed(seed)], count=1)
+        assert torch.equal(row, alone[0])
+
+
+def test_what_cannot_be_drawn_is_explained() -> None:
+    net = PixelCNN(CONFIGS["labelled"])
+    with pytest.raises(ValueError, match="at least one row and column, got 0 x 3"):
+        generate_map_cached(net, 0, 3, label=torch.tensor([0]))
+    with pytest.raises(ValueError, match="temperature must be"):
+        generate_map(net, 2, 3, label=torch.tensor([0]), temperature=-1)
+    with pytest.raises(ValueError, match="this network needs a label"):
+        generate_map_cached(net, 2, 3)

@@ -1,0 +1,111 @@
+"""Codes of images, written once by a trained model: what priors and second levels are trained on.
+
+Letters: U images, B batch, M codes at each place, h rows, w columns, K codes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from vqaudio.data.atomic import atomic_file
+from vqaudio.data.parts import part_of
+
+VERSION = 1
+
+
+@dataclass(frozen=True, eq=False)
+class CodeMaps:
+    """The codes of many images of one size."""
+
+    codes: Tensor
+    """(U, M, h, w) int64 in [0, K)"""
+    labels: Tensor
+    """(U,) int64, indices into classes"""
+    classes: tuple[str, ...]
+    """names"""
+    codebook_size: int
+    """K"""
+    model: str
+    """fingerprint of the model that made them"""
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    @property
+    def map_shape(self) -> tuple[int, int, int]:
+        """(M, h, w)."""
+        maps, height, width = self.codes.shape[1:]
+        return maps, height, width
+
+
+def write_codes(path: Path, maps: CodeMaps) -> None:
+    """Writes them as one safetensors file, whole or not at all."""
+    facts = {"version": VERSION, "classes": maps.classes, "codebook_size": maps.codebook_size, "model": maps.model}
+    tensors = {"codes": maps.codes.int(), "labels": maps.labels}
+    with atomic_file(path, overwrite=True) as temporary:
+        temporary.write_bytes(save(tensors, {"vqaudio": json.dumps(facts)}))
+
+
+def read_codes(path: Path) -> CodeMaps:
+    """What `write_codes` wrote. Raises ValueError, in words, for another file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads((file.metadata() or {})["vqaudio"])
+            codes, labels = file.get_tensor("codes").long(), file.get_tensor("labels")
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} holds no codes of images ({error}); remove it and write them again") from error
+    if facts["version"] != VERSION:
+        raise ValueError(f"{path} has version {facts['version']}, this vqaudio reads {VERSION}; write the codes again")
+    if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < facts["codebook_size"]:
+        raise ValueError(f"{path} is damaged: it has codes beyond its {facts['codebook_size']}; write them again")
+    return CodeMaps(codes, labels, tuple(facts["classes"]), facts["codebook_size"], facts["model"])
+
+
+@dataclass(frozen=True)
+class CodeBatchConfig:
+    """Of batches of code maps."""
+
+    batch_size: int = 64
+    """maps per optimizer step, over all processes and accumulation steps together"""
+    seed: int = 0
+    """with the number of the step, it decides every batch"""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.seed < 0:
+            raise ValueError(f"batch_size must be at least 1 and seed 0 or more, got {self.batch_size}, {self.seed}")
+
+
+class CodeMapBatches:
+    """Random maps: each step's joint batch is a pure function of (seed, step)."""
+
+    seconds_per_step = 0.0  # it is no audio
+
+    def __init__(self, maps: CodeMaps, cfg: CodeBatchConfig, *, labelled: bool):
+        self.maps, self.cfg, self.labelled = maps, cfg, labelled
+
+    def batch(self, step: int, part: int = 0, parts: int = 1) -> dict[str, Tensor]:
+        """The `part`-th of `parts` slices of a batch: {"codes": (B, M, h, w)}, and "label": (B,) where wanted."""
+        key = np.array([self.cfg.seed, step], dtype=np.uint64)
+        draws = np.random.Generator(np.random.Philox(key=key)).random(self.cfg.batch_size)
+        rows = torch.from_numpy((draws * len(self.maps)).astype(np.int64))
+        return _rows(self.maps, rows[part_of(self.cfg.batch_size, part, parts)], self.labelled)
+
+
+def code_batches(maps: CodeMaps, batch_size: int, *, labelled: bool) -> Iterator[dict[str, Tensor]]:
+    """All maps in order; the last batch may be smaller."""
+    for rows in torch.arange(len(maps)).split(batch_size):
+        yield _rows(maps, rows, labelled)
+
+
+def _rows(maps: CodeMaps, rows: Tensor, labelled: bool) -> dict[str, Tensor]:
+    batch = {"codes": maps.codes[rows]}
+    return batch | ({"label": maps.labels[rows]} if labelled else {})

@@ -1,0 +1,267 @@
+"""Images decoded once: one uint8 memory map and an index, random crops of them for training, centre crops to judge by.
+
+The folder holds `pixels.u8` (all images one after another, each as H x W x 3) and `index.json`.
+Letters: U images, H and W pixels, B crops of S x S pixels. A batch is {"image": (B, 3, S, S) uint8}.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from vqaudio.data.atomic import atomic_folder, remove_leftovers
+from vqaudio.data.parts import part_of
+
+VERSION = 1
+PIXELS_FILE, INDEX_FILE = "pixels.u8", "index.json"
+Pixels = npt.NDArray[np.uint8]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class PackedImages:
+    """The decoded images of one split, of any sizes, in the packed order. U images; U may be 0."""
+
+    classes: tuple[str, ...]
+    """names, at least one; an image's label is an index into them. Images without classes have one: "image"."""
+    ids: tuple[str, ...]
+    """(U,) names"""
+    heights: Ints
+    """(U,) pixels, at least 1"""
+    widths: Ints
+    """(U,) pixels, at least 1"""
+    labels: Ints
+    """(U,) indices into classes"""
+    pixels: Pixels
+    """(sum of 3 H W,) read-only memory map"""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def offsets(self) -> Ints:
+        """(U + 1,) first byte of each image, and the end of the last."""
+        return np.append(0, np.cumsum(3 * self.heights * self.widths))
+
+    def image(self, index: int) -> Pixels:
+        """(H, W, 3) of one image, a view into the memory map."""
+        flat = self.pixels[self.offsets[index] : self.offsets[index + 1]]
+        return flat.reshape(self.heights[index], self.widths[index], 3)
+
+
+def write_images(
+    folder: str | Path,
+    images: Iterable[tuple[str, Pixels, int]],
+    classes: Sequence[str],
+    *,
+    overwrite: bool = False,
+) -> PackedImages:
+    """Write (id, (H, W, 3) uint8, label) after each other into `folder` and open it.
+
+    Memory does not grow with the images but for their ids. The folder appears whole, when all are written, or not
+    at all; what a killed writer left beside it is removed. Raises what `check_target` and `fill_folder` raise.
+    """
+    folder = Path(folder).absolute()
+    check_target(folder, overwrite=overwrite)
+    remove_leftovers(folder)
+    with atomic_folder(folder) as new:
+        fill_folder(new, images, classes)
+    return open_images(folder)
+
+
+def check_target(folder: Path, *, overwrite: bool) -> None:
+    """Raise the OSError that writing images to `folder` would end in, before any work is done for them."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise NotADirectoryError(
+            f"cannot write {folder}: it is a file; packed images are a folder, choose another name"
+        )
+    names = {path.name for path in folder.iterdir()}
+    if strangers := names - {PIXELS_FILE, INDEX_FILE}:
+        raise FileExistsError(f"{folder} holds more than packed images ({min(strangers)}); choose another folder")
+    if names and not overwrite:
+        raise FileExistsError(f"{folder} exists already; pass --overwrite to replace it")
+
+
+def fill_folder(folder: Path, images: Iterable[tuple[str, Pixels, int]], classes: Sequence[str]) -> int:
+    """What `write_images` writes, into an empty folder. -> how many images these were
+
+    Raises ValueError for classes that are none or not unique, and, naming the image, for an id that is empty or
+    occurs twice, another shape or type of array, a label that is no class.
+    """
+    if not classes or len(set(classes)) != len(classes):
+        raise ValueError(f"class names must be unique and at least one, got {', '.join(classes) or 'none'}")
+    sizes: dict[str, tuple[int, int, int]] = {}
+    with (folder / PIXELS_FILE).open("wb") as file:
+        for id, image, label in images:
+            if not id or id in sizes:
+                raise ValueError(f"image ids must be unique and not empty, got {id!r} as number {len(sizes) + 1}")
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+                raise ValueError(f"image {id!r} must be (H, W, 3) uint8, got {image.shape} {image.dtype}; convert it")
+            if not 0 <= label < len(classes):
+                raise ValueError(f"the label of image {id!r} must lie in 0 to {len(classes) - 1}, got {label}")
+            sizes[id] = (image.shape[0], image.shape[1], int(label))
+            file.write(image.tobytes())
+    heights, widths, labels = ([size[i] for size in sizes.values()] for i in range(3))
+    index = {"version": VERSION, "classes": list(classes), "ids": list(sizes)}
+    index |= {"heights": heights, "widths": widths, "labels": labels}
+    (folder / INDEX_FILE).write_text(json.dumps(index), encoding="utf-8")
+    return len(sizes)
+
+
+def open_images(folder: str | Path) -> PackedImages:
+    """Open what `write_images` made. Raises FileNotFoundError, or ValueError where it is not sound."""
+    folder = Path(folder)
+    index_path, pixels_path = folder / INDEX_FILE, folder / PIXELS_FILE
+    if not index_path.is_file() or not pixels_path.is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no packed images: it lacks {INDEX_FILE} or {PIXELS_FILE}; prepare them from their source"
+        )
+    try:
+        index = json.loads(index_path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{index_path} is not JSON ({error}); remove {folder} and prepare it again") from error
+    if index.get("version") != VERSION:
+        raise ValueError(
+            f"{folder} was packed as version {index.get('version')}, this code reads version {VERSION}; "
+            "remove the folder and prepare it again"
+        )
+    heights, widths, labels = (np.array(index[key], dtype=np.int64) for key in ("heights", "widths", "labels"))
+    num_bytes = int((3 * heights * widths).sum())
+    if pixels_path.stat().st_size != num_bytes:
+        raise ValueError(
+            f"{pixels_path} has {pixels_path.stat().st_size} bytes, its index promises {num_bytes}; "
+            "remove the folder and prepare it again"
+        )
+    # an empty file cannot be mapped
+    pixels = np.memmap(pixels_path, dtype=np.uint8, mode="r") if num_bytes else np.zeros(0, dtype=np.uint8)
+    return PackedImages(
+        classes=tuple(index["classes"]),
+        ids=tuple(index["ids"]),
+        heights=heights,
+        widths=widths,
+        labels=labels,
+        pixels=np.asarray(pixels),  # a plain view: slicing a np.memmap costs microseconds
+    )
+
+
+@dataclass(frozen=True)
+class ImageCropConfig:
+    size: int = 32
+    """side of the square crop, in pixels"""
+    batch_size: int = 128
+    """crops per optimizer step, over all processes and accumulation steps together"""
+    pad: int = 0
+    """pixels by which a crop may lie beyond the border of its image; they are filled by reflection"""
+    flip: bool = True
+    """half of the crops, drawn by chance, are mirrored left to right"""
+    seed: int = 0
+    """with the number of the step, it decides every crop"""
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"size must be at least 1, got {self.size}")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        if not 0 <= self.pad < self.size:
+            raise ValueError(f"pad must lie in 0 to size - 1 ({self.size - 1}), got {self.pad}")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed must lie in 0 to 2**63 - 1, got {self.seed}")
+
+
+class ImageCrops:
+    """Random crops: every image equally often, at any place of it. Example i of a step depends on
+    (seed, step, i) and on nothing else, so one process and two see the same joint batch."""
+
+    seconds_per_step = 0.0
+    """images have none"""
+
+    def __init__(self, images: PackedImages, cfg: ImageCropConfig) -> None:
+        """Raises ValueError where there are no images, or one is too small for a crop."""
+        _check_sizes(images, cfg.size, cfg.pad)
+        self.images = images
+        self.cfg = cfg
+
+    def batch(self, step: int, part: int = 0, parts: int = 1) -> dict[str, Tensor]:
+        """{"image": (B, 3, S, S) uint8} of one step: the `part`-th of `parts` slices of its batch.
+
+        Their sizes differ by at most one. Raises ValueError where batch_size is smaller than `parts`.
+        """
+        mine = part_of(self.cfg.batch_size, part, parts)
+        key = np.array([self.cfg.seed, step], dtype=np.uint64)
+        # Row i holds the i-th draws of this key, whatever the batch size.
+        draws = np.random.Generator(np.random.Philox(key=key)).random((self.cfg.batch_size, 4))[mine]
+        size, pad = self.cfg.size, self.cfg.pad
+        chosen = (draws[:, 0] * len(self.images)).astype(np.int64)
+        tops = (draws[:, 1] * (self.images.heights[chosen] + 2 * pad - size + 1)).astype(np.int64) - pad
+        lefts = (draws[:, 2] * (self.images.widths[chosen] + 2 * pad - size + 1)).astype(np.int64) - pad
+        flips = (draws[:, 3] < 0.5) & self.cfg.flip
+        return {"image": _cut(self.images, chosen, tops, lefts, size, flips)}
+
+
+def centre_batches(
+    images: PackedImages, size: int, batch_size: int, count: int | None = None
+) -> Iterator[dict[str, Tensor]]:
+    """The middle of each image, in the packed order: {"image": (B, 3, S, S) uint8, "label": (B,) int64}.
+
+    With `count`, so many images spread evenly over all, which are often sorted by class. The last batch may be
+    smaller. Raises ValueError, at once, for a number below 1, more than there are, or an image that is too small.
+    """
+    count = len(images) if count is None else count
+    _check_sizes(images, size, 0)
+    if size < 1 or batch_size < 1 or not 1 <= count <= len(images):
+        raise ValueError(
+            f"size and batch_size must be at least 1 and count at most {len(images)}, "
+            f"got {size}, {batch_size} and {count}"
+        )
+    chosen = np.arange(count) * len(images) // count
+    tops, lefts = (images.heights - size) // 2, (images.widths - size) // 2
+    rows = (chosen[start : start + batch_size] for start in range(0, count, batch_size))
+    return (
+        {
+            "image": _cut(images, own, tops[own], lefts[own], size, np.zeros(len(own), dtype=bool)),
+            "label": torch.from_numpy(images.labels[own]),
+        }
+        for own in rows
+    )
+
+
+def _check_sizes(images: PackedImages, size: int, pad: int) -> None:
+    if len(images) == 0:
+        raise ValueError("there are no images to crop; prepare the split again with a larger share")
+    small = np.flatnonzero(np.minimum(images.heights, images.widths) + 2 * pad < size)
+    if len(small):
+        first = small[0]
+        raise ValueError(
+            f"{len(small)} of {len(images)} images are too small for crops of {size} pixels with a pad of {pad}, the "
+            f"first is {images.ids[first]!r} with {images.widths[first]} x {images.heights[first]}: choose crops.size "
+            f"at most {min(images.heights[small].min(), images.widths[small].min()) + 2 * pad}, or prepare the images "
+            "again with a larger --side"
+        )
+
+
+def _cut(
+    images: PackedImages, chosen: Ints, tops: Ints, lefts: Ints, size: int, flips: npt.NDArray[np.bool_]
+) -> Tensor:
+    """(B, 3, S, S) uint8: of each chosen image (B,) the square at (top, left), mirrored where `flips` says so."""
+    crops = np.empty((len(chosen), size, size, 3), dtype=np.uint8)
+    within = np.arange(size)
+    for crop, index, top, left, flip in zip(crops, chosen, tops, lefts, flips, strict=True):
+        rows = _reflected(top + within, int(images.heights[index]))
+        columns = _reflected(left + within, int(images.widths[index]))
+        crop[:] = images.image(index)[rows[:, None], columns[::-1] if flip else columns]
+    return torch.from_numpy(np.ascontiguousarray(rearrange(crops, "b h w c -> b c h w")))
+
+
+def _reflected(places: Ints, length: int) -> Ints:
+    """Places beyond 0 to length - 1 mirrored at the first or last pixel, which is not repeated; as often as needed."""
+    period = max(2 * (length - 1), 1)
+    return length - 1 - np.abs(length - 1 - places % period)

@@ -1,0 +1,166 @@
+"""What images, and the codes of images, cost: bits per dimension and bits per code, on what was not trained on.
+
+Letters: B batch, M codes at each place, h rows, w columns, K codes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vqaudio.data.code_maps import CodeMaps
+from vqaudio.models.baselines import ImageGumbel, ImageVAE, ImageVIMCO
+from vqaudio.models.image import ImageVQVAE
+from vqaudio.models.prior import ImagePrior
+from vqaudio.models.second import CodeMapVAE, CodeMapVQVAE
+from vqaudio.nn.pixels import LEVELS
+from vqaudio.nn.quantizer import VectorQuantizer, perplexity
+
+ImageModel = ImageVQVAE | ImageVAE | ImageVIMCO | ImageGumbel
+Z95 = 1.96  # standard errors on either side of a mean that make its 95 % interval
+
+
+def image_figures(model: ImageModel, batches: Iterable[dict[str, Tensor]], seed: int = 0) -> dict[str, float]:
+    """Batches {"image": (B, 3, H, W) uint8, ...} -> figures, in bits per dimension, averaged over images; float32.
+
+    bits_per_dim: of the bound by which each kind of model is trained, latents included; bits_per_dim_error: half of its
+    95 % interval over images. bits_of_latents: the latents' part, bits_of_pixels: the rest. gap_codes: by how much the
+    pixels cost more with the latents of the batch's next image; 0: the latents are ignored. perplexity, usage and
+    codebook_size of a quantizer. uniform_bits: of guessing. Draws of latents depend on `seed` alone.
+    """
+    images = (batch["image"] for batch in batches)
+    return _figures(model, images, model.decoder.nll, "dim", "pixels", math.log2(LEVELS), seed)
+
+
+def second_level_figures(
+    model: CodeMapVQVAE | CodeMapVAE, batches: Iterable[dict[str, Tensor]], seed: int = 0
+) -> dict[str, float]:
+    """Batches {"codes": (B, M, h, w)} -> figures as of `image_figures`, in bits per code of the first level."""
+    maps = (batch["codes"] for batch in batches)
+    return _figures(model, maps, model.nll, "code", "codes", math.log2(model.cfg.net.codes), seed)
+
+
+@torch.no_grad()
+def _figures(
+    model: ImageModel | CodeMapVQVAE | CodeMapVAE,
+    batches: Iterable[Tensor],
+    nll: Callable[[Tensor, Tensor], Tensor],
+    per: str,
+    of: str,
+    uniform: float,
+    seed: int,
+) -> dict[str, float]:
+    """Examples (B, ...), nll(latents, examples) -> (B,) nats; figures in bits per one of the model's dims."""
+    _check_mode(model)
+    device = next(model.parameters()).device
+    bounds, costs, gaps = [], [], []
+    with _seeded(seed), _codes_counted(model) as counts:
+        for batch in batches:
+            if len(batch) < 2:
+                raise ValueError("a batch must hold at least 2 examples: latents are exchanged between them")
+            x = batch.to(device)
+            z, cost = model.latents(x)
+            given = nll(z, x)
+            # VIMCO's bound is of many draws; for the others these two are it
+            bounds.append(model.bound(x) if isinstance(model, ImageVIMCO) else given + cost)
+            gaps.append(nll(z.roll(1, 0), x) - given)
+            costs.append(cost)
+    if not bounds:
+        raise ValueError("there is nothing to evaluate: no batch")
+    per_one = 1 / (model.cfg.dims * math.log(2))
+    bits, latents, gap = (torch.cat(parts).double() * per_one for parts in (bounds, costs, gaps))
+    return {
+        f"bits_per_{per}": bits.mean().item(),
+        f"bits_per_{per}_error": _error(bits),
+        f"bits_of_{of}": (bits - latents).mean().item(),
+        "bits_of_latents": latents.mean().item(),
+        "gap_codes": gap.mean().item(),
+        "uniform_bits": uniform + latents.mean().item(),
+        **_usage(counts),
+    }
+
+
+@torch.no_grad()
+def prior_figures(prior: ImagePrior, maps: CodeMaps, unigram: Tensor, batch_size: int = 64) -> dict[str, float]:
+    """Codes that it was not trained on, and the shares (M, K) of the codes it was -> figures, in bits per code.
+
+    bits_per_code: under the prior, with bits_per_code_error, half of its 95 % interval over images. unigram_bits: what
+    the codes cost by their shares alone, whatever stands beside them: a prior that is no better has learned nothing.
+    gap_labels: by how much the codes cost more under the next image's class, where there are classes.
+    """
+    _check_mode(prior)
+    device = next(prior.parameters()).device
+    nats, gaps = [], []
+    for rows in torch.arange(len(maps)).split(batch_size):
+        codes = maps.codes[rows].to(device)
+        label = maps.labels[rows].to(device) if prior.cfg.classes else None
+        nats.append(prior.nll(codes, label))
+        if label is not None:
+            gaps.append(prior.nll(codes, label.roll(1)) - nats[-1])
+    per_code = 1 / (math.prod(maps.map_shape) * math.log(2))
+    found = torch.cat(nats) * per_code
+    of_map = torch.arange(maps.codes.shape[1])[None, :, None, None]
+    figures = {
+        "bits_per_code": found.mean().item(),
+        "bits_per_code_error": _error(found),
+        "unigram_bits": -unigram.log2()[of_map, maps.codes].mean().item(),
+        "uniform_bits": math.log2(maps.codebook_size),
+    }
+    return figures | ({"gap_labels": (torch.cat(gaps) * per_code).mean().item()} if gaps else {})
+
+
+def code_shares(maps: CodeMaps) -> Tensor:
+    """(M, K): how often each code stands in each map, one added to every count so that no code is impossible."""
+    counts = torch.stack([torch.bincount(m.flatten(), minlength=maps.codebook_size) for m in maps.codes.unbind(1)]) + 1
+    return counts / counts.sum(1, keepdim=True)
+
+
+def _error(values: Tensor) -> float:
+    return Z95 * values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.inf
+
+
+def _usage(counts: Tensor | None) -> dict[str, float]:
+    if counts is None:
+        return {}
+    return {
+        "perplexity": perplexity(counts).item(),
+        "usage": (counts > 0).float().mean().item(),
+        "codebook_size": len(counts),
+    }
+
+
+@contextmanager
+def _codes_counted(model: nn.Module) -> Iterator[Tensor | None]:
+    """Within, how often each code of the model's quantizer is chosen: (K,), or None for a model without one."""
+    quantizer = getattr(model, "quantizer", None)
+    if not isinstance(quantizer, VectorQuantizer):
+        yield None
+        return
+    counts = torch.zeros(quantizer.cfg.codes)
+
+    def count(_: nn.Module, __: Any, q: Any) -> None:
+        counts.add_(torch.bincount(q.codes.flatten(), minlength=len(counts)).cpu())
+
+    hook = quantizer.register_forward_hook(count)
+    try:
+        yield counts
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Within, draws of latents depend on the seed alone; afterwards they go on as if nothing had been."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+def _check_mode(model: nn.Module) -> None:
+    if model.training:
+        raise RuntimeError("the model is in training mode; call model.eval() before it is evaluated")

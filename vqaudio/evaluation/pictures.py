@@ -1,0 +1,67 @@
+"""Grids of images as PNG files.
+
+Letters: N images, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vqaudio.data.atomic import atomic_file
+from vqaudio.data.image_files import check_pillow
+
+GAP = 2  # white pixels between two images, before they are enlarged
+
+
+def grid(images: Tensor, columns: int, enlarge: int = 1) -> Tensor:
+    """(N, 3, H, W) uint8 -> one picture (3, H', W') uint8 with `columns` images in a row, pixels `enlarge` times."""
+    if images.ndim != 4 or images.shape[1] != 3 or images.dtype != torch.uint8 or not len(images):
+        raise ValueError(f"a grid is made of (N, 3, H, W) uint8, got {tuple(images.shape)} {images.dtype}")
+    if columns < 1 or enlarge < 1:
+        raise ValueError(f"columns and enlarge must be at least 1, got {columns} and {enlarge}")
+    height, width = images.shape[2] + GAP, images.shape[3] + GAP
+    rows = -(-len(images) // columns)
+    picture = images.new_full((3, rows * height - GAP, columns * width - GAP), 255)
+    for i, image in enumerate(images):
+        y, x = i // columns * height, i % columns * width
+        picture[:, y : y + height - GAP, x : x + width - GAP] = image
+    return picture.repeat_interleave(enlarge, 1).repeat_interleave(enlarge, 2)
+
+
+def save_png(path: Path, picture: Tensor, *, overwrite: bool = False) -> None:
+    """(3, H, W) uint8 -> a PNG file, whole or not at all."""
+    check_pillow()
+    from PIL import Image
+
+    image = Image.fromarray(picture.permute(1, 2, 0).contiguous().cpu().numpy())
+    with atomic_file(path, overwrite=overwrite) as temporary:
+        image.save(temporary, format="PNG", optimize=True)
+
+
+def save_json(path: Path, figures: dict[str, Any], *, overwrite: bool = False) -> None:
+    """Figures by name -> a JSON file, whole or not at all."""
+    with atomic_file(path, overwrite=overwrite) as temporary:
+        temporary.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
+def plot_usage(path: Path, counts: Tensor, *, overwrite: bool = False) -> None:
+    """How often each code was chosen (K,) -> a picture of the shares, the most frequent first."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot as plt
+
+    shares = (counts / counts.sum()).sort(descending=True).values.tolist()
+    figure, ax = plt.subplots(figsize=(5, 3), layout="constrained")
+    ax.fill_between(range(len(shares)), shares, step="mid")
+    ax.axhline(1 / len(shares), color="0.5", lw=0.8, label="all alike")
+    ax.set(xlabel="code, the most frequent first", ylabel="share", yscale="log")
+    ax.legend(fontsize=8)
+    with atomic_file(path, overwrite=overwrite) as temporary:
+        figure.savefig(temporary, dpi=90)
+    plt.close(figure)

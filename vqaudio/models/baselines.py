@@ -1,0 +1,155 @@
+"""What the paper compares the VQ-VAE with, on the same encoder and decoder: other ways to learn latents.
+
+Letters: B batch, S draws of the latents, H height, W width (h, w of the latent map), D width of a latent vector,
+M maps, K codes.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vqaudio.models.bounds import bound_loss, gaussian, in_bits
+from vqaudio.models.image import ImageConfig
+from vqaudio.nn.image import ImageDecoder, ImageEncoder
+from vqaudio.nn.pixels import to_unit
+
+
+class ImageVAE(nn.Module):
+    """Continuous latents with diagonal Gaussians (Kingma and Welling, arXiv 1312.6114), reparameterised."""
+
+    def __init__(self, cfg: ImageConfig):
+        super().__init__()
+        self.cfg = cfg
+        self.encoder = ImageEncoder(cfg.coder, outputs=2)
+        self.decoder = ImageDecoder(cfg.coder)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """(B, 3, H, W) uint8 -> loss () in nats per dimension, logs."""
+        z, latents = self.latents(image)
+        return bound_loss(self.decoder.nll(z, image), latents, self.cfg.dims, of="pixels", per="dim")
+
+    def latents(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W) uint8 -> a draw from q(z | image) (B, D, M, h, w), its divergence from the prior (B,)."""
+        mean, log_scale = self.encoder(to_unit(image)).float().chunk(2, dim=1)
+        return gaussian(mean, log_scale)
+
+    def bound(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) uint8 -> nats that suffice for each image in the mean over draws, of which this is one: (B,)."""
+        z, latents = self.latents(image)
+        return self.decoder.nll(z, image) + latents
+
+
+class ImageVIMCO(nn.Module):
+    """Discrete latents that are drawn, learned from several draws at once (Mnih and Rezende, arXiv 1602.06725)."""
+
+    def __init__(self, cfg: ImageConfig):
+        super().__init__()
+        self.cfg = cfg
+        self.posterior = CategoricalEncoder(cfg)
+        self.embed = nn.Embedding(cfg.quantizer.codes, cfg.coder.width)
+        self.decoder = ImageDecoder(cfg.coder)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """(B, 3, H, W) uint8 -> loss () in nats per dimension whose gradient is VIMCO's, logs of the bound."""
+        log_f, log_q, nll = self.draws(image)
+        bound, signal = vimco(log_f)
+        surrogate = bound + (signal * log_q).sum(0) - (signal * log_q).sum(0).detach()  # the value of the bound
+        weights = log_f.detach().softmax(0)
+        pixels = (weights * nll.detach()).sum(0).mean()
+        logs = in_bits(pixels, -bound.detach().mean() - pixels, self.cfg.dims, of="pixels", per="dim")
+        return -surrogate.mean() / self.cfg.dims, logs
+
+    def draws(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, 3, H, W) uint8 -> of S draws log p(image, z) - log q(z | image), log q, -log p(image | z): (S, B)."""
+        log_q_of_all = self.posterior(image)  # (B, K, M, h, w)
+        codes = draw_codes(log_q_of_all, self.cfg.samples)  # (S, B, M, h, w)
+        log_q = log_q_of_all.gather(1, rearrange(codes, "s b m h w -> b s m h w")).flatten(2).sum(2).T
+        z = rearrange(self.embed(codes), "s b m h w d -> (s b) d m h w")
+        nll = self.decoder.nll(z, repeat(image, "b ... -> (s b) ...", s=self.cfg.samples)).view_as(log_q)
+        log_prior = -codes[0, 0].numel() * math.log(self.cfg.quantizer.codes)
+        return log_prior - nll - log_q, log_q, nll
+
+    def latents(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W) uint8 -> a draw (B, D, M, h, w), the divergence of q(z | image) from the uniform prior (B,)."""
+        log_q = self.posterior(image)
+        return rearrange(self.embed(draw_codes(log_q, 1)[0]), "b m h w d -> b d m h w"), divergence(log_q)
+
+    def bound(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) uint8 -> nats that suffice for each image, by the bound of S draws: (B,)."""
+        return -vimco(self.draws(image)[0])[0]
+
+
+def vimco(log_f: Tensor) -> tuple[Tensor, Tensor]:
+    """log p(x, z) - log q(z | x) of S draws (S, B) -> the bound (B,), each draw's learning signal (S, B), no gradient.
+
+    The signal is by how much the bound rises through a draw, against the bound with the geometric mean of the other
+    draws in its place (equations 10 and 11).
+    """
+    s = log_f.shape[0]
+    bound = torch.logsumexp(log_f, 0) - math.log(s)
+    fixed = log_f.detach()
+    others = (fixed.sum(0) - fixed) / (s - 1)
+    replaced = repeat(fixed, "other b -> other s b", s=s)
+    own = torch.eye(s, dtype=torch.bool, device=log_f.device)[:, :, None]
+    without = torch.logsumexp(torch.where(own, others[None], replaced), 0) - math.log(s)
+    return bound, bound.detach() - without
+
+
+class ImageGumbel(nn.Module):
+    """Discrete latents through straight-through Gumbel-softmax (Jang et al., arXiv 1611.01144)."""
+
+    def __init__(self, cfg: ImageConfig):
+        super().__init__()
+        self.cfg = cfg
+        self.posterior = CategoricalEncoder(cfg)
+        self.embed = nn.Embedding(cfg.quantizer.codes, cfg.coder.width)
+        self.decoder = ImageDecoder(cfg.coder)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """(B, 3, H, W) uint8 -> loss () in nats per dimension, logs."""
+        z, latents = self.latents(image)
+        return bound_loss(self.decoder.nll(z, image), latents, self.cfg.dims, of="pixels", per="dim")
+
+    def latents(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W) uint8 -> a draw (B, D, M, h, w), the divergence of q(z | image) from the uniform prior (B,)."""
+        log_q = self.posterior(image)
+        chosen = F.gumbel_softmax(log_q, self.cfg.temperature, hard=True, dim=1)
+        return torch.einsum("bkmhw,kd->bdmhw", chosen, self.embed.weight), divergence(log_q)
+
+    def bound(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) uint8 -> nats that suffice for each image in the mean over draws, of which this is one: (B,)."""
+        z, latents = self.latents(image)
+        return self.decoder.nll(z, image) + latents
+
+
+class CategoricalEncoder(nn.Module):
+    """q(z | image): each code of the map drawn by itself."""
+
+    def __init__(self, cfg: ImageConfig):
+        super().__init__()
+        self.encoder = ImageEncoder(cfg.coder)
+        self.logits = nn.Linear(cfg.coder.width, cfg.quantizer.codes)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) uint8 -> log-probabilities (B, K, M, h, w), at least float32."""
+        z = rearrange(self.encoder(to_unit(image)), "b d m h w -> b m h w d")
+        logits = self.logits(z)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return rearrange(logits.log_softmax(-1), "b m h w k -> b k m h w")
+
+
+def draw_codes(log_q: Tensor, draws: int) -> Tensor:
+    """(B, K, M, h, w) -> codes (S, B, M, h, w) int64."""
+    rows = rearrange(log_q.detach().exp(), "b k m h w -> (b m h w) k")
+    shape = log_q[:, 0].shape
+    return torch.multinomial(rows, draws, replacement=True).T.reshape(draws, *shape)
+
+
+def divergence(log_q: Tensor) -> Tensor:
+    """(B, K, M, h, w) -> its divergence from the uniform distribution in nats, summed over the map: (B,)."""
+    return (log_q.exp() * (log_q + math.log(log_q.shape[1]))).flatten(1).sum(1)

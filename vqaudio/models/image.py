@@ -1,0 +1,137 @@
+"""ImageVQVAE: images to maps of codes and back (van den Oord et al., arXiv 1711.00937, section 4.1).
+
+Letters: B batch, H height, W width (h, w of the map of codes), D code width, K codes, M codes at each place.
+
+Bits per dimension are those of a bound on the image's own likelihood: what the pixels cost given the latents, and what
+the latents cost under their prior. For the quantizer, whose choice is no draw, that is log2 K for each code under a
+uniform prior, and what a trained prior says otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from vqaudio.models.bounds import in_bits
+from vqaudio.models.fingerprint import fingerprint
+from vqaudio.nn.image import ImageCoderConfig, ImageDecoder, ImageEncoder
+from vqaudio.nn.normalizer import Normalizer, NormalizerKind
+from vqaudio.nn.pixels import to_unit
+from vqaudio.nn.quantizer import Quantized, VectorQuantizer, VectorQuantizerConfig
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """Of the VQ-VAE and of the models that the paper compares it with: one encoder and decoder for all."""
+
+    size: int = 32
+    """height and width of the images, in pixels"""
+    coder: ImageCoderConfig = field(default_factory=ImageCoderConfig)
+    normalizer: NormalizerKind = "none"
+    """what brings vectors to the codebook's scale: none, affine, batch, frame or unit (VQ-VAE alone)"""
+    quantizer: VectorQuantizerConfig = field(default_factory=VectorQuantizerConfig)
+    """VIMCO and Gumbel-softmax take the number of codes from it, the continuous VAE nothing"""
+    samples: int = 50
+    """draws of the latents in VIMCO's bound"""
+    temperature: float = 0.5
+    """of Gumbel-softmax: near 0 its gradient is right but noisy"""
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or self.size % self.coder.stride:
+            raise ValueError(f"size must be a multiple of {self.coder.stride}, the coder's stride, got {self.size}")
+        if self.quantizer.width != self.coder.width:
+            raise ValueError(
+                f"quantizer.width ({self.quantizer.width}) must be coder.width ({self.coder.width}); set both"
+            )
+        if self.samples < 2 or not self.temperature > 0:
+            raise ValueError(f"samples must be at least 2 and temperature above 0, got {self}")
+
+    @property
+    def map_shape(self) -> tuple[int, int, int]:
+        """(M, h, w) of the latents of an image."""
+        side = self.size // self.coder.stride
+        return self.coder.maps, side, side
+
+    @property
+    def dims(self) -> int:
+        """Colours of all pixels: what bits are counted per."""
+        return 3 * self.size**2
+
+
+class ImageVQVAE(nn.Module):
+    """Encoder, the vector quantizer that speech uses, decoder."""
+
+    def __init__(self, cfg: ImageConfig):
+        super().__init__()
+        self.cfg = cfg
+        self.encoder = ImageEncoder(cfg.coder)
+        self.normalizer = Normalizer(cfg.normalizer, cfg.coder.width)
+        self.quantizer = VectorQuantizer(cfg.quantizer)
+        self.decoder = ImageDecoder(cfg.coder)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """(B, 3, H, W) uint8 -> loss () in nats per dimension, logs: equation 3 of the paper."""
+        z = self.encoder(to_unit(image))
+        q = self.quantizer(self.normalizer(z))
+        nats = self.decoder.nll(q.z_q, image).mean()
+        usage = self.quantizer.usage()
+        logs = in_bits(nats.detach(), self.latent_nats(image), self.cfg.dims, of="pixels", per="dim") | {
+            "quantizer_loss": q.loss.detach(),
+            "perplexity": q.perplexity,
+            "usage": usage,
+            "dead_codes": (1 - usage) * self.codebook_size,
+            "encoder_norm": z.detach().float().norm(dim=1).mean(),
+            "code_norm": self.quantizer.vectors.detach().norm(dim=1).mean(),
+        }
+        return nats / self.cfg.dims + q.loss, logs
+
+    def quantize(self, image: Tensor) -> Quantized:
+        """(B, 3, H, W) uint8 -> what the quantizer makes of it; codes are (B, M, h, w)."""
+        return self.quantizer(self.normalizer(self.encoder(to_unit(image))))
+
+    def latents(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W) uint8 -> what the decoder hears (B, D, M, h, w), its cost under a uniform prior in nats (B,)."""
+        return self.quantize(image).z_q, self.latent_nats(image).expand(len(image))
+
+    def bound(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) uint8 -> nats that suffice for each image, (B,): an upper bound on -log p(image)."""
+        z, latent_nats = self.latents(image)
+        return self.decoder.nll(z, image) + latent_nats
+
+    def latent_nats(self, image: Tensor) -> Tensor:
+        """() what an image's codes cost under a uniform prior."""
+        places = math.prod(image.shape[2:]) // self.cfg.coder.stride**2
+        return torch.tensor(self.cfg.coder.maps * places * math.log(self.codebook_size), device=image.device)
+
+    @torch.inference_mode()
+    def encode(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) uint8 -> codes (B, M, h, w) int64."""
+        if image.dtype != torch.uint8:
+            raise ValueError(f"images must be uint8, 0 to 255, got {image.dtype}")
+        return self.quantizer.encode(self.normalizer(self.encoder(to_unit(image))))
+
+    @torch.inference_mode()
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes (B, M, h, w) -> the mean of each pixel, (B, 3, H, W) uint8."""
+        if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.codebook_size:
+            raise ValueError(
+                f"codes must lie in 0 to {self.codebook_size - 1}, got {int(codes.min())} to {int(codes.max())}"
+            )
+        return self.decoder.expected(self.quantizer.decode(codes))
+
+    @property
+    def codebook_size(self) -> int:
+        """K."""
+        return self.cfg.quantizer.codes
+
+    @property
+    def fingerprint(self) -> str:
+        """12 hex digits that stand for everything that decides the codes; the decoder has no part in it."""
+        weights = {**self.encoder.state_dict(), **self.normalizer.state_dict(prefix="normalizer.")}
+        weights["codebook"] = self.quantizer.codebook
+        c = self.cfg
+        facts = {"maps": c.coder.maps, "normalizer": c.normalizer, "codes": c.quantizer.codes}
+        return fingerprint(facts | {"unit_norm": c.quantizer.unit_norm}, weights)

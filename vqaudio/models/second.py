@@ -1,0 +1,143 @@
+"""The second level: latents of a whole map of codes, beneath a decoder strong enough to do without them.
+
+The paper's DeepMind Lab experiment (arXiv 1711.00937, section 4.2): a PixelCNN models the first level's codes given
+only three discrete latents of K = 512, 27 bits. A continuous VAE with that decoder learns to ignore its latents; the
+quantizer's cannot be ignored, for their cost is fixed.
+
+Letters: B batch, M codes at each place, h rows, w columns, L latents of a map, D width of a latent vector, C channels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from vqaudio.models.bounds import bound_loss, gaussian, in_bits
+from vqaudio.models.prior import map_nll
+from vqaudio.nn.conv import ResidualBlock2d
+from vqaudio.nn.normalizer import Normalizer, NormalizerKind
+from vqaudio.nn.pixelcnn import PixelCNN, PixelCNNConfig
+from vqaudio.nn.quantizer import VectorQuantizer, VectorQuantizerConfig
+
+
+@dataclass(frozen=True)
+class CodeMapConfig:
+    """Of both kinds of latents."""
+
+    map_shape: tuple[int, ...] = (1, 8, 8)
+    """(M, h, w) of the first level's maps; a recipe fills it in"""
+    model: str = ""
+    """fingerprint of the first level; a recipe fills it in"""
+    channels: int = 128
+    """C, of the encoder"""
+    latents: int = 3
+    """L, latent vectors for a whole map (paper: 3)"""
+    normalizer: NormalizerKind = "frame"
+    """what brings vectors to the codebook's scale"""
+    quantizer: VectorQuantizerConfig = field(default_factory=VectorQuantizerConfig)
+    """of the second level; the continuous VAE takes its width from it"""
+    net: PixelCNNConfig = field(default_factory=PixelCNNConfig)
+    """the decoder; its maps and condition follow from the rest"""
+
+    def __post_init__(self) -> None:
+        if len(self.map_shape) != 3 or min(self.map_shape) < 1:
+            raise ValueError(f"map_shape must be three numbers of at least 1, got {self.map_shape}")
+        if self.channels < 1 or self.latents < 1:
+            raise ValueError(f"channels and latents must be at least 1, got {self.channels} and {self.latents}")
+        condition = self.latents * self.quantizer.width
+        object.__setattr__(self, "net", replace(self.net, maps=self.map_shape[0], condition=condition, labels=0))
+
+    @property
+    def dims(self) -> int:
+        """Codes in a map: what bits are counted per."""
+        return math.prod(self.map_shape)
+
+
+class CodeMapVQVAE(nn.Module):
+    """Discrete latents of a whole map."""
+
+    def __init__(self, cfg: CodeMapConfig):
+        super().__init__()
+        self.cfg = cfg
+        self.encoder = MapEncoder(cfg, cfg.quantizer.width)
+        self.normalizer = Normalizer(cfg.normalizer, cfg.quantizer.width)
+        self.quantizer = VectorQuantizer(cfg.quantizer)
+        self.decoder = PixelCNN(cfg.net)
+
+    def forward(self, codes: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """(B, M, h, w) int64 -> loss () in nats per code of the first level, logs."""
+        q = self.quantizer(self.normalizer(self.encoder(codes)))
+        nats = self.nll(q.z_q, codes).mean()
+        usage = self.quantizer.usage()
+        logs = in_bits(nats.detach(), self.latent_nats(codes), self.cfg.dims, of="codes", per="code") | {
+            "quantizer_loss": q.loss.detach(),
+            "perplexity": q.perplexity,
+            "usage": usage,
+        }
+        return nats / self.cfg.dims + q.loss, logs
+
+    def latents(self, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, M, h, w) -> what the decoder hears (B, D, L), its cost under a uniform prior in nats (B,)."""
+        z_q = self.quantizer(self.normalizer(self.encoder(codes))).z_q
+        return z_q, self.latent_nats(codes).expand(len(codes))
+
+    def latent_nats(self, codes: Tensor) -> Tensor:
+        """() what a map's latents cost under a uniform prior."""
+        return torch.tensor(self.cfg.latents * math.log(self.cfg.quantizer.codes), device=codes.device)
+
+    def nll(self, z: Tensor, codes: Tensor) -> Tensor:
+        """(B, D, L), (B, M, h, w) -> negative log-likelihood of each map in nats, (B,)."""
+        return map_nll(self.decoder, codes, z.flatten(1), None)
+
+
+class CodeMapVAE(nn.Module):
+    """Continuous latents of a whole map, with diagonal Gaussians."""
+
+    def __init__(self, cfg: CodeMapConfig):
+        super().__init__()
+        self.cfg = cfg
+        self.encoder = MapEncoder(cfg, 2 * cfg.quantizer.width)
+        self.decoder = PixelCNN(cfg.net)
+
+    def forward(self, codes: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """(B, M, h, w) int64 -> loss () in nats per code of the first level, logs."""
+        z, latents = self.latents(codes)
+        return bound_loss(self.nll(z, codes), latents, self.cfg.dims, of="codes", per="code")
+
+    def latents(self, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, M, h, w) -> a draw from q(z | codes) (B, D, L), its divergence from the prior in nats (B,)."""
+        mean, log_scale = self.encoder(codes).float().chunk(2, dim=1)
+        return gaussian(mean, log_scale)
+
+    def nll(self, z: Tensor, codes: Tensor) -> Tensor:
+        """(B, D, L), (B, M, h, w) -> negative log-likelihood of each map in nats, (B,)."""
+        return map_nll(self.decoder, codes, z.flatten(1), None)
+
+
+class MapEncoder(nn.Module):
+    """A map of codes -> a few vectors for all of it."""
+
+    def __init__(self, cfg: CodeMapConfig, width: int):
+        super().__init__()
+        maps, height, width_of_map = cfg.map_shape
+        c = cfg.channels
+        self.latents = cfg.latents
+        self.embed = nn.Embedding(cfg.net.codes, c)
+        self.layers = nn.Sequential(
+            nn.Conv2d(maps * c, c, 4, stride=2, padding=1),
+            ResidualBlock2d(c),
+            nn.ReLU(),
+            nn.Conv2d(c, c, 3, padding=1),
+            ResidualBlock2d(c),
+            nn.ReLU(),
+        )
+        self.out = nn.Linear(c * (height // 2) * (width_of_map // 2), cfg.latents * width)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """(B, M, h, w) int64 -> (B, width, L)."""
+        x = rearrange(self.embed(codes), "b m h w c -> b (m c) h w")
+        return rearrange(self.out(self.layers(x).flatten(1)), "b (l d) -> b d l", l=self.latents)

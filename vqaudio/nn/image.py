@@ -1,0 +1,96 @@
+"""Image encoder and decoder of the paper (van den Oord et al., arXiv 1711.00937, section 4.1).
+
+Letters: B batch, H height, W width (h, w of the latent map), D width of a latent vector, M maps, C channels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from einops import rearrange
+from torch import Tensor, nn
+
+from vqaudio.nn.conv import ResidualBlock2d
+from vqaudio.nn.pixels import PixelMixture
+
+
+@dataclass(frozen=True)
+class ImageCoderConfig:
+    """Paper: two convolutions of stride 2 and window 4 x 4, two residual blocks, 256 channels; mirrored to decode."""
+
+    stages: int = 2
+    """strided convolutions; each halves height and width"""
+    channels: int = 256
+    """C, of every layer"""
+    blocks: int = 2
+    """residual blocks behind them"""
+    maps: int = 1
+    """M, latent vectors at each place of the map (paper: 10 for CIFAR-10, 1 for ImageNet)"""
+    width: int = 64
+    """D, numbers in a latent vector"""
+    components: int = 5
+    """logistics in the mixture that a pixel is drawn from"""
+
+    def __post_init__(self) -> None:
+        for name in ("stages", "channels", "maps", "width", "components"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.blocks < 0:
+            raise ValueError(f"blocks must be 0 or more, got {self.blocks}")
+
+    @property
+    def stride(self) -> int:
+        """Pixels per place of the latent map, along either side."""
+        return 2**self.stages
+
+
+class ImageEncoder(nn.Module):
+    """Images -> latent vectors."""
+
+    def __init__(self, cfg: ImageCoderConfig, outputs: int = 1):
+        """outputs: numbers per number of a latent vector, 2 where a mean and a variance are wanted."""
+        super().__init__()
+        self.cfg = cfg
+        c = cfg.channels
+        strided = [nn.Conv2d(3 if stage == 0 else c, c, 4, stride=2, padding=1) for stage in range(cfg.stages)]
+        between = [layer for conv in strided for layer in (conv, nn.ReLU())][:-1]  # a block begins with its own
+        self.layers = nn.Sequential(*between, *(ResidualBlock2d(c) for _ in range(cfg.blocks)), nn.ReLU())
+        self.out = nn.Conv2d(c, cfg.maps * outputs * cfg.width, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) float in [-1, 1] -> (B, outputs * D, M, h, w). Raises ValueError for a side without a map."""
+        stride = self.cfg.stride
+        if image.ndim != 4 or image.shape[1] != 3 or any(side % stride or not side for side in image.shape[2:]):
+            raise ValueError(
+                f"images must be (B, 3, H, W) with sides that are multiples of {stride}, got {tuple(image.shape)}"
+            )
+        return rearrange(self.out(self.layers(image)), "b (m d) h w -> b d m h w", m=self.cfg.maps)
+
+
+class ImageDecoder(nn.Module):
+    """Latent vectors -> the distribution of every pixel, each by itself."""
+
+    def __init__(self, cfg: ImageCoderConfig):
+        super().__init__()
+        self.cfg = cfg
+        self.pixels = PixelMixture(cfg.components)
+        c = cfg.channels
+        self.into = nn.Conv2d(cfg.maps * cfg.width, c, 1)
+        transposed = [
+            nn.ConvTranspose2d(c, c if stage < cfg.stages - 1 else self.pixels.outputs, 4, stride=2, padding=1)
+            for stage in range(cfg.stages)
+        ]
+        between = [layer for conv in transposed for layer in (nn.ReLU(), conv)]
+        self.layers = nn.Sequential(*(ResidualBlock2d(c) for _ in range(cfg.blocks)), *between)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(B, D, M, h, w) -> parameters of the mixture (B, pixels.outputs, H, W)."""
+        return self.layers(self.into(rearrange(z, "b d m h w -> b (m d) h w")))
+
+    def nll(self, z: Tensor, image: Tensor) -> Tensor:
+        """(B, D, M, h, w), (B, 3, H, W) uint8 -> negative log-likelihood of each image in nats, (B,)."""
+        return -self.pixels.log_prob(self(z), image)
+
+    def expected(self, z: Tensor) -> Tensor:
+        """(B, D, M, h, w) -> the mean of each pixel, (B, 3, H, W) uint8."""
+        return self.pixels.expected(self(z))

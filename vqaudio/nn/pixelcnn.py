@@ -1,0 +1,158 @@
+"""Gated PixelCNN (van den Oord et al., arXiv 1606.05328): the image prior and the second level's decoder.
+
+Letters: B batch, H rows, W columns, K codes, C channels, D width of the conditioning vector.
+
+A vertical stack sees all rows above, a horizontal one the places to the left in the row and what the vertical one
+says; together they see everything before a place in raster order: no blind spot. The inputs are shifted by one row
+and one column at the door, so that no convolution behind it needs a mask.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class PixelCNNConfig:
+    """Of one network over a map of codes."""
+
+    codes: int = 512
+    """K, values that a place can take"""
+    maps: int = 1
+    """columns that stand side by side for one place of the image, where several codes describe it"""
+    channels: int = 64
+    """C, of both stacks"""
+    layers: int = 8
+    """gated layers"""
+    kernel_size: int = 5
+    """side of the square of which each layer sees the part before a place; odd"""
+    head: int = 128
+    """channels of the sum over layers and of the output stage"""
+    condition: int = 0
+    """D, width of a conditioning vector for the whole map; 0: there is none"""
+    labels: int = 0
+    """number of class labels; 0: not conditioned on a class"""
+
+    def __post_init__(self) -> None:
+        for name in ("maps", "channels", "layers", "head"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.codes < 2 or self.condition < 0 or self.labels < 0:
+            raise ValueError(f"codes must be at least 2, condition and labels 0 or more, got {self}")
+        if self.kernel_size < 3 or self.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd and at least 3, got {self.kernel_size}")
+
+    @property
+    def reach(self) -> int:
+        """Rows above, and columns on either side, that one layer sees."""
+        return self.kernel_size // 2
+
+
+class GatedLayer(nn.Module):
+    """One step of both stacks. Its methods take a stretch of the map with the context that lies before it."""
+
+    def __init__(self, cfg: PixelCNNConfig, last: bool):
+        """last: nothing comes behind it, to which its horizontal stack would go on."""
+        super().__init__()
+        c, self.reach = cfg.channels, cfg.reach
+        self.down = nn.Conv2d(c, 2 * c, (self.reach + 1, cfg.kernel_size), padding=(0, self.reach))
+        self.link = nn.Conv2d(2 * c, 2 * c, 1)
+        self.along = nn.Conv2d(c, 2 * c, (1, self.reach + 1))
+        self.residual = None if last else nn.Conv2d(c, c, 1)
+
+    def vertical(self, v: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, reach + H, W), (B, 2C, 1, 1) -> (B, C, H, W), what the horizontal stack hears of it (B, 2C, H, W)."""
+        x = self.down(v)
+        return gate(x + condition), self.link(x)
+
+    def horizontal(self, h: Tensor, linked: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, H, reach + W), (B, 2C, H, W), (B, 2C, 1, 1) -> (B, C, H, W), its gated features (B, C, H, W)."""
+        gated = gate(self.along(h) + linked + condition)
+        h = h[..., self.reach :]
+        return h if self.residual is None else h + self.residual(gated), gated
+
+
+def gate(x: Tensor) -> Tensor:
+    """(B, 2C, H, W) -> tanh of one half times sigmoid of the other, (B, C, H, W)."""
+    signal, gates = x.chunk(2, 1)
+    return signal.tanh() * gates.sigmoid()
+
+
+class PixelCNN(nn.Module):
+    """Distribution of each code of a map given those before it in raster order."""
+
+    def __init__(self, cfg: PixelCNNConfig):
+        super().__init__()
+        self.cfg = cfg
+        c = cfg.channels
+        self.embed = nn.Embedding(cfg.codes, c)
+        self.column = nn.Embedding(cfg.maps, c) if cfg.maps > 1 else None
+        self.layers = nn.ModuleList(GatedLayer(cfg, last=i == cfg.layers - 1) for i in range(cfg.layers))
+        self.label = nn.Embedding(cfg.labels, c) if cfg.labels else None
+        self.condition = nn.Linear(cfg.condition, c) if cfg.condition else None
+        self.project = nn.Linear(c, cfg.layers * 4 * c) if cfg.labels or cfg.condition else None
+        self.skip = nn.Conv2d(cfg.layers * c, cfg.head, 1)  # all layers' skip paths and their sum, in one product
+        self.out = nn.Sequential(nn.ReLU(), nn.Conv2d(cfg.head, cfg.head, 1), nn.ReLU())
+        self.logits = nn.Conv2d(cfg.head, cfg.codes, 1)
+
+    def forward(self, x: Tensor, cond: Tensor | None = None, label: Tensor | None = None) -> Tensor:
+        """(B, H, W) int64 in [0, K), (B, D), (B,) -> logits (B, K, H, W): of a place, given all before it."""
+        reach = self.cfg.reach
+        embedded = self.embedded(x)
+        columns = self.columns(x.shape[2])
+        v = F.pad(embedded, (0, 0, 1, 0))[:, :, :-1]  # row r has what stands in row r - 1
+        h = F.pad(embedded, (1, 0))[..., :-1] + columns
+        skips = []
+        for layer, (on_v, on_h) in zip(self.gated_layers, self.conditions(cond, label, len(x)), strict=True):
+            v, linked = layer.vertical(F.pad(v, (0, 0, reach, 0)), on_v)
+            h, skip = layer.horizontal(F.pad(h, (reach, 0)), linked, on_h)
+            skips.append(skip)
+        return self.head(torch.cat(skips, 1))
+
+    # --- the parts, which a sampler that keeps what it has computed calls one place at a time ---
+
+    @property
+    def gated_layers(self) -> list[GatedLayer]:
+        """In order."""
+        return [layer for layer in self.layers if isinstance(layer, GatedLayer)]
+
+    def embedded(self, x: Tensor) -> Tensor:
+        """(B, H, W) int64 -> (B, C, H, W)."""
+        return rearrange(self.embed(x), "b h w c -> b c h w")
+
+    def columns(self, width: int) -> Tensor:
+        """(1, C, 1, W): which of the codes of a place a column holds; zeros where it holds the only one."""
+        if self.column is None:
+            return self.embed.weight.new_zeros(1, self.cfg.channels, 1, width)
+        which = torch.arange(width, device=self.embed.weight.device) % self.cfg.maps
+        return rearrange(self.column(which), "w c -> 1 c 1 w")
+
+    def conditions(self, cond: Tensor | None, label: Tensor | None, batch: int) -> list[tuple[Tensor, Tensor]]:
+        """(B, D), (B,) -> what each layer's two stacks add before their gates, (B, 2C, 1, 1) each.
+
+        Raises ValueError where a condition is missing, or given to a network that has none.
+        """
+        for name, given, wanted in (("cond", cond, self.condition), ("label", label, self.label)):
+            if (given is None) != (wanted is None):
+                raise ValueError(f"this network {'has no' if wanted is None else 'needs a'} {name}")
+            if given is not None and len(given) != batch:
+                raise ValueError(f"{name} must have a row for each of {batch} maps, got {len(given)}")
+        hidden = self.embed.weight.new_zeros(batch, self.cfg.channels)
+        if self.condition is not None and cond is not None:
+            hidden = hidden + self.condition(cond)
+        if self.label is not None and label is not None:
+            hidden = hidden + self.label(label)
+        if self.project is None:
+            zeros = hidden.new_zeros(batch, 2 * self.cfg.channels, 1, 1)
+            return [(zeros, zeros)] * self.cfg.layers
+        parts = rearrange(self.project(hidden), "b (l two c) -> l two b c 1 1", l=self.cfg.layers, two=2)
+        return [(on_v, on_h) for on_v, on_h in parts]
+
+    def head(self, skips: Tensor) -> Tensor:
+        """Gated features of all layers (B, layers * C, H, W) -> logits (B, K, H, W)."""
+        return self.logits(self.out(self.skip(skips)))
