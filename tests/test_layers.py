@@ -19,6 +19,7 @@ LAYERS = [  # bottom to top
     ["evaluation"],
     ["adaptation"],  # trains a model that it knows, and says what that was worth
     ["console"],
+    ["verbs"],
     ["cli", "recipes"],
     ["__main__"],
 ]

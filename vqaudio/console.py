@@ -18,11 +18,14 @@ from tyro.conf import arg
 from vqaudio.data.corpora import Failures
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from vqaudio.adaptation.learn import Voice
     from vqaudio.models.speech import SpeechVQVAE
     from vqaudio.tokens.speak import Spoken
 
 T = TypeVar("T")
+Net = TypeVar("Net", bound="nn.Module")
 Device = Annotated[Literal["auto", "cpu", "cuda"], arg(help="where to compute; auto: on a GPU if PyTorch sees one")]
 Inputs = Annotated[
     tuple[Path, ...],
@@ -83,6 +86,28 @@ def progress(items: Iterable[T], total: int) -> Iterable[T]:
 
 
 def load(model: str, device: Device, threads: int | None = None) -> SpeechVQVAE:
+    """A speech model. Raises ValueError for a model of another kind."""
+    from vqaudio.models.speech import SpeechVQVAE
+
+    net = load_any(model, device, threads)
+    if not isinstance(net, SpeechVQVAE):
+        raise ValueError(
+            f"{model} is an {type(net).__name__}, and this verb is for speech, whose codes have a time: "
+            "vqaudio evaluate, sample and info take image models, recipes/train_prior.py writes their codes"
+        )
+    return net
+
+
+def load_kind(model: str, device: Device, kind: type[Net], threads: int | None = None) -> Net:
+    """A model of one kind. Raises ValueError for another."""
+    net = load_any(model, device, threads)
+    if not isinstance(net, kind):
+        raise ValueError(f"{model} is an {type(net).__name__}, and an {kind.__name__} is wanted here")
+    return net
+
+
+def load_any(model: str, device: Device, threads: int | None = None) -> nn.Module:
+    """A model of any kind, on the device, after `threads` are set. Raises ValueError for what cannot be."""
     import torch
 
     from vqaudio.models.storage import load_model
@@ -94,7 +119,7 @@ def load(model: str, device: Device, threads: int | None = None) -> SpeechVQVAE:
             raise ValueError(f"--threads must be at least 1, got {threads}")
         torch.set_num_threads(threads)
     chosen = "cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu"
-    return load_model(model, chosen)
+    return load_model(model, chosen, kind=torch.nn.Module)
 
 
 def write_all(spoken: Iterable[Spoken], total: int, net: SpeechVQVAE, precision: Precision, overwrite: bool) -> None:

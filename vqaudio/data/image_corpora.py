@@ -11,17 +11,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from vqaudio.data.atomic import atomic_folder, remove_leftovers
+from vqaudio.data.corpora import ImageKind
 from vqaudio.data.image_files import IMAGE_SUFFIXES, ImageError, check_pillow, read_image
 from vqaudio.data.images import Ints, Pixels, check_target, fill_folder
 from vqaudio.data.splits import check_shares, split_group
 
-ImageKind = Literal["cifar10", "images"]
 SPLITS = ("train", "valid", "test")
 NO_CLASSES = ("image",)
 

@@ -8,6 +8,9 @@ from collections.abc import Iterable, Iterator
 
 from torch import nn
 
+from vqaudio.models.image import ImageVQVAE
+from vqaudio.models.prior import ImagePrior
+from vqaudio.models.second import CodeMapVAE, CodeMapVQVAE
 from vqaudio.models.speech import SpeechVQVAE
 from vqaudio.tokens.rows import TokenRow
 
@@ -82,6 +85,25 @@ def model_facts(model: SpeechVQVAE) -> dict[str, str]:
         "decoder sees": samples(decoder.receptive_field),
         "speakers": f"{len(model.speakers)}: {', '.join(model.speakers)}" if model.speakers else "none",
     }
+
+
+def other_facts(model: nn.Module) -> dict[str, str]:
+    """Name -> fact of a model that is none of speech, for a reader: its kind, its size, what made it."""
+    facts = {"model": type(model).__name__, "parameters": _millions(model)}
+    if isinstance(model, ImageVQVAE):
+        maps, height, width = model.cfg.map_shape
+        bits = maps * height * width * math.log2(model.codebook_size)
+        facts |= {
+            "fingerprint": model.fingerprint,
+            "images": f"{model.cfg.size} x {model.cfg.size} pixels",
+            "codes": f"{maps} x {height} x {width} of {model.codebook_size}, {bits:.0f} bits",
+        }
+    if isinstance(model, ImagePrior | CodeMapVQVAE | CodeMapVAE):
+        maps, height, width = model.cfg.map_shape
+        facts |= {"codes": f"{maps} x {height} x {width} of {model.cfg.net.codes}, by model {model.cfg.model}"}
+    if isinstance(model, ImagePrior):
+        facts |= {"classes": ", ".join(model.cfg.classes) or "none"}
+    return facts
 
 
 def bits_per_second(model: SpeechVQVAE) -> str:

@@ -1,0 +1,59 @@
+"""Corpora of speech and of images, made ready for training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from vqaudio.console import Overwrite, report, tell
+from vqaudio.data.corpora import ImageKind, Kind, Mic
+
+
+def prepare(
+    kind: Positional[Kind | ImageKind],
+    root: Positional[Path],
+    out: Path,
+    valid: float = 0.05,
+    test: float = 0.05,
+    seed: int = 0,
+    mic: Mic = "mic1",
+    side: int | None = None,
+    overwrite: Overwrite = False,
+) -> int:
+    """Find a corpus and split it; of speech the manifests are written, of images their decoded pixels.
+
+    Speech: train.jsonl, valid.jsonl, test.jsonl and speakers.json. Images: folders train, valid and test.
+
+    Args:
+        kind: the layout of the corpus; folder: any tree of audio with a folder for each speaker; images: any tree of
+            images, with a folder for each class or without
+        root: the folder that holds the corpus; of cifar10 its binary archive, or a .npz, or the folder of either
+        out: folder for what is written
+        valid: share of each speaker's utterances, or of each class's images, for validation, 0 to 1
+        test: share for testing, 0 to 1 (CIFAR-10 has a test set of its own)
+        seed: of the split
+        mic: which microphone of VCTK 0.92
+        side: pixels to which the shorter side of images is scaled; without it they are as they are
+    """
+    if kind in ("cifar10", "images"):
+        from vqaudio.data import image_corpora
+
+        made = image_corpora.prepare_images(
+            kind, root, out, valid=valid, test=test, side=side, seed=seed, overwrite=overwrite
+        )
+        for split, count in made.images.items():
+            tell({split: f"{count} images, in {out / split}"})
+        tell({"classes": f"{len(made.classes)}: {', '.join(made.classes)}"})
+        if made.duplicates:
+            tell({"duplicates": f"{made.duplicates} files that equal an earlier one were left out"})
+        return report(made.failures)
+    if side is not None:
+        raise ValueError(f"--side is for images, got {side} with {kind}; leave it out")
+    from vqaudio.data import corpora
+
+    made = corpora.prepare(kind, root, out, valid=valid, test=test, seed=seed, mic=mic, overwrite=overwrite)
+    for split, count in made.utterances.items():
+        tell({split: f"{count} utterances, {made.hours[split]:.3f} hours, in {out / split}.jsonl"})
+    tell({"speakers": f"{len(made.speakers)}, in {out / 'speakers.json'}"})
+    return report(made.failures)

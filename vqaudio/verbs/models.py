@@ -1,0 +1,122 @@
+"""Facts and figures of models, and what their priors make up."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from vqaudio.console import Device, Model, Overwrite, Seed, Temperature, Threads, TopK, load_any, load_kind, tell
+
+
+def evaluate(
+    data: Path,
+    out: Path,
+    model: Model = "mini",
+    prior: Annotated[
+        str | None, arg(metavar="P", help="a prior over the codes of an image model, evaluated too")
+    ] = None,
+    seed: int = 0,
+    threads: Threads = None,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+) -> int:
+    """What a model is worth on data that it was not trained on, as figures.json and, for images, pictures.
+
+    Speech: bits per sample, what the decoder loses with other codes, their mean or another speaker, how many codes are
+    in use, and a verdict. Images: bits per dimension, reconstructions, and with --prior bits per code and samples.
+
+    Args:
+        data: what vqaudio prepare wrote: a folder with test.jsonl (a manifest will do) or with packed images in test
+        out: folder for the figures
+        seed: of the crops, and of all draws
+    """
+    from vqaudio.evaluation.report import evaluate_images, evaluate_speech
+    from vqaudio.models.prior import ImagePrior
+    from vqaudio.models.speech import SpeechVQVAE
+
+    net = load_any(model, device, threads)
+    if isinstance(net, SpeechVQVAE):
+        if prior is not None:
+            raise ValueError(f"--prior is for image models, and {model} is one of speech; leave it out")
+        figures = evaluate_speech(net, data, out, seed=seed, overwrite=overwrite)
+    else:
+        over = None if prior is None else load_kind(prior, device, ImagePrior)
+        figures = evaluate_images(net, data, out, over, seed=seed, overwrite=overwrite)
+    tell({name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in figures.items()})
+    tell({"written": str(out)})
+    return 0
+
+
+def sample(
+    prior: Annotated[str, arg(metavar="P", help="folder of a prior over the codes of an image model")],
+    out: Path,
+    model: Annotated[str, arg(metavar="M", help="the image model whose codes they are")],
+    count: int = 4,
+    label: Annotated[
+        tuple[str, ...], arg(metavar="CLASS [CLASS ...]", help="of which classes; without it of all that it knows")
+    ] = (),
+    temperature: Temperature = 1.0,
+    top_k: TopK = None,
+    seed: Seed = 0,
+    threads: Threads = None,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+) -> int:
+    """Images that nobody took: codes drawn from a prior, decoded by the model whose codes they are.
+
+    Args:
+        out: folder for CLASS-NUMBER.png (of a prior without classes NUMBER.png) and codes.safetensors
+        count: of each class
+    """
+    from vqaudio.evaluation.report import sample_images
+    from vqaudio.models.image import ImageVQVAE
+    from vqaudio.models.prior import ImagePrior
+
+    over, net = load_kind(prior, device, ImagePrior, threads), load_kind(model, device, ImageVQVAE)
+    paths = sample_images(
+        over, net, out, label, count, temperature=temperature, top_k=top_k, seed=seed, overwrite=overwrite
+    )
+    tell({"written": f"{len(paths)} images and codes.safetensors, in {out}"})
+    return 0
+
+
+def info(subject: Positional[Annotated[str, arg(metavar="M_OR_TOKENS")]]) -> int:
+    """Facts about a model or about a token file.
+
+    Args:
+        subject: a model (a shipped name, a folder, a Hugging Face Hub id), or tokens (a .jsonl file or a folder)
+    """
+    from vqaudio.models.speech import SpeechVQVAE
+    from vqaudio.tokens.facts import TokenStats, model_facts, other_facts
+    from vqaudio.tokens.files import INDEX, read_tokens
+
+    if subject.endswith(".jsonl") or (Path(subject) / INDEX).is_file():
+        stats = TokenStats()
+        for row in read_tokens(subject):
+            stats.add(row)
+        tell(stats.facts())
+    else:
+        net = load_any(subject, "cpu")
+        tell(model_facts(net) if isinstance(net, SpeechVQVAE) else other_facts(net))
+    return 0
+
+
+def bench(
+    threads: Threads = None,
+    quick: bool = False,
+    out: Annotated[Path | None, arg(metavar="NAME.json", help="file for the same figures")] = None,
+    overwrite: Overwrite = False,
+) -> int:
+    """How fast this machine decodes, beside other ways to do it and beside what it could do; it should be idle.
+
+    Args:
+        quick: the preset base alone, in half a minute instead of four
+    """
+    from vqaudio.evaluation import speed, speed_table
+
+    plan, say = speed.QUICK if quick else speed.FULL, functools.partial(print, flush=True)
+    speed_table.bench(plan, threads, say, out=out, overwrite=overwrite)
+    return 0
