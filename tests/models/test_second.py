@@ -37,6 +37,8 @@ def test_the_bound_is_the_codes_given_the_latents_and_three_times_log_k(randomis
     _, logs = model(CODES)
     expected = (model.nll(z, CODES) + cost).mean() / 32 / math.log(2)
     torch.testing.assert_close(logs["bits_per_code"], expected.detach())
+    drawn = model.sample(z, generator=torch.Generator().manual_seed(0))
+    assert drawn.shape == CODES.shape
     other = z.roll(1, 0)
     assert not torch.equal(model.nll(other, CODES), model.nll(z, CODES))
 

@@ -50,7 +50,7 @@ class CodeMaps:
 def write_codes(path: Path, maps: CodeMaps) -> None:
     """Writes them as one safetensors file, whole or not at all."""
     facts = {"version": VERSION, "classes": maps.classes, "codebook_size": maps.codebook_size, "model": maps.model}
-    tensors = {"codes": maps.codes.int(), "labels": maps.labels}
+    tensors = {"codes": maps.codes.int().contiguous(), "labels": maps.labels}
     with atomic_file(path, overwrite=True) as temporary:
         temporary.write_bytes(save(tensors, {"vqaudio": json.dumps(facts)}))
 

@@ -1,36 +1,22 @@
-"""The report of one model on one corpus: figures.json, and for images pictures beside it."""
+"""The report of one speech model on one corpus: figures.json."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
-from einops import rearrange
-from torch import Tensor, nn
 
 from vqaudio.data.atomic import check_writable
-from vqaudio.data.code_maps import CodeMaps, write_codes
 from vqaudio.data.crops import validation_batches
-from vqaudio.data.images import centre_batches, open_images
 from vqaudio.data.manifest import read_manifest
 from vqaudio.data.packed import pack
 from vqaudio.evaluation.conditioning import conditioning
-from vqaudio.evaluation.images import ImageModel, code_shares, image_figures, prior_figures
-from vqaudio.evaluation.pictures import grid, plot_usage, save_json, save_png
-from vqaudio.models.image import ImageVQVAE
-from vqaudio.models.prior import ImagePrior
+from vqaudio.evaluation.pictures import save_json
 from vqaudio.models.speech import SpeechVQVAE
 from vqaudio.training.health import HealthConfig, judge
 
 FIGURES = "figures.json"
 CROP_SAMPLES, CROPS_AT_ONCE = 8192, 16
-IMAGES_AT_ONCE = 64
-SHOWN = 16  # originals and reconstructions
-TEMPERATURES = (0.7, 0.85, 1.0)
 NO_WAITING = HealthConfig(young_until=0)  # a model that is evaluated has been trained
 
 
@@ -43,7 +29,7 @@ def evaluate_speech(
     32, the speakers in turns. Raises ValueError for speakers that the model does not know, FileNotFoundError where
     there is no manifest.
     """
-    _check_out(out, [FIGURES], overwrite)
+    check_out(out, [FIGURES], overwrite)
     manifest = data / "test.jsonl" if data.is_dir() else data
     if not manifest.is_file():
         raise FileNotFoundError(f"there is no manifest {manifest}; vqaudio prepare writes one")
@@ -67,140 +53,7 @@ def evaluate_speech(
     return found
 
 
-def evaluate_images(
-    model: nn.Module, data: Path, out: Path, prior: ImagePrior | None = None, *, seed: int = 0, overwrite: bool = False
-) -> dict[str, float | str]:
-    """The figures of `image_figures` on the images in `data`/test, with the verdict on them, and pictures.
-
-    reconstructions.png: originals, each above what the model makes of it; usage.png: how often each code is chosen.
-    With a prior over its codes: `prior_figures`, samples at several temperatures (samples-T.png), and of each class in
-    a row (classes.png). Raises ValueError for a model or prior that does not fit, FileNotFoundError without images.
-    """
-    if not isinstance(model, ImageModel):
-        raise ValueError(f"an {type(model).__name__} is not evaluated alone; give its image model, and it as --prior")
-    if prior is not None:
-        _check_fit(prior, model)
-    names = [FIGURES, "reconstructions.png"]
-    names += ["usage.png"] if isinstance(model, ImageVQVAE) else []
-    if prior is not None:
-        names += [f"samples-{t:g}.png" for t in TEMPERATURES] + (["classes.png"] if prior.cfg.classes else [])
-    _check_out(out, names, overwrite)
-    images = open_images(data / "test")
-
-    def batches() -> Any:
-        return centre_batches(images, model.cfg.size, IMAGES_AT_ONCE)
-
-    figures: dict[str, float | str] = {**image_figures(model, batches(), seed)}
-    figures["verdict"] = str(judge({k: v for k, v in figures.items() if isinstance(v, float)}, 0, NO_WAITING))
-    _save_reconstructions(model, next(iter(batches()))["image"][:SHOWN], out, overwrite)
-    if isinstance(model, ImageVQVAE):
-        device = model.quantizer.codebook.device
-        codes = torch.cat([model.encode(batch["image"].to(device)).cpu() for batch in batches()])
-        counts = torch.bincount(codes.flatten(), minlength=model.codebook_size)
-        plot_usage(out / "usage.png", counts, overwrite=overwrite)
-        if prior is not None:
-            labels = torch.from_numpy(images.labels)
-            maps = CodeMaps(codes, labels, images.classes, model.codebook_size, model.fingerprint)
-            figures |= _evaluate_prior(prior, model, maps, data)
-            _save_samples(prior, model, out, seed, overwrite)
-    save_json(out / FIGURES, {**figures, "images": len(images)}, overwrite=overwrite)
-    return figures
-
-
-def sample_images(
-    prior: ImagePrior,
-    model: ImageVQVAE,
-    out: Path,
-    classes: Sequence[str],
-    count: int,
-    *,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    seed: int = 0,
-    overwrite: bool = False,
-) -> list[Path]:
-    """`count` images of each class (all, where none is named) as PNG files, their codes in codes.safetensors."""
-    _check_fit(prior, model)
-    if count < 1:
-        raise ValueError(f"count must be at least 1, got {count}")
-    if classes and not prior.cfg.classes:
-        raise ValueError(f"this prior knows no classes, got {', '.join(classes)}; leave --label out")
-    chosen = tuple(dict.fromkeys(classes)) or prior.cfg.classes
-    for name in chosen:
-        prior.label_id(name)
-    names = [f"{name}-{i}.png" for name in chosen for i in range(count)] or [f"{i}.png" for i in range(count)]
-    _check_out(out, [*names, "codes.safetensors"], overwrite)
-    label = torch.tensor([prior.label_id(name) for name in chosen for _ in range(count)])
-    codes = _draw(prior, len(names), label if chosen else None, seed, temperature, top_k)
-    for name, image in zip(names, model.decode(codes), strict=True):
-        save_png(out / name, image, overwrite=overwrite)
-    write_codes(
-        out / "codes.safetensors",
-        CodeMaps(codes.cpu(), label, prior.cfg.classes, model.codebook_size, model.fingerprint),
-    )
-    return [out / name for name in names]
-
-
-def _draw(
-    prior: ImagePrior, count: int, label: Tensor | None, seed: int, temperature: float = 1.0, top_k: int | None = None
-) -> Tensor:
-    """Codes (B, M, h, w); what an image becomes depends on its own number and the seed."""
-    seeds = np.random.SeedSequence(seed).generate_state(count)
-    generators = [torch.Generator().manual_seed(int(own)) for own in seeds]
-    label = None if label is None else label.to(prior.net.embed.weight.device)
-    return prior.sample(count, label, temperature=temperature, top_k=top_k, generator=generators)
-
-
-def _check_fit(prior: ImagePrior, model: nn.Module) -> None:
-    if not isinstance(model, ImageVQVAE):
-        raise ValueError(f"a prior is over the codes of an ImageVQVAE, and the model is an {type(model).__name__}")
-    if prior.cfg.model != model.fingerprint:
-        raise ValueError(
-            f"the prior is over codes of model {prior.cfg.model}, this is model {model.fingerprint}; give the model "
-            "that it was trained with"
-        )
-
-
-def _evaluate_prior(prior: ImagePrior, model: ImageVQVAE, maps: CodeMaps, data: Path) -> dict[str, float]:
-    """Its figures on codes that it was not trained on, and bits per dimension with it in the place of the uniform."""
-    device = model.quantizer.codebook.device
-    train = centre_batches(open_images(data / "train"), model.cfg.size, IMAGES_AT_ONCE)
-    codes = torch.cat([model.encode(batch["image"].to(device)).cpu() for batch in train])
-    shares = code_shares(CodeMaps(codes, maps.labels, maps.classes, maps.codebook_size, maps.model))
-    figures = prior_figures(prior, maps, shares)
-    saved = figures["uniform_bits"] - figures["bits_per_code"]  # of each code
-    return {f"prior_{name}": value for name, value in figures.items()} | {
-        "bits_saved_by_prior": saved * maps.codes[0].numel() / model.cfg.dims
-    }
-
-
-def _save_reconstructions(model: ImageModel, images: Tensor, out: Path, overwrite: bool) -> None:
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(0)
-        z, _ = model.latents(images.to(next(model.parameters()).device))
-        made = model.decoder.expected(z).cpu()
-    columns = min(8, len(images))
-    whole = len(images) // columns * columns
-    shown = rearrange(torch.stack([images[:whole], made[:whole]]), "two (r c) ... -> (r two c) ...", c=columns)
-    save_png(out / "reconstructions.png", grid(shown, columns, _enlarge(model)), overwrite=overwrite)
-
-
-def _save_samples(prior: ImagePrior, model: ImageVQVAE, out: Path, seed: int, overwrite: bool) -> None:
-    classes = len(prior.cfg.classes)
-    for temperature in TEMPERATURES:
-        label = torch.arange(64) % classes if classes else None
-        images = model.decode(_draw(prior, 64, label, seed, temperature)).cpu()
-        save_png(out / f"samples-{temperature:g}.png", grid(images, 8, _enlarge(model)), overwrite=overwrite)
-    if classes:
-        images = model.decode(_draw(prior, 8 * classes, torch.arange(classes).repeat_interleave(8), seed)).cpu()
-        save_png(out / "classes.png", grid(images, 8, _enlarge(model)), overwrite=overwrite)
-
-
-def _enlarge(model: ImageModel) -> int:
-    return max(1, 64 // model.cfg.size)
-
-
-def _check_out(out: Path, names: Sequence[str], overwrite: bool) -> None:
+def check_out(out: Path, names: Sequence[str], overwrite: bool) -> None:
     """Makes the folder. Raises the OSError that writing would end in, before any work is done for it."""
     out.mkdir(parents=True, exist_ok=True)
     for name in names:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from typing import TypedDict, Unpack
 
 from einops import rearrange
 from torch import Tensor, nn
@@ -56,28 +57,9 @@ class ImagePrior(nn.Module):
         """(B, M, h, w) int64, classes (B,) -> negative log-likelihood of each map in nats, (B,)."""
         return map_nll(self.net, codes, None, label)
 
-    def sample(
-        self,
-        count: int = 1,
-        label: Tensor | None = None,
-        *,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        generator: Generators = None,
-    ) -> Tensor:
+    def sample(self, count: int = 1, label: Tensor | None = None, **options: Unpack[DrawOptions]) -> Tensor:
         """Classes (B,), or `count` for B where there are none -> codes (B, M, h, w) int64."""
-        maps, height, width = self.cfg.map_shape
-        drawn = generate_map_cached(
-            self.net,
-            height,
-            width * maps,
-            label=label,
-            temperature=temperature,
-            top_k=top_k,
-            generator=generator,
-            count=count,
-        )
-        return rearrange(drawn, "b h (w m) -> b m h w", m=maps)
+        return draw_maps(self.net, self.cfg.map_shape, None, label, count, **options)
 
     def label_id(self, name: str) -> int:
         """Index of a class. Raises ValueError for a name that this prior does not know."""
@@ -91,3 +73,25 @@ def map_nll(net: PixelCNN, codes: Tensor, cond: Tensor | None, label: Tensor | N
     """(B, M, h, w), (B, D), (B,) -> nats of each map (B,); the codes of a place stand side by side in their row."""
     rows = rearrange(codes, "b m h w -> b h (w m)")
     return F.cross_entropy(net(rows, cond, label).float(), rows, reduction="none").sum((1, 2))
+
+
+class DrawOptions(TypedDict, total=False):
+    """How codes are drawn."""
+
+    temperature: float
+    top_k: int | None
+    generator: Generators
+
+
+def draw_maps(
+    net: PixelCNN,
+    map_shape: tuple[int, ...],
+    cond: Tensor | None,
+    label: Tensor | None,
+    count: int,
+    **options: Unpack[DrawOptions],
+) -> Tensor:
+    """(B, D), (B,), or `count` for B where neither is given -> codes (B, M, h, w) int64, drawn one after the other."""
+    maps, height, width = map_shape
+    rows = generate_map_cached(net, height, width * maps, cond, label, count=count, **options)
+    return rearrange(rows, "b h (w m) -> b m h w", m=maps)

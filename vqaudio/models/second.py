@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from typing import Unpack
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
 from vqaudio.models.bounds import bound_loss, gaussian, in_bits
-from vqaudio.models.prior import map_nll
+from vqaudio.models.prior import DrawOptions, draw_maps, map_nll
 from vqaudio.nn.conv import ResidualBlock2d
 from vqaudio.nn.normalizer import Normalizer, NormalizerKind
 from vqaudio.nn.pixelcnn import PixelCNN, PixelCNNConfig
@@ -93,6 +94,10 @@ class CodeMapVQVAE(nn.Module):
         """(B, D, L), (B, M, h, w) -> negative log-likelihood of each map in nats, (B,)."""
         return map_nll(self.decoder, codes, z.flatten(1), None)
 
+    def sample(self, z: Tensor, **options: Unpack[DrawOptions]) -> Tensor:
+        """(B, D, L) -> maps that the decoder draws for these latents, (B, M, h, w) int64."""
+        return draw_maps(self.decoder, self.cfg.map_shape, z.flatten(1), None, len(z), **options)
+
 
 class CodeMapVAE(nn.Module):
     """Continuous latents of a whole map, with diagonal Gaussians."""
@@ -116,6 +121,10 @@ class CodeMapVAE(nn.Module):
     def nll(self, z: Tensor, codes: Tensor) -> Tensor:
         """(B, D, L), (B, M, h, w) -> negative log-likelihood of each map in nats, (B,)."""
         return map_nll(self.decoder, codes, z.flatten(1), None)
+
+    def sample(self, z: Tensor, **options: Unpack[DrawOptions]) -> Tensor:
+        """(B, D, L) -> maps that the decoder draws for these latents, (B, M, h, w) int64."""
+        return draw_maps(self.decoder, self.cfg.map_shape, z.flatten(1), None, len(z), **options)
 
 
 class MapEncoder(nn.Module):

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 LEVELS = 256
+FIRST_LOG_SCALE = -1.3  # of a parameter of 0: about as wide as the colours of photographs are spread
 LEAST_LOG_SCALE = -7.0  # a logistic narrower than a fifth of a value gains nothing and breaks the gradient
 PER_COMPONENT = 10  # its weight; mean and log-scale of three colours; how green leans on red, blue on red and green
 
@@ -80,7 +81,7 @@ class PixelMixture:
         parameters = parameters.to(torch.promote_types(parameters.dtype, torch.float32))
         parts = rearrange(parameters, "b (n j) h w -> b j n h w", j=self.components)
         logits, means, log_scales, lean = parts.split([1, 3, 3, 3], dim=2)
-        return logits[:, :, 0], means, log_scales.clamp(min=LEAST_LOG_SCALE), lean.tanh()
+        return logits[:, :, 0], means, (log_scales + FIRST_LOG_SCALE).clamp(min=LEAST_LOG_SCALE), lean.tanh()
 
 
 def _led(means: Tensor, lean: Tensor, x: Tensor) -> Tensor:

@@ -18,6 +18,9 @@ def evaluate(
     prior: Annotated[
         str | None, arg(metavar="P", help="a prior over the codes of an image model, evaluated too")
     ] = None,
+    first: Annotated[
+        str | None, arg(metavar="M", help="for a second level: the image model whose codes it models")
+    ] = None,
     seed: int = 0,
     threads: Threads = None,
     device: Device = "auto",
@@ -33,15 +36,23 @@ def evaluate(
         out: folder for the figures
         seed: of the crops, and of all draws
     """
-    from vqaudio.evaluation.report import evaluate_images, evaluate_speech
+    from vqaudio.evaluation.image_report import evaluate_images, evaluate_second_level
+    from vqaudio.evaluation.report import evaluate_speech
+    from vqaudio.models.image import ImageVQVAE
     from vqaudio.models.prior import ImagePrior
+    from vqaudio.models.second import CodeMapVAE, CodeMapVQVAE
     from vqaudio.models.speech import SpeechVQVAE
 
     net = load_any(model, device, threads)
     if isinstance(net, SpeechVQVAE):
-        if prior is not None:
-            raise ValueError(f"--prior is for image models, and {model} is one of speech; leave it out")
+        if prior is not None or first is not None:
+            raise ValueError(f"--prior and --first are for images, and {model} is a model of speech; leave them out")
         figures = evaluate_speech(net, data, out, seed=seed, overwrite=overwrite)
+    elif isinstance(net, CodeMapVQVAE | CodeMapVAE):
+        if first is None:
+            raise ValueError(f"{model} is a second level: --first must name the image model whose codes it models")
+        below = load_kind(first, device, ImageVQVAE)
+        figures = evaluate_second_level(net, below, data, out, seed=seed, overwrite=overwrite)
     else:
         over = None if prior is None else load_kind(prior, device, ImagePrior)
         figures = evaluate_images(net, data, out, over, seed=seed, overwrite=overwrite)
@@ -71,7 +82,7 @@ def sample(
         out: folder for CLASS-NUMBER.png (of a prior without classes NUMBER.png) and codes.safetensors
         count: of each class
     """
-    from vqaudio.evaluation.report import sample_images
+    from vqaudio.evaluation.image_report import sample_images
     from vqaudio.models.image import ImageVQVAE
     from vqaudio.models.prior import ImagePrior
 

@@ -1,0 +1,152 @@
+"""From images to a prior's samples: the recipes and the verbs, one after the other, as a user calls them."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vqaudio import load_model
+from vqaudio.cli import main
+from vqaudio.data.code_maps import read_codes
+from vqaudio.models.baselines import ImageGumbel, ImageVAE, ImageVIMCO
+from vqaudio.models.image import ImageVQVAE
+from vqaudio.models.prior import ImagePrior
+from vqaudio.models.second import CodeMapVAE, CodeMapVQVAE
+from vqaudio.training.metrics import read_metrics
+
+ROOT = Path(__file__).parents[1]
+TINY_FIT = ["--fit.steps", "6", "--fit.log-every", "2", "--fit.evaluate-every", "3", "--fit.save-every", "3"]
+TINY_IMAGES = ["--model.coder.channels", "8", "--model.coder.maps", "2", "--model.coder.width", "4"]
+TINY_IMAGES += ["--model.quantizer.width", "4", "--model.quantizer.codes", "16", "--model.samples", "3"]
+TINY_IMAGES += ["--crops.batch-size", "4", *TINY_FIT]
+TINY_NET = ["--{}.net.channels", "6", "--{}.net.layers", "2", "--{}.net.head", "8", "--{}.net.kernel-size", "3"]
+
+
+@pytest.fixture
+def recipe(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """A function (name, *arguments) that runs a recipe in this process."""
+
+    def run(name: str, *arguments: str | Path) -> None:
+        spec = importlib.util.spec_from_file_location(name, ROOT / f"recipes/{name}.py")
+        assert spec and spec.loader
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, name, module)  # dataclasses look their module up
+        spec.loader.exec_module(module)
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+        module.main()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of small pictures of two classes, prepared."""
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for label, name in enumerate(("dark", "light")):
+        (folder / "png" / name).mkdir(parents=True)
+        for i in range(20):
+            pixels = rng.integers(0, 100, (34, 32, 3)) + 150 * label
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / "png" / name / f"{i}.png")
+    arguments = ["images", folder / "png", "--out", folder / "packed", "--valid", "0.2", "--test", "0.2"]
+    assert main(["prepare", *map(str, arguments)]) == 0
+    return folder / "packed"
+
+
+def test_the_whole_way(recipe: Callable[..., None], images: Path, tmp_path: Path) -> None:
+    cpu = ROOT / "egs/cifar10/conf/cpu.yaml"
+    for kind, expected in (("vqvae", ImageVQVAE), ("vae", ImageVAE), ("vimco", ImageVIMCO), ("gumbel", ImageGumbel)):
+        recipe("train_image", cpu, "--kind", kind, "--data", images, "--out", tmp_path / kind, *TINY_IMAGES)
+        model = load_model(tmp_path / kind, kind=expected)
+        assert not model.training
+        rows = [row for row in read_metrics(tmp_path / kind / "metrics.jsonl") if row["kind"] == "valid"]
+        assert [row["step"] for row in rows] == [3, 6]
+        assert 0 < rows[-1]["bits_per_dim"] < 20
+    for kind, expected in (("prior", ImagePrior), ("vqvae", CodeMapVQVAE), ("vae", CodeMapVAE)):
+        flags = [flag.format("prior" if kind == "prior" else "second") for flag in TINY_NET]
+        conf = ROOT / f"egs/cifar10/conf/cpu_{'prior' if kind == 'prior' else 'second'}.yaml"
+        given = ["--kind", kind, "--model", tmp_path / "vqvae", "--data", images, "--out", tmp_path / f"over-{kind}"]
+        recipe("train_prior", conf, *given, "--batches.batch-size", "4", *flags, *TINY_FIT)
+        loaded = load_model(tmp_path / f"over-{kind}", kind=expected)
+        assert loaded.cfg.map_shape == (2, 8, 8)
+        assert loaded.cfg.model == load_model(tmp_path / "vqvae", kind=ImageVQVAE).fingerprint
+    _evaluate(images, tmp_path)
+    _sample(tmp_path)
+    _refuse(images, tmp_path)
+
+
+def _evaluate(images: Path, runs: Path) -> None:
+    arguments = ["--model", runs / "vqvae", "--prior", runs / "over-prior", "--data", images, "--out", runs / "report"]
+    assert main(["evaluate", *map(str, arguments)]) == 0
+    pictures = {
+        "reconstructions.png",
+        "usage.png",
+        "samples-0.7.png",
+        "samples-0.85.png",
+        "samples-1.png",
+        "classes.png",
+    }
+    assert {path.name for path in (runs / "report").iterdir()} == {"figures.json", *pictures}
+    figures = json.loads((runs / "report/figures.json").read_text())
+    assert figures["images"] == 8
+    assert figures["bits_of_latents"] == pytest.approx(2 * 64 * 4 / 3072)
+    assert figures["prior_uniform_bits"] == 4
+    with Image.open(runs / "report/reconstructions.png") as picture:
+        assert picture.size == (8 * 34 * 2 - 4, 2 * 34 * 2 - 4)
+    assert main(["evaluate", *map(str, arguments)]) == 2  # it is there already
+    for kind in ("vae", "vimco"):
+        given = ["--model", runs / kind, "--data", images, "--out", runs / f"report-{kind}"]
+        assert main(["evaluate", *map(str, given)]) == 0
+        assert json.loads((runs / f"report-{kind}/figures.json").read_text())["bits_per_dim"] > 0
+    for kind in ("vqvae", "vae"):
+        given = ["--model", runs / f"over-{kind}", "--first", runs / "vqvae", "--data", images]
+        assert main(["evaluate", *map(str, given), "--out", str(runs / f"second-{kind}")]) == 0
+        assert "gap_codes" in json.loads((runs / f"second-{kind}/figures.json").read_text())
+
+
+def _sample(runs: Path) -> None:
+    arguments = ["--prior", runs / "over-prior", "--model", runs / "vqvae", "--label", "light", "--seed", "3"]
+    assert main(["sample", *map(str, arguments), "--count", "2", "--out", str(runs / "a")]) == 0
+    assert main(["sample", *map(str, arguments), "--count", "3", "--out", str(runs / "b")]) == 0
+    assert {path.name for path in (runs / "a").iterdir()} == {"light-0.png", "light-1.png", "codes.safetensors"}
+    for name in ("light-0.png", "light-1.png"):  # an image does not depend on how many there are
+        assert (runs / "a" / name).read_bytes() == (runs / "b" / name).read_bytes()
+    maps = read_codes(runs / "b/codes.safetensors")
+    image = load_model(runs / "vqvae", kind=ImageVQVAE).decode(maps.codes)[2]
+    with Image.open(runs / "b/light-2.png") as picture:
+        assert np.array_equal(np.asarray(picture), image.permute(1, 2, 0).numpy())
+
+
+def _refuse(images: Path, runs: Path) -> None:
+    """Models in the wrong place are refused in a sentence."""
+    vqvae, prior, out = str(runs / "vqvae"), str(runs / "over-prior"), str(runs / "out")
+    assert main(["tokenize", str(images), "--model", vqvae, "--out", out]) == 2
+    assert main(["info", vqvae]) == 0
+    assert main(["info", prior]) == 0
+    assert main(["sample", "--prior", vqvae, "--model", vqvae, "--out", out]) == 2
+    assert main(["sample", "--prior", prior, "--model", vqvae, "--label", "green", "--out", out]) == 2
+    assert main(["evaluate", "--model", prior, "--data", str(images), "--out", out]) == 2
+    assert main(["evaluate", "--model", str(runs / "over-vae"), "--data", str(images), "--out", out]) == 2
+    assert main(["evaluate", "--model", "mini", "--prior", prior, "--data", str(images), "--out", out]) == 2
+    assert main(["evaluate", "--model", str(runs / "vae"), "--prior", prior, "--data", str(images), "--out", out]) == 2
+
+
+def test_a_run_continues_as_if_it_had_not_stopped(recipe: Callable[..., None], images: Path, tmp_path: Path) -> None:
+    cpu = ROOT / "egs/cifar10/conf/cpu.yaml"
+    recipe("train_image", cpu, "--data", images, "--out", tmp_path / "once", *TINY_IMAGES)
+    recipe("train_image", cpu, "--data", images, "--out", tmp_path / "twice", *TINY_IMAGES)
+    for path in (tmp_path / "twice" / "checkpoints").iterdir():
+        if int(path.name) > 3:
+            for file in sorted(path.rglob("*"), reverse=True):
+                file.unlink() if file.is_file() else file.rmdir()
+            path.rmdir()
+    recipe("train_image", cpu, "--data", images, "--out", tmp_path / "twice", *TINY_IMAGES)
+    names = ("once/model.safetensors", "twice/model.safetensors")
+    assert len({(tmp_path / name).read_bytes() for name in names}) == 1
