@@ -1,16 +1,21 @@
-"""The download of egs/cifar10, from a server on this machine."""
+"""The stages of egs/cifar10/run.sh on a few images, and the download from a server on this machine."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 CONTENT = bytes(range(256)) * 1000
@@ -124,3 +129,53 @@ def test_a_server_that_is_away_is_named(tmp_path: Path, home: Home, script: Modu
 def test_the_address_and_the_sum_are_the_official_ones(script: ModuleType) -> None:
     assert script.URL == "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
     assert script.CIFAR10_MD5 == "c32a1d4ab5d03f1284b67883e8d87530"
+
+
+NET = {"channels": 4, "layers": 1, "head": 4, "kernel_size": 3}
+TINY = {
+    "vqvae": {
+        "crops": {"batch_size": 2},
+        "model": {
+            "coder": {"channels": 4, "maps": 1, "width": 2, "components": 1},
+            "quantizer": {"codes": 8, "width": 2},
+            "samples": 2,
+        },
+    },
+    "prior": {"prior": {"net": NET}},
+    "second": {"second": {"channels": 4, "quantizer": {"codes": 8, "width": 2}, "net": NET}},
+}
+
+
+@pytest.mark.slow
+def test_stages_1_to_6_run(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    arrays = {
+        f"{part}_{what}": values
+        for part, count in (("train", 40), ("test", 20))
+        for what, values in (
+            ("images", rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)),
+            ("labels", np.arange(count, dtype=np.uint8) % 2),
+        )
+    }
+    np.savez(tmp_path / "images.npz", **arrays, class_names=np.array(["cat", "dog"]))
+    (tmp_path / "conf").mkdir()
+    for name, values in TINY.items():
+        (tmp_path / f"conf/{name}.yaml").write_text(yaml.safe_dump(values))
+    command = ["bash", str(ROOT / "egs/cifar10/run.sh"), "--stage", "1", "--data", str(tmp_path / "images.npz")]
+    command += ["--conf", str(tmp_path / "conf"), "--packed", str(tmp_path / "packed"), "--out", str(tmp_path / "exp")]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        [*command, "--", "--fit.steps", "2"], capture_output=True, text=True, env={**os.environ, "PATH": path}
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    reports = {file.parent.name for file in (tmp_path / "exp/report").glob("*/figures.json")}
+    assert reports == {"vqvae", "vae", "vimco", "gumbel", "second", "second-vae"}
+    assert len(list((tmp_path / "exp/samples").glob("*.png"))) == 8
+
+
+@pytest.mark.parametrize("stages", [("two", "4"), ("3", "2"), ("0", "7")])
+def test_stages_that_are_none_are_refused(stages: tuple[str, str]) -> None:
+    command = ["bash", str(ROOT / "egs/cifar10/run.sh"), "--stage", stages[0], "--stop-stage", stages[1]]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "stages are 0 to 6" in done.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -12,28 +13,64 @@ import pytest
 import torch
 
 from vqaudio.config import load_yaml
+from vqaudio.data.code_maps import CodeMaps
 from vqaudio.models.speech import SpeechVQVAE
 
 ROOT = Path(__file__).parents[1]
-PRESETS = sorted(ROOT.glob("egs/*/conf/*.yaml"))
+PRESETS = sorted(ROOT.glob("egs/*/conf/**/*.yaml"))
+OF_IMAGES = [path for path in PRESETS if "cifar10" in path.parts]
+OF_SPEECH = [path for path in PRESETS if path not in OF_IMAGES]
 
 
-@pytest.fixture(scope="module")
-def recipe() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("train", ROOT / "recipes/train.py")
+def _recipe(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"recipes/{name}.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
-    sys.modules["train"] = module  # dataclasses look their module up
+    sys.modules[name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 
 
+@pytest.fixture(scope="module")
+def recipe() -> ModuleType:
+    return _recipe("train")
+
+
 def test_the_presets_are_found() -> None:
-    names = {f"{path.parents[1].name}/{path.stem}" for path in PRESETS}
+    names = {f"{path.relative_to(ROOT / 'egs').parts[0]}/{path.stem}" for path in PRESETS}
     assert names >= {"mini/mini", "vctk/paper", "vctk/base", "vctk/cpu"}
+    assert names >= {f"cifar10/{name}" for name in ("vqvae", "imagenet128", "prior", "second")}
 
 
-@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", OF_IMAGES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_preset_of_images_loads_and_builds_all_kinds(path: Path) -> None:
+    if path.stem in ("prior", "second"):
+        module = _recipe("train_prior")
+        cfg = load_yaml(module.TrainPriorConfig, path)
+        maps = CodeMaps(torch.zeros(1, 10, 8, 8, dtype=torch.long), torch.zeros(1), ("cat", "dog"), 512, "x")
+        with torch.device("meta"):
+            for kind in ("prior", "vqvae", "vae"):
+                assert module.build(replace(cfg, kind=kind), maps).cfg.map_shape == (10, 8, 8)
+    else:
+        module = _recipe("train_image")
+        cfg = load_yaml(module.TrainImageConfig, path)
+        with torch.device("meta"):
+            for kind in module.KINDS.values():
+                kind(cfg.model)
+        assert cfg.crops.size == cfg.model.size
+
+
+def test_the_papers_image_models_are_as_the_paper_states_them() -> None:
+    module = _recipe("train_image")
+    cifar = load_yaml(module.TrainImageConfig, ROOT / "egs/cifar10/conf/vqvae.yaml")
+    assert cifar.model.map_shape == (10, 8, 8)
+    assert (cifar.model.quantizer.codes, cifar.model.coder.channels, cifar.model.coder.blocks) == (512, 256, 2)
+    assert (cifar.fit.lr, cifar.crops.batch_size, cifar.model.samples) == (2e-4, 128, 50)
+    larger = load_yaml(module.TrainImageConfig, ROOT / "egs/cifar10/conf/imagenet128.yaml")
+    assert (larger.model.size, larger.model.map_shape) == (128, (1, 32, 32))
+
+
+@pytest.mark.parametrize("path", OF_SPEECH, ids=lambda path: path.stem)
 def test_every_preset_loads_and_has_its_rate(recipe: ModuleType, path: Path) -> None:
     model = load_yaml(recipe.TrainConfig, path).model
     assert model.sample_rate / model.encoder.hop == 250

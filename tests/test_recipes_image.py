@@ -22,6 +22,7 @@ from vqaudio.models.second import CodeMapVAE, CodeMapVQVAE
 from vqaudio.training.metrics import read_metrics
 
 ROOT = Path(__file__).parents[1]
+CONF = ROOT / "egs/cifar10/conf/cpu"
 TINY_FIT = ["--fit.steps", "6", "--fit.log-every", "2", "--fit.evaluate-every", "3", "--fit.save-every", "3"]
 TINY_IMAGES = ["--model.coder.channels", "8", "--model.coder.maps", "2", "--model.coder.width", "4"]
 TINY_IMAGES += ["--model.quantizer.width", "4", "--model.quantizer.codes", "16", "--model.samples", "3"]
@@ -61,7 +62,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_whole_way(recipe: Callable[..., None], images: Path, tmp_path: Path) -> None:
-    cpu = ROOT / "egs/cifar10/conf/cpu.yaml"
+    cpu = CONF / "vqvae.yaml"
     for kind, expected in (("vqvae", ImageVQVAE), ("vae", ImageVAE), ("vimco", ImageVIMCO), ("gumbel", ImageGumbel)):
         recipe("train_image", cpu, "--kind", kind, "--data", images, "--out", tmp_path / kind, *TINY_IMAGES)
         model = load_model(tmp_path / kind, kind=expected)
@@ -71,7 +72,7 @@ def test_the_whole_way(recipe: Callable[..., None], images: Path, tmp_path: Path
         assert 0 < rows[-1]["bits_per_dim"] < 20
     for kind, expected in (("prior", ImagePrior), ("vqvae", CodeMapVQVAE), ("vae", CodeMapVAE)):
         flags = [flag.format("prior" if kind == "prior" else "second") for flag in TINY_NET]
-        conf = ROOT / f"egs/cifar10/conf/cpu_{'prior' if kind == 'prior' else 'second'}.yaml"
+        conf = CONF / ("prior.yaml" if kind == "prior" else "second.yaml")
         given = ["--kind", kind, "--model", tmp_path / "vqvae", "--data", images, "--out", tmp_path / f"over-{kind}"]
         recipe("train_prior", conf, *given, "--batches.batch-size", "4", *flags, *TINY_FIT)
         loaded = load_model(tmp_path / f"over-{kind}", kind=expected)
@@ -139,7 +140,7 @@ def _refuse(images: Path, runs: Path) -> None:
 
 
 def test_a_run_continues_as_if_it_had_not_stopped(recipe: Callable[..., None], images: Path, tmp_path: Path) -> None:
-    cpu = ROOT / "egs/cifar10/conf/cpu.yaml"
+    cpu = CONF / "vqvae.yaml"
     recipe("train_image", cpu, "--data", images, "--out", tmp_path / "once", *TINY_IMAGES)
     recipe("train_image", cpu, "--data", images, "--out", tmp_path / "twice", *TINY_IMAGES)
     for path in (tmp_path / "twice" / "checkpoints").iterdir():

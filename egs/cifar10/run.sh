@@ -3,7 +3,7 @@
 #
 #   egs/cifar10/run.sh                                        everything, from the 170 MB download on
 #   egs/cifar10/run.sh --stage 1 --data PATH                  an archive or a .npz that is already there
-#   egs/cifar10/run.sh --size cpu                             models for an hour of one CPU, instead of the paper's
+#   egs/cifar10/run.sh --conf egs/cifar10/conf/cpu            models for a CPU and an hour, instead of the paper's
 #   egs/cifar10/run.sh --stage 2 --stop-stage 2 -- --fit.lr 1e-4    what follows -- goes to the recipes
 set -euo pipefail
 repository=$(cd "$(dirname "$0")/../.." && pwd)
@@ -12,7 +12,7 @@ stage=0 stop_stage=6
 data=data/cifar-10-binary.tar.gz
 packed=data/cifar10
 out=exp/cifar10
-size=paper
+conf=$repository/egs/cifar10/conf
 
 usage() { sed -n '2,7p' "$0" >&2; exit 2; }
 while [ $# -gt 0 ]; do
@@ -24,7 +24,7 @@ while [ $# -gt 0 ]; do
         --data) data=$2 ;;
         --packed) packed=$2 ;;
         --out) out=$2 ;;
-        --size) size=$2 ;;
+        --conf) conf=$2 ;;
         *) echo "unknown option $1" >&2; usage ;;
     esac
     shift 2
@@ -33,12 +33,6 @@ if ! [[ $stage =~ ^[0-6]$ && $stop_stage =~ ^[0-6]$ && $stage -le $stop_stage ]]
     echo "stages are 0 to 6, the first no later than the last; got --stage $stage --stop-stage $stop_stage" >&2
     exit 2
 fi
-conf=$repository/egs/cifar10/conf
-case "$size" in
-    paper) images=$conf/vqvae.yaml prior=$conf/prior.yaml second=$conf/second.yaml ;;
-    cpu) images=$conf/cpu.yaml prior=$conf/cpu_prior.yaml second=$conf/cpu_second.yaml ;;
-    *) echo "--size is paper or cpu, got $size" >&2; exit 2 ;;
-esac
 runs() { [ "$stage" -le "$1" ] && [ "$stop_stage" -ge "$1" ]; }
 train() { accelerate launch "$repository/recipes/$1" "$2" --data "$packed" "${@:3}"; }
 
@@ -52,22 +46,22 @@ if runs 1; then
 fi
 if runs 2; then
     echo "== Stage 2: train the VQ-VAE =="
-    train train_image.py "$images" --out "$out/vqvae" "$@"
+    train train_image.py "$conf/vqvae.yaml" --out "$out/vqvae" "$@"
 fi
 if runs 3; then
     echo "== Stage 3: train what the paper compares it with =="
     for kind in vae vimco gumbel; do
-        train train_image.py "$images" --kind "$kind" --out "$out/$kind" "$@"
+        train train_image.py "$conf/vqvae.yaml" --kind "$kind" --out "$out/$kind" "$@"
     done
 fi
 if runs 4; then
     echo "== Stage 4: write the codes, train a prior over them =="
-    train train_prior.py "$prior" --model "$out/vqvae" --out "$out/prior" "$@"
+    train train_prior.py "$conf/prior.yaml" --model "$out/vqvae" --out "$out/prior" "$@"
 fi
 if runs 5; then
     echo "== Stage 5: train a second level over them, with discrete and with continuous latents =="
-    train train_prior.py "$second" --model "$out/vqvae" --out "$out/second" "$@"
-    train train_prior.py "$second" --kind vae --model "$out/vqvae" --out "$out/second-vae" "$@"
+    train train_prior.py "$conf/second.yaml" --kind vqvae --model "$out/vqvae" --out "$out/second" "$@"
+    train train_prior.py "$conf/second.yaml" --kind vae --model "$out/vqvae" --out "$out/second-vae" "$@"
 fi
 if runs 6; then
     echo "== Stage 6: figures and pictures on the test images =="

@@ -146,7 +146,7 @@ def table() -> str:
     kept = results()
     for variant in filter(kept.__contains__, VARIANTS):
         rows = list(kept[variant].values())
-        cells = [shown([row[name] for row in rows if name in row], digits) for name, digits in COLUMNS.values()]
+        cells = [shown([row.get(name, math.nan) for row in rows], digits) for name, digits in COLUMNS.values()]
         verdicts = ", ".join(sorted({row["verdict"] for row in rows}))
         lines.append(f"| {' | '.join([variant, str(len(rows)), *cells, verdicts])} |")
     return "\n".join(lines) + "\n"

@@ -1,0 +1,113 @@
+"""The paper's comparison: VQ-VAE, VAE, VIMCO and Gumbel-softmax under one budget, in bits per dimension of test images.
+
+    python egs/cifar10/compare.py --jobs 2                         all kinds, three seeds, those that are not done yet
+    python egs/cifar10/compare.py --steps 12000 --kinds vqvae vae  a longer budget
+    python egs/cifar10/compare.py --table                          of what there is
+
+Needs the images that conf/cpu/vqvae.yaml names: vqaudio prepare cifar10 ARCHIVE --out data/cifar10. Runs lie in
+exp/cifar10/compare/, their figures in egs/cifar10/comparison.json: a run that is named there is done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from vqaudio.data.atomic import atomic_file
+from vqaudio.data.images import centre_batches, open_images
+from vqaudio.evaluation.images import ImageModel, image_figures
+from vqaudio.models.storage import load_model
+
+ROOT = Path(__file__).parent.parent.parent
+CONF = ROOT / "egs/cifar10/conf/cpu/vqvae.yaml"
+OUT = ROOT / "exp/cifar10/compare"
+RESULTS = ROOT / "egs/cifar10/comparison.json"  # {steps: {kind: {seed: figures}}}
+KINDS = {"vae": "VAE", "vqvae": "VQ-VAE", "gumbel": "Gumbel-softmax", "vimco": "VIMCO, 50 draws"}
+PAPER = {"vae": "4.51", "vqvae": "4.67", "vimco": "5.14"}
+LOCK = threading.Lock()
+
+
+class Run(NamedTuple):
+    """One training run."""
+
+    kind: str
+    seed: int
+    steps: int
+
+    @property
+    def folder(self) -> Path:
+        return OUT / f"{self.kind}-{self.steps}-{self.seed}"
+
+
+def results() -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+    """Figures of the runs that are done."""
+    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+
+
+def train(run: Run) -> None:
+    """Trains it, unless that was done, and keeps its figures on the test images."""
+    if str(run.seed) in results().get(str(run.steps), {}).get(run.kind, {}):
+        return
+    run.folder.mkdir(parents=True, exist_ok=True)
+    flags = ["--kind", run.kind, "--out", str(run.folder), "--fit.steps", str(run.steps)]
+    flags += ["--fit.seed", str(run.seed), "--crops.seed", str(run.seed)]
+    with (run.folder / "log.txt").open("w") as log:
+        command = [sys.executable, str(ROOT / "recipes/train_image.py"), str(CONF), *flags]
+        if subprocess.run(command, cwd=ROOT, stdout=log, stderr=log).returncode:
+            raise SystemExit(f"{run.kind}, seed {run.seed}: the run failed, see {run.folder}/log.txt")
+    model = load_model(run.folder, kind=torch.nn.Module)
+    assert isinstance(model, ImageModel)
+    figures = image_figures(model, centre_batches(open_images(ROOT / "data/cifar10/test"), model.cfg.size, 32))
+    with LOCK, atomic_file(RESULTS, overwrite=True) as path:
+        kept = results()
+        kept.setdefault(str(run.steps), {}).setdefault(run.kind, {})[str(run.seed)] = figures
+        path.write_text(json.dumps(kept, indent=1) + "\n")
+    print(f"{run.kind}, {run.steps} steps, seed {run.seed}: {figures['bits_per_dim']:.3f} bits per dim", flush=True)
+
+
+def table() -> str:
+    """Markdown: the mean over the seeds, and where there are several their least and greatest."""
+    lines = ["| steps | model | seeds | bits per dim | of pixels | of latents | gap | paper |", "|" + "---|" * 8]
+    for steps, kinds in sorted(results().items(), key=lambda item: int(item[0])):
+        for kind in filter(kinds.__contains__, KINDS):
+            rows = list(kinds[kind].values())
+            cells = [_shown([row[name] for row in rows]) for name in ("bits_per_dim", "bits_of_pixels")]
+            cells += [_shown([row[name] for row in rows]) for name in ("bits_of_latents", "gap_codes")]
+            lines.append(f"| {' | '.join([steps, KINDS[kind], str(len(rows)), *cells, PAPER.get(kind, '')])} |")
+    return "\n".join(lines) + "\n"
+
+
+def _shown(values: list[float]) -> str:
+    spread = f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.3f}{spread}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time, one CPU thread each")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=1200, help="the budget of each run")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=["vimco", "vqvae", "vae", "gumbel"])
+    parser.add_argument("--table", action="store_true", help="no training")
+    chosen = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"  # two runs of one thread are faster than one of two
+    torch.set_num_threads(1)
+    if not chosen.table:
+        with ThreadPoolExecutor(chosen.jobs) as pool:
+            for _ in pool.map(train, [Run(kind, seed, chosen.steps) for kind in chosen.kinds for seed in chosen.seeds]):
+                pass
+    print(table())
+
+
+if __name__ == "__main__":
+    main()
