@@ -157,7 +157,7 @@ def test_stages_1_to_6_run(tmp_path: Path) -> None:
             ("labels", np.arange(count, dtype=np.uint8) % 2),
         )
     }
-    np.savez(tmp_path / "images.npz", **arrays, class_names=np.array(["cat", "dog"]))
+    np.savez(tmp_path / "images.npz", allow_pickle=False, **arrays, class_names=np.array(["cat", "dog"]))
     (tmp_path / "conf").mkdir()
     for name, values in TINY.items():
         (tmp_path / f"conf/{name}.yaml").write_text(yaml.safe_dump(values))

@@ -15,7 +15,7 @@ from vqaudio.config import ConfigError, from_dict, to_dict
 from vqaudio.data.atomic import atomic_file
 from vqaudio.models.baselines import ImageGumbel, ImageVAE, ImageVIMCO
 from vqaudio.models.image import ImageConfig, ImageVQVAE
-from vqaudio.models.prior import ImagePrior, ImagePriorConfig
+from vqaudio.models.prior import CodePrior, CodePriorConfig, ImagePrior, ImagePriorConfig
 from vqaudio.models.second import CodeMapConfig, CodeMapVAE, CodeMapVQVAE
 from vqaudio.models.speech import SpeechVQVAE, SpeechVQVAEConfig
 
@@ -26,6 +26,7 @@ CONFIGS: dict[type[nn.Module], type] = {
     SpeechVQVAE: SpeechVQVAEConfig,
     **dict.fromkeys((ImageVQVAE, ImageVAE, ImageVIMCO, ImageGumbel), ImageConfig),
     ImagePrior: ImagePriorConfig,
+    CodePrior: CodePriorConfig,
     **dict.fromkeys((CodeMapVQVAE, CodeMapVAE), CodeMapConfig),
 }
 KINDS = {kind.__name__: kind for kind in CONFIGS}

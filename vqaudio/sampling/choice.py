@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from vqaudio.native.library import kernels, why_missing
 from vqaudio.native.wavenet import PRECISIONS, Precision
@@ -19,7 +20,7 @@ from vqaudio.nn.wavenet import WaveNet
 from vqaudio.sampling.compiled import open_compiled, shape_of
 from vqaudio.sampling.draw import Generators, uniforms
 from vqaudio.sampling.graph import GraphStreams
-from vqaudio.sampling.reference import check_request
+from vqaudio.sampling.reference import check_prompt, check_request
 from vqaudio.sampling.ring import RingStreams
 
 BLOCK = 2**32  # multiply-adds after which an interrupt is heard: a tenth of a second on one thread
@@ -29,12 +30,20 @@ class Streams(Protocol):
     """B sequences in progress."""
 
     def extend(
-        self, cond: Tensor | None, uniforms: Tensor, lengths: Tensor, *, temperature: float, top_k: int | None
+        self,
+        cond: Tensor | None,
+        uniforms: Tensor,
+        lengths: Tensor,
+        *,
+        temperature: float,
+        top_k: int | None,
+        forced: Tensor | None = None,
     ) -> Tensor:
         """cond (B, D, N), uniforms (B, T), lengths (B,) int64 on the CPU, not increasing -> classes (B, T) int64.
 
         Stream b takes lengths[b] steps, behind which its classes are 0. With local conditioning an extension begins
-        with a frame, and N = ceil(T / hop).
+        with a frame, and N = ceil(T / hop). `forced` (B, T) int64: the classes before each step (`net.start` before
+        the first), instead of those that were drawn.
         """
         ...
 
@@ -108,6 +117,7 @@ def generate(
     top_k: int | None = None,
     generator: Generators = None,
     streams: int = 1,
+    prompt: Tensor | None = None,
     sampler: Sampler | None = None,
 ) -> Tensor:
     """cond (B, D, N), speaker (B,) -> classes (B, T) int64; as `reference.generate`, but fast.
@@ -122,13 +132,20 @@ def generate(
     uniform = uniforms(streams, total, generator)[order]
     lengths, device = lengths[order], net.out.weight.device
     cond = None if cond is None else cond[order.to(cond.device)]
+    check_prompt(net, prompt, streams)
     chosen = torch.zeros(streams, total, dtype=torch.long, device=device)
     if not chosen.numel():
         return chosen
     opened = sampler.open(None if speaker is None else speaker[order.to(speaker.device)], streams)
     hop = net.cfg.hop
-    block = block_steps(net, streams)
-    for start in range(0, total, block):
+    block, begun = block_steps(net, streams), 0
+    if prompt is not None:  # what came before, and the first step after it
+        seen = F.pad(prompt[order.to(prompt.device)].to(device), (1, 0), value=net.start)
+        draws = F.pad(uniform[:, :1], (seen.shape[1] - 1, 0)).to(device)
+        todo = seen.shape[1] * (lengths > 0)
+        first = opened.extend(None, draws, todo, temperature=temperature, top_k=top_k, forced=seen)
+        chosen[order.to(device), 0], begun = first[:, -1], 1
+    for start in range(begun, total, block):
         stop = min(start + block, total)
         frames = None if cond is None else cond[:, :, start // hop : -(-stop // hop)]
         todo = (lengths - start).clamp(0, stop - start)

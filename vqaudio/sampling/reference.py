@@ -25,21 +25,28 @@ def generate(
     top_k: int | None = None,
     generator: Generators = None,
     streams: int = 1,
+    prompt: Tensor | None = None,
 ) -> Tensor:
     """cond (B, D, N), speaker (B,) -> classes (B, T) int64, T = steps or the largest of each stream's own steps.
 
     Runs the whole net over all steps so far for each new one: T passes of growing length. N must be
     ceil(T / hop). `streams` tells B where neither cond nor speaker does. Behind a stream's end its classes are 0.
+    `prompt` (B, P): classes that came before, for a net without local conditioning; they are neither counted nor
+    returned.
     """
     lengths, total = check_request(net, cond, speaker, steps, temperature, top_k, streams)
     streams = len(lengths)
     uniform = uniforms(streams, total, generator).to(net.out.weight.device)
+    check_prompt(net, prompt, streams)
     x = torch.full((streams, 1), net.start, device=net.out.weight.device)
+    if prompt is not None:
+        x = torch.cat([x, prompt.to(x)], dim=1)
+    before = x.shape[1]
     for t in range(total):
         frames = None if cond is None else cond[:, :, : t // net.cfg.hop + 1]
         logits, _ = net(x, frames, speaker)  # (B, Q, t + 1)
         x = torch.cat([x, draw(logits[:, :, -1], uniform[:, t], temperature, top_k)[:, None]], dim=1)
-    return x[:, 1:] * (torch.arange(total) < lengths[:, None]).to(x)
+    return x[:, before:] * (torch.arange(total) < lengths[:, None]).to(x)
 
 
 def check_request(
@@ -56,6 +63,18 @@ def check_request(
     check_controls(total, temperature, top_k)
     check_frames(net, cond, total)
     return lengths, total
+
+
+def check_prompt(net: WaveNet, prompt: Tensor | None, streams: int) -> None:
+    """Raises ValueError for a prompt that these streams cannot begin with."""
+    if prompt is None:
+        return
+    if net.condition is not None:
+        raise ValueError("a prompt is for a net without local conditioning, whose codes would have to come with it")
+    if prompt.ndim != 2 or len(prompt) != streams or not prompt.shape[1]:
+        raise ValueError(f"prompt must be ({streams}, P) with P at least 1, got {tuple(prompt.shape)}")
+    if not 0 <= int(prompt.min()) <= int(prompt.max()) < net.cfg.classes:
+        raise ValueError(f"prompt must lie in 0..{net.cfg.classes - 1}, got {int(prompt.min())}..{int(prompt.max())}")
 
 
 def count_streams(cond: Tensor | None, voice: Tensor | None, streams: int) -> int:

@@ -65,7 +65,14 @@ class RingStreams:
 
     @torch.inference_mode()
     def extend(
-        self, cond: Tensor | None, uniforms: Tensor, lengths: Tensor, *, temperature: float, top_k: int | None
+        self,
+        cond: Tensor | None,
+        uniforms: Tensor,
+        lengths: Tensor,
+        *,
+        temperature: float,
+        top_k: int | None,
+        forced: Tensor | None = None,
     ) -> Tensor:
         """cond (B, D, N), uniforms (B, T), lengths (B,) -> classes (B, T); as `Streams.extend`."""
         hop = self.net.cfg.hop
@@ -76,6 +83,8 @@ class RingStreams:
         for t in range(steps):
             if self.position == 0 or (self.net.condition is not None and self.position % hop == 0):
                 self.begin_frame(None if cond is None else cond[:, :, t // hop : t // hop + 1])
+            if forced is not None:
+                self.before.copy_(forced[:, t])
             self.advance(uniforms[:, t], temperature, top_k)
             self.position += 1
             chosen[:, t] = self.before
