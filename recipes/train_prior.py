@@ -1,30 +1,38 @@
 """Trains a model of codes: accelerate launch recipes/train_prior.py [CONFIG.yaml] [--flags].
 
-A prior over the codes of a trained image model, or with --kind a second level over them: a VQ-VAE of a few latents for
-a whole map, or the continuous VAE beside it. The codes are written once, beside `out`, and used by all runs.
+A prior over the codes of a trained tokenizer or image model; with --kind a second level over an image model's codes: a
+VQ-VAE of a few latents for a whole map, or the continuous VAE beside it. The codes are written once, in codes/ beside
+`out`, and used by all runs.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from accelerate import PartialState
 from accelerate.utils import set_seed
+from torch import nn
 
 from vqaudio.config import flatten, parse, save_yaml, to_dict
 from vqaudio.data.code_maps import CodeBatchConfig, CodeMapBatches, CodeMaps, code_batches
 from vqaudio.data.images import open_images
 from vqaudio.evaluation.images import code_shares, prior_figures, second_level_figures
+from vqaudio.evaluation.priors import code_prior_figures, shares
 from vqaudio.models.image import ImageVQVAE
-from vqaudio.models.prior import ImagePrior, ImagePriorConfig
+from vqaudio.models.prior import CodePrior, CodePriorConfig, ImagePrior, ImagePriorConfig
 from vqaudio.models.second import CodeMapConfig, CodeMapVAE, CodeMapVQVAE
+from vqaudio.models.speech import SpeechVQVAE
 from vqaudio.models.storage import load_model, save_model
+from vqaudio.tokens.bulk import tokens_of
+from vqaudio.tokens.chunks import ChunkConfig, CodeChunks, sequences
 from vqaudio.tokens.images import codes_of
 from vqaudio.training import FitConfig, TrainingError, fit
 from vqaudio.training.curves import plot_curves
+from vqaudio.training.loader import Loader
 
 ROOT = Path(__file__).parent.parent
 
@@ -34,54 +42,95 @@ class TrainPriorConfig:
     """Everything that decides a run."""
 
     kind: Literal["prior", "vqvae", "vae"] = "prior"
-    """what is trained: a PixelCNN prior, or a second level with discrete or continuous latents"""
-    out: Path = Path("exp/cifar10/prior")
-    """folder of the run; the codes lie beside it, in codes/"""
-    model: str = "exp/cifar10/vqvae"
-    """the trained image model whose codes are modelled"""
-    data: Path = Path("data/cifar10")
-    """what `vqaudio prepare` wrote: a folder with train and valid"""
-    classes: bool = True
-    """whether the prior is conditioned on the images' classes"""
+    """a prior, or over the codes of images a second level with discrete or continuous latents"""
+    out: Path = Path("exp/prior")
+    """folder of the run"""
+    model: str = "mini"
+    """the trained tokenizer or image model whose codes are modelled"""
+    data: Path = Path("egs/mini")
+    """what `vqaudio prepare` wrote: a folder with the manifests train.jsonl and valid.jsonl, or packed images"""
+    conditional: bool = True
+    """whether the prior is told who speaks, or the image's class"""
+    chunks: ChunkConfig = field(default_factory=ChunkConfig)
+    """batches of speech codes"""
     batches: CodeBatchConfig = field(default_factory=CodeBatchConfig)
-    prior: ImagePriorConfig = field(default_factory=ImagePriorConfig)
+    """batches of maps of codes"""
+    speech: CodePriorConfig = field(default_factory=CodePriorConfig)
+    image: ImagePriorConfig = field(default_factory=ImagePriorConfig)
     second: CodeMapConfig = field(default_factory=CodeMapConfig)
     fit: FitConfig = field(default_factory=FitConfig)
+
+
+class Task(NamedTuple):
+    """What is trained, on what, and how it is judged."""
+
+    model: nn.Module
+    loader: Loader
+    evaluate: Callable[..., dict[str, float]]
+    tokens: str  # fingerprint of the model whose codes they are
+
+
+def speech(cfg: TrainPriorConfig, tokenizer: SpeechVQVAE) -> Task:
+    """A WaveNet over the codes of utterances."""
+    folder = cfg.data if cfg.data.exists() else ROOT / cfg.data
+    names, k, model = tokenizer.speakers if cfg.conditional else (), tokenizer.codebook_size, tokenizer.fingerprint
+    train, valid = (
+        sequences(
+            tokens_of(tokenizer, folder / f"{part}.jsonl", cfg.out.parent / f"codes/{part}.jsonl"), names, k, model
+        )
+        for part in ("train", "valid")
+    )
+    net = replace(cfg.speech.net, classes=k)
+    over = replace(cfg.speech, speakers=names, model=model, frame_rate=tokenizer.frame_rate, net=net)
+    unigram = shares(train)
+    return Task(CodePrior(over), CodeChunks(train, cfg.chunks), lambda m: code_prior_figures(m, valid, unigram), model)
+
+
+def images(cfg: TrainPriorConfig, first: ImageVQVAE) -> Task:
+    """A PixelCNN over maps of codes, or a second level of latents beneath one."""
+    codes = cfg.out.parent / "codes"
+    train = codes_of(first, open_images(cfg.data / "train"), codes / "train.safetensors", mirrored=True)
+    valid = codes_of(first, open_images(cfg.data / "valid"), codes / "valid.safetensors")
+    model, loader = (
+        build(cfg, train),
+        CodeMapBatches(train, cfg.batches, labelled=cfg.kind == "prior" and cfg.conditional),
+    )
+    if isinstance(model, ImagePrior):
+        unigram = code_shares(train)
+        return Task(model, loader, lambda m: prior_figures(m, valid, unigram), train.model)
+    return Task(model, loader, lambda m: second_level_figures(m, code_batches(valid, 64, labelled=False)), train.model)
 
 
 def build(cfg: TrainPriorConfig, maps: CodeMaps) -> ImagePrior | CodeMapVQVAE | CodeMapVAE:
     """The model, for maps of this shape and codebook."""
     if cfg.kind == "prior":
-        classes = maps.classes if cfg.classes else ()
-        net = replace(cfg.prior.net, codes=maps.codebook_size)
-        return ImagePrior(replace(cfg.prior, map_shape=maps.map_shape, classes=classes, model=maps.model, net=net))
+        classes, net = maps.classes if cfg.conditional else (), replace(cfg.image.net, codes=maps.codebook_size)
+        return ImagePrior(replace(cfg.image, map_shape=maps.map_shape, classes=classes, model=maps.model, net=net))
     net = replace(cfg.second.net, codes=maps.codebook_size)
     kind = CodeMapVQVAE if cfg.kind == "vqvae" else CodeMapVAE
     return kind(replace(cfg.second, map_shape=maps.map_shape, model=maps.model, net=net))
 
 
 def main() -> None:
-    cfg = parse(TrainPriorConfig, ROOT / "egs/cifar10/conf/prior.yaml", description=__doc__ or "")
-    first, codes = load_model(cfg.model, kind=ImageVQVAE), cfg.out.parent / "codes"
-    train = codes_of(first, open_images(cfg.data / "train"), codes / "train.safetensors", mirrored=True)
-    valid = codes_of(first, open_images(cfg.data / "valid"), codes / "valid.safetensors")
+    cfg = parse(TrainPriorConfig, ROOT / "egs/mini/conf/prior.yaml", description=__doc__ or "")
+    over = load_model(cfg.model, kind=nn.Module)
     set_seed(cfg.fit.seed)  # the first weights
-    model, shares = build(cfg, train), code_shares(train)
+    if isinstance(over, SpeechVQVAE) and cfg.kind == "prior":
+        task = speech(cfg, over)
+    elif isinstance(over, ImageVQVAE):
+        task = images(cfg, over)
+    else:
+        raise ValueError(f"{cfg.model} is an {type(over).__name__}; kind {cfg.kind!r} is over codes of an image model")
 
-    def evaluate(trained: ImagePrior | CodeMapVQVAE | CodeMapVAE) -> dict[str, float]:
-        if isinstance(trained, ImagePrior):
-            return prior_figures(trained, valid, shares)
-        return second_level_figures(trained, code_batches(valid, 64, labelled=False))
-
-    def save(trained: ImagePrior | CodeMapVQVAE | CodeMapVAE, folder: Path) -> None:
+    def save(trained: nn.Module, folder: Path) -> None:
         save_model(trained, folder)
         save_yaml(cfg, folder / "config.yaml")
 
-    facts = flatten(
-        {"kind": cfg.kind, "tokens": train.model, "batches": to_dict(cfg.batches), "net": to_dict(model.cfg)}
-    )
-    batches = CodeMapBatches(train, cfg.batches, labelled=cfg.kind == "prior" and cfg.classes)
-    model = fit(model, batches, cfg.fit, cfg.out, evaluate=evaluate, save=save, facts=facts)
+    used = {
+        name: to_dict(cfg)[name] for name in ("kind", "conditional", "chunks", "batches", "speech", "image", "second")
+    }
+    facts = flatten({**used, "tokens": task.tokens})
+    model = fit(task.model, task.loader, cfg.fit, cfg.out, evaluate=task.evaluate, save=save, facts=facts)
     if PartialState().is_main_process:
         save(model, cfg.out)
         plot_curves(cfg.out / "metrics.jsonl", cfg.out / "curves.png")

@@ -141,7 +141,7 @@ TINY = {
             "samples": 2,
         },
     },
-    "prior": {"prior": {"net": NET}},
+    "prior": {"image": {"net": NET}},
     "second": {"second": {"channels": 4, "quantizer": {"codes": 8, "width": 2}, "net": NET}},
 }
 

@@ -14,12 +14,14 @@ import torch
 
 from vqaudio.config import load_yaml
 from vqaudio.data.code_maps import CodeMaps
+from vqaudio.models.prior import CodePrior
 from vqaudio.models.speech import SpeechVQVAE
 
 ROOT = Path(__file__).parents[1]
 PRESETS = sorted(ROOT.glob("egs/*/conf/**/*.yaml"))
 OF_IMAGES = [path for path in PRESETS if "cifar10" in path.parts]
-OF_SPEECH = [path for path in PRESETS if path not in OF_IMAGES]
+OF_PRIORS = [path for path in PRESETS if path.stem == "prior" and path not in OF_IMAGES]
+OF_SPEECH = [path for path in PRESETS if path not in [*OF_IMAGES, *OF_PRIORS]]
 
 
 def _recipe(name: str) -> ModuleType:
@@ -40,6 +42,14 @@ def test_the_presets_are_found() -> None:
     names = {f"{path.relative_to(ROOT / 'egs').parts[0]}/{path.stem}" for path in PRESETS}
     assert names >= {"mini/mini", "vctk/paper", "vctk/base", "vctk/cpu"}
     assert names >= {f"cifar10/{name}" for name in ("vqvae", "imagenet128", "prior", "second")}
+
+
+@pytest.mark.parametrize("path", OF_PRIORS, ids=lambda path: path.parents[1].name)
+def test_every_preset_of_a_prior_over_speech_loads(path: Path) -> None:
+    cfg = load_yaml(_recipe("train_prior").TrainPriorConfig, path)
+    with torch.device("meta"):
+        CodePrior(cfg.speech)
+    assert cfg.kind == "prior"
 
 
 @pytest.mark.parametrize("path", OF_IMAGES, ids=lambda path: f"{path.parent.name}/{path.stem}")

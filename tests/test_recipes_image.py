@@ -71,7 +71,7 @@ def test_the_whole_way(recipe: Callable[..., None], images: Path, tmp_path: Path
         assert [row["step"] for row in rows] == [3, 6]
         assert 0 < rows[-1]["bits_per_dim"] < 20
     for kind, expected in (("prior", ImagePrior), ("vqvae", CodeMapVQVAE), ("vae", CodeMapVAE)):
-        flags = [flag.format("prior" if kind == "prior" else "second") for flag in TINY_NET]
+        flags = [flag.format("image" if kind == "prior" else "second") for flag in TINY_NET]
         conf = CONF / ("prior.yaml" if kind == "prior" else "second.yaml")
         given = ["--kind", kind, "--model", tmp_path / "vqvae", "--data", images, "--out", tmp_path / f"over-{kind}"]
         recipe("train_prior", conf, *given, "--batches.batch-size", "4", *flags, *TINY_FIT)

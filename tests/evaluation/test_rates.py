@@ -82,7 +82,7 @@ def test_a_sampler_is_extended_in_whole_frames_with_all_it_takes(clock: Clock) -
     seen: list[int] = []
 
     class Streams:
-        def extend(self, cond, uniforms, lengths, *, temperature, top_k):
+        def extend(self, cond, uniforms, lengths, *, temperature, top_k, forced=None):
             streams, steps = uniforms.shape
             assert steps % TINY.hop == 0
             assert cond.shape == (streams, 3, steps // TINY.hop)

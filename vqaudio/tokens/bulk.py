@@ -6,10 +6,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from filelock import FileLock
+
 from vqaudio.data.audio import AudioError
 from vqaudio.data.corpora import AUDIO_SUFFIXES, Failures, audio_below
 from vqaudio.data.manifest import read_manifest
 from vqaudio.models.speech import SpeechVQVAE
+from vqaudio.tokens.files import read_tokens, write_tokens
 from vqaudio.tokens.rows import TokenRow, file_name
 
 
@@ -64,6 +67,37 @@ def tokenize_all(model: SpeechVQVAE, sources: Sequence[Source], failures: Failur
             yield TokenRow(source.id, source.speaker, tokens)
     if len(failures) == len(sources):
         raise AudioError(f"none of the {len(sources)} inputs can be used; nothing was written")
+
+
+def tokens_of(model: SpeechVQVAE, manifest: Path, path: Path) -> Iterator[TokenRow]:
+    """The tokens of a manifest's utterances, read from `path` (.jsonl) or, the first time, written there.
+
+    Processes that ask at once wait for the first. Raises ValueError for a file with tokens of another model or of other
+    utterances, AudioError where an utterance cannot be used, FileNotFoundError without a manifest.
+    """
+    if not manifest.is_file():
+        raise FileNotFoundError(f"there is no manifest {manifest}; vqaudio prepare writes one")
+    sources = find_sources([manifest])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        if not path.exists():
+            failures: Failures = []
+            write_tokens(path, _whole(tokenize_all(model, sources, failures), failures))
+    wanted = [source.id for source in sources]
+    rows = list(read_tokens(path))
+    if [row.id for row in rows] != wanted:
+        raise ValueError(f"{path} holds {len(rows)} utterances, not the {len(wanted)} of {manifest}; remove the file")
+    return iter(rows)
+
+
+def _whole(rows: Iterator[TokenRow], failures: Failures) -> Iterator[TokenRow]:
+    """The same rows; raises the first failure once it is there."""
+    for row in rows:
+        if failures:
+            break
+        yield row
+    if failures:
+        raise failures[0]
 
 
 def _expand(path: Path) -> list[Source]:
