@@ -8,7 +8,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from vqaudio.console import Device, Model, Overwrite, Seed, Temperature, Threads, TopK, load_any, load_kind, tell
+from vqaudio.console import Device, Model, Overwrite, Threads, load_any, load_kind, tell
 
 
 def evaluate(
@@ -58,39 +58,6 @@ def evaluate(
         figures = evaluate_images(net, data, out, over, seed=seed, overwrite=overwrite)
     tell({name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in figures.items()})
     tell({"written": str(out)})
-    return 0
-
-
-def sample(
-    prior: Annotated[str, arg(metavar="P", help="folder of a prior over the codes of an image model")],
-    out: Path,
-    model: Annotated[str, arg(metavar="M", help="the image model whose codes they are")],
-    count: int = 4,
-    label: Annotated[
-        tuple[str, ...], arg(metavar="CLASS [CLASS ...]", help="of which classes; without it of all that it knows")
-    ] = (),
-    temperature: Temperature = 1.0,
-    top_k: TopK = None,
-    seed: Seed = 0,
-    threads: Threads = None,
-    device: Device = "auto",
-    overwrite: Overwrite = False,
-) -> int:
-    """Images that nobody took: codes drawn from a prior, decoded by the model whose codes they are.
-
-    Args:
-        out: folder for CLASS-NUMBER.png (of a prior without classes NUMBER.png) and codes.safetensors
-        count: of each class
-    """
-    from vqaudio.evaluation.image_report import sample_images
-    from vqaudio.models.image import ImageVQVAE
-    from vqaudio.models.prior import ImagePrior
-
-    over, net = load_kind(prior, device, ImagePrior, threads), load_kind(model, device, ImageVQVAE)
-    paths = sample_images(
-        over, net, out, label, count, temperature=temperature, top_k=top_k, seed=seed, overwrite=overwrite
-    )
-    tell({"written": f"{len(paths)} images and codes.safetensors, in {out}"})
     return 0
 
 

@@ -1,0 +1,40 @@
+"""Figures of a prior over speech codes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from vqaudio.evaluation.priors import code_prior_figures, shares
+from vqaudio.models.prior import CodePrior, CodePriorConfig
+from vqaudio.nn.wavenet import WaveNetConfig
+from vqaudio.tokens.chunks import CodeSequences
+
+FOUND = CodeSequences(
+    (np.array([0, 1, 1, 2]), np.array([1, 1]), np.array([3, 0, 0])), np.array([0, 1, 2]), codebook_size=4, model="m"
+)
+
+
+def test_they_are_means_over_all_codes(randomise: Callable[..., nn.Module]) -> None:
+    net = WaveNetConfig(classes=4, layers=2, cycle=2, residual=4, skip=6, hidden=4)
+    prior = CodePrior(CodePriorConfig(speakers=("anna", "bert"), model="m", net=net))
+    randomise(prior)
+    prior.eval()
+    figures = code_prior_figures(prior, FOUND, shares(FOUND))
+    total = sum(
+        prior.nll(torch.tensor(codes)[None], torch.tensor([speaker]), torch.tensor([len(codes)])).item()
+        for codes, speaker in zip(FOUND.codes, FOUND.speaker_ids, strict=True)
+    )
+    assert figures["bits_per_code"] == pytest.approx(total / 9 / math.log(2), rel=1e-5)
+    counts = {0: 4, 1: 5, 2: 2, 3: 2}  # with one added
+    expected = sum(-math.log2(counts[c] / 13) for codes in FOUND.codes for c in codes.tolist()) / 9
+    assert figures["unigram_bits"] == pytest.approx(expected, rel=1e-5)
+    assert figures["uniform_bits"] == 2
+    assert figures["gap_labels"] != 0
+    with pytest.raises(RuntimeError, match="training mode"):
+        code_prior_figures(prior.train(), FOUND, shares(FOUND))

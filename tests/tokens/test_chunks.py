@@ -1,0 +1,77 @@
+"""Chunks are pieces of the utterances, and a function of the step alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from vqaudio.models.tokens import Tokens
+from vqaudio.tokens.chunks import ChunkConfig, CodeChunks, CodeSequences, sequences, whole_utterances
+from vqaudio.tokens.rows import TokenRow
+
+
+def _row(id: str, speaker: str | None, codes: list[int], model: str = "m") -> TokenRow:
+    return TokenRow(id, speaker, Tokens(torch.tensor(codes), 4 * len(codes), 16000, 4, model))
+
+
+@pytest.fixture
+def found() -> CodeSequences:
+    rng = np.random.default_rng(0)
+    rows = [
+        _row(f"u{i}", ("anna", "bert", None)[i % 3], rng.integers(0, 9, length).tolist())
+        for i, length in enumerate((20, 3, 8, 11))
+    ]
+    return sequences(rows, ("anna", "bert"), 9, "m")
+
+
+def test_every_chunk_is_a_piece_of_an_utterance_with_its_speaker(found: CodeSequences) -> None:
+    chunks = CodeChunks(found, ChunkConfig(codes=6, batch_size=50))
+    batch = chunks.batch(3)
+    assert batch["codes"].shape == (50, 6)
+    seen = set()
+    for codes, speaker, length in zip(*(batch[name] for name in ("codes", "speaker", "lengths")), strict=True):
+        whose = [
+            u
+            for u, own in enumerate(found.codes)
+            if found.speaker_ids[u] == speaker
+            and any(own[s : s + 6].tolist() == codes[:length].tolist() for s in range(len(own)))
+        ]
+        assert whose and length == min(6, max(len(found.codes[u]) for u in whose))
+        assert not codes[length:].any()
+        seen |= set(whose)
+    assert seen == {0, 1, 2, 3}
+
+
+def test_parts_follow_each_other_and_steps_repeat(found: CodeSequences) -> None:
+    chunks = CodeChunks(found, ChunkConfig(codes=5, batch_size=7, seed=2))
+    whole = chunks.batch(4)
+    parts = [chunks.batch(4, part, 3) for part in range(3)]
+    for name in whole:
+        assert torch.equal(torch.cat([part[name] for part in parts]), whole[name])
+        assert torch.equal(chunks.batch(4)[name], whole[name])
+    assert not torch.equal(chunks.batch(5)["codes"], whole["codes"])
+
+
+def test_every_place_is_drawn_equally_often() -> None:
+    found = sequences([_row("a", None, list(range(8))), _row("b", None, [8, 9, 10])], (), 11, "m")
+    chunks = CodeChunks(found, ChunkConfig(codes=3, batch_size=700))
+    first = torch.cat([chunks.batch(step)["codes"][:, 0] for step in range(10)])
+    shares = torch.bincount(first, minlength=11) / len(first)
+    torch.testing.assert_close(shares[[0, 1, 2, 3, 4, 5, 8]], torch.full((7,), 1 / 7), atol=0.015, rtol=0)
+
+
+def test_whole_utterances_come_once_each(found: CodeSequences) -> None:
+    batches = list(whole_utterances(found, 24))
+    assert sum(batch["lengths"].sum().item() for batch in batches) == found.num_codes
+    assert [len(batch["codes"]) for batch in batches] == [1, 2, 1]
+    assert all(batch["codes"].numel() <= 24 for batch in batches)
+
+
+def test_what_does_not_fit_is_explained() -> None:
+    with pytest.raises(ValueError, match="'u' has tokens of model x, the tokenizer is model m"):
+        sequences([_row("u", None, [1], "x")], (), 9, "m")
+    with pytest.raises(ValueError, match=r"'u' has codes outside 0..3: 4 to 4"):
+        sequences([_row("u", None, [4])], (), 4, "m")
+    with pytest.raises(ValueError, match="no token rows"):
+        sequences([], (), 4, "m")

@@ -1,0 +1,123 @@
+"""What priors make up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import arg
+
+from vqaudio.console import (
+    Batch,
+    Device,
+    Model,
+    Overwrite,
+    Precision,
+    Seed,
+    Temperature,
+    Threads,
+    TopK,
+    load,
+    load_any,
+    load_kind,
+    tell,
+    write_all,
+)
+
+if TYPE_CHECKING:
+    from vqaudio.models.prior import CodePrior
+    from vqaudio.models.speaking import SpeakOptions
+    from vqaudio.models.speech import SpeechVQVAE
+
+
+def sample(
+    prior: Annotated[str, arg(metavar="P", help="folder of a prior over speech codes or over codes of images")],
+    out: Path,
+    model: Model = "mini",
+    count: int = 4,
+    speaker: Annotated[
+        tuple[str, ...], arg(metavar="S [S ...]", help="of speech: whose voices; all: every voice of the model")
+    ] = (),
+    seconds: float = 3.0,
+    prompt: Annotated[Path | None, arg(metavar="FILE", help="of speech: audio that is gone on with")] = None,
+    label: Annotated[
+        tuple[str, ...], arg(metavar="CLASS [CLASS ...]", help="of images: which classes; without it all that it knows")
+    ] = (),
+    temperature: Temperature = 1.0,
+    top_k: TopK = None,
+    seed: Seed = 0,
+    precision: Precision = "float32",
+    batch: Batch = 16,
+    threads: Threads = None,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+) -> int:
+    """Speech that nobody said, images that nobody took: codes drawn from a prior, decoded by their model.
+
+    Temperature and top-k are those of the codes; speech itself is decoded as vqaudio decode does.
+
+    Args:
+        out: folder; of speech for SPEAKER-NUMBER.wav and tokens.jsonl, of images for CLASS-NUMBER.png and
+            codes.safetensors
+        count: of each speaker or class
+        seconds: of each utterance, the prompt not counted
+    """
+    from vqaudio.models.prior import CodePrior, ImagePrior
+
+    over = load_any(prior, device, threads)
+    if isinstance(over, CodePrior):
+        if label:
+            raise ValueError(f"--label is for images, and {prior} is a prior over speech; name a --speaker")
+        net = load(model, device)
+        rows_of: SpeakOptions = {"seed": seed, "precision": precision}
+        drawn = {"temperature": temperature, "top_k": top_k, "seed": seed}
+        return _speech(over, net, out, speaker, count, seconds, prompt, drawn, rows_of, batch, overwrite)
+    if not isinstance(over, ImagePrior):
+        raise ValueError(f"{prior} is an {type(over).__name__}, not a prior; recipes/train_prior.py trains one")
+    if speaker or prompt is not None:
+        raise ValueError(f"--speaker and --prompt are for speech, and {prior} is a prior over images; leave them out")
+    from vqaudio.evaluation.image_report import sample_images
+    from vqaudio.models.image import ImageVQVAE
+
+    images = load_kind(model, device, ImageVQVAE)
+    paths = sample_images(
+        over, images, out, label, count, temperature=temperature, top_k=top_k, seed=seed, overwrite=overwrite
+    )
+    tell({"written": f"{len(paths)} images and codes.safetensors, in {out}"})
+    return 0
+
+
+def _speech(
+    prior: CodePrior,
+    net: SpeechVQVAE,
+    out: Path,
+    speaker: tuple[str, ...],
+    count: int,
+    seconds: float,
+    prompt: Path | None,
+    drawn: dict,
+    options: SpeakOptions,
+    batch: int,
+    overwrite: bool,
+) -> int:
+    from vqaudio.data.atomic import check_writable
+    from vqaudio.tokens.files import write_tokens
+    from vqaudio.tokens.sample import sample_rows
+    from vqaudio.tokens.speak import Line, check_folder, speak
+
+    voices = net.speakers if speaker == ("all",) else tuple(dict.fromkeys(speaker))
+    if net.speakers and not voices:
+        raise ValueError(f"name at least one --speaker of {len(net.speakers)}, or all (vqaudio info MODEL lists them)")
+    for name in voices:
+        net.speaker_id(name)
+    check_folder(out)
+    before = None if prompt is None else net.tokenize(prompt)
+    rows = list(sample_rows(prior, net, voices or (None,), count, seconds, prompt=before, **drawn))
+    paths = {row.id: out / f"{row.id}.wav" for row in rows}
+    out.mkdir(parents=True, exist_ok=True)
+    for path in (*paths.values(), out / "tokens.jsonl"):
+        check_writable(path, overwrite=overwrite)
+    write_tokens(out / "tokens.jsonl", rows, overwrite=overwrite)
+    lines = (Line(paths[row.id], row.tokens, row.speaker) for row in rows)
+    write_all(speak(net, lines, batch=batch, **options), len(rows), net, options.get("precision", "float32"), overwrite)
+    return 0
