@@ -79,16 +79,16 @@ def test_speakers_are_hidden_in_training_alone(prior: CodePrior) -> None:
 
 def test_samples_follow_the_speaker_and_the_prompt(prior: CodePrior, tmp_path: Path) -> None:
     def drawn(names: list[str | None], prompt: Tensor | None = None) -> Tensor:
-        return prior.sample(8, names, prompt, generator=[torch.Generator().manual_seed(3) for _ in names])
+        return prior.sample(40, names, prompt, generator=[torch.Generator().manual_seed(3) for _ in names])
 
     found = drawn(["anna", "bert", None])
-    assert found.shape == (3, 8)
+    assert found.shape == (3, 40)
     assert torch.equal(drawn(["bert"]), found[1:2])
     assert not torch.equal(found[0], found[2])
     assert not torch.equal(drawn(["anna"], torch.tensor([[4, 4, 4]])), found[:1])
     save_model(prior, tmp_path / "prior")
     loaded = load_model(tmp_path / "prior", kind=CodePrior)
     assert loaded.cfg == prior.cfg
-    assert torch.equal(loaded.sample(8, [None], generator=[torch.Generator().manual_seed(3)]), found[2:])
+    assert torch.equal(loaded.sample(40, [None], generator=[torch.Generator().manual_seed(3)]), found[2:])
     with pytest.raises(ValueError, match="speaker 'carl' is not in this prior; it knows anna, bert"):
         drawn(["carl"])
