@@ -85,7 +85,11 @@ def test_samples_follow_the_speaker_and_the_prompt(prior: CodePrior, tmp_path: P
     assert found.shape == (3, 40)
     assert torch.equal(drawn(["bert"]), found[1:2])
     assert not torch.equal(found[0], found[2])
-    assert not torch.equal(drawn(["anna"], torch.tensor([[4, 4, 4]])), found[:1])
+    prompts = torch.tensor([[4, 4, 4], [0, 1, 2]]).repeat_interleave(50, 0)
+    after = prior.sample(
+        2, [None] * 100, prompts, generator=[torch.Generator().manual_seed(i % 50) for i in range(100)]
+    )
+    assert not torch.equal(after[:50], after[50:])
     save_model(prior, tmp_path / "prior")
     loaded = load_model(tmp_path / "prior", kind=CodePrior)
     assert loaded.cfg == prior.cfg
