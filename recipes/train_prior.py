@@ -47,8 +47,8 @@ class TrainPriorConfig:
     """folder of the run"""
     model: str = "mini"
     """the trained tokenizer or image model whose codes are modelled"""
-    data: Path = Path("egs/mini")
-    """what `vqaudio prepare` wrote: a folder with the manifests train.jsonl and valid.jsonl, or packed images"""
+    data: tuple[Path, ...] = (Path("egs/mini"),)
+    """what `vqaudio prepare` wrote: folders with the manifests train.jsonl and valid.jsonl, or one of packed images"""
     conditional: bool = True
     """whether the prior is told who speaks, or the image's class"""
     chunks: ChunkConfig = field(default_factory=ChunkConfig)
@@ -72,11 +72,16 @@ class Task(NamedTuple):
 
 def speech(cfg: TrainPriorConfig, tokenizer: SpeechVQVAE) -> Task:
     """A WaveNet over the codes of utterances."""
-    folder = cfg.data if cfg.data.exists() else ROOT / cfg.data
+    folders = [path if path.exists() else ROOT / path for path in cfg.data]
     names, k, model = tokenizer.speakers if cfg.conditional else (), tokenizer.codebook_size, tokenizer.fingerprint
     train, valid = (
         sequences(
-            tokens_of(tokenizer, folder / f"{part}.jsonl", cfg.out.parent / f"codes/{part}.jsonl"), names, k, model
+            tokens_of(
+                tokenizer, [folder / f"{part}.jsonl" for folder in folders], cfg.out.parent / f"codes/{part}.jsonl"
+            ),
+            names,
+            k,
+            model,
         )
         for part in ("train", "valid")
     )
@@ -88,9 +93,11 @@ def speech(cfg: TrainPriorConfig, tokenizer: SpeechVQVAE) -> Task:
 
 def images(cfg: TrainPriorConfig, first: ImageVQVAE) -> Task:
     """A PixelCNN over maps of codes, or a second level of latents beneath one."""
-    codes = cfg.out.parent / "codes"
-    train = codes_of(first, open_images(cfg.data / "train"), codes / "train.safetensors", mirrored=True)
-    valid = codes_of(first, open_images(cfg.data / "valid"), codes / "valid.safetensors")
+    if len(cfg.data) != 1:
+        raise ValueError(f"the codes of images are of one prepared folder, got {len(cfg.data)} in data")
+    data, codes = cfg.data[0], cfg.out.parent / "codes"
+    train = codes_of(first, open_images(data / "train"), codes / "train.safetensors", mirrored=True)
+    valid = codes_of(first, open_images(data / "valid"), codes / "valid.safetensors")
     model, loader = (
         build(cfg, train),
         CodeMapBatches(train, cfg.batches, labelled=cfg.kind == "prior" and cfg.conditional),

@@ -44,7 +44,7 @@ def test_the_presets_are_found() -> None:
     assert names >= {f"cifar10/{name}" for name in ("vqvae", "imagenet128", "prior", "second")}
 
 
-@pytest.mark.parametrize("path", OF_PRIORS, ids=lambda path: path.parents[1].name)
+@pytest.mark.parametrize("path", OF_PRIORS, ids=lambda path: str(path.parent.relative_to(ROOT)))
 def test_every_preset_of_a_prior_over_speech_loads(path: Path) -> None:
     cfg = load_yaml(_recipe("train_prior").TrainPriorConfig, path)
     with torch.device("meta"):
@@ -83,7 +83,7 @@ def test_the_papers_image_models_are_as_the_paper_states_them() -> None:
 @pytest.mark.parametrize("path", OF_SPEECH, ids=lambda path: path.stem)
 def test_every_preset_loads_and_has_its_rate(recipe: ModuleType, path: Path) -> None:
     model = load_yaml(recipe.TrainConfig, path).model
-    assert model.sample_rate / model.encoder.hop == 250
+    assert model.sample_rate / model.encoder.hop == (125 if path.stem == "prior128" else 250)
     assert model.quantizer.codes == 512
     with torch.device("meta"):  # no memory: the paper's decoder alone has 17 million weights
         SpeechVQVAE(model)

@@ -69,15 +69,16 @@ def tokenize_all(model: SpeechVQVAE, sources: Sequence[Source], failures: Failur
         raise AudioError(f"none of the {len(sources)} inputs can be used; nothing was written")
 
 
-def tokens_of(model: SpeechVQVAE, manifest: Path, path: Path) -> Iterator[TokenRow]:
-    """The tokens of a manifest's utterances, read from `path` (.jsonl) or, the first time, written there.
+def tokens_of(model: SpeechVQVAE, manifests: Sequence[Path], path: Path) -> Iterator[TokenRow]:
+    """The tokens of the manifests' utterances, read from `path` (.jsonl) or, the first time, written there.
 
     Processes that ask at once wait for the first. Raises ValueError for a file with tokens of another model or of other
     utterances, AudioError where an utterance cannot be used, FileNotFoundError without a manifest.
     """
-    if not manifest.is_file():
-        raise FileNotFoundError(f"there is no manifest {manifest}; vqaudio prepare writes one")
-    sources = find_sources([manifest])
+    for manifest in manifests:
+        if not manifest.is_file():
+            raise FileNotFoundError(f"there is no manifest {manifest}; vqaudio prepare writes one")
+    sources = find_sources(manifests)
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):
         if not path.exists():
@@ -86,7 +87,9 @@ def tokens_of(model: SpeechVQVAE, manifest: Path, path: Path) -> Iterator[TokenR
     wanted = [source.id for source in sources]
     rows = list(read_tokens(path))
     if [row.id for row in rows] != wanted:
-        raise ValueError(f"{path} holds {len(rows)} utterances, not the {len(wanted)} of {manifest}; remove the file")
+        raise ValueError(
+            f"{path} holds {len(rows)} utterances, not the {len(wanted)} of {', '.join(map(str, manifests))}; remove it"
+        )
     return iter(rows)
 
 
