@@ -25,9 +25,9 @@ from vqaudio.console import (
 )
 
 if TYPE_CHECKING:
-    from vqaudio.models.prior import CodePrior
     from vqaudio.models.speaking import SpeakOptions
     from vqaudio.models.speech import SpeechVQVAE
+    from vqaudio.tokens.rows import TokenRow
 
 
 def sample(
@@ -62,57 +62,54 @@ def sample(
         count: of each speaker or class
         seconds: of each utterance, the prompt not counted
     """
+    from vqaudio.evaluation.image_report import sample_images
+    from vqaudio.models.image import ImageVQVAE
     from vqaudio.models.prior import CodePrior, ImagePrior
+    from vqaudio.tokens.sample import sample_rows
+    from vqaudio.tokens.speak import check_folder
 
     over = load_any(prior, device, threads)
     if isinstance(over, CodePrior):
         if label:
             raise ValueError(f"--label is for images, and {prior} is a prior over speech; name a --speaker")
         net = load(model, device)
-        rows_of: SpeakOptions = {"seed": seed, "precision": precision}
-        drawn = {"temperature": temperature, "top_k": top_k, "seed": seed}
-        return _speech(over, net, out, speaker, count, seconds, prompt, drawn, rows_of, batch, overwrite)
+        voices = _voices(net, speaker)
+        check_folder(out)
+        before = None if prompt is None else net.tokenize(prompt)
+        rows = sample_rows(
+            over, net, voices, count, seconds, prompt=before, seed=seed, temperature=temperature, top_k=top_k
+        )
+        return _speak(net, list(rows), out, batch, {"seed": seed, "precision": precision}, overwrite)
     if not isinstance(over, ImagePrior):
         raise ValueError(f"{prior} is an {type(over).__name__}, not a prior; recipes/train_prior.py trains one")
     if speaker or prompt is not None:
         raise ValueError(f"--speaker and --prompt are for speech, and {prior} is a prior over images; leave them out")
-    from vqaudio.evaluation.image_report import sample_images
-    from vqaudio.models.image import ImageVQVAE
-
     images = load_kind(model, device, ImageVQVAE)
     paths = sample_images(
-        over, images, out, label, count, temperature=temperature, top_k=top_k, seed=seed, overwrite=overwrite
+        over, images, out, label, count, seed=seed, overwrite=overwrite, temperature=temperature, top_k=top_k
     )
     tell({"written": f"{len(paths)} images and codes.safetensors, in {out}"})
     return 0
 
 
-def _speech(
-    prior: CodePrior,
-    net: SpeechVQVAE,
-    out: Path,
-    speaker: tuple[str, ...],
-    count: int,
-    seconds: float,
-    prompt: Path | None,
-    drawn: dict,
-    options: SpeakOptions,
-    batch: int,
-    overwrite: bool,
-) -> int:
-    from vqaudio.data.atomic import check_writable
-    from vqaudio.tokens.files import write_tokens
-    from vqaudio.tokens.sample import sample_rows
-    from vqaudio.tokens.speak import Line, check_folder, speak
-
-    voices = net.speakers if speaker == ("all",) else tuple(dict.fromkeys(speaker))
+def _voices(net: SpeechVQVAE, names: tuple[str, ...]) -> tuple[str | None, ...]:
+    """Whose voices are asked for. Raises ValueError for names that the model does not know."""
+    voices = net.speakers if names == ("all",) else tuple(dict.fromkeys(names))
     if net.speakers and not voices:
         raise ValueError(f"name at least one --speaker of {len(net.speakers)}, or all (vqaudio info MODEL lists them)")
     for name in voices:
         net.speaker_id(name)
-    check_folder(out)
-    before = None if prompt is None else net.tokenize(prompt)
-    rows = list(sample_rows(prior, net, voices or (None,), count, seconds, prompt=before, **drawn))
+    return voices or (None,)
+
+
+def _speak(
+    net: SpeechVQVAE, rows: list[TokenRow], out: Path, batch: int, options: SpeakOptions, overwrite: bool
+) -> int:
+    """Writes the codes and what they sound like."""
+    from vqaudio.data.atomic import check_writable
+    from vqaudio.tokens.files import write_tokens
+    from vqaudio.tokens.speak import Line, speak
+
     paths = {row.id: out / f"{row.id}.wav" for row in rows}
     out.mkdir(parents=True, exist_ok=True)
     for path in (*paths.values(), out / "tokens.jsonl"):

@@ -1,0 +1,76 @@
+#!/usr/bin/env bash
+# LibriSpeech from the download to speech that nobody said: the paper's unconditional model and the prior over its codes.
+#
+#   egs/librispeech/run.sh                                    everything, from the 6 GB download of train-clean-100 on
+#   egs/librispeech/run.sh --stage 1 --data PATH/TO/LibriSpeech   a corpus that is already there
+#   egs/librispeech/run.sh --stage 2 --stop-stage 2 -- --fit.lr 1e-4    what follows -- goes to the recipe of the stage
+set -euo pipefail
+repository=$(cd "$(dirname "$0")/../.." && pwd)
+
+stage=0 stop_stage=6
+data=data/LibriSpeech
+conf=$repository/egs/librispeech/conf/prior128.yaml
+prior=$repository/egs/librispeech/conf/prior.yaml
+manifests=data/librispeech
+out=exp/librispeech
+
+usage() { sed -n '2,6p' "$0" >&2; exit 2; }
+while [ $# -gt 0 ]; do
+    [ "$1" = -- ] && { shift; break; }
+    [ $# -ge 2 ] || usage
+    case "$1" in
+        --stage) stage=$2 ;;
+        --stop-stage) stop_stage=$2 ;;
+        --data) data=$2 ;;
+        --conf) conf=$2 ;;
+        --prior) prior=$2 ;;
+        --manifests) manifests=$2 ;;
+        --out) out=$2 ;;
+        *) echo "unknown option $1" >&2; usage ;;
+    esac
+    shift 2
+done
+if ! [[ $stage =~ ^[0-6]$ && $stop_stage =~ ^[0-6]$ && $stage -le $stop_stage ]]; then
+    echo "stages are 0 to 6, the first no later than the last; got --stage $stage --stop-stage $stop_stage" >&2
+    exit 2
+fi
+runs() { [ "$stage" -le "$1" ] && [ "$stop_stage" -ge "$1" ]; }
+
+if runs 0; then
+    echo "== Stage 0: download train-clean-100 =="
+    if [ "$(basename "$data")" != LibriSpeech ]; then
+        echo "stage 0 makes a folder LibriSpeech; to use $data as it is, begin with --stage 1" >&2
+        exit 2
+    fi
+    python "$repository/egs/librispeech/download.py" "$(dirname "$data")"
+fi
+if runs 1; then
+    echo "== Stage 1: find the utterances, split them by utterance =="
+    vqaudio prepare librispeech "$data" --out "$manifests" --overwrite
+fi
+if runs 2; then
+    echo "== Stage 2: train the tokenizer =="
+    accelerate launch "$repository/recipes/train.py" "$conf" --out "$out" \
+        --train "$manifests/train.jsonl" --valid "$manifests/valid.jsonl" "$@"
+fi
+if runs 3; then
+    echo "== Stage 3: write the codes, train a prior over them =="
+    accelerate launch "$repository/recipes/train_prior.py" "$prior" --model "$out" --data "$manifests" \
+        --out "$out/prior" "$@"
+fi
+if runs 4; then
+    echo "== Stage 4: what the tokens of the test utterances cost =="
+    vqaudio evaluate --model "$out" --prior "$out/prior" --data "$manifests" --out "$out/report" --overwrite
+fi
+if runs 5; then
+    echo "== Stage 5: the test utterances' tokens in an archive, and back =="
+    vqaudio tokenize "$manifests/test.jsonl" --model "$out" --out "$out/test.jsonl" --overwrite
+    vqaudio pack "$out/test.jsonl" --prior "$out/prior" --out "$out/test.vqa" --overwrite
+    vqaudio unpack "$out/test.vqa" --prior "$out/prior" --out "$out/unpacked.jsonl" --overwrite
+    cmp "$out/test.jsonl" "$out/unpacked.jsonl"
+fi
+if runs 6; then
+    echo "== Stage 6: speech that nobody said =="
+    speaker=$(head -n 1 "$manifests/test.jsonl" | python -c 'import json; print(json.loads(input())["speaker"])')
+    vqaudio sample --prior "$out/prior" --model "$out" --speaker "$speaker" --out "$out/samples" --overwrite
+fi

@@ -1,0 +1,69 @@
+"""The stages of egs/librispeech/run.sh, on real speech where it is at hand, and the download from a local archive."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+import soundfile
+import yaml
+
+ROOT = Path(__file__).parents[1]
+DATA = Path(os.environ.get("VQAUDIO_DATA", ROOT / "../shared/data")) / "libri3"
+TINY = {
+    "crops": {"samples": 1024, "batch_size": 2},
+    "validation": {"samples": 1024, "batch_size": 2, "batches": 1},
+    "model": {
+        "encoder": {"strides": [2, 4, 16], "channels": [8, 8, 16], "dilations": [1], "width": 8},
+        "quantizer": {"codes": 16, "width": 8},
+        "decoder": {"layers": 2, "cycle": 2, "residual": 8, "skip": 8, "hidden": 8},
+    },
+}
+NET = {"layers": 2, "cycle": 2, "residual": 8, "skip": 8, "hidden": 8}
+PRIOR = {"conditional": False, "chunks": {"codes": 64, "batch_size": 2}, "speech": {"net": NET}}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"{DATA} is absent; set VQAUDIO_DATA to the folder that holds libri3")
+def test_stages_1_to_6_run_on_real_speech(tmp_path: Path) -> None:
+    for speaker in sorted(path for path in (DATA / "wav16").iterdir() if path.is_dir()):
+        own = tmp_path / "LibriSpeech/sub" / speaker.name / "1"
+        own.mkdir(parents=True)
+        for i, audio in enumerate(sorted(speaker.glob("*.flac"))[:20]):
+            (own / f"{speaker.name}-1-{i:04d}.flac").symlink_to(audio.resolve())
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    (tmp_path / "prior.yaml").write_text(yaml.safe_dump(PRIOR))
+    command = ["bash", str(ROOT / "egs/librispeech/run.sh"), "--stage", "1", "--data", str(tmp_path / "LibriSpeech")]
+    command += ["--conf", str(tmp_path / "tiny.yaml"), "--prior", str(tmp_path / "prior.yaml")]
+    command += ["--manifests", str(tmp_path / "data"), "--out", str(tmp_path / "exp"), "--", "--fit.steps", "2"]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": path})
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = json.loads((tmp_path / "exp/report/figures.json").read_text())
+    assert figures["nominal"]["bits_per_second"] == 4 * 125
+    wavs = sorted((tmp_path / "exp/samples").glob("*.wav"))
+    assert len(wavs) == 4
+    assert all(soundfile.info(wav).frames == 3 * 16000 for wav in wavs)
+
+
+def test_a_local_archive_is_unpacked_and_not_fetched(tmp_path: Path) -> None:
+    spec = importlib.util.spec_from_file_location("download", ROOT / "egs/librispeech/download.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    text = tmp_path / "84-1.trans.txt"
+    text.write_text("84-1-0000 HELLO\n")
+    (tmp_path / "out").mkdir()
+    with tarfile.open(tmp_path / "out/dev-clean.tar.gz", "w:gz") as archive:
+        archive.add(text, "LibriSpeech/dev-clean/84/1/84-1.trans.txt")
+    corpus = module.download(tmp_path / "out", "dev-clean")
+    assert (corpus / "dev-clean/84/1/84-1.trans.txt").read_text() == "84-1-0000 HELLO\n"
+    (tmp_path / "out/dev-clean.tar.gz").unlink()  # a second fetch would fail
+    assert module.download(tmp_path / "out", "dev-clean") == corpus
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"LibriSpeech"}
