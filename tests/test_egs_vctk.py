@@ -24,13 +24,19 @@ TINY = {
         "decoder": {"layers": 2, "cycle": 2, "residual": 8, "skip": 8, "hidden": 8},
     },
 }
+PRIOR = {
+    "chunks": {"codes": 64, "batch_size": 2},
+    "speech": {"net": {"layers": 2, "cycle": 2, "residual": 8, "skip": 8, "hidden": 8}},
+}
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"{DATA} is absent; set VQAUDIO_DATA to the folder that holds vctk_mini")
-def test_stages_1_to_4_run_on_real_speech(tmp_path: Path) -> None:
+def test_stages_1_to_7_run_on_real_speech(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    (tmp_path / "prior.yaml").write_text(yaml.safe_dump(PRIOR))
     command = ["bash", str(ROOT / "egs/vctk/run.sh"), "--stage", "1", "--data", str(DATA)]
+    command += ["--prior", str(tmp_path / "prior.yaml")]
     command += ["--conf", str(tmp_path / "tiny.yaml"), "--manifests", str(tmp_path / "data")]
     command += ["--out", str(tmp_path / "exp"), "--", "--fit.steps", "2"]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -40,6 +46,9 @@ def test_stages_1_to_4_run_on_real_speech(tmp_path: Path) -> None:
     assert len(rows) == 579
     assert all(len(row["codes"]) == -(-row["num_samples"] // 64) for row in rows)
     assert len(list((tmp_path / "exp/converted").glob("*.wav"))) == 4
+    assert len(list((tmp_path / "exp/samples").glob("*.wav"))) == 4
+    rates = json.loads((tmp_path / "exp/report/figures.json").read_text())["rates"]["overall"]
+    assert set(rates) == {"nominal", "unigram", "bigram", "merged", "unigram_trained", "bigram_trained", "prior"}
 
 
 def test_a_wrong_option_shows_the_usage() -> None:
@@ -48,12 +57,12 @@ def test_a_wrong_option_shows_the_usage() -> None:
     assert "--stagee" in done.stderr and "--stop-stage" in done.stderr
 
 
-@pytest.mark.parametrize("stages", [("two", "4"), ("3", "2"), ("0", "5")])
+@pytest.mark.parametrize("stages", [("two", "4"), ("3", "2"), ("0", "8")])
 def test_stages_that_are_none_are_refused(stages: tuple[str, str]) -> None:
     command = ["bash", str(ROOT / "egs/vctk/run.sh"), "--stage", stages[0], "--stop-stage", stages[1]]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "stages are 0 to 4" in done.stderr
+    assert "stages are 0 to 7" in done.stderr
 
 
 def test_download_fetches_unpacks_and_does_not_fetch_twice(tmp_path: Path) -> None:

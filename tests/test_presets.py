@@ -57,7 +57,7 @@ def test_every_preset_of_images_loads_and_builds_all_kinds(path: Path) -> None:
     if path.stem in ("prior", "second"):
         module = _recipe("train_prior")
         cfg = load_yaml(module.TrainPriorConfig, path)
-        maps = CodeMaps(torch.zeros(1, 10, 8, 8, dtype=torch.long), torch.zeros(1), ("cat", "dog"), 512, "x")
+        maps = CodeMaps(torch.zeros(1, 10, 8, 8, dtype=torch.long), torch.zeros(1), ("cat", "dog"), 512, "x", "s")
         with torch.device("meta"):
             for kind in ("prior", "vqvae", "vae"):
                 assert module.build(replace(cfg, kind=kind), maps).cfg.map_shape == (10, 8, 8)

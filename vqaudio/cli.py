@@ -15,12 +15,13 @@ import tyro
 
 from vqaudio.console import fail
 from vqaudio.data.audio import AudioError
+from vqaudio.verbs.archive import pack, unpack
 from vqaudio.verbs.corpora import prepare
 from vqaudio.verbs.models import bench, evaluate, info
 from vqaudio.verbs.sample import sample
 from vqaudio.verbs.speech import adapt, convert, decode, tokenize
 
-VERBS = (prepare, tokenize, decode, convert, adapt, sample, evaluate, info, bench)
+VERBS = (prepare, tokenize, decode, convert, adapt, sample, pack, unpack, evaluate, info, bench)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -60,7 +60,8 @@ if runs 3; then
 fi
 if runs 4; then
     echo "== Stage 4: what the tokens of the test utterances cost =="
-    vqaudio evaluate --model "$out" --prior "$out/prior" --data "$manifests" --out "$out/report" --overwrite
+    vqaudio evaluate --model "$out" --prior "$out/prior" --train-tokens "$out/codes/train.jsonl" \
+        --data "$manifests" --out "$out/report" --overwrite
 fi
 if runs 5; then
     echo "== Stage 5: the test utterances' tokens in an archive, and back =="

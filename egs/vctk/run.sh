@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# VCTK from the download to a converted voice.
+# VCTK from the download to a converted voice, and to speech that nobody said.
 #
 #   egs/vctk/run.sh                                           everything, from the 11 GB download on
 #   egs/vctk/run.sh --stage 1 --data PATH/TO/VCTK             a corpus that is already there (0.80, 0.92 or wav16)
@@ -8,9 +8,10 @@
 set -euo pipefail
 repository=$(cd "$(dirname "$0")/../.." && pwd)
 
-stage=0 stop_stage=4
+stage=0 stop_stage=7
 data=data/VCTK-Corpus-0.92
 conf=$repository/egs/vctk/conf/base.yaml
+prior=$repository/egs/vctk/conf/prior.yaml
 manifests=data/vctk
 out=exp/vctk
 speaker=p226
@@ -24,6 +25,7 @@ while [ $# -gt 0 ]; do
         --stop-stage) stop_stage=$2 ;;
         --data) data=$2 ;;
         --conf) conf=$2 ;;
+        --prior) prior=$2 ;;
         --manifests) manifests=$2 ;;
         --out) out=$2 ;;
         --speaker) speaker=$2 ;;
@@ -31,8 +33,8 @@ while [ $# -gt 0 ]; do
     esac
     shift 2
 done
-if ! [[ $stage =~ ^[0-4]$ && $stop_stage =~ ^[0-4]$ && $stage -le $stop_stage ]]; then
-    echo "stages are 0 to 4, the first no later than the last; got --stage $stage --stop-stage $stop_stage" >&2
+if ! [[ $stage =~ ^[0-7]$ && $stop_stage =~ ^[0-7]$ && $stage -le $stop_stage ]]; then
+    echo "stages are 0 to 7, the first no later than the last; got --stage $stage --stop-stage $stop_stage" >&2
     exit 2
 fi
 runs() { [ "$stage" -le "$1" ] && [ "$stop_stage" -ge "$1" ]; }
@@ -62,4 +64,21 @@ if runs 4; then
     echo "== Stage 4: say the test utterances in the voice of $speaker =="
     head -n 4 "$manifests/test.jsonl" > "$manifests/few.jsonl"
     vqaudio convert "$manifests/few.jsonl" --model "$out" --speaker "$speaker" --out "$out/converted" --overwrite
+fi
+if runs 5; then
+    echo "== Stage 5: train a prior over the tokens, and say what they cost =="
+    accelerate launch "$repository/recipes/train_prior.py" "$prior" --model "$out" --data "$manifests" \
+        --out "$out/prior" "$@"
+    vqaudio evaluate --model "$out" --prior "$out/prior" --train-tokens "$out/codes/train.jsonl" \
+        --data "$manifests" --out "$out/report" --overwrite
+fi
+if runs 6; then
+    echo "== Stage 6: all tokens in an archive, and back =="
+    vqaudio pack "$out/tokens.jsonl" --prior "$out/prior" --out "$out/tokens.vqa" --overwrite
+    vqaudio unpack "$out/tokens.vqa" --prior "$out/prior" --out "$out/unpacked.jsonl" --overwrite
+    cmp "$out/tokens.jsonl" "$out/unpacked.jsonl"
+fi
+if runs 7; then
+    echo "== Stage 7: what nobody said, in the voice of $speaker =="
+    vqaudio sample --prior "$out/prior" --model "$out" --speaker "$speaker" --out "$out/samples" --overwrite
 fi

@@ -13,7 +13,7 @@ from vqaudio.data.code_maps import CodeBatchConfig, CodeMapBatches, CodeMaps, co
 @pytest.fixture
 def maps() -> CodeMaps:
     codes = torch.randint(7, (11, 2, 3, 3), generator=torch.Generator().manual_seed(0))
-    return CodeMaps(codes, torch.arange(11) % 2, ("cat", "dog"), 7, "0123456789ab")
+    return CodeMaps(codes, torch.arange(11) % 2, ("cat", "dog"), 7, "0123456789ab", "s")
 
 
 def test_they_come_back_as_they_were(maps: CodeMaps, tmp_path: Path) -> None:

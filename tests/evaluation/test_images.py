@@ -69,7 +69,7 @@ def test_drawing_for_the_figures_leaves_the_callers_random_numbers_alone() -> No
 def test_a_prior_is_compared_with_the_codes_own_shares(randomise: Callable[..., nn.Module]) -> None:
     codes = torch.zeros(4, 2, 2, 2, dtype=torch.long)
     codes[:, 1] = torch.tensor([[0, 1], [2, 3]])
-    maps = CodeMaps(codes, torch.tensor([0, 1, 0, 1]), ("cat", "dog"), 5, "x")
+    maps = CodeMaps(codes, torch.tensor([0, 1, 0, 1]), ("cat", "dog"), 5, "x", "s")
     shares = code_shares(maps)
     torch.testing.assert_close(shares[0], torch.tensor([17, 1, 1, 1, 1]) / 21)
     prior = ImagePrior(ImagePriorConfig(map_shape=(2, 2, 2), classes=("cat", "dog"), net=NET))

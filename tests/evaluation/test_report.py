@@ -52,5 +52,5 @@ def test_what_cannot_be_evaluated_is_explained(
     assert "8 speakers that the model does not know" in capsys.readouterr().err
     assert main(["evaluate", *model, "--data", str(tmp_path), *out]) == 2
     assert f"there is no manifest {tmp_path}/test.jsonl" in capsys.readouterr().err
-    assert main(["evaluate", *model, "--data", str(data), *out, "--prior", "x"]) == 2
-    assert "--prior and --first are for images" in capsys.readouterr().err
+    assert main(["evaluate", *model, "--data", str(data), *out, "--first", "x"]) == 2
+    assert "--first is for a second level over images" in capsys.readouterr().err

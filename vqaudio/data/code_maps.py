@@ -27,7 +27,7 @@ class CodeMaps:
     """The codes of many images of one size."""
 
     codes: Tensor
-    """(U, M, h, w) int64 in [0, K)"""
+    """(U, M, h, w) integers in [0, K)"""
     labels: Tensor
     """(U,) int64, indices into classes"""
     classes: tuple[str, ...]
@@ -36,6 +36,8 @@ class CodeMaps:
     """K"""
     model: str
     """fingerprint of the model that made them"""
+    source: str
+    """what they are codes of: a hash of the images, or a word"""
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -49,7 +51,13 @@ class CodeMaps:
 
 def write_codes(path: Path, maps: CodeMaps) -> None:
     """Writes them as one safetensors file, whole or not at all."""
-    facts = {"version": VERSION, "classes": maps.classes, "codebook_size": maps.codebook_size, "model": maps.model}
+    facts = {
+        "version": VERSION,
+        "classes": maps.classes,
+        "codebook_size": maps.codebook_size,
+        "model": maps.model,
+        "source": maps.source,
+    }
     tensors = {"codes": maps.codes.int().contiguous(), "labels": maps.labels}
     with atomic_file(path, overwrite=True) as temporary:
         temporary.write_bytes(save(tensors, {"vqaudio": json.dumps(facts)}))
@@ -60,14 +68,16 @@ def read_codes(path: Path) -> CodeMaps:
     try:
         with safe_open(path, framework="pt") as file:
             facts = json.loads((file.metadata() or {})["vqaudio"])
-            codes, labels = file.get_tensor("codes").long(), file.get_tensor("labels")
+            codes, labels = file.get_tensor("codes"), file.get_tensor("labels").long()
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} holds no codes of images ({error}); remove it and write them again") from error
-    if facts["version"] != VERSION:
-        raise ValueError(f"{path} has version {facts['version']}, this vqaudio reads {VERSION}; write the codes again")
+    if facts.get("version") != VERSION:
+        raise ValueError(f"{path} has version {facts.get('version')}, this vqaudio reads {VERSION}; write them again")
+    if len(labels) != len(codes):
+        raise ValueError(f"{path} is damaged: {len(codes)} maps have {len(labels)} labels; write them again")
     if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < facts["codebook_size"]:
         raise ValueError(f"{path} is damaged: it has codes beyond its {facts['codebook_size']}; write them again")
-    return CodeMaps(codes, labels, tuple(facts["classes"]), facts["codebook_size"], facts["model"])
+    return CodeMaps(codes, labels, tuple(facts["classes"]), facts["codebook_size"], facts["model"], facts["source"])
 
 
 @dataclass(frozen=True)
@@ -80,8 +90,8 @@ class CodeBatchConfig:
     """with the number of the step, it decides every batch"""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.seed < 0:
-            raise ValueError(f"batch_size must be at least 1 and seed 0 or more, got {self.batch_size}, {self.seed}")
+        if self.batch_size < 1 or not 0 <= self.seed < 2**63:
+            raise ValueError(f"batch_size must be at least 1 and seed lie in 0 to 2**63 - 1, got {self}")
 
 
 class CodeMapBatches:
@@ -107,5 +117,5 @@ def code_batches(maps: CodeMaps, batch_size: int, *, labelled: bool) -> Iterator
 
 
 def _rows(maps: CodeMaps, rows: Tensor, labelled: bool) -> dict[str, Tensor]:
-    batch = {"codes": maps.codes[rows]}
+    batch = {"codes": maps.codes[rows].long()}
     return batch | ({"label": maps.labels[rows]} if labelled else {})

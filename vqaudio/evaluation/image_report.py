@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,20 @@ import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from vqaudio.data.code_maps import CodeMaps, write_codes
+from vqaudio.data.image_corpora import NO_CLASSES
 from vqaudio.data.images import centre_batches, open_images
-from vqaudio.evaluation.images import ImageModel, code_shares, image_figures, prior_figures, second_level_figures
-from vqaudio.evaluation.pictures import grid, plot_usage, save_json, save_png
+from vqaudio.evaluation.images import (
+    ImageModel,
+    code_shares,
+    image_figures,
+    prior_figures,
+    second_level_figures,
+    seeded,
+)
+from vqaudio.evaluation.pictures import check_drawing, grid, plot_usage, save_json, save_png
 from vqaudio.evaluation.report import FIGURES, NO_WAITING, check_out
 from vqaudio.models.image import ImageVQVAE
 from vqaudio.models.prior import ImagePrior
@@ -23,6 +33,7 @@ from vqaudio.training.health import HealthConfig, judge
 
 IMAGES_AT_ONCE = 64
 SHOWN = 16  # originals and reconstructions
+COLUMNS, MOST_CLASSES = 8, 10  # of grids of samples
 TEMPERATURES = (0.7, 0.85, 1.0)
 SECOND_LEVEL = HealthConfig(young_until=0, gap_codes=0.002)  # a few latents are little beside the codes' own bits
 
@@ -42,6 +53,7 @@ def evaluate_images(
         _check_fit(prior, model)
     names = [FIGURES, "reconstructions.png"]
     names += ["usage.png"] if isinstance(model, ImageVQVAE) else []
+    check_drawing()
     if prior is not None:
         names += [f"samples-{t:g}.png" for t in TEMPERATURES] + (["classes.png"] if prior.cfg.classes else [])
     check_out(out, names, overwrite)
@@ -50,8 +62,8 @@ def evaluate_images(
     def batches() -> Any:
         return centre_batches(images, model.cfg.size, IMAGES_AT_ONCE)
 
-    figures: dict[str, float | str] = {**image_figures(model, batches(), seed)}
-    figures["verdict"] = str(judge({k: v for k, v in figures.items() if isinstance(v, float)}, 0, NO_WAITING))
+    found = image_figures(model, batches(), seed)
+    figures: dict[str, float | str] = {**found, "verdict": str(judge(found, 0, NO_WAITING))}
     _save_reconstructions(model, next(iter(batches()))["image"][:SHOWN], out, overwrite)
     if isinstance(model, ImageVQVAE):
         device = model.quantizer.codebook.device
@@ -60,7 +72,7 @@ def evaluate_images(
         plot_usage(out / "usage.png", counts, overwrite=overwrite)
         if prior is not None:
             labels = torch.from_numpy(images.labels)
-            maps = CodeMaps(codes, labels, images.classes, model.codebook_size, model.fingerprint)
+            maps = CodeMaps(codes, labels, images.classes, model.codebook_size, model.fingerprint, source="test")
             figures |= _evaluate_prior(prior, model, maps, data)
             _save_samples(prior, model, out, seed, overwrite)
     save_json(out / FIGURES, {**figures, "images": len(images)}, overwrite=overwrite)
@@ -90,11 +102,10 @@ def evaluate_second_level(
     found = second_level_figures(model, ({"codes": batch} for batch in codes), seed)
     figures: dict[str, float | str] = {**found, "verdict": str(judge(found, 0, SECOND_LEVEL))}
     shown = codes[0][:SHOWN]
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(seed)
+    with seeded(seed, device), torch.no_grad():
         z, _ = model.latents(shown)
-    drawn = model.sample(z, generator=_generators(seed, len(shown)))
-    rows = [batches[0][:SHOWN], first.decode(shown).cpu(), first.decode(drawn).cpu()]
+    drawn = model.sample(z, generator=[_generator(seed, -1, number) for number in range(len(shown))])
+    rows = [batches[0][:SHOWN], _decode(first, shown), _decode(first, drawn)]
     save_png(out / "drawn.png", _beneath(rows, first), overwrite=overwrite)
     save_json(out / FIGURES, {**figures, "images": len(images)}, overwrite=overwrite)
     return figures
@@ -123,29 +134,56 @@ def sample_images(
         prior.label_id(name)
     names = [f"{name}-{i}.png" for name in chosen for i in range(count)] or [f"{i}.png" for i in range(count)]
     check_out(out, [*names, "codes.safetensors"], overwrite)
-    label = torch.tensor([prior.label_id(name) for name in chosen for _ in range(count)])
-    codes = _draw(prior, len(names), label if chosen else None, seed, temperature, top_k)
-    for name, image in zip(names, model.decode(codes), strict=True):
+    labels = [prior.label_id(name) for name in chosen] or [None]
+    wanted = [(label, number) for label in labels for number in range(count)]
+    codes = _draw(prior, wanted, seed, temperature=temperature, top_k=top_k)
+    for name, image in zip(names, _decode(model, codes), strict=True):
         save_png(out / name, image, overwrite=overwrite)
+    ids = torch.tensor([label or 0 for label, _ in wanted])
+    classes = prior.cfg.classes or NO_CLASSES
     write_codes(
-        out / "codes.safetensors",
-        CodeMaps(codes.cpu(), label, prior.cfg.classes, model.codebook_size, model.fingerprint),
+        out / "codes.safetensors", CodeMaps(codes, ids, classes, model.codebook_size, model.fingerprint, source="drawn")
     )
     return [out / name for name in names]
 
 
 def _draw(
-    prior: ImagePrior, count: int, label: Tensor | None, seed: int, temperature: float = 1.0, top_k: int | None = None
+    prior: ImagePrior,
+    wanted: Sequence[tuple[int | None, int]],
+    seed: int,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
 ) -> Tensor:
-    """Codes (B, M, h, w)."""
-    label = None if label is None else label.to(prior.net.embed.weight.device)
-    return prior.sample(count, label, temperature=temperature, top_k=top_k, generator=_generators(seed, count))
+    """(class or None, number) of each image -> codes (B, M, h, w): they depend on these two, the seed, the options."""
+    device, codes = prior.net.embed.weight.device, []
+    bar = tqdm(total=len(wanted), unit="img", disable=None)
+    for start in range(0, len(wanted), IMAGES_AT_ONCE):
+        part = wanted[start : start + IMAGES_AT_ONCE]
+        known = [label for label, _ in part if label is not None]
+        codes.append(
+            prior.sample(
+                len(part),
+                torch.tensor(known, device=device) if known else None,
+                temperature=temperature,
+                top_k=top_k,
+                generator=[_generator(seed, -1 if label is None else label, number) for label, number in part],
+            ).cpu()
+        )
+        bar.update(len(part))
+    bar.close()
+    return torch.cat(codes)
 
 
-def _generators(seed: int, count: int) -> list[torch.Generator]:
-    """What an image becomes depends on the seed and its own number, not on how many there are."""
-    seeds = np.random.SeedSequence(seed).generate_state(count)
-    return [torch.Generator().manual_seed(int(own)) for own in seeds]
+def _generator(seed: int, label: int, number: int) -> torch.Generator:
+    state = np.random.SeedSequence([seed, label + 1, number]).generate_state(1)
+    return torch.Generator().manual_seed(int(state[0]))
+
+
+def _decode(model: ImageVQVAE, codes: Tensor) -> Tensor:
+    """Codes (B, M, h, w) -> (B, 3, H, W) uint8 on the CPU."""
+    device = model.quantizer.codebook.device
+    return torch.cat([model.decode(part.to(device)).cpu() for part in codes.split(IMAGES_AT_ONCE)])
 
 
 def _check_fit(over: ImagePrior | CodeMapVQVAE | CodeMapVAE, model: nn.Module) -> None:
@@ -158,30 +196,35 @@ def _check_fit(over: ImagePrior | CodeMapVQVAE | CodeMapVAE, model: nn.Module) -
         )
 
 
-def _evaluate_prior(prior: ImagePrior, model: ImageVQVAE, maps: CodeMaps, data: Path) -> dict[str, float]:
-    """Its figures on codes that it was not trained on, and bits per dimension with it in the place of the uniform."""
+def _evaluate_prior(prior: ImagePrior, model: ImageVQVAE, maps: CodeMaps, data: Path) -> dict[str, float | str]:
+    """Its figures on codes that it was not trained on, and the bits per dimension that it saves beside a uniform prior.
+
+    Those of a prior that is told the class are of images whose class is known.
+    """
     device = model.quantizer.codebook.device
     train = centre_batches(open_images(data / "train"), model.cfg.size, IMAGES_AT_ONCE)
     codes = torch.cat([model.encode(batch["image"].to(device)).cpu() for batch in train])
-    shares = code_shares(CodeMaps(codes, maps.labels, maps.classes, maps.codebook_size, maps.model))
+    shares = code_shares(replace(maps, codes=codes))
     figures = prior_figures(prior, maps, shares)
     saved = figures["uniform_bits"] - figures["bits_per_code"]  # of each code
-    return {f"prior_{name}": value for name, value in figures.items()} | {
-        "bits_saved_by_prior": saved * maps.codes[0].numel() / model.cfg.dims
+    return {
+        **{f"prior_{name}": value for name, value in figures.items()},
+        "prior_verdict": str(judge(figures, 0, NO_WAITING)),
+        "bits_saved_by_prior": saved * maps.codes[0].numel() / model.cfg.dims,
     }
 
 
 def _save_reconstructions(model: ImageModel, images: Tensor, out: Path, overwrite: bool) -> None:
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(0)
-        z, _ = model.latents(images.to(next(model.parameters()).device))
+    device = next(model.parameters()).device
+    with seeded(0, device), torch.no_grad():
+        z, _ = model.latents(images.to(device))
         made = model.decoder.expected(z).cpu()
     save_png(out / "reconstructions.png", _beneath([images, made], model), overwrite=overwrite)
 
 
 def _beneath(rows: list[Tensor], model: ImageModel) -> Tensor:
     """Lists of images (N, 3, H, W), what belongs together beneath each other -> a picture."""
-    columns = min(8, len(rows[0]))
+    columns = min(COLUMNS, len(rows[0]))
     whole = len(rows[0]) // columns * columns
     shown = rearrange(torch.stack([row[:whole] for row in rows]), "n (r c) ... -> (r n c) ...", c=columns)
     return grid(shown, columns, _enlarge(model))
@@ -189,13 +232,14 @@ def _beneath(rows: list[Tensor], model: ImageModel) -> Tensor:
 
 def _save_samples(prior: ImagePrior, model: ImageVQVAE, out: Path, seed: int, overwrite: bool) -> None:
     classes = len(prior.cfg.classes)
+    wanted = [(i % classes if classes else None, i) for i in range(COLUMNS**2)]
     for temperature in TEMPERATURES:
-        label = torch.arange(64) % classes if classes else None
-        images = model.decode(_draw(prior, 64, label, seed, temperature)).cpu()
-        save_png(out / f"samples-{temperature:g}.png", grid(images, 8, _enlarge(model)), overwrite=overwrite)
+        images = _decode(model, _draw(prior, wanted, seed, temperature=temperature))
+        save_png(out / f"samples-{temperature:g}.png", grid(images, COLUMNS, _enlarge(model)), overwrite=overwrite)
     if classes:
-        images = model.decode(_draw(prior, 8 * classes, torch.arange(classes).repeat_interleave(8), seed)).cpu()
-        save_png(out / "classes.png", grid(images, 8, _enlarge(model)), overwrite=overwrite)
+        rows = [(label, number) for label in range(min(classes, MOST_CLASSES)) for number in range(COLUMNS)]
+        images = _decode(model, _draw(prior, rows, seed))
+        save_png(out / "classes.png", grid(images, COLUMNS, _enlarge(model)), overwrite=overwrite)
 
 
 def _enlarge(model: ImageModel) -> int:

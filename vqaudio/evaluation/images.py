@@ -30,8 +30,10 @@ def image_figures(model: ImageModel, batches: Iterable[dict[str, Tensor]], seed:
 
     bits_per_dim: of the bound by which each kind of model is trained, latents included; bits_per_dim_error: half of its
     95 % interval over images. bits_of_latents: the latents' part, bits_of_pixels: the rest. gap_codes: by how much the
-    pixels cost more with the latents of the batch's next image; 0: the latents are ignored. perplexity, usage and
-    codebook_size of a quantizer. uniform_bits: of guessing. Draws of latents depend on `seed` alone.
+    pixels cost more with the latents of the image before; 0: the latents are ignored. perplexity, usage and
+    codebook_size of a quantizer. uniform_bits: of guessing. VIMCO's bound is of many draws, its latents' part the
+    divergence of q from the prior. What is drawn depends on `seed` and on how the images are batched. Raises ValueError
+    for fewer than two images.
     """
     images = (batch["image"] for batch in batches)
     return _figures(model, images, model.decoder.nll, "dim", "pixels", math.log2(LEVELS), seed)
@@ -59,19 +61,19 @@ def _figures(
     _check_mode(model)
     device = next(model.parameters()).device
     bounds, costs, gaps = [], [], []
-    with _seeded(seed), _codes_counted(model) as counts:
+    before: Tensor | None = None  # the latents of the last example of the batch before
+    with seeded(seed, device), _codes_counted(model) as counts:
         for batch in batches:
-            if len(batch) < 2:
-                raise ValueError("a batch must hold at least 2 examples: latents are exchanged between them")
             x = batch.to(device)
             z, cost = model.latents(x)
             given = nll(z, x)
             # VIMCO's bound is of many draws; for the others these two are it
             bounds.append(model.bound(x) if isinstance(model, ImageVIMCO) else given + cost)
-            gaps.append(nll(z.roll(1, 0), x) - given)
+            gaps.append(nll(torch.cat([z[-1:] if before is None else before, z[:-1]]), x) - given)
             costs.append(cost)
-    if not bounds:
-        raise ValueError("there is nothing to evaluate: no batch")
+            before = z[-1:]
+    if sum(map(len, bounds)) < 2:
+        raise ValueError("give 2 examples or more: latents are exchanged between them, and their spread is told")
     per_one = 1 / (model.cfg.dims * math.log(2))
     bits, latents, gap = (torch.cat(parts).double() * per_one for parts in (bounds, costs, gaps))
     return {
@@ -91,24 +93,29 @@ def prior_figures(prior: ImagePrior, maps: CodeMaps, unigram: Tensor, batch_size
 
     bits_per_code: under the prior, with bits_per_code_error, half of its 95 % interval over images. unigram_bits: what
     the codes cost by their shares alone, whatever stands beside them: a prior that is no better has learned nothing.
-    gap_labels: by how much the codes cost more under the next image's class, where there are classes.
+    gap_labels: by how much the codes cost more under another class, where there are several. Raises ValueError for
+    fewer than two maps, and for classes that the prior does not know.
     """
     _check_mode(prior)
+    if len(maps) < 2:
+        raise ValueError(f"give 2 maps or more, whose spread can be told, got {len(maps)}")
+    known = len(prior.cfg.classes)
+    own = torch.tensor([prior.label_id(name) for name in maps.classes]) if known else torch.zeros(0)
     device = next(prior.parameters()).device
     nats, gaps = [], []
     for rows in torch.arange(len(maps)).split(batch_size):
-        codes = maps.codes[rows].to(device)
-        label = maps.labels[rows].to(device) if prior.cfg.classes else None
+        codes = maps.codes[rows].to(device).long()
+        label = own[maps.labels[rows]].to(device) if known else None
         nats.append(prior.nll(codes, label))
-        if label is not None:
-            gaps.append(prior.nll(codes, label.roll(1)) - nats[-1])
+        if label is not None and known > 1:
+            gaps.append(prior.nll(codes, (label + 1) % known) - nats[-1])
     per_code = 1 / (math.prod(maps.map_shape) * math.log(2))
     found = torch.cat(nats) * per_code
     of_map = torch.arange(maps.codes.shape[1])[None, :, None, None]
     figures = {
         "bits_per_code": found.mean().item(),
         "bits_per_code_error": _error(found),
-        "unigram_bits": -unigram.log2()[of_map, maps.codes].mean().item(),
+        "unigram_bits": -unigram.log2()[of_map, maps.codes.long()].mean().item(),
         "uniform_bits": math.log2(maps.codebook_size),
     }
     return figures | ({"gap_labels": (torch.cat(gaps) * per_code).mean().item()} if gaps else {})
@@ -121,7 +128,7 @@ def code_shares(maps: CodeMaps) -> Tensor:
 
 
 def _error(values: Tensor) -> float:
-    return Z95 * values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.inf
+    return Z95 * values.std().item() / math.sqrt(len(values))
 
 
 def _usage(counts: Tensor | None) -> dict[str, float]:
@@ -130,7 +137,7 @@ def _usage(counts: Tensor | None) -> dict[str, float]:
     return {
         "perplexity": perplexity(counts).item(),
         "usage": (counts > 0).float().mean().item(),
-        "codebook_size": len(counts),
+        "codebook_size": float(len(counts)),
     }
 
 
@@ -154,9 +161,9 @@ def _codes_counted(model: nn.Module) -> Iterator[Tensor | None]:
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Within, draws of latents depend on the seed alone; afterwards they go on as if nothing had been."""
-    with torch.random.fork_rng():
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Within, draws begin with the seed; afterwards they go on as if nothing had been."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
 

@@ -49,6 +49,15 @@ def save_json(path: Path, figures: dict[str, Any], *, overwrite: bool = False) -
         temporary.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
+def check_drawing() -> None:
+    """Raises ModuleNotFoundError, with what to install, where pictures cannot be made."""
+    check_pillow()
+    try:
+        import matplotlib  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("figures are drawn with matplotlib: pip install 'vqaudio[images]'") from error
+
+
 def plot_usage(path: Path, counts: Tensor, *, overwrite: bool = False) -> None:
     """How often each code was chosen (K,) -> a picture of the shares, the most frequent first."""
     import matplotlib

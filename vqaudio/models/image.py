@@ -109,8 +109,6 @@ class ImageVQVAE(nn.Module):
     @torch.inference_mode()
     def encode(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 -> codes (B, M, h, w) int64."""
-        if image.dtype != torch.uint8:
-            raise ValueError(f"images must be uint8, 0 to 255, got {image.dtype}")
         return self.quantizer.encode(self.normalizer(self.encoder(to_unit(image))))
 
     @torch.inference_mode()

@@ -45,8 +45,10 @@ class CodeMapConfig:
     """the decoder; its maps and condition follow from the rest"""
 
     def __post_init__(self) -> None:
-        if len(self.map_shape) != 3 or min(self.map_shape) < 1:
-            raise ValueError(f"map_shape must be three numbers of at least 1, got {self.map_shape}")
+        if len(self.map_shape) != 3 or self.map_shape[0] < 1 or min(self.map_shape[1:]) < 2:
+            raise ValueError(
+                f"map_shape must be (M, h, w) with M at least 1 and sides of at least 2, got {self.map_shape}"
+            )
         if self.channels < 1 or self.latents < 1:
             raise ValueError(f"channels and latents must be at least 1, got {self.channels} and {self.latents}")
         condition = self.latents * self.quantizer.width

@@ -18,12 +18,17 @@ from torch.nn import functional as F
 
 LEVELS = 256
 FIRST_LOG_SCALE = -1.3  # of a parameter of 0: about as wide as the colours of photographs are spread
-LEAST_LOG_SCALE = -7.0  # a logistic narrower than a fifth of a value gains nothing and breaks the gradient
+LEAST_LOG_SCALE, MOST_LOG_SCALE = (
+    -7.0,
+    7.0,
+)  # a logistic narrower than a fifth of a value gains nothing and breaks the gradient
 PER_COMPONENT = 10  # its weight; mean and log-scale of three colours; how green leans on red, blue on red and green
 
 
 def to_unit(pixels: Tensor) -> Tensor:
-    """Values 0 to 255 -> float32 in [-1, 1]."""
+    """Values 0 to 255 -> float32 in [-1, 1]. Raises ValueError for what is not in whole numbers."""
+    if pixels.is_floating_point():
+        raise ValueError(f"images must be uint8, 0 to 255, got {pixels.dtype}")
     return pixels.float() / (LEVELS / 2 - 0.5) - 1
 
 
@@ -54,9 +59,12 @@ class PixelMixture:
             return torch.logsumexp(logits.log_softmax(1) + each, 1).sum((1, 2))
 
     def expected(self, parameters: Tensor) -> Tensor:
-        """(B, outputs, H, W) -> the mean of each pixel, (B, 3, H, W) uint8: what is shown of a reconstruction."""
+        """(B, outputs, H, W) -> about the mean of each pixel, (B, 3, H, W) uint8: what is shown of a reconstruction.
+
+        A mean beyond the range counts as its end, where most of what is drawn about it falls.
+        """
         logits, means, _, lean = self._split(parameters)
-        of_each = _in_turn(means, lean, lambda _, mean: mean)
+        of_each = _in_turn(means, lean, lambda _, mean: mean.clamp(-1, 1))
         return to_pixels((logits.softmax(1)[:, :, None] * of_each).sum(1))
 
     def sample(self, parameters: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -81,7 +89,12 @@ class PixelMixture:
         parameters = parameters.to(torch.promote_types(parameters.dtype, torch.float32))
         parts = rearrange(parameters, "b (n j) h w -> b j n h w", j=self.components)
         logits, means, log_scales, lean = parts.split([1, 3, 3, 3], dim=2)
-        return logits[:, :, 0], means, (log_scales + FIRST_LOG_SCALE).clamp(min=LEAST_LOG_SCALE), lean.tanh()
+        return (
+            logits[:, :, 0],
+            means,
+            (log_scales + FIRST_LOG_SCALE).clamp(LEAST_LOG_SCALE, MOST_LOG_SCALE),
+            lean.tanh(),
+        )
 
 
 def _led(means: Tensor, lean: Tensor, x: Tensor) -> Tensor:

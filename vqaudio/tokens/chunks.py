@@ -70,8 +70,8 @@ class ChunkConfig:
     """with the number of the step, it decides every chunk"""
 
     def __post_init__(self) -> None:
-        if self.codes < 1 or self.batch_size < 1 or self.seed < 0:
-            raise ValueError(f"codes and batch_size must be at least 1 and seed 0 or more, got {self}")
+        if self.codes < 1 or self.batch_size < 1 or not 0 <= self.seed < 2**63:
+            raise ValueError(f"codes and batch_size must be at least 1 and seed lie in 0 to 2**63 - 1, got {self}")
 
 
 class CodeChunks:

@@ -1,20 +1,24 @@
 """The codes of packed images, written once.
 
-Letters: U images, B batch, S side of the square that is coded, M codes at each place, h rows, w columns.
+Letters: U images, S side of the square that is coded, M codes at each place, h rows, w columns.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import torch
 from filelock import FileLock
+from tqdm import tqdm
 
 from vqaudio.data.code_maps import CodeMaps, read_codes, write_codes
 from vqaudio.data.images import PackedImages, centre_batches
 from vqaudio.models.image import ImageVQVAE
 
 IMAGES_AT_ONCE = 128
+LOOKED_AT = 48  # bytes in the middle of an image that tell it from others
 
 
 def codes_of(model: ImageVQVAE, images: PackedImages, path: Path, *, mirrored: bool = False) -> CodeMaps:
@@ -24,26 +28,42 @@ def codes_of(model: ImageVQVAE, images: PackedImages, path: Path, *, mirrored: b
     first. Raises ValueError for a file with the codes of another model, or of other images.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    source = _source(images, model.cfg.size, mirrored)
     with FileLock(path.with_name(f".{path.name}.lock")):
         if not path.exists():
-            write_codes(path, _encode(model, images, mirrored))
-    maps, wanted = read_codes(path), len(images) * (1 + mirrored)
+            write_codes(path, _encode(model, images, mirrored, source))
+    maps = read_codes(path)
     if maps.model != model.fingerprint:
         raise ValueError(
             f"{path} holds codes of model {maps.model}, this is model {model.fingerprint}; remove the file, or train "
             "somewhere else"
         )
-    if len(maps) != wanted or maps.classes != images.classes:
-        raise ValueError(f"{path} holds {len(maps)} maps of other images, {wanted} are wanted; remove the file")
+    if maps.source != source:
+        raise ValueError(f"{path} holds codes of other images, or of the same prepared otherwise; remove the file")
     return maps
 
 
-def _encode(model: ImageVQVAE, images: PackedImages, mirrored: bool) -> CodeMaps:
+def _source(images: PackedImages, size: int, mirrored: bool) -> str:
+    """A hash of which images these are and what is coded of them, without reading all of their pixels."""
+    facts = [size, mirrored, images.classes, images.ids]
+    digest = hashlib.sha256(json.dumps(facts).encode())
+    for numbers in (images.heights, images.widths, images.labels):
+        digest.update(numbers.tobytes())
+    for start, end in zip(images.offsets[:-1], images.offsets[1:], strict=True):
+        middle = (start + end) // 2
+        digest.update(images.pixels[middle : min(end, middle + LOOKED_AT)].tobytes())
+    return digest.hexdigest()
+
+
+def _encode(model: ImageVQVAE, images: PackedImages, mirrored: bool, source: str) -> CodeMaps:
     device = model.quantizer.codebook.device
     codes, labels = [], []
+    bar = tqdm(total=len(images) * (1 + mirrored), desc="writing codes", unit="img", disable=None)
     for flip in (False, True) if mirrored else (False,):
         for batch in centre_batches(images, model.cfg.size, IMAGES_AT_ONCE):
             image = batch["image"].to(device)
-            codes.append(model.encode(image.flip(3) if flip else image).cpu())
+            codes.append(model.encode(image.flip(3) if flip else image).cpu().int())
             labels.append(batch["label"])
-    return CodeMaps(torch.cat(codes), torch.cat(labels), images.classes, model.codebook_size, model.fingerprint)
+            bar.update(len(image))
+    bar.close()
+    return CodeMaps(torch.cat(codes), torch.cat(labels), images.classes, model.codebook_size, model.fingerprint, source)

@@ -14,7 +14,9 @@ from typing import Literal, NamedTuple
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
-Name = Literal["healthy", "young", "codes ignored", "codebook collapsed", "speaker ignored", "diverged"]
+Name = Literal[
+    "healthy", "young", "codes ignored", "codebook collapsed", "speaker ignored", "nothing learned", "diverged"
+]
 BITS = ("bits_per_sample", "bits_per_dim", "bits_per_code")  # of speech, of images, of codes
 FATAL: tuple[Name, ...] = ("diverged", "codebook collapsed", "codes ignored")  # waiting does not mend these
 
@@ -56,8 +58,8 @@ def judge(figures: Mapping[str, float], step: int, cfg: HealthConfig | None = No
     """Figures of an evaluation after `step` updates -> the verdict.
 
     Read are, where they are there: bits per sample, dimension or code, uniform_bits (of guessing), perplexity and
-    codebook_size, gap_codes, gap_speakers. The worst that holds is said: diverged, codebook collapsed, codes ignored,
-    speaker ignored.
+    codebook_size, gap_codes, gap_speakers, and of a prior unigram_bits. The worst that holds is said: diverged,
+    codebook collapsed, codes ignored, speaker ignored, nothing learned.
     """
     cfg = cfg or HealthConfig()
     for name, value in figures.items():
@@ -75,7 +77,7 @@ def judge(figures: Mapping[str, float], step: int, cfg: HealthConfig | None = No
         return Verdict(
             "codebook collapsed",
             reason,
-            "a longer --model.quantizer.commitment-warmup, restarts, --model.normalizer frame",
+            "a longer commitment warm-up of the quantizer, restarts, the normalizer frame",
         )
     gap = figures.get("gap_codes")
     if gap is not None and gap < cfg.gap_codes:
@@ -87,9 +89,15 @@ def judge(figures: Mapping[str, float], step: int, cfg: HealthConfig | None = No
     if gap is not None and gap < cfg.gap_speakers:
         reason = f"{gap:.3g} {unit} lost with exchanged speakers, at least {cfg.gap_speakers:g} is listening"
         return Verdict("speaker ignored", reason, "right speaker labels, fewer codes, or more steps")
+    unigram = figures.get("unigram_bits")
+    if per is not None and unigram is not None and figures[per] >= unigram:
+        reason = f"{figures[per]:.3g} {unit}, the codes' own shares alone take {unigram:.3g}"
+        return Verdict("nothing learned", reason, "more steps, a larger net, or a smaller --fit.lr")
+    if per is not None and unigram is not None:
+        return Verdict("healthy", f"{figures[per]:.3g} {unit}, the codes' own shares alone take {unigram:.3g}")
     if gap is not None:
         return Verdict("healthy", "codes and speaker are listened to")
-    return Verdict("healthy", "codes are listened to" if "gap_codes" in figures else f"{unit} below those of guessing")
+    return Verdict("healthy", "codes are listened to")
 
 
 def gradient_norms(model: nn.Module) -> dict[str, Tensor]:

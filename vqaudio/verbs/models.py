@@ -15,11 +15,13 @@ def evaluate(
     data: Path,
     out: Path,
     model: Model = "mini",
-    prior: Annotated[
-        str | None, arg(metavar="P", help="a prior over the codes of an image model, evaluated too")
-    ] = None,
+    prior: Annotated[str | None, arg(metavar="P", help="a prior over the model's codes, evaluated too")] = None,
     first: Annotated[
         str | None, arg(metavar="M", help="for a second level: the image model whose codes it models")
+    ] = None,
+    train_tokens: Annotated[
+        Path | None,
+        arg(metavar="FILE", help="of speech: tokens of training utterances, whose counts are compared with"),
     ] = None,
     seed: int = 0,
     threads: Threads = None,
@@ -29,7 +31,8 @@ def evaluate(
     """What a model is worth on data that it was not trained on, as figures.json and, for images, pictures.
 
     Speech: bits per sample, what the decoder loses with other codes, their mean or another speaker, how many codes are
-    in use, and a verdict. Images: bits per dimension, reconstructions, and with --prior bits per code and samples.
+    in use, a verdict, and what the tokens cost in bits per second, with --prior also under that. Images: bits per
+    dimension, reconstructions, and with --prior bits per code and samples.
 
     Args:
         data: what vqaudio prepare wrote: a folder with test.jsonl (a manifest will do) or with packed images in test
@@ -39,15 +42,16 @@ def evaluate(
     from vqaudio.evaluation.image_report import evaluate_images, evaluate_second_level
     from vqaudio.evaluation.report import evaluate_speech
     from vqaudio.models.image import ImageVQVAE
-    from vqaudio.models.prior import ImagePrior
+    from vqaudio.models.prior import CodePrior, ImagePrior
     from vqaudio.models.second import CodeMapVAE, CodeMapVQVAE
     from vqaudio.models.speech import SpeechVQVAE
 
     net = load_any(model, device, threads)
     if isinstance(net, SpeechVQVAE):
-        if prior is not None or first is not None:
-            raise ValueError(f"--prior and --first are for images, and {model} is a model of speech; leave them out")
-        figures = evaluate_speech(net, data, out, seed=seed, overwrite=overwrite)
+        if first is not None:
+            raise ValueError(f"--first is for a second level over images, and {model} is a model of speech")
+        over = None if prior is None else load_kind(prior, device, CodePrior)
+        figures = evaluate_speech(net, data, out, prior=over, training=train_tokens, seed=seed, overwrite=overwrite)
     elif isinstance(net, CodeMapVQVAE | CodeMapVAE):
         if first is None:
             raise ValueError(f"{model} is a second level: --first must name the image model whose codes it models")

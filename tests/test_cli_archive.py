@@ -1,0 +1,145 @@
+"""`vqaudio pack` and `vqaudio unpack`: what they tell is what the archive holds, and what was packed comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+import pytest
+import torch
+from torch import nn
+
+from vqaudio import SpeechVQVAE, save_model
+from vqaudio.cli import main
+from vqaudio.models.prior import CodePrior, CodePriorConfig
+from vqaudio.models.tokens import Tokens
+from vqaudio.native.library import kernels, why_missing
+from vqaudio.nn.wavenet import WaveNetConfig
+from vqaudio.tokens.archive import archive_facts
+from vqaudio.tokens.files import read_tokens, write_tokens
+from vqaudio.tokens.rows import TokenRow, format_row
+
+pytestmark = pytest.mark.skipif(kernels() is None, reason=why_missing())
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def tokens(tiny_model: SpeechVQVAE, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three rows of the tiny model, a second of audio in all."""
+    rows = []
+    for name, speaker, count in (("a", "anna", 900), ("b", None, 1), ("c", "zoe", 1099)):
+        codes = torch.randint(16, (count,), generator=torch.Generator().manual_seed(count))
+        rows.append(TokenRow(name, speaker, Tokens(codes, 8 * count, 16000, 8, tiny_model.fingerprint)))
+    path = tmp_path_factory.mktemp("tokens") / "t.jsonl"
+    write_tokens(path, rows)
+    return path
+
+
+@pytest.fixture(scope="module")
+def prior(
+    tiny_model: SpeechVQVAE, randomise: Callable[..., nn.Module], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    net = WaveNetConfig(classes=16, layers=4, cycle=3, residual=6, skip=8, hidden=4)
+    made = CodePrior(CodePriorConfig(speakers=tiny_model.speakers, model=tiny_model.fingerprint, net=net))
+    folder = tmp_path_factory.mktemp("models") / "prior"
+    save_model(cast(CodePrior, randomise(made)), folder)
+    return folder
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """(verb, *arguments) -> exit code, standard output, standard error."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        code = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def _lines(path: Path) -> list[str]:
+    return [format_row(row) for row in read_tokens(path)]
+
+
+def _told(out: str) -> dict[str, str]:
+    return dict(line.split(maxsplit=1) for line in out.splitlines())
+
+
+@pytest.mark.parametrize("target", ["back.jsonl", "back"])
+def test_pack_then_unpack(tmp_path, run: Run, tokens, prior, target) -> None:
+    archive = tmp_path / "t.vqa"
+    code, out, err = run("pack", tokens, "--prior", prior, "--out", archive)
+    assert (code, err) == (0, "")
+    facts, told = archive_facts(archive), _told(out)
+    assert told["utterances"] == "3, 1.0 s of audio"
+    assert told["tokens"] == "2000, 2000 per second"
+    share = f"{facts.payload_bytes / 1000:.3f} of fixed length"
+    assert told["payload"] == f"{facts.payload_bytes} bytes, {8 * facts.payload_bytes:.1f} bits per second, {share}"
+    assert told["header"] == f"{facts.header_bytes} bytes"
+    assert told["archive"].startswith(f"{archive.stat().st_size} bytes, {8 * archive.stat().st_size:.1f} bits")
+    assert told["ideal"].startswith(f"{facts.ideal_bits:.1f} bits per second, the likelihood under prior {facts.prior}")
+    assert "codes per second" in told["speed"] and "times real time" in told["speed"]
+    assert told["written"] == str(archive)
+    code, out, err = run("unpack", archive, "--prior", prior, "--out", tmp_path / target)
+    assert (code, err) == (0, "")
+    again = _told(out)
+    assert _lines(tmp_path / target) == _lines(tokens)
+    assert {name: fact for name, fact in again.items() if name not in ("speed", "written")} == {
+        name: fact for name, fact in told.items() if name not in ("speed", "written")
+    }
+
+
+def test_without_a_prior_every_code_takes_four_bits(tmp_path, run: Run, tokens) -> None:
+    code, out, err = run("pack", tokens, "--out", tmp_path / "t.vqa")
+    assert (code, err) == (0, "")
+    assert _told(out)["payload"] == "1000 bytes, 8000.0 bits per second, 1.000 of fixed length"
+    assert _told(out)["ideal"] == "not known: packed without a prior"
+    assert run("unpack", tmp_path / "t.vqa", "--out", tmp_path / "back.jsonl")[0] == 0
+    assert _lines(tmp_path / "back.jsonl") == _lines(tokens)
+
+
+def test_threads_change_nothing(tmp_path, run: Run, tokens, prior) -> None:
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            out = tmp_path / f"{threads}.vqa"
+            assert run("pack", tokens, "--prior", prior, "--out", out, "--threads", threads)[0] == 0
+    finally:
+        torch.set_num_threads(before)
+    assert (tmp_path / "1.vqa").read_bytes() == (tmp_path / "2.vqa").read_bytes()
+
+
+def test_what_exists_is_replaced_only_on_request(tmp_path, run: Run, tokens) -> None:
+    archive, back = tmp_path / "t.vqa", tmp_path / "back.jsonl"
+    for arguments in (("pack", tokens, "--out", archive), ("unpack", archive, "--out", back)):
+        assert run(*arguments)[0] == 0
+        code, _, err = run(*arguments)
+        assert code == 2 and "--overwrite" in err
+        assert run(*arguments, "--overwrite")[0] == 0
+
+
+def test_wrong_usage_is_told_and_leaves_nothing(tmp_path, run: Run, tokens, prior, tiny_model_dir) -> None:
+    packed, damaged = tmp_path / "t.vqa", tmp_path / "damaged.vqa"
+    assert run("pack", tokens, "--prior", prior, "--out", packed)[0] == 0
+    damaged.write_bytes(packed.read_bytes()[:-1])
+    before = sorted(tmp_path.iterdir())
+    back = ("--out", tmp_path / "back.jsonl")
+    for arguments, message in (
+        (("pack", tokens, "--out", tmp_path / "t.zip"), "archives are written as NAME.vqa"),
+        (("pack", tmp_path / "none.jsonl", "--out", tmp_path / "u.vqa"), "there are no tokens"),
+        (("pack", tokens, "--prior", tiny_model_dir, "--out", tmp_path / "u.vqa"), "CodePrior is wanted here"),
+        (
+            ("pack", tokens, "--prior", prior, "--threads", 0, "--out", tmp_path / "u.vqa"),
+            "--threads must be at least 1",
+        ),
+        (("unpack", packed, *back), "none is given; pass --prior"),
+        (("unpack", damaged, "--prior", prior, *back), "cut off or damaged"),
+        (("unpack", tokens, *back), "is no token archive"),
+        (("unpack", packed, "--prior", prior, "--out", tmp_path / "t.parquet"), "tokens are written as"),
+    ):
+        code, out, err = run(*arguments)
+        assert (code, out) == (2, "") and message in err
+        assert err.startswith("error: ") and err.count("\n") == 1
+        assert sorted(tmp_path.iterdir()) == before

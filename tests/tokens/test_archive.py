@@ -1,0 +1,284 @@
+"""What is packed comes out again, to the last code, or is refused in words."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from vqaudio.models.prior import CodePrior, CodePriorConfig
+from vqaudio.models.tokens import Tokens
+from vqaudio.native.library import kernels, runnable, why_missing
+from vqaudio.native.wavenet import CompiledStreams
+from vqaudio.nn.wavenet import WaveNetConfig
+from vqaudio.tokens import archive
+from vqaudio.tokens.archive import archive_facts, pack, prior_fingerprint, unpack
+from vqaudio.tokens.archive_format import read_archive, write_archive
+from vqaudio.tokens.rows import TokenRow, format_row
+
+K, HOP, MODEL = 24, 8, "0123456789ab"
+NET = WaveNetConfig(classes=K, layers=4, cycle=3, residual=6, skip=8, hidden=4)
+needs_kernels = pytest.mark.skipif(kernels() is None, reason=why_missing())
+
+
+@pytest.fixture(scope="module")
+def make_prior(randomise: Callable[..., nn.Module]) -> Callable[..., CodePrior]:
+    """(seed, speakers) -> a prior whose probabilities are far from each other."""
+
+    def make(seed: int = 0, speakers: tuple[str, ...] = ("anna", "bert")) -> CodePrior:
+        made = CodePrior(CodePriorConfig(speakers=speakers, model=MODEL, net=NET))
+        cast(CodePrior, randomise(made, seed)).net.out.weight.data *= 8
+        return made.eval().requires_grad_(False)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def prior(make_prior: Callable[..., CodePrior]) -> CodePrior:
+    return make_prior()
+
+
+def _row(id: str, speaker: str | None, codes: list[int] | torch.Tensor, hop: int = HOP) -> TokenRow:
+    own = torch.as_tensor(codes)
+    return TokenRow(id, speaker, Tokens(own, len(own) * hop - 3, 16000, hop, MODEL))
+
+
+@pytest.fixture
+def rows() -> list[TokenRow]:
+    """Of several speakers and lengths, 1 among them."""
+    rng = np.random.default_rng(0)
+    voices = ["anna", None, "bert", "zoe", "anna", "bert"]
+    sizes = (40, 1, 77, 3, 40, 12)
+    return [
+        _row(f"u{i} ü", s, rng.integers(K, size=n).tolist()) for i, (s, n) in enumerate(zip(voices, sizes, strict=True))
+    ]
+
+
+def _lines(rows) -> list[str]:
+    return [format_row(row) for row in rows]
+
+
+def _entries(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture
+def packed(tmp_path: Path, rows, prior) -> Path:
+    pack(rows, tmp_path / "t.vqa", prior)
+    return tmp_path / "t.vqa"
+
+
+# what comes out
+
+
+SEQUENCES = st.lists(
+    st.tuples(st.sampled_from(["anna", "bert", "zoe", None]), st.lists(st.integers(0, K - 1), min_size=1, max_size=90)),
+    min_size=1,
+    max_size=9,
+)
+
+
+@needs_kernels
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(sequences=SEQUENCES, streams=st.integers(1, 5), at_once=st.sampled_from([1, 5000, 2**21]), known=st.booleans())
+def test_any_rows_come_back(tmp_path, make_prior, monkeypatch, sequences, streams, at_once, known) -> None:
+    monkeypatch.setattr(archive, "STREAMS", streams)
+    monkeypatch.setattr("vqaudio.tokens.archive_coding.LOGITS_AT_ONCE", at_once)
+    prior = make_prior(speakers=("anna", "bert") if known else ())
+    given_rows = [_row(f"u{i}", speaker, codes) for i, (speaker, codes) in enumerate(sequences)]
+    told: list[int] = []
+    facts = pack(given_rows, tmp_path / "t.vqa", prior, overwrite=True, advance=told.append)
+    assert _lines(unpack(tmp_path / "t.vqa", prior, advance=told.append)) == _lines(given_rows)
+    assert facts == archive_facts(tmp_path / "t.vqa")
+    assert facts.num_codes == sum(len(codes) for _, codes in sequences) == sum(told) / 2
+    assert facts.header_bytes + facts.payload_bytes == (tmp_path / "t.vqa").stat().st_size
+    assert facts.fixed_bits == 5 * facts.num_codes
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(sequences=SEQUENCES, largest=st.sampled_from([0, 1, 2, 23, 511, 2**31 - 1]))
+def test_any_rows_come_back_without_a_prior(tmp_path, sequences, largest) -> None:
+    given_rows = [_row(f"u{i}", s, [min(c, largest) for c in codes]) for i, (s, codes) in enumerate(sequences)]
+    given_rows.append(_row("the largest", None, [largest]))
+    facts = pack(given_rows, tmp_path / "t.vqa", overwrite=True)
+    assert _lines(unpack(tmp_path / "t.vqa")) == _lines(given_rows)
+    assert facts.payload_bytes == math.ceil(largest.bit_length() * facts.num_codes / 8)
+    assert facts.fixed_bits == facts.ideal_bits == largest.bit_length() * facts.num_codes
+
+
+@needs_kernels
+def test_threads_change_nothing(tmp_path, rows, prior) -> None:
+    pack(rows, tmp_path / "1.vqa", prior, threads=1)
+    pack(rows, tmp_path / "2.vqa", prior, threads=2)
+    assert (tmp_path / "1.vqa").read_bytes() == (tmp_path / "2.vqa").read_bytes()
+    for threads in (1, 2):
+        assert _lines(unpack(tmp_path / "2.vqa", prior, threads=threads)) == _lines(rows)
+
+
+@needs_kernels
+def test_the_order_of_rows_is_kept_and_costs_nothing(tmp_path, rows, prior) -> None:
+    for name, ordered in (("a", rows), ("b", rows[::-1])):
+        pack(ordered, tmp_path / f"{name}.vqa", prior)
+        assert _lines(unpack(tmp_path / f"{name}.vqa", prior)) == _lines(ordered)
+    assert read_archive(tmp_path / "a.vqa").payload == read_archive(tmp_path / "b.vqa").payload
+
+
+@needs_kernels
+@pytest.mark.parametrize("variant", runnable())
+def test_kernels_that_are_not_the_best_here_are_found_again(tmp_path, rows, prior, monkeypatch, variant) -> None:
+    monkeypatch.setattr(archive, "kernels", lambda: archive.load(variant))
+    pack(rows, tmp_path / "t.vqa", prior)
+    monkeypatch.undo()
+    coding = read_archive(tmp_path / "t.vqa").header.coding
+    assert coding is not None and coding.kernels == variant
+    assert _lines(unpack(tmp_path / "t.vqa", prior)) == _lines(rows)
+
+
+# what it costs
+
+
+@needs_kernels
+def test_the_size_is_the_likelihood(tmp_path, prior) -> None:
+    drawn = prior.sample(1500, ["anna", None, "bert"], generator=torch.Generator().manual_seed(0))
+    own = [_row(f"u{i}", s, codes) for i, (s, codes) in enumerate(zip(("anna", "zoe", "bert"), drawn, strict=True))]
+    facts = pack(own, tmp_path / "t.vqa", prior)
+    nats = prior.nll(drawn, prior.speaker_ids(["anna", None, "bert"]), torch.full((3,), 1500)).double().sum()
+    bits = nats.item() / math.log(2)
+    assert facts.ideal_bits == pytest.approx(bits, rel=1e-4)
+    assert bits < 0.8 * facts.fixed_bits  # skewed: so the comparison says something
+    assert 0.999 * bits < 8 * facts.payload_bytes < 1.01 * bits
+    assert facts.header_bytes < 400
+    assert facts.payload_rate == pytest.approx(8 * facts.payload_bytes / facts.seconds)
+    assert facts.total_rate == pytest.approx(8 * (tmp_path / "t.vqa").stat().st_size / facts.seconds)
+
+
+# what is refused
+
+
+@needs_kernels
+def test_a_damaged_archive_is_refused_before_anything_is_decoded(tmp_path, packed, prior) -> None:
+    content = bytearray(packed.read_bytes())
+    content[-60] ^= 1  # of the payload
+    (tmp_path / "flipped.vqa").write_bytes(content)
+    told: list[int] = []
+    with pytest.raises(ValueError, match=r"flipped\.vqa is damaged: its checksum does not agree"):
+        unpack(tmp_path / "flipped.vqa", prior, advance=told.append)
+    assert told == []
+
+
+@needs_kernels
+def test_another_prior_is_refused(tmp_path, rows, packed, prior, make_prior) -> None:
+    other = make_prior(seed=1)
+    names = f"{prior_fingerprint(prior)}, this is {prior_fingerprint(other)}"
+    with pytest.raises(ValueError, match=f"cannot unpack .* packed with the prior {names}"):
+        unpack(packed, other)
+    with pytest.raises(ValueError, match=f"the prior {prior_fingerprint(prior)}, and none is given; pass --prior"):
+        unpack(packed)
+    pack(rows, tmp_path / "fixed.vqa")
+    with pytest.raises(ValueError, match="packed without a prior; leave the prior out"):
+        unpack(tmp_path / "fixed.vqa", prior)
+
+
+@needs_kernels
+@pytest.mark.parametrize("change", [{"kernels": "neon"}, {"machine": "aarch64"}])
+def test_another_machines_kernels_are_refused(tmp_path, packed, prior, change) -> None:
+    found = read_archive(packed)
+    assert found.header.coding is not None
+    header = replace(found.header, coding=replace(found.header.coding, **change))
+    write_archive(tmp_path / "other.vqa", header, found.payload, overwrite=False)
+    with pytest.raises(ValueError, match=r"kernels (neon|\w+ for aarch64).* unpack it on the other machine"):
+        unpack(tmp_path / "other.vqa", prior)
+
+
+@needs_kernels
+def test_kernels_that_compute_otherwise_are_found_out(packed, prior, monkeypatch) -> None:
+    """As another compiler's might; it is seen at the end, when all codes are there."""
+    honest = CompiledStreams.extend
+
+    def other(self: CompiledStreams, *args: Any, logits: torch.Tensor, **options: Any) -> torch.Tensor:
+        chosen = honest(self, *args, logits=logits, **options)
+        logits[..., 0] += 0.01
+        return chosen
+
+    monkeypatch.setattr(CompiledStreams, "extend", other)
+    with pytest.raises(ValueError, match="other codes come out of it than were packed: the compiled kernels"):
+        unpack(packed, prior)
+
+
+@needs_kernels
+def test_what_the_coder_cannot_have_written_is_refused(tmp_path, packed, prior) -> None:
+    found = read_archive(packed)
+    write_archive(tmp_path / "full.vqa", found.header, b"\xff" * 40, overwrite=False)
+    with pytest.raises(ValueError, match="the coder came upon what it cannot have written"):
+        unpack(tmp_path / "full.vqa", prior)
+
+
+def test_without_compiled_kernels_a_prior_is_refused(tmp_path, rows, prior, monkeypatch) -> None:
+    monkeypatch.setattr(archive, "kernels", lambda: None)
+    with pytest.raises(ValueError, match=r"need its probabilities to the last bit, and .* pack without a prior"):
+        pack(rows, tmp_path / "t.vqa", prior)
+    assert _entries(tmp_path) == []
+    pack(rows, tmp_path / "t.vqa")
+    assert _lines(unpack(tmp_path / "t.vqa")) == _lines(rows)
+
+
+@needs_kernels
+def test_without_constriction_a_prior_is_refused(tmp_path, rows, packed, prior, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "constriction", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'vqaudio\[archive\]'"):
+        unpack(packed, prior)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'vqaudio\[archive\]'"):
+        pack(rows, tmp_path / "u.vqa", prior)
+    pack(rows, tmp_path / "fixed.vqa")
+    assert _lines(unpack(tmp_path / "fixed.vqa")) == _lines(rows)
+    assert _entries(tmp_path) == ["fixed.vqa", "t.vqa"]
+
+
+def test_what_cannot_be_packed_leaves_nothing(tmp_path, rows, prior) -> None:
+    def refused(
+        message: str, own, name: str = "t.vqa", over: CodePrior | None = None, error: type[Exception] = ValueError
+    ) -> None:
+        with pytest.raises(error, match=message):
+            pack(own, tmp_path / name, over)
+        assert _entries(tmp_path) == []
+
+    def failing():
+        yield from rows
+        raise RuntimeError("the 7th cannot be made")
+
+    refused("no utterances", [])
+    refused("id 'u0 ü' occurs twice", [*rows, rows[0]])
+    refused("'x' has hop 16, 'u0 ü' has 8", [*rows, _row("x", None, [1], hop=16)])
+    refused(r"written as NAME\.vqa", rows, name="t.jsonl")
+    refused("the 7th", failing(), error=RuntimeError)
+    refused("does not exist; make it first", rows, name="missing/t.vqa", error=FileNotFoundError)
+    if kernels() is not None:
+        refused(r"'x' has code 24, the prior knows codes 0\.\.23", [*rows, _row("x", None, [K])], over=prior)
+    refused("archives need the prior in float32 on the CPU, it is in torch.float64", rows, over=_double(prior))
+    foreign = replace(rows[0], tokens=replace(rows[0].tokens, model="other"))
+    refused("the prior is over codes of model 0123456789ab, these are codes of model other", [foreign], over=prior)
+
+
+def _double(prior: CodePrior) -> CodePrior:
+    return CodePrior(prior.cfg).double()
+
+
+def test_an_existing_archive_is_replaced_only_on_request(tmp_path, rows) -> None:
+    pack(rows, tmp_path / "t.vqa")
+    before = (tmp_path / "t.vqa").read_bytes()
+    with pytest.raises(FileExistsError, match="--overwrite"):
+        pack(rows[:1], tmp_path / "t.vqa")
+    assert (tmp_path / "t.vqa").read_bytes() == before
+    pack(rows[:1], tmp_path / "t.vqa", overwrite=True)
+    assert _lines(unpack(tmp_path / "t.vqa")) == _lines(rows[:1])
+    assert _entries(tmp_path) == ["t.vqa"]

@@ -1,0 +1,107 @@
+"""Tokens to archives and back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tqdm import tqdm
+from tyro.conf import Positional, arg
+
+from vqaudio.console import Overwrite, Threads, load_kind, tell
+
+if TYPE_CHECKING:
+    from vqaudio.models.prior import CodePrior
+    from vqaudio.tokens.archive import ArchiveFacts
+    from vqaudio.tokens.archive_coding import Advance
+
+Prior = Annotated[
+    str | None,
+    arg(metavar="P", help="folder of a prior over these codes; without it every code takes the same number of bits"),
+]
+
+
+def pack(
+    tokens: Positional[Path],
+    out: Path,
+    prior: Prior = None,
+    threads: Threads = None,
+    overwrite: Overwrite = False,
+) -> int:
+    """Tokens to an archive, losslessly, in as few bits as a prior says that they are worth.
+
+    It is unpacked with the same prior, on the same kind of processor.
+
+    Args:
+        tokens: what vqaudio tokenize wrote: a .jsonl file or a folder
+        out: NAME.vqa
+    """
+    from vqaudio.tokens import archive
+    from vqaudio.tokens.files import read_tokens
+
+    rows, over = read_tokens(tokens), _load(prior, threads)
+    with _progress(None) as advance:
+        started_at = time.perf_counter()
+        facts = archive.pack(rows, out, over, threads=threads, overwrite=overwrite, advance=advance)
+        elapsed = time.perf_counter() - started_at
+    _tell(facts, elapsed, out)
+    return 0
+
+
+def unpack(
+    archive: Positional[Path],
+    out: Path,
+    prior: Annotated[str | None, arg(metavar="P", help="the prior that it was packed with")] = None,
+    threads: Threads = None,
+    overwrite: Overwrite = False,
+) -> int:
+    """An archive to the tokens that were packed.
+
+    Args:
+        archive: what vqaudio pack wrote
+        out: NAME.jsonl, or a name without a suffix for a folder of .npy files with an index.jsonl
+    """
+    from vqaudio.tokens.archive import archive_facts
+    from vqaudio.tokens.archive import unpack as unpack_rows
+    from vqaudio.tokens.files import check_target, write_tokens
+
+    check_target(out, overwrite=overwrite)
+    facts, over = archive_facts(archive), _load(prior, threads)
+    with _progress(facts.num_codes) as advance:
+        started_at = time.perf_counter()
+        write_tokens(out, unpack_rows(archive, over, threads=threads, advance=advance), overwrite=overwrite)
+        elapsed = time.perf_counter() - started_at
+    _tell(facts, elapsed, out)
+    return 0
+
+
+def _load(prior: str | None, threads: int | None) -> CodePrior | None:
+    from vqaudio.models.prior import CodePrior
+
+    return None if prior is None else load_kind(prior, "cpu", CodePrior, threads)
+
+
+@contextmanager
+def _progress(total: int | None) -> Iterator[Advance]:
+    with tqdm(total=total, unit="code", unit_scale=True, disable=None) as bar:  # only where it is a terminal
+        yield bar.update
+
+
+def _tell(facts: ArchiveFacts, elapsed: float, out: Path) -> None:
+    size, share = facts.header_bytes + facts.payload_bytes, 8 * facts.payload_bytes / max(1, facts.fixed_bits)
+    rate = f"{facts.payload_rate:.1f} bits per second, {share:.3f} of fixed length"
+    ideal = f"{facts.ideal_bits / facts.seconds:.1f} bits per second, the likelihood under prior {facts.prior}"
+    summary = {
+        "utterances": f"{facts.num_rows}, {facts.seconds:.1f} s of audio",
+        "tokens": f"{facts.num_codes}, {facts.num_codes / facts.seconds:.4g} per second",
+        "payload": f"{facts.payload_bytes} bytes, {rate}",
+        "header": f"{facts.header_bytes} bytes",
+        "archive": f"{size} bytes, {facts.total_rate:.1f} bits per second",
+        "ideal": ideal if facts.prior else "not known: packed without a prior",
+        "speed": f"{facts.num_codes / elapsed:.3g} codes per second, {facts.seconds / elapsed:.3g} times real time",
+        "written": str(out),
+    }
+    tell(summary)
