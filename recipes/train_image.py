@@ -40,18 +40,25 @@ class TrainImageConfig:
     valid_images: int | None = None
     """centre crops by which a run is judged; without it, of all images of valid"""
     crops: ImageCropConfig = field(default_factory=ImageCropConfig)
-    """its size is the model's"""
+    """without a size of its own: it is the model's"""
     model: ImageConfig = field(default_factory=ImageConfig)
     fit: FitConfig = field(default_factory=FitConfig)
 
     def __post_init__(self) -> None:
+        if self.crops.size not in (ImageCropConfig().size, self.model.size):
+            raise ValueError(
+                f"crops.size is model.size ({self.model.size}), got {self.crops.size}; set model.size alone"
+            )
         object.__setattr__(self, "crops", replace(self.crops, size=self.model.size))
 
 
 def main() -> None:
     cfg = parse(TrainImageConfig, ROOT / "egs/cifar10/conf/vqvae.yaml", description=__doc__ or "")
     crops = ImageCrops(open_images(cfg.data / "train"), cfg.crops)
-    held_out = list(centre_batches(open_images(cfg.data / "valid"), cfg.model.size, 32, cfg.valid_images))
+    valid = open_images(cfg.data / "valid")
+    if len(valid) < 2 or cfg.valid_images in (0, 1):
+        raise ValueError(f"2 images or more must be held out, got {len(valid)}; prepare with a larger --valid")
+    held_out = list(centre_batches(valid, cfg.model.size, 32, cfg.valid_images))
     set_seed(cfg.fit.seed)  # the first weights
     model: ImageModel = KINDS[cfg.kind](cfg.model)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import torch
 from accelerate import PartialState
 from accelerate.utils import set_seed
 from torch import nn
@@ -32,6 +33,7 @@ from vqaudio.tokens.chunks import ChunkConfig, CodeChunks, sequences
 from vqaudio.tokens.images import codes_of
 from vqaudio.training import FitConfig, TrainingError, fit
 from vqaudio.training.curves import plot_curves
+from vqaudio.training.launch import threads
 from vqaudio.training.loader import Loader
 
 ROOT = Path(__file__).parent.parent
@@ -98,10 +100,9 @@ def images(cfg: TrainPriorConfig, first: ImageVQVAE) -> Task:
     data, codes = cfg.data[0], cfg.out.parent / "codes"
     train = codes_of(first, open_images(data / "train"), codes / "train.safetensors", mirrored=True)
     valid = codes_of(first, open_images(data / "valid"), codes / "valid.safetensors")
-    model, loader = (
-        build(cfg, train),
-        CodeMapBatches(train, cfg.batches, labelled=cfg.kind == "prior" and cfg.conditional),
-    )
+    model = build(cfg, train)
+    labelled = isinstance(model, ImagePrior) and bool(model.cfg.classes)
+    loader = CodeMapBatches(train, cfg.batches, labelled=labelled)
     if isinstance(model, ImagePrior):
         unigram = code_shares(train)
         return Task(model, loader, lambda m: prior_figures(m, valid, unigram), train.model)
@@ -111,7 +112,8 @@ def images(cfg: TrainPriorConfig, first: ImageVQVAE) -> Task:
 def build(cfg: TrainPriorConfig, maps: CodeMaps) -> ImagePrior | CodeMapVQVAE | CodeMapVAE:
     """The model, for maps of this shape and codebook."""
     if cfg.kind == "prior":
-        classes, net = maps.classes if cfg.conditional else (), replace(cfg.image.net, codes=maps.codebook_size)
+        several = cfg.conditional and len(maps.classes) > 1  # of a single one there is nothing to say
+        classes, net = maps.classes if several else (), replace(cfg.image.net, codes=maps.codebook_size)
         return ImagePrior(replace(cfg.image, map_shape=maps.map_shape, classes=classes, model=maps.model, net=net))
     net = replace(cfg.second.net, codes=maps.codebook_size)
     kind = CodeMapVQVAE if cfg.kind == "vqvae" else CodeMapVAE
@@ -120,14 +122,17 @@ def build(cfg: TrainPriorConfig, maps: CodeMaps) -> ImagePrior | CodeMapVQVAE | 
 
 def main() -> None:
     cfg = parse(TrainPriorConfig, ROOT / "egs/mini/conf/prior.yaml", description=__doc__ or "")
-    over = load_model(cfg.model, kind=nn.Module)
+    over = load_model(cfg.model, PartialState().device if torch.cuda.is_available() else "cpu", kind=nn.Module)
     set_seed(cfg.fit.seed)  # the first weights
-    if isinstance(over, SpeechVQVAE) and cfg.kind == "prior":
-        task = speech(cfg, over)
-    elif isinstance(over, ImageVQVAE):
-        task = images(cfg, over)
-    else:
-        raise ValueError(f"{cfg.model} is an {type(over).__name__}; kind {cfg.kind!r} is over codes of an image model")
+    with threads(cfg.fit.threads):
+        if isinstance(over, SpeechVQVAE) and cfg.kind == "prior":
+            task = speech(cfg, over)
+        elif isinstance(over, ImageVQVAE):
+            task = images(cfg, over)
+        else:
+            raise ValueError(
+                f"{cfg.model} is a {type(over).__name__}; kind {cfg.kind!r} is over codes of an ImageVQVAE"
+            )
 
     def save(trained: nn.Module, folder: Path) -> None:
         save_model(trained, folder)

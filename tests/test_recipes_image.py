@@ -61,7 +61,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "packed"
 
 
-def test_the_whole_way(recipe: Callable[..., None], images: Path, tmp_path: Path) -> None:
+def test_the_whole_way(
+    recipe: Callable[..., None], images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     cpu = CONF / "vqvae.yaml"
     for kind, expected in (("vqvae", ImageVQVAE), ("vae", ImageVAE), ("vimco", ImageVIMCO), ("gumbel", ImageGumbel)):
         recipe("train_image", cpu, "--kind", kind, "--data", images, "--out", tmp_path / kind, *TINY_IMAGES)
@@ -80,7 +82,7 @@ def test_the_whole_way(recipe: Callable[..., None], images: Path, tmp_path: Path
         assert loaded.cfg.model == load_model(tmp_path / "vqvae", kind=ImageVQVAE).fingerprint
     _evaluate(images, tmp_path)
     _sample(tmp_path)
-    _refuse(images, tmp_path)
+    _refuse(images, tmp_path, capsys)
 
 
 def _evaluate(images: Path, runs: Path) -> None:
@@ -125,29 +127,40 @@ def _sample(runs: Path) -> None:
         assert np.array_equal(np.asarray(picture), image.permute(1, 2, 0).numpy())
 
 
-def _refuse(images: Path, runs: Path) -> None:
+def _refuse(images: Path, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Models in the wrong place are refused in a sentence."""
     vqvae, prior, out = str(runs / "vqvae"), str(runs / "over-prior"), str(runs / "out")
-    assert main(["tokenize", str(images), "--model", vqvae, "--out", out]) == 2
     assert main(["info", vqvae]) == 0
     assert main(["info", prior]) == 0
-    assert main(["sample", "--prior", vqvae, "--model", vqvae, "--out", out]) == 2
-    assert main(["sample", "--prior", prior, "--model", vqvae, "--label", "green", "--out", out]) == 2
-    assert main(["evaluate", "--model", prior, "--data", str(images), "--out", out]) == 2
-    assert main(["evaluate", "--model", str(runs / "over-vae"), "--data", str(images), "--out", out]) == 2
-    assert main(["evaluate", "--model", "mini", "--prior", prior, "--data", str(images), "--out", out]) == 2
-    assert main(["evaluate", "--model", str(runs / "vae"), "--prior", prior, "--data", str(images), "--out", out]) == 2
+    data, vae, second = ["--data", str(images)], str(runs / "vae"), str(runs / "over-vae")
+    for arguments, said in (
+        (["tokenize", str(images), "--model", vqvae], "this verb is for speech, whose codes have a time"),
+        (["sample", "--prior", vqvae, "--model", vqvae], "ImageVQVAE, not a prior"),
+        (["sample", "--prior", prior, "--model", vqvae, "--label", "green"], "class 'green' is not in this prior"),
+        (["sample", "--prior", prior, "--model", vqvae, "--speaker", "p225"], "--speaker and --prompt are for speech"),
+        (["evaluate", "--model", prior, *data], "ImagePrior is not evaluated alone"),
+        (["evaluate", "--model", second, *data], "--first names the image model"),
+        (["evaluate", "--model", vqvae, "--first", vqvae, *data], "--first is for a second level"),
+        (["evaluate", "--model", vae, "--prior", prior, *data], "the model is of kind ImageVAE"),
+    ):
+        capsys.readouterr()
+        assert main([*arguments, "--out", out]) == 2
+        assert said in capsys.readouterr().err
+    assert not Path(out).exists()
 
 
-def test_a_run_continues_as_if_it_had_not_stopped(recipe: Callable[..., None], images: Path, tmp_path: Path) -> None:
-    cpu = CONF / "vqvae.yaml"
-    recipe("train_image", cpu, "--data", images, "--out", tmp_path / "once", *TINY_IMAGES)
-    recipe("train_image", cpu, "--data", images, "--out", tmp_path / "twice", *TINY_IMAGES)
+@pytest.mark.parametrize("kind", ["vqvae", "vimco"])  # one draws its latents
+def test_a_run_continues_as_if_it_had_not_stopped(
+    recipe: Callable[..., None], images: Path, tmp_path: Path, kind: str
+) -> None:
+    given = [CONF / "vqvae.yaml", "--kind", kind, "--data", images]
+    recipe("train_image", *given, "--out", tmp_path / "once", *TINY_IMAGES)
+    recipe("train_image", *given, "--out", tmp_path / "twice", *TINY_IMAGES)
     for path in (tmp_path / "twice" / "checkpoints").iterdir():
         if int(path.name) > 3:
             for file in sorted(path.rglob("*"), reverse=True):
                 file.unlink() if file.is_file() else file.rmdir()
             path.rmdir()
-    recipe("train_image", cpu, "--data", images, "--out", tmp_path / "twice", *TINY_IMAGES)
+    recipe("train_image", *given, "--out", tmp_path / "twice", *TINY_IMAGES)
     names = ("once/model.safetensors", "twice/model.safetensors")
     assert len({(tmp_path / name).read_bytes() for name in names}) == 1

@@ -92,7 +92,7 @@ def load(model: str, device: Device, threads: int | None = None) -> SpeechVQVAE:
     net = load_any(model, device, threads)
     if not isinstance(net, SpeechVQVAE):
         raise ValueError(
-            f"{model} is an {type(net).__name__}, and this verb is for speech, whose codes have a time: "
+            f"{model} is a model of kind {type(net).__name__}, and this verb is for speech, whose codes have a time: "
             "vqaudio evaluate, sample and info take image models, recipes/train_prior.py writes their codes"
         )
     return net
@@ -102,7 +102,7 @@ def load_kind(model: str, device: Device, kind: type[Net], threads: int | None =
     """A model of one kind. Raises ValueError for another."""
     net = load_any(model, device, threads)
     if not isinstance(net, kind):
-        raise ValueError(f"{model} is an {type(net).__name__}, and an {kind.__name__} is wanted here")
+        raise ValueError(f"{model} is a model of kind {type(net).__name__}, and {kind.__name__} is wanted here")
     return net
 
 

@@ -67,7 +67,9 @@ def train(run: Run) -> None:
             raise SystemExit(f"{run.kind}, seed {run.seed}: the run failed, see {run.folder}/log.txt")
     model = load_model(run.folder, kind=torch.nn.Module)
     assert isinstance(model, ImageModel)
-    figures = image_figures(model, centre_batches(open_images(ROOT / "data/cifar10/test"), model.cfg.size, 32))
+    images = open_images(ROOT / "data/cifar10/test")
+    with LOCK:  # draws come from the process's own generator
+        figures = image_figures(model, centre_batches(images, model.cfg.size, 32))
     with LOCK, atomic_file(RESULTS, overwrite=True) as path:
         kept = results()
         kept.setdefault(str(run.steps), {}).setdefault(run.kind, {})[str(run.seed)] = figures

@@ -183,7 +183,7 @@ def test_a_killed_run_leaves_no_split_and_the_next_one_cleans_up(tmp_path, pictu
         ("images", "pictures", {"side": 0}, ValueError, "side must be at least 1 pixel, got 0"),
         ("images", "nowhere", {}, FileNotFoundError, "nowhere does not exist"),
         ("images", "pictures/ant/00.png", {}, NotADirectoryError, r"00\.png is a file; give the folder"),
-        ("images", "empty", {}, FileNotFoundError, r"no images in .*CLASS/\*\*/\*\.png.*\.bmp \.jpeg \.jpg \.webp"),
+        ("images", "empty", {}, FileNotFoundError, r"no images in .*CLASS/\*\*/\*\.png.*\.avif \.bmp \.gif \.heic"),
         ("images", "mixed", {}, ValueError, r"mixed/b\.png lies directly in .* named after its class"),
         ("cifar10", "pictures", {"side": 16}, ValueError, "leave --side out, got 16"),
         ("cifar10", "empty", {}, FileNotFoundError, r"no CIFAR-10 in .*download\.py.* \.npz file, found 0"),

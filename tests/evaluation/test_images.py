@@ -23,7 +23,7 @@ CODER = ImageCoderConfig(channels=6, blocks=1, maps=2, width=3, components=2)
 CFG = ImageConfig(size=8, coder=CODER, quantizer=VectorQuantizerConfig(codes=6, width=3), samples=3)
 IMAGES = torch.randint(256, (10, 3, 8, 8), generator=torch.Generator().manual_seed(7), dtype=torch.uint8)
 BATCHES = [{"image": IMAGES[:4]}, {"image": IMAGES[4:]}]
-NET = PixelCNNConfig(codes=5, channels=6, layers=2, kernel_size=3, head=6)
+NET = PixelCNNConfig(codes=5, channels=6, layers=2, kernel_size=3, head=32)
 
 
 @pytest.mark.parametrize("kind", [ImageVQVAE, ImageVAE, ImageVIMCO, ImageGumbel])
@@ -37,6 +37,12 @@ def test_bits_are_the_mean_bound_over_images_whatever_the_batches(
     figures = image_figures(model.eval(), BATCHES)
     assert figures == image_figures(model, BATCHES)  # the draws are the seed's
     assert figures["bits_of_pixels"] + figures["bits_of_latents"] == pytest.approx(figures["bits_per_dim"])
+    if isinstance(model, ImageVIMCO):  # its bound is of many draws, after one draw of its latents for each batch
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(0)
+            bounds = [(model.latents(batch["image"]), model.bound(batch["image"]))[1] for batch in BATCHES]
+        expected = torch.cat(bounds).mean().item() / 192 / math.log(2)
+        assert figures["bits_per_dim"] == pytest.approx(expected, rel=1e-5)
     if isinstance(model, ImageVQVAE):
         expected = model.bound(IMAGES).double() / 192 / math.log(2)
         assert figures["bits_per_dim"] == pytest.approx(expected.mean().item(), rel=1e-5)
@@ -69,7 +75,7 @@ def test_drawing_for_the_figures_leaves_the_callers_random_numbers_alone() -> No
 def test_a_prior_is_compared_with_the_codes_own_shares(randomise: Callable[..., nn.Module]) -> None:
     codes = torch.zeros(4, 2, 2, 2, dtype=torch.long)
     codes[:, 1] = torch.tensor([[0, 1], [2, 3]])
-    maps = CodeMaps(codes, torch.tensor([0, 1, 0, 1]), ("cat", "dog"), 5, "x", "s")
+    maps = CodeMaps(codes, torch.tensor([0, 0, 0, 1]), ("cat", "dog"), 5, "x", "s")
     shares = code_shares(maps)
     torch.testing.assert_close(shares[0], torch.tensor([17, 1, 1, 1, 1]) / 21)
     prior = ImagePrior(ImagePriorConfig(map_shape=(2, 2, 2), classes=("cat", "dog"), net=NET))
@@ -77,6 +83,12 @@ def test_a_prior_is_compared_with_the_codes_own_shares(randomise: Callable[..., 
     figures = prior_figures(prior.eval(), maps, shares, batch_size=3)
     expected = -(math.log2(17 / 21) + math.log2(5 / 21)) / 2
     assert figures["unigram_bits"] == pytest.approx(expected, rel=1e-5)
+    other = prior.nll(codes, 1 - maps.labels).mean().item() / 8 / math.log(2)
+    assert figures["gap_labels"] == pytest.approx(other - figures["bits_per_code"], rel=1e-3)
+    renamed = CodeMaps(codes, 1 - maps.labels, ("dog", "cat"), 5, "x", "s")
+    assert prior_figures(prior, renamed, shares)["bits_per_code"] == pytest.approx(figures["bits_per_code"])
+    with pytest.raises(ValueError, match="class 'cow' is not in this prior"):
+        prior_figures(prior, CodeMaps(codes, maps.labels, ("cat", "cow"), 5, "x", "s"), shares)
     nats = prior.nll(codes, maps.labels)
     assert figures["bits_per_code"] == pytest.approx(nats.mean().item() / 8 / math.log(2), rel=1e-5)
 
@@ -97,7 +109,17 @@ def test_what_cannot_be_measured_is_explained() -> None:
     with pytest.raises(RuntimeError, match="training mode"):
         image_figures(model, BATCHES)
     model.eval()
-    with pytest.raises(ValueError, match="at least 2 examples"):
-        image_figures(model, [{"image": IMAGES[:1]}])
-    with pytest.raises(ValueError, match="nothing to evaluate"):
-        image_figures(model, [])
+    for few in ([{"image": IMAGES[:1]}], []):
+        with pytest.raises(ValueError, match="give 2 examples or more"):
+            image_figures(model, few)
+
+
+def test_a_last_batch_of_one_counts_as_any_other(randomise: Callable[..., nn.Module]) -> None:
+    model = ImageVQVAE(CFG)
+    randomise(model)
+    model.eval()
+    z, nll = model.latents(IMAGES)[0], model.decoder.nll
+    before = torch.cat([z[:1], z[:-1]])  # the first has nobody before it but itself
+    expected = (nll(before, IMAGES) - nll(z, IMAGES)).mean().item() / 192 / math.log(2)
+    found = image_figures(model, [{"image": image[None]} for image in IMAGES])["gap_codes"]
+    assert found == pytest.approx(expected, rel=1e-2, abs=1e-6)

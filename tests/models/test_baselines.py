@@ -130,6 +130,14 @@ def test_the_divergence_from_uniform_is_between_nothing_and_log_k() -> None:
     assert divergence(certain).item() == pytest.approx(4 * math.log(4))
 
 
+def test_gumbels_latents_are_codes_and_not_mixtures_of_them(image_config: ImageConfig, images: Tensor) -> None:
+    torch.manual_seed(0)
+    model = ImageGumbel(image_config)
+    z, _ = model.latents(images)
+    rows = rearrange(z, "b d m h w -> (b m h w) d")
+    assert (torch.cdist(rows, model.embed.weight).min(1).values < 0.01).all()
+
+
 @pytest.mark.parametrize("kind", [ImageVAE, ImageVIMCO, ImageGumbel])
 def test_the_loss_is_the_bound_per_dimension(
     kind: type[ImageVAE] | type[ImageVIMCO] | type[ImageGumbel], image_config: ImageConfig, images: Tensor

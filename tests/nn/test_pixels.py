@@ -82,6 +82,33 @@ def test_draws_follow_the_likelihood() -> None:
     assert (found - expected).abs().sum() < 0.12
 
 
+def test_draws_of_three_colours_are_as_likely_as_the_mixture_says() -> None:
+    mixture = PixelMixture(2)
+    parameters = torch.zeros(1, mixture.outputs, 1, 1)
+    # two narrow components, colours leaning on each other: few values, each often
+    parameters[0, :, 0, 0] = torch.tensor(
+        [0.0, 0.5, -0.3, 0.4, 0.2, -0.5, 0.1, 0.3, *[-4.0] * 6, 0.8, -0.7, 0.9, 0.5, -1.2, 1.1]
+    )
+    drawn = mixture.sample(parameters.expand(60_000, -1, -1, -1), torch.Generator().manual_seed(3))[:, :, 0, 0].long()
+    seen, counts = drawn.unique(dim=0, return_counts=True)
+    often = counts > 150
+    image = seen[often].to(torch.uint8)[:, :, None, None]
+    found = counts[often] / len(drawn)
+    expected = mixture.log_prob(parameters.expand(len(image), -1, -1, -1), image).exp()
+    assert len(image) > 20
+    assert ((found - expected).abs() < 5 * (expected / len(drawn)).sqrt()).all()
+
+
+def test_the_expected_pixel_is_the_mean_of_draws_also_beyond_the_range() -> None:
+    mixture = PixelMixture(2)
+    parameters = torch.zeros(1, mixture.outputs, 1, 1)
+    parameters[0, :, 0, 0] = torch.tensor(
+        [0.0, 0.0, 4.0, -1.0, -0.2, 0.3, 0.1, -0.4, *[-4.0] * 6, 2.0, 1.0, *[0.0] * 4]
+    )
+    drawn = mixture.sample(parameters.expand(20_000, -1, -1, -1), torch.Generator().manual_seed(3)).float().mean(0)
+    torch.testing.assert_close(mixture.expected(parameters)[0].float(), drawn, atol=2.5, rtol=0)
+
+
 def test_the_expected_pixel_is_the_mean_of_draws() -> None:
     mixture = PixelMixture(2)
     generator = torch.Generator().manual_seed(2)

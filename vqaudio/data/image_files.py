@@ -12,7 +12,10 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from PIL import Image
 
-IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp"))
+# what Pillow may not read (.heic) is among them to be named, not to be passed over in silence
+IMAGE_SUFFIXES = frozenset(
+    (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".heic", ".heif", ".avif")
+)
 REDUCING_GAP = 3.0  # box-filtered to three times the size first: faster, and by eye the same
 
 

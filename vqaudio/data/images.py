@@ -171,8 +171,8 @@ class ImageCropConfig:
             raise ValueError(f"size must be at least 1, got {self.size}")
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
-        if not 0 <= self.pad < self.size:
-            raise ValueError(f"pad must lie in 0 to size - 1 ({self.size - 1}), got {self.pad}")
+        if self.pad < 0:
+            raise ValueError(f"pad must be 0 or more, got {self.pad}")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must lie in 0 to 2**63 - 1, got {self.seed}")
 
@@ -185,7 +185,9 @@ class ImageCrops:
     """images have none"""
 
     def __init__(self, images: PackedImages, cfg: ImageCropConfig) -> None:
-        """Raises ValueError where there are no images, or one is too small for a crop."""
+        """Raises ValueError where there are no images, one is too small for a crop, or `pad` is no less than `size`."""
+        if cfg.pad >= cfg.size:
+            raise ValueError(f"pad must be below the size of a crop ({cfg.size}), got {cfg.pad}")
         _check_sizes(images, cfg.size, cfg.pad)
         self.images = images
         self.cfg = cfg
@@ -242,9 +244,8 @@ def _check_sizes(images: PackedImages, size: int, pad: int) -> None:
         first = small[0]
         raise ValueError(
             f"{len(small)} of {len(images)} images are too small for crops of {size} pixels with a pad of {pad}, the "
-            f"first is {images.ids[first]!r} with {images.widths[first]} x {images.heights[first]}: choose crops.size "
-            f"at most {min(images.heights[small].min(), images.widths[small].min()) + 2 * pad}, or prepare the images "
-            "again with a larger --side"
+            f"first is {images.ids[first]!r} with {images.widths[first]} x {images.heights[first]}: prepare them again "
+            f"with --side {size} or more, or train a model of a smaller size"
         )
 
 

@@ -48,7 +48,9 @@ def evaluate_images(
     a row (classes.png). Raises ValueError for a model or prior that does not fit, FileNotFoundError without images.
     """
     if not isinstance(model, ImageModel):
-        raise ValueError(f"an {type(model).__name__} is not evaluated alone: --model is the image model, --prior this")
+        raise ValueError(
+            f"a {type(model).__name__} is not evaluated alone: --model names the model whose codes it is over"
+        )
     if prior is not None:
         _check_fit(prior, model)
     names = [FIGURES, "reconstructions.png"]
@@ -188,7 +190,7 @@ def _decode(model: ImageVQVAE, codes: Tensor) -> Tensor:
 
 def _check_fit(over: ImagePrior | CodeMapVQVAE | CodeMapVAE, model: nn.Module) -> None:
     if not isinstance(model, ImageVQVAE):
-        raise ValueError(f"a prior is over the codes of an ImageVQVAE, and the model is an {type(model).__name__}")
+        raise ValueError(f"a prior is over the codes of an ImageVQVAE, and the model is of kind {type(model).__name__}")
     if over.cfg.model != model.fingerprint:
         raise ValueError(
             f"the {type(over).__name__} is over codes of model {over.cfg.model}, this is model {model.fingerprint}; "

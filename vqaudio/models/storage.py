@@ -64,7 +64,10 @@ def load_model(
     facts = _read_facts(folder)
     model_class = KINDS[facts["kind"]]
     if not issubclass(model_class, kind):
-        raise ModelError(f"{name} is an {facts['kind']}; a {kind.__name__} is wanted here, which is something else")
+        raise ModelError(
+            f"{name} is a model of kind {facts['kind']}, and {kind.__name__} is wanted; from Python, "
+            f"load_model(..., kind={facts['kind']}) loads it"
+        )
     try:
         model = model_class(from_dict(CONFIGS[model_class], facts["config"]))
     except ConfigError as error:

@@ -34,7 +34,8 @@ def prepare(
         test: share for testing, 0 to 1 (CIFAR-10 has a test set of its own)
         seed: of the split
         mic: which microphone of VCTK 0.92
-        side: pixels to which the shorter side of images is scaled; without it they are as they are
+        side: pixels to which the shorter side of images is scaled, at least the model's size; without it they are as
+            they are, which for photos is much: training crops them
     """
     if kind in ("cifar10", "images"):
         from vqaudio.data import image_corpora

@@ -53,11 +53,15 @@ def evaluate(
         over = None if prior is None else load_kind(prior, device, CodePrior)
         figures = evaluate_speech(net, data, out, prior=over, training=train_tokens, seed=seed, overwrite=overwrite)
     elif isinstance(net, CodeMapVQVAE | CodeMapVAE):
-        if first is None:
-            raise ValueError(f"{model} is a second level: --first must name the image model whose codes it models")
+        if first is None or prior is not None:
+            raise ValueError(
+                f"{model} is a second level: --first names the image model whose codes it models, no --prior"
+            )
         below = load_kind(first, device, ImageVQVAE)
         figures = evaluate_second_level(net, below, data, out, seed=seed, overwrite=overwrite)
     else:
+        if first is not None or train_tokens is not None:
+            raise ValueError(f"--first is for a second level and --train-tokens for speech; {model} is an image model")
         over = None if prior is None else load_kind(prior, device, ImagePrior)
         figures = evaluate_images(net, data, out, over, seed=seed, overwrite=overwrite)
     tell({name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in figures.items()})

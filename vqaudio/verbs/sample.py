@@ -81,7 +81,9 @@ def sample(
         )
         return _speak(net, list(rows), out, batch, {"seed": seed, "precision": precision}, overwrite)
     if not isinstance(over, ImagePrior):
-        raise ValueError(f"{prior} is an {type(over).__name__}, not a prior; recipes/train_prior.py trains one")
+        raise ValueError(
+            f"{prior} is a model of kind {type(over).__name__}, not a prior; recipes/train_prior.py trains one"
+        )
     if speaker or prompt is not None:
         raise ValueError(f"--speaker and --prompt are for speech, and {prior} is a prior over images; leave them out")
     images = load_kind(model, device, ImageVQVAE)

@@ -57,8 +57,9 @@ def tokenize(
     from vqaudio.tokens.files import check_target, write_tokens
 
     check_target(out, overwrite=overwrite)
+    net = load(model, device, threads)
     sources = find_sources(inputs)
-    net, stats, started_at = load(model, device, threads), TokenStats(), time.perf_counter()
+    stats, started_at = TokenStats(), time.perf_counter()
     with failures_named() as failures:
         rows = tokenize_all(net, sources, failures)
         write_tokens(out, stats.watch(progress(rows, len(sources))), overwrite=overwrite)
@@ -153,8 +154,8 @@ def convert(
     from vqaudio.tokens.bulk import find_sources, tokenize_all
     from vqaudio.tokens.speak import Line, name_outputs, speak
 
-    sources = find_sources(inputs)
     net = load(model, device, threads)
+    sources = find_sources(inputs)
     voices = net.speakers if speaker == ("all",) else tuple(dict.fromkeys(speaker))
     if not voices:
         raise ValueError("name at least one speaker (vqaudio info MODEL lists them)")
