@@ -32,6 +32,7 @@ ROOT = Path(__file__).parent.parent.parent
 CONF = ROOT / "egs/cifar10/conf/cpu/vqvae.yaml"
 OUT = ROOT / "exp/cifar10/compare"
 RESULTS = ROOT / "egs/cifar10/comparison.json"  # {steps: {kind: {seed: figures}}}
+PICTURE = ROOT / "egs/cifar10/pictures/comparison.png"
 KINDS = {"vae": "VAE", "vqvae": "VQ-VAE", "gumbel": "Gumbel-softmax", "vimco": "VIMCO, 50 draws"}
 PAPER = {"vae": "4.51", "vqvae": "4.67", "vimco": "5.14"}
 LOCK = threading.Lock()
@@ -94,6 +95,35 @@ def _shown(values: list[float]) -> str:
     return f"{statistics.mean(values):.3f}{spread}"
 
 
+def plot(png: Path) -> None:
+    """The same as a picture: bars of what pixels and latents cost, the seeds' spread, the paper's figures as lines."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot as plt
+
+    found = [
+        (f"{KINDS[kind]}\n{steps} steps", kind, list(kinds[kind].values()))
+        for steps, kinds in sorted(results().items(), key=lambda item: int(item[0]))
+        for kind in filter(kinds.__contains__, KINDS)
+    ]
+    figure, ax = plt.subplots(figsize=(1.5 * len(found) + 1, 3.6), layout="constrained")
+    for i, (_, kind, rows) in enumerate(found):
+        pixels, latents = (statistics.mean(row[name] for row in rows) for name in ("bits_of_pixels", "bits_of_latents"))
+        ax.bar(i, pixels, color="C0", label="pixels" if i == 0 else None)
+        ax.bar(i, latents, bottom=pixels, color="C1", label="latents" if i == 0 else None)
+        bits = [row["bits_per_dim"] for row in rows]
+        ax.vlines(i, min(bits), max(bits), color="black", lw=4)
+        if kind in PAPER:
+            ax.hlines(float(PAPER[kind]), i - 0.4, i + 0.4, color="black", ls=":", label="paper" if i == 0 else "_")
+    ax.set_xticks(range(len(found)), [name for name, _, _ in found], fontsize=8)
+    ax.set_ylabel("bits per dimension")
+    ax.legend(fontsize=8)
+    with atomic_file(png, overwrite=True) as path:
+        figure.savefig(path, dpi=90)
+    plt.close(figure)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time, one CPU thread each")
@@ -108,6 +138,7 @@ def main() -> None:
         with ThreadPoolExecutor(chosen.jobs) as pool:
             for _ in pool.map(train, [Run(kind, seed, chosen.steps) for kind in chosen.kinds for seed in chosen.seeds]):
                 pass
+    plot(PICTURE)
     print(table())
 
 

@@ -1,0 +1,128 @@
+"""Judges with numbers what a prior made up: judge.py MODEL SAMPLES REAL.jsonl [--phones TIMIT] [--png PICTURE]
+
+SAMPLES is the folder of `vqaudio sample`, REAL.jsonl tokens of real utterances by the same model. How far are codes,
+and the pairs of codes that follow each other, from real ones (Jensen-Shannon divergence in bits, 0 to 1)? Beside them
+stand two halves of the real utterances, and real codes in random order. With a folder in TIMIT's layout
+(wav16/SPEAKER/ID.flac, phn/SPEAKER/ID.phn) every code is taken for the phone in which it is heard most, and shares of
+kinds of phones are told.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from pathlib import Path
+
+import librosa
+import numpy as np
+
+import vqaudio
+from vqaudio.data.atomic import atomic_file
+from vqaudio.data.audio import read_audio
+from vqaudio.tokens.files import read_tokens
+
+KINDS = {
+    "silence": "h# pau epi sil",
+    "closures": "bcl dcl gcl kcl pcl tcl q",
+    "vowels": "iy ih eh ae aa ah ao uh uw ux er ax ix axr ax-h ey aw ay oy ow",
+    "fricatives": "s sh z zh f th v dh jh ch hh hv",
+    "stops": "b d g p t k dx",
+    "nasals": "m n ng em en eng nx",
+    "glides": "l r w y el",
+}
+KIND_OF = {phone: kind for kind, phones in KINDS.items() for phone in phones.split()}
+FLOOR = -60.0  # dB below full scale: a window below it is silent
+
+
+def divergence(first: Counter, second: Counter) -> float:
+    """Jensen-Shannon divergence of two sets of counts, in bits."""
+    keys = sorted(first.keys() | second.keys())
+    p, q = (np.array([counts[key] for key in keys], dtype=float) for counts in (first, second))
+    p, q = p / p.sum(), q / q.sum()
+    mean = (p + q) / 2
+    return float(sum((x[x > 0] * np.log2(x[x > 0] / mean[x > 0])).sum() for x in (p, q)) / 2)
+
+
+def counted(sequences: list[np.ndarray], length: int) -> Counter:
+    """How often each run of `length` codes occurs."""
+    return Counter(
+        tuple(run) for codes in sequences for run in zip(*(codes[i:].tolist() for i in range(length)), strict=False)
+    )
+
+
+def loudness(wav: np.ndarray, rate: int) -> tuple[float, float]:
+    """RMS in dB relative to full scale; share of windows of 10 ms that are silent."""
+    windows = wav[: len(wav) // (rate // 100) * (rate // 100)].reshape(-1, rate // 100)
+    levels = 20 * np.log10(np.sqrt((windows**2).mean(1)) + 1e-9)
+    return float(20 * np.log10(np.sqrt((wav**2).mean()) + 1e-9)), float((levels < FLOOR).mean())
+
+
+def phone_kinds(model: vqaudio.SpeechVQVAE, corpus: Path) -> list[str]:
+    """(K,) the kind of phone in which each code is heard most; codes that never occur are silence."""
+    heard = [Counter[str]() for _ in range(model.codebook_size)]
+    for path in sorted((corpus / "phn").glob("*/*.phn")):
+        wav = next((corpus / "wav16" / path.parent.name).glob(f"{path.stem}.*"))
+        codes = model.tokenize(wav).codes.tolist()
+        spans = [(int(start), int(end), phone) for start, end, phone in map(str.split, path.read_text().splitlines())]
+        for n, code in enumerate(codes):
+            middle = n * model.hop + model.hop // 2
+            phone = next((phone for start, end, phone in spans if start <= middle < end), "h#")
+            heard[code][KIND_OF[phone]] += 1
+    return [counts.most_common(1)[0][0] if counts else "silence" for counts in heard]
+
+
+def draw(png: Path, wavs: dict[str, np.ndarray], rate: int) -> None:
+    """Spectrograms of a few utterances beneath each other."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(len(wavs), 1, figsize=(8, 1.5 * len(wavs)), layout="constrained", squeeze=False)
+    for ax, (name, wav) in zip(axes[:, 0], wavs.items(), strict=True):
+        power = librosa.feature.melspectrogram(y=wav, sr=rate, n_fft=512, hop_length=rate // 100, n_mels=80)
+        decibels = librosa.power_to_db(power, ref=1.0, amin=1e-8)
+        ax.imshow(decibels, origin="lower", aspect="auto", extent=(0, len(wav) / rate, 0, 80), vmin=-70, vmax=20)
+        ax.set_ylabel(name, fontsize=8)
+        ax.set_yticks([])
+    axes[-1, 0].set_xlabel("seconds")
+    with atomic_file(png, overwrite=True) as path:
+        figure.savefig(path, dpi=80)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("samples", type=Path)
+    parser.add_argument("real", type=Path)
+    parser.add_argument("--phones", type=Path, help="a corpus with hand-labelled phones, in TIMIT's layout")
+    parser.add_argument("--png", type=Path, help="where spectrograms of the first samples go")
+    args = parser.parse_args()
+    model, rng = vqaudio.load_model(args.model), np.random.default_rng(0)
+    made = list(read_tokens(args.samples / "tokens.jsonl"))
+    real = [row.tokens.codes.numpy() for row in read_tokens(args.real)]
+    sets = {
+        "made up": [row.tokens.codes.numpy() for row in made],
+        "real, the other half": real[1::2],
+        "real, in random order": [rng.permutation(codes) for codes in real[1::2]],
+    }
+    kinds = phone_kinds(model, args.phones) if args.phones else []
+    print(f"{'':24}{'codes':>8}{'pairs':>8}" + "".join(f"{kind:>11}" for kind in KINDS if kinds))
+    for name, codes in {"real": real[::2], **sets}.items():
+        far = [divergence(counted(codes, n), counted(real[::2], n)) for n in (1, 2)]
+        of_kind = Counter(kinds[code] for sequence in codes for code in sequence.tolist()) if kinds else Counter()
+        shares = "".join(f"{of_kind[kind] / of_kind.total():11.3f}" for kind in KINDS if kinds)
+        print(f"{name:24}{far[0]:8.3f}{far[1]:8.3f}{shares}")
+    print(f"\n{'speaker':12}{'level, dB':>12}{'silent':>9}")
+    wavs = {row.id: read_audio(args.samples / f"{row.id}.wav", model.sample_rate) for row in made}
+    for speaker in dict.fromkeys(row.speaker for row in made):
+        own = np.concatenate([wavs[row.id] for row in made if row.speaker == speaker])
+        level, silent = loudness(own, model.sample_rate)
+        print(f"{speaker or '-':12}{level:12.1f}{silent:9.3f}")
+    if args.png:
+        draw(args.png, dict(list(wavs.items())[::4][:6]), model.sample_rate)
+
+
+if __name__ == "__main__":
+    main()
