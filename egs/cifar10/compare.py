@@ -117,7 +117,7 @@ def plot(png: Path) -> None:
         if kind in PAPER:
             ax.hlines(float(PAPER[kind]), i - 0.4, i + 0.4, color="black", ls=":", label="paper" if i == 0 else "_")
     ax.set_xticks(range(len(found)), [name for name, _, _ in found], fontsize=8)
-    ax.set_ylabel("bits per dimension")
+    ax.set(ylabel="bits per dimension", ylim=(0, 9))
     ax.legend(fontsize=8)
     with atomic_file(png, overwrite=True) as path:
         figure.savefig(path, dpi=90)

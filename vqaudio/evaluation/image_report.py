@@ -35,7 +35,7 @@ IMAGES_AT_ONCE = 64
 SHOWN = 16  # originals and reconstructions
 COLUMNS, MOST_CLASSES = 8, 10  # of grids of samples
 TEMPERATURES = (0.7, 0.85, 1.0)
-SECOND_LEVEL = HealthConfig(young_until=0, gap_codes=0.002)  # a few latents are little beside the codes' own bits
+SECOND_LEVEL = HealthConfig(young_until=0, gap_codes=0.02)  # a few latents are little beside the codes' own bits
 
 
 def evaluate_images(
