@@ -13,27 +13,8 @@ data=data/cifar-10-binary.tar.gz
 packed=data/cifar10
 out=exp/cifar10
 conf=$repository/egs/cifar10/conf
-
-usage() { sed -n '2,7p' "$0" >&2; exit 2; }
-while [ $# -gt 0 ]; do
-    [ "$1" = -- ] && { shift; break; }
-    [ $# -ge 2 ] || usage
-    case "$1" in
-        --stage) stage=$2 ;;
-        --stop-stage) stop_stage=$2 ;;
-        --data) data=$2 ;;
-        --packed) packed=$2 ;;
-        --out) out=$2 ;;
-        --conf) conf=$2 ;;
-        *) echo "unknown option $1" >&2; usage ;;
-    esac
-    shift 2
-done
-if ! [[ $stage =~ ^[0-6]$ && $stop_stage =~ ^[0-6]$ && $stage -le $stop_stage ]]; then
-    echo "stages are 0 to 6, the first no later than the last; got --stage $stage --stop-stage $stop_stage" >&2
-    exit 2
-fi
-runs() { [ "$stage" -le "$1" ] && [ "$stop_stage" -ge "$1" ]; }
+options="data packed out conf"
+source "$repository/egs/stages.sh"
 train() { accelerate launch "$repository/recipes/$1" "$2" --data "$packed" "${@:3}"; }
 
 if runs 0; then

@@ -15,29 +15,8 @@ prior=$repository/egs/vctk/conf/prior.yaml
 manifests=data/vctk
 out=exp/vctk
 speaker=p226
-
-usage() { sed -n '2,8p' "$0" >&2; exit 2; }
-while [ $# -gt 0 ]; do
-    [ "$1" = -- ] && { shift; break; }
-    [ $# -ge 2 ] || usage
-    case "$1" in
-        --stage) stage=$2 ;;
-        --stop-stage) stop_stage=$2 ;;
-        --data) data=$2 ;;
-        --conf) conf=$2 ;;
-        --prior) prior=$2 ;;
-        --manifests) manifests=$2 ;;
-        --out) out=$2 ;;
-        --speaker) speaker=$2 ;;
-        *) echo "unknown option $1" >&2; usage ;;
-    esac
-    shift 2
-done
-if ! [[ $stage =~ ^[0-7]$ && $stop_stage =~ ^[0-7]$ && $stage -le $stop_stage ]]; then
-    echo "stages are 0 to 7, the first no later than the last; got --stage $stage --stop-stage $stop_stage" >&2
-    exit 2
-fi
-runs() { [ "$stage" -le "$1" ] && [ "$stop_stage" -ge "$1" ]; }
+options="data conf prior manifests out speaker"
+source "$repository/egs/stages.sh"
 
 if runs 0; then
     echo "== Stage 0: download VCTK 0.92 =="
