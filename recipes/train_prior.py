@@ -21,8 +21,9 @@ from torch import nn
 from vqaudio.config import flatten, parse, save_yaml, to_dict
 from vqaudio.data.code_maps import CodeBatchConfig, CodeMapBatches, CodeMaps, code_batches
 from vqaudio.data.images import open_images
+from vqaudio.evaluation.bitrate import shares
 from vqaudio.evaluation.images import code_shares, prior_figures, second_level_figures
-from vqaudio.evaluation.priors import code_prior_figures, shares
+from vqaudio.evaluation.priors import code_prior_figures
 from vqaudio.models.image import ImageVQVAE
 from vqaudio.models.prior import CodePrior, CodePriorConfig, ImagePrior, ImagePriorConfig
 from vqaudio.models.second import CodeMapConfig, CodeMapVAE, CodeMapVQVAE

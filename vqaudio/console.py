@@ -98,16 +98,15 @@ def load(model: str, device: Device, threads: int | None = None) -> SpeechVQVAE:
     return net
 
 
-def load_kind(model: str, device: Device, kind: type[Net], threads: int | None = None) -> Net:
-    """A model of one kind. Raises ValueError for another."""
-    net = load_any(model, device, threads)
-    if not isinstance(net, kind):
-        raise ValueError(f"{model} is a model of kind {type(net).__name__}, and {kind.__name__} is wanted here")
-    return net
-
-
 def load_any(model: str, device: Device, threads: int | None = None) -> nn.Module:
-    """A model of any kind, on the device, after `threads` are set. Raises ValueError for what cannot be."""
+    """As `load_kind`, of any kind."""
+    from torch import nn
+
+    return load_kind(model, device, nn.Module, threads)
+
+
+def load_kind(model: str, device: Device, kind: type[Net], threads: int | None = None) -> Net:
+    """A model of one kind, on the device, after `threads` are set. Raises ValueError for what cannot be."""
     import torch
 
     from vqaudio.models.storage import load_model
@@ -119,7 +118,7 @@ def load_any(model: str, device: Device, threads: int | None = None) -> nn.Modul
             raise ValueError(f"--threads must be at least 1, got {threads}")
         torch.set_num_threads(threads)
     chosen = "cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu"
-    return load_model(model, chosen, kind=torch.nn.Module)
+    return load_model(model, chosen, kind=kind)
 
 
 def write_all(spoken: Iterable[Spoken], total: int, net: SpeechVQVAE, precision: Precision, overwrite: bool) -> None:

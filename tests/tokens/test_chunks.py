@@ -62,7 +62,7 @@ def test_every_place_is_drawn_equally_often() -> None:
 
 
 def test_whole_utterances_come_once_each(found: CodeSequences) -> None:
-    batches = list(whole_utterances(found, 24))
+    batches = [batch for _, batch in whole_utterances(found, 24)]
     assert sum(batch["lengths"].sum().item() for batch in batches) == found.num_codes
     assert [len(batch["codes"]) for batch in batches] == [1, 2, 1]
     assert all(batch["codes"].numel() <= 24 for batch in batches)

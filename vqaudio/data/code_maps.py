@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from vqaudio.data.atomic import atomic_file
-from vqaudio.data.parts import part_of
+from vqaudio.data.parts import draws_of, part_of
 
 VERSION = 1
 
@@ -104,8 +104,7 @@ class CodeMapBatches:
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> dict[str, Tensor]:
         """The `part`-th of `parts` slices of a batch: {"codes": (B, M, h, w)}, and "label": (B,) where wanted."""
-        key = np.array([self.cfg.seed, step], dtype=np.uint64)
-        draws = np.random.Generator(np.random.Philox(key=key)).random(self.cfg.batch_size)
+        draws = draws_of(self.cfg.seed, step, (self.cfg.batch_size,))
         rows = torch.from_numpy((draws * len(self.maps)).astype(np.int64))
         return _rows(self.maps, rows[part_of(self.cfg.batch_size, part, parts)], self.labelled)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from vqaudio.data.audio import INT16_SCALE
 from vqaudio.data.mulaw import mulaw_table
 from vqaudio.data.packed import PackedSpeech
-from vqaudio.data.parts import part_of
+from vqaudio.data.parts import draws_of, part_of
 
 Batch = dict[str, Tensor]
 Ints = npt.NDArray[np.int64]
@@ -102,9 +102,7 @@ class SpeechCrops:
 
     def _draw(self, step: int) -> tuple[Ints, Ints]:
         """Utterances (B,) and first samples (B,) of the whole batch of a step."""
-        key = np.array([self.cfg.seed, step], dtype=np.uint64)
-        # Row i holds the i-th pair of draws of this key, whatever the batch size.
-        draws = np.random.Generator(np.random.Philox(key=key)).random((self.cfg.batch_size, 2))
+        draws = draws_of(self.cfg.seed, step, (self.cfg.batch_size, 2))
         speaker = np.searchsorted(self._speaker_cdf[:-1], draws[:, 0], side="right")
         within = (draws[:, 1] * self._speaker_positions[speaker]).astype(np.int64)
         position = self._speaker_starts[speaker] + within
@@ -115,8 +113,7 @@ class SpeechCrops:
     def _draw_shifts(self, step: int) -> Ints:
         """Samples (B,) by which the encoder hears the crops of a step later."""
         most = self.cfg.target_shift
-        key = np.array([self.cfg.seed, step], dtype=np.uint64)
-        draws = np.random.Generator(np.random.Philox(key=key).jumped()).random(self.cfg.batch_size)
+        draws = draws_of(self.cfg.seed, step, (self.cfg.batch_size,), stream=1)
         return np.floor(draws * (2 * most + 1)).astype(np.int64) - most
 
 

@@ -17,7 +17,7 @@ from einops import rearrange
 from torch import Tensor
 
 from vqaudio.data.atomic import atomic_folder, remove_leftovers
-from vqaudio.data.parts import part_of
+from vqaudio.data.parts import draws_of, part_of
 
 VERSION = 1
 PIXELS_FILE, INDEX_FILE = "pixels.u8", "index.json"
@@ -198,9 +198,7 @@ class ImageCrops:
         Their sizes differ by at most one. Raises ValueError where batch_size is smaller than `parts`.
         """
         mine = part_of(self.cfg.batch_size, part, parts)
-        key = np.array([self.cfg.seed, step], dtype=np.uint64)
-        # Row i holds the i-th draws of this key, whatever the batch size.
-        draws = np.random.Generator(np.random.Philox(key=key)).random((self.cfg.batch_size, 4))[mine]
+        draws = draws_of(self.cfg.seed, step, (self.cfg.batch_size, 4))[mine]
         size, pad = self.cfg.size, self.cfg.pad
         chosen = (draws[:, 0] * len(self.images)).astype(np.int64)
         tops = (draws[:, 1] * (self.images.heights[chosen] + 2 * pad - size + 1)).astype(np.int64) - pad

@@ -1,4 +1,13 @@
-"""How the joint batch of a step is shared by processes and accumulation steps, whatever it holds."""
+"""How the joint batch of a step is drawn, and shared by processes and accumulation steps, whatever it holds."""
+
+import numpy as np
+import numpy.typing as npt
+
+
+def draws_of(seed: int, step: int, shape: tuple[int, ...], stream: int = 0) -> npt.NDArray[np.float64]:
+    """Numbers in [0, 1) that depend on these arguments alone; the first rows do not depend on how many there are."""
+    key = np.array([seed, step], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key).jumped(stream)).random(shape)
 
 
 def part_of(batch_size: int, part: int, parts: int) -> slice:

@@ -24,7 +24,7 @@ import numpy.typing as npt
 import torch
 
 from vqaudio.models.prior import CodePrior
-from vqaudio.tokens.chunks import CodeSequences, padded, sequences
+from vqaudio.tokens.chunks import CodeSequences, sequences, whole_utterances
 from vqaudio.tokens.rows import TokenRow
 
 Codes = npt.NDArray[np.int64]
@@ -100,9 +100,14 @@ def bitrates(
     )
 
 
+def shares(found: CodeSequences) -> Bits:
+    """(K,): how often each code occurs, one added to every count so that no code is impossible."""
+    return _shares(np.bincount(_joined(found.codes), minlength=found.codebook_size) + 1)
+
+
 def unigram_bits(codes: Sequence[Codes], training: CodeSequences | None = None) -> Bits:
     """Sequences (N,) -> (U,) bits by the shares of the codes in them; or in `training`, 1 added to each count."""
-    costs = _costs(np.bincount(_joined(codes)) if training is None else _smoothed(training))
+    costs = _costs(_shares(np.bincount(_joined(codes))) if training is None else shares(training))
     return np.array([costs[own].sum() for own in codes])
 
 
@@ -115,13 +120,12 @@ def bigram_bits(codes: Sequence[Codes], training: CodeSequences | None = None) -
     a context and the more varied what follows it, the more the unigram has to say; it has no number to be tuned.
     """
     if training is None:
-        size = int(_joined(codes).max()) + 1
-        shares = np.bincount(_joined(codes)) / len(_joined(codes))
+        alone = _shares(np.bincount(_joined(codes)))
         counted, smooth = codes, False
     else:
-        size, counts = training.codebook_size, _smoothed(training)
-        shares = counts / counts.sum()
+        alone = shares(training)
         counted, smooth = training.codes, True
+    size = len(alone)
     pairs, times = np.unique(_joined([own[:-1] * size + own[1:] for own in counted]), return_counts=True)
     before = np.bincount(pairs // size, times, minlength=size)  # pairs that begin with each code
     different = np.bincount(pairs // size, minlength=size) * float(smooth)
@@ -132,9 +136,9 @@ def bigram_bits(codes: Sequence[Codes], training: CodeSequences | None = None) -
         seen = np.append(pairs, -1)[place] == asked
         count = np.where(seen, np.append(times, 0)[place], 0)
         begun, kinds = before[own[:-1]], different[own[:-1]]
-        mixed = count + kinds * shares[own[1:]]
-        chance = np.where(begun > 0, mixed / np.maximum(begun + kinds, 1), shares[own[1:]])
-        return float(-np.log2(shares[own[:1]]).sum() - np.log2(chance).sum())
+        mixed = count + kinds * alone[own[1:]]
+        chance = np.where(begun > 0, mixed / np.maximum(begun + kinds, 1), alone[own[1:]])
+        return float(-np.log2(alone[own[:1]]).sum() - np.log2(chance).sum())
 
     return np.array([cost(own) for own in codes])
 
@@ -157,11 +161,7 @@ def prior_bits(found: CodeSequences, prior: CodePrior) -> Bits:
     if prior.training:
         raise RuntimeError("the prior is in training mode; call prior.eval() before it is evaluated")
     device, bits = prior.net.out.weight.device, np.zeros(len(found.codes))
-    order = sorted(range(len(found.codes)), key=lambda u: -len(found.codes[u]))
-    while order:
-        longest = max(1, len(found.codes[order[0]]))
-        own, order = order[: (count := max(1, CODES_AT_ONCE // longest))], order[count:]
-        batch = padded([found.codes[u] for u in own], found.speaker_ids[own], longest)
+    for own, batch in whole_utterances(found, CODES_AT_ONCE):
         nats = prior.nll(**{name: value.to(device) for name, value in batch.items()})
         bits[own] = nats.double().cpu().numpy() / math.log(2)
     return bits
@@ -171,15 +171,13 @@ def _joined(codes: Iterable[Codes]) -> Codes:
     return np.concatenate(list(codes))
 
 
-def _smoothed(training: CodeSequences) -> npt.NDArray[np.int64]:
-    """(K,): how often each code occurs, and once more, so that no code is impossible."""
-    return np.bincount(_joined(training.codes), minlength=training.codebook_size) + 1
+def _shares(counts: npt.NDArray[np.int64]) -> Bits:
+    return counts / counts.sum()
 
 
-def _costs(counts: npt.NDArray[np.int64]) -> Bits:
-    """Counts of codes -> bits of each; what does not occur costs nothing, because it is never asked for."""
-    shares = counts / counts.sum()
-    return -np.log2(shares, where=shares > 0, out=np.zeros_like(shares))
+def _costs(alone: Bits) -> Bits:
+    """Shares of codes -> bits of each; what does not occur costs nothing, because it is never asked for."""
+    return -np.log2(alone, where=alone > 0, out=np.zeros_like(alone))
 
 
 def _rates(bits: dict[str, Bits], seconds: Bits, lengths: npt.NDArray[np.int64], own: list[int]) -> dict[str, Rate]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import torch
 from einops import rearrange, repeat
-from torch import Tensor
+from torch import Tensor, nn
 
 from vqaudio.models.speech import SpeechVQVAE
 from vqaudio.nn.quantizer import perplexity
@@ -25,8 +25,7 @@ def conditioning(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]]) -> di
     (bits), usage (0 to 1) and dead_codes: of all codes together. uniform_bits and codebook_size: what they are
     compared with.
     """
-    if model.training:
-        raise RuntimeError("the model is in training mode; call model.eval() before it is evaluated")
+    check_mode(model)
     device = model.device
     nats = torch.zeros(4, device=device)
     counts = torch.zeros(model.codebook_size, device=device)
@@ -57,6 +56,12 @@ def conditioning(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]]) -> di
         "uniform_bits": math.log2(model.cfg.decoder.classes),
         "codebook_size": model.codebook_size,
     }
+
+
+def check_mode(model: nn.Module) -> None:
+    """Raises RuntimeError for a model in training mode."""
+    if model.training:
+        raise RuntimeError("the model is in training mode; call model.eval() before it is evaluated")
 
 
 def _with_and_without(model: SpeechVQVAE, batch: dict[str, Tensor], z_q: Tensor, valid: Tensor) -> Tensor:

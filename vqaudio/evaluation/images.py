@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vqaudio.data.code_maps import CodeMaps
+from vqaudio.evaluation.conditioning import check_mode
 from vqaudio.models.baselines import ImageGumbel, ImageVAE, ImageVIMCO
 from vqaudio.models.image import ImageVQVAE
 from vqaudio.models.prior import ImagePrior
@@ -58,7 +59,7 @@ def _figures(
     seed: int,
 ) -> dict[str, float]:
     """Examples (B, ...), nll(latents, examples) -> (B,) nats; figures in bits per one of the model's dims."""
-    _check_mode(model)
+    check_mode(model)
     device = next(model.parameters()).device
     bounds, costs, gaps = [], [], []
     before: Tensor | None = None  # the latents of the last example of the batch before
@@ -96,7 +97,7 @@ def prior_figures(prior: ImagePrior, maps: CodeMaps, unigram: Tensor, batch_size
     gap_labels: by how much the codes cost more under another class, where there are several. Raises ValueError for
     fewer than two maps, and for classes that the prior does not know.
     """
-    _check_mode(prior)
+    check_mode(prior)
     if len(maps) < 2:
         raise ValueError(f"give 2 maps or more, whose spread can be told, got {len(maps)}")
     known = len(prior.cfg.classes)
@@ -166,8 +167,3 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
-
-
-def _check_mode(model: nn.Module) -> None:
-    if model.training:
-        raise RuntimeError("the model is in training mode; call model.eval() before it is evaluated")

@@ -77,15 +77,8 @@ class ImageVQVAE(nn.Module):
         z = self.encoder(to_unit(image))
         q = self.quantizer(self.normalizer(z))
         nats = self.decoder.nll(q.z_q, image).mean()
-        usage = self.quantizer.usage()
-        logs = in_bits(nats.detach(), self.latent_nats(image), self.cfg.dims, of="pixels", per="dim") | {
-            "quantizer_loss": q.loss.detach(),
-            "perplexity": q.perplexity,
-            "usage": usage,
-            "dead_codes": (1 - usage) * self.codebook_size,
-            "encoder_norm": z.detach().float().norm(dim=1).mean(),
-            "code_norm": self.quantizer.vectors.detach().norm(dim=1).mean(),
-        }
+        logs = in_bits(nats.detach(), self.latent_nats(image), self.cfg.dims, of="pixels", per="dim")
+        logs |= {**self.quantizer.figures(q), "encoder_norm": z.detach().float().norm(dim=1).mean()}
         return nats / self.cfg.dims + q.loss, logs
 
     def quantize(self, image: Tensor) -> Quantized:

@@ -91,15 +91,10 @@ class SpeechVQVAE(nn.Module):
         valid_samples = lengths.sum() / target.numel()
         mask = self.valid_frames(lengths, z.shape[2])
         valid_frames = mask.sum() / mask.numel()
-        usage = self.quantizer.usage()
         logs = {
             "bits_per_sample": nll.detach() / math.log(2),
-            "quantizer_loss": q.loss.detach(),
-            "perplexity": q.perplexity,
-            "usage": usage,
-            "dead_codes": (1 - usage) * self.codebook_size,
             "encoder_norm": (z.detach().float().norm(dim=1) * mask).sum() / mask.sum().clamp(min=1),
-            "code_norm": self.quantizer.vectors.detach().norm(dim=1).mean(),
+            **self.quantizer.figures(q),
         }
         return nll * valid_samples + q.loss * valid_frames, logs
 

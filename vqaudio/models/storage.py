@@ -65,7 +65,7 @@ def load_model(
     model_class = KINDS[facts["kind"]]
     if not issubclass(model_class, kind):
         raise ModelError(
-            f"{name} is a model of kind {facts['kind']}, and {kind.__name__} is wanted; from Python, "
+            f"{name} is a model of kind {facts['kind']}, and {kind.__name__} is wanted here; from Python, "
             f"load_model(..., kind={facts['kind']}) loads it"
         )
     try:

@@ -160,6 +160,17 @@ class VectorQuantizer(nn.Module):
         """() share of the codes that were chosen within the last `window` updates, 0 to 1."""
         return ((self.updates - self.last_used < window) & (self.last_used >= 0)).float().mean()
 
+    def figures(self, q: Quantized) -> dict[str, Tensor]:
+        """What a run is to log of a forward pass, each ()."""
+        usage = self.usage()
+        return {
+            "quantizer_loss": q.loss.detach(),
+            "perplexity": q.perplexity,
+            "usage": usage,
+            "dead_codes": (1 - usage) * self.cfg.codes,
+            "code_norm": self.vectors.detach().norm(dim=1).mean(),
+        }
+
     @staticmethod
     def valid_rows(z: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, D, *S), mask (B, *S) -> the vectors that are no padding, (M, D) float32."""

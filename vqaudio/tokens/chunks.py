@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from vqaudio.data.parts import part_of
+from vqaudio.data.parts import draws_of, part_of
 from vqaudio.tokens.rows import TokenRow
 
 
@@ -85,8 +85,7 @@ class CodeChunks:
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> dict[str, Tensor]:
         """The `part`-th of `parts` slices of a batch: {"codes": (B, N), "speaker": (B,), "lengths": (B,)} int64."""
-        key = np.array([self.cfg.seed, step], dtype=np.uint64)
-        draws = np.random.Generator(np.random.Philox(key=key)).random(self.cfg.batch_size)
+        draws = draws_of(self.cfg.seed, step, (self.cfg.batch_size,))
         places = (draws * self._ends[-1]).astype(np.int64)[part_of(self.cfg.batch_size, part, parts)]
         chosen = np.searchsorted(self._ends, places, side="right")
         starts = places - np.append(0, self._ends)[chosen]
@@ -94,13 +93,13 @@ class CodeChunks:
         return padded(cut, self.found.speaker_ids[chosen], self.cfg.codes)
 
 
-def whole_utterances(found: CodeSequences, codes_at_once: int) -> Iterator[dict[str, Tensor]]:
-    """All utterances, the longest first, in batches of at most about so many codes, padding included."""
+def whole_utterances(found: CodeSequences, codes_at_once: int) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+    """All utterances, the longest first, in batches of at most about so many codes, padding included: which, batch."""
     order = sorted(range(len(found.codes)), key=lambda u: -len(found.codes[u]))
     while order:
         longest = max(1, len(found.codes[order[0]]))
         own, order = order[: (count := max(1, codes_at_once // longest))], order[count:]
-        yield padded([found.codes[u] for u in own], found.speaker_ids[own], longest)
+        yield own, padded([found.codes[u] for u in own], found.speaker_ids[own], longest)
 
 
 def padded(
