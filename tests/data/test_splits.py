@@ -56,7 +56,12 @@ def test_seed_changes_the_split() -> None:
     assert split(utterances, seed=1) != split(utterances)
 
 
-@pytest.mark.parametrize(("valid", "test"), [(-0.1, 0.1), (0.5, 0.5), (0.1, float("nan"))])
+def test_a_corpus_to_be_evaluated_on_alone() -> None:
+    utterances = _corpus({"a": 30, "b": 1})
+    assert split(utterances, valid=0, test=1) == ([], [], sorted(utterances, key=lambda u: (u.speaker, u.id)))
+
+
+@pytest.mark.parametrize(("valid", "test"), [(-0.1, 0.1), (0.5, 0.5), (0.1, 1), (0.1, float("nan"))])
 def test_shares_are_checked(valid, test) -> None:
     with pytest.raises(ValueError, match="at least 0 and below 1 together"):
         split([], valid=valid, test=test)

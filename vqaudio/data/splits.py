@@ -21,7 +21,8 @@ def split(utterances: Iterable[Utterance], *, valid: float = 0.05, test: float =
 
     `valid` and `test` are shares of each speaker's utterances, rounded. A speaker with 3 or more
     has at least one in valid, with 4 or more one in test (unless the share is 0), and every
-    speaker keeps one in train. Speakers may read the same sentence on both sides.
+    speaker keeps one in train, unless a share is 1: a corpus that is not trained on. Speakers may
+    read the same sentence on both sides.
     """
     check_shares(valid, test)
     by_speaker: dict[str, list[Utterance]] = defaultdict(list)
@@ -44,15 +45,19 @@ def split_group(
     own = sorted(group, key=lambda item: hashlib.sha256(f"{seed}/{id_of(item)}".encode()).digest())
     num_valid = _share(len(own), valid, at_least_one_from=3)
     num_test = _share(len(own), test, at_least_one_from=4)
-    num_valid = min(num_valid, len(own) - 1)
-    num_test = min(num_test, len(own) - 1 - num_valid)
+    most = len(own) if 1 in (valid, test) else len(own) - 1
+    num_valid = min(num_valid, most)
+    num_test = min(num_test, most - num_valid)
     return own[num_valid + num_test :], own[:num_valid], own[num_valid : num_valid + num_test]
 
 
 def check_shares(valid: float, test: float) -> None:
-    """Raises ValueError for shares below 0, or of 1 and more together."""
-    if not (valid >= 0 and test >= 0 and valid + test < 1):
-        raise ValueError(f"valid and test must be at least 0 and below 1 together, got {valid} and {test}")
+    """Raises ValueError for shares below 0, or of 1 and more together; one of them may be 1 if the other is 0."""
+    if not (valid >= 0 and test >= 0 and (valid + test < 1 or (valid, test) in ((0, 1), (1, 0)))):
+        raise ValueError(
+            f"valid and test must be at least 0 and below 1 together, or one of them 1 and the other 0, "
+            f"got {valid} and {test}"
+        )
 
 
 def _share(count: int, share: float, *, at_least_one_from: int) -> int:

@@ -31,7 +31,8 @@ def prepare(
         root: the folder that holds the corpus; of cifar10 its binary archive, or a .npz, or the folder of either
         out: folder for what is written
         valid: share of each speaker's utterances, or of each class's images, for validation, 0 to 1
-        test: share for testing, 0 to 1 (CIFAR-10 has a test set of its own)
+        test: share for testing, 0 to 1 (CIFAR-10 has a test set of its own); with --valid 0 a 1 makes a corpus that is
+            evaluated on alone
         seed: of the split
         mic: which microphone of VCTK 0.92
         side: pixels to which the shorter side of images is scaled, at least the model's size; without it they are as
