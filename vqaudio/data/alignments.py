@@ -1,0 +1,231 @@
+"""Which phone is spoken when: alignments of TIMIT, of Praat, of recognisers (CTM), and our own table.
+
+ID.phn        TIMIT: start, end and label in each line, in samples
+ID.TextGrid   Praat: one interval tier, whose empty intervals are gaps
+NAME.ctm      utterance channel start duration label [confidence] in each line, in seconds; comments begin with ;;
+NAME.tsv      ours: utterance, start, end and label in each line, in seconds, below a header
+ID.tsv        ours, of one utterance: start, end and phone
+
+Wherever it is from, an alignment is a list of segments in the order of time that do not overlap. Between them there may
+be gaps, of which nothing is known.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from vqaudio.data.atomic import atomic_file
+from vqaudio.data.textgrid import read_tiers
+
+TIERS = ("phones", "phone", "MAU")  # as the Montreal aligner, many people and WebMAUS name them
+HEADER = ["utterance", "start", "end", "label"]
+HEADER_OF_ONE = ["start", "end", "phone"]
+SUFFIXES = (".phn", ".textgrid", ".tsv")  # of files of one utterance
+ROUNDING = 1e-3  # seconds: two segments that share less were rounded; the first then ends where the second begins
+
+
+class Segment(NamedTuple):
+    """One phone, or whatever else the label names."""
+
+    start: float  # seconds
+    end: float
+    label: str
+
+
+Alignment = list[Segment]
+_Lines = Iterator[tuple[int, list[str]]]  # number of the line from 1, and its columns
+
+
+def find_alignments(
+    path: str | Path, ids: Iterable[str], *, sample_rate: int = 16000, tier: str | None = None
+) -> dict[str, Alignment]:
+    """The alignments of utterances, of a folder (ID.phn, ID.TextGrid, ID.tsv at any depth) or a file (.ctm or .tsv).
+
+    As in other ids of vqaudio, the folders of a file may be part of its id: DR1/FCJF0/SA1.PHN is that of SA1, of
+    FCJF0-SA1 and of DR1-FCJF0-SA1. `sample_rate`: of .phn, in Hz. `tier`: of TextGrids; without it the first of TIERS
+    that there is. Utterances without an alignment are missing in what is returned. Raises FileNotFoundError where
+    there is nothing at `path`, ValueError for a damaged file, for two files of one utterance, and where no utterance
+    has an alignment.
+    """
+    path, wanted = Path(path), list(dict.fromkeys(ids))
+    if not path.exists():
+        raise FileNotFoundError(f"there is nothing at {path}; give a folder with alignments, or a .ctm or .tsv file")
+    if path.is_dir():
+        files = _files_below(path, set(wanted))
+        found = {id: _read_one(files[id], sample_rate, tier) for id in wanted if id in files}
+        places = "files ID.phn, ID.TextGrid and ID.tsv at any depth"
+    else:
+        every = _read_many(path)
+        found = {id: every[id] for id in wanted if id in every}
+        places = f"its {len(every)} utterances" + (f", such as {next(iter(every))}" if every else "")
+    if not found:
+        raise ValueError(
+            f"{path} has no alignment of the {len(wanted)} utterances asked for"
+            + (f", such as {wanted[0]}" if wanted else "")
+            + f"; looked among {places}"
+        )
+    return found
+
+
+def read_phn(path: Path, sample_rate: int = 16000) -> Alignment:
+    """A file of TIMIT's. Raises ValueError with file and line."""
+    if sample_rate < 1:
+        raise ValueError(f"the sample rate of {path} must be at least 1 Hz, got {sample_rate}")
+    checked = _Checked(path)
+    for number, columns in _lines(path):
+        start, end, label = _columns(path, number, columns, ["start", "end", "label"])
+        checked.add(number, start, end, label, rate=sample_rate)
+    return checked.alignment
+
+
+def read_textgrid(path: Path, tier: str | None = None) -> Alignment:
+    """One tier of a TextGrid. Raises ValueError with file and line, or with the names of the tiers that there are."""
+    tiers = {found.name.lower(): found for found in reversed(read_tiers(path))}  # of two with one name, the first
+    names = TIERS if tier is None else (tier,)
+    chosen = next((tiers[name.lower()] for name in names if name.lower() in tiers), None)
+    if chosen is None:
+        there = ", ".join(repr(found.name) for found in reversed(tiers.values())) or "none"
+        raise ValueError(f"{path} has no interval tier {' or '.join(names)}; it has {there}: say which has the phones")
+    checked = _Checked(path)
+    for line, start, end, text in chosen.intervals:
+        if text.strip():
+            checked.add(line, start, end, text.strip())
+    return checked.alignment
+
+
+def read_ctm(path: Path) -> dict[str, Alignment]:
+    """All utterances of a CTM file. Raises ValueError with file and line."""
+    found: dict[str, _Checked] = defaultdict(lambda: _Checked(path))
+    for number, columns in _lines(path, comment=";;"):
+        id, _, start, duration, label = _columns(
+            path, number, columns[:5], ["utterance", "channel", "start", "duration", "label"]
+        )
+        found[id].add(number, start, _number(path, number, start) + _number(path, number, duration), label)
+    return {id: checked.alignment for id, checked in found.items()}
+
+
+def read_tsv(path: Path) -> dict[str, Alignment]:
+    """All utterances of a file of `write_alignments`. Raises ValueError with file and line."""
+    found: dict[str, _Checked] = defaultdict(lambda: _Checked(path))
+    for number, (id, start, end, label) in _table(path, HEADER):
+        found[id].add(number, start, end, label)
+    return {id: checked.alignment for id, checked in found.items()}
+
+
+def read_tsv_of_one(path: Path) -> Alignment:
+    """A file of one utterance, such as those of the embedded corpus. Raises ValueError with file and line."""
+    checked = _Checked(path)
+    for number, (start, end, label) in _table(path, HEADER_OF_ONE):
+        checked.add(number, start, end, label)
+    return checked.alignment
+
+
+def write_alignments(path: str | Path, alignments: Mapping[str, Alignment], *, overwrite: bool = False) -> None:
+    """Write a .tsv that reads back as the same, whole or not at all; of an empty alignment it holds nothing.
+
+    Raises ValueError for another suffix, for names that a table cannot hold and for segments that no reader would take,
+    OSError where it cannot write.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".tsv":
+        raise ValueError(f"alignments are written to a .tsv file, got {path}")
+    lines = [HEADER]
+    for id, alignment in alignments.items():
+        checked = _Checked(path)
+        for start, end, label in alignment:
+            if any(not name.strip() or set(name) & set("\t\r\n") for name in (id, label)):
+                raise ValueError(f"names must hold letters and no tab or line break, got {id!r} with label {label!r}")
+            checked.add(len(lines) + 1, start, end, label)
+            lines.append([id, repr(float(start)), repr(float(end)), label])
+    with atomic_file(path, overwrite=overwrite) as temporary:
+        temporary.write_text("".join("\t".join(line) + "\n" for line in lines), encoding="utf-8")
+
+
+class _Checked:
+    """An alignment that takes only what may follow what it has."""
+
+    def __init__(self, path: Path):
+        self.path, self.alignment = path, Alignment()
+
+    def add(self, line: int, start: str | float, end: str | float, label: str, rate: float = 1.0) -> None:
+        where = f"{self.path}, line {line}"
+        new = Segment(_number(self.path, line, start) / rate, _number(self.path, line, end) / rate, label)
+        if new.start < 0 or new.start >= new.end:
+            raise ValueError(f"{where}: {label!r} must start at 0 or later and end after that, got {start} to {end}")
+        if self.alignment and new.start < self.alignment[-1].end:
+            before = self.alignment[-1]
+            if before.end - new.start > ROUNDING or before.start >= new.start:
+                raise ValueError(
+                    f"{where}: {label!r} starts at {new.start:g} s, before {before.label!r} ends at {before.end:g} s; "
+                    "segments must be in the order of time and must not overlap"
+                )
+            self.alignment[-1] = before._replace(end=new.start)
+        self.alignment.append(new)
+
+
+def _files_below(root: Path, wanted: set[str]) -> dict[str, Path]:
+    """Id -> the file of its alignment."""
+    files: dict[str, Path] = {}
+    for path in sorted(root.rglob("*")):
+        if path.suffix.lower() not in SUFFIXES:
+            continue
+        parts = path.relative_to(root).with_suffix("").parts
+        for id in wanted & {"-".join(parts[first:]) for first in range(len(parts))}:
+            if id in files:
+                raise ValueError(
+                    f"{files[id]} and {path} are both alignments of {id!r}; give the folder of one of them"
+                )
+            files[id] = path
+    return files
+
+
+def _read_one(path: Path, sample_rate: int, tier: str | None) -> Alignment:
+    if path.suffix.lower() == ".phn":
+        return read_phn(path, sample_rate)
+    return read_tsv_of_one(path) if path.suffix.lower() == ".tsv" else read_textgrid(path, tier)
+
+
+def _read_many(path: Path) -> dict[str, Alignment]:
+    if path.suffix.lower() not in (".ctm", ".tsv"):
+        raise ValueError(f"alignments of many utterances are a .ctm or a .tsv file, got {path}")
+    return read_ctm(path) if path.suffix.lower() == ".ctm" else read_tsv(path)
+
+
+def _lines(path: Path, separator: str | None = None, comment: str | None = None) -> _Lines:
+    """The columns of each line that is not empty."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error.reason}); write it as such") from error
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip() and not (comment and line.startswith(comment)):
+            yield number, line.rstrip("\r").split(separator)
+
+
+def _table(path: Path, header: list[str]) -> _Lines:
+    """The lines below the header of a table with tabs."""
+    lines = _lines(path, "\t")
+    if next(lines, (0, None))[1] != header:
+        raise ValueError(f"{path} must begin with the header {' '.join(header)}, with a tab between the names")
+    for number, columns in lines:
+        yield number, _columns(path, number, columns, header)
+
+
+def _columns(path: Path, line: int, columns: list[str], names: list[str]) -> list[str]:
+    if len(columns) != len(names) or not all(columns):
+        raise ValueError(f"{path}, line {line}: expected {', '.join(names)}, got {' '.join(columns)!r}")
+    return columns
+
+
+def _number(path: Path, line: int, value: str | float) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{path}, line {line}: a time must be a finite number, got {value!r}")
+    return number
