@@ -60,8 +60,10 @@ def _names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-@pytest.mark.parametrize("target", ["t.jsonl", "t"])
+@pytest.mark.parametrize("target", ["t.jsonl", "t", "t.parquet"])
 def test_tokenize_then_decode(tmp_path, run, speech, tiny_model, target) -> None:
+    if target == "t.parquet":
+        pytest.importorskip("pyarrow")
     code, out, err = run("tokenize", speech / "anna", speech / "bert" / "b.wav", "--out", tmp_path / target)
     assert (code, err) == (0, "")
     assert "utterances    2 of 2" in out
@@ -137,6 +139,33 @@ def test_prepare_tokenize_and_info(tmp_path, run, speech) -> None:
     assert (code, err) == (0, "")
     assert "3, 0.1 s of audio" in out
     assert "3: anna, bert, zoe" in out
+
+
+def test_info_is_the_same_of_every_format(tmp_path, run, speech) -> None:
+    pytest.importorskip("pyarrow")
+    told = []
+    for target in ("t.jsonl", "t.parquet", "t"):
+        assert run("tokenize", speech, "--out", tmp_path / target)[0] == 0
+        code, out, err = run("info", tmp_path / target)
+        assert (code, err) == (0, "")
+        told.append(out)
+    assert told[0] == told[1] == told[2] and "3: anna, bert, zoe" in told[0]
+
+
+def test_parquet_without_pyarrow_is_refused_before_any_work(tmp_path, run, speech, monkeypatch) -> None:
+    (tmp_path / "old.parquet").write_text("whatever it is")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.delitem(sys.modules, "pyarrow.parquet", raising=False)
+    for arguments in (
+        ("tokenize", speech, "--out", tmp_path / "t.parquet"),
+        ("decode", tmp_path / "old.parquet", "--out", tmp_path / "wav"),
+        ("info", tmp_path / "old.parquet"),
+        ("pack", tmp_path / "old.parquet", "--out", tmp_path / "t.vqa"),
+    ):
+        code, _, err = run(*arguments)
+        assert code == 2
+        assert err == "error: Parquet is read and written by pyarrow: pip install 'vqaudio[bulk]'\n"
+    assert _names(tmp_path) == ["old.parquet"]
 
 
 def test_prepare_names_the_files_it_left_out(tmp_path, run, speech) -> None:

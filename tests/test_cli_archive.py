@@ -67,6 +67,19 @@ def _told(out: str) -> dict[str, str]:
     return dict(line.split(maxsplit=1) for line in out.splitlines())
 
 
+def test_whatever_the_token_files_are_the_archive_is_the_same(tmp_path, run: Run, tokens, prior) -> None:
+    pytest.importorskip("pyarrow")
+    for name, source in (("t.parquet", tokens), ("folder", tmp_path / "t.parquet")):
+        write_tokens(tmp_path / name, read_tokens(source))
+    archives = [tmp_path / f"{i}.vqa" for i in range(3)]
+    for source, archive in zip((tokens, tmp_path / "t.parquet", tmp_path / "folder"), archives, strict=True):
+        assert run("pack", source, "--prior", prior, "--out", archive)[::2] == (0, "")
+    assert len({archive.read_bytes() for archive in archives}) == 1
+    code, _, err = run("unpack", archives[0], "--prior", prior, "--out", tmp_path / "back.parquet")
+    assert (code, err) == (0, "")
+    assert (tmp_path / "back.parquet").read_bytes() == (tmp_path / "t.parquet").read_bytes()
+
+
 @pytest.mark.parametrize("target", ["back.jsonl", "back"])
 def test_pack_then_unpack(tmp_path, run: Run, tokens, prior, target) -> None:
     archive = tmp_path / "t.vqa"
@@ -137,7 +150,7 @@ def test_wrong_usage_is_told_and_leaves_nothing(tmp_path, run: Run, tokens, prio
         (("unpack", packed, *back), "none is given; pass --prior"),
         (("unpack", damaged, "--prior", prior, *back), "cut off or damaged"),
         (("unpack", tokens, *back), "is no token archive"),
-        (("unpack", packed, "--prior", prior, "--out", tmp_path / "t.parquet"), "tokens are written as"),
+        (("unpack", packed, "--prior", prior, "--out", tmp_path / "t.tar"), "tokens are written as"),
     ):
         code, out, err = run(*arguments)
         assert (code, out) == (2, "") and message in err

@@ -1,14 +1,18 @@
+import importlib.util
 import os
 import pickle
 import signal
+import sys
 
 import numpy as np
 import pytest
 
-from vqaudio.tokens.files import read_tokens, write_tokens
+from vqaudio.tokens import parquet
+from vqaudio.tokens.files import check_target, names_tokens, read_tokens, write_tokens
 from vqaudio.tokens.rows import format_row
 
-TARGETS = ("tokens.jsonl", "tokens")
+needs_pyarrow = pytest.mark.skipif(importlib.util.find_spec("pyarrow") is None, reason="pyarrow is not installed")
+TARGETS = ("tokens.jsonl", "tokens", pytest.param("tokens.parquet", marks=needs_pyarrow))
 
 
 @pytest.fixture
@@ -30,6 +34,17 @@ def test_rows_come_back_in_order(tmp_path, rows, target) -> None:
     write_tokens(tmp_path / target, rows)
     assert _lines(read_tokens(tmp_path / target)) == _lines(rows)
     assert _entries(tmp_path) == [target]
+
+
+@needs_pyarrow
+def test_every_format_holds_the_same(tmp_path, rows) -> None:
+    """From one into the next, and from the last into the first again: the same bytes."""
+    write_tokens(tmp_path / "a.jsonl", rows)
+    for source, target in (("a.jsonl", "b.parquet"), ("b.parquet", "c"), ("c", "d.parquet"), ("d.parquet", "e.jsonl")):
+        assert names_tokens(tmp_path / source) and names_tokens(tmp_path / target) == (target != "c")
+        write_tokens(tmp_path / target, read_tokens(tmp_path / source))
+    assert (tmp_path / "e.jsonl").read_bytes() == (tmp_path / "a.jsonl").read_bytes()
+    assert (tmp_path / "d.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
 
 
 def test_a_folder_is_plain_numpy_beside_an_index(tmp_path, rows) -> None:
@@ -121,26 +136,48 @@ def test_an_empty_folder_may_be_filled(tmp_path, rows) -> None:
 @pytest.mark.parametrize(
     ("target", "error", "message"),
     [
-        ("t.parquet", ValueError, "NAME.jsonl, or as a folder .*later version"),
+        ("t.tar", ValueError, r"NAME\.jsonl or NAME\.parquet, or as a folder .*later version"),
         ("t.npy", ValueError, "folder of .npy files where the name has no suffix"),
         ("missing/t.jsonl", FileNotFoundError, "does not exist; make it first"),
         ("missing/t", FileNotFoundError, "does not exist; make it first"),
         ("file", NotADirectoryError, "it is a file"),
         ("file/t", NotADirectoryError, "is a file, not a folder"),
         ("folder.jsonl", IsADirectoryError, "it is a folder"),
+        pytest.param("missing/t.parquet", FileNotFoundError, "does not exist; make it first", marks=needs_pyarrow),
+        pytest.param("folder.parquet", IsADirectoryError, "it is a folder", marks=needs_pyarrow),
     ],
 )
 def test_targets_that_cannot_be(tmp_path, rows, target, error, message) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "folder.jsonl").mkdir()
+    (tmp_path / "folder.parquet").mkdir()
     with pytest.raises(error, match=message):
         write_tokens(tmp_path / target, rows, overwrite=True)
-    assert _entries(tmp_path) == ["file", "folder.jsonl"]
+    assert _entries(tmp_path) == ["file", "folder.jsonl", "folder.parquet"]
+
+
+def test_without_pyarrow_the_others_serve(tmp_path, rows, monkeypatch) -> None:
+    (tmp_path / "t.parquet").write_text("whatever it is")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.delitem(sys.modules, "pyarrow.parquet", raising=False)
+    calls = (
+        lambda: check_target(tmp_path / "new.parquet", overwrite=False),
+        lambda: write_tokens(tmp_path / "new.parquet", rows),
+        lambda: read_tokens(tmp_path / "t.parquet"),
+    )
+    for call in calls:
+        with pytest.raises(ModuleNotFoundError, match=r"pip install 'vqaudio\[bulk\]'"):
+            call()
+    write_tokens(tmp_path / "t.jsonl", rows)
+    assert _lines(read_tokens(tmp_path / "t.jsonl")) == _lines(rows)
+    assert _entries(tmp_path) == ["t.jsonl", "t.parquet"]
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_rows_are_streamed_both_ways(tmp_path, make_row, target) -> None:
-    """Row by row: written before the next one is asked for, read before the next line is looked at."""
+def test_rows_are_streamed_both_ways(tmp_path, make_row, monkeypatch, target) -> None:
+    """Row by row: written before the next one is asked for, read before what comes after it is looked at."""
+    monkeypatch.setattr(parquet, "GROUP_ROWS", 1)
+    monkeypatch.setattr(parquet, "ROWS_AT_ONCE", 1)
     sizes = []
 
     def watched():
@@ -151,15 +188,22 @@ def test_rows_are_streamed_both_ways(tmp_path, make_row, target) -> None:
             yield make_row(f"{i}", num_codes=5000)
 
     write_tokens(tmp_path / target, watched())
-    assert sizes[0] == 0
-    assert sizes == sorted(sizes)
-    assert sizes[-1] > 4 * 5000
-    index = tmp_path / target if target.endswith("jsonl") else tmp_path / target / "index.jsonl"
-    first, *rest = index.read_bytes().splitlines()
-    index.write_bytes(b"\n".join([first, b"damaged", *rest]))
+    growth = np.diff(sizes)
+    assert sizes[0] <= 4  # what Parquet begins with
+    assert growth.min() > growth.max() / 2 > 1000
+    if target.endswith(".parquet"):
+        damaged = bytearray((tmp_path / target).read_bytes())
+        damaged[sizes[1] : sizes[2]] = bytes(sizes[2] - sizes[1])
+        (tmp_path / target).write_bytes(damaged)
+        message = r"tokens\.parquet, after row 1: it is damaged"
+    else:
+        index = tmp_path / target if target.endswith("jsonl") else tmp_path / target / "index.jsonl"
+        first, *rest = index.read_bytes().splitlines()
+        index.write_bytes(b"\n".join([first, b"damaged", *rest]))
+        message = f"{index.name}, line 2: not JSON"
     reading = read_tokens(tmp_path / target)
     assert next(reading).id == "0"
-    with pytest.raises(ValueError, match=f"{index.name}, line 2: not JSON"):
+    with pytest.raises(ValueError, match=message):
         next(reading)
 
 

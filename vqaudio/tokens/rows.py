@@ -57,12 +57,7 @@ def format_row(row: TokenRow, *, with_codes: bool = True) -> str:
 
 
 def parse_row(line: bytes, load_codes: Callable[[str], np.ndarray] | None = None) -> TokenRow:
-    """One line of JSON -> a checked row; further keys are ignored.
-
-    `load_codes` fetches the codes of an id that are not in the line. Raises ValueError for what is not such a
-    row: not JSON, a missing key, a value of the wrong type, codes out of range or not as many as the samples
-    have.
-    """
+    """One line of JSON -> a checked row, as `make_row` makes it. Raises ValueError for what is not such a line."""
     try:
         facts = json.loads(line)
     except UnicodeDecodeError as error:
@@ -71,6 +66,16 @@ def parse_row(line: bytes, load_codes: Callable[[str], np.ndarray] | None = None
         raise ValueError(f"not JSON ({error.msg}); a token file has one object per line") from error
     if not isinstance(facts, dict):
         raise ValueError(f"a row must be a JSON object, got {type(facts).__name__}")
+    return make_row(facts, load_codes)
+
+
+def make_row(facts: dict[str, Any], load_codes: Callable[[str], np.ndarray] | None = None) -> TokenRow:
+    """Values by the names in KEYS -> a checked row; further names are ignored.
+
+    The codes are a list or an array; `load_codes` fetches those of an id that are not among the values. Raises
+    ValueError for what is not such a row: a missing key, a value of the wrong type, codes out of range or not as many
+    as the samples have.
+    """
     needed = [key for key in KEYS if key != "codes" or load_codes is None]
     missing = [key for key in needed if key not in facts]
     if missing:
@@ -84,9 +89,9 @@ def parse_row(line: bytes, load_codes: Callable[[str], np.ndarray] | None = None
     for key in ("num_samples", "sample_rate", "hop"):
         if type(facts[key]) is not int:  # true is an int too
             raise ValueError(f"{key} must be a whole number, got {facts[key]!r}")
-    codes = _listed_codes(facts["codes"]) if load_codes is None else load_codes(facts["id"])
+    codes = facts["codes"] if load_codes is None else load_codes(facts["id"])
     tokens = Tokens(
-        codes=torch.from_numpy(_checked_codes(codes)),
+        codes=torch.from_numpy(_checked_codes(codes if isinstance(codes, np.ndarray) else _listed_codes(codes))),
         num_samples=facts["num_samples"],
         sample_rate=facts["sample_rate"],
         hop=facts["hop"],

@@ -36,7 +36,7 @@ def pack(
     It is unpacked with the same prior, on the same kind of processor.
 
     Args:
-        tokens: what vqaudio tokenize wrote: a .jsonl file or a folder
+        tokens: what vqaudio tokenize wrote: a .jsonl or .parquet file, or a folder
         out: NAME.vqa
     """
     from vqaudio.tokens import archive
@@ -62,7 +62,7 @@ def unpack(
 
     Args:
         archive: what vqaudio pack wrote
-        out: NAME.jsonl, or a name without a suffix for a folder of .npy files with an index.jsonl
+        out: NAME.jsonl or NAME.parquet, or a name without a suffix for a folder of .npy files with an index.jsonl
     """
     from vqaudio.tokens.archive import archive_facts
     from vqaudio.tokens.archive import unpack as unpack_rows

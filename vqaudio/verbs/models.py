@@ -73,13 +73,14 @@ def info(subject: Positional[Annotated[str, arg(metavar="M_OR_TOKENS")]]) -> int
     """Facts about a model or about a token file.
 
     Args:
-        subject: a model (a shipped name, a folder, a Hugging Face Hub id), or tokens (a .jsonl file or a folder)
+        subject: a model (a shipped name, a folder, a Hugging Face Hub id), or tokens (a .jsonl or
+            .parquet file, or a folder)
     """
     from vqaudio.models.speech import SpeechVQVAE
     from vqaudio.tokens.facts import TokenStats, model_facts, other_facts
-    from vqaudio.tokens.files import INDEX, read_tokens
+    from vqaudio.tokens.files import names_tokens, read_tokens
 
-    if subject.endswith(".jsonl") or (Path(subject) / INDEX).is_file():
+    if names_tokens(subject):
         stats = TokenStats()
         for row in read_tokens(subject):
             stats.add(row)

@@ -50,7 +50,7 @@ def tokenize(
     speaker is the name of the subfolder that the file lies in (null where there is none), or what a manifest says.
 
     Args:
-        out: NAME.jsonl, or a name without a suffix for a folder of .npy files with an index.jsonl
+        out: NAME.jsonl or NAME.parquet, or a name without a suffix for a folder of .npy files with an index.jsonl
     """
     from vqaudio.tokens.bulk import find_sources, tokenize_all
     from vqaudio.tokens.facts import TokenStats, bits_per_second
@@ -96,7 +96,7 @@ def decode(
     """Tokens to speech.
 
     Args:
-        tokens: what vqaudio tokenize wrote with the same model: a .jsonl file or a folder
+        tokens: what vqaudio tokenize wrote with the same model: a .jsonl or .parquet file, or a folder
         out: folder for ID.wav of each row; with --stream a file (.wav, .flac, or .pcm without a header), or - for
             16-bit little-endian samples without a header on standard output, to be piped to a player
     """

@@ -1,0 +1,126 @@
+"""Token rows in Parquet: a column for each key of a row, compressed by zstd, with a checksum for every page.
+
+Rows are written a group at a time and read a batch at a time: memory does not grow with the corpus.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vqaudio.tokens.rows import KEYS, TokenRow
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SUFFIX = ".parquet"
+GROUP_ROWS = 4096  # of a row group at most
+GROUP_CODES = 2**20  # after which a row group ends: 4 MB before compression
+ROWS_AT_ONCE = 64  # of a batch that is read: groups of other writers may be of any size
+BUFFER = 2**20  # bytes of a column that are read at once
+
+
+def check_pyarrow() -> None:
+    """Raises ModuleNotFoundError that says what to install, where Parquet cannot be read or written."""
+    try:
+        import pyarrow.parquet  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("Parquet is read and written by pyarrow: pip install 'vqaudio[bulk]'") from error
+
+
+def write_parquet(path: Path, rows: Iterable[TokenRow]) -> None:
+    """Write the rows to the file `path`."""
+    check_pyarrow()
+    import pyarrow.parquet as pq
+
+    schema = _schema()
+    with pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True) as writer:
+        for group in _groups(rows):
+            writer.write_batch(_batch(group, schema))
+
+
+def read_parquet(path: Path) -> Iterator[dict[str, Any]]:
+    """The values of a file's rows by the names in KEYS, one by one; the codes as an array, None where there are none.
+
+    The file may come from elsewhere, its codes in any kind of lists of whole numbers, with further columns. Raises
+    ModuleNotFoundError at once without pyarrow; ValueError that names the file, and the row that the reading has come
+    to: another kind of file, a missing column, codes that are no such lists, whatever is damaged or cut off.
+    """
+    check_pyarrow()
+    return _read(path)
+
+
+def _read(path: Path) -> Iterator[dict[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    done = 0  # rows
+    with path.open("rb") as content:
+        try:
+            file = pq.ParquetFile(content, buffer_size=BUFFER, page_checksum_verification=True)
+            _check_columns(path, file.schema_arrow)
+            for batch in file.iter_batches(ROWS_AT_ONCE, columns=list(KEYS), use_threads=False):
+                for facts in _facts(batch):
+                    yield facts
+                    done += 1
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            reason = str(error).partition("\n")[0].rstrip(".")
+            raise ValueError(
+                f"{path}, after row {done}: it is damaged, cut off or no Parquet ({reason}); make the tokens again"
+            ) from error
+
+
+def _check_columns(path: Path, schema: pa.Schema) -> None:
+    """Raises ValueError where a column is missing, or there twice, or the codes are no lists of whole numbers."""
+    import pyarrow.types as kinds
+
+    if missing := [key for key in KEYS if schema.names.count(key) != 1]:
+        raise ValueError(f"{path} must have one column {', '.join(missing)}; a row needs {', '.join(KEYS)}")
+    codes = schema.field("codes").type
+    lists = kinds.is_list(codes) or kinds.is_large_list(codes) or kinds.is_fixed_size_list(codes)
+    if not lists or not kinds.is_integer(codes.value_type):
+        raise ValueError(f"{path}: the column codes must hold lists of whole numbers, it holds {codes}")
+
+
+def _facts(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
+    others = [key for key in KEYS if key != "codes"]
+    for codes, facts in zip(batch.column("codes"), batch.select(others).to_pylist(), strict=True):
+        own = codes.values  # None for null
+        yield {**facts, "codes": None if own is None else own.to_numpy(zero_copy_only=False)}
+
+
+def _groups(rows: Iterable[TokenRow]) -> Iterator[list[TokenRow]]:
+    """The rows in groups that end once they have GROUP_ROWS rows or GROUP_CODES codes."""
+    group: list[TokenRow] = []
+    codes = 0
+    for row in rows:
+        group.append(row)
+        codes += len(row.tokens.codes)
+        if len(group) == GROUP_ROWS or codes >= GROUP_CODES:
+            yield group
+            group, codes = [], 0
+    if group:
+        yield group
+
+
+def _schema() -> pa.Schema:
+    import pyarrow as pa
+
+    numbers = dict.fromkeys(("num_samples", "sample_rate", "hop"), pa.int64())
+    kinds = {"codes": pa.list_(pa.int32()), **numbers}
+    return pa.schema([pa.field(key, kinds.get(key, pa.string()), nullable=key == "speaker") for key in KEYS])
+
+
+def _batch(rows: list[TokenRow], schema: pa.Schema) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    columns = {
+        "id": [row.id for row in rows],
+        "speaker": [row.speaker for row in rows],
+        "codes": [row.tokens.codes.numpy().astype(np.int32) for row in rows],
+        **{key: [getattr(row.tokens, key) for row in rows] for key in ("num_samples", "sample_rate", "hop", "model")},
+    }
+    return pa.RecordBatch.from_pydict(columns, schema=schema)
