@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vqaudio.evaluation import conditioning as module
-from vqaudio.evaluation.conditioning import conditioning
+from vqaudio.evaluation.conditioning import conditioning, estimates, listen, summary
 from vqaudio.models.speech import SpeechVQVAE
 
 
@@ -45,3 +45,12 @@ def test_a_batch_needs_somebody_to_exchange_codes_with(tiny_model: SpeechVQVAE) 
         conditioning(tiny_model, [])
     with pytest.raises(RuntimeError, match="training mode"):
         conditioning(copy.deepcopy(tiny_model).train(), [batch])
+
+
+def test_estimates_are_the_summary_with_intervals_over_utterances(tiny_model: SpeechVQVAE) -> None:
+    heard = listen(tiny_model, _batches(tiny_model))
+    found, whole = estimates(heard), summary(heard)
+    assert heard.nats.shape == (4, 6)
+    for name in ("bits_per_sample", "gap_codes", "gap_mean", "gap_speakers"):
+        assert found[name].value == pytest.approx(whole[name], abs=1e-5) and found[name].count == 6
+        assert found[name].low < found[name].value < found[name].high

@@ -4,32 +4,44 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
+from vqaudio.evaluation.estimates import Estimate, ratio
 from vqaudio.models.speech import SpeechVQVAE
 from vqaudio.nn.quantizer import perplexity
 
 MOST_SAMPLES = 2**16  # that the decoder takes at once: about a gigabyte
 
 
-@torch.no_grad()
-def conditioning(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]]) -> dict[str, float]:
-    """Batches as the model is trained on -> figures, averaged over valid samples; evaluation mode, float32.
+class Listening(NamedTuple):
+    """What utterances cost the decoder under what it is told, and which codes they have."""
 
-    bits_per_sample: cross-entropy of the next sample given the past, the codes and the speaker (teacher-forced).
-    gap_codes, gap_speakers: by how much it grows with the codes, or the speakers, of the batch's next utterance;
-    gap_mean: with the mean of the codes instead. 0 means that the decoder ignores them. perplexity (1 to K), entropy
-    (bits), usage (0 to 1) and dead_codes: of all codes together. uniform_bits and codebook_size: what they are
-    compared with.
+    nats: Tensor  # (4, B): with their codes, another's, the mean of all, their codes in another's voice
+    num_samples: Tensor  # (B,) that these are the cost of
+    counts: Tensor  # (K,) frames of each code
+    classes: int  # Q
+
+
+def conditioning(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]]) -> dict[str, float]:
+    """Batches as the model is trained on -> the figures of `summary`."""
+    return summary(listen(model, batches))
+
+
+@torch.no_grad()
+def listen(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]]) -> Listening:
+    """Batches as the model is trained on -> their costs, teacher-forced, in evaluation mode and float32.
+
+    Codes and speakers are exchanged with those of the batch's next utterance. Raises ValueError for no batch, and for
+    one of a single utterance; RuntimeError for a model in training mode.
     """
     check_mode(model)
     device = model.device
-    nats = torch.zeros(4, device=device)
+    nats, num_samples = [], []
     counts = torch.zeros(model.codebook_size, device=device)
-    num_samples = 0
     for cpu_batch in batches:
         batch = {name: value.to(device) for name, value in cpu_batch.items()}
         lengths = batch["lengths"]
@@ -37,13 +49,24 @@ def conditioning(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]]) -> di
             raise ValueError("a batch must hold at least 2 utterances: codes are exchanged between them")
         _, q = model.quantize(batch["wav"], lengths)
         codes = q.codes[model.valid_frames(lengths, q.codes.shape[1])]
-        nats += _with_and_without(model, batch, q.z_q, model.quantizer.decode(codes[None])).sum(1)
-        num_samples += int(lengths.sum())
+        nats.append(_with_and_without(model, batch, q.z_q, model.quantizer.decode(codes[None])))
+        num_samples.append(lengths)
         counts += torch.bincount(codes, minlength=len(counts))
-    if not num_samples:
+    if not nats:
         raise ValueError("there is nothing to evaluate: no batch")
-    true, other_codes, mean_code, other_speakers = (nats / num_samples / math.log(2)).tolist()
-    spread, used = perplexity(counts).item(), (counts > 0).sum().item()
+    return Listening(torch.cat(nats, 1), torch.cat(num_samples), counts, model.cfg.decoder.classes)
+
+
+def summary(heard: Listening) -> dict[str, float]:
+    """Figures averaged over all samples.
+
+    bits_per_sample: cross-entropy of the next sample given the past, the codes and the speaker (teacher-forced).
+    gap_codes, gap_speakers: by how much it grows with the codes, or the speakers, of another utterance; gap_mean: with
+    the mean of the codes instead. 0 means that the decoder ignores them. perplexity (1 to K), entropy (bits), usage (0
+    to 1) and dead_codes: of all codes together. uniform_bits and codebook_size: what they are compared with.
+    """
+    true, other_codes, mean_code, other_speakers = (heard.nats.sum(1) / heard.num_samples.sum() / math.log(2)).tolist()
+    spread, used, codes = perplexity(heard.counts).item(), (heard.counts > 0).sum().item(), len(heard.counts)
     return {
         "bits_per_sample": true,
         "gap_codes": other_codes - true,
@@ -51,11 +74,19 @@ def conditioning(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]]) -> di
         "gap_speakers": other_speakers - true,
         "perplexity": spread,
         "entropy": math.log2(spread),
-        "usage": used / model.codebook_size,
-        "dead_codes": model.codebook_size - used,
-        "uniform_bits": math.log2(model.cfg.decoder.classes),
-        "codebook_size": model.codebook_size,
+        "usage": used / codes,
+        "dead_codes": codes - used,
+        "uniform_bits": math.log2(heard.classes),
+        "codebook_size": codes,
     }
+
+
+def estimates(heard: Listening) -> dict[str, Estimate]:
+    """bits_per_sample and the three gaps of `summary`, with intervals over utterances."""
+    bits = heard.nats.double().cpu().numpy() / math.log(2)
+    gaps = {"gap_codes": bits[1] - bits[0], "gap_mean": bits[2] - bits[0], "gap_speakers": bits[3] - bits[0]}
+    num_samples = heard.num_samples.cpu().numpy()
+    return {name: ratio(cost, num_samples) for name, cost in {"bits_per_sample": bits[0], **gaps}.items()}
 
 
 def check_mode(model: nn.Module) -> None:

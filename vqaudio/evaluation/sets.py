@@ -1,0 +1,95 @@
+"""A set of utterances on which a model is judged, and what belongs to them: audio, texts, phones, training speech."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from vqaudio.data.alignments import Alignment, find_alignments
+from vqaudio.data.audio import read_audio
+from vqaudio.data.manifest import Utterance, read_manifest
+
+Wav = npt.NDArray[np.float32]
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """Utterances that nothing was learned from, by the name under which a report has them."""
+
+    name: str
+    utterances: list[Utterance]
+    training: list[Utterance]
+    """utterances of the same corpus on which the model may have been trained; may be empty"""
+    alignments: dict[str, Alignment]
+    """by the utterances' ids, of those that have one"""
+    sample_rate: int
+    """at which audio is read, in Hz"""
+
+    def wav(self, utterance: Utterance) -> Wav:
+        """(T,) float32 in [-1, 1]."""
+        return read_audio(utterance.path, self.sample_rate)
+
+    @property
+    def seconds(self) -> float:
+        """Of audio, as the manifest has it."""
+        return sum(u.seconds for u in self.utterances)
+
+    @property
+    def speakers(self) -> list[str]:
+        """Their names, sorted."""
+        return sorted({u.speaker for u in self.utterances})
+
+    @property
+    def has(self) -> list[str]:
+        """What questions can lean on: texts, phones, training."""
+        there = {
+            "texts": any(u.text for u in self.utterances),
+            "phones": bool(self.alignments),
+            "training": bool(self.training),
+        }
+        return [name for name, found in there.items() if found]
+
+
+def open_sets(places: Sequence[Path], phones: Sequence[Path], sample_rate: int) -> list[EvaluationSet]:
+    """Manifests, or folders of `vqaudio prepare` with test.jsonl and train.jsonl -> sets, named after them.
+
+    `phones`: what `find_alignments` reads; each must have the phones of some utterance. Raises FileNotFoundError where
+    there is no manifest or nothing at a place of phones, ValueError for a manifest without utterances, for two sets of
+    one name, and what the readers raise.
+    """
+    found: dict[str, EvaluationSet] = {}
+    for place in places:
+        manifest = place / "test.jsonl" if place.is_dir() else place
+        if not manifest.is_file():
+            raise FileNotFoundError(f"there is no manifest {manifest}; vqaudio prepare writes one")
+        utterances = read_manifest(manifest)
+        if not utterances:
+            raise ValueError(f"{manifest} has no utterances: there is nothing to evaluate on")
+        name = place.resolve().name if place.is_dir() else place.stem
+        if name in found:
+            raise ValueError(f"two sets are called {name!r}; rename the folder or the manifest of one")
+        train = place / "train.jsonl"
+        training = read_manifest(train) if place.is_dir() and train.is_file() else []
+        found[name] = EvaluationSet(name, utterances, training, {}, sample_rate)
+    every = [u.id for one in found.values() for u in one.utterances]
+    for place in phones:
+        alignments = find_alignments(place, every)
+        for one in found.values():
+            own = {u.id: alignments[u.id] for u in one.utterances if u.id in alignments}
+            one.alignments.update(own)
+    return list(found.values())
+
+
+def spread(items: Sequence[Item], most: int, group: Callable[[Item], str]) -> list[Item]:
+    """At most so many items, the groups (speakers, say) in turns, in the order in which they came."""
+    queues: dict[str, list[int]] = {}
+    for i, item in enumerate(items):
+        queues.setdefault(group(item), []).append(i)
+    turns = sorted((turn, i) for own in queues.values() for turn, i in enumerate(own))
+    return [items[i] for i in sorted(i for _, i in turns[:most])]
