@@ -17,6 +17,7 @@ from vqaudio.models.tokens import Tokens
 from vqaudio.native.library import kernels, why_missing
 from vqaudio.nn.wavenet import WaveNetConfig
 from vqaudio.tokens.archive import archive_facts
+from vqaudio.tokens.archive_format import read_archive
 from vqaudio.tokens.files import read_tokens, write_tokens
 from vqaudio.tokens.rows import TokenRow, format_row
 
@@ -85,7 +86,7 @@ def test_pack_then_unpack(tmp_path, run: Run, tokens, prior, target) -> None:
     archive = tmp_path / "t.vqa"
     code, out, err = run("pack", tokens, "--prior", prior, "--out", archive)
     assert (code, err) == (0, "")
-    facts, told = archive_facts(archive), _told(out)
+    facts, told = archive_facts(read_archive(archive)), _told(out)
     assert told["utterances"] == "3, 1.0 s of audio"
     assert told["tokens"] == "2000, 2000 per second"
     share = f"{facts.payload_bytes / 1000:.3f} of fixed length"
@@ -134,9 +135,12 @@ def test_what_exists_is_replaced_only_on_request(tmp_path, run: Run, tokens) -> 
 
 
 def test_wrong_usage_is_told_and_leaves_nothing(tmp_path, run: Run, tokens, prior, tiny_model_dir) -> None:
-    packed, damaged = tmp_path / "t.vqa", tmp_path / "damaged.vqa"
+    packed, cut, flipped = (tmp_path / f"{name}.vqa" for name in ("t", "cut", "flipped"))
     assert run("pack", tokens, "--prior", prior, "--out", packed)[0] == 0
-    damaged.write_bytes(packed.read_bytes()[:-1])
+    content = bytearray(packed.read_bytes())
+    cut.write_bytes(content[:-1])
+    content[-60] ^= 1  # of the payload
+    flipped.write_bytes(content)
     before = sorted(tmp_path.iterdir())
     back = ("--out", tmp_path / "back.jsonl")
     for arguments, message in (
@@ -148,7 +152,8 @@ def test_wrong_usage_is_told_and_leaves_nothing(tmp_path, run: Run, tokens, prio
             "--threads must be at least 1",
         ),
         (("unpack", packed, *back), "none is given; pass --prior"),
-        (("unpack", damaged, "--prior", prior, *back), "cut off or damaged"),
+        (("unpack", cut, "--prior", prior, *back), "cut off or damaged"),
+        (("unpack", flipped, "--prior", prior, *back), "flipped.vqa is damaged: its checksum does not agree"),
         (("unpack", tokens, *back), "is no token archive"),
         (("unpack", packed, "--prior", prior, "--out", tmp_path / "t.tar"), "tokens are written as"),
     ):

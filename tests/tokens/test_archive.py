@@ -98,8 +98,8 @@ def test_any_rows_come_back(tmp_path, make_prior, monkeypatch, sequences, stream
     given_rows = [_row(f"u{i}", speaker, codes) for i, (speaker, codes) in enumerate(sequences)]
     told: list[int] = []
     facts = pack(given_rows, tmp_path / "t.vqa", prior, overwrite=True, advance=told.append)
-    assert _lines(unpack(tmp_path / "t.vqa", prior, advance=told.append)) == _lines(given_rows)
-    assert facts == archive_facts(tmp_path / "t.vqa")
+    assert _lines(unpack(read_archive(tmp_path / "t.vqa"), prior, advance=told.append)) == _lines(given_rows)
+    assert facts == archive_facts(read_archive(tmp_path / "t.vqa"))
     assert facts.num_codes == sum(len(codes) for _, codes in sequences) == sum(told) / 2
     assert facts.header_bytes + facts.payload_bytes == (tmp_path / "t.vqa").stat().st_size
     assert facts.fixed_bits == 5 * facts.num_codes
@@ -111,7 +111,7 @@ def test_any_rows_come_back_without_a_prior(tmp_path, sequences, largest) -> Non
     given_rows = [_row(f"u{i}", s, [min(c, largest) for c in codes]) for i, (s, codes) in enumerate(sequences)]
     given_rows.append(_row("the largest", None, [largest]))
     facts = pack(given_rows, tmp_path / "t.vqa", overwrite=True)
-    assert _lines(unpack(tmp_path / "t.vqa")) == _lines(given_rows)
+    assert _lines(unpack(read_archive(tmp_path / "t.vqa"))) == _lines(given_rows)
     assert facts.payload_bytes == math.ceil(largest.bit_length() * facts.num_codes / 8)
     assert facts.fixed_bits == facts.ideal_bits == largest.bit_length() * facts.num_codes
 
@@ -122,14 +122,14 @@ def test_threads_change_nothing(tmp_path, rows, prior) -> None:
     pack(rows, tmp_path / "2.vqa", prior, threads=2)
     assert (tmp_path / "1.vqa").read_bytes() == (tmp_path / "2.vqa").read_bytes()
     for threads in (1, 2):
-        assert _lines(unpack(tmp_path / "2.vqa", prior, threads=threads)) == _lines(rows)
+        assert _lines(unpack(read_archive(tmp_path / "2.vqa"), prior, threads=threads)) == _lines(rows)
 
 
 @needs_kernels
 def test_the_order_of_rows_is_kept_and_costs_nothing(tmp_path, rows, prior) -> None:
     for name, ordered in (("a", rows), ("b", rows[::-1])):
         pack(ordered, tmp_path / f"{name}.vqa", prior)
-        assert _lines(unpack(tmp_path / f"{name}.vqa", prior)) == _lines(ordered)
+        assert _lines(unpack(read_archive(tmp_path / f"{name}.vqa"), prior)) == _lines(ordered)
     assert read_archive(tmp_path / "a.vqa").payload == read_archive(tmp_path / "b.vqa").payload
 
 
@@ -141,7 +141,7 @@ def test_kernels_that_are_not_the_best_here_are_found_again(tmp_path, rows, prio
     monkeypatch.undo()
     coding = read_archive(tmp_path / "t.vqa").header.coding
     assert coding is not None and coding.kernels == variant
-    assert _lines(unpack(tmp_path / "t.vqa", prior)) == _lines(rows)
+    assert _lines(unpack(read_archive(tmp_path / "t.vqa"), prior)) == _lines(rows)
 
 
 # what it costs
@@ -166,27 +166,16 @@ def test_the_size_is_the_likelihood(tmp_path, prior) -> None:
 
 
 @needs_kernels
-def test_a_damaged_archive_is_refused_before_anything_is_decoded(tmp_path, packed, prior) -> None:
-    content = bytearray(packed.read_bytes())
-    content[-60] ^= 1  # of the payload
-    (tmp_path / "flipped.vqa").write_bytes(content)
-    told: list[int] = []
-    with pytest.raises(ValueError, match=r"flipped\.vqa is damaged: its checksum does not agree"):
-        unpack(tmp_path / "flipped.vqa", prior, advance=told.append)
-    assert told == []
-
-
-@needs_kernels
 def test_another_prior_is_refused(tmp_path, rows, packed, prior, make_prior) -> None:
     other = make_prior(seed=1)
     names = f"{prior_fingerprint(prior)}, this is {prior_fingerprint(other)}"
     with pytest.raises(ValueError, match=f"cannot unpack .* packed with the prior {names}"):
-        unpack(packed, other)
+        unpack(read_archive(packed), other)
     with pytest.raises(ValueError, match=f"the prior {prior_fingerprint(prior)}, and none is given; pass --prior"):
-        unpack(packed)
+        unpack(read_archive(packed))
     pack(rows, tmp_path / "fixed.vqa")
     with pytest.raises(ValueError, match="packed without a prior; leave the prior out"):
-        unpack(tmp_path / "fixed.vqa", prior)
+        unpack(read_archive(tmp_path / "fixed.vqa"), prior)
 
 
 @needs_kernels
@@ -197,7 +186,7 @@ def test_another_machines_kernels_are_refused(tmp_path, packed, prior, change) -
     header = replace(found.header, coding=replace(found.header.coding, **change))
     write_archive(tmp_path / "other.vqa", header, found.payload, overwrite=False)
     with pytest.raises(ValueError, match=r"kernels (neon|\w+ for aarch64).* unpack it on the other machine"):
-        unpack(tmp_path / "other.vqa", prior)
+        unpack(read_archive(tmp_path / "other.vqa"), prior)
 
 
 @needs_kernels
@@ -212,7 +201,7 @@ def test_kernels_that_compute_otherwise_are_found_out(packed, prior, monkeypatch
 
     monkeypatch.setattr(CompiledStreams, "extend", other)
     with pytest.raises(ValueError, match="other codes come out of it than were packed: the compiled kernels"):
-        unpack(packed, prior)
+        unpack(read_archive(packed), prior)
 
 
 @needs_kernels
@@ -220,7 +209,7 @@ def test_what_the_coder_cannot_have_written_is_refused(tmp_path, packed, prior) 
     found = read_archive(packed)
     write_archive(tmp_path / "full.vqa", found.header, b"\xff" * 40, overwrite=False)
     with pytest.raises(ValueError, match="the coder came upon what it cannot have written"):
-        unpack(tmp_path / "full.vqa", prior)
+        unpack(read_archive(tmp_path / "full.vqa"), prior)
 
 
 def test_without_compiled_kernels_a_prior_is_refused(tmp_path, rows, prior, monkeypatch) -> None:
@@ -229,18 +218,18 @@ def test_without_compiled_kernels_a_prior_is_refused(tmp_path, rows, prior, monk
         pack(rows, tmp_path / "t.vqa", prior)
     assert _entries(tmp_path) == []
     pack(rows, tmp_path / "t.vqa")
-    assert _lines(unpack(tmp_path / "t.vqa")) == _lines(rows)
+    assert _lines(unpack(read_archive(tmp_path / "t.vqa"))) == _lines(rows)
 
 
 @needs_kernels
 def test_without_constriction_a_prior_is_refused(tmp_path, rows, packed, prior, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "constriction", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'vqaudio\[archive\]'"):
-        unpack(packed, prior)
+        unpack(read_archive(packed), prior)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'vqaudio\[archive\]'"):
         pack(rows, tmp_path / "u.vqa", prior)
     pack(rows, tmp_path / "fixed.vqa")
-    assert _lines(unpack(tmp_path / "fixed.vqa")) == _lines(rows)
+    assert _lines(unpack(read_archive(tmp_path / "fixed.vqa"))) == _lines(rows)
     assert _entries(tmp_path) == ["fixed.vqa", "t.vqa"]
 
 
@@ -280,5 +269,5 @@ def test_an_existing_archive_is_replaced_only_on_request(tmp_path, rows) -> None
         pack(rows[:1], tmp_path / "t.vqa")
     assert (tmp_path / "t.vqa").read_bytes() == before
     pack(rows[:1], tmp_path / "t.vqa", overwrite=True)
-    assert _lines(unpack(tmp_path / "t.vqa")) == _lines(rows[:1])
+    assert _lines(unpack(read_archive(tmp_path / "t.vqa"))) == _lines(rows[:1])
     assert _entries(tmp_path) == ["t.vqa"]

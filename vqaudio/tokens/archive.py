@@ -31,7 +31,7 @@ from vqaudio.tokens.archive_coding import (
     encode_fixed,
     fixed_bits,
 )
-from vqaudio.tokens.archive_format import SUFFIX, Archive, ArchiveHeader, PriorCoding, read_archive, write_archive
+from vqaudio.tokens.archive_format import SUFFIX, Archive, ArchiveHeader, PriorCoding, write_archive
 from vqaudio.tokens.rows import TokenRow
 
 STREAMS = 64  # rows that take turns: the more, the faster, and the more memory
@@ -113,19 +113,18 @@ def pack(
         ideal_bits=round(ideal),
         coding=coding,
     )
-    return _facts(write_archive(path, header, payload, overwrite=overwrite))
+    return archive_facts(write_archive(path, header, payload, overwrite=overwrite))
 
 
 def unpack(
-    path: str | Path, prior: CodePrior | None = None, *, threads: int | None = None, advance: Advance | None = None
+    archive: Archive, prior: CodePrior | None = None, *, threads: int | None = None, advance: Advance | None = None
 ) -> Iterator[TokenRow]:
     """The rows of an archive, in the order in which they were packed; all are decoded and checked before the first.
 
-    Raises ValueError for a file that is damaged or not an archive, another prior than the one that it was packed with,
-    a machine without the compiled kernels that it was packed with, and where other codes than those that were packed
-    come out; ModuleNotFoundError without constriction; OSError where it cannot be read.
+    Raises ValueError for another prior than the one that it was packed with, a machine without the compiled kernels
+    that it was packed with, and where other codes than those that were packed come out; ModuleNotFoundError without
+    constriction. `read_archive` has refused whatever is damaged.
     """
-    archive = read_archive(path)
     header, advance = archive.header, advance or (lambda count: None)
     lengths, order = header.lengths, _order(header.lengths, header.ids)
     try:
@@ -141,21 +140,12 @@ def unpack(
         if _digest(codes) != header.codes_sha256:
             raise ValueError(f"other codes come out of it than were packed{_advice(header.coding)}")
     except ValueError as error:
-        raise ValueError(f"cannot unpack {path}: {error}") from error
+        raise ValueError(f"cannot unpack {archive.path}: {error}") from error
     return (_row(header, u, own) for u, own in enumerate(codes))
 
 
-def archive_facts(path: str | Path) -> ArchiveFacts:
-    """What an archive holds, without its prior. Raises what `read_archive` does."""
-    return _facts(read_archive(path))
-
-
-def prior_fingerprint(prior: CodePrior) -> str:
-    """A short name for what decides a prior's probabilities: its configuration and its weights."""
-    return fingerprint(to_dict(prior.cfg), prior.state_dict())
-
-
-def _facts(archive: Archive) -> ArchiveFacts:
+def archive_facts(archive: Archive) -> ArchiveFacts:
+    """What an archive holds; its prior is not needed."""
     header, num_codes = archive.header, sum(archive.header.lengths)
     return ArchiveFacts(
         num_rows=len(header.ids),
@@ -167,6 +157,11 @@ def _facts(archive: Archive) -> ArchiveFacts:
         fixed_bits=fixed_bits(header.codebook_size) * num_codes,
         prior=None if header.coding is None else header.coding.prior,
     )
+
+
+def prior_fingerprint(prior: CodePrior) -> str:
+    """A short name for what decides a prior's probabilities: its configuration and its weights."""
+    return fingerprint(to_dict(prior.cfg), prior.state_dict())
 
 
 def _checked(rows: Sequence[TokenRow]) -> TokenRow:

@@ -97,6 +97,7 @@ class Archive(NamedTuple):
     header: ArchiveHeader
     payload: bytes
     header_bytes: int  # of the file, all that is not payload
+    path: Path
 
 
 def write_archive(path: Path, header: ArchiveHeader, payload: bytes, *, overwrite: bool) -> Archive:
@@ -106,7 +107,7 @@ def write_archive(path: Path, header: ArchiveHeader, payload: bytes, *, overwrit
     content = MAGIC + _SIZES.pack(VERSION, len(packed), len(payload)) + packed + payload
     with atomic_file(path, overwrite=overwrite) as temporary:
         temporary.write_bytes(content + hashlib.sha256(content).digest())
-    return Archive(header, payload, len(content) + _CHECKSUM - len(payload))
+    return Archive(header, payload, len(content) + _CHECKSUM - len(payload), path)
 
 
 def read_archive(path: str | Path) -> Archive:
@@ -138,7 +139,7 @@ def read_archive(path: str | Path) -> Archive:
         header = _header(content[_FRONT : _FRONT + header_size])
     except (ValueError, TypeError, KeyError, zlib.error) as error:
         raise ValueError(f"{path} was not written by vqaudio: its header cannot be read ({error})") from error
-    return Archive(header, content[_FRONT + header_size : -_CHECKSUM], expected - payload_size)
+    return Archive(header, content[_FRONT + header_size : -_CHECKSUM], expected - payload_size, path)
 
 
 def _header(packed: bytes) -> ArchiveHeader:

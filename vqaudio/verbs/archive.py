@@ -66,13 +66,15 @@ def unpack(
     """
     from vqaudio.tokens.archive import archive_facts
     from vqaudio.tokens.archive import unpack as unpack_rows
+    from vqaudio.tokens.archive_format import read_archive
     from vqaudio.tokens.files import check_target, write_tokens
 
     check_target(out, overwrite=overwrite)
-    facts, over = archive_facts(archive), _load(prior, threads)
+    packed = read_archive(archive)
+    facts, over = archive_facts(packed), _load(prior, threads)
     with _progress(facts.num_codes) as advance:
         started_at = time.perf_counter()
-        write_tokens(out, unpack_rows(archive, over, threads=threads, advance=advance), overwrite=overwrite)
+        write_tokens(out, unpack_rows(packed, over, threads=threads, advance=advance), overwrite=overwrite)
         elapsed = time.perf_counter() - started_at
     _tell(facts, elapsed, out)
     return 0
