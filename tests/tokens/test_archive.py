@@ -22,7 +22,7 @@ from vqaudio.native.library import kernels, runnable, why_missing
 from vqaudio.native.wavenet import CompiledStreams
 from vqaudio.nn.wavenet import WaveNetConfig
 from vqaudio.tokens import archive
-from vqaudio.tokens.archive import archive_facts, pack, prior_fingerprint, unpack
+from vqaudio.tokens.archive import archive_facts, pack, unpack
 from vqaudio.tokens.archive_format import read_archive, write_archive
 from vqaudio.tokens.rows import TokenRow, format_row
 
@@ -168,10 +168,10 @@ def test_the_size_is_the_likelihood(tmp_path, prior) -> None:
 @needs_kernels
 def test_another_prior_is_refused(tmp_path, rows, packed, prior, make_prior) -> None:
     other = make_prior(seed=1)
-    names = f"{prior_fingerprint(prior)}, this is {prior_fingerprint(other)}"
+    names = f"{prior.fingerprint}, this is {other.fingerprint}"
     with pytest.raises(ValueError, match=f"cannot unpack .* packed with the prior {names}"):
         unpack(read_archive(packed), other)
-    with pytest.raises(ValueError, match=f"the prior {prior_fingerprint(prior)}, and none is given; pass --prior"):
+    with pytest.raises(ValueError, match=f"the prior {prior.fingerprint}, and none is given; pass --prior"):
         unpack(read_archive(packed))
     pack(rows, tmp_path / "fixed.vqa")
     with pytest.raises(ValueError, match="packed without a prior; leave the prior out"):

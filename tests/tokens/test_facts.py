@@ -3,9 +3,11 @@ import math
 import pytest
 import torch
 
+from vqaudio.models.prior import CodePrior, CodePriorConfig
 from vqaudio.models.tokens import Tokens
 from vqaudio.nn.encoder import Encoder, EncoderConfig
-from vqaudio.tokens.facts import TokenStats, bits_per_second, model_facts
+from vqaudio.nn.wavenet import WaveNetConfig
+from vqaudio.tokens.facts import TokenStats, bits_per_second, model_facts, other_facts
 from vqaudio.tokens.rows import TokenRow
 
 
@@ -30,6 +32,20 @@ def test_facts_of_a_model(tiny_model) -> None:
     assert facts["bits"] == bits_per_second(tiny_model) == "8000 per second (log2 16 = 4 per token)"
     assert facts["delay"].startswith("19 samples, 1.2 ms")
     assert facts["speakers"] == "3: anna, bert, carl"
+
+
+def test_facts_of_a_prior_over_speech_codes() -> None:
+    """What an archive and a tokenizer name it by, and whom it knows."""
+    net = WaveNetConfig(classes=24, layers=4, cycle=3, residual=6, skip=8, hidden=4)
+    prior = CodePrior(CodePriorConfig(speakers=("anna", "bert"), model="0123456789ab", net=net))
+    facts = other_facts(prior)
+    assert facts["fingerprint"] == prior.fingerprint
+    assert facts["codes"] == "24, 250 per second, by model 0123456789ab"
+    assert facts["sees"] == "9 codes, 0.04 s"  # dilations of 1, 2, 4 and 1, and the code before
+    assert facts["speakers"] == "2: anna, bert"
+    assert other_facts(CodePrior(CodePriorConfig(net=net)))["speakers"] == "none"
+    prior.net.out.bias.data += 1
+    assert facts["fingerprint"] != prior.fingerprint
 
 
 @pytest.mark.parametrize("strides", [(2, 4), (3,), (1, 5, 2)])

@@ -15,6 +15,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vqaudio.config import to_dict
+from vqaudio.models.fingerprint import fingerprint
 from vqaudio.nn.pixelcnn import PixelCNN, PixelCNNConfig
 from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
 from vqaudio.sampling.choice import generate
@@ -118,6 +120,11 @@ class CodePrior(nn.Module):
         logits, _ = self.net(self.net.shift(codes), None, speaker if self.cfg.speakers else None)
         losses = F.cross_entropy(logits.float(), codes, reduction="none")
         return (losses * (torch.arange(codes.shape[1], device=codes.device) < lengths[:, None])).sum(1)
+
+    @property
+    def fingerprint(self) -> str:
+        """A short name for what decides its probabilities: its configuration and its weights."""
+        return fingerprint(to_dict(self.cfg), self.state_dict())
 
     @property
     def nobody(self) -> int:

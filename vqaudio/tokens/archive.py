@@ -14,9 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from vqaudio.config import to_dict
 from vqaudio.data.atomic import check_writable
-from vqaudio.models.fingerprint import fingerprint
 from vqaudio.models.prior import CodePrior
 from vqaudio.models.tokens import Tokens
 from vqaudio.native.library import Kernels, kernels, load, runnable, why_missing
@@ -159,11 +157,6 @@ def archive_facts(archive: Archive) -> ArchiveFacts:
     )
 
 
-def prior_fingerprint(prior: CodePrior) -> str:
-    """A short name for what decides a prior's probabilities: its configuration and its weights."""
-    return fingerprint(to_dict(prior.cfg), prior.state_dict())
-
-
 def _checked(rows: Sequence[TokenRow]) -> TokenRow:
     """The first of rows that can go into one archive."""
     if not rows:
@@ -202,7 +195,7 @@ def _kernels_here() -> Kernels:
 
 def _coding(coder: Coder) -> PriorCoding:
     return PriorCoding(
-        prior=prior_fingerprint(coder.prior),
+        prior=coder.prior.fingerprint,
         machine=platform.machine(),
         kernels=coder.kernels.variant,
         constriction=_constriction_version(),
@@ -215,8 +208,11 @@ def _coder_of(coding: PriorCoding, prior: CodePrior | None, model: str, threads:
     if prior is None:
         raise ValueError(f"it was packed with the prior {coding.prior}, and none is given; pass --prior")
     _check_prior(prior, model)
-    if (own := prior_fingerprint(prior)) != coding.prior:
-        raise ValueError(f"it was packed with the prior {coding.prior}, this is {own}; pass the one that packed it")
+    if (own := prior.fingerprint) != coding.prior:
+        raise ValueError(
+            f"it was packed with the prior {coding.prior}, this is {own}; pass the one that packed it (vqaudio info P "
+            "tells a prior's fingerprint)"
+        )
     best = _kernels_here()
     if coding.machine != platform.machine() or coding.kernels not in {best.variant, *runnable()}:
         raise ValueError(

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from torch import nn
 
 from vqaudio.models.image import ImageVQVAE
-from vqaudio.models.prior import ImagePrior
+from vqaudio.models.prior import CodePrior, ImagePrior
 from vqaudio.models.second import CodeMapVAE, CodeMapVQVAE
 from vqaudio.models.speech import SpeechVQVAE
 from vqaudio.tokens.rows import TokenRow
@@ -101,6 +101,14 @@ def other_facts(model: nn.Module) -> dict[str, str]:
     if isinstance(model, ImagePrior | CodeMapVQVAE | CodeMapVAE):
         maps, height, width = model.cfg.map_shape
         facts |= {"codes": f"{maps} x {height} x {width} of {model.cfg.net.codes}, by model {model.cfg.model}"}
+    if isinstance(model, CodePrior):
+        cfg, sees = model.cfg, model.cfg.net.receptive_field
+        facts |= {
+            "fingerprint": model.fingerprint,
+            "codes": f"{cfg.net.classes}, {cfg.frame_rate:g} per second, by model {cfg.model}",
+            "sees": f"{sees} codes, {sees / cfg.frame_rate:.2f} s",
+            "speakers": f"{len(cfg.speakers)}: {', '.join(cfg.speakers)}" if cfg.speakers else "none",
+        }
     if isinstance(model, ImagePrior):
         facts |= {"classes": ", ".join(model.cfg.classes) or "none"}
     return facts
