@@ -60,7 +60,13 @@ def test_the_verb_writes_audio_and_codes(
     for id in rows:
         wav, rate = soundfile.read(tmp_path / f"out/{id}.wav")
         assert (len(wav), rate) == (160, 16000)
-    assert main([*given, *out, "--speaker", "all", "--count", "2"]) == 2  # it is there already
+    for there in ("tokens.jsonl", "anna-1.wav"):  # either is seen before anything is drawn
+        for path in (tmp_path / "out").iterdir():
+            if path.name != there:
+                path.unlink()
+        assert main([*given, *out, "--speaker", "all", "--count", "2", "--temperature", "-1"]) == 2
+        assert f"{there} exists already; pass --overwrite to replace it" in capsys.readouterr().err
+        assert main([*given, *out, "--speaker", "all", "--count", "2", "--overwrite"]) == 0
     assert main([*given, "--out", str(tmp_path / "other")]) == 2
     assert "name at least one --speaker of 3, or all" in capsys.readouterr().err
     assert main([*given, "--out", str(tmp_path / "other"), "--speaker", "anna", "--label", "cat"]) == 2

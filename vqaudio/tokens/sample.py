@@ -27,6 +27,11 @@ def check_prior(prior: CodePrior, model: SpeechVQVAE) -> None:
         )
 
 
+def sample_ids(speakers: Sequence[str | None], count: int) -> list[str]:
+    """Ids of the rows that `sample_rows` gives, in their order."""
+    return [_id(speaker, number) for speaker in speakers for number in range(count)]
+
+
 def sample_rows(
     prior: CodePrior,
     model: SpeechVQVAE,
@@ -66,5 +71,8 @@ def sample_rows(
         for (speaker, number), codes in zip(part, drawn, strict=True):
             whole = codes if prompt is None else torch.cat([prompt.codes, codes])
             tokens = Tokens(whole, len(whole) * model.hop, model.sample_rate, model.hop, model.fingerprint)
-            name = f"{number}" if speaker is None else f"{speaker}-{number}"
-            yield TokenRow(file_name(name), speaker, tokens)
+            yield TokenRow(_id(speaker, number), speaker, tokens)
+
+
+def _id(speaker: str | None, number: int) -> str:
+    return file_name(f"{number}" if speaker is None else f"{speaker}-{number}")

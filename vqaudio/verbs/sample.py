@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from vqaudio.models.speech import SpeechVQVAE
     from vqaudio.tokens.rows import TokenRow
 
+TOKENS = "tokens.jsonl"
+
 
 def sample(
     prior: Annotated[str, arg(metavar="P", help="folder of a prior over speech codes or over codes of images")],
@@ -62,11 +64,8 @@ def sample(
         count: of each speaker or class
         seconds: of each utterance, the prompt not counted
     """
-    from vqaudio.evaluation.image_report import sample_images
-    from vqaudio.models.image import ImageVQVAE
     from vqaudio.models.prior import CodePrior, ImagePrior
-    from vqaudio.tokens.sample import sample_rows
-    from vqaudio.tokens.speak import check_folder
+    from vqaudio.tokens.sample import sample_ids, sample_rows
 
     over = load_any(prior, device, threads)
     if isinstance(over, CodePrior):
@@ -74,18 +73,21 @@ def sample(
             raise ValueError(f"--label is for images, and {prior} is a prior over speech; name a --speaker")
         net = load(model, device)
         voices = _voices(net, speaker)
-        check_folder(out)
+        paths = _paths(sample_ids(voices, count), out, overwrite)
         before = None if prompt is None else net.tokenize(prompt)
         rows = sample_rows(
             over, net, voices, count, seconds, prompt=before, seed=seed, temperature=temperature, top_k=top_k
         )
-        return _speak(net, list(rows), out, batch, {"seed": seed, "precision": precision}, overwrite)
+        return _speak(net, list(rows), paths, out, batch, {"seed": seed, "precision": precision}, overwrite)
     if not isinstance(over, ImagePrior):
         raise ValueError(
             f"{prior} is a model of kind {type(over).__name__}, not a prior; recipes/train_prior.py trains one"
         )
     if speaker or prompt is not None:
         raise ValueError(f"--speaker and --prompt are for speech, and {prior} is a prior over images; leave them out")
+    from vqaudio.evaluation.image_report import sample_images
+    from vqaudio.models.image import ImageVQVAE
+
     images = load_kind(model, device, ImageVQVAE)
     paths = sample_images(
         over, images, out, label, count, seed=seed, overwrite=overwrite, temperature=temperature, top_k=top_k
@@ -104,19 +106,32 @@ def _voices(net: SpeechVQVAE, names: tuple[str, ...]) -> tuple[str | None, ...]:
     return voices or (None,)
 
 
+def _paths(ids: list[str], out: Path, overwrite: bool) -> dict[str, Path]:
+    """The audio file of each id. Raises what writing it, or the codes, would end in."""
+    from vqaudio.data.atomic import check_writable
+    from vqaudio.tokens.speak import name_rows
+
+    paths = name_rows(ids, out, overwrite=overwrite)
+    if out.exists():
+        check_writable(out / TOKENS, overwrite=overwrite)
+    return paths
+
+
 def _speak(
-    net: SpeechVQVAE, rows: list[TokenRow], out: Path, batch: int, options: SpeakOptions, overwrite: bool
+    net: SpeechVQVAE,
+    rows: list[TokenRow],
+    paths: dict[str, Path],
+    out: Path,
+    batch: int,
+    options: SpeakOptions,
+    overwrite: bool,
 ) -> int:
     """Writes the codes and what they sound like."""
-    from vqaudio.data.atomic import check_writable
     from vqaudio.tokens.files import write_tokens
     from vqaudio.tokens.speak import Line, speak
 
-    paths = {row.id: out / f"{row.id}.wav" for row in rows}
     out.mkdir(parents=True, exist_ok=True)
-    for path in (*paths.values(), out / "tokens.jsonl"):
-        check_writable(path, overwrite=overwrite)
-    write_tokens(out / "tokens.jsonl", rows, overwrite=overwrite)
+    write_tokens(out / TOKENS, rows, overwrite=overwrite)
     lines = (Line(paths[row.id], row.tokens, row.speaker) for row in rows)
     write_all(speak(net, lines, batch=batch, **options), len(rows), net, options.get("precision", "float32"), overwrite)
     return 0
