@@ -21,9 +21,11 @@ FOUND = CodeSequences(
 )
 
 
+NET = WaveNetConfig(classes=4, layers=2, cycle=2, residual=4, skip=6, hidden=4)
+
+
 def test_they_are_means_over_all_codes(randomise: Callable[..., nn.Module]) -> None:
-    net = WaveNetConfig(classes=4, layers=2, cycle=2, residual=4, skip=6, hidden=4)
-    prior = CodePrior(CodePriorConfig(speakers=("anna", "bert"), model="m", net=net))
+    prior = CodePrior(CodePriorConfig(speakers=("anna", "bert"), model="m", net=NET))
     randomise(prior)
     prior.eval()
     figures = code_prior_figures(prior, FOUND, shares(FOUND))
@@ -37,5 +39,15 @@ def test_they_are_means_over_all_codes(randomise: Callable[..., nn.Module]) -> N
     assert figures["unigram_bits"] == pytest.approx(expected, rel=1e-5)
     assert figures["uniform_bits"] == 2
     assert figures["gap_labels"] != 0
+    assert figures["bits_unknown"] != figures["bits_per_code"]
     with pytest.raises(RuntimeError, match="training mode"):
         code_prior_figures(prior.train(), FOUND, shares(FOUND))
+
+
+@pytest.mark.parametrize(("speakers", "more"), [((), set()), (("anna",), {"bits_unknown"})])
+def test_without_another_speaker_there_is_no_gap(speakers: tuple[str, ...], more: set[str]) -> None:
+    prior = CodePrior(CodePriorConfig(speakers=speakers, model="m", net=NET)).eval()
+    found = CodeSequences(FOUND.codes, np.array([0, len(speakers), 0]), codebook_size=4, model="m")
+    assert (
+        set(code_prior_figures(prior, found, shares(found))) == {"bits_per_code", "unigram_bits", "uniform_bits"} | more
+    )

@@ -18,9 +18,9 @@ from vqaudio.tokens.chunks import CodeSequences
 def code_prior_figures(prior: CodePrior, found: CodeSequences, unigram: Bits) -> dict[str, float]:
     """Utterances, and the shares (K,) of the codes that it was trained on -> figures, in bits per code; float32.
 
-    bits_per_code: under the prior, told who speaks; bits_unknown: not told, gap_labels: told another speaker instead,
-    less bits_per_code (both where it knows speakers). unigram_bits: what the codes cost by their shares alone: a prior
-    that is no better has learned nothing. uniform_bits: log2 K.
+    bits_per_code: under the prior, told who speaks; bits_unknown: not told, where it knows speakers; gap_labels: told
+    another speaker instead, less bits_per_code, where it knows several. unigram_bits: what the codes cost by their
+    shares alone: a prior that is no better has learned nothing. uniform_bits: log2 K.
     """
 
     def told(speaker_ids: np.ndarray) -> float:
@@ -34,5 +34,6 @@ def code_prior_figures(prior: CodePrior, found: CodeSequences, unigram: Bits) ->
     }
     if prior.cfg.speakers:
         figures["bits_unknown"] = told(np.full_like(own, nobody))
+    if len(prior.cfg.speakers) > 1:
         figures["gap_labels"] = told((own + 1) % nobody) - figures["bits_per_code"]
     return figures
