@@ -12,6 +12,7 @@ from vqaudio import SpeechVQVAE
 from vqaudio.data.audio import AudioError
 from vqaudio.data.manifest import read_manifest, write_manifest
 from vqaudio.tokens.bulk import tokens_of
+from vqaudio.tokens.files import write_tokens
 
 MINI = Path(__file__).parents[2] / "egs/mini"
 
@@ -45,6 +46,15 @@ def test_other_utterances_and_missing_manifests_are_refused(
         tokens_of(tiny_model, manifests[:1], tmp_path / "train.jsonl")
     with pytest.raises(FileNotFoundError, match=r"there is no manifest nowhere\.jsonl"):
         tokens_of(tiny_model, [Path("nowhere.jsonl")], tmp_path / "train.jsonl")
+
+
+def test_tokens_of_another_model_are_refused(manifests: list[Path], tiny_model: SpeechVQVAE, tmp_path: Path) -> None:
+    own = list(tokens_of(tiny_model, manifests, tmp_path / "own.jsonl"))
+    others = [replace(row, tokens=replace(row.tokens, model="beefbeefbeef")) for row in own]
+    write_tokens(tmp_path / "train.jsonl", others)
+    models = f"model beefbeefbeef, not of model {tiny_model.fingerprint}; remove it"
+    with pytest.raises(ValueError, match=rf"train\.jsonl holds tokens of {models}"):
+        tokens_of(tiny_model, manifests, tmp_path / "train.jsonl")
 
 
 def test_an_utterance_that_cannot_be_used_leaves_no_file(

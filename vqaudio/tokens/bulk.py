@@ -90,6 +90,8 @@ def tokens_of(model: SpeechVQVAE, manifests: Sequence[Path], path: Path) -> Iter
         raise ValueError(
             f"{path} holds {len(rows)} utterances, not the {len(wanted)} of {', '.join(map(str, manifests))}; remove it"
         )
+    if others := {row.tokens.model for row in rows} - {model.fingerprint}:
+        raise ValueError(f"{path} holds tokens of model {others.pop()}, not of model {model.fingerprint}; remove it")
     return iter(rows)
 
 
