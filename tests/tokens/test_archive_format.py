@@ -113,6 +113,10 @@ def test_another_version_is_refused(tmp_path, monkeypatch) -> None:
         (lambda facts: facts.update(num_samples=[80, 1, 1.5]), "whole numbers of at least 1"),
         (lambda facts: facts["coding"].update(streams=0), "streams must be"),
         (lambda facts: facts["ids"].pop(), "2 rows, 3 speakers, 3 lengths"),
+        (lambda facts: facts.update(ids=["a", 5, "c"]), "must be strings"),
+        (lambda facts: facts.update(speakers=["anna", None, 5]), "must be strings"),
+        (lambda facts: facts.update(model=None), "must be strings"),
+        (lambda facts: facts.update(ideal_bits="70"), "ideal_bits must be a whole number"),
         (lambda facts: facts.update(more=1), "more"),
     ],
 )

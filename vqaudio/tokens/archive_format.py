@@ -77,6 +77,11 @@ class ArchiveHeader:
         sizes = (*self.num_samples, self.sample_rate, self.hop, self.codebook_size)
         if any(type(size) is not int or size < 1 for size in sizes):
             raise ValueError("num_samples, sample_rate, hop and codebook_size must be whole numbers of at least 1")
+        if type(self.ideal_bits) is not int:
+            raise ValueError(f"ideal_bits must be a whole number, got {self.ideal_bits!r}")
+        names = (*self.ids, *(name for name in self.speakers if name is not None), self.model, self.codes_sha256)
+        if not all(isinstance(name, str) for name in names):
+            raise ValueError("ids, speakers where they are known, model and codes_sha256 must be strings")
         if not len(self.ids) == len(self.speakers) == len(self.num_samples):
             raise ValueError(f"{len(self.ids)} rows, {len(self.speakers)} speakers, {len(self.num_samples)} lengths")
 
