@@ -1,0 +1,222 @@
+"""What ABX compares: tokens of phones with who says them and between what, and features of the utterances they are in.
+
+Both go to and fro as the field's programs have them: .item files (of the ZeroSpeech challenges and of fastabx) and a
+folder with one file of features for each utterance.
+
+Letters: N frames, D width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from vqaudio.data.alignments import ROUNDING, Segment
+from vqaudio.data.atomic import atomic_file, atomic_folder
+
+Features = npt.NDArray[Any]  # (N, D) floats, or (N,) integers that are codes
+Context = Literal["triphone", "any"]
+COLUMNS = ("#file", "onset", "offset", "#phone", "prev-phone", "next-phone", "speaker")
+SILENCE = "SIL"  # also what is beside a gap and at the ends of an utterance
+SILENCES = ("sil", "spn", "sp", "h#", "pau", "epi")
+LEAST_CELLS = 1000  # of one speaker, for triphones: LibriSpeech dev-clean has 118,000 of them, 80 sentences of TIMIT 20
+LACKING = 2  # frames that a system without padding may have too few
+_NOTHING = Segment(0.0, 0.0, SILENCE)
+
+
+class Item(NamedTuple):
+    """One token of a phone."""
+
+    utterance: str
+    start: float  # seconds: of the phone, or of the phone and its two neighbours
+    end: float
+    phone: str  # its class
+    previous: str
+    next: str
+    speaker: str
+
+
+def items_of(
+    alignments: Mapping[str, Sequence[Segment]],
+    speakers: Mapping[str, str],
+    *,
+    span: Literal["phone", "triphone"] = "phone",
+    silences: Collection[str] = SILENCES,
+) -> list[Item]:
+    """Alignments of utterances, whose labels are classes (`phone_classes.fold`), and their speakers -> their phones.
+
+    Labels in `silences`, in small or capital letters, are neighbours and no items. `span`: what lies between an item's
+    start and end; "triphone" takes its neighbours in, as the ZeroSpeech challenges do, and leaves out a phone beside
+    silence, a gap or an end. Raises ValueError for an utterance without a speaker and where there are no items.
+    """
+    items = []
+    for utterance, alignment in alignments.items():
+        if utterance not in speakers:
+            raise ValueError(f"nobody is named who says {utterance}; give a speaker for every aligned utterance")
+        for n, own in enumerate(alignment):
+            if own.label.lower() in silences:
+                continue
+            before = alignment[n - 1] if n and own.start - alignment[n - 1].end < ROUNDING else _NOTHING
+            after = alignment[n + 1] if n + 1 < len(alignment) else _NOTHING
+            after = after if after.start - own.end < ROUNDING else _NOTHING
+            start, end = own.start, own.end
+            if span == "triphone":
+                if {before.label.lower(), after.label.lower()} & {*silences, SILENCE.lower()}:
+                    continue
+                start, end = before.start, after.end
+            items.append(Item(utterance, start, end, own.label, before.label, after.label, speakers[utterance]))
+    if not items:
+        raise ValueError(f"there are no {span}s in {len(alignments)} alignments; ABX needs some")
+    return items
+
+
+def choose_context(items: Iterable[Item], least: int = LEAST_CELLS) -> Context:
+    """ "triphone" where that leaves enough to compare within speakers, else "any".
+
+    Enough: so many cells (speaker, both neighbours, pair of phones) with two tokens of the first and one of the other.
+    Phones in any context need few sentences, but sentences that all speakers read make it easier across them: there X
+    and A may be of one word. Two of ten are such in TIMIT; without them the error grows by 0.002 to 0.005.
+    """
+    tokens: defaultdict[tuple[str, str, str], Counter[str]] = defaultdict(Counter)
+    for item in items:
+        tokens[item.speaker, item.previous, item.next][item.phone] += 1
+    cells = sum((len(phones) - 1) * sum(count > 1 for count in phones.values()) for phones in tokens.values())
+    return "triphone" if cells >= least else "any"
+
+
+def frames_of(item: Item, frame_rate: float, length: int) -> slice:
+    """The frames, of so many in its utterance, whose middles the item holds; where it holds none, that at its own.
+
+    Raises ValueError where the utterance ends more than LACKING frames before the item does.
+    """
+    first, stop = _middles(item, frame_rate)
+    if stop <= first:
+        first = math.floor((item.start + item.end) / 2 * frame_rate)
+        stop = first + 1
+    if stop > length + LACKING:
+        raise ValueError(
+            f"{item.utterance} has {length} frames; at {frame_rate:g} a second its item that ends at {item.end:.3f} s "
+            f"needs {stop}: are the frame rate and the features those of this utterance?"
+        )
+    return slice(min(first, length - 1), min(stop, length))
+
+
+def check_features(utterance: str, features: Features | None) -> None:
+    """Raises ValueError for what is neither (N, D) finite floats nor (N,) integers, and for no frames."""
+    if features is None:
+        raise ValueError(f"{utterance} has items and no features; give the features of every utterance with items")
+    kinds = {1: np.integer, 2: np.floating}
+    if features.ndim not in kinds or not np.issubdtype(features.dtype, kinds[features.ndim]):
+        raise ValueError(
+            f"features are (N, D) floats or (N,) integers, got {features.shape} {features.dtype} for {utterance}"
+        )
+    if not features.size:
+        raise ValueError(f"there are no frames in the features of {utterance}, got {features.shape}")
+    if features.ndim == 2 and not np.isfinite(features).all():
+        raise ValueError(f"the features of {utterance} hold values that are not finite; they cannot be compared")
+
+
+def load_features(folder: str | Path, ids: Iterable[str]) -> dict[str, Features]:
+    """FOLDER/ID.npy for each utterance: (N, D) floats, or (N,) integers that are codes.
+
+    Raises FileNotFoundError where some are missing, ValueError for a file that holds something else.
+    """
+    folder, names = Path(folder), list(ids)
+    missing = [name for name in names if not (folder / f"{name}.npy").is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{folder} lacks the features of {len(missing)} of {len(names)} utterances, such as {missing[0]}.npy"
+        )
+    features = {}
+    for name in names:
+        path = folder / f"{name}.npy"
+        try:
+            features[name] = np.load(path, allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise ValueError(f"{path} is not an array of numbers as numpy.save writes it: {error}") from error
+        check_features(str(path), features[name])
+    return features
+
+
+def write_items(path: str | Path, items: Iterable[Item], *, overwrite: bool = False) -> None:
+    """An .item file, whole or not at all. Raises ValueError for names with spaces, which end a column there."""
+    lines = [" ".join(COLUMNS)]
+    for item in items:
+        names = (item.utterance, item.phone, item.previous, item.next, item.speaker)
+        if any(name.split() != [name] for name in names):
+            raise ValueError(f"names in an .item file must be non-empty and without spaces, got {item}")
+        utterance, *labels = names
+        lines.append(" ".join([utterance, f"{item.start:.7f}", f"{item.end:.7f}", *labels]))  # 16 kHz samples exactly
+    with atomic_file(path, overwrite=overwrite) as temporary:
+        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def read_items(path: str | Path) -> list[Item]:
+    """An .item file, its columns in any order. Raises ValueError with file and line."""
+    header, *lines = Path(path).read_text(encoding="utf-8").splitlines() or [""]
+    names = header.split()
+    absent = [name for name in COLUMNS if name not in names]
+    if absent:
+        raise ValueError(f"{path} has no column {absent[0]!r}; its first line must name {' '.join(COLUMNS)}")
+    items = []
+    for number, line in enumerate(lines, start=2):
+        values = line.split()
+        if not values:
+            continue
+        try:
+            row = dict(zip(names, values, strict=True))
+            start, end = float(row["onset"]), float(row["offset"])
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: expected {' '.join(names)}, got {line!r}") from error
+        if not 0 <= start < end < math.inf:
+            raise ValueError(f"{path}, line {number}: a start must lie before its end, got {start} and {end}")
+        items.append(Item(row["#file"], start, end, *(row[name] for name in COLUMNS[3:])))
+    return items
+
+
+def save_for_fastabx(
+    folder: str | Path,
+    features: Mapping[str, Features],
+    items: Iterable[Item],
+    frame_rate: float,
+    *,
+    overwrite: bool = False,
+) -> int:
+    """FOLDER/items.item and FOLDER/features/ID.pt, whole or not at all -> the number of items in them.
+
+    As `fastabx` reads them without being told more than the frame rate: tensors (N, D), of codes (N, 1) for its
+    distance "identical". It stops at an item that holds the middle of no frame or that ends after the features: those
+    are left out here.
+    """
+    folder, items, kept = Path(folder), list(items), []
+    if folder.exists() and not overwrite:
+        raise FileExistsError(f"{folder} exists already; pass --overwrite to replace it")
+    for utterance in dict.fromkeys(item.utterance for item in items):
+        check_features(utterance, features.get(utterance))
+    for item in items:
+        first, stop = _middles(item, frame_rate)
+        if first < stop <= len(features[item.utterance]):
+            kept.append(item)
+    with atomic_folder(folder) as temporary:
+        write_items(temporary / "items.item", kept)
+        (temporary / "features").mkdir()
+        for utterance in dict.fromkeys(item.utterance for item in kept):
+            own = features[utterance]
+            columns = own[:, None].astype(np.int64) if own.ndim == 1 else own.astype(np.float32)
+            path = temporary / "features" / f"{utterance}.pt"
+            path.parent.mkdir(parents=True, exist_ok=True)  # an id may name folders
+            torch.save(torch.from_numpy(columns), path)
+    return len(kept)
+
+
+def _middles(item: Item, frame_rate: float) -> tuple[int, int]:
+    """First and one past the last of the frames with start <= (n + 1/2) / frame_rate <= end; rounding moves none."""
+    first, last = (round(seconds * frame_rate - 0.5, 6) for seconds in (item.start, item.end))
+    return max(0, math.ceil(first)), math.floor(last) + 1
