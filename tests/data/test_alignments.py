@@ -9,6 +9,7 @@ from vqaudio.data.alignments import (
     Segment,
     find_alignments,
     read_ctm,
+    read_notes,
     read_phn,
     read_textgrid,
     read_tsv,
@@ -149,6 +150,14 @@ def test_written_alignments_read_back_as_the_same(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"line 3: 'x' starts at 0\.5 s, before 'y' ends"):
         write_alignments(path, {"a": [Segment(0, 1, "y"), Segment(0.5, 2, "x")]}, overwrite=True)
     assert read_tsv(path) == spoken and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_table_says_who_made_it(tmp_path: Path) -> None:
+    path, spoken = tmp_path / "phones.tsv", {"#1": [Segment(0.0, 1.0, "#")]}
+    write_alignments(path, spoken, notes=["made by\na machine", "2"])
+    assert read_notes(path) == ["made by a machine", "2"] and read_tsv(path) == spoken
+    write_alignments(path, spoken, overwrite=True)
+    assert read_notes(path) == [] and read_tsv(path) == spoken
 
 
 @pytest.mark.parametrize(

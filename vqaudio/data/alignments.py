@@ -3,7 +3,8 @@
 ID.phn        TIMIT: start, end and label in each line, in samples
 ID.TextGrid   Praat: one interval tier, whose empty intervals are gaps
 NAME.ctm      utterance channel start duration label [confidence] in each line, in seconds; comments begin with ;;
-NAME.tsv      ours: utterance, start, end and label in each line, in seconds, below a header
+NAME.tsv      ours: utterance, start, end and label in each line, in seconds, below a header; lines before that which
+              begin with # are notes, such as who made it
 ID.tsv        ours, of one utterance: start, end and phone
 
 Wherever it is from, an alignment is a list of segments in the order of time that do not overlap. Between them there may
@@ -14,11 +15,12 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import dropwhile, takewhile
 from pathlib import Path
 from typing import NamedTuple
 
-from vqaudio.data.atomic import atomic_file
+from vqaudio.data.atomic import atomic_file, check_writable
 from vqaudio.data.textgrid import read_tiers
 
 TIERS = ("phones", "phone", "MAU")  # as the Montreal aligner, many people and WebMAUS name them
@@ -124,25 +126,39 @@ def read_tsv_of_one(path: Path) -> Alignment:
     return checked.alignment
 
 
-def write_alignments(path: str | Path, alignments: Mapping[str, Alignment], *, overwrite: bool = False) -> None:
+def read_notes(path: Path) -> list[str]:
+    """What a .tsv says of itself."""
+    lines = path.read_text(encoding="utf-8-sig").split("\n")
+    return [line[1:].strip() for line in takewhile(_is_note, lines)]
+
+
+def write_alignments(
+    path: str | Path, alignments: Mapping[str, Alignment], *, notes: Sequence[str] = (), overwrite: bool = False
+) -> None:
     """Write a .tsv that reads back as the same, whole or not at all; of an empty alignment it holds nothing.
 
     Raises ValueError for another suffix, for names that a table cannot hold and for segments that no reader would take,
     OSError where it cannot write.
     """
     path = Path(path)
-    if path.suffix.lower() != ".tsv":
-        raise ValueError(f"alignments are written to a .tsv file, got {path}")
-    lines = [HEADER]
+    check_table(path, overwrite=overwrite)
+    lines = [*(f"# {' '.join(note.split())}" for note in notes), "\t".join(HEADER)]
     for id, alignment in alignments.items():
         checked = _Checked(path)
         for start, end, label in alignment:
             if any(not name.strip() or set(name) & set("\t\r\n") for name in (id, label)):
                 raise ValueError(f"names must hold letters and no tab or line break, got {id!r} with label {label!r}")
             checked.add(len(lines) + 1, start, end, label)
-            lines.append([id, repr(float(start)), repr(float(end)), label])
+            lines.append("\t".join((id, repr(float(start)), repr(float(end)), label)))
     with atomic_file(path, overwrite=overwrite) as temporary:
-        temporary.write_text("".join("\t".join(line) + "\n" for line in lines), encoding="utf-8")
+        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def check_table(path: Path, *, overwrite: bool) -> None:
+    """Raises the error that writing alignments to `path` would end in, before any work is done for it."""
+    if path.suffix.lower() != ".tsv":
+        raise ValueError(f"alignments are written to a .tsv file, got {path}")
+    check_writable(path, overwrite=overwrite)
 
 
 class _Checked:
@@ -208,11 +224,15 @@ def _lines(path: Path, separator: str | None = None, comment: str | None = None)
 
 def _table(path: Path, header: list[str]) -> _Lines:
     """The lines below the header of a table with tabs."""
-    lines = _lines(path, "\t")
+    lines = dropwhile(lambda line: _is_note(line[1][0]), _lines(path, "\t"))
     if next(lines, (0, None))[1] != header:
         raise ValueError(f"{path} must begin with the header {' '.join(header)}, with a tab between the names")
     for number, columns in lines:
         yield number, _columns(path, number, columns, header)
+
+
+def _is_note(line: str) -> bool:
+    return line.startswith("#")
 
 
 def _columns(path: Path, line: int, columns: list[str], names: list[str]) -> list[str]:

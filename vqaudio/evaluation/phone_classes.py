@@ -10,7 +10,7 @@ The table folds the 61 labels of TIMIT into them:
     variants, reduced     their full phone, as Lee and Hon (1989) fold them: ax, ax-h AH; ix IH; ux UW; axr ER; el L;
                           em M; en, nx N; eng NG; hv HH. They go on to merge ao with aa and zh with sh: here not
     closures              the stop that they begin (bcl B), or the affricate (tcl before ch). Lee and Hon call them
-                          silence; no forced alignment does, and silence would be the commonest class by far
+                          silence, which would make that 22 % of the frames of TIMIT instead of 14
     dx, the flap          T
     h#, pau, epi          SIL
     q, the glottal stop   SPN: the dictionary has no phone for it
