@@ -136,8 +136,10 @@ class CodePrior(nn.Module):
         known = {name: i for i, name in enumerate(self.cfg.speakers)}
         for name in names:
             if name is not None and name not in known:
-                shown = ", ".join(self.cfg.speakers[:12]) or "none"
-                raise ValueError(f"speaker {name!r} is not in this prior; it knows {shown}")
+                shown = ", ".join(self.cfg.speakers[:12]) + (", ..." if len(known) > 12 else "")
+                raise ValueError(
+                    f"speaker {name!r} is not in this prior; it knows {len(known)}: {shown} (vqaudio info P lists them)"
+                )
         return torch.tensor([self.nobody if name is None else known[name] for name in names], dtype=torch.long)
 
     def sample(
