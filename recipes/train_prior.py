@@ -131,9 +131,8 @@ def main() -> None:
         elif isinstance(over, ImageVQVAE):
             task = images(cfg, over)
         else:
-            raise ValueError(
-                f"{cfg.model} is a {type(over).__name__}; kind {cfg.kind!r} is over codes of an ImageVQVAE"
-            )
+            kinds = "a SpeechVQVAE or an ImageVQVAE" if cfg.kind == "prior" else "an ImageVQVAE"
+            raise ValueError(f"{cfg.model} is a {type(over).__name__}; kind {cfg.kind!r} is over codes of {kinds}")
 
     def save(trained: nn.Module, folder: Path) -> None:
         save_model(trained, folder)

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vqaudio import load_model
+from vqaudio import load_model, save_model
 from vqaudio.cli import main
 from vqaudio.data.code_maps import read_codes
 from vqaudio.models.baselines import ImageGumbel, ImageVAE, ImageVIMCO
 from vqaudio.models.image import ImageVQVAE
-from vqaudio.models.prior import ImagePrior
+from vqaudio.models.prior import CodePrior, CodePriorConfig, ImagePrior
 from vqaudio.models.second import CodeMapVAE, CodeMapVQVAE
+from vqaudio.nn.wavenet import WaveNetConfig
 from vqaudio.training.metrics import read_metrics
 
 ROOT = Path(__file__).parents[1]
@@ -164,3 +165,14 @@ def test_a_run_continues_as_if_it_had_not_stopped(
     recipe("train_image", *given, "--out", tmp_path / "twice", *TINY_IMAGES)
     names = ("once/model.safetensors", "twice/model.safetensors")
     assert len({(tmp_path / name).read_bytes() for name in names}) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [("prior", "kind 'prior' is over codes of a SpeechVQVAE or an ImageVQVAE"), ("vae", "over codes of an ImageVQVAE")],
+)
+def test_a_model_without_codes_of_its_own_has_no_prior(recipe, tmp_path, kind, message) -> None:
+    save_model(CodePrior(CodePriorConfig(net=WaveNetConfig(classes=4, layers=1, residual=2, skip=2))), tmp_path / "p")
+    with pytest.raises(ValueError, match=f"p is a CodePrior; .*{message}"):
+        recipe("train_prior", "--model", tmp_path / "p", "--kind", kind, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
