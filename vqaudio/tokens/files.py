@@ -1,7 +1,7 @@
 """Token files, with one row per utterance: JSON Lines, Parquet, or a folder with one .npy file per utterance.
 
 The folder holds ID.npy, the codes as (N,) int64, for every utterance, and index.jsonl, the rows without their
-codes. Rows are streamed all ways: of the corpus, memory holds the ids and no more. Nothing is ever pickled.
+codes. Rows are streamed all ways: memory grows with the corpus by its ids alone. Nothing is ever pickled.
 """
 
 from __future__ import annotations
