@@ -27,7 +27,7 @@ import torch
 
 from vqaudio.data.atomic import atomic_file
 from vqaudio.data.manifest import Utterance, read_manifest
-from vqaudio.evaluation.speaker_probe import speaker_probe
+from vqaudio.evaluation.speaker_probe import speaker_probe_figures
 from vqaudio.models.storage import load_model
 from vqaudio.training.metrics import read_metrics
 
@@ -116,8 +116,18 @@ def figures(folder: Path) -> dict[str, Any]:
     model = load_model(folder)
     utterances = [u for corpus in ("vctk_mini", "libri3", "so762") for u in some_of_each(corpus)]
     codes = [model.tokenize(u.path).codes.numpy() for u in utterances]
-    found = speaker_probe(codes, [u.speaker for u in utterances], model.codebook_size, 2 * round(model.frame_rate))
-    return {**last, "probe": found.accuracy, "probe_low": found.low, "probe_high": found.high, "chance": found.chance}
+    named = speaker_probe_figures(
+        codes, [u.speaker for u in utterances], codebook_size=model.codebook_size, frame_rate=model.frame_rate
+    )
+    probe = named["linear_accuracy"]
+    return {
+        **last,
+        "probe": probe.value,
+        "probe_low": probe.low,
+        "probe_high": probe.high,
+        "probe_recurrent": named["recurrent_accuracy"].value,
+        "chance": named["chance"].value,
+    }
 
 
 def some_of_each(corpus: str) -> Iterator[Utterance]:

@@ -1,6 +1,6 @@
-"""How much do the codes say about who speaks? A linear probe, trained on some utterances, asked about others.
+"""How much do the codes say about who speaks? Probes that are trained on some utterances and asked about others.
 
-Letters: M segments, K codes, V speakers.
+Letters: M segments, N codes, K different ones, V speakers, P spans of a segment, E, H widths.
 """
 
 from __future__ import annotations
@@ -10,93 +10,166 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vqaudio.evaluation.estimates import Estimate, ratio
+
+Codes = npt.NDArray[np.int64]
 FOLDS = 2
-PENALTY = 1e-3  # on the squared weights, per segment: chosen once on the shipped model's codes
-DRAWS = 1000  # of the bootstrap
+PENALTY = 1e-3  # on the squared linear weights, per segment: chosen once on the shipped model's codes
+STEPS, SEGMENTS_AT_ONCE, LEARNING_RATE = 150, 32, 5e-3  # of the recurrent probe
+WIDTH, STATE, DROPOUT = 32, 64, 0.3
+SPANS_PER_SECOND = 25  # that the recurrent probe steps through, where there are as many codes
 
 
-class SpeakerProbe(NamedTuple):
-    """What the probe found."""
+class _Segments(NamedTuple):
+    """Utterances cut into pieces of about equal length."""
 
-    accuracy: float  # share of segments whose speaker it names
-    low: float  # of its 95 % interval: utterances are drawn again and again (percentile bootstrap)
-    high: float
-    chance: float  # of always naming the speaker with the most segments
-    num_speakers: int
-    num_segments: int
+    codes: list[Tensor]  # M times (N,)
+    roots: Tensor  # (M, K): square roots of the codes' frequencies
+    speaker: Tensor  # (M,)
+    fold: Tensor  # (M,)
+    utterance: list[int]  # (M,)
 
 
-def speaker_probe(
-    codes: Sequence[np.ndarray], speakers: Sequence[str], codebook_size: int, segment: int
-) -> SpeakerProbe:
-    """Codes (N,) of utterances, each in 0..K-1, and who speaks; segments of so many codes -> what a linear probe hears.
+def speaker_probe_figures(
+    codes: Sequence[Codes],
+    speakers: Sequence[str],
+    *,
+    codebook_size: int,
+    frame_rate: float,
+    seconds: float = 2.0,
+    seed: int = 0,
+) -> dict[str, Estimate]:
+    """Codes (N,) of utterances, each in 0..K-1, and who speaks -> shares of segments whose speaker is named.
 
-    Multinomial logistic regression on the square roots of a segment's code frequencies: what order codes come in it
-    does not know. Each speaker's utterances are dealt to two halves; each half is named by a probe trained on the
-    other. Speakers with a single utterance are left out. Raises ValueError where fewer than two speakers remain, for
-    codes out of range, and for lists of different lengths.
+    linear_accuracy: by logistic regression on the square roots of a segment's code frequencies, which does not know
+    what order codes come in. recurrent_accuracy: by a network that has the same inputs and besides them a GRU, which
+    does. chance: always the speaker with the most segments. Segments are of about so many `seconds` at `frame_rate`
+    codes per second. Each speaker's utterances are dealt to two halves; each half is named by probes trained on the
+    other. The intervals say what other utterances would have given, not what other ones to learn from: of the linear
+    probe's on random codes 88 in 100 held the chance. Speakers with a single utterance are left out. Of unequal numbers
+    of utterances the largest decides what chance is: take about as many of each speaker. `seed` is the network's.
+    Raises ValueError where fewer than two speakers remain, for codes out of range, for segments of less than a code,
+    and for lists of different lengths.
     """
-    if len(codes) != len(speakers):
-        raise ValueError(f"{len(codes)} utterances have {len(speakers)} speakers; give as many of both")
-    if segment < 1:
-        raise ValueError(f"segment must be at least 1 code, got {segment}")
-    spoken = Counter(name for name, sequence in zip(speakers, codes, strict=True) if len(sequence))
-    several = {name for name, count in spoken.items() if count > 1}
-    if len(several) < 2:
-        raise ValueError(f"a speaker probe needs 2 or more speakers with 2 or more utterances, got {len(several)}")
-    names = sorted(several)
-    dealt: defaultdict[str, int] = defaultdict(int)
-    rows, voices, folds, utterances = [], [], [], []
-    for number, (sequence, speaker) in enumerate(zip(codes, speakers, strict=True)):
-        if speaker not in several or not len(sequence):
-            continue
-        if sequence.min() < 0 or sequence.max() >= codebook_size:
-            raise ValueError(f"codes must lie in 0..{codebook_size - 1}, got {sequence.min()} to {sequence.max()}")
-        fold, dealt[speaker] = dealt[speaker] % FOLDS, dealt[speaker] + 1
-        for part in np.array_split(sequence, max(1, round(len(sequence) / segment))):
-            rows.append(np.sqrt(np.bincount(part, minlength=codebook_size) / len(part)))
-            voices.append(names.index(speaker))
-            folds.append(fold)
-            utterances.append(number)
-    x, y, fold_of = torch.tensor(np.array(rows), dtype=torch.float32), torch.tensor(voices), torch.tensor(folds)
-    right = torch.zeros(len(y))
+    found = _segments(codes, speakers, codebook_size, seconds * frame_rate)
+    num_speakers = int(found.speaker.max()) + 1
+    span = max(1, round(frame_rate / SPANS_PER_SECOND))
+    linear, recurrent = torch.zeros(len(found.codes)), torch.zeros(len(found.codes))
     for fold in range(FOLDS):
-        train, test = fold_of != fold, fold_of == fold
-        if train.any() and test.any():
-            right[test] = (_named(x[train], y[train], x[test], len(names)) == y[test]).float()
-    low, high = _interval(right.numpy(), np.array(utterances))
-    chance = float(y.bincount().max()) / len(y)
-    return SpeakerProbe(float(right.mean()), low, high, chance, len(names), len(y))
+        train, test = found.fold != fold, found.fold == fold
+        mean, scale = found.roots[train].mean(0), found.roots[train].std(0).mean().clamp(min=1e-6)
+        x, y = (found.roots - mean) / scale, found.speaker
+        linear[test] = (linear_log_odds(x[train], y[train], x[test], num_speakers).argmax(1) == y[test]).float()
+        network = _trained(found.codes, x, y, torch.where(train)[0], span, seed)
+        recurrent[test] = (_named(network, found.codes, x, torch.where(test)[0]) == y[test]).float()
+    most = (found.speaker == found.speaker.bincount().argmax()).float()
+    right = {"linear_accuracy": linear, "recurrent_accuracy": recurrent, "chance": most}
+    ones = np.ones(len(found.codes))
+    return {name: ratio(each.numpy(), ones, found.utterance) for name, each in right.items()}
 
 
-def _named(x: Tensor, y: Tensor, asked: Tensor, num_speakers: int) -> Tensor:
-    """(M, K), (M,) to learn from, (M', K) -> (M',): logistic regression, convex, from zero: no seed."""
-    mean, scale = x.mean(0), x.std(0).mean().clamp(min=1e-6)
+def linear_log_odds(x: Tensor, y: Tensor, asked: Tensor, num_speakers: int) -> Tensor:
+    """(M, K), (M,) to learn from, (M', K) -> (M', V): logistic regression, convex, from zero: no seed."""
     weight = torch.zeros(x.shape[1], num_speakers, requires_grad=True)
     bias = torch.zeros(num_speakers, requires_grad=True)
-    inputs = (x - mean) / scale
     optimizer = torch.optim.LBFGS([weight, bias], max_iter=100, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = F.cross_entropy(inputs @ weight + bias, y) + PENALTY * weight.square().sum()
+        loss = F.cross_entropy(x @ weight + bias, y) + PENALTY * weight.square().sum()
         loss.backward()
         return loss
 
     optimizer.step(closure)  # pyright: ignore[reportArgumentType]
-    with torch.no_grad():
-        return ((asked - mean) / scale @ weight + bias).argmax(1)
+    return (asked @ weight + bias).detach()
 
 
-def _interval(right: np.ndarray, utterances: np.ndarray) -> tuple[float, float]:
-    """95 % of the mean of (M,), whole utterances drawn with replacement."""
-    _, group = np.unique(utterances, return_inverse=True)
-    sums, counts = np.bincount(group, right), np.bincount(group)
-    drawn = np.random.default_rng(0).integers(len(sums), size=(DRAWS, len(sums)))
-    means = sums[drawn].sum(1) / counts[drawn].sum(1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
+def _segments(codes: Sequence[Codes], speakers: Sequence[str], codebook_size: int, length: float) -> _Segments:
+    if len(codes) != len(speakers):
+        raise ValueError(f"{len(codes)} utterances have {len(speakers)} speakers; give as many of both")
+    if not length >= 1:
+        raise ValueError(f"seconds times frame_rate must be at least 1 code, got {length:g}")
+    spoken = Counter(name for name, sequence in zip(speakers, codes, strict=True) if len(sequence))
+    several = sorted(name for name, count in spoken.items() if count > 1)
+    if len(several) < 2:
+        raise ValueError(f"a speaker probe needs 2 or more speakers with 2 or more utterances, got {len(several)}")
+    number = {name: index for index, name in enumerate(several)}
+    dealt: defaultdict[str, int] = defaultdict(int)
+    parts, voices, folds, utterances = [], [], [], []
+    for utterance, (sequence, speaker) in enumerate(zip(codes, speakers, strict=True)):
+        if speaker not in number or not len(sequence):
+            continue
+        if sequence.min() < 0 or sequence.max() >= codebook_size:
+            raise ValueError(f"codes must lie in 0..{codebook_size - 1}, got {sequence.min()} to {sequence.max()}")
+        fold, dealt[speaker] = dealt[speaker] % FOLDS, dealt[speaker] + 1
+        own = np.array_split(sequence, max(1, round(len(sequence) / length)))
+        parts += own
+        voices += [number[speaker]] * len(own)
+        folds += [fold] * len(own)
+        utterances += [utterance] * len(own)
+    roots = np.stack([np.sqrt(np.bincount(part, minlength=codebook_size) / len(part)) for part in parts])
+    cut = [torch.from_numpy(part.astype(np.int64)) for part in parts]
+    return _Segments(cut, torch.from_numpy(roots).float(), torch.tensor(voices), torch.tensor(folds), utterances)
+
+
+class _Recurrent(nn.Module):
+    """(M, N) codes from 0 on, those behind a segment's end -1, and (M, K) -> log-odds (M, V).
+
+    The linear probe's logits, and a GRU's states and the codes' embeddings, averaged over the segment. The GRU takes
+    `span` codes at a step: at 250 codes per second it would otherwise take minutes.
+    """
+
+    def __init__(self, codebook_size: int, num_speakers: int, span: int):
+        super().__init__()
+        self.span = span
+        self.linear = nn.Linear(codebook_size, num_speakers)
+        nn.init.zeros_(self.linear.weight)
+        self.embedding = nn.Embedding(codebook_size + 1, WIDTH, padding_idx=0)
+        self.gru = nn.GRU(WIDTH * span, STATE, batch_first=True)
+        self.dropout = nn.Dropout(DROPOUT)
+        self.out = nn.Linear(STATE + WIDTH, num_speakers)
+
+    def forward(self, codes: Tensor, x: Tensor) -> Tensor:
+        codes = F.pad(codes, (0, -codes.shape[1] % self.span), value=-1)
+        valid = (codes >= 0).float()[..., None]  # (M, N, 1)
+        embedded = self.embedding(codes + 1)  # (M, N, E)
+        states, _ = self.gru(embedded.unflatten(1, (-1, self.span)).flatten(2))  # (M, P, H)
+        heard = valid[:, :: self.span]
+        pooled = [(states * heard).sum(1) / heard.sum(1), (embedded * valid).sum(1) / valid.sum(1)]
+        return self.linear(x) + self.out(self.dropout(torch.cat(pooled, 1)))
+
+
+def _trained(codes: Sequence[Tensor], x: Tensor, y: Tensor, own: Tensor, span: int, seed: int) -> _Recurrent:
+    """Learns from the segments with the numbers `own`, each as often as the others."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = _Recurrent(x.shape[1], int(y.max()) + 1, span)
+        optimizer = torch.optim.AdamW(network.parameters(), LEARNING_RATE)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=STEPS)
+        rounds = -(-STEPS * SEGMENTS_AT_ONCE // len(own))
+        order = torch.cat([own[torch.randperm(len(own))] for _ in range(rounds)])
+        for picked in order.split(SEGMENTS_AT_ONCE)[:STEPS]:
+            log_odds = network(_padded(codes, picked), x[picked])
+            loss = F.cross_entropy(log_odds, y[picked]) + PENALTY * network.linear.weight.square().sum()
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+    return network.eval()
+
+
+@torch.no_grad()
+def _named(network: _Recurrent, codes: Sequence[Tensor], x: Tensor, asked: Tensor) -> Tensor:
+    parts = asked.split(SEGMENTS_AT_ONCE)
+    return torch.cat([network(_padded(codes, part), x[part]).argmax(1) for part in parts])
+
+
+def _padded(codes: Sequence[Tensor], picked: Tensor) -> Tensor:
+    """The segments with these numbers: (M, N), behind their ends -1."""
+    return nn.utils.rnn.pad_sequence([codes[i] for i in picked.tolist()], batch_first=True, padding_value=-1)

@@ -1,0 +1,141 @@
+"""Conversions by a verifier: cosines computed again by hand, perfect conversions, and such that change nothing."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vqaudio.data.audio import read_audio
+from vqaudio.evaluation.conversion import conversion_figures
+from vqaudio.evaluation.estimates import Estimate
+from vqaudio.evaluation.verifier import SpeakerVerifier
+
+ROOT = Path(__file__).parents[2]
+DATA = Path(os.environ.get("VQAUDIO_DATA", ROOT / "../shared/data")) / "vctk_mini"
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("resemblyzer") is None, reason="Resemblyzer is absent: pip install 'vqaudio[metrics]'"
+)
+RATE = 16000
+Voices = dict[str, list[np.ndarray]]
+
+
+@pytest.fixture(scope="module")
+def verifier() -> SpeakerVerifier:
+    return SpeakerVerifier()
+
+
+@pytest.fixture(scope="module")
+def voices() -> Voices:
+    """Three speakers of a machine, who differ in pitch; four utterances each."""
+    rng, time = np.random.default_rng(0), np.arange(27_000) / RATE  # a window of the verifier
+
+    def utterance(pitch: float) -> np.ndarray:
+        phase = 2 * np.pi * np.cumsum(pitch * (1 + 0.1 * np.sin(2 * np.pi * rng.uniform(0.5, 2) * time))) / RATE
+        loudness = 1.1 + np.sin(2 * np.pi * rng.uniform(2, 4) * time)
+        return (0.05 * loudness * sum(np.sin(k * phase) / k for k in range(1, 15))).astype(np.float32)
+
+    return {name: [utterance(pitch) for _ in range(4)] for name, pitch in {"a": 90, "b": 150, "c": 260}.items()}
+
+
+def _figures(converted, sources, targets, voices, verifier, originals=None) -> dict[str, Estimate]:
+    return conversion_figures(
+        converted, sources, targets, voices, sample_rate=RATE, verifier=verifier, originals=originals
+    )
+
+
+def test_similarities_are_the_cosines_to_centroids(voices: Voices, verifier: SpeakerVerifier) -> None:
+    converted, sources, targets, originals = [voices["a"][1], voices["c"][0]], ["b", "a"], ["a", "c"], [2, None]
+    found = _figures(converted, sources, targets, voices, verifier, originals)
+    vectors = {name: np.stack([verifier.embed(wav, RATE) for wav in wavs]) for name, wavs in voices.items()}
+
+    def cosine(vector: np.ndarray, voice: np.ndarray) -> float:
+        return float(vector @ voice.mean(0) / np.linalg.norm(voice.mean(0)))
+
+    to_target = [cosine(vectors["a"][1], vectors["a"]), cosine(vectors["c"][0], vectors["c"])]
+    to_source = [cosine(vectors["a"][1], vectors["b"][[0, 1, 3]]), cosine(vectors["c"][0], vectors["a"])]
+    same = [cosine(own[i], np.delete(own, i, 0)) for own in vectors.values() for i in range(4)]
+    other = [cosine(v, vectors[m]) for n, own in vectors.items() for v in own for m in voices if m != n]
+    assert found["similarity_target"].value == pytest.approx(np.mean(to_target), abs=1e-5)
+    assert found["similarity_source"].value == pytest.approx(np.mean(to_source), abs=1e-5)
+    assert found["real_same"].value == pytest.approx(np.mean(same), abs=1e-5)
+    assert found["real_other"].value == pytest.approx(np.mean(other), abs=1e-5)
+    assert found["real_same"].count == 12 and found["chance"].value == pytest.approx(1 / 3)
+    assert "similarity_own" not in found
+
+
+def test_perfect_conversions_and_such_that_change_nothing(voices: Voices, verifier: SpeakerVerifier) -> None:
+    sources, targets, originals = ["a", "a", "b", "c"], ["b", "c", "c", "a"], [0, 0, 1, 2]
+    real = _figures([], [], [], voices, verifier)
+    assert real["real_named"].value == 1 and real["equal_error"].value == 0
+    assert set(real) == {"real_same", "real_other", "real_named", "equal_error", "chance"}
+    perfect = _figures([voices[t][3] for t in targets], sources, targets, voices, verifier, originals)
+    assert perfect["target_closer"].value == perfect["target_named"].value == 1
+    assert perfect["target_closer"].count == 3  # the first two were made of one utterance
+    unchanged = [voices[s][i] for s, i in zip(sources, originals, strict=True)]
+    idle = _figures(unchanged, sources, targets, voices, verifier, originals)
+    assert idle["target_closer"].value == idle["target_named"].value == 0
+    assert idle["similarity_source"].value > idle["similarity_target"].value
+    assert {name: idle[name] for name in real} == real
+
+
+def test_a_reconstruction_is_a_conversion_to_oneself(voices: Voices, verifier: SpeakerVerifier) -> None:
+    """The real utterances themselves are the perfect ones: they score what real ones do, each left out of its voice."""
+    everyone = [name for name in voices for _ in range(4)]
+    found = _figures(
+        [w for own in voices.values() for w in own], everyone, everyone, voices, verifier, [0, 1, 2, 3] * 3
+    )
+    assert found["similarity_own"] == pytest.approx(found["real_same"])
+    assert found["own_named"] == found["real_named"]
+    assert not {"similarity_target", "similarity_source", "target_closer", "target_named"} & set(found)
+    flattered = _figures([voices["a"][0]], ["a"], ["a"], voices, verifier)  # it is a part of the voice
+    alone = _figures([voices["a"][0]], ["a"], ["a"], voices, verifier, [0])
+    assert flattered["similarity_own"].value > alone["similarity_own"].value
+
+
+def test_voices_without_regard_to_the_target_are_named_by_chance(voices: Voices, verifier: SpeakerVerifier) -> None:
+    rng, names = np.random.default_rng(1), list(voices)
+    sources = [names[rng.integers(3)] for _ in range(30)]
+    targets = [names[(names.index(s) + rng.integers(1, 3)) % 3] for s in sources]
+    converted = [voices[names[rng.integers(3)]][rng.integers(4)] for _ in sources]
+    found = _figures(converted, sources, targets, voices, verifier)
+    assert found["target_named"].low < 1 / 3 < found["target_named"].high
+    assert found["target_closer"].low < 0.5 < found["target_closer"].high
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"{DATA} is absent; set VQAUDIO_DATA to the folder of vctk_mini")
+def test_real_speakers_are_told_apart(verifier: SpeakerVerifier) -> None:
+    speech = {
+        name: [read_audio(path, RATE) for path in sorted((DATA / "wav16" / name).glob("*"))[:4]]
+        for name in ("p225", "p226", "p257")
+    }
+    converted = [speech["p226"][3], speech["p225"][3]]
+    speech["p226"], speech["p225"] = speech["p226"][:3], speech["p225"][:3]
+    found = _figures(converted, ["p225", "p226"], ["p226", "p225"], speech, verifier)
+    assert found["target_named"].value == found["real_named"].value == 1
+    assert found["similarity_target"].value > found["similarity_source"].value + 0.1
+    assert found["equal_error"].value < 0.1
+
+
+@pytest.mark.parametrize(
+    ("count", "sources", "targets", "speakers", "originals", "said"),
+    [
+        (1, ["a", "b"], ["b"], "abc", None, "1 converted utterances have 2 sources, 1 targets"),
+        (1, ["a"], ["b"], "abc", [0, 1], "2 originals"),
+        (1, ["a"], ["a"], "a", None, "2 or more enrolled speakers, got 1"),
+        (1, ["a"], ["z"], "abc", None, "'z' is not enrolled"),
+        (1, ["a"], ["b"], "abc", [4], r"originals of 'a' lie in 0..3, got 4"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(
+    voices: Voices, verifier: SpeakerVerifier, count, sources, targets, speakers, originals, said
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        enrolled = {name: voices[name] for name in speakers}
+        _figures([voices["a"][0]] * count, sources, targets, enrolled, verifier, originals)
+
+
+def test_a_speaker_needs_two_utterances(voices: Voices, verifier: SpeakerVerifier) -> None:
+    with pytest.raises(ValueError, match="'c' has 1 enrolled utterances"):
+        _figures([], [], [], {**voices, "c": voices["c"][:1]}, verifier)

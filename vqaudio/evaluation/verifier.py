@@ -1,0 +1,118 @@
+"""Do two recordings have one voice? A speaker verifier that others trained: the voice encoder of Resemblyzer.
+
+It is the network of Wan et al., *Generalized End-to-End Loss for Speaker Verification* (arXiv 1710.10467). Its authors
+trained it on VoxCeleb and, by some of what they say, on a part of LibriSpeech (issues 76, 32 and 8 of Resemblyzer): in
+LibriSpeech it may have heard the speakers before. Of the package (Apache-2.0) only the weights are used, so that what
+it imports (webrtcvad, which wants pkg_resources; a module that SciPy gives up) need not work.
+
+Letters: T samples, M mel frames, W windows, S trials.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Wav = npt.NDArray[np.float32]
+Vector = npt.NDArray[np.float32]  # (256,), of length 1
+SAMPLE_RATE = 16000
+MEL_BANDS, MEL_WINDOW, MEL_STEP = 40, 400, 160  # 25 ms every 10 ms, in samples
+WINDOW_FRAMES, WINDOW_STEP = 160, 77  # what the network hears at once: 1.6 s, 1.3 times a second
+LEAST_FILLED = 0.75  # of a last window, which is filled up with silence; one that has less is left out
+LEVEL = 10 ** (-30 / 20)  # -30 dBFS, root mean square
+
+
+class SpeakerVerifier:
+    """Recordings -> vectors whose cosine is high where the voice is the same."""
+
+    def __init__(self) -> None:
+        """Raises ModuleNotFoundError where the weights are not installed."""
+        self.net = _Network()
+        weights = torch.load(_weights(), map_location="cpu", weights_only=True)["model_state"]
+        self.net.load_state_dict({name: weights[name] for name in self.net.state_dict()})
+        self.net.eval().requires_grad_(False)
+
+    @torch.inference_mode()
+    def embed(self, wav: npt.ArrayLike, sample_rate: int) -> Vector:
+        """(T,) -> (256,) float32 of length 1: the mean over windows of 1.6 s.
+
+        The level does not matter: all is brought to -30 dBFS, where Resemblyzer only raises what is below. Pauses
+        stay in: on clean speech it errs no less without them. Raises ValueError for what is no waveform, or empty.
+        """
+        wave = np.asarray(wav, np.float32)
+        if wave.ndim != 1 or not len(wave) or not np.isfinite(wave).all():
+            raise ValueError(f"a voice is heard in finite samples (T,), T at least 1, got {wave.shape}")
+        if sample_rate < 1:
+            raise ValueError(f"sample_rate must be at least 1 Hz, got {sample_rate}")
+        if sample_rate != SAMPLE_RATE:
+            import soxr
+
+            wave = soxr.resample(wave, sample_rate, SAMPLE_RATE)
+        of_windows = self.net(torch.from_numpy(_windows(_levelled(wave))))
+        return F.normalize(of_windows.mean(0), dim=0).numpy()
+
+
+def equal_error_rate(scores: npt.ArrayLike, same: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> float:
+    """Scores (S,), whether each trial is of one voice (S,), how often it counts (S,) -> the equal error rate, 0 to 1.
+
+    Where the threshold is such that as large a share of the trials of one voice is refused as is accepted of those of
+    two; between two thresholds both shares are interpolated. NaN where there are no trials of one kind.
+    """
+    score, own = np.asarray(scores, np.float64), np.asarray(same, bool)
+    weight = np.ones(len(score)) if weights is None else np.asarray(weights, np.float64)
+    _, place = np.unique(-score, return_inverse=True)  # the best first, equal ones together
+    hits, false = (np.append(0, np.bincount(place, weight * kind).cumsum()) for kind in (own, ~own))
+    if not hits[-1] or not false[-1]:
+        return float("nan")
+    accepted, refused = false / false[-1], 1 - hits / hits[-1]
+    above = int(np.argmax(accepted >= refused))  # at least 1: at first nothing is accepted and all is refused
+    gap = refused - accepted
+    part = gap[above - 1] / (gap[above - 1] - gap[above])
+    return float(accepted[above - 1] + part * (accepted[above] - accepted[above - 1]))
+
+
+class _Network(nn.Module):
+    """Mel frames (W, M, 40) -> (W, 256) of length 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(MEL_BANDS, 256, num_layers=3, batch_first=True)
+        self.linear = nn.Linear(256, 256)
+
+    def forward(self, mel: Tensor) -> Tensor:
+        _, (hidden, _) = self.lstm(mel)
+        return F.normalize(F.relu(self.linear(hidden[-1])), dim=1)
+
+
+def _weights() -> Path:
+    package = importlib.util.find_spec("resemblyzer")  # found, not imported
+    if package is None or package.origin is None:
+        raise ModuleNotFoundError("voices are compared with Resemblyzer's weights: pip install 'vqaudio[metrics]'")
+    return Path(package.origin).parent / "pretrained.pt"
+
+
+def _levelled(wave: Wav) -> Wav:
+    """Silence stays what it is."""
+    level = float(np.sqrt(np.mean(np.square(wave, dtype=np.float64))))
+    return wave * np.float32(LEVEL / level) if level > 0 else wave
+
+
+def _windows(wave: Wav) -> npt.NDArray[np.float32]:
+    """(T,) at 16 kHz -> (W, 160, 40): power in mel bands, no logarithm."""
+    import librosa
+
+    frames = -(-(len(wave) + 1) // MEL_STEP)
+    starts = list(range(0, max(1, frames - WINDOW_FRAMES + WINDOW_STEP + 1), WINDOW_STEP))
+    if len(starts) > 1 and len(wave) - starts[-1] * MEL_STEP < LEAST_FILLED * WINDOW_FRAMES * MEL_STEP:
+        starts.pop()
+    padded = np.pad(wave, (0, max(0, (starts[-1] + WINDOW_FRAMES) * MEL_STEP - len(wave))))
+    mel = librosa.feature.melspectrogram(
+        y=padded, sr=SAMPLE_RATE, n_fft=MEL_WINDOW, hop_length=MEL_STEP, n_mels=MEL_BANDS
+    )
+    return np.stack([mel.T[start : start + WINDOW_FRAMES] for start in starts]).astype(np.float32)
