@@ -76,7 +76,7 @@ def _of_converted(
         "own_named": (named, ~changed),
     }
     return {
-        name: mean(value[where], [groups[c] for c in np.flatnonzero(where)])
+        name: mean(value[where], [groups[c] for c in np.flatnonzero(where).tolist()])
         for name, (value, where) in values.items()
         if where.any()
     }
@@ -117,7 +117,7 @@ def _check(
     for name, wavs in enrolled.items():
         if len(wavs) < 2:
             raise ValueError(f"speaker {name!r} has {len(wavs)} enrolled utterances; give at least 2 or leave it out")
-    for name in {*sources, *targets} - set(enrolled):
+    for name in sorted({*sources, *targets} - set(enrolled)):
         raise ValueError(f"speaker {name!r} is not enrolled; give real utterances of all sources and targets")
     for name, place in zip(sources, places, strict=True):
         if place is not None and not 0 <= place < len(enrolled[name]):
