@@ -102,7 +102,8 @@ class HubRecogniser:
         if not len(samples):
             return ""
         in_pieces = {"chunk_length_s": LONG} if len(samples) > LONG * self.sample_rate else {}
-        return self._pipeline({"raw": samples, "sampling_rate": self.sample_rate}, **in_pieces)["text"].strip()
+        heard: Any = self._pipeline({"raw": samples, "sampling_rate": self.sample_rate}, **in_pieces)
+        return heard["text"].strip()
 
 
 def transcribe_all(recogniser: Recogniser, wavs: Iterable[Wav], sample_rate: int, *, workers: int = 1) -> Iterator[str]:

@@ -1,0 +1,235 @@
+"""Distances of audio: known answers, by hand and by librosa, pesq and pystoi themselves."""
+
+import math
+import os
+from pathlib import Path
+
+import librosa
+import numpy as np
+import pesq
+import pystoi
+import pytest
+
+from vqaudio.data.audio import read_audio
+from vqaudio.evaluation.pitch import pitch
+from vqaudio.evaluation.signal import BANDS, log_mel, mel_cepstral_distortion, signal_figures
+
+ROOT = Path(__file__).resolve().parents[2]
+DATA = Path(os.environ.get("VQAUDIO_DATA", ROOT / "../shared/data")) / "timit8"
+RATE = 16_000
+
+
+def _tone(hertz: float, seconds: float = 1.0, rate: int = RATE, bend: float = 0.0) -> np.ndarray:
+    """Ten harmonics, as a voice has; `bend`: octaves by which it swings up and down, four times a second."""
+    time = np.arange(round(seconds * rate)) / rate
+    phase = 2 * np.pi * np.cumsum(hertz * 2 ** (bend * np.sin(8 * np.pi * time))) / rate
+    return np.sum([0.1 * np.sin(k * phase) / k for k in range(1, 11)], axis=0).astype(np.float32)
+
+
+def _noise(seconds: float, seed: int = 0, level: float = 0.1) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, level, round(seconds * RATE)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def speech() -> list[np.ndarray]:
+    if not DATA.is_dir():
+        pytest.skip(f"{DATA} is absent; set VQAUDIO_DATA to the folder that holds timit8")
+    return [read_audio(path, RATE) for path in sorted(DATA.glob("wav16/*/*_001.flac"))[:3]]
+
+
+def _values(originals: list[np.ndarray], others: list[np.ndarray], rate: int = RATE) -> dict[str, float]:
+    return {name: estimate.value for name, estimate in signal_figures(originals, others, rate).items()}
+
+
+# --- known answers ---
+
+
+@pytest.mark.data
+def test_speech_is_like_itself(speech: list[np.ndarray]) -> None:
+    figures = _values(speech, speech)
+    for name in ("mcd", "log_mel_distance", "f0_rmse", "gross_pitch_error", "voicing_error", "level_difference"):
+        assert figures[name] == 0, name
+    for name in ("f0_correlation", "stoi", "estoi"):
+        assert figures[name] == pytest.approx(1, abs=1e-6), name
+    assert figures["pesq"] == pytest.approx(4.644, abs=1e-3)  # the end of its scale
+    assert 0.2 < figures["voiced_share"] == figures["voiced_share_original"] < 0.8
+
+
+@pytest.mark.data
+def test_softer_speech_differs_by_its_level_alone(speech: list[np.ndarray]) -> None:
+    figures = _values(speech, [wav / 2 for wav in speech])
+    expected = 20 * math.log10(2)
+    assert figures["level_difference"] == pytest.approx(-expected)
+    assert figures["log_mel_distance"] == pytest.approx(expected, abs=0.02)  # but for bands below the floor
+    assert figures["mcd"] == pytest.approx(0, abs=0.1)
+    assert figures["f0_rmse"] == figures["voicing_error"] == 0
+    assert figures["stoi"] == pytest.approx(1, abs=1e-6) and figures["pesq"] == pytest.approx(4.644, abs=1e-3)
+
+
+def test_an_octave_up_is_1200_cents_and_a_gross_error_in_every_frame() -> None:
+    inner = slice(800, -800)  # without the edges, where frames reach beyond the tone
+    figures = _values([_tone(110, bend=0.1)[inner]], [_tone(220, bend=0.1)[inner]])
+    assert figures["f0_rmse"] == pytest.approx(1200, abs=5)
+    assert figures["gross_pitch_error"] == 1 and figures["voicing_error"] < 0.05
+    assert figures["f0_correlation"] == pytest.approx(1, abs=0.01)
+    assert figures["voiced_share_original"] > 0.95 and figures["mcd"] > 1
+
+
+def test_opposite_melodies_correlate_negatively() -> None:
+    figures = _values([_tone(150, bend=0.1)], [_tone(150, bend=-0.1)])
+    assert figures["f0_correlation"] == pytest.approx(-1, abs=0.01)
+    swing = 240 * math.sqrt(1 / 2)  # twice 120 cents up and down: the root mean square of a sine
+    assert figures["f0_rmse"] == pytest.approx(swing, rel=0.03)
+
+
+def test_voices_of_different_pitch_do_not_correlate_by_it() -> None:
+    """Two flat voices, with the noise of their own: without their means, nothing is left that agrees."""
+    low = [_tone(100) + _noise(1, seed, 0.01) for seed in (0, 1)]
+    high = [_tone(200) + _noise(1, seed, 0.01) for seed in (2, 3)]
+    assert abs(_values([low[0], high[0]], [low[1], high[1]])["f0_correlation"]) < 0.4
+
+
+def test_a_voice_that_became_noise_is_voiced_nowhere() -> None:
+    figures = _values([_tone(120)], [_noise(1)])
+    assert figures["voiced_share_original"] > 0.95 and figures["voiced_share"] < 0.05
+    assert figures["voicing_error"] > 0.9
+
+
+def test_silence_has_no_pitch_no_level_and_no_judgement() -> None:
+    silence, told = np.zeros(RATE, np.float32), []
+    figures = signal_figures([silence], [silence], RATE, left_out=told)
+    assert figures["mcd"].value == figures["log_mel_distance"].value == figures["voiced_share"].value == 0
+    for name in ("f0_rmse", "f0_correlation", "gross_pitch_error", "level_difference", "pesq", "stoi", "estoi"):
+        assert math.isnan(figures[name].value), name
+    assert figures["pesq"].count == 0 and figures["mcd"].count == 1
+    assert told[0] == "utterance 0 has no level_difference: the original is silent" and len(told) == 4
+
+
+def test_who_cannot_be_judged_is_named_and_not_counted() -> None:
+    """PESQ wants a quarter of a second, STOI about 0.4 s; two tones of a second have both."""
+    originals = [_tone(110), _noise(0.2), _tone(130)]
+    told: list[str] = []
+    figures = signal_figures(originals, originals, RATE, names=["a", "b", "c"], left_out=told)
+    assert figures["pesq"].count == figures["stoi"].count == 2 and figures["mcd"].count == 3
+    assert [sentence.split(":")[0] for sentence in told] == [
+        f"utterance b has no {n}" for n in ("pesq", "stoi", "estoi")
+    ]
+    assert "buffer" in told[0].lower() and "frames" in told[1]
+    with pytest.warns(UserWarning, match="utterance 0 has no (pesq|stoi|estoi): ") as warned:
+        signal_figures([_noise(0.2)], [_noise(0.2)], RATE)
+    assert len(warned) == 3
+
+
+# --- independent libraries ---
+
+
+@pytest.mark.data
+def test_pesq_and_stoi_are_those_of_their_packages(speech: list[np.ndarray]) -> None:
+    others = [wav + _noise(len(wav) / RATE, 1, 0.005) for wav in speech]
+    figures = _values(speech, others)
+    pairs = list(zip(speech, others, strict=True))
+    assert figures["pesq"] == pytest.approx(np.mean([pesq.pesq(RATE, a, b, "wb") for a, b in pairs]), abs=1e-5)
+    assert figures["stoi"] == pytest.approx(np.mean([pystoi.stoi(a, b, RATE) for a, b in pairs]), abs=1e-5)
+    extended = np.mean([pystoi.stoi(a, b, RATE, extended=True) for a, b in pairs])
+    assert figures["estoi"] == pytest.approx(extended, abs=1e-5)
+
+
+def test_the_mel_spectrum_is_that_of_librosa() -> None:
+    wav = _tone(110)
+    power = librosa.feature.melspectrogram(y=wav, sr=RATE, n_fft=512, win_length=400, hop_length=160, n_mels=80)
+    assert log_mel(wav, RATE) == pytest.approx(librosa.power_to_db(power.T, amin=1e-9, top_db=None), abs=1e-3)
+
+
+@pytest.mark.data
+def test_the_pitch_is_that_of_librosa(speech: list[np.ndarray]) -> None:
+    """In most frames: librosa compares windows that are longer, and at the edges of voices both guess."""
+    for wav in speech:
+        found = pitch(wav, RATE)
+        expected = librosa.yin(wav, fmin=60, fmax=500, sr=RATE, frame_length=1024, hop_length=160)[: len(found.hertz)]
+        cents = 1200 * abs(np.log2(found.hertz / expected)[found.voiced])
+        assert np.median(cents) < 20 and np.mean(cents < 300) > 0.8
+
+
+# --- the pitch ---
+
+
+@pytest.mark.parametrize("hertz", [65, 110, 233.3, 480])
+@pytest.mark.parametrize("rate", [8_000, 16_000, 24_000])
+def test_the_pitch_of_a_tone(hertz: float, rate: int) -> None:
+    found = pitch(_tone(hertz, 0.5, rate), rate)
+    assert len(found.hertz) == 50 and found.voiced[3:-3].all()
+    assert abs(1200 * np.log2(found.hertz[3:-3] / hertz)).max() < 6
+
+
+def test_what_has_no_pitch() -> None:
+    for wav in (np.zeros(RATE, np.float32), np.full(RATE, 0.3, np.float32)):
+        assert not pitch(wav, RATE).voiced[5:-5].any()
+    assert pitch(_noise(2), RATE).voiced.mean() < 0.05
+
+
+def test_loudness_does_not_change_the_pitch() -> None:
+    wav = (_tone(110, bend=0.2) * np.linspace(0, 1, RATE)).astype(np.float32)
+    a, b = pitch(wav, RATE), pitch(wav * np.float32(0.125), RATE)
+    assert np.array_equal(a.voiced, b.voiced) and np.array_equal(a.hertz, b.hertz)
+
+
+# --- mel-cepstral distortion by hand ---
+
+
+def _ripple(order: int, decibels: float) -> np.ndarray:
+    """(B,): a cosine over the bands."""
+    return decibels * np.cos(np.pi * order * (np.arange(BANDS) + 0.5) / BANDS)
+
+
+@pytest.mark.parametrize(("order", "share"), [(0, 0), (1, 1), (13, 1), (14, 0)])
+def test_a_ripple_of_the_spectrum_is_as_far_as_it_is_high(order: int, share: float) -> None:
+    """The root mean square of a cosine of 6 dB; none of the level (order 0), nor of finer ripples than the 13th."""
+    spectrum = np.random.default_rng(0).normal(size=(5, BANDS))
+    distance, length = mel_cepstral_distortion(spectrum, spectrum + _ripple(order, 6.0))
+    assert length == 5
+    assert distance / length == pytest.approx(share * 6 / math.sqrt(2), abs=1e-6)
+
+
+def test_time_is_warped() -> None:
+    """Frames that last longer cost nothing; the path has a step for each of them."""
+    spectrum = np.random.default_rng(0).normal(size=(6, BANDS)) * 10
+    distance, length = mel_cepstral_distortion(spectrum, spectrum.repeat([1, 3, 1, 2, 1, 1], axis=0))
+    assert distance == pytest.approx(0, abs=1e-6) and length == 9
+
+
+# --- at the door ---
+
+
+def test_the_same_pairs_give_the_same_figures() -> None:
+    pairs = [_tone(110), _tone(150)], [_tone(112)[:-60], _tone(140)]
+    first = signal_figures(*pairs, RATE)
+    assert first == signal_figures(*pairs, RATE)
+    assert first["mcd"].low < first["mcd"].value < first["mcd"].high
+
+
+def test_another_rate_says_much_the_same() -> None:
+    """24 kHz shows PESQ the same band, and mel bands up to 12 kHz."""
+    slow, fast = (_values([_tone(110, rate=r)], [_tone(120, rate=r)], r) for r in (16_000, 24_000))
+    assert fast["f0_rmse"] == pytest.approx(slow["f0_rmse"], abs=2)
+    assert fast["pesq"] == pytest.approx(slow["pesq"], abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("originals", "others", "said"),
+    [
+        ([], [], "0 originals and 0 others"),
+        ([_noise(1)], [], "1 originals and 0 others"),
+        ([_noise(0.05)], [_noise(0.05)], "pair 0 has 800 and 800 samples"),
+        ([_noise(1), _noise(1)], [_noise(1), _noise(1.2)], "pair 1 has 16000 and 19200"),
+        ([_noise(1)[None]], [_noise(1)], "pair 0 is not mono"),
+        ([_noise(1)], [_noise(1) * np.float32(np.inf)], "pair 0 is not mono audio .* finite"),
+    ],
+)
+def test_what_is_no_pair_is_refused(originals: list[np.ndarray], others: list[np.ndarray], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        signal_figures(originals, others, RATE)
+
+
+def test_names_are_as_many_as_pairs() -> None:
+    with pytest.raises(ValueError, match="1 pairs have 2 names"):
+        signal_figures([_noise(1)], [_noise(1)], RATE, names=["a", "b"])

@@ -1,0 +1,251 @@
+"""How close is the sound to the original? Distances of spectra and pitch, PESQ and STOI.
+
+A decoder that draws samples makes a waveform of its own, which is to sound like the original but not to coincide with
+it. So these figures say how much of the sound is kept, the first of them more kindly than the last: spectra by their
+shapes, pitch by frames, PESQ and STOI by comparison in time, in which a good resampled voice can fare badly.
+
+Letters: T samples, N frames of 10 ms, B mel bands, U pairs.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import soxr
+from torch import from_numpy
+
+from vqaudio.evaluation.estimates import Estimate, bootstrap, mean, ratio
+from vqaudio.evaluation.pitch import FRAME, pitch
+
+Wav = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float64]
+WINDOW, BANDS = 0.025, 80  # seconds; mel bands from 0 Hz to half the sample rate
+FLOOR = 1e-9  # of a band's power: about the noise of samples of 16 bits
+CEPSTRA = 13  # without the 0th, which is the level
+DECIBELS = 10 / math.log(10)
+SHORTEST, MISMATCH = 0.1, 0.1  # seconds a pair must last, and by which its lengths may differ
+GROSS = 0.2  # of the pitch: a greater error is a gross one
+PESQ_RATE = 16_000
+FRAME_FIGURES = {  # name: errors, and the frames that they are counted over
+    "mcd": ("distance", "path"),
+    "log_mel_distance": ("log_mel", "frames"),
+    "voicing_error": ("decisions", "frames"),
+    "gross_pitch_error": ("gross", "both"),
+    "voiced_share_original": ("voiced", "frames"),
+    "voiced_share": ("voiced_other", "frames"),
+}
+PAIR_FIGURES = ("level_difference", "pesq", "stoi", "estoi")
+
+
+class Tracks(NamedTuple):
+    """Two pitches on the frames voiced in both, in cents."""
+
+    error: float  # sum of squared differences
+    together: float  # sums of products about each track's own mean
+    original: float
+    other: float
+
+
+def signal_figures(
+    originals: Sequence[Wav],
+    others: Sequence[Wav],
+    sample_rate: int,
+    *,
+    names: Sequence[str] | None = None,
+    left_out: list[str] | None = None,
+) -> dict[str, Estimate]:
+    """Pairs of (T,), the original and what was made of it -> figures, drawn by pairs.
+
+    mcd                     dB, mel-cepstral distortion along the best warping of time (`mel_cepstral_distortion`)
+    log_mel_distance        dB, root of the mean square over mel bands, frame by frame
+    f0_correlation          of the pitches in cents, about the mean of each utterance
+    f0_rmse                 cents
+    gross_pitch_error       share of the frames voiced in both whose pitches differ by more than 20 %
+    voicing_error           share of all frames that are voiced in one only
+    voiced_share, _original share of the frames of the other, and of the original
+    level_difference        dB, of the other against the original
+    pesq, stoi, estoi       wide-band PESQ (MOS-LQO), STOI and extended STOI
+
+    The pitch figures are of frames voiced in both. A pair of which PESQ, STOI or a level cannot be told is left out of
+    that figure, which its count shows, and a sentence with its name (or number) is appended to `left_out`; without that
+    list it is a warning. A figure that is left with no pair is NaN. Raises ValueError for no pairs, lists of different
+    lengths, audio that is not (T,) or not finite, shorter than 0.1 s, or longer than its partner by more than 0.1 s.
+    """
+    _check(originals, others, sample_rate)
+    check_judges()
+    _check(originals, others, sample_rate)
+    names = [str(u) for u in range(len(originals))] if names is None else names
+    if len(names) != len(originals):
+        raise ValueError(f"{len(originals)} pairs have {len(names)} names; give as many of both")
+    sums: dict[str, list[float]] = {name: [] for pair in FRAME_FIGURES.values() for name in pair}
+    whole: dict[str, list[float]] = {name: [] for name in PAIR_FIGURES}
+    tracks: list[Tracks] = []
+    for name, original, other in zip(names, originals, others, strict=True):
+        length = min(len(original), len(other))
+        pair = original[:length], other[:length]
+        found, track = _of_frames(*pair, sample_rate)
+        tracks.append(track)
+        for key, value in found.items():
+            sums[key].append(value)
+        for key, value in _of_whole(*pair, sample_rate).items():
+            if isinstance(value, float):
+                whole[key].append(value)
+            else:
+                _tell(f"utterance {name} has no {key}: {value}", left_out)
+    figures = {name: ratio(sums[above], sums[below]) for name, (above, below) in FRAME_FIGURES.items()}
+    squares = ratio([track.error for track in tracks], sums["both"])
+    figures["f0_rmse"] = squares._replace(**{end: math.sqrt(getattr(squares, end)) for end in ("value", "low", "high")})
+    figures["f0_correlation"] = _correlation(tracks)
+    nothing = Estimate(math.nan, math.nan, math.nan, 0)
+    return figures | {name: mean(values) if values else nothing for name, values in whole.items()}
+
+
+def mel_cepstral_distortion(original: Floats, other: Floats) -> tuple[float, int]:
+    """Log mel powers (N, B) and (N', B) in dB -> the sum of distances along the best path of DTW, its length.
+
+    A frame is smoothed to CEPSTRA cosines over the bands: c_m = 2 / B sum_b L_b cos(pi m (b + 1/2) / B), L natural
+    logarithms of amplitudes. The distance of two frames, 10 sqrt(2) / ln 10 |c - c'| (Kubichek, 1993), is the root mean
+    square difference of two such smooth spectra in dB, without their levels. Steps of the path (librosa's) go on by one
+    frame in either or both, and weigh the same.
+    """
+    import librosa
+
+    count = original.shape[1]
+    angles = np.pi * np.outer(np.arange(1, CEPSTRA + 1), np.arange(count) + 0.5) / count
+    cosines = 2 / count * np.cos(angles) / (2 * DECIBELS)  # from dB to the logarithm of the amplitude
+    sums, path = librosa.sequence.dtw(cosines @ original.T, cosines @ other.T)
+    return math.sqrt(2) * DECIBELS * float(sums[-1, -1]), len(path)
+
+
+def log_mel(wav: Wav, sample_rate: int) -> Floats:
+    """(T,) -> (N, B) in dB, of windows of 25 ms every 10 ms."""
+    import librosa
+
+    window = round(WINDOW * sample_rate)
+    power = librosa.feature.melspectrogram(
+        y=wav.astype(np.float64),
+        sr=sample_rate,
+        n_fft=2 ** math.ceil(math.log2(window)),
+        win_length=window,
+        hop_length=round(FRAME * sample_rate),
+        n_mels=BANDS,
+    )
+    return 10 * np.log10(np.maximum(power.T, FLOOR))
+
+
+def _check(originals: Sequence[Wav], others: Sequence[Wav], sample_rate: int) -> None:
+    if len(originals) != len(others) or not originals:
+        raise ValueError(f"{len(originals)} originals and {len(others)} others; give as many of both, 1 or more")
+    for number, pair in enumerate(zip(originals, others, strict=True)):
+        if any(wav.ndim != 1 or not np.isfinite(wav).all() for wav in pair):
+            raise ValueError(f"pair {number} is not mono audio (T,) of finite samples: {[wav.shape for wav in pair]}")
+        lengths = sorted(len(wav) for wav in pair)
+        if lengths[0] < SHORTEST * sample_rate or lengths[1] - lengths[0] > MISMATCH * sample_rate:
+            raise ValueError(
+                f"pair {number} has {len(pair[0])} and {len(pair[1])} samples; give at least {SHORTEST} s, "
+                f"and an original and what was made of it, equally long to within {MISMATCH} s"
+            )
+
+
+def _of_frames(original: Wav, other: Wav, sample_rate: int) -> tuple[dict[str, float], Tracks]:
+    """Sums over the frames of a pair, by the names in FRAME_FIGURES."""
+    spectra = log_mel(original, sample_rate), log_mel(other, sample_rate)
+    distance, path = mel_cepstral_distortion(*spectra)
+    first, second = pitch(original, sample_rate), pitch(other, sample_rate)
+    both = first.voiced & second.voiced
+    a, b = (1200 * np.log2(own.hertz[both]) for own in (first, second))
+    ratios = second.hertz[both] / first.hertz[both]
+    sums: dict[str, float] = {
+        "distance": distance,
+        "path": path,
+        "log_mel": float(np.sqrt(np.square(spectra[0] - spectra[1]).mean(axis=1)).mean()) * len(both),
+        "frames": len(both),
+        "decisions": int((first.voiced != second.voiced).sum()),
+        "both": int(both.sum()),
+        "gross": int((abs(ratios - 1) > GROSS).sum()),
+        "voiced": int(first.voiced.sum()),
+        "voiced_other": int(second.voiced.sum()),
+    }
+    error = float(np.square(a - b).sum())
+    if len(a):
+        a, b = a - a.mean(), b - b.mean()
+    return sums, Tracks(error, float(a @ b), float(a @ a), float(b @ b))
+
+
+def _correlation(tracks: Sequence[Tracks]) -> Estimate:
+    """Of all utterances together, each about its own mean, so that voices of different pitch do not correlate."""
+    sums = np.array([(track.together, track.original, track.other) for track in tracks])
+
+    def statistic(weights: Floats) -> float:
+        together, original, other = weights @ sums
+        return together / math.sqrt(original * other) if original * other > 0 else math.nan
+
+    return bootstrap(statistic, len(tracks))
+
+
+def _of_whole(original: Wav, other: Wav, sample_rate: int) -> dict[str, float | str]:
+    """PAIR_FIGURES of a pair, or in words why there is none."""
+    levels = [float(np.sqrt(np.square(wav, dtype=np.float64).mean())) for wav in (original, other)]
+    if min(levels) == 0:
+        return dict.fromkeys(PAIR_FIGURES, f"the {'original' if levels[0] == 0 else 'other'} is silent")
+    return {
+        "level_difference": 20 * math.log10(levels[1] / levels[0]),
+        "pesq": _pesq(original, other, sample_rate),
+        "stoi": _stoi(original, other, sample_rate, extended=False),
+        "estoi": _stoi(original, other, sample_rate, extended=True),
+    }
+
+
+def _pesq(original: Wav, other: Wav, sample_rate: int) -> float | str:
+    from pesq import PesqError
+    from torchmetrics.functional.audio import perceptual_evaluation_speech_quality
+
+    if sample_rate != PESQ_RATE:
+        original, other = (soxr.resample(wav, sample_rate, PESQ_RATE) for wav in (original, other))
+    try:
+        return float(perceptual_evaluation_speech_quality(from_numpy(other), from_numpy(original), PESQ_RATE, "wb"))
+    except PesqError as error:
+        return _words(error)
+
+
+def _stoi(original: Wav, other: Wav, sample_rate: int, *, extended: bool) -> float | str:
+    from torchmetrics.functional.audio import short_time_objective_intelligibility
+
+    pair, state = (from_numpy(other), from_numpy(original)), np.random.get_state()
+    np.random.seed(0)  # pystoi draws from the global generator, to divide by no zero, for the extended measure
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)  # pystoi warns of too little speech, and gives 1e-5
+        try:
+            return float(short_time_objective_intelligibility(*pair, sample_rate, extended=extended))
+        except RuntimeWarning as warning:
+            return _words(warning)
+        finally:
+            np.random.set_state(state)
+
+
+def _words(error: Exception) -> str:
+    """What a library said, which may be bytes."""
+    said = error.args[0] if error.args else type(error).__name__
+    return said.decode() if isinstance(said, bytes) else str(said)
+
+
+def check_judges() -> None:
+    """Raises ModuleNotFoundError, with what to install, where PESQ or STOI cannot be computed."""
+    try:
+        import pesq  # noqa: F401
+        import pystoi  # noqa: F401
+        import torchmetrics  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("PESQ and STOI need packages: pip install 'vqaudio[metrics]'") from error
+
+
+def _tell(sentence: str, left_out: list[str] | None) -> None:
+    if left_out is None:
+        warnings.warn(sentence, stacklevel=3)
+    else:
+        left_out.append(sentence)
