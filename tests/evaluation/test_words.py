@@ -2,7 +2,6 @@
 
 import math
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -234,7 +233,7 @@ def tiny_whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_a_recogniser_of_the_hub_hears(tiny_whisper) -> None:
-    """Random weights hear rubbish, but the same rubbish again, at any rate, and as its own model and tokenizer say."""
+    """Random weights hear rubbish, but the same rubbish again, and what the model and its tokenizer themselves say."""
     from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
 
     wav = np.random.default_rng(0).normal(0, 0.1, 8_000).astype(np.float32)
@@ -247,4 +246,4 @@ def test_a_recogniser_of_the_hub_hears(tiny_whisper) -> None:
     assert recogniser.transcribe(wav, 16_000) == expected
     assert list(transcribe_all(recogniser, [wav, wav], 16_000)) == [expected] * 2
     assert recogniser.transcribe(wav[:0], 16_000) == ""
-    assert re.search(r"\S", expected)
+    assert expected and recogniser.transcribe(np.tile(wav, 62), 16_000)  # 31 s: in pieces
