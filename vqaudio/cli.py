@@ -15,13 +15,15 @@ import tyro
 
 from vqaudio.console import fail
 from vqaudio.data.audio import AudioError
+from vqaudio.verbs.align import align
 from vqaudio.verbs.archive import pack, unpack
 from vqaudio.verbs.corpora import prepare
-from vqaudio.verbs.models import bench, evaluate, info
+from vqaudio.verbs.evaluate import evaluate
+from vqaudio.verbs.models import bench, info
 from vqaudio.verbs.sample import sample
 from vqaudio.verbs.speech import adapt, convert, decode, tokenize
 
-VERBS = (prepare, tokenize, decode, convert, adapt, sample, pack, unpack, evaluate, info, bench)
+VERBS = (prepare, align, tokenize, decode, convert, adapt, sample, pack, unpack, evaluate, info, bench)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TextIO, TypeVar
@@ -83,6 +83,11 @@ def failures_named() -> Iterator[Failures]:
 
 def progress(items: Iterable[T], total: int) -> Iterable[T]:
     return tqdm(items, total=total, unit="utt", disable=None)  # None: only where standard error is a terminal
+
+
+def steps(items: Sequence[T], unit: str) -> Iterable[T]:
+    """As `progress`, of things that differ much in how long they take."""
+    return tqdm(items, unit=unit, smoothing=0, disable=None)
 
 
 def load(model: str, device: Device, threads: int | None = None) -> SpeechVQVAE:

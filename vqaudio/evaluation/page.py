@@ -17,7 +17,7 @@ SCRIPTS = ("dom.js", "tones.js", "table.js", "codes.js", "timeline.js", "page.js
 
 
 def write_page(report: dict[str, Any], folder: Path, *, overwrite: bool = False) -> None:
-    """A report, as report.json holds it -> folder/index.html; what it lacks the page says in its place.
+    """A report, as figures.json holds it -> folder/index.html; what it lacks the page says in its place.
 
     Audio and pictures are named by their paths below `folder`, "audio/x.wav", and for a snippet with its seconds:
     "audio/x.wav#t=1.20,1.45". Values in the unit "share" are shown in percent. What is published as "accuracy, of

@@ -1,96 +1,136 @@
-"""The report of one speech model on one corpus: figures.json."""
+"""The report of a speech model: every question asked on every set, as figures.json and a page to read and listen to."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Sequence
+import functools
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from vqaudio.data.atomic import check_writable
-from vqaudio.data.corpora import Failures
-from vqaudio.data.crops import validation_batches
-from vqaudio.data.manifest import read_manifest
-from vqaudio.data.packed import pack
-from vqaudio.evaluation.bitrate import Bitrates, bitrates
-from vqaudio.evaluation.conditioning import conditioning
-from vqaudio.evaluation.pictures import save_json
+from vqaudio.evaluation.conditioning import summary
+from vqaudio.evaluation.config import SPHINX, ReportConfig
+from vqaudio.evaluation.estimates import Estimate
+from vqaudio.evaluation.meanings import meanings
+from vqaudio.evaluation.page import INDEX, write_page
+from vqaudio.evaluation.pictures import check_drawing, save_json
+from vqaudio.evaluation.published import PUBLISHED
+from vqaudio.evaluation.questions import QUESTIONS
+from vqaudio.evaluation.recogniser import HubRecogniser, Recogniser, SphinxRecogniser
+from vqaudio.evaluation.sentences import sentences
+from vqaudio.evaluation.sets import open_sets
+from vqaudio.evaluation.showing import show
+from vqaudio.evaluation.subject import Subject, UnansweredError, enrolment, fit_units
 from vqaudio.models.prior import CodePrior
+from vqaudio.models.speaking import SpeakOptions
 from vqaudio.models.speech import SpeechVQVAE
-from vqaudio.tokens.bulk import find_sources, tokenize_all
 from vqaudio.tokens.chunks import sequences
 from vqaudio.tokens.files import read_tokens
 from vqaudio.tokens.sample import check_prior
 from vqaudio.training.health import HealthConfig, judge
 
 FIGURES = "figures.json"
-CROP_SAMPLES, CROPS_AT_ONCE = 8192, 16
 NO_WAITING = HealthConfig(young_until=0)  # a model that is evaluated has been trained
+
+
+class Figure(NamedTuple):
+    """One line of the report."""
+
+    question: str
+    set: str
+    system: str
+    name: str
+    estimate: Estimate
+
+
+@dataclass
+class Report:
+    """What was found, and what was not."""
+
+    figures: list[Figure] = field(default_factory=list)
+    missing: list[dict[str, str]] = field(default_factory=list)
+    """question, set, why"""
+    verdict: str = ""
+    summary: list[str] = field(default_factory=list)
+    """sentences, the most useful first"""
+
+    def of(self, question: str, set: str, system: str) -> dict[str, Estimate]:
+        """Figures by name."""
+        return {f.name: f.estimate for f in self.figures if f[:3] == (question, set, system)}
 
 
 def evaluate_speech(
     model: SpeechVQVAE,
-    data: Path,
+    data: Sequence[Path],
     out: Path,
+    cfg: ReportConfig,
     *,
+    name: str = "",
+    phones: Sequence[Path] = (),
+    features: Sequence[Path] = (),
     prior: CodePrior | None = None,
     training: Path | None = None,
+    options: SpeakOptions | None = None,
     seed: int = 0,
     overwrite: bool = False,
-) -> dict[str, float | str]:
-    """The figures of `conditioning`, with the verdict on them, of crops of a manifest's utterances.
+    progress: Callable[[Sequence[Any]], Iterable[Any]] = iter,
+) -> Report:
+    """Every question on every set that it can be asked of -> OUT/figures.json and OUT/index.html.
 
-    `data`: a manifest, or a folder with test.jsonl. As many crops of half a second as there are utterances, at least
-    32, the speakers in turns. What the utterances' tokens cost in bits per second comes with them (`bitrates`): with a
-    prior also under it, with a token file of training utterances also under counts of those. Raises ValueError for
-    speakers that the model does not know and for a prior or tokens of another model, FileNotFoundError where there is
-    no manifest.
+    `data`: manifests, or folders of `vqaudio prepare`, of which test.jsonl is evaluated, and train.jsonl gives the
+    baseline its speech, voices their enrolment and the recogniser more texts. `phones`: alignments (`find_alignments`).
+    `features`: folders of ID.npy at the model's frame rate, further systems for ABX. `training`: a token file of
+    training utterances, on which bits are counted too. Utterances are limited to what `cfg` says.
+
+    Raises ValueError for a prior or tokens of another model and what `open_sets` refuses, FileNotFoundError where there
+    is no manifest, AudioError for an utterance that cannot be used; FileExistsError without `overwrite`.
     """
     if prior is not None:
         check_prior(prior, model)
-    check_out(out, [FIGURES], overwrite)
-    manifest = data / "test.jsonl" if data.is_dir() else data
-    if not manifest.is_file():
-        raise FileNotFoundError(f"there is no manifest {manifest}; vqaudio prepare writes one")
-    utterances = read_manifest(manifest)
-    unknown = sorted({u.speaker for u in utterances} - set(model.speakers))
-    if unknown and model.speakers:
-        raise ValueError(
-            f"{manifest} has {len(unknown)} speakers that the model does not know ({', '.join(unknown[:8])}); "
-            "leave them out, or teach them to it with vqaudio adapt"
+    if cfg.page:
+        check_drawing()
+    check_out(out, [FIGURES, INDEX] if cfg.page else [FIGURES], overwrite)
+    sets = [one.limited(cfg.utterances) for one in open_sets(data, phones, model.sample_rate)]
+    known = prior.cfg.speakers if prior is not None else ()
+    counted = None
+    if training is not None:
+        counted = sequences(read_tokens(training), known, model.codebook_size, model.fingerprint)
+    units = functools.cache(lambda: fit_units(sets, model, seed))
+    enrolled = enrolment(sets, model.speakers)
+    subjects = [
+        Subject(
+            model,
+            one,
+            units,
+            enrolled,
+            classes="paper" if cfg.phone_classes == "paper" else "as they are",
+            spoken_utterances=cfg.spoken,
+            options=options or {},
+            seed=seed,
+            recogniser=_recogniser(cfg.recogniser),
+            features=features,
+            prior=prior,
+            training=counted,
         )
-    batches = max(2, -(-len(utterances) // CROPS_AT_ONCE))
-    with tempfile.TemporaryDirectory() as folder:
-        speech = pack(utterances, Path(folder) / "packed", model.sample_rate, model.speakers or None)
-        crops = validation_batches(
-            speech, CROP_SAMPLES, CROPS_AT_ONCE, batches, seed, num_classes=model.cfg.decoder.classes
-        )
-        figures = conditioning(model, crops)
-    verdict = judge(figures, 0, NO_WAITING)
-    found: dict[str, float | str] = {**figures, "model": model.fingerprint, "verdict": str(verdict)}
-    rates = _rates(model, manifest, prior, training)
-    facts = {"data": manifest.name, "crops": CROPS_AT_ONCE * batches, "rates": _plain(rates)}
-    save_json(out / FIGURES, {**found, **facts}, overwrite=overwrite)
-    return found | {f"{name}_bits_per_second": rate.bits_per_second for name, rate in rates.overall.items()}
-
-
-def _rates(model: SpeechVQVAE, manifest: Path, prior: CodePrior | None, training: Path | None) -> Bitrates:
-    failures: Failures = []
-    rows = list(tokenize_all(model, find_sources([manifest]), failures))
-    if failures:
-        raise failures[0]
-    k = model.codebook_size
-    others = None if training is None else sequences(read_tokens(training), (), k, model.fingerprint)
-    return bitrates(rows, k, training=others, prior=prior)
-
-
-def _plain(rates: Bitrates) -> dict[str, Any]:
-    """As JSON holds it."""
-    speakers = {name or "": rates.by_speaker[name] for name in rates.by_speaker}
-    return {
-        "overall": {name: rate._asdict() for name, rate in rates.overall.items()},
-        "by_speaker": {who: {name: rate._asdict() for name, rate in own.items()} for who, own in speakers.items()},
-    }
+        for one in sets
+    ]
+    report = Report()
+    asked = [question for question in QUESTIONS if not cfg.only or question.key in cfg.only]
+    for subject, question in progress([(subject, question) for subject in subjects for question in asked]):
+        try:
+            for system, found in question.answer(subject):
+                report.figures += [Figure(question.key, subject.set.name, system, *item) for item in found.items()]
+        except (UnansweredError, ModuleNotFoundError) as error:  # the latter: an extra that is not installed
+            report.missing.append({"question": question.key, "set": subject.set.name, "why": str(error)})
+    report.verdict = _verdict(subjects)
+    report.summary = sentences(report.of, [one.name for one in sets])
+    facts = _plain(report, model, name, subjects)
+    if cfg.page:
+        write_page(facts | show(subjects, out), out, overwrite=overwrite)
+    save_json(out / FIGURES, facts, overwrite=overwrite)
+    return report
 
 
 def check_out(out: Path, names: Sequence[str], overwrite: bool) -> None:
@@ -98,3 +138,62 @@ def check_out(out: Path, names: Sequence[str], overwrite: bool) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for name in names:
         check_writable(out / name, overwrite=overwrite)
+
+
+def _recogniser(name: str) -> Callable[[Sequence[str]], Recogniser]:
+    return SphinxRecogniser if name == SPHINX else lambda texts: HubRecogniser(name)
+
+
+def _verdict(subjects: Sequence[Subject]) -> str:
+    """Of the first set whose speakers the model knows."""
+    for subject in subjects:
+        try:
+            return str(judge(summary(subject.heard), 0, NO_WAITING))
+        except UnansweredError:
+            continue
+    return "not told: no set has speakers that the model knows"
+
+
+def _plain(report: Report, model: SpeechVQVAE, name: str, subjects: Sequence[Subject]) -> dict[str, Any]:
+    """As JSON holds it; the same input gives the same."""
+    return {
+        "title": f"What the tokens of {name or 'a model'} know",
+        "model": {
+            "name": name,
+            "fingerprint": model.fingerprint,
+            "frame_rate": model.frame_rate,
+            "hop": model.hop,
+            "sample_rate": model.sample_rate,
+            "codebook_size": model.codebook_size,
+            "speakers": list(model.speakers),
+            "nominal_bits_per_second": model.frame_rate * math.log2(model.codebook_size),
+        },
+        "verdict": report.verdict,
+        "summary": report.summary,
+        "sets": [
+            {
+                "name": subject.set.name,
+                "utterances": len(subject.set.utterances),
+                "speakers": len(subject.set.speakers),
+                "seconds": round(subject.set.seconds, 1),
+                "has": subject.set.has,
+            }
+            for subject in subjects
+        ],
+        "questions": [{"key": q.key, "title": q.title, "asks": q.asks} for q in QUESTIONS],
+        "figures": [_line(figure) for figure in report.figures],
+        "missing": report.missing,
+        "published": [published._asdict() for published in PUBLISHED],
+    }
+
+
+def _line(figure: Figure) -> dict[str, Any]:
+    meaning = meanings()[figure.name]
+    numbers = {name: _number(value) for name, value in figure.estimate._asdict().items()}
+    names = {"question": figure.question, "set": figure.set, "system": figure.system, "name": figure.name}
+    return {**names, **numbers, "unit": meaning.unit, "better": meaning.better, "meaning": meaning.sentence}
+
+
+def _number(value: float) -> float | None:
+    """JSON has no word for what is no number."""
+    return value if math.isfinite(value) else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -35,6 +35,16 @@ class EvaluationSet:
         """(T,) float32 in [-1, 1]."""
         return read_audio(utterance.path, self.sample_rate)
 
+    def limited(self, most: int) -> EvaluationSet:
+        """With so many utterances at most, the speakers in turns; those with phones before all others."""
+        aligned = [u for u in self.utterances if u.id in self.alignments]
+        others = [u for u in self.utterances if u.id not in self.alignments]
+        chosen = spread(aligned, most, lambda u: u.speaker)
+        chosen += spread(others, most - len(chosen), lambda u: u.speaker)
+        kept = {u.id for u in chosen}
+        alignments = {id: own for id, own in self.alignments.items() if id in kept}
+        return replace(self, utterances=[u for u in self.utterances if u.id in kept], alignments=alignments)
+
     @property
     def seconds(self) -> float:
         """Of audio, as the manifest has it."""
@@ -61,7 +71,7 @@ def open_sets(places: Sequence[Path], phones: Sequence[Path], sample_rate: int) 
 
     `phones`: what `find_alignments` reads; each must have the phones of some utterance. Raises FileNotFoundError where
     there is no manifest or nothing at a place of phones, ValueError for a manifest without utterances, for two sets of
-    one name, and what the readers raise.
+    one name or with one id, and what the readers raise.
     """
     found: dict[str, EvaluationSet] = {}
     for place in places:
@@ -78,6 +88,9 @@ def open_sets(places: Sequence[Path], phones: Sequence[Path], sample_rate: int) 
         training = read_manifest(train) if place.is_dir() and train.is_file() else []
         found[name] = EvaluationSet(name, utterances, training, {}, sample_rate)
     every = [u.id for one in found.values() for u in one.utterances]
+    if len(set(every)) < len(every):
+        twice = next(id for i, id in enumerate(every) if id in every[:i])
+        raise ValueError(f"the id {twice!r} is in two sets; evaluate them in separate runs")
     for place in phones:
         alignments = find_alignments(place, every)
         for one in found.values():
@@ -88,8 +101,16 @@ def open_sets(places: Sequence[Path], phones: Sequence[Path], sample_rate: int) 
 
 def spread(items: Sequence[Item], most: int, group: Callable[[Item], str]) -> list[Item]:
     """At most so many items, the groups (speakers, say) in turns, in the order in which they came."""
+    return [items[i] for i in sorted(_turns(items, group)[:most])]
+
+
+def in_turns(items: Sequence[Item], group: Callable[[Item], str]) -> list[Item]:
+    """All items: of each group the first, then of each the second, and so on."""
+    return [items[i] for i in _turns(items, group)]
+
+
+def _turns(items: Sequence[Item], group: Callable[[Item], str]) -> list[int]:
     queues: dict[str, list[int]] = {}
     for i, item in enumerate(items):
         queues.setdefault(group(item), []).append(i)
-    turns = sorted((turn, i) for own in queues.values() for turn, i in enumerate(own))
-    return [items[i] for i in sorted(i for _, i in turns[:most])]
+    return [i for _, i in sorted((turn, i) for own in queues.values() for turn, i in enumerate(own))]

@@ -1,0 +1,31 @@
+"""How much a report asks, and by what means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Key = Literal["listening", "phones", "abx", "speaker", "conversion", "words", "signal", "codes", "bits", "stability"]
+SPHINX = "pocketsphinx"
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """Of speech; the defaults take some minutes on two CPU cores."""
+
+    utterances: int = 500
+    """of a set, at most; the speakers in turns"""
+    spoken: int = 24
+    """utterances of a set that are spoken again, for voices, words and signal; the speakers in turns"""
+    phone_classes: Literal["paper", "labels"] = "paper"
+    """in which phones are scored: the paper's 41, or every label for itself"""
+    recogniser: str = SPHINX
+    """of words: pocketsphinx with the texts of the corpus, or one of the Hugging Face Hub (openai/whisper-small)"""
+    only: tuple[Key, ...] = ()
+    """questions to be asked; without it all"""
+    page: bool = True
+    """whether a page is made, with audio and pictures"""
+
+    def __post_init__(self) -> None:
+        if self.utterances < 1 or self.spoken < 1:
+            raise ValueError(f"utterances and spoken must be at least 1, got {self.utterances} and {self.spoken}")

@@ -1,0 +1,270 @@
+"""The questions of a report: what each asks, and how it is answered for a model on a set.
+
+An answer names who it is about, a system that makes codes or a kind of audio, and its figures. What cannot be asked
+raises UnansweredError with the reason, also after some answers; a package that is missing ModuleNotFoundError, with
+what to install.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from vqaudio.data.audio import read_audio
+from vqaudio.evaluation.abx import abx_figures
+from vqaudio.evaluation.abx_items import items_of, load_features
+from vqaudio.evaluation.bitrate import bitrates
+from vqaudio.evaluation.code_statistics import code_figures
+from vqaudio.evaluation.conditioning import estimates
+from vqaudio.evaluation.conversion import conversion_figures
+from vqaudio.evaluation.estimates import Estimate
+from vqaudio.evaluation.language_model import words_of
+from vqaudio.evaluation.phones import phone_figures
+from vqaudio.evaluation.recogniser import transcribe_all
+from vqaudio.evaluation.sets import Wav, spread
+from vqaudio.evaluation.signal import signal_figures
+from vqaudio.evaluation.speaker_probe import speaker_probe_figures
+from vqaudio.evaluation.stability import missing_codings, stability_figures
+from vqaudio.evaluation.subject import CONVERSION, ORIGINAL, OURS, RECONSTRUCTION, Subject, UnansweredError
+from vqaudio.evaluation.verifier import SpeakerVerifier
+from vqaudio.evaluation.words import word_figures
+
+Figures = dict[str, Estimate]
+Answers = Iterator[tuple[str, Figures]]
+CROP_SAMPLES, CROPS_AT_ONCE = 8192, 16
+STABILITY_UTTERANCES, MOST_OF_A_SPEAKER = 12, 10
+NEEDS_PHONES = "no phones: name alignments with --phones (vqaudio align makes some from texts)"
+
+
+class Question(NamedTuple):
+    key: str
+    title: str
+    asks: str
+    answer: Callable[[Subject], Answers]
+
+
+def listening(subject: Subject) -> Answers:
+    yield OURS, estimates(subject.heard)
+
+
+def phones(subject: Subject) -> Answers:
+    chosen = _aligned(subject)
+    own = [subject.set.utterances[i] for i in chosen]
+    if len({u.speaker for u in own}) < 2:
+        raise UnansweredError("what codes mean is learned from half of the speakers and asked of the others; here is 1")
+    for system, codes in subject.codes.items():
+        yield (
+            system,
+            phone_figures(
+                [codes[i] for i in chosen],
+                [subject.alignments[u.id] for u in own],
+                [u.speaker for u in own],
+                frame_rate=subject.model.frame_rate,
+                codebook_size=subject.model.codebook_size,
+                seed=subject.seed,
+                classes="as they are",
+            ),
+        )
+
+
+def abx(subject: Subject) -> Answers:
+    chosen = _aligned(subject)
+    ids = [subject.set.utterances[i].id for i in chosen]
+    speakers = {subject.set.utterances[i].id: subject.set.utterances[i].speaker for i in chosen}
+    items = items_of({id: subject.alignments[id] for id in ids}, speakers)
+    rate, seed = subject.model.frame_rate, subject.seed
+    for system, codes in subject.codes.items():
+        named = {id: codes[i] for id, i in zip(ids, chosen, strict=True)}
+        found = abx_figures(named, items, frame_rate=rate, distance="identity", seed=seed)
+        vectors = {id: subject.vectors(system, own) for id, own in named.items()}
+        placed = {id: own for id, own in vectors.items() if own is not None}
+        if placed:
+            of_vectors = abx_figures(placed, items, frame_rate=rate, distance="angular", seed=seed)
+            found |= {f"{name}_vectors": of_vectors[name] for name in ("abx_within", "abx_across")}
+        yield system, found
+    for folder in subject.features:
+        yield folder.name, abx_figures(load_features(folder, ids), items, frame_rate=rate, seed=seed)
+
+
+def codes(subject: Subject) -> Answers:
+    for system, own in subject.codes.items():
+        yield (
+            system,
+            code_figures(own, codebook_size=subject.model.codebook_size, frame_rate=subject.model.frame_rate),
+        )
+
+
+def bits(subject: Subject) -> Answers:
+    prior, training = subject.prior, subject.training
+    found = bitrates(subject.rows, subject.model.codebook_size, training=training, prior=prior)
+    count = len(subject.rows)
+    yield (
+        OURS,
+        {name: Estimate(rate.bits_per_second, rate.low, rate.high, count) for name, rate in found.overall.items()},
+    )
+
+
+def stability(subject: Subject) -> Answers:
+    chosen = spread(subject.set.utterances, STABILITY_UTTERANCES, lambda u: u.speaker)
+    model = subject.model
+    wavs = [wav for wav in map(subject.set.wav, chosen) if len(wav) > 2 * model.hop]
+    if not wavs:
+        raise UnansweredError("no utterance is longer than two codes")
+    makers = {OURS: lambda wav: model.tokenize(wav).codes.numpy()}
+    makers |= {name: units.encode for name, units in subject.units.items()}
+    for system, tokenize in makers.items():
+        yield system, stability_figures(tokenize, wavs, sample_rate=model.sample_rate, hop=model.hop, seed=subject.seed)
+    if missing := missing_codings(model.sample_rate):
+        raise UnansweredError("; ".join(f"{coding}: {why}" for coding, why in missing.items()))
+
+
+def speaker(subject: Subject) -> Answers:
+    turns: dict[str, int] = {}
+    chosen = []
+    for i, u in enumerate(subject.set.utterances):
+        turns[u.speaker] = turns.get(u.speaker, 0) + 1
+        if turns[u.speaker] <= MOST_OF_A_SPEAKER:  # or the one with the most would decide what chance is
+            chosen.append(i)
+    if sum(count > 1 for count in turns.values()) < 2:
+        raise UnansweredError(
+            "a probe learns a speaker from one utterance and is asked of another: it needs 2 speakers with 2 utterances"
+        )
+    rate, size = subject.model.frame_rate, subject.model.codebook_size
+    names = [subject.set.utterances[i].speaker for i in chosen]
+    for system, codes in subject.codes.items():
+        own = [codes[i] for i in chosen]
+        yield system, speaker_probe_figures(own, names, codebook_size=size, frame_rate=rate, seed=subject.seed)
+
+
+def conversion(subject: Subject) -> Answers:
+    spoken, rate = subject.spoken, subject.model.sample_rate
+    needed = {*spoken.targets, *(u.speaker for u in spoken.utterances)}
+    if short := sorted(name for name in needed if len(subject.enrolment.get(name, ())) < 2):
+        raise UnansweredError(
+            f"a voice is known by 2 or more training utterances, which {', '.join(short[:8])} lacks; evaluate a folder "
+            "of vqaudio prepare, whose train.jsonl has them"
+        )
+    enrolled = {name: [read_audio(u.path, rate) for u in own] for name, own in subject.enrolment.items()}
+    enrolled = {name: own for name, own in enrolled.items() if len(own) > 1}
+    sources = [u.speaker for u in spoken.utterances]
+    found = conversion_figures(
+        [*spoken.reconstructions, *spoken.conversions],
+        sources * 2,
+        sources + spoken.targets,
+        enrolled,
+        sample_rate=rate,
+        verifier=SpeakerVerifier(),
+    )
+    own = {name: found[name] for name in ("similarity_own", "own_named")}
+    other = {name: found[name] for name in ("similarity_target", "similarity_source", "target_closer", "target_named")}
+    yield RECONSTRUCTION, own
+    yield CONVERSION, other
+    yield ORIGINAL, {name: of_real for name, of_real in found.items() if name not in own | other}
+
+
+def words(subject: Subject) -> Answers:
+    spoken = subject.spoken
+    told = [i for i, u in enumerate(spoken.utterances) if words_of(u.text or "")]
+    if not told:
+        raise UnansweredError("no utterance that is spoken again has its text")
+    texts = [spoken.utterances[i].text or "" for i in told]
+    every = [u.text for u in (*subject.set.utterances, *subject.set.training) if u.text]
+    recogniser = subject.recogniser(every)
+    for audio, wavs in _audio(subject).items():
+        heard = transcribe_all(recogniser, [wavs[i] for i in told], subject.model.sample_rate)
+        yield audio, word_figures(texts, list(heard))
+
+
+def signal(subject: Subject) -> Answers:
+    spoken, rate = subject.spoken, subject.model.sample_rate
+    left_out: list[str] = []
+    names = [u.id for u in spoken.utterances]
+    yield (
+        RECONSTRUCTION,
+        signal_figures(spoken.originals, spoken.reconstructions, rate, names=names, left_out=left_out),
+    )
+    if left_out:
+        raise UnansweredError("; ".join(left_out))
+
+
+def _audio(subject: Subject) -> dict[str, list[Wav]]:
+    spoken = subject.spoken
+    return {
+        ORIGINAL: spoken.originals,
+        RECONSTRUCTION: spoken.reconstructions,
+        CONVERSION: spoken.conversions,
+    }
+
+
+def _aligned(subject: Subject) -> Sequence[int]:
+    chosen = [i for i, u in enumerate(subject.set.utterances) if u.id in subject.set.alignments]
+    if not chosen:
+        raise UnansweredError(NEEDS_PHONES)
+    return chosen
+
+
+QUESTIONS = (
+    Question(
+        "listening",
+        "Does the decoder listen?",
+        "What codes and speaker are worth to the decoder, in bits per sample; teacher-forced, on crops of "
+        "half a second.",
+        listening,
+    ),
+    Question(
+        "phones",
+        "Phones",
+        "Each code is taken for the phone in which one half of the speakers have it most; how often is that "
+        "right with the other half?",
+        phones,
+    ),
+    Question(
+        "abx",
+        "Phones, without a probe",
+        "Is a phone nearer to another token of itself than to another phone?",
+        abx,
+    ),
+    Question(
+        "speaker",
+        "Who speaks?",
+        "How well do two seconds of codes tell who speaks? The less the better where the speaker is to be exchanged.",
+        speaker,
+    ),
+    Question(
+        "conversion",
+        "Voices",
+        "Does the decoder speak in the voice that it is told to? A speaker verifier listens.",
+        conversion,
+    ),
+    Question(
+        "words",
+        "Words",
+        "What does a recogniser hear of what the decoder speaks freely?",
+        words,
+    ),
+    Question(
+        "signal",
+        "Signal",
+        "How near is what the decoder speaks freely to the original? It draws a new waveform, so measures "
+        "that compare waveforms are low by design.",
+        signal,
+    ),
+    Question(
+        "codes",
+        "Codes",
+        "Which codes are used, how long do they stay, what follows what?",
+        codes,
+    ),
+    Question(
+        "bits",
+        "Bits",
+        "What a second of speech costs, by ever better models of the codes.",
+        bits,
+    ),
+    Question(
+        "stability",
+        "Stability",
+        "Do the codes stay when the speech changes in ways that a listener hardly minds?",
+        stability,
+    ),
+)

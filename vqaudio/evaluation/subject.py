@@ -1,0 +1,186 @@
+"""One model on one set: what several questions need of it, each made once, when it is first asked for."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from vqaudio.data.alignments import Alignment
+from vqaudio.data.corpora import Failures
+from vqaudio.data.crops import validation_batches
+from vqaudio.data.manifest import Utterance
+from vqaudio.data.packed import pack
+from vqaudio.evaluation.conditioning import Listening, listen
+from vqaudio.evaluation.phone_classes import Classes, fold
+from vqaudio.evaluation.recogniser import Recogniser, SphinxRecogniser
+from vqaudio.evaluation.sets import EvaluationSet, Wav, in_turns, spread
+from vqaudio.evaluation.units import MAX_FRAMES, FeatureKind, KMeansUnits, random_codes
+from vqaudio.models.prior import CodePrior
+from vqaudio.models.speaking import SpeakOptions
+from vqaudio.models.speech import SpeechVQVAE
+from vqaudio.tokens.bulk import Source, tokenize_all
+from vqaudio.tokens.chunks import CodeSequences
+from vqaudio.tokens.rows import TokenRow
+
+Codes = npt.NDArray[np.int64]
+OURS, CHANCE = "tokens", "random codes"  # systems that make codes; those of UNITS beside them
+UNITS: dict[str, FeatureKind] = {"k-means log-mel": "log_mel", "k-means MFCC": "mfcc"}
+ORIGINAL, RECONSTRUCTION, CONVERSION = "original", "reconstruction", "conversion"  # audio
+CROP_SAMPLES, CROPS_AT_ONCE = 8192, 16
+SPOKEN_AT_ONCE = 16  # utterances of a batch of the decoder
+ENROLLED = 5  # utterances that a voice is known by
+SPARE = 2  # times as many frames as k-means takes are read for it, so that it draws them from more speech
+
+
+class UnansweredError(Exception):
+    """Why a question cannot be asked of a model on a set; the report says so in its place."""
+
+
+class Spoken(NamedTuple):
+    """Some utterances, as they are and as the decoder speaks them freely; lists of one length."""
+
+    utterances: list[Utterance]
+    originals: list[Wav]
+    reconstructions: list[Wav]  # in their own voices
+    targets: list[str]
+    conversions: list[Wav]  # in the targets' voices
+
+
+@dataclass
+class Subject:
+    """A model and a set, what both are compared with, and how much of the set is spoken again."""
+
+    model: SpeechVQVAE
+    set: EvaluationSet
+    learn_units: Callable[[], dict[str, KMeansUnits]]
+    """what `fit_units` gives, learned once for all sets"""
+    enrolment: dict[str, list[Utterance]]
+    """of the model's voices, utterances that are not judged here"""
+    classes: Classes
+    """in which phones are scored"""
+    spoken_utterances: int
+    options: SpeakOptions
+    seed: int
+    recogniser: Callable[[Sequence[str]], Recogniser] = SphinxRecogniser
+    """of words, made for the texts of the corpus"""
+    features: Sequence[Path] = ()
+    """folders of ID.npy, (N, D) or (N,) at the model's frame rate: other systems for ABX"""
+    prior: CodePrior | None = None
+    training: CodeSequences | None = None
+    """codes that bits are counted on"""
+
+    @property
+    def units(self) -> dict[str, KMeansUnits]:
+        """Baselines by their names; none where there was no speech to learn them from."""
+        return self.learn_units()
+
+    @cached_property
+    def rows(self) -> list[TokenRow]:
+        """The tokens of all utterances. Raises AudioError for one that cannot be used."""
+        failures: Failures = []
+        sources = [Source(u.id, u.path, u.speaker) for u in self.set.utterances]
+        rows = list(tokenize_all(self.model, sources, failures))
+        if failures:
+            raise failures[0]
+        return rows
+
+    @cached_property
+    def codes(self) -> dict[str, list[Codes]]:
+        """(N,) of every utterance, by the systems that made them."""
+        ours = [row.tokens.codes.numpy() for row in self.rows]
+        found = {OURS: ours}
+        for name, units in self.units.items():
+            found[name] = [units.encode(self.set.wav(u)) for u in self.set.utterances]
+        return found | {CHANCE: random_codes(ours, self.model.codebook_size, self.seed)}
+
+    @cached_property
+    def alignments(self) -> dict[str, Alignment]:
+        """By utterance, with the phone classes for labels. Raises ValueError for labels that have no class."""
+        own = self.set.alignments
+        return dict(zip(own, fold(list(own.values()), self.classes).alignments, strict=True))
+
+    def vectors(self, system: str, codes: Codes) -> npt.NDArray[np.float32] | None:
+        """(N,) of one system -> the code vectors (N, D); None where codes are names only."""
+        if system == OURS:
+            return self.model.quantizer.decode(torch.from_numpy(codes)[None].to(self.model.device))[0].T.cpu().numpy()
+        return self.units[system].vectors[codes] if system in self.units else None
+
+    @cached_property
+    def heard(self) -> Listening:
+        """As many crops of half a second as there are utterances, at least 32, the speakers in turns."""
+        model, own = self.model, self.set.utterances
+        known = [u for u in own if u.speaker in model.speakers] if model.speakers else own
+        if not known:
+            raise UnansweredError("the model knows none of the speakers, so that its decoder has no voice for them")
+        batches = max(2, -(-len(known) // CROPS_AT_ONCE))
+        with tempfile.TemporaryDirectory() as folder:
+            speech = pack(known, Path(folder) / "packed", model.sample_rate, model.speakers or None)
+            crops = validation_batches(
+                speech, CROP_SAMPLES, CROPS_AT_ONCE, batches, self.seed, num_classes=model.cfg.decoder.classes
+            )
+            return listen(model, crops)
+
+    @cached_property
+    def spoken(self) -> Spoken:
+        """The speakers in turns; each in its own voice and in another. Raises UnansweredError without voices."""
+        if not self.model.speakers:
+            raise UnansweredError("the model has no speakers: it speaks in nobody's voice")
+        known = [i for i, u in enumerate(self.set.utterances) if u.speaker in self.model.speakers]
+        if not known:
+            raise UnansweredError(
+                "the model knows none of the speakers, so that it cannot say what they said in their voices"
+            )
+        chosen = spread(known, self.spoken_utterances, lambda i: self.set.utterances[i].speaker)
+        utterances = [self.set.utterances[i] for i in chosen]
+        tokens = [self.rows[i].tokens for i in chosen]
+        targets = [self._target(u.speaker, turn) for turn, u in enumerate(utterances)]
+        spoken: list[Wav] = []
+        for voices in ([u.speaker for u in utterances], targets):
+            for start in range(0, len(tokens), SPOKEN_AT_ONCE):
+                part = slice(start, start + SPOKEN_AT_ONCE)
+                spoken += [wav.numpy() for wav in self.model.decode_batch(tokens[part], voices[part], **self.options)]
+        originals = [self.set.wav(u) for u in utterances]
+        return Spoken(utterances, originals, spoken[: len(tokens)], targets, spoken[len(tokens) :])
+
+    def _target(self, own: str, turn: int) -> str:
+        """Another voice that is known by its utterances; all of them in turns."""
+        others = [name for name in self.model.speakers if name != own and name in self.enrolment]
+        if not others:
+            raise UnansweredError("there is no other voice to convert to")
+        return others[turn % len(others)]
+
+
+def enrolment(sets: Sequence[EvaluationSet], speakers: Sequence[str]) -> dict[str, list[Utterance]]:
+    """Of each speaker some training utterances, the longest first: what the voice is known by."""
+    found: dict[str, list[Utterance]] = {}
+    for u in sorted((u for one in sets for u in one.training), key=lambda u: (-min(u.seconds, 5.0), u.id)):
+        if u.speaker in speakers and len(found.setdefault(u.speaker, [])) < ENROLLED:
+            found[u.speaker].append(u)
+    return found
+
+
+def fit_units(sets: Sequence[EvaluationSet], model: SpeechVQVAE, seed: int) -> dict[str, KMeansUnits]:
+    """K-means with the model's number of codes at its frame rate, on training utterances of all sets together."""
+    every = [(one, u) for one in sets for u in one.training]
+    enough, seconds = MAX_FRAMES * SPARE * model.hop / model.sample_rate, 0.0
+    wavs: list[Wav] = []
+    for one, u in in_turns(every, lambda item: item[1].speaker):
+        if seconds >= enough:
+            break
+        wavs.append(one.wav(u))
+        seconds += u.seconds
+    rate, hop, codes = model.sample_rate, model.hop, model.codebook_size
+    if sum(-(-len(wav) // hop) for wav in wavs) < codes:
+        return {}
+    return {
+        name: KMeansUnits.fit(wavs, sample_rate=rate, hop=hop, codes=codes, features=kind, seed=seed)
+        for name, kind in UNITS.items()
+    }

@@ -1,0 +1,131 @@
+"""What a model is worth."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import arg
+
+from vqaudio.console import Device, Model, Overwrite, Precision, Threads, load_any, load_kind, steps, tell
+from vqaudio.evaluation.config import ReportConfig
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Paths = tuple[Path, ...]
+
+
+def evaluate(
+    data: Annotated[
+        Paths,
+        arg(
+            metavar="DIR [DIR ...]",
+            help="folders of vqaudio prepare, or manifests; of images one folder",
+            help_behavior_hint="(required)",
+        ),
+    ],
+    out: Path,
+    model: Model = "mini",
+    phones: Annotated[
+        Paths,
+        arg(metavar="PATH", help="alignments: folders with ID.phn or ID.TextGrid, .ctm or .tsv files (vqaudio align)"),
+    ] = (),
+    prior: Annotated[str | None, arg(metavar="P", help="a prior over the model's codes, evaluated too")] = None,
+    first: Annotated[
+        str | None, arg(metavar="M", help="for a second level: the image model whose codes it models")
+    ] = None,
+    train_tokens: Annotated[
+        Path | None,
+        arg(metavar="FILE", help="of speech: tokens of training utterances, on which bits are counted too"),
+    ] = None,
+    features: Annotated[
+        Paths,
+        arg(metavar="DIR", help="folders of ID.npy, (N, D) or (N,) at the model's frame rate: further systems for ABX"),
+    ] = (),
+    report: Annotated[ReportConfig, arg(name="")] = ReportConfig(),  # noqa: B008 (it is frozen)
+    precision: Precision = "float32",
+    seed: int = 0,
+    threads: Threads = None,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+) -> int:
+    """What a model is worth on data that it was not trained on: figures.json, and a page to read and listen to.
+
+    Speech: what the tokens know of phones, speakers and words, how the decoder speaks them, what they cost and how
+    stable they are, beside k-means of spectral features and random codes; index.html opens without a network. Images:
+    bits per dimension, reconstructions, and with --prior bits per code and samples.
+
+    Args:
+        out: folder for the report
+        seed: of crops, halves and draws
+    """
+    from vqaudio.models.prior import CodePrior
+    from vqaudio.models.speech import SpeechVQVAE
+
+    net = load_any(model, device, threads)
+    if not isinstance(net, SpeechVQVAE):
+        if len(data) != 1 or phones or features or train_tokens is not None:
+            raise ValueError(
+                f"{model} is an image model: --data is one folder, and --phones, --features and --train-tokens "
+                "are for speech"
+            )
+        figures = _of_images(net, model, data[0], out, prior, first, seed, device, overwrite)
+        tell({name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in figures.items()})
+        tell({"written": str(out)})
+        return 0
+    if first is not None:
+        raise ValueError(f"--first is for a second level over images, and {model} is a model of speech")
+    from vqaudio.evaluation.report import evaluate_speech
+
+    found = evaluate_speech(
+        net,
+        data,
+        out,
+        report,
+        name=Path(model).name,
+        phones=phones,
+        features=features,
+        prior=None if prior is None else load_kind(prior, device, CodePrior),
+        training=train_tokens,
+        options={"precision": precision, "seed": seed},
+        seed=seed,
+        overwrite=overwrite,
+        progress=functools.partial(steps, unit="question"),
+    )
+    for sentence in found.summary:
+        print(sentence)
+    for lack in found.missing:
+        print(f"not measured  {lack['question']} on {lack['set']}: {lack['why']}")
+    tell({"verdict": found.verdict, "figures": str(len(found.figures)), "written": str(out)})
+    return 0
+
+
+def _of_images(
+    net: nn.Module,
+    model: str,
+    data: Path,
+    out: Path,
+    prior: str | None,
+    first: str | None,
+    seed: int,
+    device: Device,
+    overwrite: bool,
+) -> dict[str, float | str]:
+    from vqaudio.evaluation.image_report import evaluate_images, evaluate_second_level
+    from vqaudio.models.image import ImageVQVAE
+    from vqaudio.models.prior import ImagePrior
+    from vqaudio.models.second import CodeMapVAE, CodeMapVQVAE
+
+    if isinstance(net, CodeMapVQVAE | CodeMapVAE):
+        if first is None or prior is not None:
+            raise ValueError(
+                f"{model} is a second level: --first names the image model whose codes it models, no --prior"
+            )
+        below = load_kind(first, device, ImageVQVAE)
+        return evaluate_second_level(net, below, data, out, seed=seed, overwrite=overwrite)
+    if first is not None:
+        raise ValueError(f"--first is for a second level; {model} is an image model")
+    over = None if prior is None else load_kind(prior, device, ImagePrior)
+    return evaluate_images(net, data, out, over, seed=seed, overwrite=overwrite)
