@@ -10,6 +10,8 @@ setup: .venv/ready
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vqaudio needs Python 3.11 or newer: make PYTHON=python3.11 setup")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[metrics]' \
+		|| echo "no C compiler, or no Python headers: evaluation goes without words, voices, PESQ and STOI" >&2
 	touch $@
 
 demo: .venv/ready

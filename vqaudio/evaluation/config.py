@@ -13,7 +13,7 @@ SPHINX = "pocketsphinx"
 class ReportConfig:
     """Of speech; the defaults take some minutes on two CPU cores."""
 
-    utterances: int = 500
+    utterances: int = 200
     """of a set, at most; the speakers in turns"""
     spoken: int = 24
     """utterances of a set that are spoken again, for voices, words and signal; the speakers in turns"""

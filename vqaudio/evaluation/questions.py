@@ -25,7 +25,7 @@ from vqaudio.evaluation.sets import Wav, spread
 from vqaudio.evaluation.signal import signal_figures
 from vqaudio.evaluation.speaker_probe import speaker_probe_figures
 from vqaudio.evaluation.stability import missing_codings, stability_figures
-from vqaudio.evaluation.subject import CONVERSION, ORIGINAL, OURS, RECONSTRUCTION, Subject, UnansweredError
+from vqaudio.evaluation.subject import CHANCE, CONVERSION, ORIGINAL, OURS, RECONSTRUCTION, Subject, UnansweredError
 from vqaudio.evaluation.verifier import SpeakerVerifier
 from vqaudio.evaluation.words import word_figures
 
@@ -132,6 +132,8 @@ def speaker(subject: Subject) -> Answers:
     rate, size = subject.model.frame_rate, subject.model.codebook_size
     names = [subject.set.utterances[i].speaker for i in chosen]
     for system, codes in subject.codes.items():
+        if system == CHANCE:  # is told by `chance`
+            continue
         own = [codes[i] for i in chosen]
         yield system, speaker_probe_figures(own, names, codebook_size=size, frame_rate=rate, seed=subject.seed)
 

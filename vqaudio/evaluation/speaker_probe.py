@@ -20,9 +20,9 @@ from vqaudio.evaluation.estimates import Estimate, ratio
 Codes = npt.NDArray[np.int64]
 FOLDS = 2
 PENALTY = 1e-3  # on the squared linear weights, per segment: chosen once on the shipped model's codes
-STEPS, SEGMENTS_AT_ONCE, LEARNING_RATE = 150, 32, 5e-3  # of the recurrent probe
+STEPS, SEGMENTS_AT_ONCE, LEARNING_RATE = 100, 32, 5e-3  # of the recurrent probe
 WIDTH, STATE, DROPOUT = 32, 64, 0.3
-SPANS_PER_SECOND = 25  # that the recurrent probe steps through, where there are as many codes
+SPANS_PER_SECOND = 12.5  # that the recurrent probe steps through, where there are as many codes
 
 
 class _Segments(NamedTuple):
