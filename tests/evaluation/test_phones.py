@@ -195,8 +195,10 @@ def test_a_speaker_without_aligned_speech_does_not_count() -> None:
     codes = [np.zeros(10, int)] * 3
     with pytest.raises(ValueError, match="got 1"):
         _figures(codes[:2], [_speech("AA"), []], ["a", "b"], k=1)
-    found = _figures(codes, [_speech("AA IY"), [], _speech("AA IY")], ["a", "b", "c"], k=1)
-    assert found["accuracy"].count == 2 and found["boundary_recall"].count == 2
+    for silent in range(3):
+        alignments = [[] if i == silent else _speech("AA IY") for i in range(3)]
+        found = _figures(codes, alignments, ["a", "b", "c"], k=1)
+        assert found["accuracy"].count == 2 and found["boundary_recall"].count == 2
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def phone_figures(
             "which phone a code is, is learned from half of the speakers and asked of the others: that needs 2 or more "
             f"speakers with aligned speech, got {len(heard)}"
         )
-    half = _halves(np.bincount(speaker[known]))[speaker]  # (M,)
+    half = _halves(np.bincount(speaker[known], minlength=len(set(speakers))))[speaker]  # (M,)
     nothing, shuffled = np.zeros_like(half), _shuffled(frames, seed)
     before = np.where(frames.index > 0, np.roll(frames.code, 1), codebook_size)  # K: there is none
     most = _learned(nothing, frames.phone, half, nothing)
