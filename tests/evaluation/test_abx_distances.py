@@ -91,10 +91,15 @@ def test_vectors_as_a_naive_search_and_librosa_find_them(monkeypatch, distance: 
             assert found[i, j] == pytest.approx(added[-1, -1] / len(path), abs=1e-6)
 
 
-def test_codes_as_a_naive_search_finds_them() -> None:
+@pytest.mark.parametrize("most", [2048, 0], ids=["table", "codes"])
+def test_codes_as_a_naive_search_finds_them(monkeypatch, most: int) -> None:
+    """Of a codebook of 64,000 the table would take 16 GB."""
+    monkeypatch.setattr(abx_distances, "MOST_DIFFERENT", most)
     rng = np.random.default_rng(1)
     items = [rng.integers(0, 3, size=n) for n in rng.integers(1, 14, size=25)]
-    found = stretches(items, "identity").distances(np.arange(25), np.arange(25))
+    compared = stretches(items, "identity")
+    assert (compared.table is None) == (most < 3)
+    found = compared.distances(np.arange(25), np.arange(25))
     for i, first in enumerate(items):
         for j, second in enumerate(items):
             assert found[i, j] == pytest.approx(_naive(first[:, None] != second), abs=1e-12)

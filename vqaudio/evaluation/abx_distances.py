@@ -36,7 +36,7 @@ class Stretches(NamedTuple):
 
     starts: Integers  # (I + 1,) into the frames
     symbols: Integers  # (F,) which of the different frames each is
-    different: Floats  # (U, D), scaled so that no two are further apart than 1; (U, 0) of codes
+    different: Floats  # (U, D), scaled so that no two are further apart than 1; (U, 1) of codes, their numbers
     cost: Callable[[Floats, Floats], Costs]
     table: Costs | None  # (U, U); None where it would be large
     unit: float  # the distance that a cost of UNIT stands for
@@ -88,19 +88,23 @@ def stretches(frames: Sequence[Features], distance: Distance = "angular") -> Str
         raise ValueError(f"an item must have 1 to {LONGEST} frames, got {min(lengths)} to {max(lengths)}")
     starts, joined = np.append(0, np.cumsum(lengths)), np.concatenate(frames)
     if codes:
-        values, symbols = np.unique(joined, return_inverse=True)
-        table = (UNIT * (1 - np.eye(len(values), dtype=np.int32))).astype(np.int32)
-        return Stretches(starts, symbols, np.zeros((len(values), 0)), _angles, table, 1.0)
-    vectors, unit, cost = joined.astype(np.float64), 1.0, _angles
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    if distance == "angular":
-        vectors /= np.where(norms > 0, norms, 1)
+        vectors, unit, cost = np.unique(joined, return_inverse=True)[1].reshape(-1, 1).astype(np.float64), 1.0, _others
     else:
-        unit, cost = 2 * float(norms.max()) or 1.0, _lengths
-        vectors /= unit
+        vectors, unit, cost = joined.astype(np.float64), 1.0, _angles
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        if distance == "angular":
+            vectors /= np.where(norms > 0, norms, 1)
+        else:
+            unit, cost = 2 * float(norms.max()) or 1.0, _lengths
+            vectors /= unit
     different, symbols = np.unique(vectors, axis=0, return_inverse=True)
     table = cost(different, different) if len(different) <= MOST_DIFFERENT else None
     return Stretches(starts, symbols.reshape(-1), different, cost, table, unit)
+
+
+def _others(first: Floats, second: Floats) -> Costs:
+    """(I, 1) and (J, 1), numbers of codes -> (I, J)."""
+    return (first != second.T) * np.int32(UNIT)
 
 
 def _angles(first: Floats, second: Floats) -> Costs:
