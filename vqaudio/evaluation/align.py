@@ -25,12 +25,12 @@ from vqaudio.evaluation.estimates import Estimate, bootstrap, ratio
 from vqaudio.evaluation.language_model import words_of
 from vqaudio.evaluation.phone_classes import fold
 from vqaudio.evaluation.phones import frame_phones
+from vqaudio.evaluation.recogniser import SPHINX_RATE
 
 if TYPE_CHECKING:
     from pocketsphinx import Decoder
 
 Wav = npt.NDArray[np.float32]
-SPHINX_RATE = 16_000  # Hz, of the acoustic model
 FRAME, WINDOW = 0.01, 0.025625  # seconds: what pocketsphinx hears at a time, and how much around that it looks at
 MIDDLE = (WINDOW - FRAME) / 2  # seconds by which its times are early: it counts windows from where they begin
 GRID = 1000  # Hz, at which alignments are compared

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
-from vqaudio.data.audio import INT16_SCALE
+from vqaudio.data.audio import to_int16
 from vqaudio.evaluation.language_model import arpa, words_of
 
 Wav = npt.NDArray[np.float32]
@@ -68,12 +68,12 @@ class SphinxRecogniser:
 
     def transcribe(self, wav: Wav, sample_rate: int) -> str:
         """As `Recogniser`. The same audio gives the same text, whatever was heard before."""
-        samples = np.rint(_prepared(wav, sample_rate, SPHINX_RATE) * INT16_SCALE)
+        samples = to_int16(_prepared(wav, sample_rate, SPHINX_RATE))
         if not len(samples):
             return ""
         self._decoder.reinit_feat()  # without it estimates of noise stay from one utterance to the next
         self._decoder.start_utt()
-        self._decoder.process_raw(samples.clip(-INT16_SCALE, INT16_SCALE - 1).astype(np.int16).tobytes(), full_utt=True)
+        self._decoder.process_raw(samples.tobytes(), full_utt=True)
         self._decoder.end_utt()
         heard = self._decoder.hyp()
         return heard.hypstr if heard else ""

@@ -76,7 +76,6 @@ def signal_figures(
     list it is a warning. A figure that is left with no pair is NaN. Raises ValueError for no pairs, lists of different
     lengths, audio that is not (T,) or not finite, shorter than 0.1 s, or longer than its partner by more than 0.1 s.
     """
-    _check(originals, others, sample_rate)
     check_judges()
     _check(originals, others, sample_rate)
     names = [str(u) for u in range(len(originals))] if names is None else names
