@@ -13,7 +13,6 @@ from typing import NamedTuple
 from vqaudio.data.audio import read_audio
 from vqaudio.evaluation.abx import abx_figures
 from vqaudio.evaluation.abx_items import items_of, load_features
-from vqaudio.evaluation.bitrate import bitrates
 from vqaudio.evaluation.code_statistics import code_figures
 from vqaudio.evaluation.conditioning import estimates
 from vqaudio.evaluation.conversion import conversion_figures
@@ -95,13 +94,8 @@ def codes(subject: Subject) -> Answers:
 
 
 def bits(subject: Subject) -> Answers:
-    prior, training = subject.prior, subject.training
-    found = bitrates(subject.rows, subject.model.codebook_size, training=training, prior=prior)
-    count = len(subject.rows)
-    yield (
-        OURS,
-        {name: Estimate(rate.bits_per_second, rate.low, rate.high, count) for name, rate in found.overall.items()},
-    )
+    count, found = len(subject.rows), subject.rates.overall
+    yield OURS, {name: Estimate(rate.bits_per_second, rate.low, rate.high, count) for name, rate in found.items()}
 
 
 def stability(subject: Subject) -> Answers:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vqaudio.data.atomic import check_writable
+from vqaudio.evaluation.bitrate import Bitrates
 from vqaudio.evaluation.conditioning import summary
 from vqaudio.evaluation.config import SPHINX, ReportConfig
 from vqaudio.evaluation.estimates import Estimate
@@ -127,6 +128,8 @@ def evaluate_speech(
     report.verdict = _verdict(subjects)
     report.summary = sentences(report.of, [one.name for one in sets])
     facts = _plain(report, model, name, subjects)
+    if any(question.key == "bits" for question in asked):
+        facts["rates"] = {subject.set.name: _rates(subject.rates) for subject in subjects}
     if cfg.page:
         write_page(facts | show(subjects, out), out, overwrite=overwrite)
     save_json(out / FIGURES, facts, overwrite=overwrite)
@@ -184,6 +187,16 @@ def _plain(report: Report, model: SpeechVQVAE, name: str, subjects: Sequence[Sub
         "figures": [_line(figure) for figure in report.figures],
         "missing": report.missing,
         "published": [published._asdict() for published in PUBLISHED],
+    }
+
+
+def _rates(rates: Bitrates) -> dict[str, Any]:
+    """Of all utterances, and of each speaker; of those whose speaker is not known under ""."""
+    return {
+        "overall": {name: rate._asdict() for name, rate in rates.overall.items()},
+        "by_speaker": {
+            who or "": {name: rate._asdict() for name, rate in own.items()} for who, own in rates.by_speaker.items()
+        },
     }
 
 

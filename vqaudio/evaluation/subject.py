@@ -18,6 +18,7 @@ from vqaudio.data.corpora import Failures
 from vqaudio.data.crops import validation_batches
 from vqaudio.data.manifest import Utterance
 from vqaudio.data.packed import pack
+from vqaudio.evaluation.bitrate import Bitrates, bitrates
 from vqaudio.evaluation.conditioning import Listening, listen
 from vqaudio.evaluation.phone_classes import Classes, fold
 from vqaudio.evaluation.recogniser import Recogniser, SphinxRecogniser
@@ -106,6 +107,11 @@ class Subject:
         """By utterance, with the phone classes for labels. Raises ValueError for labels that have no class."""
         own = self.set.alignments
         return dict(zip(own, fold(list(own.values()), self.classes).alignments, strict=True))
+
+    @cached_property
+    def rates(self) -> Bitrates:
+        """What the tokens cost, of all and of each speaker."""
+        return bitrates(self.rows, self.model.codebook_size, training=self.training, prior=self.prior)
 
     def vectors(self, system: str, codes: Codes) -> npt.NDArray[np.float32] | None:
         """(N,) of one system -> the code vectors (N, D); None where codes are names only."""
