@@ -143,6 +143,7 @@ def _refuse(images: Path, runs: Path, capsys: pytest.CaptureFixture[str]) -> Non
         (["evaluate", "--model", second, *data], "--first names the image model"),
         (["evaluate", "--model", vqvae, "--first", vqvae, *data], "--first is for a second level"),
         (["evaluate", "--model", vae, "--prior", prior, *data], "the model is of kind ImageVAE"),
+        (["evaluate", "--model", vae, "--only", "codes", *data], "and what a report asks are for speech"),
     ):
         capsys.readouterr()
         assert main([*arguments, "--out", out]) == 2

@@ -66,10 +66,10 @@ def evaluate(
 
     net = load_any(model, device, threads)
     if not isinstance(net, SpeechVQVAE):
-        if len(data) != 1 or phones or features or train_tokens is not None:
+        if len(data) != 1 or phones or features or train_tokens is not None or report != ReportConfig():
             raise ValueError(
-                f"{model} is an image model: --data is one folder, and --phones, --features and --train-tokens "
-                "are for speech"
+                f"{model} is an image model: --data is one folder, and --phones, --features, --train-tokens "
+                "and what a report asks are for speech"
             )
         figures = _of_images(net, model, data[0], out, prior, first, seed, device, overwrite)
         tell({name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in figures.items()})
