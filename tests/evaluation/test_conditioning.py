@@ -54,3 +54,9 @@ def test_estimates_are_the_summary_with_intervals_over_utterances(tiny_model: Sp
     for name in ("bits_per_sample", "gap_codes", "gap_mean", "gap_speakers"):
         assert found[name].value == pytest.approx(whole[name], abs=1e-5) and found[name].count == 6
         assert found[name].low < found[name].value < found[name].high
+
+
+def test_a_single_voice_has_no_gap_to_another(tiny_model: SpeechVQVAE) -> None:
+    alone = [{**batch, "speaker": torch.zeros(3, dtype=torch.long)} for batch in _batches(tiny_model)]
+    assert "gap_speakers" not in conditioning(tiny_model, alone)
+    assert "gap_speakers" not in estimates(listen(tiny_model, alone))

@@ -162,6 +162,27 @@ def test_a_model_that_knows_nobody_is_asked_of_its_codes_alone(model_dir: Path, 
     assert {f["question"] for f in found["figures"]} == {"bits"}
 
 
+def test_what_cannot_be_answered_is_told_and_the_rest_goes_on(data: Path, arguments: list[str], tmp_path: Path) -> None:
+    """Texts without a word of English, and no training utterances, so that there is no voice to convert to."""
+    strange = [replace(u, text="zzyzx qwrtp") for u in read_manifest(data / "test.jsonl")]
+    write_manifest(tmp_path / "strange.jsonl", strange)
+    asked = [
+        *arguments,
+        "--data",
+        str(tmp_path / "strange.jsonl"),
+        "--only",
+        "words",
+        "conversion",
+        "signal",
+        "--no-page",
+    ]
+    assert main([*asked, "--out", str(tmp_path / "report")]) == 0
+    found = json.loads((tmp_path / "report/figures.json").read_text())
+    why = {lack["question"]: lack["why"] for lack in found["missing"]}
+    assert "no word of the" in why["words"] and "no other voice" in why["conversion"]
+    assert {f["question"] for f in found["figures"]} == {"signal"}
+
+
 def test_what_cannot_be_evaluated_is_explained(
     data: Path, model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -172,6 +193,9 @@ def test_what_cannot_be_evaluated_is_explained(
     assert "--first is for a second level over images" in capsys.readouterr().err
     assert main(["evaluate", *model, "--data", str(data), *out, "--phones", str(tmp_path / "none")]) == 2
     assert f"there is nothing at {tmp_path}/none" in capsys.readouterr().err
+    phones = ["--phones", str(EGS / "phones")]
+    assert main(["evaluate", *model, "--data", str(data), *out, *phones, "--features", str(tmp_path)]) == 2
+    assert f"{tmp_path} has no features of the 6 utterances" in capsys.readouterr().err
 
 
 def test_questions_are_those_of_the_command_line_and_the_docs_tell_of_each_figure() -> None:

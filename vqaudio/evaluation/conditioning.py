@@ -22,6 +22,7 @@ class Listening(NamedTuple):
 
     nats: Tensor  # (4, B): with their codes, another's, the mean of all, their codes in another's voice
     num_samples: Tensor  # (B,) that these are the cost of
+    voices: int  # different speakers that the decoder was told
     counts: Tensor  # (K,) frames of each code
     classes: int  # Q
 
@@ -40,7 +41,7 @@ def listen(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]]) -> Listenin
     """
     check_mode(model)
     device = model.device
-    nats, num_samples = [], []
+    nats, num_samples, speakers = [], [], set[int]()
     counts = torch.zeros(model.codebook_size, device=device)
     for cpu_batch in batches:
         batch = {name: value.to(device) for name, value in cpu_batch.items()}
@@ -51,10 +52,11 @@ def listen(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]]) -> Listenin
         codes = q.codes[model.valid_frames(lengths, q.codes.shape[1])]
         nats.append(_with_and_without(model, batch, q.z_q, model.quantizer.decode(codes[None])))
         num_samples.append(lengths)
+        speakers |= set(batch["speaker"].tolist()) if model.speakers else set()
         counts += torch.bincount(codes, minlength=len(counts))
     if not nats:
         raise ValueError("there is nothing to evaluate: no batch")
-    return Listening(torch.cat(nats, 1), torch.cat(num_samples), counts, model.cfg.decoder.classes)
+    return Listening(torch.cat(nats, 1), torch.cat(num_samples), len(speakers), counts, model.cfg.decoder.classes)
 
 
 def summary(heard: Listening) -> dict[str, float]:
@@ -62,16 +64,18 @@ def summary(heard: Listening) -> dict[str, float]:
 
     bits_per_sample: cross-entropy of the next sample given the past, the codes and the speaker (teacher-forced).
     gap_codes, gap_speakers: by how much it grows with the codes, or the speakers, of another utterance; gap_mean: with
-    the mean of the codes instead. 0 means that the decoder ignores them. perplexity (1 to K), entropy (bits), usage (0
-    to 1) and dead_codes: of all codes together. uniform_bits and codebook_size: what they are compared with.
+    the mean of the codes instead. 0 means that the decoder ignores them; of a single speaker gap_speakers is left out.
+    perplexity (1 to K), entropy (bits), usage (0 to 1) and dead_codes: of all codes together. uniform_bits and
+    codebook_size: what they are compared with.
     """
     true, other_codes, mean_code, other_speakers = (heard.nats.sum(1) / heard.num_samples.sum() / math.log(2)).tolist()
     spread, used, codes = perplexity(heard.counts).item(), (heard.counts > 0).sum().item(), len(heard.counts)
+    exchanged = {"gap_speakers": other_speakers - true} if heard.voices > 1 else {}
     return {
         "bits_per_sample": true,
         "gap_codes": other_codes - true,
         "gap_mean": mean_code - true,
-        "gap_speakers": other_speakers - true,
+        **exchanged,
         "perplexity": spread,
         "entropy": math.log2(spread),
         "usage": used / codes,
@@ -82,9 +86,10 @@ def summary(heard: Listening) -> dict[str, float]:
 
 
 def estimates(heard: Listening) -> dict[str, Estimate]:
-    """bits_per_sample and the three gaps of `summary`, with intervals over utterances."""
+    """bits_per_sample and the gaps of `summary`, with intervals over the rows of the batches."""
     bits = heard.nats.double().cpu().numpy() / math.log(2)
-    gaps = {"gap_codes": bits[1] - bits[0], "gap_mean": bits[2] - bits[0], "gap_speakers": bits[3] - bits[0]}
+    gaps = {"gap_codes": bits[1] - bits[0], "gap_mean": bits[2] - bits[0]}
+    gaps |= {"gap_speakers": bits[3] - bits[0]} if heard.voices > 1 else {}
     num_samples = heard.num_samples.cpu().numpy()
     return {name: ratio(cost, num_samples) for name, cost in {"bits_per_sample": bits[0], **gaps}.items()}
 

@@ -8,6 +8,7 @@ what to install.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from vqaudio.data.audio import read_audio
@@ -30,8 +31,8 @@ from vqaudio.evaluation.words import word_figures
 
 Figures = dict[str, Estimate]
 Answers = Iterator[tuple[str, Figures]]
-CROP_SAMPLES, CROPS_AT_ONCE = 8192, 16
 STABILITY_UTTERANCES, MOST_OF_A_SPEAKER = 12, 10
+SPEAKING = {"conversion", "words", "signal"}  # questions for which the decoder speaks
 NEEDS_PHONES = "no phones: name alignments with --phones (vqaudio align makes some from texts)"
 
 
@@ -82,7 +83,8 @@ def abx(subject: Subject) -> Answers:
             found |= {f"{name}_vectors": of_vectors[name] for name in ("abx_within", "abx_across")}
         yield system, found
     for folder in subject.features:
-        yield folder.name, abx_figures(load_features(folder, ids), items, frame_rate=rate, seed=seed)
+        if any((folder / f"{id}.npy").is_file() for id in ids):  # it may be of another set
+            yield folder.name, abx_figures(load_features(folder, ids), items, frame_rate=rate, seed=seed)
 
 
 def codes(subject: Subject) -> Answers:
@@ -134,6 +136,8 @@ def speaker(subject: Subject) -> Answers:
 
 def conversion(subject: Subject) -> Answers:
     spoken, rate = subject.spoken, subject.model.sample_rate
+    if not spoken.targets:
+        raise UnansweredError("there is no other voice to convert to, of which training utterances are at hand")
     needed = {*spoken.targets, *(u.speaker for u in spoken.utterances)}
     if short := sorted(name for name in needed if len(subject.enrolment.get(name, ())) < 2):
         raise UnansweredError(
@@ -185,11 +189,17 @@ def signal(subject: Subject) -> Answers:
 
 def _audio(subject: Subject) -> dict[str, list[Wav]]:
     spoken = subject.spoken
-    return {
-        ORIGINAL: spoken.originals,
-        RECONSTRUCTION: spoken.reconstructions,
-        CONVERSION: spoken.conversions,
-    }
+    converted = {CONVERSION: spoken.conversions} if spoken.targets else {}
+    return {ORIGINAL: spoken.originals, RECONSTRUCTION: spoken.reconstructions, **converted}
+
+
+def check_features(folders: Sequence[Path], ids: Sequence[str]) -> None:
+    """Raises FileNotFoundError for a folder without features of any aligned utterance."""
+    for folder in folders:
+        if not any((folder / f"{id}.npy").is_file() for id in ids):
+            raise FileNotFoundError(
+                f"{folder} has no features of the {len(ids)} utterances with phones: they are files ID.npy"
+            )
 
 
 def _aligned(subject: Subject) -> Sequence[int]:

@@ -18,7 +18,7 @@ from vqaudio.evaluation.meanings import meanings
 from vqaudio.evaluation.page import INDEX, write_page
 from vqaudio.evaluation.pictures import check_drawing, save_json
 from vqaudio.evaluation.published import PUBLISHED
-from vqaudio.evaluation.questions import QUESTIONS
+from vqaudio.evaluation.questions import QUESTIONS, SPEAKING, Question, check_features
 from vqaudio.evaluation.recogniser import HubRecogniser, Recogniser, SphinxRecogniser
 from vqaudio.evaluation.sentences import sentences
 from vqaudio.evaluation.sets import open_sets
@@ -53,7 +53,7 @@ class Report:
     figures: list[Figure] = field(default_factory=list)
     missing: list[dict[str, str]] = field(default_factory=list)
     """question, set, why"""
-    verdict: str = ""
+    verdict: str = "not asked"
     summary: list[str] = field(default_factory=list)
     """sentences, the most useful first"""
 
@@ -85,54 +85,59 @@ def evaluate_speech(
     `features`: folders of ID.npy at the model's frame rate, further systems for ABX. `training`: a token file of
     training utterances, on which bits are counted too. Utterances are limited to what `cfg` says.
 
-    Raises ValueError for a prior or tokens of another model and what `open_sets` refuses, FileNotFoundError where there
-    is no manifest, AudioError for an utterance that cannot be used; FileExistsError without `overwrite`.
+    Raises ValueError for a prior or tokens of another model, labels without a class and what `open_sets` refuses,
+    FileNotFoundError where there is no manifest, AudioError for an utterance that cannot be used; FileExistsError
+    without `overwrite`.
     """
     if prior is not None:
         check_prior(prior, model)
     if cfg.page:
         check_drawing()
     check_out(out, [FIGURES, INDEX] if cfg.page else [FIGURES], overwrite)
-    sets = [one.limited(cfg.utterances) for one in open_sets(data, phones, model.sample_rate)]
-    known = prior.cfg.speakers if prior is not None else ()
-    counted = None
-    if training is not None:
-        counted = sequences(read_tokens(training), known, model.codebook_size, model.fingerprint)
-    units = functools.cache(lambda: fit_units(sets, model, seed))
-    enrolled = enrolment(sets, model.speakers)
-    subjects = [
-        Subject(
-            model,
-            one,
-            units,
-            enrolled,
-            classes="paper" if cfg.phone_classes == "paper" else "as they are",
-            spoken_utterances=cfg.spoken,
-            options=options or {},
-            seed=seed,
-            recogniser=_recogniser(cfg.recogniser),
-            features=features,
-            prior=prior,
-            training=counted,
-        )
-        for one in sets
-    ]
-    report = Report()
     asked = [question for question in QUESTIONS if not cfg.only or question.key in cfg.only]
+    keys = {question.key for question in asked}
+    sets = [one.limited(cfg.utterances) for one in open_sets(data, phones, model.sample_rate)]
+    check_features(features, [id for one in sets for id in one.alignments])
+    known = prior.cfg.speakers if prior is not None else ()
+    shared = {
+        "learn_units": functools.cache(lambda: fit_units(sets, model, seed)),
+        "enrolment": enrolment(sets, model.speakers),
+        "recogniser": _recogniser(cfg.recogniser) if "words" in keys else SphinxRecogniser,
+        "training": None
+        if training is None
+        else sequences(read_tokens(training), known, model.codebook_size, model.fingerprint),
+        "classes": "paper" if cfg.phone_classes == "paper" else "as they are",
+        "spoken_utterances": cfg.spoken,
+        "options": options or {},
+    }
+    subjects = [Subject(model, one, features=features, prior=prior, seed=seed, **shared) for one in sets]
+    for subject in subjects:  # before hours of work: labels without a class, audio that cannot be read
+        _ = subject.alignments, subject.rows
+    report = _ask(subjects, asked, progress)
+    facts = _plain(report, model, name, subjects)
+    if "bits" in keys:
+        facts["rates"] = {subject.set.name: _rates(subject.rates) for subject in subjects}
+    if cfg.page:
+        write_page(facts | show(subjects, out, spoken=bool(keys & SPEAKING)), out, overwrite=overwrite)
+    save_json(out / FIGURES, facts, overwrite=overwrite)
+    return report
+
+
+def _ask(
+    subjects: Sequence[Subject], asked: Sequence[Question], progress: Callable[[Sequence[Any]], Iterable[Any]]
+) -> Report:
+    """What cannot be asked of a set is told with its reason, and the rest goes on."""
+    report = Report()
     for subject, question in progress([(subject, question) for subject in subjects for question in asked]):
         try:
             for system, found in question.answer(subject):
                 report.figures += [Figure(question.key, subject.set.name, system, *item) for item in found.items()]
-        except (UnansweredError, ModuleNotFoundError) as error:  # the latter: an extra that is not installed
+        # too little speech, phones or words (ValueError), or an extra that is not installed
+        except (UnansweredError, ValueError, ModuleNotFoundError) as error:
             report.missing.append({"question": question.key, "set": subject.set.name, "why": str(error)})
-    report.verdict = _verdict(subjects)
-    report.summary = sentences(report.of, [one.name for one in sets])
-    facts = _plain(report, model, name, subjects)
-    if any(question.key == "bits" for question in asked):
-        facts["rates"] = {subject.set.name: _rates(subject.rates) for subject in subjects}
-    if cfg.page:
-        write_page(facts | show(subjects, out), out, overwrite=overwrite)
-    save_json(out / FIGURES, facts, overwrite=overwrite)
+    if any(question.key == "listening" for question in asked):
+        report.verdict = _verdict(subjects)
+    report.summary = sentences(report.of, [subject.set.name for subject in subjects])
     return report
 
 
@@ -144,7 +149,11 @@ def check_out(out: Path, names: Sequence[str], overwrite: bool) -> None:
 
 
 def _recogniser(name: str) -> Callable[[Sequence[str]], Recogniser]:
-    return SphinxRecogniser if name == SPHINX else lambda texts: HubRecogniser(name)
+    """One of the Hub is fetched now, not after hours of work."""
+    if name == SPHINX:
+        return SphinxRecogniser
+    fetched = HubRecogniser(name)
+    return lambda texts: fetched
 
 
 def _verdict(subjects: Sequence[Subject]) -> str:

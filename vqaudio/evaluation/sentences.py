@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from vqaudio.evaluation.estimates import Estimate
@@ -12,8 +13,13 @@ Found = Callable[[str, str, str], dict[str, Estimate]]  # question, set, system 
 
 def sentences(found: Found, sets: Sequence[str]) -> list[str]:
     """Of each set what was measured of phones, words and voices, beside what it is to be compared with."""
+
+    def told(question: str, one: str, system: str) -> dict[str, Estimate]:
+        """Without figures that are no numbers: there is nothing to say of them."""
+        return {name: own for name, own in found(question, one, system).items() if not math.isnan(own.value)}
+
     makers = (_phones, _abx, _words, _voices, _speaker)
-    return [sentence for make in makers for one in sets if (sentence := make(found, one))]
+    return [sentence for make in makers for one in sets if (sentence := make(told, one))]
 
 
 def _phones(found: Found, one: str) -> str:
@@ -32,7 +38,7 @@ def _phones(found: Found, one: str) -> str:
 
 def _abx(found: Found, one: str) -> str:
     ours, best = found("abx", one, OURS), _best(found, "abx", one, "abx_across", min)
-    if not ours:
+    if "abx_across" not in ours:
         return ""
     own = ours["abx_across"]
     text = f"On {one} {_percent(own)} of comparisons of phones across speakers go wrong by the codes (guessing: 50 %)"
@@ -78,7 +84,7 @@ def _speaker(found: Found, one: str) -> str:
 def _best(found: Found, question: str, one: str, name: str, choose: Callable) -> tuple[str, Estimate] | None:
     """The baseline that is hardest to beat."""
     others = {system: found(question, one, system) for system in UNITS}
-    there = {system: figures[name] for system, figures in others.items() if figures}
+    there = {system: figures[name] for system, figures in others.items() if name in figures}
     return choose(there.items(), key=lambda item: item[1].value) if there else None
 
 

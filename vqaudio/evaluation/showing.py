@@ -13,8 +13,11 @@ from vqaudio.evaluation.subject import Subject, UnansweredError
 TIMELINES, LISTENED, AUDIBLE = 6, 8, 40  # utterances of each set: over time, spoken again, heard as snippets of codes
 
 
-def show(subjects: Sequence[Subject], folder: Path) -> dict[str, Any]:
-    """Exhibits of all sets together, audio and pictures in `folder`; what `write_page` has beside the figures."""
+def show(subjects: Sequence[Subject], folder: Path, *, spoken: bool) -> dict[str, Any]:
+    """Exhibits of all sets together, audio and pictures in `folder`; what `write_page` has beside the figures.
+
+    spoken: whether what the decoder says is among them.
+    """
     model = subjects[0].model
     rows, audible, alignments = [], {}, {}
     for subject in subjects:
@@ -25,7 +28,7 @@ def show(subjects: Sequence[Subject], folder: Path) -> dict[str, Any]:
     return {
         "codes": code_exhibits(rows, model.codebook_size, folder, wavs=audible, alignments=alignments),
         "timelines": [one for subject in subjects for one in _timelines(subject, folder)],
-        "audio": [one for subject in subjects for one in _audio(subject, folder)],
+        "audio": [one for subject in subjects if spoken for one in _audio(subject, folder)],
         "pictures": [],
     }
 
@@ -42,8 +45,6 @@ def _timelines(subject: Subject, folder: Path) -> list[dict[str, Any]]:
 
 def _audio(subject: Subject, folder: Path) -> list[dict[str, Any]]:
     """Originals beside what the decoder made of them; of a set that it has no voices for, nothing."""
-    if not subject.spoken_utterances:
-        return []
     try:
         spoken = subject.spoken
     except UnansweredError:
@@ -52,11 +53,19 @@ def _audio(subject: Subject, folder: Path) -> list[dict[str, Any]]:
     chosen = spread(range(len(spoken.utterances)), LISTENED, lambda i: spoken.utterances[i].speaker)
     shown = []
     for i in chosen:
-        u, target = spoken.utterances[i], spoken.targets[i]
-        original = clip(folder, u.id, spoken.originals[i], rate)
-        reconstruction = clip(folder, f"{u.id}-reconstruction", spoken.reconstructions[i], rate)
-        conversion = clip(folder, f"{u.id}-{target}", spoken.conversions[i], rate)
-        names = {"id": u.id, "speaker": u.speaker, "text": u.text}
-        made = {"original": original, "reconstruction": reconstruction, "conversions": {target: conversion}}
-        shown.append(names | made)
+        u = spoken.utterances[i]
+        conversions = {}
+        if spoken.targets:
+            target = spoken.targets[i]
+            conversions[target] = clip(folder, f"{u.id}-{target}", spoken.conversions[i], rate)
+        shown.append(
+            {
+                "id": u.id,
+                "speaker": u.speaker,
+                "text": u.text,
+                "original": clip(folder, u.id, spoken.originals[i], rate),
+                "reconstruction": clip(folder, f"{u.id}-reconstruction", spoken.reconstructions[i], rate),
+                "conversions": conversions,
+            }
+        )
     return shown

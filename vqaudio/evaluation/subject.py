@@ -27,6 +27,7 @@ from vqaudio.evaluation.units import MAX_FRAMES, FeatureKind, KMeansUnits, rando
 from vqaudio.models.prior import CodePrior
 from vqaudio.models.speaking import SpeakOptions
 from vqaudio.models.speech import SpeechVQVAE
+from vqaudio.models.tokens import Tokens
 from vqaudio.tokens.bulk import Source, tokenize_all
 from vqaudio.tokens.chunks import CodeSequences
 from vqaudio.tokens.rows import TokenRow
@@ -46,7 +47,10 @@ class UnansweredError(Exception):
 
 
 class Spoken(NamedTuple):
-    """Some utterances, as they are and as the decoder speaks them freely; lists of one length."""
+    """Some utterances, as they are and as the decoder speaks them freely: lists of one length.
+
+    Without another voice to speak in, the last two are empty.
+    """
 
     utterances: list[Utterance]
     originals: list[Wav]
@@ -136,32 +140,39 @@ class Subject:
 
     @cached_property
     def spoken(self) -> Spoken:
-        """The speakers in turns; each in its own voice and in another. Raises UnansweredError without voices."""
+        """The speakers in turns; each in its own voice and, if there is one, in another.
+
+        Raises UnansweredError where the model has no voice for them.
+        """
         if not self.model.speakers:
             raise UnansweredError("the model has no speakers: it speaks in nobody's voice")
         known = [i for i, u in enumerate(self.set.utterances) if u.speaker in self.model.speakers]
         if not known:
-            raise UnansweredError(
-                "the model knows none of the speakers, so that it cannot say what they said in their voices"
-            )
+            raise UnansweredError("the model knows none of the speakers: it cannot say what they said in their voices")
         chosen = spread(known, self.spoken_utterances, lambda i: self.set.utterances[i].speaker)
         utterances = [self.set.utterances[i] for i in chosen]
         tokens = [self.rows[i].tokens for i in chosen]
-        targets = [self._target(u.speaker, turn) for turn, u in enumerate(utterances)]
-        spoken: list[Wav] = []
-        for voices in ([u.speaker for u in utterances], targets):
-            for start in range(0, len(tokens), SPOKEN_AT_ONCE):
-                part = slice(start, start + SPOKEN_AT_ONCE)
-                spoken += [wav.numpy() for wav in self.model.decode_batch(tokens[part], voices[part], **self.options)]
-        originals = [self.set.wav(u) for u in utterances]
-        return Spoken(utterances, originals, spoken[: len(tokens)], targets, spoken[len(tokens) :])
+        voices = [name for name in self.model.speakers if name in self.enrolment]
+        targets = []
+        for turn, u in enumerate(utterances):
+            if others := [name for name in voices if name != u.speaker]:
+                targets.append(others[turn % len(others)])  # all of them in turns
+        if len(targets) < len(utterances):
+            targets = []
+        return Spoken(
+            utterances,
+            [self.set.wav(u) for u in utterances],
+            self._speak(tokens, [u.speaker for u in utterances]),
+            targets,
+            self._speak(tokens, targets) if targets else [],
+        )
 
-    def _target(self, own: str, turn: int) -> str:
-        """Another voice that is known by its utterances; all of them in turns."""
-        others = [name for name in self.model.speakers if name != own and name in self.enrolment]
-        if not others:
-            raise UnansweredError("there is no other voice to convert to")
-        return others[turn % len(others)]
+    def _speak(self, tokens: Sequence[Tokens], voices: Sequence[str]) -> list[Wav]:
+        spoken = []
+        for start in range(0, len(tokens), SPOKEN_AT_ONCE):
+            part = slice(start, start + SPOKEN_AT_ONCE)
+            spoken += [wav.numpy() for wav in self.model.decode_batch(tokens[part], voices[part], **self.options)]
+        return spoken
 
 
 def enrolment(sets: Sequence[EvaluationSet], speakers: Sequence[str]) -> dict[str, list[Utterance]]:
