@@ -32,6 +32,7 @@ from vqaudio.evaluation.words import word_figures
 Figures = dict[str, Estimate]
 Answers = Iterator[tuple[str, Figures]]
 STABILITY_UTTERANCES, MOST_OF_A_SPEAKER = 12, 10
+ABX_TOKENS = 10  # of a phone by a speaker
 SPEAKING = {"conversion", "words", "signal"}  # questions for which the decoder speaks
 NEEDS_PHONES = "no phones: name alignments with --phones (vqaudio align makes some from texts)"
 
@@ -75,16 +76,25 @@ def abx(subject: Subject) -> Answers:
     rate, seed = subject.model.frame_rate, subject.seed
     for system, codes in subject.codes.items():
         named = {id: codes[i] for id, i in zip(ids, chosen, strict=True)}
-        found = abx_figures(named, items, frame_rate=rate, distance="identity", seed=seed)
+        found = abx_figures(
+            named, items, frame_rate=rate, distance="identity", max_items_per_cell=ABX_TOKENS, seed=seed
+        )
         vectors = {id: subject.vectors(system, own) for id, own in named.items()}
         placed = {id: own for id, own in vectors.items() if own is not None}
         if placed:
-            of_vectors = abx_figures(placed, items, frame_rate=rate, distance="angular", seed=seed)
+            of_vectors = abx_figures(
+                placed, items, frame_rate=rate, distance="angular", max_items_per_cell=ABX_TOKENS, seed=seed
+            )
             found |= {f"{name}_vectors": of_vectors[name] for name in ("abx_within", "abx_across")}
         yield system, found
     for folder in subject.features:
         if any((folder / f"{id}.npy").is_file() for id in ids):  # it may be of another set
-            yield folder.name, abx_figures(load_features(folder, ids), items, frame_rate=rate, seed=seed)
+            yield (
+                folder.name,
+                abx_figures(
+                    load_features(folder, ids), items, frame_rate=rate, max_items_per_cell=ABX_TOKENS, seed=seed
+                ),
+            )
 
 
 def codes(subject: Subject) -> Answers:

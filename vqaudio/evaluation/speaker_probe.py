@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqaudio.evaluation.estimates import Estimate, ratio
+from vqaudio.training.launch import threads
 
 Codes = npt.NDArray[np.int64]
 FOLDS = 2
@@ -60,13 +61,14 @@ def speaker_probe_figures(
     num_speakers = int(found.speaker.max()) + 1
     span = max(1, round(frame_rate / SPANS_PER_SECOND))
     linear, recurrent = torch.zeros(len(found.codes)), torch.zeros(len(found.codes))
-    for fold in range(FOLDS):
-        train, test = found.fold != fold, found.fold == fold
-        mean, scale = found.roots[train].mean(0), found.roots[train].std(0).mean().clamp(min=1e-6)
-        x, y = (found.roots - mean) / scale, found.speaker
-        linear[test] = (linear_log_odds(x[train], y[train], x[test], num_speakers).argmax(1) == y[test]).float()
-        network = _trained(found.codes, x, y, torch.where(train)[0], span, seed)
-        recurrent[test] = (_named(network, found.codes, x, torch.where(test)[0]) == y[test]).float()
+    with threads(1):  # what is computed at once is too small for more
+        for fold in range(FOLDS):
+            train, test = found.fold != fold, found.fold == fold
+            mean, scale = found.roots[train].mean(0), found.roots[train].std(0).mean().clamp(min=1e-6)
+            x, y = (found.roots - mean) / scale, found.speaker
+            linear[test] = (linear_log_odds(x[train], y[train], x[test], num_speakers).argmax(1) == y[test]).float()
+            network = _trained(found.codes, x, y, torch.where(train)[0], span, seed)
+            recurrent[test] = (_named(network, found.codes, x, torch.where(test)[0]) == y[test]).float()
     most = (found.speaker == found.speaker.bincount().argmax()).float()
     right = {"linear_accuracy": linear, "recurrent_accuracy": recurrent, "chance": most}
     ones = np.ones(len(found.codes))
