@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -179,3 +183,21 @@ def test_a_foreign_file_is_refused(tmp_path, rows) -> None:
     (tmp_path / "t.jsonl").rename(tmp_path / "t.parquet")
     with pytest.raises(ValueError, match=r"t\.parquet, after row 0: it is damaged, cut off or no Parquet"):
         list(read_tokens(tmp_path / "t.parquet"))
+
+
+def test_any_name_of_a_file_can_be_read(tmp_path, rows) -> None:
+    write_tokens(tmp_path / "t.parquet", rows)
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.parquet"))  # no UTF-8
+    (tmp_path / "t.parquet").rename(odd)
+    assert _lines(read_tokens(odd)) == _lines(rows)
+
+
+@pytest.mark.slow
+def test_a_process_ends_well_that_ends_at_once_after_reading(tmp_path, rows) -> None:
+    """One in three aborted while Arrow read through a Python file."""
+    path = tmp_path / "t.parquet"
+    write_tokens(path, rows)
+    reading = f"list(read_tokens(Path({str(path)!r})))"
+    script = f"from pathlib import Path\nfrom vqaudio.tokens.files import read_tokens\n{reading}"
+    for _ in range(8):
+        subprocess.run([sys.executable, "-c", script], check=True)

@@ -5,6 +5,7 @@ Rows are written a group at a time and read a batch at a time: memory does not g
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,7 +59,8 @@ def _read(path: Path) -> Iterator[dict[str, Any]]:
     import pyarrow.parquet as pq
 
     done = 0  # rows
-    with path.open("rb") as content:
+    # Arrow opens it: of a Python file, a thread of Arrow may still give bytes back while Python ends, which aborts
+    with pa.OSFile(os.fsencode(path)) as content:
         try:
             file = pq.ParquetFile(content, buffer_size=BUFFER, page_checksum_verification=True)
             _check_columns(path, file.schema_arrow)
