@@ -177,6 +177,11 @@ def test_unusual_files_work(tmp_path, run, rate, channels, subtype) -> None:
         ("prepare vctk nothing --out m", "no VCTK audio in nothing"),
         ("prepare folder good.wav --out m", "good.wav is a file"),
         ("prepare folder . --out m --valid 0.9 --test 0.9", "lies directly in"),
+        ("align nothing --out a.tsv", "nothing is a folder, not a manifest; name one in it"),
+        ("align missing.jsonl --out a.tsv", "manifest missing.jsonl does not exist"),
+        ("align empty.jsonl --out a.tsv", "there are no utterances in what was named"),
+        ("align empty.jsonl --out a.tsv --threads 0", "--threads must be at least 1, got 0"),
+        ("evaluate --data nothing --out r --utterances 0", "utterances and spoken must be at least 1, got 0"),
         ("info missing", "there is no model 'missing'"),
         ("info missing.jsonl", "there are no tokens missing.jsonl"),
         ("info bad.jsonl", "bad.jsonl, line 1: not JSON"),
@@ -189,6 +194,7 @@ def test_wrong_usage_is_explained_before_anything_is_written(
     assert run("tokenize", "good.wav", "--out", "tokens.jsonl")[0] == 0
     (tmp_path / "nothing").mkdir()
     (tmp_path / "bad.jsonl").write_text("hello\n")
+    (tmp_path / "empty.jsonl").touch()
     before = sorted(tmp_path.rglob("*"))
     code, err = run(*arguments.split())
     assert code == 2

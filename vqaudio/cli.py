@@ -39,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     except SystemExit as stop:  # after --help, or when a flag is wrong
         return stop.code if isinstance(stop.code, int) else 2
+    except ValueError as error:  # of a configuration, which checks itself when it is made
+        return fail(str(error), 2)
     try:
         return run()
     except AudioError as error:  # of every input: single ones are collected

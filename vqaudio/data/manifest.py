@@ -40,10 +40,12 @@ class Utterance:
 def read_manifest(path: str | Path) -> list[Utterance]:
     """Read and check every row; relative paths come back joined to the manifest's folder.
 
-    Raises FileNotFoundError, or ValueError that names the line: not JSON, a missing key, a value
+    Raises FileNotFoundError, IsADirectoryError, or ValueError that names the line: not JSON, a missing key, a value
     of the wrong type, an id seen before.
     """
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder, not a manifest; name one in it, such as {path / 'test.jsonl'}")
     if not path.is_file():
         raise FileNotFoundError(f"manifest {path} does not exist; vqaudio prepare makes one")
     utterances: list[Utterance] = []

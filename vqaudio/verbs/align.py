@@ -32,8 +32,12 @@ def align(
     from vqaudio.data.manifest import read_manifest
     from vqaudio.evaluation.align import align_all
 
+    if threads < 1:
+        raise ValueError(f"--threads must be at least 1, got {threads}")
     check_table(out, overwrite=overwrite)
     utterances = [utterance for manifest in inputs for utterance in read_manifest(manifest)]
+    if not utterances:
+        raise ValueError("there are no utterances in what was named; name a manifest that has some")
     for id, count in Counter(utterance.id for utterance in utterances).most_common(1):
         if count > 1:
             raise ValueError(f"{count} utterances have the id {id!r}; align their manifests in separate runs")
