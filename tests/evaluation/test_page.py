@@ -246,6 +246,16 @@ def test_a_row_says_who_is_ahead_what_it_means_and_what_was_published(chromium: 
         assert page.locator("#figures-table tbody .ahead").count() == 0  # the original is no rival
 
 
+def test_one_item_proves_nothing_and_what_was_not_asked_is_no_failure(chromium: Any, tmp_path: Path) -> None:
+    ours = _figure("usage", "tokens", Estimate(0.9, 0.9, 0.9, 1))
+    other = _figure("usage", "random codes", Estimate(0.2, 0.2, 0.2, 1))
+    facts = {"title": "one", "verdict": "not asked", "figures": [ours, other]}
+    write_page(facts, tmp_path)
+    with _opened(chromium, tmp_path) as page:
+        assert page.locator("#figures-table tbody .ahead").inner_text().strip() == "○"
+        assert page.locator(".verdict b").get_attribute("class") is None
+
+
 def test_a_code_can_be_clicked_read_and_heard(chromium: Any, example: tuple[dict[str, Any], Path]) -> None:
     report, folder = example
     code = max(report["codes"], key=lambda own: own["count"])

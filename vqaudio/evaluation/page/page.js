@@ -19,12 +19,13 @@ const known = readCodes(report.codes);
 function opening() {
   byId("title").textContent = report.title;
   const [name, ...reasons] = (report.verdict ?? "").split(": ");
+  const looks = name === "healthy" ? "good" : name.startsWith("not ") ? null : "bad"; // not asked, not told
   const badge =
     name &&
     element(
       "p",
       { class: "verdict" },
-      element("b", { class: name === "healthy" ? "good" : "bad" }, name),
+      element("b", { class: looks }, name),
       ` ${reasons.join(": ")}`,
     );
   const [first, ...others] = report.summary;

@@ -22,7 +22,8 @@ function ahead(row) {
   const sign = row.better === "lower" ? -1 : 1;
   const [first, ...others] = found.sort((a, b) => sign * (b.value - a.value));
   if (first.value === others[0].value) return null;
-  const apart = others.every((f) => (sign > 0 ? first.low > f.high : first.high < f.low));
+  const known = found.every((f) => f.count > 1); // of one item an interval has no width
+  const apart = known && others.every((f) => (sign > 0 ? first.low > f.high : first.high < f.low));
   return { system: first.system, apart };
 }
 
