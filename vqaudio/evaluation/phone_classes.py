@@ -83,8 +83,8 @@ def fold(alignments: Sequence[Alignment], classes: Classes = "paper", table: Map
         class_of = {label: TABLE[plain] for label in labels if (plain := _plain(label)) in TABLE}
     if unknown := [f"{label!r} ({count} times)" for label, count in labels.most_common() if label not in class_of]:
         raise ValueError(
-            f"{len(unknown)} labels have no phone class: {', '.join(unknown[:8])}; give a table of your own, "
-            "table={label: class, ...}, or keep all labels with classes='as they are'"
+            f"{len(unknown)} labels have no phone class: {', '.join(unknown[:8])}; keep all labels with "
+            "classes='as they are' (--phone-classes labels), or give a table of your own, table={label: class, ...}"
         )
     affricates = AFFRICATES if table is None and classes == "paper" else {}
     names = CLASSES if affricates else tuple(sorted(set((table or class_of).values())))

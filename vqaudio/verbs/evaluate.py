@@ -30,7 +30,10 @@ def evaluate(
     model: Model = "mini",
     phones: Annotated[
         Paths,
-        arg(metavar="PATH", help="alignments: folders with ID.phn or ID.TextGrid, .ctm or .tsv files (vqaudio align)"),
+        arg(
+            metavar="PATH [PATH ...]",
+            help="alignments: folders with ID.phn or ID.TextGrid, .ctm or .tsv files (vqaudio align)",
+        ),
     ] = (),
     prior: Annotated[str | None, arg(metavar="P", help="a prior over the model's codes, evaluated too")] = None,
     first: Annotated[
@@ -42,7 +45,10 @@ def evaluate(
     ] = None,
     features: Annotated[
         Paths,
-        arg(metavar="DIR", help="folders of ID.npy, (N, D) or (N,) at the model's frame rate: further systems for ABX"),
+        arg(
+            metavar="DIR [DIR ...]",
+            help="folders of ID.npy, (N, D) or (N,) at the model's frame rate: further systems for ABX",
+        ),
     ] = (),
     report: Annotated[ReportConfig, arg(name="")] = ReportConfig(),  # noqa: B008 (it is frozen)
     precision: Precision = "float32",
