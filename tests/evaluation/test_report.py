@@ -148,7 +148,12 @@ def test_it_holds_what_the_decoder_loses_and_the_verdict(
     assert found["model"]["fingerprint"] == model.fingerprint
     assert found["verdict"].split(":")[0] in ("healthy", "codes ignored", "speaker ignored", "diverged")
     assert main(asked) == 2  # it is there already
+    for stale in ("index.html", "audio/a.wav", "audio/notes.txt"):
+        (tmp_path / "report" / stale).parent.mkdir(exist_ok=True)
+        (tmp_path / "report" / stale).touch()
     assert main([*asked, "--overwrite"]) == 0
+    left = {str(path.relative_to(tmp_path / "report")) for path in (tmp_path / "report").rglob("*.*")}
+    assert left == {"figures.json", "audio/notes.txt"}
 
 
 def test_a_model_that_knows_nobody_is_asked_of_its_codes_alone(model_dir: Path, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ class ReportConfig:
     only: tuple[Key, ...] = ()
     """questions to be asked; without it all"""
     page: bool = True
-    """whether a page is made, with audio and pictures"""
+    """figures alone; without this flag a page is made of them, with audio and pictures"""
 
     def __post_init__(self) -> None:
         if self.utterances < 1 or self.spoken < 1:

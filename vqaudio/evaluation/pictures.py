@@ -55,7 +55,9 @@ def check_drawing() -> None:
     try:
         import matplotlib  # noqa: F401
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("figures are drawn with matplotlib: pip install 'vqaudio[images]'") from error
+        raise ModuleNotFoundError(
+            "figures are drawn with matplotlib: pip install 'vqaudio[images]' (or, of speech, --no-page)"
+        ) from error
 
 
 def plot_usage(path: Path, counts: Tensor, *, overwrite: bool = False) -> None:

@@ -14,6 +14,7 @@ from vqaudio.evaluation.bitrate import Bitrates
 from vqaudio.evaluation.conditioning import summary
 from vqaudio.evaluation.config import SPHINX, ReportConfig
 from vqaudio.evaluation.estimates import Estimate
+from vqaudio.evaluation.exhibits import AUDIO, PICTURES
 from vqaudio.evaluation.meanings import meanings
 from vqaudio.evaluation.page import INDEX, write_page
 from vqaudio.evaluation.pictures import check_drawing, save_json
@@ -93,11 +94,11 @@ def evaluate_speech(
         check_prior(prior, model)
     if cfg.page:
         check_drawing()
-    check_out(out, [FIGURES, INDEX] if cfg.page else [FIGURES], overwrite)
     asked = [question for question in QUESTIONS if not cfg.only or question.key in cfg.only]
     keys = {question.key for question in asked}
     sets = [one.limited(cfg.utterances) for one in open_sets(data, phones, model.sample_rate)]
     check_features(features, [id for one in sets for id in one.alignments])
+    check_out(out, [FIGURES, INDEX], overwrite)
     known = prior.cfg.speakers if prior is not None else ()
     shared = {
         "learn_units": functools.cache(lambda: fit_units(sets, model, seed)),
@@ -117,6 +118,7 @@ def evaluate_speech(
     facts = _plain(report, model, name, subjects)
     if "bits" in keys:
         facts["rates"] = {subject.set.name: _rates(subject.rates) for subject in subjects}
+    _clear(out)
     if cfg.page:
         write_page(facts | show(subjects, out, spoken=bool(keys & SPEAKING)), out, overwrite=overwrite)
     save_json(out / FIGURES, facts, overwrite=overwrite)
@@ -146,6 +148,14 @@ def check_out(out: Path, names: Sequence[str], overwrite: bool) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for name in names:
         check_writable(out / name, overwrite=overwrite)
+
+
+def _clear(out: Path) -> None:
+    """Takes away what an earlier report left there, so that no old page stands beside new figures."""
+    if not (out / INDEX).is_file():
+        return  # what lies in such folders then is not ours
+    for file in [out / INDEX, *(out / AUDIO).glob("*.wav"), *(out / PICTURES).glob("*.png")]:
+        file.unlink(missing_ok=True)
 
 
 def _recogniser(name: str) -> Callable[[Sequence[str]], Recogniser]:

@@ -89,11 +89,15 @@ def _best(found: Found, question: str, one: str, name: str, choose: Callable) ->
 
 
 def _outcome(own: Estimate, other: Estimate, *, higher: bool) -> str:
-    apart = own.low > other.high or own.high < other.low
+    apart = min(own.count, other.count) > 1 and (own.low > other.high or own.high < other.low)
     if not apart:
         return "no difference that these utterances could show"
     return "the tokens win" if (own.value > other.value) == higher else "the tokens lose"
 
 
 def _percent(estimate: Estimate) -> str:
-    return f"{100 * estimate.value:.1f} %"
+    """With its interval, if it has one."""
+    value = f"{100 * estimate.value:.1f} %"
+    if estimate.low == estimate.high:
+        return value
+    return f"{value} ({100 * estimate.low:.1f} to {100 * estimate.high:.1f})"

@@ -25,9 +25,10 @@ def show(subjects: Sequence[Subject], folder: Path, *, spoken: bool) -> dict[str
         rows += subject.rows
         alignments |= subject.alignments
         audible |= {u.id: own.wav(u) for u in spread(own.utterances, AUDIBLE, lambda u: u.speaker)}
+    timelines = [one for subject in subjects for one in _timelines(subject, folder)]
     return {
         "codes": code_exhibits(rows, model.codebook_size, folder, wavs=audible, alignments=alignments),
-        "timelines": [one for subject in subjects for one in _timelines(subject, folder)],
+        "timelines": sorted(timelines, key=lambda one: not one["segments"]),  # those with phones first
         "audio": [one for subject in subjects if spoken for one in _audio(subject, folder)],
         "pictures": [],
     }
