@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from torch import nn
 
@@ -145,6 +147,15 @@ def test_a_run_continues_with_the_settings_that_it_began_with(tmp_path: Path, ch
         fit(Regression(), Numbers(), FitConfig(steps=4, **changed), tmp_path)  # pyright: ignore[reportArgumentType]
 
 
+@pytest.fixture
+def another_precision() -> Iterator[None]:
+    """Accelerate keeps the precision of a process's first run, which `auto` chose by the machine."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("another_precision")
 def test_mixed_precision_is_for_training_alone(tmp_path: Path) -> None:
     seen: list[tuple[bool, bool]] = []
 

@@ -55,8 +55,8 @@ def check_shares(valid: float, test: float) -> None:
     """Raises ValueError for shares below 0, or of 1 and more together; one of them may be 1 if the other is 0."""
     if not (valid >= 0 and test >= 0 and (valid + test < 1 or (valid, test) in ((0, 1), (1, 0)))):
         raise ValueError(
-            f"valid and test must be at least 0 and below 1 together, or one of them 1 and the other 0, "
-            f"got {valid} and {test}"
+            f"valid and test must be at least 0 and below 1 together, got {valid} and {test}; 1 of one is for a corpus "
+            "that is not trained on, and needs 0 of the other"
         )
 
 
