@@ -121,7 +121,7 @@ def test_streams_of_a_batch_do_not_hear_each_other(encoder) -> None:
     wavs = _wav(90, batch=3)
     together = encoder(wavs)[0]
     for wav, z in zip(wavs, together, strict=True):
-        torch.testing.assert_close(encoder(wav[None])[0][0], z, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(encoder(wav[None])[0][0], z, rtol=0, atol=5e-6)  # sums in another order
 
 
 def test_a_state_is_a_value(encoder) -> None:
