@@ -41,17 +41,28 @@ def tiny_config() -> SpeechVQVAEConfig:
     )
 
 
-@pytest.fixture(scope="session")
-def tiny_model(tiny_config: SpeechVQVAEConfig) -> SpeechVQVAE:
-    """Initialised and in evaluation mode. All tests share it: do not change it (copy.deepcopy makes another)."""
-    model = SpeechVQVAE(tiny_config)
+def _initialised(cfg: SpeechVQVAEConfig, samples: int = 512, peak: float = 1.0) -> SpeechVQVAE:
+    """With random weights, and a codebook made from four utterances of noise; in evaluation mode."""
+    model = SpeechVQVAE(cfg)
     _randomise(model.encoder, seed=1)
     _randomise(model.decoder, seed=2)
     generator = torch.Generator().manual_seed(3)
-    wav = torch.rand(4, 1, 512, generator=generator) * 2 - 1
-    target = torch.randint(16, (4, 512), generator=generator)
-    model(wav, target, torch.zeros(4, dtype=torch.long), torch.full((4,), 512))
+    wav = (torch.rand(4, 1, samples, generator=generator) * 2 - 1) * peak
+    target = torch.randint(cfg.decoder.classes, (4, samples), generator=generator)
+    model(wav, target, torch.zeros(4, dtype=torch.long), torch.full((4,), samples))
     return model.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def initialised() -> Callable[..., SpeechVQVAE]:
+    """A function (configuration, samples and peak of the noise) -> a model that is ready to use."""
+    return _initialised
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_config: SpeechVQVAEConfig) -> SpeechVQVAE:
+    """Initialised and in evaluation mode. All tests share it: do not change it (copy.deepcopy makes another)."""
+    return _initialised(tiny_config)
 
 
 @pytest.fixture(scope="session")

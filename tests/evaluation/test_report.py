@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
-from torch import nn
 
 from vqaudio import SpeechVQVAE, SpeechVQVAEConfig, load_model, save_model
 from vqaudio.cli import main
@@ -30,7 +28,7 @@ DOCS = Path(__file__).parents[2] / "docs/evaluation.md"
 
 
 @pytest.fixture(scope="module")
-def model(randomise: Callable[..., nn.Module]) -> SpeechVQVAE:
+def model(initialised: Callable[..., SpeechVQVAE]) -> SpeechVQVAE:
     """As small as the tiny model, with 50 codes per second, so that a report takes seconds."""
     cfg = SpeechVQVAEConfig(
         speakers=("anna", "bert", "carl"),
@@ -38,12 +36,7 @@ def model(randomise: Callable[..., nn.Module]) -> SpeechVQVAE:
         quantizer=VectorQuantizerConfig(codes=16, width=4),
         decoder=WaveNetConfig(classes=16, layers=3, cycle=3, residual=6, skip=8, hidden=8),
     )
-    made = SpeechVQVAE(cfg)
-    randomise(made.encoder, seed=1)
-    randomise(made.decoder, seed=2)
-    wav = torch.rand(4, 1, 6400, generator=torch.Generator().manual_seed(3)) - 0.5
-    made(wav, torch.zeros(4, 6400, dtype=torch.long), torch.zeros(4, dtype=torch.long), torch.full((4,), 6400))
-    return made.eval().requires_grad_(False)
+    return initialised(cfg, samples=6400, peak=0.5)
 
 
 @pytest.fixture(scope="module")

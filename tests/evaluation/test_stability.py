@@ -11,8 +11,9 @@ import pytest
 import soundfile
 
 from vqaudio.evaluation import stability
+from vqaudio.evaluation.bitrate import merged
 from vqaudio.evaluation.estimates import Estimate
-from vqaudio.evaluation.stability import aligned, coded, distance, merged, missing_codings, stability_figures
+from vqaudio.evaluation.stability import aligned, coded, distance, missing_codings, stability_figures
 
 RATE, HOP = 16000, 80
 NAMES = ["gain_minus6", "gain_plus6", "shift_hop", "shift_half", "noise_20", "noise_10", "resample_8k", "resample_44k"]

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import soxr
 
 from vqaudio.data.alignments import Alignment, Segment
-from vqaudio.data.audio import AudioError, read_audio, to_int16
+from vqaudio.data.audio import AudioError, read_audio, resampled, to_int16
 from vqaudio.data.corpora import Failures
 from vqaudio.data.manifest import Utterance
 from vqaudio.evaluation.boundaries import boundaries, boundary_figures
@@ -51,7 +50,7 @@ def align(wav: Wav, text: str, sample_rate: int) -> Alignment:
         raise ValueError(f"there are no words in the text {text!r}")
     if missing := [word for word in dict.fromkeys(words) if decoder.lookup_word(word) is None]:
         raise ValueError(f"words that are not in pocketsphinx's dictionary of English: {', '.join(missing)}")
-    heard = soxr.resample(wav, sample_rate, SPHINX_RATE) if sample_rate != SPHINX_RATE else wav
+    heard = resampled(wav, sample_rate, SPHINX_RATE)
     if len(heard) < WINDOW * SPHINX_RATE:
         raise ValueError(f"{len(wav)} samples at {sample_rate} Hz are too short for any phone")
     try:

@@ -152,7 +152,12 @@ def merged_bits(codes: Sequence[Codes]) -> Bits:
     and Glass, arXiv 1911.09602) added to the challenge's script. The codes themselves cannot be sent at this rate: it
     is to be placed beside published ones.
     """
-    return unigram_bits([own[np.append(True, own[1:] != own[:-1])[: len(own)]] for own in codes])
+    return unigram_bits([merged(own) for own in codes])
+
+
+def merged(codes: Codes) -> Codes:
+    """(N,) -> one code for each run of equal ones."""
+    return codes[np.append(True, codes[1:] != codes[:-1])[: len(codes)]]
 
 
 @torch.no_grad()

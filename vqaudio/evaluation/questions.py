@@ -7,11 +7,11 @@ what to install.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from vqaudio.data.audio import read_audio
 from vqaudio.evaluation.abx import abx_figures
 from vqaudio.evaluation.abx_items import items_of, load_features
 from vqaudio.evaluation.code_statistics import code_figures
@@ -73,28 +73,25 @@ def abx(subject: Subject) -> Answers:
     ids = [subject.set.utterances[i].id for i in chosen]
     speakers = {subject.set.utterances[i].id: subject.set.utterances[i].speaker for i in chosen}
     items = items_of({id: subject.alignments[id] for id in ids}, speakers)
-    rate, seed = subject.model.frame_rate, subject.seed
+    figures = functools.partial(
+        abx_figures,
+        items=items,
+        frame_rate=subject.model.frame_rate,
+        max_items_per_cell=ABX_TOKENS,
+        seed=subject.seed,
+    )
     for system, codes in subject.codes.items():
         named = {id: codes[i] for id, i in zip(ids, chosen, strict=True)}
-        found = abx_figures(
-            named, items, frame_rate=rate, distance="identity", max_items_per_cell=ABX_TOKENS, seed=seed
-        )
+        found = figures(named, distance="identity")
         vectors = {id: subject.vectors(system, own) for id, own in named.items()}
         placed = {id: own for id, own in vectors.items() if own is not None}
         if placed:
-            of_vectors = abx_figures(
-                placed, items, frame_rate=rate, distance="angular", max_items_per_cell=ABX_TOKENS, seed=seed
-            )
+            of_vectors = figures(placed)
             found |= {f"{name}_vectors": of_vectors[name] for name in ("abx_within", "abx_across")}
         yield system, found
     for folder in subject.features:
         if any((folder / f"{id}.npy").is_file() for id in ids):  # it may be of another set
-            yield (
-                folder.name,
-                abx_figures(
-                    load_features(folder, ids), items, frame_rate=rate, max_items_per_cell=ABX_TOKENS, seed=seed
-                ),
-            )
+            yield folder.name, figures(load_features(folder, ids))
 
 
 def codes(subject: Subject) -> Answers:
@@ -154,8 +151,7 @@ def conversion(subject: Subject) -> Answers:
             f"a voice is known by 2 or more training utterances, which {', '.join(short[:8])} lacks; evaluate a folder "
             "of vqaudio prepare, whose train.jsonl has them"
         )
-    enrolled = {name: [read_audio(u.path, rate) for u in own] for name, own in subject.enrolment.items()}
-    enrolled = {name: own for name, own in enrolled.items() if len(own) > 1}
+    enrolled = {name: [subject.set.wav(u) for u in own] for name, own in subject.enrolment.items() if len(own) > 1}
     sources = [u.speaker for u in spoken.utterances]
     found = conversion_figures(
         [*spoken.reconstructions, *spoken.conversions],

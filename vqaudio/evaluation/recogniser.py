@@ -16,9 +16,8 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import soxr
 
-from vqaudio.data.audio import to_int16
+from vqaudio.data.audio import resampled, to_int16
 from vqaudio.evaluation.language_model import arpa, words_of
 
 Wav = npt.NDArray[np.float32]
@@ -149,4 +148,4 @@ def _prepared(wav: Wav, sample_rate: int, wanted: int) -> Wav:
     """Checked, and at the rate that a recogniser hears."""
     if wav.ndim != 1 or not np.isfinite(wav).all():
         raise ValueError(f"a recogniser hears mono audio (T,) of finite samples, got shape {wav.shape}")
-    return soxr.resample(wav, sample_rate, wanted) if sample_rate != wanted and len(wav) else wav
+    return resampled(wav, sample_rate, wanted)

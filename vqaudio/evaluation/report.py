@@ -100,18 +100,28 @@ def evaluate_speech(
     check_features(features, [id for one in sets for id in one.alignments])
     check_out(out, [FIGURES, INDEX], overwrite)
     known = prior.cfg.speakers if prior is not None else ()
-    shared = {
-        "learn_units": functools.cache(lambda: fit_units(sets, model, seed)),
-        "enrolment": enrolment(sets, model.speakers),
-        "recogniser": _recogniser(cfg.recogniser) if "words" in keys else SphinxRecogniser,
-        "training": None
-        if training is None
-        else sequences(read_tokens(training), known, model.codebook_size, model.fingerprint),
-        "classes": "paper" if cfg.phone_classes == "paper" else "as they are",
-        "spoken_utterances": cfg.spoken,
-        "options": options or {},
-    }
-    subjects = [Subject(model, one, features=features, prior=prior, seed=seed, **shared) for one in sets]
+    counted = None
+    if training is not None:
+        counted = sequences(read_tokens(training), known, model.codebook_size, model.fingerprint)
+    units, enrolled = functools.cache(lambda: fit_units(sets, model, seed)), enrolment(sets, model.speakers)
+    recogniser = _recogniser(cfg.recogniser) if "words" in keys else SphinxRecogniser
+    subjects = [
+        Subject(
+            model,
+            one,
+            units,
+            enrolled,
+            classes="paper" if cfg.phone_classes == "paper" else "as they are",
+            spoken_utterances=cfg.spoken,
+            options=options or {},
+            seed=seed,
+            recogniser=recogniser,
+            features=features,
+            prior=prior,
+            training=counted,
+        )
+        for one in sets
+    ]
     for subject in subjects:  # before hours of work: labels without a class, audio that cannot be read
         _ = subject.alignments, subject.rows
     report = _ask(subjects, asked, progress)

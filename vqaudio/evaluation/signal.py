@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import soxr
 from torch import from_numpy
 
+from vqaudio.data.audio import resampled
 from vqaudio.evaluation.estimates import Estimate, bootstrap, mean, ratio
 from vqaudio.evaluation.pitch import FRAME, pitch
 
@@ -204,8 +204,7 @@ def _pesq(original: Wav, other: Wav, sample_rate: int) -> float | str:
     from pesq import PesqError
     from torchmetrics.functional.audio import perceptual_evaluation_speech_quality
 
-    if sample_rate != PESQ_RATE:
-        original, other = (soxr.resample(wav, sample_rate, PESQ_RATE) for wav in (original, other))
+    original, other = (resampled(wav, sample_rate, PESQ_RATE) for wav in (original, other))
     try:
         return float(perceptual_evaluation_speech_quality(from_numpy(other), from_numpy(original), PESQ_RATE, "wb"))
     except PesqError as error:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from vqaudio.evaluation.bitrate import merged
 from vqaudio.evaluation.estimates import Estimate, ratio
 
 Codes = npt.NDArray[np.int64]
@@ -110,11 +111,6 @@ def aligned(late: npt.NDArray[Any], wav: Wav) -> Wav:
     if delay >= len(late):  # it comes early
         late, delay = np.pad(late, (size - delay, 0)), 0
     return _fitted(late[delay:], len(wav))
-
-
-def merged(codes: Codes) -> Codes:
-    """(N,) with N > 0 -> one code for each run."""
-    return codes[np.append(True, codes[1:] != codes[:-1])]
 
 
 def distance(before: Codes, after: Codes) -> int:

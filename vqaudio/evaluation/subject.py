@@ -14,7 +14,6 @@ import numpy.typing as npt
 import torch
 
 from vqaudio.data.alignments import Alignment
-from vqaudio.data.corpora import Failures
 from vqaudio.data.crops import validation_batches
 from vqaudio.data.manifest import Utterance
 from vqaudio.data.packed import pack
@@ -28,7 +27,7 @@ from vqaudio.models.prior import CodePrior
 from vqaudio.models.speaking import SpeakOptions
 from vqaudio.models.speech import SpeechVQVAE
 from vqaudio.models.tokens import Tokens
-from vqaudio.tokens.bulk import Source, tokenize_all
+from vqaudio.tokens.bulk import Source, tokenize_whole
 from vqaudio.tokens.chunks import CodeSequences
 from vqaudio.tokens.rows import TokenRow
 
@@ -90,21 +89,17 @@ class Subject:
     @cached_property
     def rows(self) -> list[TokenRow]:
         """The tokens of all utterances. Raises AudioError for one that cannot be used."""
-        failures: Failures = []
-        sources = [Source(u.id, u.path, u.speaker) for u in self.set.utterances]
-        rows = list(tokenize_all(self.model, sources, failures))
-        if failures:
-            raise failures[0]
-        return rows
+        return list(tokenize_whole(self.model, [Source(u.id, u.path, u.speaker) for u in self.set.utterances]))
 
     @cached_property
     def codes(self) -> dict[str, list[Codes]]:
         """(N,) of every utterance, by the systems that made them."""
         ours = [row.tokens.codes.numpy() for row in self.rows]
-        found = {OURS: ours}
-        for name, units in self.units.items():
-            found[name] = [units.encode(self.set.wav(u)) for u in self.set.utterances]
-        return found | {CHANCE: random_codes(ours, self.model.codebook_size, self.seed)}
+        found: dict[str, list[Codes]] = {name: [] for name in self.units}
+        for wav in map(self.set.wav, self.set.utterances if found else ()):
+            for name, units in self.units.items():
+                found[name].append(units.encode(wav))
+        return {OURS: ours, **found, CHANCE: random_codes(ours, self.model.codebook_size, self.seed)}
 
     @cached_property
     def alignments(self) -> dict[str, Alignment]:

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vqaudio.data.audio import resampled
+
 Wav = npt.NDArray[np.float32]
 Vector = npt.NDArray[np.float32]  # (256,), of length 1
 SAMPLE_RATE = 16000
@@ -50,11 +52,8 @@ class SpeakerVerifier:
             raise ValueError(f"a voice is heard in finite samples (T,), T at least 1, got {wave.shape}")
         if sample_rate < 1:
             raise ValueError(f"sample_rate must be at least 1 Hz, got {sample_rate}")
-        if sample_rate != SAMPLE_RATE:
-            import soxr
-
-            wave = soxr.resample(wave, sample_rate, SAMPLE_RATE)
-        of_windows = self.net(torch.from_numpy(_windows(_levelled(wave))))
+        wave = _levelled(resampled(wave, sample_rate, SAMPLE_RATE))
+        of_windows = self.net(torch.from_numpy(_windows(wave)))
         return F.normalize(of_windows.mean(0), dim=0).numpy()
 
 

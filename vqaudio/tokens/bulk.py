@@ -69,6 +69,17 @@ def tokenize_all(model: SpeechVQVAE, sources: Sequence[Source], failures: Failur
         raise AudioError(f"none of the {len(sources)} inputs can be used; nothing was written")
 
 
+def tokenize_whole(model: SpeechVQVAE, sources: Sequence[Source]) -> Iterator[TokenRow]:
+    """As `tokenize_all`, where each utterance counts. Raises AudioError for the first that cannot be used."""
+    failures: Failures = []
+    for row in tokenize_all(model, sources, failures):
+        if failures:
+            break
+        yield row
+    if failures:
+        raise failures[0]
+
+
 def tokens_of(model: SpeechVQVAE, manifests: Sequence[Path], path: Path) -> Iterator[TokenRow]:
     """The tokens of the manifests' utterances, read from `path` (.jsonl) or, the first time, written there.
 
@@ -82,8 +93,7 @@ def tokens_of(model: SpeechVQVAE, manifests: Sequence[Path], path: Path) -> Iter
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):
         if not path.exists():
-            failures: Failures = []
-            write_tokens(path, _whole(tokenize_all(model, sources, failures), failures))
+            write_tokens(path, tokenize_whole(model, sources))
     wanted = [source.id for source in sources]
     rows = list(read_tokens(path))
     if [row.id for row in rows] != wanted:
@@ -93,16 +103,6 @@ def tokens_of(model: SpeechVQVAE, manifests: Sequence[Path], path: Path) -> Iter
     if others := {row.tokens.model for row in rows} - {model.fingerprint}:
         raise ValueError(f"{path} holds tokens of model {others.pop()}, not of model {model.fingerprint}; remove it")
     return iter(rows)
-
-
-def _whole(rows: Iterator[TokenRow], failures: Failures) -> Iterator[TokenRow]:
-    """The same rows; raises the first failure once it is there."""
-    for row in rows:
-        if failures:
-            break
-        yield row
-    if failures:
-        raise failures[0]
 
 
 def _expand(path: Path) -> list[Source]:

@@ -15,41 +15,45 @@ if TYPE_CHECKING:
     from torch import nn
 
 Paths = tuple[Path, ...]
+Data = Annotated[
+    Paths,
+    arg(
+        metavar="DIR [DIR ...]",
+        help="folders of vqaudio prepare, or manifests; of images one folder",
+        help_behavior_hint="(required)",
+    ),
+]
+Phones = Annotated[
+    Paths,
+    arg(
+        metavar="PATH [PATH ...]",
+        help="alignments: folders with ID.phn or ID.TextGrid, .ctm or .tsv files (vqaudio align)",
+    ),
+]
+Prior = Annotated[str | None, arg(metavar="P", help="a prior over the model's codes, evaluated too")]
+First = Annotated[str | None, arg(metavar="M", help="for a second level: the image model whose codes it models")]
+TrainTokens = Annotated[
+    Path | None,
+    arg(metavar="FILE", help="of speech: tokens of training utterances, on which bits are counted too"),
+]
+Features = Annotated[
+    Paths,
+    arg(
+        metavar="DIR [DIR ...]",
+        help="folders of ID.npy, (N, D) or (N,) at the model's frame rate: further systems for ABX",
+    ),
+]
 
 
 def evaluate(
-    data: Annotated[
-        Paths,
-        arg(
-            metavar="DIR [DIR ...]",
-            help="folders of vqaudio prepare, or manifests; of images one folder",
-            help_behavior_hint="(required)",
-        ),
-    ],
+    data: Data,
     out: Path,
     model: Model = "mini",
-    phones: Annotated[
-        Paths,
-        arg(
-            metavar="PATH [PATH ...]",
-            help="alignments: folders with ID.phn or ID.TextGrid, .ctm or .tsv files (vqaudio align)",
-        ),
-    ] = (),
-    prior: Annotated[str | None, arg(metavar="P", help="a prior over the model's codes, evaluated too")] = None,
-    first: Annotated[
-        str | None, arg(metavar="M", help="for a second level: the image model whose codes it models")
-    ] = None,
-    train_tokens: Annotated[
-        Path | None,
-        arg(metavar="FILE", help="of speech: tokens of training utterances, on which bits are counted too"),
-    ] = None,
-    features: Annotated[
-        Paths,
-        arg(
-            metavar="DIR [DIR ...]",
-            help="folders of ID.npy, (N, D) or (N,) at the model's frame rate: further systems for ABX",
-        ),
-    ] = (),
+    phones: Phones = (),
+    prior: Prior = None,
+    first: First = None,
+    train_tokens: TrainTokens = None,
+    features: Features = (),
     report: Annotated[ReportConfig, arg(name="")] = ReportConfig(),  # noqa: B008 (it is frozen)
     precision: Precision = "float32",
     seed: int = 0,
