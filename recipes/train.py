@@ -19,7 +19,7 @@ from vqaudio.data.manifest import read_manifest
 from vqaudio.data.packed import PackedSpeech, pack
 from vqaudio.evaluation.conditioning import conditioning
 from vqaudio.models.speech import SpeechVQVAE, SpeechVQVAEConfig
-from vqaudio.models.storage import save_model
+from vqaudio.models.storage import save_model, start_from
 from vqaudio.training import FitConfig, TrainingError, fit
 from vqaudio.training.curves import plot_curves
 
@@ -39,6 +39,8 @@ class TrainConfig:
     crops: CropConfig = field(default_factory=CropConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     model: SpeechVQVAEConfig = field(default_factory=SpeechVQVAEConfig)
+    start: tuple[str, ...] = ()
+    """models whose weights it begins with, wherever names and shapes agree; of two that do, the later one's"""
     fit: FitConfig = field(default_factory=FitConfig)
 
 
@@ -57,6 +59,10 @@ def main() -> None:
     held_out = packed(cfg.valid, cfg, speech.speakers)
     set_seed(cfg.fit.seed)  # the first weights
     model = SpeechVQVAE(cfg.model)
+    for name in cfg.start:
+        print(f"from {name}, all but {', '.join(start_from(model, name)) or 'nothing'}", file=sys.stderr)
+    if cfg.model.learn == "speech" and not model.quantizer.initialised:
+        raise ValueError("learn: speech keeps codes as they are, so `start` must name a model that has some")
     classes, v = cfg.model.decoder.classes, cfg.validation
     batches = validation_batches(held_out, v.samples, v.batch_size, v.batches, num_classes=classes)
 
@@ -65,7 +71,7 @@ def main() -> None:
         save_yaml(cfg, folder / "config.yaml")
 
     crops = SpeechCrops(speech, cfg.crops, classes)
-    facts = flatten({name: to_dict(cfg)[name] for name in ("train", "crops", "model")})
+    facts = flatten({name: to_dict(cfg)[name] for name in ("train", "crops", "model", "start")})
     model = fit(model, crops, cfg.fit, cfg.out, evaluate=lambda m: conditioning(m, batches), save=save, facts=facts)
     if PartialState().is_main_process:
         save(model, cfg.out)

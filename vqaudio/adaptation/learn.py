@@ -29,6 +29,7 @@ from vqaudio.data.packed import PackedSpeech, pack
 from vqaudio.evaluation.voices import bits_by_voice, heard_codes
 from vqaudio.models.speech import SpeechVQVAE
 from vqaudio.models.voices import check_new_names, with_speakers
+from vqaudio.nn.wavenet import WaveNet
 from vqaudio.training import FitConfig, TrainingError, fit
 
 HELD_OUT_CROPS, HELD_OUT_SAMPLES = 8, 8192  # of each new speaker: what the figures are measured on
@@ -153,12 +154,13 @@ class Learner(nn.Module):
             loss = loss + drift
         return loss * (lengths.sum() / target.numel()), logs
 
-    def drift(self, before: nn.Module, target: Tensor, z_q: Tensor, speaker: Tensor, lengths: Tensor) -> Tensor:
+    def drift(self, before: WaveNet, target: Tensor, z_q: Tensor, speaker: Tensor, lengths: Tensor) -> Tensor:
         """(B, T), (B, D, N), (B,), (B,) -> (): divergence in nats per valid sample from what was said before."""
-        inputs = self.model.decoder.shift(target), z_q, speaker
+        model, inputs = self.model, self.model.decoder.shift(target)
         with torch.no_grad():
-            expected = before(*inputs)[0].float().log_softmax(1)  # (B, Q, T)
-        found = self.model.decoder(*inputs)[0].float().log_softmax(1)
+            said = before(inputs, model.conditioned(z_q, speaker, before), speaker)
+            expected = said[0].float().log_softmax(1)  # (B, Q, T)
+        found = model.decoder(inputs, model.conditioned(z_q, speaker), speaker)[0].float().log_softmax(1)
         divergence = F.kl_div(found, expected, log_target=True, reduction="none").sum(1)  # (B, T)
         valid = torch.arange(target.shape[1], device=target.device) < lengths[:, None]
         return (divergence * valid).sum() / lengths.sum()

@@ -144,13 +144,16 @@ def prepare(
     test: float = 0.05,
     seed: int = 0,
     mic: Mic = "mic1",
+    held_out: str | Path | None = None,
     overwrite: bool = False,
 ) -> PrepareSummary:
     """Find a corpus, split it, write OUT/{train,valid,test}.jsonl and OUT/speakers.json.
 
     All four are written before the first gets its name. Files that cannot be used are left out and
-    listed in the summary. Raises ValueError for an unknown kind, FileNotFoundError where no corpus
-    is found, AudioError where not one file can be used, OSError where it cannot write.
+    listed in the summary. `held_out`: a file of what goes into test.jsonl whatever the shares, the name of a speaker or
+    the id of an utterance in each line; those of other corpora may be among them, lines that begin with # are notes.
+    Raises ValueError for an unknown kind and for such a file that names nothing of this corpus, FileNotFoundError where
+    no corpus is found, AudioError where not one file can be used, OSError where it cannot write.
     """
     out = Path(out)
     names = ("train.jsonl", "valid.jsonl", "test.jsonl", "speakers.json")
@@ -168,7 +171,8 @@ def prepare(
         raise ValueError(f"kind must be vctk, librispeech or folder, got {kind!r}")
     if not utterances:
         raise AudioError(f"none of the {len(failures)} audio files in {root} can be used; the first: {failures[0]}")
-    parts = split(utterances, valid=valid, test=test, seed=seed)
+    held = frozenset() if held_out is None else _held_out(Path(held_out), utterances)
+    parts = split(utterances, valid=valid, test=test, seed=seed, held_out=held)
     speakers = sorted({u.speaker for u in utterances})
     contents = ["".join(f"{manifest_row(u, out)}\n" for u in part) for part in parts]
     contents.append(json.dumps(speakers, ensure_ascii=False, indent=1) + "\n")
@@ -184,6 +188,14 @@ def prepare(
         hours={name: sum(u.seconds for u in part) / 3600 for name, part in parts._asdict().items()},
         failures=tuple(failures),
     )
+
+
+def _held_out(path: Path, utterances: list[Utterance]) -> frozenset[str]:
+    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    named = frozenset(line for line in lines if line and not line.startswith("#"))
+    if not named & {name for u in utterances for name in (u.speaker, u.id)}:
+        raise ValueError(f"{path} names no speaker and no utterance of this corpus; its lines are such names")
+    return named
 
 
 def speaker_info(root: str | Path) -> dict[str, dict[str, str]]:

@@ -2,7 +2,7 @@
 validation.
 
 Letters: B crops, T samples per crop, Q mu-law classes, U utterances.
-A batch is {"wav": (B, 1, T) float32 in [-1, 1), "target": (B, T) int64 in [0, Q),
+A batch is {"wav": (B, 1, T) float32 in [-1, 1), beyond it where a gain is drawn, "target": (B, T) int64 in [0, Q),
 "speaker": (B,) int64, "lengths": (B,) int64 valid samples}. Utterances shorter than T are padded
 with zeros at the right; their target there is the class of silence.
 """
@@ -35,6 +35,8 @@ class CropConfig:
     """0: speakers as often as they have speech; 1: all equally often"""
     target_shift: int = 0
     """most samples by which the encoder hears a crop earlier or later than the decoder is to say it"""
+    gain: float = 0.0
+    """most dB by which the encoder hears a crop louder or softer than the decoder is to say it"""
 
     def __post_init__(self) -> None:
         if self.samples < 1:
@@ -47,6 +49,8 @@ class CropConfig:
             raise ValueError(f"speaker_balance must lie in 0 to 1, got {self.speaker_balance}")
         if not 0 <= self.target_shift <= self.samples:
             raise ValueError(f"target_shift must lie in 0 to samples ({self.samples}), got {self.target_shift}")
+        if not 0 <= self.gain <= 60:
+            raise ValueError(f"gain must lie in 0 to 60 dB, got {self.gain}")
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,10 @@ class SpeechCrops:
         mine = part_of(self.cfg.batch_size, part, parts)
         utterances, starts = self._draw(step)
         shifts = self._draw_shifts(step)
-        return _cut(self.packed, utterances[mine], starts[mine], self.cfg.samples, self._classes, shifts[mine])
+        batch = _cut(self.packed, utterances[mine], starts[mine], self.cfg.samples, self._classes, shifts[mine])
+        if self.cfg.gain:
+            batch["wav"] *= self._draw_gains(step)[mine, None, None]
+        return batch
 
     def _draw(self, step: int) -> tuple[Ints, Ints]:
         """Utterances (B,) and first samples (B,) of the whole batch of a step."""
@@ -115,6 +122,11 @@ class SpeechCrops:
         most = self.cfg.target_shift
         draws = draws_of(self.cfg.seed, step, (self.cfg.batch_size,), stream=1)
         return np.floor(draws * (2 * most + 1)).astype(np.int64) - most
+
+    def _draw_gains(self, step: int) -> Tensor:
+        """Factors (B,) float32 by which the encoder hears the crops of a step louder."""
+        draws = draws_of(self.cfg.seed, step, (self.cfg.batch_size,), stream=2)
+        return torch.from_numpy(10 ** (self.cfg.gain * (2 * draws - 1) / 20)).float()
 
 
 def validation_batches(

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple, TypeVar
 
 from vqaudio.data.manifest import Utterance
@@ -16,19 +16,28 @@ class Split(NamedTuple):
     test: list[Utterance]
 
 
-def split(utterances: Iterable[Utterance], *, valid: float = 0.05, test: float = 0.05, seed: int = 0) -> Split:
+def split(
+    utterances: Iterable[Utterance],
+    *,
+    valid: float = 0.05,
+    test: float = 0.05,
+    seed: int = 0,
+    held_out: Collection[str] = (),
+) -> Split:
     """Split by utterance within each speaker; the order of listing does not matter.
 
     `valid` and `test` are shares of each speaker's utterances, rounded. A speaker with 3 or more
     has at least one in valid, with 4 or more one in test (unless the share is 0), and every
     speaker keeps one in train, unless a share is 1: a corpus that is not trained on. Speakers may
-    read the same sentence on both sides.
+    read the same sentence on both sides. `held_out`: names of speakers, and ids of utterances, that go into test
+    before the others are split.
     """
     check_shares(valid, test)
     by_speaker: dict[str, list[Utterance]] = defaultdict(list)
-    for utterance in utterances:
-        by_speaker[utterance.speaker].append(utterance)
     parts = Split([], [], [])
+    for utterance in utterances:
+        chosen = parts.test if {utterance.speaker, utterance.id} & set(held_out) else by_speaker[utterance.speaker]
+        chosen.append(utterance)
     for _, own in sorted(by_speaker.items()):
         for part, share in zip(parts, split_group(own, lambda u: u.id, valid=valid, test=test, seed=seed), strict=True):
             part.extend(share)

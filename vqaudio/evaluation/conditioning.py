@@ -28,8 +28,48 @@ class Listening(NamedTuple):
 
 
 def conditioning(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]]) -> dict[str, float]:
-    """Batches as the model is trained on -> the figures of `summary`."""
-    return summary(listen(model, batches))
+    """Batches as the model is trained on -> the figures of `summary`; of one that learns codes alone, of `spectrum`."""
+    return spectrum(model, batches) if model.cfg.learn == "codes" else summary(listen(model, batches))
+
+
+@torch.no_grad()
+def spectrum(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]]) -> dict[str, float]:
+    """Batches as the model is trained on -> how well codes and speaker tell the spectrum, and what each is worth to it.
+
+    spectrum_error: mean squared error of standardised log-mel spectra, whose variance is about 1. gap_codes and
+    gap_speakers: by how much it grows with the codes, or the speakers, of the batch's next utterance. perplexity,
+    usage, dead_codes and codebook_size as in `summary`. Raises RuntimeError for a model in training mode, ValueError
+    for no batch.
+    """
+    check_mode(model)
+    errors = torch.zeros(3, dtype=torch.float64)
+    counts = torch.zeros(model.codebook_size, device=model.device)
+    for cpu_batch in batches:
+        batch = {name: value.to(model.device) for name, value in cpu_batch.items()}
+        target, speaker, lengths = batch["target"], batch["speaker"], batch["lengths"]
+        _, q = model.quantize(batch["wav"], lengths)
+        counts += torch.bincount(q.codes[model.valid_frames(lengths, q.codes.shape[1])], minlength=len(counts))
+        for i, (z_q, who) in enumerate(((q.z_q, speaker), (q.z_q.roll(1, 0), speaker), (q.z_q, speaker.roll(1, 0)))):
+            cond = model.conditioned(z_q, who)
+            errors[i] += model.spectrum_error_of_each(target, cond, lengths).double().sum().cpu()
+    if not counts.sum():
+        raise ValueError("there is nothing to evaluate: no batch")
+    true, other_codes, other_speakers = (errors / counts.sum().item()).tolist()
+    exchanged = {"gap_speakers": other_speakers - true} if len(model.speakers) > 1 else {}
+    figures = {"spectrum_error": true, "gap_codes": other_codes - true, **exchanged}
+    return figures | _use(counts)
+
+
+def _use(counts: Tensor) -> dict[str, float]:
+    """Frames of each code (K,) -> perplexity, entropy, usage, dead_codes, codebook_size."""
+    spread, used, codes = perplexity(counts).item(), int((counts > 0).sum()), len(counts)
+    return {
+        "perplexity": spread,
+        "entropy": math.log2(spread),
+        "usage": used / codes,
+        "dead_codes": codes - used,
+        "codebook_size": codes,
+    }
 
 
 @torch.no_grad()
@@ -69,19 +109,14 @@ def summary(heard: Listening) -> dict[str, float]:
     codebook_size: what they are compared with.
     """
     true, other_codes, mean_code, other_speakers = (heard.nats.sum(1) / heard.num_samples.sum() / math.log(2)).tolist()
-    spread, used, codes = perplexity(heard.counts).item(), (heard.counts > 0).sum().item(), len(heard.counts)
     exchanged = {"gap_speakers": other_speakers - true} if heard.voices > 1 else {}
     return {
         "bits_per_sample": true,
         "gap_codes": other_codes - true,
         "gap_mean": mean_code - true,
         **exchanged,
-        "perplexity": spread,
-        "entropy": math.log2(spread),
-        "usage": used / codes,
-        "dead_codes": codes - used,
+        **_use(heard.counts),
         "uniform_bits": math.log2(heard.classes),
-        "codebook_size": codes,
     }
 
 

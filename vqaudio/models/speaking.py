@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vqaudio.data.mulaw import mulaw_decode
 from vqaudio.native.wavenet import Precision
+from vqaudio.nn.context import Context
 from vqaudio.nn.quantizer import VectorQuantizer
 from vqaudio.nn.wavenet import WaveNet
 from vqaudio.sampling import choose, generate
@@ -57,6 +58,21 @@ def pieces(
         num_samples = None if num_samples is None else num_samples - samples
         if samples:
             yield Piece(quantizer.decode(codes.long().to(quantizer.codebook.device)[None])[0], samples)
+
+
+@torch.no_grad()
+def in_context(
+    context: Context | None, decoder: WaveNet, arriving: Iterable[Piece], speaker: Tensor | None
+) -> Iterator[Piece]:
+    """Pieces of code vectors (D, N) of one utterance, speaker (1,) -> the same as the decoder hears them, (C, N)."""
+    if context is None:
+        yield from arriving
+        return
+    voice = None if decoder.speaker is None or speaker is None else decoder.speaker(speaker)
+    state = context.start(context.code.weight)
+    for piece in arriving:
+        cond, state = context.extend(piece.cond[None], voice, state)
+        yield piece._replace(cond=cond[0])
 
 
 def speak(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Unpack
 
@@ -17,50 +17,19 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vqaudio.data.mulaw import mulaw_decode
 from vqaudio.models.chunks import audio_pieces, encode_in_chunks
 from vqaudio.models.fingerprint import fingerprint
-from vqaudio.models.speaking import STREAM_FRAMES, SpeakOptions, check_codes, pieces, speak, speak_stream
+from vqaudio.models.speakers import CANNOT_SPEAK, speaker_id, speaker_ids
+from vqaudio.models.speaking import STREAM_FRAMES, SpeakOptions, check_codes, in_context, pieces, speak, speak_stream
+from vqaudio.models.speech_config import SpeechVQVAEConfig as SpeechVQVAEConfig
 from vqaudio.models.tokens import Tokens
-from vqaudio.nn.encoder import Encoder, EncoderConfig
+from vqaudio.nn.context import Context, SpectrumHead
+from vqaudio.nn.encoder import Encoder
 from vqaudio.nn.noise import jitter
-from vqaudio.nn.normalizer import Normalizer, NormalizerKind
-from vqaudio.nn.quantizer import Quantized, VectorQuantizer, VectorQuantizerConfig
-from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
-
-# what decides the codes, by name: a field that a later version adds must not rename the models that are there
-ENCODER_FACTS = ("strides", "channels", "dilations", "kernel_size", "width", "lookahead", "gain")
-
-
-@dataclass(frozen=True)
-class SpeechVQVAEConfig:
-    """Everything that a checkpoint must know to tokenize and to speak."""
-
-    speakers: tuple[str, ...] = ()
-    """names of the voices, in the order of their embeddings; a recipe fills them in from its corpus"""
-    sample_rate: int = 16000
-    """in Hz"""
-    encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    normalizer: NormalizerKind = "frame"
-    """what brings vectors to the codebook's scale: none, affine, batch, frame or unit"""
-    quantizer: VectorQuantizerConfig = field(default_factory=VectorQuantizerConfig)
-    decoder: WaveNetConfig = field(default_factory=WaveNetConfig)
-    """its hop, condition and speakers follow from the rest"""
-    jitter: float = 0.0
-    """share of the frames that the decoder hears from a neighbour instead, in training"""
-
-    def __post_init__(self) -> None:
-        if len(set(self.speakers)) < len(self.speakers):
-            raise ValueError(f"speakers must be different names, got {self.speakers}")
-        if self.sample_rate < 1:
-            raise ValueError(f"sample_rate must be at least 1 Hz, got {self.sample_rate}")
-        if self.quantizer.width != self.encoder.width:
-            raise ValueError(
-                f"quantizer.width ({self.quantizer.width}) must be encoder.width ({self.encoder.width}); set both"
-            )
-        if not 0 <= self.jitter <= 1:
-            raise ValueError(f"jitter must lie in [0, 1], a share of the frames, got {self.jitter}")
-        follows = {"hop": self.encoder.hop, "condition": self.encoder.width, "speakers": len(self.speakers)}
-        object.__setattr__(self, "decoder", replace(self.decoder, **follows))
+from vqaudio.nn.normalizer import Normalizer
+from vqaudio.nn.quantizer import Quantized, VectorQuantizer
+from vqaudio.nn.wavenet import WaveNet
 
 
 class SpeechVQVAE(nn.Module):
@@ -69,40 +38,70 @@ class SpeechVQVAE(nn.Module):
     def __init__(self, cfg: SpeechVQVAEConfig):
         super().__init__()
         self.cfg = cfg
-        self.encoder = Encoder(cfg.encoder)
+        self.encoder = Encoder(cfg.encoder, cfg.sample_rate)
         self.normalizer = Normalizer(cfg.normalizer, cfg.encoder.width)
         self.quantizer = VectorQuantizer(cfg.quantizer)
+        voice = cfg.decoder.hidden if cfg.speakers else 0
+        self.context = Context(cfg.context, cfg.encoder.width, voice) if cfg.context.dilations else None
+        asked = (cfg.spectrum, cfg.context.channels, cfg.encoder.hop, cfg.sample_rate)
+        self.spectrum = SpectrumHead(*asked) if cfg.spectrum.bands else None
         self.decoder = WaveNet(cfg.decoder)
         self._fingerprint: tuple[object, str] | None = None  # of which versions of the weights, and what it is
+        nn.ModuleList(self._still()).requires_grad_(False)
+        if cfg.learn == "codes" and self.decoder.speaker is not None:
+            self.decoder.speaker.requires_grad_(True)  # the context hears it
 
     # --- training ---
+
+    def _still(self) -> tuple[nn.Module, ...]:
+        """What `learn` leaves as it is."""
+        codes = self.encoder, self.normalizer, self.quantizer
+        return {"all": (), "codes": (self.decoder,), "speech": codes}[self.cfg.learn]
+
+    def train(self, mode: bool = True) -> SpeechVQVAE:
+        """Codes that are to stay as they are stay in evaluation mode: their codebook neither moves nor restarts."""
+        super().train(mode)
+        nn.ModuleList(self._still()).eval()
+        return self
 
     def forward(
         self, wav: Tensor, target: Tensor, speaker: Tensor, lengths: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """(B, 1, T) in [-1, 1], mu-law classes (B, T), (B,), valid samples (B,) -> loss () in nats, logs.
 
-        Equation 3 of the paper, with the negative log-likelihood averaged over valid samples. Each mean is weighted
-        with its share of valid samples or frames, so that the parts of a joint batch, averaged, make its loss.
+        Equation 3 of the paper, with the negative log-likelihood averaged over valid samples, and the squared error of
+        the spectrum where one is asked for. Each mean is weighted with its share of valid samples or frames, so that
+        the parts of a joint batch, averaged, make its loss.
         """
         z, q = self.quantize(wav, lengths)
         z_q = jitter(q.z_q, self.cfg.jitter) if self.training and self.cfg.jitter else q.z_q
-        nll = self.nll(target, z_q, speaker, lengths)
-        valid_samples = lengths.sum() / target.numel()
+        cond = self.conditioned(z_q, speaker)
         mask = self.valid_frames(lengths, z.shape[2])
         valid_frames = mask.sum() / mask.numel()
+        loss = cond.new_zeros(())
         logs = {
-            "bits_per_sample": nll.detach() / math.log(2),
             "encoder_norm": (z.detach().float().norm(dim=1) * mask).sum() / mask.sum().clamp(min=1),
             **self.quantizer.figures(q),
         }
-        return nll * valid_samples + q.loss * valid_frames, logs
+        if self.cfg.learn != "speech":
+            loss = loss + q.loss * valid_frames
+        if self.cfg.learn != "codes":
+            nll = self._nll_of_each(target, cond, speaker, lengths).sum() / lengths.sum().clamp(min=1)
+            loss = loss + nll * (lengths.sum() / target.numel())
+            logs["bits_per_sample"] = nll.detach() / math.log(2)
+        if self.spectrum is not None:
+            error = self.spectrum_error_of_each(target, cond, lengths).sum() / mask.sum().clamp(min=1)
+            loss = loss + self.cfg.spectrum_weight * error * valid_frames
+            logs["spectrum_error"] = error.detach()
+        return loss, logs
 
     def quantize(self, wav: Tensor, lengths: Tensor) -> tuple[Tensor, Quantized]:
         """(B, 1, T), valid samples (B,) -> the encoder's vectors (B, D, N), what the quantizer makes of them."""
-        z, _ = self.encoder(wav)  # (B, D, N)
-        mask = self.valid_frames(lengths, z.shape[2])
-        return z, self.quantizer(self.normalizer(z, mask), mask)
+        as_spoken = self.cfg.learn == "speech"  # codes that do not learn are those of evaluation: in float32
+        with torch.autocast(wav.device.type, enabled=False) if as_spoken else nullcontext():
+            z, _ = self.encoder(wav)  # (B, D, N)
+            mask = self.valid_frames(lengths, z.shape[2])
+            return z, self.quantizer(self.normalizer(z, mask), mask)
 
     def num_frames(self, num_samples: Tensor) -> Tensor:
         """Codes of so many samples: one for each hop begun."""
@@ -118,7 +117,23 @@ class SpeechVQVAE(nn.Module):
 
     def nll_of_each(self, target: Tensor, z_q: Tensor, speaker: Tensor, lengths: Tensor) -> Tensor:
         """Teacher-forced negative log-likelihood in nats, summed over the valid samples of each row: (B,)."""
-        logits, _ = self.decoder(self.decoder.shift(target), z_q, speaker if self.speakers else None)
+        return self._nll_of_each(target, self.conditioned(z_q, speaker), speaker, lengths)
+
+    def spectrum_error_of_each(self, target: Tensor, cond: Tensor, lengths: Tensor) -> Tensor:
+        """Mean squared error of the spectrum of what is to be said, summed over the valid frames of each row: (B,)."""
+        assert self.spectrum is not None
+        said = mulaw_decode(torch.arange(self.cfg.decoder.classes), self.cfg.decoder.classes).to(cond.device)[target]
+        return self.spectrum.errors(cond, said, self.valid_frames(lengths, cond.shape[2])).sum(1)
+
+    def conditioned(self, z_q: Tensor, speaker: Tensor | None, decoder: WaveNet | None = None) -> Tensor:
+        """Code vectors (B, D, N), (B,) -> what a decoder (None: its own) is conditioned on, (B, C or D, N)."""
+        voices = (decoder or self.decoder).speaker
+        if self.context is None:
+            return z_q
+        return self.context(z_q, None if voices is None or speaker is None else voices(speaker))
+
+    def _nll_of_each(self, target: Tensor, cond: Tensor, speaker: Tensor, lengths: Tensor) -> Tensor:
+        logits, _ = self.decoder(self.decoder.shift(target), cond, speaker if self.speakers else None)
         flat = rearrange(logits, "b q t -> (b t) q")
         losses = F.cross_entropy(flat.float(), target.flatten(), reduction="none").view(target.shape)
         valid = torch.arange(target.shape[1], device=target.device) < lengths[:, None]
@@ -163,22 +178,12 @@ class SpeechVQVAE(nn.Module):
         weights["codebook"] = self.quantizer.codebook
         version = tuple((w.data_ptr(), 0 if w.is_inference() else w._version) for w in weights.values())
         if self._fingerprint is None or self._fingerprint[0] != version:  # hashing takes milliseconds
-            c = self.cfg
-            facts = {name: getattr(c.encoder, name) for name in ENCODER_FACTS}
-            facts |= {"sample_rate": c.sample_rate, "normalizer": c.normalizer, "codes": c.quantizer.codes}
-            facts |= {"unit_norm": True} if c.quantizer.unit_norm else {}  # a later field, as above
-            self._fingerprint = version, fingerprint(facts, weights)
+            self._fingerprint = version, fingerprint(self.cfg.facts_of_codes(), weights)
         return self._fingerprint[1]
 
     def speaker_id(self, name: str) -> int:
         """Index of a voice. Raises ValueError for a name that this model does not know."""
-        if name not in self.speakers:
-            shown = ", ".join(self.speakers[:12]) + (", ..." if len(self.speakers) > 12 else "")
-            raise ValueError(
-                f"speaker {name!r} is not in this model; it knows {len(self.speakers)}: {shown} "
-                "(vqaudio info MODEL lists them)"
-            )
-        return self.speakers.index(name)
+        return speaker_id(self.speakers, name)
 
     # --- speech to codes ---
 
@@ -254,8 +259,12 @@ class SpeechVQVAE(nn.Module):
             self.check_tokens(tokens)
         if not batch:
             return []
-        codes = nn.utils.rnn.pad_sequence([tokens.codes for tokens in batch], batch_first=True).to(self.device)
-        cond = self.quantizer.decode(codes)
+        rows = []
+        for row, tokens in enumerate(batch):
+            whole = pieces(self.quantizer, [tokens.codes], self.hop, None)
+            own = None if speaker_ids is None else speaker_ids[row : row + 1]
+            rows += [piece.cond.T for piece in in_context(self.context, self.decoder, whole, own)]
+        cond = nn.utils.rnn.pad_sequence(rows, batch_first=True).mT  # (B, C or D, N)
         return speak(self.decoder, cond, speaker_ids, [tokens.num_samples for tokens in batch], **options)
 
     def decode_stream(
@@ -273,7 +282,9 @@ class SpeechVQVAE(nn.Module):
             some, num_samples = tokens.codes.split(STREAM_FRAMES), tokens.num_samples
         else:
             some, num_samples = tokens, None
-        return speak_stream(self.decoder, pieces(self.quantizer, some, self.hop, num_samples), speaker_ids, **options)
+        arriving = pieces(self.quantizer, some, self.hop, num_samples)
+        arriving = in_context(self.context, self.decoder, arriving, speaker_ids)
+        return speak_stream(self.decoder, arriving, speaker_ids, **options)
 
     def convert(
         self,
@@ -301,13 +312,7 @@ class SpeechVQVAE(nn.Module):
         check_codes(tokens.codes, self.codebook_size)
 
     def _speaker_ids(self, speaker: str | Sequence[str] | None, count: int) -> Tensor | None:
-        if not self.speakers:
-            if speaker is not None:
-                raise ValueError(f"this model has no speakers, got {speaker!r}; leave speaker out")
-            return None
-        if speaker is None:
-            raise ValueError(f"name a speaker; this model knows {len(self.speakers)}: {', '.join(self.speakers[:12])}")
-        names = [speaker] * count if isinstance(speaker, str) else list(speaker)
-        if len(names) != count:
-            raise ValueError(f"{count} utterances need as many speakers (or a single name), got {len(names)}")
-        return torch.tensor([self.speaker_id(name) for name in names], device=self.device)
+        if self.cfg.learn == "codes":
+            raise ValueError(CANNOT_SPEAK)
+        ids = speaker_ids(self.speakers, speaker, count)
+        return None if ids is None else torch.tensor(ids, device=self.device)

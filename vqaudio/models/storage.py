@@ -89,6 +89,31 @@ def load_model(
     return model.eval().requires_grad_(False).to(device or "cpu")
 
 
+def start_from(model: SpeechVQVAE, name: str | Path) -> list[str]:
+    """Gives `model` the weights of another, of a name as `load_model` takes it, wherever name and shape agree.
+
+    Voices are found by their names; of a decoder that has learned nothing (learn: codes) nothing else is taken.
+    Returns the names of the weights that found none and stay as they are. Raises ModelError where nothing agrees.
+    """
+    other = load_model(name)
+    theirs, own = other.state_dict(), model.state_dict()
+    agree = {key for key, value in own.items() if key in theirs and theirs[key].shape == value.shape}
+    voices = "decoder.speaker.weight"
+    if other.cfg.learn == "codes":
+        agree = {key for key in agree if not key.startswith("decoder.") or key == voices}
+    if not agree:
+        raise ModelError(f"no weight of {name} has the name and shape of one that is to be trained")
+    with torch.no_grad():
+        for key in agree - {voices}:
+            own[key].copy_(theirs[key])
+        shared = set(model.speakers) & set(other.speakers)
+        if voices in own and voices in theirs and own[voices].shape[1] == theirs[voices].shape[1]:
+            for speaker in shared:
+                own[voices][model.speaker_id(speaker)] = theirs[voices][other.speaker_id(speaker)]
+            agree |= {voices} if len(shared) == len(model.speakers) else set()
+    return sorted(own.keys() - agree)
+
+
 def shipped_models() -> list[str]:
     """Names of the models that come with the package."""
     return sorted(path.parent.name for path in PRETRAINED.glob("*/config.json"))

@@ -1,4 +1,4 @@
-"""The waveform encoder: strided and dilated causal convolutions with a fixed look-ahead.
+"""The waveform encoder: strided and dilated causal convolutions with a fixed look-ahead, on samples or on a filterbank.
 
 Letters: B batch, T samples, N frames (N = ceil(T / hop)), C channels, D code width.
 
@@ -10,7 +10,8 @@ among them, never change it, and whole = batched = chunked = streamed by constru
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import repeat
 from typing import NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqaudio.nn.conv import CausalConv1d, ResidualBlock1d
+from vqaudio.nn.log_mel import LogMel, LogMelConfig
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class EncoderConfig:
     """Channels grow as the rate falls: cheap where the rate is high."""
 
     strides: tuple[int, ...] = (2, 2, 2, 2, 2, 2)
-    """downsampling of each stage (window = 2 x stride); their product is the hop, in samples"""
+    """downsampling of each stage (window = 2 x stride); their product is the hop, in samples or frames of the front"""
     channels: tuple[int, ...] = (32, 32, 64, 64, 128, 256)
     """channels after each stage"""
     dilations: tuple[int, ...] = (1, 2, 4, 8)
@@ -38,7 +40,9 @@ class EncoderConfig:
     lookahead: int = 512
     """samples that a frame sees beyond its own end"""
     gain: float = 10.0
-    """of the input: brings speech, whose level is about 0.1, to the order of 1"""
+    """of samples that convolutions hear: brings speech, whose level is about 0.1, to the order of 1"""
+    front: LogMelConfig = field(default_factory=LogMelConfig)
+    """a fixed filterbank before the convolutions; without bands they hear the samples"""
 
     def __post_init__(self) -> None:
         if not self.strides or min(self.strides) < 1:
@@ -55,7 +59,7 @@ class EncoderConfig:
     @property
     def hop(self) -> int:
         """Samples per frame."""
-        return math.prod(self.strides)
+        return math.prod(self.strides) * (self.front.hop if self.front.bands else 1)
 
     @property
     def receptive_field(self) -> int:
@@ -63,7 +67,7 @@ class EncoderConfig:
         field = 1 + (self.kernel_size - 1) * sum(self.dilations)  # in frames
         for stride in reversed(self.strides):
             field = (field + 1) * stride  # (field - 1) steps and a window of 2 x stride
-        return field
+        return (field - 1) * self.front.hop + self.front.window if self.front.bands else field
 
 
 class EncoderState(NamedTuple):
@@ -73,16 +77,18 @@ class EncoderState(NamedTuple):
     to_skip: int  # samples still to drop before the first frame: the look-ahead
     num_samples: int  # heard so far
     num_frames: int  # handed out so far
-    pasts: tuple[Tensor, ...]  # one per convolution, (B, past_length, C)
+    pasts: tuple[Tensor, ...]  # of the front, if there is one, and of each convolution, (B, past_length, C)
 
 
 class Encoder(nn.Module):
     """Raw waveform to frames of width D."""
 
-    def __init__(self, cfg: EncoderConfig):
+    def __init__(self, cfg: EncoderConfig, sample_rate: int = 16000):
+        """sample_rate: in Hz, for the front. Raises ValueError for a front that does not fit it."""
         super().__init__()
         self.cfg = cfg
-        widths = (1, *cfg.channels)
+        self.front = LogMel(cfg.front, sample_rate) if cfg.front.bands else None
+        widths = (cfg.front.bands or 1, *cfg.channels)
         self.stages = nn.ModuleList(
             CausalConv1d(before, after, kernel_size=2 * stride, stride=stride)
             for before, after, stride in zip(widths, widths[1:], cfg.strides, strict=False)
@@ -114,6 +120,8 @@ class Encoder(nn.Module):
         like = self.out.weight
         convs = [*self.stages, *(block.conv for block in self.blocks)]
         pasts = tuple(like.new_zeros(batch_size, c.past_length, c.weight.shape[1]) for c in convs)
+        if self.front is not None:
+            pasts = (like.new_zeros(batch_size, self.front.past_length, 1), *pasts)
         return EncoderState(like.new_zeros(batch_size, 1, 0), self.cfg.lookahead, 0, 0, pasts)
 
     def finish(self, state: EncoderState) -> tuple[Tensor, EncoderState]:
@@ -130,9 +138,14 @@ class Encoder(nn.Module):
 
     def frames(self, wav: Tensor, pasts: tuple[Tensor, ...] | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The purely causal part: advanced samples (B, 1, N * hop), pasts -> (B, D, N), the next pasts."""
-        earlier = iter(pasts if pasts is not None else [None] * (len(self.stages) + len(self.blocks)))
+        earlier = iter(pasts) if pasts is not None else repeat(None)
         later = []
-        x = rearrange(wav * self.cfg.gain, "b 1 t -> b t 1")
+        x = rearrange(wav, "b 1 t -> b t 1")
+        if self.front is None:
+            x = x * self.cfg.gain
+        else:
+            x, past = self.front(x, next(earlier))  # (B, T / hop of the front, bands)
+            later.append(past)
         for stage in self.stages:
             x, past = stage(x, next(earlier))  # (B, T / strides so far, C)
             x = F.relu(x)

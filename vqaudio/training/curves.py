@@ -13,6 +13,7 @@ PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (  # title, figures; one that 
     ("bits per sample", ("bits_per_sample",)),
     ("bits per dimension", ("bits_per_dim",)),
     ("bits per code", ("bits_per_code", "unigram_bits")),
+    ("squared error of the spectrum", ("spectrum_error",)),
     ("perplexity of the codes", ("perplexity",)),
     ("share of codes in use", ("usage",)),
     ("gap with exchanged codes, bits", ("gap_codes", "gap_mean")),

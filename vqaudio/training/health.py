@@ -17,7 +17,7 @@ from torch.nn.utils import get_total_norm
 Name = Literal[
     "healthy", "young", "codes ignored", "codebook collapsed", "speaker ignored", "nothing learned", "diverged"
 ]
-BITS = ("bits_per_sample", "bits_per_dim", "bits_per_code")  # of speech, of images, of codes
+BITS = ("bits_per_sample", "bits_per_dim", "bits_per_code", "spectrum_error")  # of speech, images, codes; no bits
 FATAL: tuple[Name, ...] = ("diverged", "codebook collapsed", "codes ignored")  # waiting does not mend these
 
 

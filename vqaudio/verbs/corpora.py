@@ -18,6 +18,7 @@ def prepare(
     test: float = 0.05,
     seed: int = 0,
     mic: Mic = "mic1",
+    held_out: Path | None = None,
     side: int | None = None,
     overwrite: Overwrite = False,
 ) -> int:
@@ -35,10 +36,14 @@ def prepare(
             evaluated on alone
         seed: of the split
         mic: which microphone of VCTK 0.92
+        held_out: a file of what goes into test.jsonl besides: the name of a speaker or the id of an utterance in each
+            line (speech)
         side: pixels to which the shorter side of images is scaled, at least the model's size; without it they are as
             they are, which for photos is much: training crops them
     """
     if kind in ("cifar10", "images"):
+        if held_out is not None:
+            raise ValueError(f"--held-out is for speech, got {held_out} with {kind}; leave it out")
         from vqaudio.data import image_corpora
 
         made = image_corpora.prepare_images(
@@ -54,7 +59,9 @@ def prepare(
         raise ValueError(f"--side is for images, got {side} with {kind}; leave it out")
     from vqaudio.data import corpora
 
-    made = corpora.prepare(kind, root, out, valid=valid, test=test, seed=seed, mic=mic, overwrite=overwrite)
+    made = corpora.prepare(
+        kind, root, out, valid=valid, test=test, seed=seed, mic=mic, held_out=held_out, overwrite=overwrite
+    )
     for split, count in made.utterances.items():
         tell({split: f"{count} utterances, {made.hours[split]:.3f} hours, in {out / split}.jsonl"})
     tell({"speakers": f"{len(made.speakers)}, in {out / 'speakers.json'}"})

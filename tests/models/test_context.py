@@ -1,0 +1,118 @@
+"""The context: the same bits however the codes arrive, and no frame hears of a later one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from vqaudio import SpeechVQVAE, Tokens
+from vqaudio.models.storage import load_model, save_model, start_from
+from vqaudio.nn.context import CHUNK_FRAMES, Context, ContextConfig
+from vqaudio.nn.encoder import EncoderConfig
+from vqaudio.nn.log_mel import LogMelConfig
+
+
+@pytest.fixture(scope="module")
+def config(tiny_config):
+    """Hop 80, a filterbank, a context that is asked for the spectrum."""
+    front = LogMelConfig(bands=12, hop=40, window=100)
+    return replace(
+        tiny_config,
+        encoder=EncoderConfig(strides=(2,), channels=(8,), dilations=(1,), width=4, lookahead=70, front=front),
+        context=ContextConfig(dilations=(1, 2), channels=6),
+        spectrum=LogMelConfig(bands=10, hop=40, window=100),
+    )
+
+
+@pytest.fixture(scope="module")
+def model(config, initialised, randomise):
+    made = initialised(config, samples=4000)
+    randomise(made.context, seed=5)
+    return made.requires_grad_(False)
+
+
+@pytest.mark.parametrize("cuts", [[1] * 40, [7, 33], [CHUNK_FRAMES, 24], [40]])
+def test_the_same_bits_however_the_codes_arrive(randomise, cuts) -> None:
+    context = randomise(Context(ContextConfig(dilations=(1, 4), channels=6), 4, 5)).requires_grad_(False)
+    z_q, voice = torch.randn(1, 4, 40), torch.randn(1, 5)
+    whole = context.extend(z_q, voice, context.start(z_q))[0]
+    state, found = context.start(z_q), []
+    for piece in z_q.split(cuts, dim=2):
+        cond, state = context.extend(piece, voice, state)
+        found.append(cond)
+    assert torch.equal(torch.cat(found, 2), whole)
+    torch.testing.assert_close(whole, context(z_q, voice))
+
+
+def test_streamed_speech_equals_whole_speech(model) -> None:
+    tokens = model.tokenize(torch.rand(3000) * 0.4 - 0.2)
+    whole = model.decode(tokens, "anna")
+    assert torch.equal(torch.cat(list(model.decode_stream(tokens, "anna"))), whole)
+    one_by_one = torch.cat(list(model.decode_stream(iter(tokens.codes.tolist()), "anna")))
+    assert torch.equal(one_by_one[: len(whole)], whole)
+    short = Tokens(tokens.codes[:5], 400, tokens.sample_rate, tokens.hop, tokens.model)
+    together = model.decode_batch([short, tokens], ["bert", "anna"])
+    assert torch.equal(together[1], whole)
+
+
+def _step(model, **changes):
+    batch = {
+        "wav": torch.rand(3, 1, 800) * 0.4 - 0.2,
+        "target": torch.randint(16, (3, 800)),
+        "speaker": torch.tensor([0, 1, 2]),
+        "lengths": torch.tensor([800, 800, 320]),
+    }
+    loss, logs = model(**{**batch, **changes})
+    loss.backward()
+    return logs
+
+
+def test_codes_learn_from_the_spectrum_and_leave_the_decoder_alone(config) -> None:
+    model = SpeechVQVAE(replace(config, learn="codes")).train()
+    logs = _step(model)
+    assert "spectrum_error" in logs and "bits_per_sample" not in logs
+    learned = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert {"encoder", "context", "spectrum"} <= learned
+    moved = [name for name, p in model.decoder.named_parameters() if p.grad is not None]
+    assert moved == ["speaker.weight"]
+    with pytest.raises(ValueError, match="learn: speech"):
+        model.eval().decode(model.tokenize(torch.rand(900) * 0.1), "anna")
+
+
+def test_speech_learns_with_the_codes_as_they_are(config, model, tmp_path) -> None:
+    save_model(model, tmp_path / "codes")
+    learner = SpeechVQVAE(replace(config, learn="speech", speakers=("carl", "dora")))
+    left = start_from(learner, tmp_path / "codes")
+    assert left == ["decoder.speaker.weight"]  # nobody was called dora
+    assert learner.fingerprint == model.fingerprint
+    own, theirs = learner.decoder.speaker, model.decoder.speaker
+    assert own is not None and theirs is not None
+    assert torch.equal(own.weight[0], theirs.weight[2])
+    logs = _step(learner.train(), speaker=torch.tensor([0, 1, 0]))
+    assert {"spectrum_error", "bits_per_sample"} <= set(logs)
+    assert not any(p.requires_grad for p in learner.encoder.parameters())
+    assert learner.fingerprint == model.fingerprint  # the codebook did not move either
+    save_model(learner, tmp_path / "speech")
+    of_codes = SpeechVQVAE(replace(config, learn="codes"))
+    start_from(of_codes, tmp_path / "codes")
+    save_model(of_codes, tmp_path / "codes alone")
+    taken = SpeechVQVAE(replace(config, learn="speech"))
+    assert "decoder.out.weight" in start_from(taken, tmp_path / "codes alone")
+    assert taken.fingerprint == model.fingerprint
+    assert load_model(tmp_path / "speech").fingerprint == model.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"context": ContextConfig()}, "asked of a context"),
+        ({"spectrum": LogMelConfig(bands=10, hop=50, window=100)}, "divides"),
+        ({"spectrum": LogMelConfig(), "learn": "codes"}, "spectrum.bands"),
+        ({"spectrum_weight": 0.0}, "spectrum_weight"),
+    ],
+)
+def test_configurations_that_cannot_be_are_refused(config, changes, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(config, **changes)

@@ -1,0 +1,108 @@
+"""The filterbank: equal to librosa's, the same in chunks, and what an encoder on it promises."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from vqaudio.nn.encoder import Encoder, EncoderConfig
+from vqaudio.nn.log_mel import MIDDLE, SPREAD, LogMel, LogMelConfig
+
+CFG = LogMelConfig(bands=20, hop=40, window=100)
+ENCODER = EncoderConfig(strides=(2,), channels=(8,), dilations=(1, 2), width=4, lookahead=70, front=CFG)
+
+
+def _noise(samples: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(1, samples, 1, generator=torch.Generator().manual_seed(seed)) * 0.4 - 0.2
+
+
+def test_it_is_the_log_power_that_librosa_finds() -> None:
+    import librosa
+
+    front, wav = LogMel(CFG).eval(), _noise(400)
+    found = front(wav)[0][0].numpy()
+    padded = np.pad(wav[0, :, 0].numpy(), (front.past_length, 0))
+    frames = librosa.util.frame(padded, frame_length=100, hop_length=40, axis=0) * np.hanning(101)[:-1]
+    power = np.abs(np.fft.rfft(frames, front.size)) ** 2
+    bank = librosa.filters.mel(sr=16000, n_fft=front.size, n_mels=20, fmin=40, fmax=7600, htk=True, norm=None)
+    mel = power @ (bank / bank.sum(1, keepdims=True)).T / 50**2
+    np.testing.assert_allclose(found, (10 * np.log10(mel + 1e-10) - MIDDLE) / SPREAD, atol=1e-3)
+
+
+def test_louder_by_so_many_decibels_is_higher_by_as_many() -> None:
+    front, wav = LogMel(CFG).eval(), _noise(400)
+    quiet = wav * 10 ** (-6 / 20)
+    torch.testing.assert_close(front(wav)[0] - front(quiet)[0], torch.full((1, 10, 20), 6 / SPREAD), atol=1e-3, rtol=0)
+
+
+def test_chunks_equal_the_whole() -> None:
+    front, wav = LogMel(CFG).eval(), _noise(400)
+    whole, past, found = front(wav)[0], None, []
+    for chunk in wav.split([40, 200, 160], dim=1):
+        frames, past = front(chunk, past)
+        found.append(frames)
+    torch.testing.assert_close(torch.cat(found, 1), whole)
+
+
+@pytest.mark.parametrize("factor", [0.8, 1.2])
+def test_a_warped_bank_hears_a_tone_where_the_true_one_hears_it_stretched(factor: float) -> None:
+    front = LogMel(LogMelConfig(bands=40, window=400, highest=6600, warp=0.2))
+    time = torch.arange(1600) / 16000
+    tone, stretched = (torch.sin(2 * math.pi * 1000 * f * time)[None, :, None] * 0.1 for f in (1.0, factor))
+    warped = front.banks[1] if factor == 0.8 else front.banks[-1]
+    heard = front.eval()(tone)[0][0, 5]
+    front.banks = warped[None]
+    assert front(stretched)[0][0, 5].argmax() == heard.argmax()
+
+
+def test_only_training_draws_a_warp() -> None:
+    front, wav = LogMel(LogMelConfig(bands=20, window=400, highest=6600, warp=0.2)), _noise(1600)
+    trained = torch.stack([front.train()(wav)[0] for _ in range(8)])
+    assert (trained != trained[0]).any()
+    front.eval()
+    assert torch.equal(front(wav)[0], front(wav)[0])
+
+
+def test_an_encoder_on_it_streams_what_it_finds_in_the_whole(randomise) -> None:
+    encoder, wav = randomise(Encoder(ENCODER)).eval(), _noise(1003).mT
+    whole, state, found = encoder(wav)[0], encoder.start(), []
+    assert whole.shape[2] == math.ceil(1003 / 80)
+    for chunk in wav.split([1, 300, 7, 695], dim=2):
+        z, state = encoder(chunk, state)
+        found.append(z)
+    found.append(encoder.finish(state)[0])
+    torch.testing.assert_close(torch.cat(found, 2), whole, atol=1e-4, rtol=1e-4)
+
+
+def test_a_frame_hears_exactly_its_receptive_field(randomise) -> None:
+    encoder = randomise(Encoder(ENCODER)).eval()
+    wav, n = _noise(3000).mT.requires_grad_(), 20
+    encoder(wav)[0][0, :, n].sum().backward()
+    assert wav.grad is not None
+    heard = wav.grad[0, 0].nonzero()[:, 0]
+    end = (n + 1) * ENCODER.hop + ENCODER.lookahead
+    # the first sample of a Hann window weighs nothing
+    assert (heard.min().item(), heard.max().item() + 1) == (end - ENCODER.receptive_field + 1, end)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"bands": -1}, "bands"),
+        ({"bands": 20, "window": 10}, "window must be at least hop"),
+        ({"bands": 20, "lowest": 9000.0}, "below highest"),
+        ({"bands": 20, "warp": 0.5}, r"\[0, 0.5\)"),
+    ],
+)
+def test_bad_values_are_refused(options, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        LogMelConfig(**options)
+
+
+@pytest.mark.parametrize("options", [{"bands": 20, "warp": 0.2}, {"bands": 0}])
+def test_a_bank_that_cannot_be_is_refused(options) -> None:
+    with pytest.raises(ValueError, match=r"highest|needs bands"):
+        LogMel(LogMelConfig(**options))

@@ -1,0 +1,79 @@
+"""Everything that a checkpoint must know to tokenize and to speak."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from vqaudio.nn.context import ContextConfig
+from vqaudio.nn.encoder import EncoderConfig
+from vqaudio.nn.log_mel import LogMelConfig
+from vqaudio.nn.normalizer import NormalizerKind
+from vqaudio.nn.quantizer import VectorQuantizerConfig
+from vqaudio.nn.wavenet import WaveNetConfig
+
+# what decides the codes, by name: a field that a later version adds must not rename the models that are there
+ENCODER_FACTS = ("strides", "channels", "dilations", "kernel_size", "width", "lookahead", "gain")
+FRONT_FACTS = ("bands", "hop", "window", "lowest", "highest")
+
+
+@dataclass(frozen=True)
+class SpeechVQVAEConfig:
+    """Everything that a checkpoint must know to tokenize and to speak."""
+
+    speakers: tuple[str, ...] = ()
+    """names of the voices, in the order of their embeddings; a recipe fills them in from its corpus"""
+    sample_rate: int = 16000
+    """in Hz"""
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    normalizer: NormalizerKind = "frame"
+    """what brings vectors to the codebook's scale: none, affine, batch, frame or unit"""
+    quantizer: VectorQuantizerConfig = field(default_factory=VectorQuantizerConfig)
+    decoder: WaveNetConfig = field(default_factory=WaveNetConfig)
+    """its hop, condition and speakers follow from the rest"""
+    context: ContextConfig = field(default_factory=ContextConfig)
+    """a causal network between the codes and the decoder"""
+    spectrum: LogMelConfig = field(default_factory=LogMelConfig)
+    """log-mel spectra that the context is asked for too, in training; without bands it is not"""
+    spectrum_weight: float = 3.0
+    """of the mean squared error of those, whose variance is about 1, in the loss"""
+    learn: Literal["all", "codes", "speech"] = "all"
+    """codes: all but the decoder, from the spectrum alone, which takes minutes; speech: the decoder and its context,
+    with the codes as they are"""
+    jitter: float = 0.0
+    """share of the frames that the decoder hears from a neighbour instead, in training"""
+
+    def __post_init__(self) -> None:
+        if len(set(self.speakers)) < len(self.speakers):
+            raise ValueError(f"speakers must be different names, got {self.speakers}")
+        if self.sample_rate < 1:
+            raise ValueError(f"sample_rate must be at least 1 Hz, got {self.sample_rate}")
+        if self.quantizer.width != self.encoder.width:
+            raise ValueError(
+                f"quantizer.width ({self.quantizer.width}) must be encoder.width ({self.encoder.width}); set both"
+            )
+        if not 0 <= self.jitter <= 1:
+            raise ValueError(f"jitter must lie in [0, 1], a share of the frames, got {self.jitter}")
+        asked = bool(self.spectrum.bands)
+        if asked and (not self.context.dilations or self.encoder.hop % self.spectrum.hop or self.spectrum.warp):
+            raise ValueError(
+                "a spectrum is asked of a context (context.dilations), at a hop that divides the encoder's "
+                f"({self.encoder.hop} samples) and without a warp, got {self.context}, {self.spectrum}"
+            )
+        if not 0 < self.spectrum_weight < math.inf:
+            raise ValueError(f"spectrum_weight must be a finite number above 0, got {self.spectrum_weight}")
+        if self.learn == "codes" and not asked:
+            raise ValueError("codes learn from a spectrum alone: set spectrum.bands, or learn: all")
+        width = self.context.channels if self.context.dilations else self.encoder.width
+        follows = {"hop": self.encoder.hop, "condition": width, "speakers": len(self.speakers)}
+        object.__setattr__(self, "decoder", replace(self.decoder, **follows))
+
+    def facts_of_codes(self) -> dict[str, Any]:
+        """What decides the codes beside the weights, for the fingerprint."""
+        facts = {name: getattr(self.encoder, name) for name in ENCODER_FACTS}
+        facts |= {"sample_rate": self.sample_rate, "normalizer": self.normalizer, "codes": self.quantizer.codes}
+        facts |= {"unit_norm": True} if self.quantizer.unit_norm else {}  # later fields, as above
+        if self.encoder.front.bands:
+            facts["front"] = {name: getattr(self.encoder.front, name) for name in FRONT_FACTS}
+        return facts

@@ -1,0 +1,115 @@
+"""Log-mel spectra by a causal filterbank: what an encoder may hear instead of samples, and what may be asked of codes.
+
+Letters: B batch, T samples, N frames (N = T / hop), F bands.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+FLOOR = 1e-10  # of the power, where a sine of full scale has 0.25: -100 dB
+MIDDLE, SPREAD = -65.0, 20.0  # dB: about the mean and the standard deviation over speech
+WARPS = 21  # filterbanks among which training draws
+
+
+@dataclass(frozen=True)
+class LogMelConfig:
+    bands: int = 0
+    """F, mel bands; 0: no filterbank"""
+    hop: int = 160
+    """samples per frame"""
+    window: int = 400
+    """samples under the Hann window of a frame, which ends where the frame ends"""
+    lowest: float = 40.0
+    """in Hz, where the first band begins"""
+    highest: float = 7600.0
+    """in Hz, where the last band ends"""
+    warp: float = 0.0
+    """in training, most by which all frequencies of a crop are stretched or shrunk, as a share"""
+
+    def __post_init__(self) -> None:
+        if self.bands < 0 or self.hop < 1:
+            raise ValueError(f"bands must be 0 or more and hop at least 1, got {self.bands} and {self.hop}")
+        if self.window < self.hop:
+            raise ValueError(f"window must be at least hop ({self.hop}), or samples are lost, got {self.window}")
+        if not 0 <= self.lowest < self.highest:
+            raise ValueError(f"lowest must be 0 or more and below highest, got {self.lowest} and {self.highest} Hz")
+        if not 0 <= self.warp < 0.5:
+            raise ValueError(f"warp must lie in [0, 0.5), a share of the frequency, got {self.warp}")
+
+
+class LogMel(nn.Module):
+    """Samples to standardised log power in mel bands. It has nothing to learn.
+
+    A crop that is trained on may have its frequencies stretched by a random factor, as if by a vocal tract of another
+    length (Jaitly and Hinton, "Vocal tract length perturbation", 2013), so that codes say less of who speaks.
+    """
+
+    window: Tensor  # (window,)
+    banks: Tensor  # (1 or WARPS, FFT bins, F), the first as it is
+
+    def __init__(self, cfg: LogMelConfig, sample_rate: int = 16000):
+        """Raises ValueError for frequencies beyond half the sample rate, and more bands than the window can fill."""
+        super().__init__()
+        if not cfg.bands:
+            raise ValueError("a filterbank needs bands, got 0")
+        if cfg.highest * (1 + cfg.warp) > sample_rate / 2:
+            raise ValueError(
+                f"highest, stretched by warp, must be at most {sample_rate / 2:g} Hz, half the sample rate, got "
+                f"{cfg.highest} Hz and {cfg.warp}"
+            )
+        self.cfg = cfg
+        self.size = 2 ** (cfg.window.bit_length() + 1)  # of the transform: 2 to 4 times the window, for narrow bands
+        # not saved: they follow from the configuration
+        self.register_buffer("window", torch.hann_window(cfg.window), persistent=False)
+        steps = torch.linspace(-cfg.warp, cfg.warp, WARPS if cfg.warp else 1).tolist()
+        factors = [1.0, *(1 + step for step in steps if step)]
+        banks = torch.stack([self._bank(sample_rate, factor) for factor in factors])
+        if not banks[0].sum(0).all():
+            raise ValueError(f"{cfg.bands} bands are too many for a window of {cfg.window} samples: some hear nothing")
+        self.register_buffer("banks", banks, persistent=False)
+
+    @property
+    def past_length(self) -> int:
+        """Samples that the first frame needs from before."""
+        return self.cfg.window - self.cfg.hop
+
+    def forward(self, wav: Tensor, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(B, T, 1) in [-1, 1], T a multiple of the hop, (B, past_length, 1) -> (B, N, F) about -2 to 2, the next past.
+
+        None as the past stands for silence.
+        """
+        with torch.autocast(wav.device.type, enabled=False):
+            if past is None:
+                past = wav.new_zeros(wav.shape[0], self.past_length, 1)
+            wav = torch.cat([past, wav], dim=1).float()
+            frames = wav[..., 0].unfold(1, self.cfg.window, self.cfg.hop) * self.window  # (B, N, window)
+            power = torch.fft.rfft(frames, self.size).abs().square()  # (B, N, FFT bins)
+            mel = power @ (self._drawn(len(wav)) if self.training and len(self.banks) > 1 else self.banks[0])
+            decibels = 10 * torch.log10(mel + FLOOR)
+            return (decibels - MIDDLE) / SPREAD, wav[:, wav.shape[1] - self.past_length :]
+
+    def at_middles(self, wav: Tensor, num_frames: int) -> Tensor:
+        """(B, T) -> (B, N, F): windows around the middles of so many frames, zeros after the end; no gradient."""
+        ahead = self.past_length // 2
+        wav = F.pad(wav[:, ahead:], (0, max(0, num_frames * self.cfg.hop + ahead - wav.shape[1])))
+        with torch.no_grad():
+            return self(wav[:, : num_frames * self.cfg.hop, None])[0]
+
+    def _drawn(self, rows: int) -> Tensor:
+        """(rows, FFT bins, F): a filterbank for each."""
+        return self.banks[torch.randint(len(self.banks), (rows,), device=self.banks.device)]
+
+    def _bank(self, sample_rate: int, factor: float) -> Tensor:
+        """(FFT bins, F): triangles at `factor` times their frequencies, each of sum 1 over the window's power."""
+        from torchaudio.functional import melscale_fbanks
+
+        bins = self.size // 2 + 1
+        # the mel scale of a slower clock: its bins carry lower names, so a band lies at higher frequencies
+        clock = 2 * round(sample_rate / factor / 2)
+        bank = melscale_fbanks(bins, self.cfg.lowest, self.cfg.highest, self.cfg.bands, clock)
+        return bank / bank.sum(0).clamp(min=1e-6) / self.window.sum().square()
