@@ -65,10 +65,11 @@ class LogMel(nn.Module):
         self.cfg = cfg
         self.size = 2 ** (cfg.window.bit_length() + 1)  # of the transform: 2 to 4 times the window, for narrow bands
         # not saved: they follow from the configuration
-        self.register_buffer("window", torch.hann_window(cfg.window), persistent=False)
-        steps = torch.linspace(-cfg.warp, cfg.warp, WARPS if cfg.warp else 1).tolist()
-        factors = [1.0, *(1 + step for step in steps if step)]
-        banks = torch.stack([self._bank(sample_rate, factor) for factor in factors])
+        with torch.device("cpu"):  # computed even where the rest of a model only gets its shapes
+            self.register_buffer("window", torch.hann_window(cfg.window), persistent=False)
+            steps = torch.linspace(-cfg.warp, cfg.warp, WARPS if cfg.warp else 1).tolist()
+            factors = [1.0, *(1 + step for step in steps if step)]
+            banks = torch.stack([self._bank(sample_rate, factor) for factor in factors])
         if not banks[0].sum(0).all():
             raise ValueError(f"{cfg.bands} bands are too many for a window of {cfg.window} samples: some hear nothing")
         self.register_buffer("banks", banks, persistent=False)
