@@ -56,7 +56,8 @@ def whole_pass(model: vqaudio.SpeechVQVAE, speech: tuple[Tensor, Tensor]) -> Ten
     codes, _ = model.encode(wav[:, None])
     target = mulaw_encode(wav, model.cfg.decoder.classes)
     with torch.inference_mode():
-        return model.decoder(model.decoder.shift(target), model.quantizer.decode(codes), speaker)[0]
+        cond = model.conditioned(model.quantizer.decode(codes), speaker)
+        return model.decoder(model.decoder.shift(target), cond, speaker)[0]
 
 
 @pytest.mark.parametrize(("precision", "most_bits"), [("float32", 1e-5), ("bf16", 0.005), ("int8", 0.005)])
@@ -71,7 +72,7 @@ def test_bits_per_sample_hardly_differ(
     streams, compiled = len(wav), kernels()
     assert compiled is not None
     target = mulaw_encode(wav, model.cfg.decoder.classes)
-    cond = model.quantizer.decode(model.encode(wav[:, None])[0])
+    cond = model.conditioned(model.quantizer.decode(model.encode(wav[:, None])[0]), speaker)
     logits = torch.zeros(streams, STEPS, model.cfg.decoder.classes)
     opened = open_compiled(compiled, model.decoder, speaker, streams, precision=precision, threads=2)
     opened.extend(
