@@ -59,10 +59,8 @@ def main() -> None:
     held_out = packed(cfg.valid, cfg, speech.speakers)
     set_seed(cfg.fit.seed)  # the first weights
     model = SpeechVQVAE(cfg.model)
-    for name in cfg.start:
-        print(f"from {name}, all but {', '.join(start_from(model, name)) or 'nothing'}", file=sys.stderr)
-    if cfg.model.learn == "speech" and not model.quantizer.initialised:
-        raise ValueError("learn: speech keeps codes as they are, so `start` must name a model that has some")
+    for name, left in start_from(model, cfg.start).items():
+        PartialState().print(f"from {name}, all but {', '.join(left) or 'nothing'}", file=sys.stderr)
     classes, v = cfg.model.decoder.classes, cfg.validation
     batches = validation_batches(held_out, v.samples, v.batch_size, v.batches, num_classes=classes)
 

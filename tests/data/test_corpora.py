@@ -199,6 +199,19 @@ def test_prepare_writes_manifests_that_read_back(vctk_080, tmp_path) -> None:
     assert [str(whole[-1].path) in str(failure) for failure in summary.failures] == [True]
 
 
+def test_a_file_names_what_is_held_out(vctk_080, tmp_path) -> None:
+    everything = vctk(vctk_080)
+    speaker = everything[0].speaker
+    names = tmp_path / "held_out.txt"
+    names.write_text(f"# a note\n\n{speaker}\np999\n", encoding="utf-8")
+    prepare("vctk", vctk_080, tmp_path / "out", valid=0, test=0, held_out=names)
+    assert {u.speaker for u in read_manifest(tmp_path / "out/test.jsonl")} == {speaker}
+    assert speaker not in {u.speaker for u in read_manifest(tmp_path / "out/train.jsonl")}
+    names.write_text("# nobody\np999\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="names no speaker and no utterance"):
+        prepare("vctk", vctk_080, tmp_path / "none", held_out=names)
+
+
 def test_prepare_refuses_to_overwrite_and_is_all_or_nothing(vctk_080, tmp_path, monkeypatch) -> None:
     out = tmp_path / "out"
     prepare("vctk", vctk_080, out)

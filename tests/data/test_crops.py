@@ -107,6 +107,18 @@ def test_the_encoder_hears_the_target_earlier_or_later(packed) -> None:
     assert min(found) < -64 and max(found) > 64 and min(found) >= -128 and max(found) <= 128
 
 
+def test_the_encoder_hears_the_target_louder_or_softer(packed) -> None:
+    plain, louder = (SpeechCrops(packed, replace(CFG, batch_size=64, gain=g)) for g in (0.0, 12.0))
+    said, heard = plain.batch(3), louder.batch(3)
+    for name in ("target", "speaker", "lengths"):
+        assert torch.equal(said[name], heard[name])
+    loud = said["wav"].abs().amax((1, 2))
+    gains = 20 * torch.log10(heard["wav"].abs().amax((1, 2)) / loud)
+    torch.testing.assert_close(heard["wav"], said["wav"] * 10 ** (gains / 20)[:, None, None])
+    assert -12 <= gains.min() < -8 and 8 < gains.max() <= 12
+    _assert_equal(_joined([louder.batch(3, part, 3) for part in range(3)]), heard)
+
+
 def test_a_shift_beyond_an_utterance_is_silence(packed) -> None:
     crops = SpeechCrops(packed, replace(CFG, samples=20000, batch_size=64, target_shift=20000, speaker_balance=1))
     batch = crops.batch(0)

@@ -61,6 +61,14 @@ def test_a_corpus_to_be_evaluated_on_alone() -> None:
     assert split(utterances, valid=0, test=1) == ([], [], sorted(utterances, key=lambda u: (u.speaker, u.id)))
 
 
+def test_what_is_held_out_is_tested_on_whatever_the_shares() -> None:
+    utterances = _corpus({"a": 30, "b": 4})
+    one = next(u.id for u in utterances if u.speaker == "a")
+    parts = split(utterances, valid=0.1, test=0, held_out=["b", one, "of another corpus"])
+    assert {u.id for u in parts.test} == {one, *(u.id for u in utterances if u.speaker == "b")}
+    assert len(parts.valid) == 3 and len(parts.train) == 26
+
+
 @pytest.mark.parametrize(("valid", "test"), [(-0.1, 0.1), (0.5, 0.5), (0.1, 1), (0.1, float("nan"))])
 def test_shares_are_checked(valid, test) -> None:
     with pytest.raises(ValueError, match="at least 0 and below 1 together"):

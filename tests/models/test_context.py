@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from vqaudio import SpeechVQVAE, Tokens
-from vqaudio.models.storage import load_model, save_model, start_from
+from vqaudio.evaluation.conditioning import conditioning
+from vqaudio.models.storage import ModelError, load_model, save_model, start_from
 from vqaudio.nn.context import CHUNK_FRAMES, Context, ContextConfig
 from vqaudio.nn.encoder import EncoderConfig
 from vqaudio.nn.log_mel import LogMelConfig
@@ -55,6 +56,7 @@ def test_streamed_speech_equals_whole_speech(model) -> None:
     short = Tokens(tokens.codes[:5], 400, tokens.sample_rate, tokens.hop, tokens.model)
     together = model.decode_batch([short, tokens], ["bert", "anna"])
     assert torch.equal(together[1], whole)
+    assert torch.equal(together[0], model.decode(short, "bert"))
 
 
 def _step(model, **changes):
@@ -83,9 +85,9 @@ def test_codes_learn_from_the_spectrum_and_leave_the_decoder_alone(config) -> No
 
 def test_speech_learns_with_the_codes_as_they_are(config, model, tmp_path) -> None:
     save_model(model, tmp_path / "codes")
-    learner = SpeechVQVAE(replace(config, learn="speech", speakers=("carl", "dora")))
-    left = start_from(learner, tmp_path / "codes")
-    assert left == ["decoder.speaker.weight"]  # nobody was called dora
+    learner = SpeechVQVAE(replace(config, learn="speech", speakers=("carl", "dora", "emil")))
+    left = start_from(learner, [tmp_path / "codes"])
+    assert list(left.values()) == [["decoder.speaker.weight"]]  # nobody was called dora or emil
     assert learner.fingerprint == model.fingerprint
     own, theirs = learner.decoder.speaker, model.decoder.speaker
     assert own is not None and theirs is not None
@@ -96,17 +98,64 @@ def test_speech_learns_with_the_codes_as_they_are(config, model, tmp_path) -> No
     assert learner.fingerprint == model.fingerprint  # the codebook did not move either
     save_model(learner, tmp_path / "speech")
     of_codes = SpeechVQVAE(replace(config, learn="codes"))
-    start_from(of_codes, tmp_path / "codes")
+    start_from(of_codes, [tmp_path / "codes"])
     save_model(of_codes, tmp_path / "codes alone")
     taken = SpeechVQVAE(replace(config, learn="speech"))
-    assert "decoder.out.weight" in start_from(taken, tmp_path / "codes alone")
+    (left,) = start_from(taken, [tmp_path / "codes alone"]).values()
+    assert "decoder.out.weight" in left and "decoder.speaker.weight" not in left
     assert taken.fingerprint == model.fingerprint
     assert load_model(tmp_path / "speech").fingerprint == model.fingerprint
+
+
+def test_codes_that_are_to_stay_must_be_those_of_a_start(config, model, tmp_path) -> None:
+    save_model(model, tmp_path)
+    other_reach = replace(config, learn="speech", encoder=replace(config.encoder, lookahead=71))
+    wider = replace(config.encoder, channels=(9,))
+    for cfg in (other_reach, replace(config, learn="speech", encoder=wider)):
+        with pytest.raises(ModelError, match="keeps codes as they are"):
+            start_from(SpeechVQVAE(cfg), [tmp_path])
+    with pytest.raises(ModelError, match="got none"):
+        start_from(SpeechVQVAE(replace(config, learn="speech")), [])
+    free = SpeechVQVAE(replace(config, encoder=wider))
+    before = free.quantizer.codebook.clone()
+    start_from(free, [tmp_path])  # a foreign encoder's codebook is not taken
+    assert torch.equal(free.quantizer.codebook, before) and not free.quantizer.initialised
+
+
+def test_the_spectrums_error_hears_nothing_of_padding(config) -> None:
+    learner = SpeechVQVAE(replace(config, learn="codes"))
+    learner.eval()
+    target, lengths = torch.randint(16, (2, 800)), torch.tensor([800, 330])
+    cond = torch.randn(2, 6, 10)
+    alone = learner.spectrum_error_of_each(target[1:, :400], cond[1:, :, :5], lengths[1:])
+    torch.testing.assert_close(learner.spectrum_error_of_each(target, cond, lengths)[1:], alone)
+
+
+def test_what_codes_and_speakers_are_worth_to_the_spectrum(config, model) -> None:
+    learner = SpeechVQVAE(replace(config, learn="codes"))
+    learner.load_state_dict(model.state_dict())
+    batch = {
+        "wav": torch.rand(3, 1, 800) * 0.4 - 0.2,
+        "target": torch.randint(16, (3, 800)),
+        "speaker": torch.tensor([0, 1, 2]),
+        "lengths": torch.tensor([800, 800, 320]),
+    }
+    figures = conditioning(learner.eval(), [batch])
+    with torch.no_grad():
+        _, q = learner.quantize(batch["wav"], batch["lengths"])
+        cond = learner.conditioned(q.z_q.roll(1, 0), batch["speaker"])
+        other = learner.spectrum_error_of_each(batch["target"], cond, batch["lengths"]).sum() / 24
+    assert figures["spectrum_error"] + figures["gap_codes"] == pytest.approx(float(other), rel=1e-5)
+    assert {"gap_speakers", "perplexity", "codebook_size"} <= set(figures)
+    one = {name: value[:1] for name, value in batch.items()}
+    with pytest.raises(ValueError, match="at least 2"):
+        conditioning(learner, [one])
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"learn": "both"}, "'all', 'codes' or 'speech'"),
         ({"context": ContextConfig()}, "asked of a context"),
         ({"spectrum": LogMelConfig(bands=10, hop=50, window=100)}, "divides"),
         ({"spectrum": LogMelConfig(), "learn": "codes"}, "spectrum.bands"),

@@ -71,9 +71,9 @@ def test_a_run_that_nobody_broke_is_young_and_then_healthy(model, train) -> None
 
 
 def test_zeroed_codes_are_ignored_and_end_the_run_where_that_is_asked(model, train, monkeypatch) -> None:
-    nll = SpeechVQVAE.nll_of_each
+    conditioned = SpeechVQVAE.conditioned
     monkeypatch.setattr(
-        SpeechVQVAE, "nll_of_each", lambda self, target, z_q, *rest: nll(self, target, torch.zeros_like(z_q), *rest)
+        SpeechVQVAE, "conditioned", lambda self, z_q, *rest: conditioned(self, torch.zeros_like(z_q), *rest)
     )
     message = f"stopped at step {STEPS}, since more steps would not mend it: codes ignored"
     with pytest.raises(TrainingError, match=message):

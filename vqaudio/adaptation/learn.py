@@ -68,10 +68,11 @@ def adapt(
     """A copy of `model` that speaks as `speech`'s speakers too; the model itself is not touched.
 
     `work`: folder for decoded audio and checkpoints; called again with the same arguments, a run that was interrupted
-    continues there. Raises ValueError for a model without speakers and names that it knows, and for a run that
+    continues there. Raises ValueError for a model that cannot speak, and names that it knows, and for a run that
     diverges, AudioError for audio that cannot be decoded. SIGINT and SIGTERM end it as they end `fit`.
     """
     cfg = cfg or AdaptConfig()
+    model.check_speaks()
     if work is None:
         with tempfile.TemporaryDirectory() as temporary:
             return adapt(model, speech, cfg, temporary)

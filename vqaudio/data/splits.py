@@ -34,9 +34,9 @@ def split(
     """
     check_shares(valid, test)
     by_speaker: dict[str, list[Utterance]] = defaultdict(list)
-    parts = Split([], [], [])
+    parts, held_out = Split([], [], []), frozenset(held_out)
     for utterance in utterances:
-        chosen = parts.test if {utterance.speaker, utterance.id} & set(held_out) else by_speaker[utterance.speaker]
+        chosen = parts.test if {utterance.speaker, utterance.id} & held_out else by_speaker[utterance.speaker]
         chosen.append(utterance)
     for _, own in sorted(by_speaker.items()):
         for part, share in zip(parts, split_group(own, lambda u: u.id, valid=valid, test=test, seed=seed), strict=True):

@@ -38,15 +38,16 @@ def spectrum(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]]) -> dict[s
 
     spectrum_error: mean squared error of standardised log-mel spectra, whose variance is about 1. gap_codes and
     gap_speakers: by how much it grows with the codes, or the speakers, of the batch's next utterance. perplexity,
-    usage, dead_codes and codebook_size as in `summary`. Raises RuntimeError for a model in training mode, ValueError
-    for no batch.
+    usage, dead_codes and codebook_size as in `summary`. Raises as `listen` does.
     """
     check_mode(model)
-    errors = torch.zeros(3, dtype=torch.float64)
+    errors, speakers = torch.zeros(3, dtype=torch.float64), set[int]()
     counts = torch.zeros(model.codebook_size, device=model.device)
     for cpu_batch in batches:
         batch = {name: value.to(model.device) for name, value in cpu_batch.items()}
         target, speaker, lengths = batch["target"], batch["speaker"], batch["lengths"]
+        _check_batch(lengths)
+        speakers |= set(speaker.tolist())
         _, q = model.quantize(batch["wav"], lengths)
         counts += torch.bincount(q.codes[model.valid_frames(lengths, q.codes.shape[1])], minlength=len(counts))
         for i, (z_q, who) in enumerate(((q.z_q, speaker), (q.z_q.roll(1, 0), speaker), (q.z_q, speaker.roll(1, 0)))):
@@ -55,9 +56,14 @@ def spectrum(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]]) -> dict[s
     if not counts.sum():
         raise ValueError("there is nothing to evaluate: no batch")
     true, other_codes, other_speakers = (errors / counts.sum().item()).tolist()
-    exchanged = {"gap_speakers": other_speakers - true} if len(model.speakers) > 1 else {}
+    exchanged = {"gap_speakers": other_speakers - true} if model.speakers and len(speakers) > 1 else {}
     figures = {"spectrum_error": true, "gap_codes": other_codes - true, **exchanged}
     return figures | _use(counts)
+
+
+def _check_batch(lengths: Tensor) -> None:
+    if len(lengths) < 2:
+        raise ValueError("a batch must hold at least 2 utterances: codes are exchanged between them")
 
 
 def _use(counts: Tensor) -> dict[str, float]:
@@ -86,8 +92,7 @@ def listen(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]]) -> Listenin
     for cpu_batch in batches:
         batch = {name: value.to(device) for name, value in cpu_batch.items()}
         lengths = batch["lengths"]
-        if len(lengths) < 2:
-            raise ValueError("a batch must hold at least 2 utterances: codes are exchanged between them")
+        _check_batch(lengths)
         _, q = model.quantize(batch["wav"], lengths)
         codes = q.codes[model.valid_frames(lengths, q.codes.shape[1])]
         nats.append(_with_and_without(model, batch, q.z_q, model.quantizer.decode(codes[None])))

@@ -122,6 +122,8 @@ class Subject:
     def heard(self) -> Listening:
         """As many crops of half a second as there are utterances, at least 32, the speakers in turns."""
         model, own = self.model, self.set.utterances
+        if model.cfg.learn == "codes":
+            raise UnansweredError("the model has learned codes alone: its decoder cannot say anything yet")
         known = [u for u in own if u.speaker in model.speakers] if model.speakers else own
         if not known:
             raise UnansweredError("the model knows none of the speakers, so that its decoder has no voice for them")

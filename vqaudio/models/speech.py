@@ -47,13 +47,13 @@ class SpeechVQVAE(nn.Module):
         self.spectrum = SpectrumHead(*asked) if cfg.spectrum.bands else None
         self.decoder = WaveNet(cfg.decoder)
         self._fingerprint: tuple[object, str] | None = None  # of which versions of the weights, and what it is
-        nn.ModuleList(self._still()).requires_grad_(False)
-        if cfg.learn == "codes" and self.decoder.speaker is not None:
-            self.decoder.speaker.requires_grad_(True)  # the context hears it
+        nn.ModuleList(self._frozen()).requires_grad_(False)
+        if self.decoder.speaker is not None:
+            self.decoder.speaker.requires_grad_(True)  # the context hears it too
 
     # --- training ---
 
-    def _still(self) -> tuple[nn.Module, ...]:
+    def _frozen(self) -> tuple[nn.Module, ...]:
         """What `learn` leaves as it is."""
         codes = self.encoder, self.normalizer, self.quantizer
         return {"all": (), "codes": (self.decoder,), "speech": codes}[self.cfg.learn]
@@ -61,7 +61,7 @@ class SpeechVQVAE(nn.Module):
     def train(self, mode: bool = True) -> SpeechVQVAE:
         """Codes that are to stay as they are stay in evaluation mode: their codebook neither moves nor restarts."""
         super().train(mode)
-        nn.ModuleList(self._still()).eval()
+        nn.ModuleList(self._frozen()).eval()
         return self
 
     def forward(
@@ -78,13 +78,11 @@ class SpeechVQVAE(nn.Module):
         cond = self.conditioned(z_q, speaker)
         mask = self.valid_frames(lengths, z.shape[2])
         valid_frames = mask.sum() / mask.numel()
-        loss = cond.new_zeros(())
+        loss = q.loss * valid_frames * (self.cfg.learn != "speech")
         logs = {
             "encoder_norm": (z.detach().float().norm(dim=1) * mask).sum() / mask.sum().clamp(min=1),
             **self.quantizer.figures(q),
         }
-        if self.cfg.learn != "speech":
-            loss = loss + q.loss * valid_frames
         if self.cfg.learn != "codes":
             nll = self._nll_of_each(target, cond, speaker, lengths).sum() / lengths.sum().clamp(min=1)
             loss = loss + nll * (lengths.sum() / target.numel())
@@ -123,14 +121,14 @@ class SpeechVQVAE(nn.Module):
         """Mean squared error of the spectrum of what is to be said, summed over the valid frames of each row: (B,)."""
         assert self.spectrum is not None
         said = mulaw_decode(torch.arange(self.cfg.decoder.classes), self.cfg.decoder.classes).to(cond.device)[target]
+        said = said * (torch.arange(target.shape[1], device=said.device) < lengths[:, None])
         return self.spectrum.errors(cond, said, self.valid_frames(lengths, cond.shape[2])).sum(1)
 
     def conditioned(self, z_q: Tensor, speaker: Tensor | None, decoder: WaveNet | None = None) -> Tensor:
         """Code vectors (B, D, N), (B,) -> what a decoder (None: its own) is conditioned on, (B, C or D, N)."""
         voices = (decoder or self.decoder).speaker
-        if self.context is None:
-            return z_q
-        return self.context(z_q, None if voices is None or speaker is None else voices(speaker))
+        voice = None if voices is None or speaker is None else voices(speaker)
+        return z_q if self.context is None else self.context(z_q, voice)
 
     def _nll_of_each(self, target: Tensor, cond: Tensor, speaker: Tensor, lengths: Tensor) -> Tensor:
         logits, _ = self.decoder(self.decoder.shift(target), cond, speaker if self.speakers else None)
@@ -254,7 +252,7 @@ class SpeechVQVAE(nn.Module):
         nothing else, otherwise on its neighbours through rounding. Raises ValueError for tokens of another model and
         for unknown speakers.
         """
-        speaker_ids = self._speaker_ids(speaker, len(batch))
+        voices = self._speaker_ids(speaker, len(batch))
         for tokens in batch:
             self.check_tokens(tokens)
         if not batch:
@@ -262,10 +260,10 @@ class SpeechVQVAE(nn.Module):
         rows = []
         for row, tokens in enumerate(batch):
             whole = pieces(self.quantizer, [tokens.codes], self.hop, None)
-            own = None if speaker_ids is None else speaker_ids[row : row + 1]
+            own = None if voices is None else voices[row : row + 1]
             rows += [piece.cond.T for piece in in_context(self.context, self.decoder, whole, own)]
         cond = nn.utils.rnn.pad_sequence(rows, batch_first=True).mT  # (B, C or D, N)
-        return speak(self.decoder, cond, speaker_ids, [tokens.num_samples for tokens in batch], **options)
+        return speak(self.decoder, cond, voices, [tokens.num_samples for tokens in batch], **options)
 
     def decode_stream(
         self, tokens: Tokens | Iterable[int | Tensor], speaker: str | None = None, **options: Unpack[SpeakOptions]
@@ -276,15 +274,15 @@ class SpeechVQVAE(nn.Module):
         the `hop` samples of a code come with the piece that brings it, and depend on no later code; Tokens are
         spoken 16 codes at a time. Raises as `decode` does, before the first piece where it can.
         """
-        speaker_ids = self._speaker_ids(speaker, 1)
+        voices = self._speaker_ids(speaker, 1)
         if isinstance(tokens, Tokens):
             self.check_tokens(tokens)
             some, num_samples = tokens.codes.split(STREAM_FRAMES), tokens.num_samples
         else:
             some, num_samples = tokens, None
         arriving = pieces(self.quantizer, some, self.hop, num_samples)
-        arriving = in_context(self.context, self.decoder, arriving, speaker_ids)
-        return speak_stream(self.decoder, arriving, speaker_ids, **options)
+        arriving = in_context(self.context, self.decoder, arriving, voices)
+        return speak_stream(self.decoder, arriving, voices, **options)
 
     def convert(
         self,
@@ -294,7 +292,7 @@ class SpeechVQVAE(nn.Module):
         **options: Unpack[SpeakOptions],
     ) -> Tensor:
         """What was said in a file or waveform, said by `speaker`: (T,) float32 in [-1, 1]."""
-        self.speaker_id(speaker)  # before the work
+        self._speaker_ids(speaker, 1)  # before the work
         return self.decode(self.tokenize(audio, sample_rate), speaker, **options)
 
     def check_tokens(self, tokens: Tokens) -> None:
@@ -311,8 +309,12 @@ class SpeechVQVAE(nn.Module):
             )
         check_codes(tokens.codes, self.codebook_size)
 
-    def _speaker_ids(self, speaker: str | Sequence[str] | None, count: int) -> Tensor | None:
+    def check_speaks(self) -> None:
+        """Raises ValueError for a model that has learned codes alone."""
         if self.cfg.learn == "codes":
             raise ValueError(CANNOT_SPEAK)
+
+    def _speaker_ids(self, speaker: str | Sequence[str] | None, count: int) -> Tensor | None:
+        self.check_speaks()
         ids = speaker_ids(self.speakers, speaker, count)
         return None if ids is None else torch.tensor(ids, device=self.device)

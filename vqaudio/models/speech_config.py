@@ -63,6 +63,8 @@ class SpeechVQVAEConfig:
             )
         if not 0 < self.spectrum_weight < math.inf:
             raise ValueError(f"spectrum_weight must be a finite number above 0, got {self.spectrum_weight}")
+        if self.learn not in ("all", "codes", "speech"):
+            raise ValueError(f"learn must be 'all', 'codes' or 'speech', got {self.learn!r}")
         if self.learn == "codes" and not asked:
             raise ValueError("codes learn from a spectrum alone: set spectrum.bands, or learn: all")
         width = self.context.channels if self.context.dilations else self.encoder.width

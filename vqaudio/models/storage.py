@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -29,6 +30,7 @@ CONFIGS: dict[type[nn.Module], type] = {
     CodePrior: CodePriorConfig,
     **dict.fromkeys((CodeMapVQVAE, CodeMapVAE), CodeMapConfig),
 }
+OF_CODES = ("encoder.", "normalizer.", "quantizer.")  # what begins so makes the codes
 KINDS = {kind.__name__: kind for kind in CONFIGS}
 
 
@@ -89,29 +91,49 @@ def load_model(
     return model.eval().requires_grad_(False).to(device or "cpu")
 
 
-def start_from(model: SpeechVQVAE, name: str | Path) -> list[str]:
-    """Gives `model` the weights of another, of a name as `load_model` takes it, wherever name and shape agree.
+def start_from(model: SpeechVQVAE, names: Sequence[str | Path]) -> dict[str | Path, list[str]]:
+    """Gives `model` the weights of others, named as `load_model` takes them, wherever name and shape agree.
 
-    Voices are found by their names; of a decoder that has learned nothing (learn: codes) nothing else is taken.
-    Returns the names of the weights that found none and stay as they are. Raises ModelError where nothing agrees.
+    Of two that agree, the later one's. What makes the codes (encoder, normalizer, quantizer) is taken whole or not at
+    all, voices by their names, and of a decoder that has learned nothing (learn: codes) its voices alone. Returns, for
+    each of them, the names of the weights that it did not give. Raises ModelError where one gives nothing, and where
+    `model` is to keep its codes (learn: speech) but they are those of none of the others.
     """
-    other = load_model(name)
+    left, fingerprints = {}, set[str]()
+    for name in names:
+        other = load_model(name)
+        given = _give(model, other)
+        if not given:
+            raise ModelError(f"no weight of {name} has the name and shape of one that is to be trained")
+        left[name] = sorted(model.state_dict().keys() - given)
+        fingerprints.add(other.fingerprint)
+    if model.cfg.learn == "speech" and model.fingerprint not in fingerprints:
+        raise ModelError(
+            "learn: speech keeps codes as they are, so `start` must name the model that they are from, with the same "
+            f"encoder, normalizer and quantizer in its configuration; got {', '.join(map(str, names)) or 'none'}"
+        )
+    return left
+
+
+@torch.no_grad()
+def _give(model: SpeechVQVAE, other: SpeechVQVAE) -> set[str]:
+    """Copies what agrees, as `start_from` says; its names."""
     theirs, own = other.state_dict(), model.state_dict()
-    agree = {key for key, value in own.items() if key in theirs and theirs[key].shape == value.shape}
-    voices = "decoder.speaker.weight"
+    given = {key for key, value in own.items() if key in theirs and theirs[key].shape == value.shape}
+    voices, of_codes = "decoder.speaker.weight", {key for key in own if key.startswith(OF_CODES)}
+    if not of_codes <= given:
+        given -= of_codes
     if other.cfg.learn == "codes":
-        agree = {key for key in agree if not key.startswith("decoder.") or key == voices}
-    if not agree:
-        raise ModelError(f"no weight of {name} has the name and shape of one that is to be trained")
-    with torch.no_grad():
-        for key in agree - {voices}:
-            own[key].copy_(theirs[key])
-        shared = set(model.speakers) & set(other.speakers)
-        if voices in own and voices in theirs and own[voices].shape[1] == theirs[voices].shape[1]:
-            for speaker in shared:
-                own[voices][model.speaker_id(speaker)] = theirs[voices][other.speaker_id(speaker)]
-            agree |= {voices} if len(shared) == len(model.speakers) else set()
-    return sorted(own.keys() - agree)
+        given = {key for key in given if not key.startswith("decoder.")}
+    given.discard(voices)
+    for key in given:
+        own[key].copy_(theirs[key])
+    shared = set(model.speakers) & set(other.speakers)
+    if shared and own[voices].shape[1] == theirs[voices].shape[1]:
+        for speaker in shared:
+            own[voices][model.speaker_id(speaker)] = theirs[voices][other.speaker_id(speaker)]
+        given |= {voices} if len(shared) == len(model.speakers) else set()
+    return given
 
 
 def shipped_models() -> list[str]:

@@ -70,7 +70,7 @@ class LogMel(nn.Module):
             steps = torch.linspace(-cfg.warp, cfg.warp, WARPS if cfg.warp else 1).tolist()
             factors = [1.0, *(1 + step for step in steps if step)]
             banks = torch.stack([self._bank(sample_rate, factor) for factor in factors])
-        if not banks[0].sum(0).all():
+        if not banks.sum(1).all():
             raise ValueError(f"{cfg.bands} bands are too many for a window of {cfg.window} samples: some hear nothing")
         self.register_buffer("banks", banks, persistent=False)
 

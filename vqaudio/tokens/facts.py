@@ -74,6 +74,7 @@ def model_facts(model: SpeechVQVAE) -> dict[str, str]:
     return {
         "model": model.fingerprint,
         "encoder": f"{_millions(model.encoder)} parameters",
+        **({"context": f"{_millions(model.context)} parameters"} if model.context else {}),
         "decoder": f"{_millions(model.decoder)} parameters",
         "codebook": f"{model.codebook_size} codes of width {encoder.width}",
         "sample rate": f"{model.sample_rate} Hz",

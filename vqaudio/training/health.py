@@ -17,7 +17,7 @@ from torch.nn.utils import get_total_norm
 Name = Literal[
     "healthy", "young", "codes ignored", "codebook collapsed", "speaker ignored", "nothing learned", "diverged"
 ]
-BITS = ("bits_per_sample", "bits_per_dim", "bits_per_code", "spectrum_error")  # of speech, images, codes; no bits
+MEASURES = ("bits_per_sample", "bits_per_dim", "bits_per_code", "spectrum_error")  # lower is better
 FATAL: tuple[Name, ...] = ("diverged", "codebook collapsed", "codes ignored")  # waiting does not mend these
 
 
@@ -65,8 +65,8 @@ def judge(figures: Mapping[str, float], step: int, cfg: HealthConfig | None = No
     for name, value in figures.items():
         if not math.isfinite(value):
             return Verdict("diverged", f"{name} is {value}", "a smaller --fit.lr or --fit.clip")
-    per = next((name for name in BITS if name in figures), None)
-    unit, guessing = (per or BITS[0]).replace("_", " "), figures.get("uniform_bits", math.inf)
+    per = next((name for name in MEASURES if name in figures), None)
+    unit, guessing = (per or MEASURES[0]).replace("_", " "), figures.get("uniform_bits", math.inf)
     if per is not None and figures[per] > guessing + cfg.bits_above_uniform:
         return Verdict("diverged", f"{figures[per]:.3g} {unit}, guessing takes {guessing:g}", "a smaller --fit.lr")
     if step < cfg.young_until:
