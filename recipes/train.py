@@ -10,7 +10,6 @@ import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from accelerate import PartialState
 from accelerate.utils import set_seed
 
 from vqaudio.config import flatten, parse, save_yaml, to_dict
@@ -20,7 +19,7 @@ from vqaudio.data.packed import PackedSpeech, pack
 from vqaudio.evaluation.conditioning import conditioning
 from vqaudio.models.speech import SpeechVQVAE, SpeechVQVAEConfig
 from vqaudio.models.storage import save_model, start_from
-from vqaudio.training import FitConfig, TrainingError, fit
+from vqaudio.training import FitConfig, TrainingError, fit, processes
 from vqaudio.training.curves import plot_curves
 
 ROOT = Path(__file__).parent.parent
@@ -60,7 +59,7 @@ def main() -> None:
     set_seed(cfg.fit.seed)  # the first weights
     model = SpeechVQVAE(cfg.model)
     for name, left in start_from(model, cfg.start).items():
-        PartialState().print(f"from {name}, all but {', '.join(left) or 'nothing'}", file=sys.stderr)
+        processes().print(f"from {name}, all but {', '.join(left) or 'nothing'}", file=sys.stderr)
     classes, v = cfg.model.decoder.classes, cfg.validation
     batches = validation_batches(held_out, v.samples, v.batch_size, v.batches, num_classes=classes)
 
@@ -71,7 +70,7 @@ def main() -> None:
     crops = SpeechCrops(speech, cfg.crops, classes)
     facts = flatten({name: to_dict(cfg)[name] for name in ("train", "crops", "model", "start")})
     model = fit(model, crops, cfg.fit, cfg.out, evaluate=lambda m: conditioning(m, batches), save=save, facts=facts)
-    if PartialState().is_main_process:
+    if processes().is_main_process:
         save(model, cfg.out)
         plot_curves(cfg.out / "metrics.jsonl", cfg.out / "curves.png")
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from accelerate import PartialState
 from accelerate.utils import set_seed
 
 from vqaudio.config import flatten, parse, save_yaml, to_dict
@@ -20,7 +19,7 @@ from vqaudio.evaluation.images import ImageModel, image_figures
 from vqaudio.models.baselines import ImageGumbel, ImageVAE, ImageVIMCO
 from vqaudio.models.image import ImageConfig, ImageVQVAE
 from vqaudio.models.storage import save_model
-from vqaudio.training import FitConfig, TrainingError, fit
+from vqaudio.training import FitConfig, TrainingError, fit, processes
 from vqaudio.training.curves import plot_curves
 
 ROOT = Path(__file__).parent.parent
@@ -68,7 +67,7 @@ def main() -> None:
 
     facts = flatten({name: to_dict(cfg)[name] for name in ("kind", "data", "crops", "model")})
     model = fit(model, crops, cfg.fit, cfg.out, evaluate=lambda m: image_figures(m, held_out), save=save, facts=facts)
-    if PartialState().is_main_process:
+    if processes().is_main_process:
         save(model, cfg.out)
         plot_curves(cfg.out / "metrics.jsonl", cfg.out / "curves.png")
 

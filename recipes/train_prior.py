@@ -13,8 +13,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import torch
-from accelerate import PartialState
 from accelerate.utils import set_seed
 from torch import nn
 
@@ -32,7 +30,7 @@ from vqaudio.models.storage import load_model, save_model
 from vqaudio.tokens.bulk import tokens_of
 from vqaudio.tokens.chunks import ChunkConfig, CodeChunks, sequences
 from vqaudio.tokens.images import codes_of
-from vqaudio.training import FitConfig, TrainingError, fit
+from vqaudio.training import FitConfig, TrainingError, fit, processes
 from vqaudio.training.curves import plot_curves
 from vqaudio.training.launch import threads
 from vqaudio.training.loader import Loader
@@ -123,7 +121,7 @@ def build(cfg: TrainPriorConfig, maps: CodeMaps) -> ImagePrior | CodeMapVQVAE | 
 
 def main() -> None:
     cfg = parse(TrainPriorConfig, ROOT / "egs/mini/conf/prior.yaml", description=__doc__ or "")
-    over = load_model(cfg.model, PartialState().device if torch.cuda.is_available() else "cpu", kind=nn.Module)
+    over = load_model(cfg.model, processes().device, kind=nn.Module)
     set_seed(cfg.fit.seed)  # the first weights
     with threads(cfg.fit.threads):
         if isinstance(over, SpeechVQVAE) and cfg.kind == "prior":
@@ -143,7 +141,7 @@ def main() -> None:
     }
     facts = flatten({**used, "tokens": task.tokens})
     model = fit(task.model, task.loader, cfg.fit, cfg.out, evaluate=task.evaluate, save=save, facts=facts)
-    if PartialState().is_main_process:
+    if processes().is_main_process:
         save(model, cfg.out)
         plot_curves(cfg.out / "metrics.jsonl", cfg.out / "curves.png")
 

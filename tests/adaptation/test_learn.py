@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from vqaudio.adaptation.learn import Adapted, Learner, adapt
 from vqaudio.data.corpora import folder
 from vqaudio.data.newcomers import Newcomers, find_newcomers
 from vqaudio.models.voices import SPEAKER_WEIGHT, with_speakers
+from vqaudio.nn.context import ContextConfig
 
 QUICK = AdaptConfig(steps=40, samples=1024, batch=4)
 
@@ -109,6 +111,29 @@ def test_old_voices_are_held_where_the_decoder_learns(tiny_model: SpeechVQVAE, s
         found = learner.drift(learner.before, target, z_q, speaker, lengths)
     assert found == pytest.approx(expected.item(), rel=1e-4)
     assert found > 0.01
+
+
+def test_old_voices_are_held_in_the_context_too(tiny_config: SpeechVQVAEConfig, initialised, randomise) -> None:
+    """A context hears the voices: those of before are held to, in what was said before."""
+    cfg = replace(tiny_config, context=ContextConfig(dilations=(1, 2), channels=6))
+    model = initialised(cfg)
+    randomise(model.context, seed=5).requires_grad_(False)
+    learner = Learner(with_speakers(model, ["x"]), keep=3)
+    generator = torch.Generator().manual_seed(0)
+    target, z_q = torch.randint(16, (2, 64), generator=generator), torch.randn(2, 4, 8, generator=generator)
+    speaker, lengths = torch.tensor([0, 2]), torch.tensor([64, 64])
+    now, before = learner.model.decoder, learner.before
+    assert before is not None and now.speaker is not None and model.context is not None
+    assert abs(learner.drift(before, target, z_q, speaker, lengths).item()) < 1e-5
+    with torch.no_grad():
+        now.speaker.weight[:3] += torch.randn(3, now.speaker.weight.shape[1], generator=generator)
+        x = now.shift(target)
+        p = model.decoder(x, model.conditioned(z_q, speaker), speaker)[0].log_softmax(1)
+        q = now(x, model.context(z_q, now.speaker(speaker)), speaker)[0].log_softmax(1)
+        expected = (p.exp() * (p - q)).sum(1).mean()
+        found = learner.drift(before, target, z_q, speaker, lengths)
+    assert found == pytest.approx(expected.item(), rel=1e-4)
+    assert found > 0.001
 
 
 def test_what_is_frozen_is_never_in_training_mode(tiny_model: SpeechVQVAE) -> None:

@@ -22,7 +22,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vqaudio import SpeechVQVAE, SpeechVQVAEConfig, load_model
+from vqaudio.nn.context import ContextConfig
 from vqaudio.nn.encoder import EncoderConfig
+from vqaudio.nn.log_mel import LogMelConfig
 from vqaudio.nn.quantizer import VectorQuantizerConfig
 from vqaudio.nn.wavenet import WaveNetConfig
 from vqaudio.training import FitConfig, fit
@@ -42,6 +44,12 @@ FIT = FitConfig(
 )
 
 
+HEARD = {
+    "context": ContextConfig(dilations=(1, 2), channels=6),
+    "spectrum": LogMelConfig(bands=5, hop=8, window=24),
+}
+
+
 class Kind(NamedTuple):
     """What is trained on what."""
 
@@ -59,6 +67,8 @@ KINDS = {
     "5 crops": Kind(RAGGED[:5]),
     "two passes per step": Kind(RAGGED, fit={"accumulate": 2}),
     "gradient codebook, affine": Kind(RAGGED, quantizer={"codebook": "gradient"}, model={"normalizer": "affine"}),
+    "codes from the spectrum": Kind(RAGGED, model={**HEARD, "learn": "codes"}),
+    "spectrum and speech": Kind(RAGGED, model=HEARD),
     "bf16": Kind(fit={"precision": "bf16"}),
 }
 PROCESSES = (1, 2, 3)

@@ -29,15 +29,20 @@ NOT_SUPPORTED = {  # what `accelerate launch` sets for it
 }
 
 
+def processes() -> PartialState:
+    """Those of this run, as `accelerate launch` started them. Raises TrainingError for what is not supported."""
+    for name, variable in NOT_SUPPORTED.items():  # before Accelerate looks for it: it may not even be installed
+        if os.environ.get(variable, "").lower() == "true":
+            raise _not_supported(name)
+    return PartialState(cpu=not torch.accelerator.is_available())  # untold, it takes several on a CPU for one
+
+
 def make_accelerator(cfg: FitConfig, out: Path) -> Accelerator:
     """As `accelerate launch` and `cfg` say. Raises TrainingError for what is not supported."""
     if cfg.tracker == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
         raise TrainingError("--fit.tracker tensorboard needs tensorboard: pip install 'vqaudio[train]'")
-    for name, variable in NOT_SUPPORTED.items():  # before Accelerate looks for it: it may not even be installed
-        if os.environ.get(variable, "").lower() == "true":
-            raise _not_supported(name)
     accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(),  # unless it is told, it takes several processes on a CPU for one
+        cpu=processes().device == torch.device("cpu"),
         mixed_precision=_precision(cfg.precision),
         gradient_accumulation_steps=cfg.accumulate,
         log_with=None if cfg.tracker == "none" else cfg.tracker,
@@ -150,7 +155,7 @@ def newest_for_all(folder: Path) -> Path | None:
     (decided,) = broadcast_object_list([here])
     if decided != here:
         raise TrainingError(
-            f"the main process continues from {decided}, process {PartialState().process_index} sees {here}; "
+            f"the main process continues from {decided}, process {processes().process_index} sees {here}; "
             "--out must be a folder that all machines share"
         )
     return here

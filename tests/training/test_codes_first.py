@@ -1,0 +1,87 @@
+"""The recipe learns codes alone, then speech from them: by one process, by two, and interrupted."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from vqaudio import load_model
+from vqaudio.training.metrics import read_metrics
+
+pytestmark = pytest.mark.slow
+HEARD = (
+    *("--model.context.dilations", "1", "2", "--model.context.channels", "8"),
+    *("--model.spectrum.bands", "8", "--model.spectrum.hop", "64", "--model.spectrum.window", "256"),
+)
+SPEECH = (*HEARD, "--model.learn", "speech")
+
+
+@pytest.fixture(scope="module")
+def codes(host, tiny: Path, runs: Path, recipe: Path) -> Path:
+    """A run that has learned codes alone."""
+    out = runs / "codes"
+    host.start(recipe, tiny, "--out", out, *HEARD, "--model.learn", "codes").finish()
+    return out
+
+
+@pytest.fixture(scope="module")
+def speech(host, tiny: Path, runs: Path, recipe: Path, codes: Path) -> Path:
+    """One that has learned speech from them."""
+    out = runs / "speech"
+    said = host.start(recipe, tiny, "--out", out, "--start", codes, *SPEECH).finish()
+    assert f"from {codes}, all but decoder." in said and "decoder.speaker.weight" not in said
+    return out
+
+
+def test_codes_stay_and_speech_comes(codes: Path, speech: Path) -> None:
+    before, after = load_model(codes), load_model(speech)
+    assert after.fingerprint == before.fingerprint
+    wav = torch.rand(2000, generator=torch.Generator().manual_seed(0)) - 0.5
+    tokens = after.tokenize(wav)
+    assert torch.equal(tokens.codes, before.tokenize(wav).codes)
+    with pytest.raises(ValueError, match="learn: speech"):
+        before.decode(tokens, before.speakers[0])
+    assert len(after.decode(tokens, after.speakers[0])) == 2000
+    assert not torch.equal(before.state_dict()["context.code.weight"], after.state_dict()["context.code.weight"])
+    learned = [row for row in read_metrics(codes / "metrics.jsonl") if row["kind"] == "valid"]
+    assert learned[-1]["spectrum_error"] < learned[0]["spectrum_error"]
+    assert {"spectrum_error", "bits_per_sample"} <= set(read_metrics(speech / "metrics.jsonl")[0])
+
+
+def test_two_processes_equal_one(host, tiny: Path, runs: Path, recipe: Path, codes: Path, speech: Path) -> None:
+    """Of codes alone, other tests say so; speech begins with what another run has learned."""
+    out = runs / "speech of two"
+    said = host.start(recipe, tiny, "--out", out, "--start", codes, *SPEECH, processes=2).finish()
+    assert said.count("all but") == 1 and "training on 2 processes" in said
+    one, two = (load_file(run / "model.safetensors") for run in (speech, out))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}")
+    assert load_model(out).fingerprint == load_model(codes).fingerprint
+
+
+@pytest.mark.parametrize("learn", ["codes", "speech"])
+def test_a_run_that_goes_on_equals_one_that_never_stopped(
+    host, tiny: Path, runs: Path, recipe: Path, codes: Path, speech: Path, learn: str
+) -> None:
+    whole = {"codes": codes, "speech": speech}[learn]
+    start = () if learn == "codes" else ("--start", codes)
+    out = runs / f"{learn} continued"
+    shutil.copytree(whole, out)
+    shutil.rmtree(out / "checkpoints/00000012")
+    said = host.start(recipe, tiny, "--out", out, *start, *HEARD, "--model.learn", learn).finish()
+    assert "continuing from" in said
+    for name in ("model.safetensors", "training.safetensors"):
+        expected, found = (load_file(run / "checkpoints/00000012" / name) for run in (whole, out))
+        assert expected.keys() == found.keys()
+        assert all(torch.equal(value, found[key]) for key, value in expected.items()), name
+
+
+def test_speech_without_a_start_is_refused(host, tiny: Path, runs: Path, recipe: Path) -> None:
+    run = host.start(recipe, tiny, "--out", runs / "from nothing", *SPEECH)
+    assert run.wait() == [1]
+    assert "error: learn: speech keeps codes as they are, so `start` must name" in run.output
+    assert not (runs / "from nothing").exists()
