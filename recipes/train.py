@@ -39,7 +39,8 @@ class TrainConfig:
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     model: SpeechVQVAEConfig = field(default_factory=SpeechVQVAEConfig)
     start: tuple[str, ...] = ()
-    """models whose weights it begins with, wherever names and shapes agree; of two that do, the later one's"""
+    """models to begin with, the later over the earlier: of each, what has the same name and shape; what makes the codes
+    whole or not at all, voices by name, and of a model that has learned codes alone no decoder"""
     fit: FitConfig = field(default_factory=FitConfig)
 
 
@@ -59,7 +60,7 @@ def main() -> None:
     set_seed(cfg.fit.seed)  # the first weights
     model = SpeechVQVAE(cfg.model)
     for name, left in start_from(model, cfg.start).items():
-        processes().print(f"from {name}, all but {', '.join(left) or 'nothing'}", file=sys.stderr)
+        processes().print(f"started from {name}; not taken from it: {', '.join(left) or 'nothing'}", file=sys.stderr)
     classes, v = cfg.model.decoder.classes, cfg.validation
     batches = validation_batches(held_out, v.samples, v.batch_size, v.batches, num_classes=classes)
 

@@ -108,7 +108,7 @@ def test_the_encoder_hears_the_target_earlier_or_later(packed) -> None:
 
 
 def test_the_encoder_hears_the_target_louder_or_softer(packed) -> None:
-    plain, louder = (SpeechCrops(packed, replace(CFG, batch_size=64, gain=g)) for g in (0.0, 12.0))
+    plain, louder = (SpeechCrops(packed, replace(CFG, batch_size=64, gain_db=g)) for g in (0.0, 12.0))
     said, heard = plain.batch(3), louder.batch(3)
     for name in ("target", "speaker", "lengths"):
         assert torch.equal(said[name], heard[name])

@@ -19,7 +19,9 @@ from vqaudio.evaluation.config import Key
 from vqaudio.evaluation.meanings import meanings
 from vqaudio.evaluation.questions import QUESTIONS
 from vqaudio.evaluation.subject import CHANCE, CONVERSION, ORIGINAL, OURS, RECONSTRUCTION, UNITS
+from vqaudio.nn.context import ContextConfig
 from vqaudio.nn.encoder import EncoderConfig
+from vqaudio.nn.log_mel import LogMelConfig
 from vqaudio.nn.quantizer import VectorQuantizerConfig
 from vqaudio.nn.wavenet import WaveNetConfig
 
@@ -158,6 +160,22 @@ def test_a_model_that_knows_nobody_is_asked_of_its_codes_alone(model_dir: Path, 
     assert set(why) == {"listening", "conversion", "words", "signal", "phones"}
     assert "knows none of the speakers" in why["words"] and "--phones" in why["phones"]
     assert {f["question"] for f in found["figures"]} == {"bits"}
+
+
+def test_a_model_that_has_learned_codes_alone_is_judged_by_them(
+    model: SpeechVQVAE, initialised: Callable[..., SpeechVQVAE], data: Path, tmp_path: Path
+) -> None:
+    spectrum = LogMelConfig(bands=10, hop=160)
+    cfg = replace(model.cfg, learn="codes", context=ContextConfig(dilations=(1,), channels=6), spectrum=spectrum)
+    save_model(initialised(cfg, samples=6400, peak=0.5), tmp_path / "codes")
+    arguments = ["evaluate", "--model", str(tmp_path / "codes"), "--data", str(data), "--phones", str(EGS / "phones")]
+    arguments += ["--phone-classes", "labels", "--utterances", "4", "--out", str(tmp_path / "report")]
+    assert main([*arguments, "--only", "phones", "listening", "conversion", "words"]) == 0
+    found = json.loads((tmp_path / "report/figures.json").read_text())
+    assert found["verdict"].startswith("not told: the model has learned codes alone")
+    why = {lack["question"]: lack["why"] for lack in found["missing"]}
+    assert set(why) == {"listening", "conversion", "words"} and "codes alone" in why["words"]
+    assert (tmp_path / "report/index.html").stat().st_size > 1000
 
 
 def test_what_cannot_be_answered_is_told_and_the_rest_goes_on(data: Path, arguments: list[str], tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from vqaudio import SpeechVQVAE, Tokens
 from vqaudio.evaluation.conditioning import conditioning
 from vqaudio.models.storage import ModelError, load_model, save_model, start_from
-from vqaudio.nn.context import CHUNK_FRAMES, Context, ContextConfig
+from vqaudio.nn.context import CONTEXT_CHUNK, Context, ContextConfig
 from vqaudio.nn.encoder import EncoderConfig
 from vqaudio.nn.log_mel import LogMelConfig
 
@@ -34,7 +34,7 @@ def model(config, initialised, randomise):
     return made.requires_grad_(False)
 
 
-@pytest.mark.parametrize("cuts", [[1] * 40, [7, 33], [CHUNK_FRAMES, 24], [40]])
+@pytest.mark.parametrize("cuts", [[1] * 40, [7, 33], [CONTEXT_CHUNK, 24], [40]])
 def test_the_same_bits_however_the_codes_arrive(randomise, cuts) -> None:
     context = randomise(Context(ContextConfig(dilations=(1, 4), channels=6), 4, 5)).requires_grad_(False)
     z_q, voice = torch.randn(1, 4, 40), torch.randn(1, 5)
@@ -114,12 +114,39 @@ def test_codes_that_are_to_stay_must_be_those_of_a_start(config, model, tmp_path
     for cfg in (other_reach, replace(config, learn="speech", encoder=wider)):
         with pytest.raises(ModelError, match="keeps codes as they are"):
             start_from(SpeechVQVAE(cfg), [tmp_path])
+    narrower = replace(config, learn="speech", context=replace(config.context, channels=5))
+    without = replace(config, learn="speech", context=ContextConfig(), spectrum=LogMelConfig())
+    for cfg in (narrower, without):
+        with pytest.raises(ModelError, match="are read by its context"):
+            start_from(SpeechVQVAE(cfg), [tmp_path])
     with pytest.raises(ModelError, match="got none"):
         start_from(SpeechVQVAE(replace(config, learn="speech")), [])
     free = SpeechVQVAE(replace(config, encoder=wider))
     before = free.quantizer.codebook.clone()
     start_from(free, [tmp_path])  # a foreign encoder's codebook is not taken
     assert torch.equal(free.quantizer.codebook, before) and not free.quantizer.initialised
+
+
+@pytest.mark.parametrize("learn", ["all", "speech"])
+def test_what_must_be_exact_is_float32_under_autocast(config, model, learn) -> None:
+    """Vectors of codes that stay, and spectra; a context as it speaks."""
+    learner = SpeechVQVAE(replace(config, learn=learn))
+    learner.load_state_dict(model.state_dict())
+    learner.eval()
+    wav = torch.rand(2, 1, 4000, generator=torch.Generator().manual_seed(0)) * 0.4 - 0.2
+    z_q, voice = torch.randn(1, 4, 40), torch.randn(1, config.decoder.hidden)
+
+    def found() -> list[torch.Tensor]:
+        assert learner.spectrum is not None and learner.context is not None
+        said = learner.spectrum.log_mel.at_middles(wav[:, 0], 100)
+        spoken = learner.context.extend(z_q, voice, learner.context.start(z_q))[0]
+        return [said, spoken, learner.quantize(wav, torch.tensor([4000, 4000]))[0]]
+
+    with torch.no_grad():
+        exact = found()
+        with torch.autocast("cpu", torch.bfloat16):
+            under = found()
+    assert [torch.equal(a, b) for a, b in zip(exact, under, strict=True)] == [True, True, learn == "speech"]
 
 
 def test_the_spectrums_error_hears_nothing_of_padding(config) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vqaudio.nn.encoder import Encoder, EncoderConfig
-from vqaudio.nn.log_mel import MIDDLE, SPREAD, LogMel, LogMelConfig
+from vqaudio.nn.log_mel import MIDDLE, SPREAD, WARPS, LogMel, LogMelConfig
 
 CFG = LogMelConfig(bands=20, hop=40, window=100)
 ENCODER = EncoderConfig(strides=(2,), channels=(8,), dilations=(1, 2), width=4, lookahead=70, front=CFG)
@@ -45,6 +45,30 @@ def test_chunks_equal_the_whole() -> None:
         frames, past = front(chunk, past)
         found.append(frames)
     torch.testing.assert_close(torch.cat(found, 1), whole)
+
+
+def test_windows_lie_around_the_middles_of_frames() -> None:
+    """A click is loudest in the frame in whose middle it lies, to the sample; an odd sample of padding is in front."""
+    front = LogMel(CFG).eval()
+    for frame in range(10):
+        power = []
+        for off in range(-3, 4):
+            wav = torch.zeros(1, 400)
+            wav[0, frame * 40 + 20 + off] = 0.5
+            heard = front.at_middles(wav, 10)[0].mean(1)  # (N,)
+            assert heard.argmax() == frame
+            power.append(heard[frame].item())
+        assert power == sorted(power[:4]) + sorted(power[4:], reverse=True)
+        assert power[0] == pytest.approx(power[6], abs=1e-3)
+    short = _noise(15)[..., 0]  # shorter than what a window looks ahead
+    assert torch.equal(front.at_middles(short, 1), front.at_middles(torch.nn.functional.pad(short, (0, 85)), 1))
+
+
+def test_among_the_banks_is_the_true_one_once() -> None:
+    banks = LogMel(LogMelConfig(bands=20, hop=40, window=100, highest=6600, warp=0.2)).banks
+    assert len(banks) == WARPS
+    assert [torch.equal(banks[0], bank) for bank in banks[1:]] == [False] * (WARPS - 1)
+    assert torch.equal(banks[0], LogMel(LogMelConfig(bands=20, hop=40, window=100, highest=6600)).banks[0])
 
 
 @pytest.mark.parametrize("factor", [0.8, 1.2])

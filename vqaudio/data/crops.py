@@ -35,7 +35,7 @@ class CropConfig:
     """0: speakers as often as they have speech; 1: all equally often"""
     target_shift: int = 0
     """most samples by which the encoder hears a crop earlier or later than the decoder is to say it"""
-    gain: float = 0.0
+    gain_db: float = 0.0
     """most dB by which the encoder hears a crop louder or softer than the decoder is to say it"""
 
     def __post_init__(self) -> None:
@@ -49,8 +49,8 @@ class CropConfig:
             raise ValueError(f"speaker_balance must lie in 0 to 1, got {self.speaker_balance}")
         if not 0 <= self.target_shift <= self.samples:
             raise ValueError(f"target_shift must lie in 0 to samples ({self.samples}), got {self.target_shift}")
-        if not 0 <= self.gain <= 60:
-            raise ValueError(f"gain must lie in 0 to 60 dB, got {self.gain}")
+        if not 0 <= self.gain_db <= 60:
+            raise ValueError(f"gain_db must lie in 0 to 60 dB, got {self.gain_db}")
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class SpeechCrops:
         utterances, starts = self._draw(step)
         shifts = self._draw_shifts(step)
         batch = _cut(self.packed, utterances[mine], starts[mine], self.cfg.samples, self._classes, shifts[mine])
-        if self.cfg.gain:
+        if self.cfg.gain_db:
             batch["wav"] *= self._draw_gains(step)[mine, None, None]
         return batch
 
@@ -126,7 +126,7 @@ class SpeechCrops:
     def _draw_gains(self, step: int) -> Tensor:
         """Factors (B,) float32 by which the encoder hears the crops of a step louder."""
         draws = draws_of(self.cfg.seed, step, (self.cfg.batch_size,), stream=2)
-        return torch.from_numpy(10 ** (self.cfg.gain * (2 * draws - 1) / 20)).float()
+        return torch.from_numpy(10 ** (self.cfg.gain_db * (2 * draws - 1) / 20)).float()
 
 
 def validation_batches(

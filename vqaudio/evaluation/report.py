@@ -178,12 +178,13 @@ def _recogniser(name: str) -> Callable[[Sequence[str]], Recogniser]:
 
 def _verdict(subjects: Sequence[Subject]) -> str:
     """Of the first set whose speakers the model knows."""
+    reason = ""
     for subject in subjects:
         try:
             return str(judge(summary(subject.heard), 0, NO_WAITING))
-        except UnansweredError:
-            continue
-    return "not told: no set has speakers that the model knows"
+        except UnansweredError as error:
+            reason = str(error)
+    return f"not told: {reason}"
 
 
 def _plain(report: Report, model: SpeechVQVAE, name: str, subjects: Sequence[Subject]) -> dict[str, Any]:

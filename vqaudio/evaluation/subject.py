@@ -122,8 +122,7 @@ class Subject:
     def heard(self) -> Listening:
         """As many crops of half a second as there are utterances, at least 32, the speakers in turns."""
         model, own = self.model, self.set.utterances
-        if model.cfg.learn == "codes":
-            raise UnansweredError("the model has learned codes alone: its decoder cannot say anything yet")
+        self._check_speaks()
         known = [u for u in own if u.speaker in model.speakers] if model.speakers else own
         if not known:
             raise UnansweredError("the model knows none of the speakers, so that its decoder has no voice for them")
@@ -141,6 +140,7 @@ class Subject:
 
         Raises UnansweredError where the model has no voice for them.
         """
+        self._check_speaks()
         if not self.model.speakers:
             raise UnansweredError("the model has no speakers: it speaks in nobody's voice")
         known = [i for i, u in enumerate(self.set.utterances) if u.speaker in self.model.speakers]
@@ -163,6 +163,10 @@ class Subject:
             targets,
             self._speak(tokens, targets) if targets else [],
         )
+
+    def _check_speaks(self) -> None:
+        if self.model.cfg.learn == "codes":
+            raise UnansweredError("the model has learned codes alone: its decoder cannot say anything yet")
 
     def _speak(self, tokens: Sequence[Tokens], voices: Sequence[str]) -> list[Wav]:
         spoken = []

@@ -4,11 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-CANNOT_SPEAK = (
-    "this model has learned codes alone (learn: codes) and cannot speak; train its decoder first, by a run with "
-    "`start` at this model and learn: speech"
-)
-
 
 def speaker_id(speakers: Sequence[str], name: str) -> int:
     """Index of a voice. Raises ValueError for a name that is not among `speakers`."""

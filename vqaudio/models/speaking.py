@@ -1,6 +1,7 @@
 """Codes to speech by a model's decoder: utterances together, or one as its codes arrive.
 
-Letters: B utterances, T samples, N frames, D code width.
+Letters: B utterances, T samples, N frames, D code width, C channels that the decoder is conditioned on (D without a
+context).
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ from vqaudio.nn.wavenet import WaveNet
 from vqaudio.sampling import choose, generate
 from vqaudio.sampling.draw import check_controls
 
+CANNOT_SPEAK = (
+    "this model has learned codes alone (learn: codes) and cannot speak; train its decoder first, by a run with "
+    "`start` at this model and learn: speech"
+)
 STREAM_FRAMES = 16  # codes of an utterance that are spoken at once where all of them are there
 
 
@@ -35,7 +40,7 @@ class SpeakOptions(TypedDict, total=False):
 class Piece(NamedTuple):
     """A part of an utterance that begins with a frame."""
 
-    cond: Tensor  # (D, N)
+    cond: Tensor  # (D, N), after the context (C, N)
     num_samples: int  # N * hop; fewer only at the end of the utterance
 
 
@@ -87,7 +92,7 @@ def speak(
     precision: Precision = "float32",
     threads: int | None = None,
 ) -> list[Tensor]:
-    """cond (B, D, N), speaker (B,), samples of each utterance -> their waveforms, (T,) float32 in [-1, 1]."""
+    """cond (B, C, N), speaker (B,), samples of each utterance -> their waveforms, (T,) float32 in [-1, 1]."""
     classes = generate(
         decoder,
         cond,

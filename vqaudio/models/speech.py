@@ -1,6 +1,6 @@
 """SpeechVQVAE: raw waveform to discrete codes, and codes to any voice that it knows.
 
-Letters: B batch, T samples, N frames (N = ceil(T / hop)), D code width, K codes, Q mu-law classes.
+Letters: B batch, T samples, N frames (ceil(T / hop)), D code width, K codes, Q mu-law classes, C conditioning channels.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqaudio.data.mulaw import mulaw_decode
+from vqaudio.models import speaking
 from vqaudio.models.chunks import audio_pieces, encode_in_chunks
 from vqaudio.models.fingerprint import fingerprint
-from vqaudio.models.speakers import CANNOT_SPEAK, speaker_id, speaker_ids
-from vqaudio.models.speaking import STREAM_FRAMES, SpeakOptions, check_codes, in_context, pieces, speak, speak_stream
+from vqaudio.models.speakers import speaker_id, speaker_ids
+from vqaudio.models.speaking import SpeakOptions
+from vqaudio.models.speech_config import CODE_PARTS
 from vqaudio.models.speech_config import SpeechVQVAEConfig as SpeechVQVAEConfig
 from vqaudio.models.tokens import Tokens
 from vqaudio.nn.context import Context, SpectrumHead
@@ -55,8 +57,7 @@ class SpeechVQVAE(nn.Module):
 
     def _frozen(self) -> tuple[nn.Module, ...]:
         """What `learn` leaves as it is."""
-        codes = self.encoder, self.normalizer, self.quantizer
-        return {"all": (), "codes": (self.decoder,), "speech": codes}[self.cfg.learn]
+        return tuple(map(self.get_submodule, {"all": (), "codes": ("decoder",), "speech": CODE_PARTS}[self.cfg.learn]))
 
     def train(self, mode: bool = True) -> SpeechVQVAE:
         """Codes that are to stay as they are stay in evaluation mode: their codebook neither moves nor restarts."""
@@ -125,7 +126,7 @@ class SpeechVQVAE(nn.Module):
         return self.spectrum.errors(cond, said, self.valid_frames(lengths, cond.shape[2])).sum(1)
 
     def conditioned(self, z_q: Tensor, speaker: Tensor | None, decoder: WaveNet | None = None) -> Tensor:
-        """Code vectors (B, D, N), (B,) -> what a decoder (None: its own) is conditioned on, (B, C or D, N)."""
+        """Code vectors (B, D, N), (B,) -> what a decoder (None: its own) is conditioned on, (B, C, N)."""
         voices = (decoder or self.decoder).speaker
         voice = None if voices is None or speaker is None else voices(speaker)
         return z_q if self.context is None else self.context(z_q, voice)
@@ -233,9 +234,8 @@ class SpeechVQVAE(nn.Module):
         codes = bytearray()  # one block that grows: many small tensors that stay would scatter the memory between them
         for chunk in self.encode_stream(pieces()):
             codes += chunk.cpu().numpy().tobytes()
-        return Tokens(
-            torch.frombuffer(codes, dtype=torch.int64), num_samples, self.sample_rate, self.hop, self.fingerprint
-        )
+        whole = torch.frombuffer(codes, dtype=torch.int64)
+        return Tokens(whole, num_samples, self.sample_rate, self.hop, self.fingerprint)
 
     # --- codes to speech ---
 
@@ -259,11 +259,11 @@ class SpeechVQVAE(nn.Module):
             return []
         rows = []
         for row, tokens in enumerate(batch):
-            whole = pieces(self.quantizer, [tokens.codes], self.hop, None)
+            whole = speaking.pieces(self.quantizer, [tokens.codes], self.hop, None)
             own = None if voices is None else voices[row : row + 1]
-            rows += [piece.cond.T for piece in in_context(self.context, self.decoder, whole, own)]
-        cond = nn.utils.rnn.pad_sequence(rows, batch_first=True).mT  # (B, C or D, N)
-        return speak(self.decoder, cond, voices, [tokens.num_samples for tokens in batch], **options)
+            rows += [piece.cond.T for piece in speaking.in_context(self.context, self.decoder, whole, own)]
+        cond = nn.utils.rnn.pad_sequence(rows, batch_first=True).mT  # (B, C, N)
+        return speaking.speak(self.decoder, cond, voices, [tokens.num_samples for tokens in batch], **options)
 
     def decode_stream(
         self, tokens: Tokens | Iterable[int | Tensor], speaker: str | None = None, **options: Unpack[SpeakOptions]
@@ -277,12 +277,12 @@ class SpeechVQVAE(nn.Module):
         voices = self._speaker_ids(speaker, 1)
         if isinstance(tokens, Tokens):
             self.check_tokens(tokens)
-            some, num_samples = tokens.codes.split(STREAM_FRAMES), tokens.num_samples
+            some, num_samples = tokens.codes.split(speaking.STREAM_FRAMES), tokens.num_samples
         else:
             some, num_samples = tokens, None
-        arriving = pieces(self.quantizer, some, self.hop, num_samples)
-        arriving = in_context(self.context, self.decoder, arriving, voices)
-        return speak_stream(self.decoder, arriving, voices, **options)
+        arriving = speaking.pieces(self.quantizer, some, self.hop, num_samples)
+        arriving = speaking.in_context(self.context, self.decoder, arriving, voices)
+        return speaking.speak_stream(self.decoder, arriving, voices, **options)
 
     def convert(
         self,
@@ -307,12 +307,12 @@ class SpeechVQVAE(nn.Module):
                 f"sample_rate and hop must be those of the model, {self.sample_rate} and {self.hop}, "
                 f"got {tokens.sample_rate} and {tokens.hop}"
             )
-        check_codes(tokens.codes, self.codebook_size)
+        speaking.check_codes(tokens.codes, self.codebook_size)
 
     def check_speaks(self) -> None:
         """Raises ValueError for a model that has learned codes alone."""
         if self.cfg.learn == "codes":
-            raise ValueError(CANNOT_SPEAK)
+            raise ValueError(speaking.CANNOT_SPEAK)
 
     def _speaker_ids(self, speaker: str | Sequence[str] | None, count: int) -> Tensor | None:
         self.check_speaks()

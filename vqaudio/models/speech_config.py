@@ -1,4 +1,4 @@
-"""Everything that a checkpoint must know to tokenize and to speak."""
+"""The configuration of a SpeechVQVAE, and what of it decides the codes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from vqaudio.nn.normalizer import NormalizerKind
 from vqaudio.nn.quantizer import VectorQuantizerConfig
 from vqaudio.nn.wavenet import WaveNetConfig
 
+CODE_PARTS = ("encoder", "normalizer", "quantizer")  # of a SpeechVQVAE: those that make the codes
 # what decides the codes, by name: a field that a later version adds must not rename the models that are there
 ENCODER_FACTS = ("strides", "channels", "dilations", "kernel_size", "width", "lookahead", "gain")
 FRONT_FACTS = ("bands", "hop", "window", "lowest", "highest")

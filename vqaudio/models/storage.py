@@ -19,6 +19,8 @@ from vqaudio.models.image import ImageConfig, ImageVQVAE
 from vqaudio.models.prior import CodePrior, CodePriorConfig, ImagePrior, ImagePriorConfig
 from vqaudio.models.second import CodeMapConfig, CodeMapVAE, CodeMapVQVAE
 from vqaudio.models.speech import SpeechVQVAE, SpeechVQVAEConfig
+from vqaudio.models.speech_config import CODE_PARTS
+from vqaudio.models.voices import SPEAKER_WEIGHT
 
 Kind = TypeVar("Kind", bound=nn.Module)
 FORMAT = 1  # version of config.json and of the names in model.safetensors
@@ -30,7 +32,6 @@ CONFIGS: dict[type[nn.Module], type] = {
     CodePrior: CodePriorConfig,
     **dict.fromkeys((CodeMapVQVAE, CodeMapVAE), CodeMapConfig),
 }
-OF_CODES = ("encoder.", "normalizer.", "quantizer.")  # what begins so makes the codes
 KINDS = {kind.__name__: kind for kind in CONFIGS}
 
 
@@ -97,7 +98,8 @@ def start_from(model: SpeechVQVAE, names: Sequence[str | Path]) -> dict[str | Pa
     Of two that agree, the later one's. What makes the codes (encoder, normalizer, quantizer) is taken whole or not at
     all, voices by their names, and of a decoder that has learned nothing (learn: codes) its voices alone. Returns, for
     each of them, the names of the weights that it did not give. Raises ModelError where one gives nothing, and where
-    `model` is to keep its codes (learn: speech) but they are those of none of the others.
+    `model` is to keep its codes (learn: speech) but they are those of none of the others, or what has learned to read
+    them (the context) would be lost.
     """
     left, fingerprints = {}, set[str]()
     for name in names:
@@ -105,6 +107,12 @@ def start_from(model: SpeechVQVAE, names: Sequence[str | Path]) -> dict[str | Pa
         given = _give(model, other)
         if not given:
             raise ModelError(f"no weight of {name} has the name and shape of one that is to be trained")
+        read_by = {key for key in other.state_dict() if key.startswith("context.")}
+        if model.cfg.learn == "speech" and other.fingerprint == model.fingerprint and not read_by <= given:
+            raise ModelError(
+                f"the codes of {name} are read by its context, and this model has none of that shape: give it the same "
+                f"--model.context.* ({other.cfg.context}), got {model.cfg.context}"
+            )
         left[name] = sorted(model.state_dict().keys() - given)
         fingerprints.add(other.fingerprint)
     if model.cfg.learn == "speech" and model.fingerprint not in fingerprints:
@@ -120,19 +128,19 @@ def _give(model: SpeechVQVAE, other: SpeechVQVAE) -> set[str]:
     """Copies what agrees, as `start_from` says; its names."""
     theirs, own = other.state_dict(), model.state_dict()
     given = {key for key, value in own.items() if key in theirs and theirs[key].shape == value.shape}
-    voices, of_codes = "decoder.speaker.weight", {key for key in own if key.startswith(OF_CODES)}
+    of_codes = {key for key in own if key.startswith(CODE_PARTS)}
     if not of_codes <= given:
         given -= of_codes
     if other.cfg.learn == "codes":
         given = {key for key in given if not key.startswith("decoder.")}
-    given.discard(voices)
+    given.discard(SPEAKER_WEIGHT)
     for key in given:
         own[key].copy_(theirs[key])
     shared = set(model.speakers) & set(other.speakers)
-    if shared and own[voices].shape[1] == theirs[voices].shape[1]:
+    if shared and own[SPEAKER_WEIGHT].shape[1] == theirs[SPEAKER_WEIGHT].shape[1]:
         for speaker in shared:
-            own[voices][model.speaker_id(speaker)] = theirs[voices][other.speaker_id(speaker)]
-        given |= {voices} if len(shared) == len(model.speakers) else set()
+            own[SPEAKER_WEIGHT][model.speaker_id(speaker)] = theirs[SPEAKER_WEIGHT][other.speaker_id(speaker)]
+        given |= {SPEAKER_WEIGHT} if len(shared) == len(model.speakers) else set()
     return given
 
 

@@ -17,11 +17,13 @@ from torch.nn import functional as F
 from vqaudio.nn.conv import ResidualBlock1d
 from vqaudio.nn.log_mel import LogMel, LogMelConfig
 
-CHUNK_FRAMES = 16  # in which a sequence is computed, so that it has the same bits whole and as its codes arrive
+CONTEXT_CHUNK = 16  # in which a sequence is computed, so that it has the same bits whole and as its codes arrive
 
 
 @dataclass(frozen=True)
 class ContextConfig:
+    """Of a Context. Without dilations there is none, and the rest has no effect."""
+
     dilations: tuple[int, ...] = ()
     """one residual block for each; frames between its taps. None: the decoder hears the code vectors themselves"""
     channels: int = 256
@@ -63,15 +65,15 @@ class Context(nn.Module):
     def extend(self, z_q: Tensor, voice: Tensor | None, state: ContextState) -> tuple[Tensor, ContextState]:
         """The next vectors of one sequence (1, D, N), (1, H) -> (1, C, N), state.
 
-        The same bits however the sequence is cut: it is always computed in chunks of CHUNK_FRAMES, the last of which
+        The same bits however the sequence is cut: it is always computed in chunks of CONTEXT_CHUNK, the last of which
         is filled up with zeros and computed again when it has grown.
         """
         told = state.begun.shape[2]  # frames of the chunk that were handed out already
         pending, pasts, found = torch.cat([state.begun, z_q], dim=2), state.pasts, []
         with torch.autocast(z_q.device.type, enabled=False):
             while pending.shape[2]:
-                chunk, rest = pending[:, :, :CHUNK_FRAMES], pending[:, :, CHUNK_FRAMES:]
-                missing = CHUNK_FRAMES - chunk.shape[2]
+                chunk, rest = pending[:, :, :CONTEXT_CHUNK], pending[:, :, CONTEXT_CHUNK:]
+                missing = CONTEXT_CHUNK - chunk.shape[2]
                 y, later = self._run(F.pad(chunk, (0, missing)), voice, pasts)
                 found.append(y[:, : chunk.shape[2]])
                 if missing:

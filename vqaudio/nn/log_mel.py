@@ -11,13 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-FLOOR = 1e-10  # of the power, where a sine of full scale has 0.25: -100 dB
+FLOOR = 1e-10  # added to a band's power, so that silence is -100 dB; a sine of full scale has at most 0.25
 MIDDLE, SPREAD = -65.0, 20.0  # dB: about the mean and the standard deviation over speech
-WARPS = 21  # filterbanks among which training draws
+WARPS = 21  # filterbanks among which training draws, one of them as it is
 
 
 @dataclass(frozen=True)
 class LogMelConfig:
+    """Of a LogMel. Without bands there is none, and the rest has no effect."""
+
     bands: int = 0
     """F, mel bands; 0: no filterbank"""
     hop: int = 160
@@ -67,8 +69,8 @@ class LogMel(nn.Module):
         # not saved: they follow from the configuration
         with torch.device("cpu"):  # computed even where the rest of a model only gets its shapes
             self.register_buffer("window", torch.hann_window(cfg.window), persistent=False)
-            steps = torch.linspace(-cfg.warp, cfg.warp, WARPS if cfg.warp else 1).tolist()
-            factors = [1.0, *(1 + step for step in steps if step)]
+            half = WARPS // 2 if cfg.warp else 0
+            factors = [1.0, *(1 + cfg.warp * step / half for step in range(-half, half + 1) if step)]
             banks = torch.stack([self._bank(sample_rate, factor) for factor in factors])
         if not banks.sum(1).all():
             raise ValueError(f"{cfg.bands} bands are too many for a window of {cfg.window} samples: some hear nothing")

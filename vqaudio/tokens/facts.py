@@ -85,6 +85,7 @@ def model_facts(model: SpeechVQVAE) -> dict[str, str]:
         "encoder sees": f"{samples(encoder.receptive_field)}, look-ahead included",
         "decoder sees": samples(decoder.receptive_field),
         "speakers": f"{len(model.speakers)}: {', '.join(model.speakers)}" if model.speakers else "none",
+        **({"speaks": "not yet, it has learned codes alone (learn: codes)"} if model.cfg.learn == "codes" else {}),
     }
 
 

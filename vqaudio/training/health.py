@@ -28,9 +28,10 @@ class HealthConfig:
     young_until: int = 100
     """steps before which nothing but divergence is held against a run"""
     gap_codes: float = 0.05
-    """bits (per sample, dimension or code); a decoder that loses less with exchanged codes ignores them"""
+    """bits (per sample, dimension or code), or of a spectrum's squared error, whose scale is about 1; what loses less
+    with exchanged codes ignores them"""
     gap_speakers: float = 0.002
-    """bits per sample; a decoder that loses less with exchanged speakers ignores them"""
+    """bits per sample, or of a spectrum's squared error; what loses less with exchanged speakers ignores them"""
     perplexity: float = 0.02
     """of the codes, as a share of their number; a codebook below it has collapsed"""
     bits_above_uniform: float = 0.5
@@ -57,9 +58,9 @@ class Verdict(NamedTuple):
 def judge(figures: Mapping[str, float], step: int, cfg: HealthConfig | None = None) -> Verdict:
     """Figures of an evaluation after `step` updates -> the verdict.
 
-    Read are, where they are there: bits per sample, dimension or code, uniform_bits (of guessing), perplexity and
-    codebook_size, gap_codes, gap_speakers, and of a prior unigram_bits. The worst that holds is said: diverged,
-    codebook collapsed, codes ignored, speaker ignored, nothing learned.
+    Read are, where they are there: bits per sample, dimension or code, or the squared error of a spectrum, uniform_bits
+    (of guessing), perplexity and codebook_size, gap_codes, gap_speakers, and of a prior unigram_bits. The worst that
+    holds is said: diverged, codebook collapsed, codes ignored, speaker ignored, nothing learned.
     """
     cfg = cfg or HealthConfig()
     for name, value in figures.items():
@@ -82,9 +83,8 @@ def judge(figures: Mapping[str, float], step: int, cfg: HealthConfig | None = No
     gap = figures.get("gap_codes")
     if gap is not None and gap < cfg.gap_codes:
         reason = f"{gap:.3g} {unit} lost with exchanged codes, at least {cfg.gap_codes:g} is listening"
-        return Verdict(
-            "codes ignored", reason, "a longer commitment warm-up, or a shorter receptive field of the decoder"
-        )
+        advice = "" if per == "spectrum_error" else ", or a shorter receptive field of the decoder"
+        return Verdict("codes ignored", reason, f"a longer commitment warm-up{advice}")
     gap = figures.get("gap_speakers")
     if gap is not None and gap < cfg.gap_speakers:
         reason = f"{gap:.3g} {unit} lost with exchanged speakers, at least {cfg.gap_speakers:g} is listening"

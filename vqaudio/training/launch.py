@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
-from accelerate.utils import DistributedType, broadcast_object_list
+from accelerate.utils import DistributedType, broadcast_object_list, parse_flag_from_env
 from filelock import FileLock, Timeout
 
 from vqaudio.training.checkpoint import TrainingError, complete, remove_leftovers
@@ -34,7 +34,9 @@ def processes() -> PartialState:
     for name, variable in NOT_SUPPORTED.items():  # before Accelerate looks for it: it may not even be installed
         if os.environ.get(variable, "").lower() == "true":
             raise _not_supported(name)
-    return PartialState(cpu=not torch.accelerator.is_available())  # untold, it takes several on a CPU for one
+    # left to itself on a CPU, Accelerate starts no process group: each of several processes would think it is alone
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    return PartialState(cpu=on_cpu)
 
 
 def make_accelerator(cfg: FitConfig, out: Path) -> Accelerator:
