@@ -23,7 +23,8 @@ def first_values(model: nn.Module, loader: Loader, accelerator: Accelerator, bat
     """Runs `model` on the first batches and hands each quantizer without first values the vectors that reached it.
 
     One that has its values already, in a model that is trained further, keeps them. The batches are divided among the
-    processes, as in training, but not into accumulated passes: the outcome is that of one process.
+    processes, as in training, but not into accumulated passes: the outcome is that of one process, but for what the
+    model draws at random before its quantizers.
     """
     if not (found := [quantizer for quantizer in quantizers(model) if not quantizer.initialised]):
         return
