@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +18,10 @@ class ReportConfig:
     """of a set, at most; the speakers in turns"""
     spoken: int = 24
     """utterances of a set that are spoken again, for voices, words and signal; the speakers in turns"""
+    temperature: float = 1.0
+    """of the draws when they are spoken: 1 as the model learned it, below 1 more careful, 0 no draw"""
+    top_k: int | None = None
+    """draw from so many of the likeliest classes; without it from all"""
     phone_classes: Literal["paper", "labels"] = "paper"
     """in which phones are scored: the paper's 41, or every label for itself"""
     recogniser: str = SPHINX
@@ -29,3 +34,7 @@ class ReportConfig:
     def __post_init__(self) -> None:
         if self.utterances < 1 or self.spoken < 1:
             raise ValueError(f"utterances and spoken must be at least 1, got {self.utterances} and {self.spoken}")
+        if not 0 <= self.temperature < math.inf or (self.top_k is not None and self.top_k < 1):
+            raise ValueError(
+                f"temperature must be 0 or more and top_k at least 1, got {self.temperature} and {self.top_k}"
+            )

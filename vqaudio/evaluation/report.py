@@ -28,6 +28,7 @@ from vqaudio.evaluation.subject import Subject, UnansweredError, enrolment, fit_
 from vqaudio.models.prior import CodePrior
 from vqaudio.models.speaking import SpeakOptions
 from vqaudio.models.speech import SpeechVQVAE
+from vqaudio.native.wavenet import Precision
 from vqaudio.tokens.chunks import sequences
 from vqaudio.tokens.files import read_tokens
 from vqaudio.tokens.sample import check_prior
@@ -74,7 +75,7 @@ def evaluate_speech(
     features: Sequence[Path] = (),
     prior: CodePrior | None = None,
     training: Path | None = None,
-    options: SpeakOptions | None = None,
+    precision: Precision = "float32",
     seed: int = 0,
     overwrite: bool = False,
     progress: Callable[[Sequence[Any]], Iterable[Any]] = iter,
@@ -105,6 +106,7 @@ def evaluate_speech(
         counted = sequences(read_tokens(training), known, model.codebook_size, model.fingerprint)
     units, enrolled = functools.cache(lambda: fit_units(sets, model, seed)), enrolment(sets, model.speakers)
     recogniser = _recogniser(cfg.recogniser) if "words" in keys else SphinxRecogniser
+    options: SpeakOptions = {"temperature": cfg.temperature, "top_k": cfg.top_k, "precision": precision, "seed": seed}
     subjects = [
         Subject(
             model,
@@ -113,7 +115,7 @@ def evaluate_speech(
             enrolled,
             classes="paper" if cfg.phone_classes == "paper" else "as they are",
             spoken_utterances=cfg.spoken,
-            options=options or {},
+            options=options,
             seed=seed,
             recogniser=recogniser,
             features=features,
@@ -201,6 +203,7 @@ def _plain(report: Report, model: SpeechVQVAE, name: str, subjects: Sequence[Sub
             "speakers": list(model.speakers),
             "nominal_bits_per_second": model.frame_rate * math.log2(model.codebook_size),
         },
+        "spoken_with": dict(subjects[0].options),
         "verdict": report.verdict,
         "summary": report.summary,
         "sets": [

@@ -99,7 +99,7 @@ def evaluate(
         features=features,
         prior=None if prior is None else load_kind(prior, device, CodePrior),
         training=train_tokens,
-        options={"precision": precision, "seed": seed},
+        precision=precision,
         seed=seed,
         overwrite=overwrite,
         progress=functools.partial(steps, unit="question"),

@@ -43,6 +43,7 @@ function opening() {
     ].filter(Boolean),
   );
   const m = report.model;
+  const drawn = report.spoken_with;
   const facts = {
     model: m.name,
     fingerprint: m.fingerprint,
@@ -52,6 +53,9 @@ function opening() {
     voices:
       m.speakers?.length &&
       `${m.speakers.length}: ${m.speakers.slice(0, 8).join(", ")}${m.speakers.length > 8 ? ", …" : ""}`,
+    spoken:
+      drawn &&
+      `at temperature ${number(drawn.temperature)}${drawn.top_k ? `, of the ${number(drawn.top_k)} likeliest` : ""}`,
   };
   const given = Object.entries(facts).filter(([, value]) => value);
   const amount = (n, one) => `${number(n)} ${one}${n === 1 ? "" : "s"}`;
