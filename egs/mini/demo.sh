@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 utterance=egs/mini/wav16/flite_slt/flite_slt_012.flac
 
-echo "== 1. Train from scratch on egs/mini (about two minutes on 2 cores) =="
+echo "== 1. Train from scratch on egs/mini (two to four minutes on 2 cores) =="
 accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
     recipes/train.py egs/mini/conf/mini.yaml --out demo/run
 
