@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import torch
 
-from vqaudio.data.atomic import atomic_file
+from vqaudio.atomic import atomic_file
 from vqaudio.data.images import centre_batches, open_images
 from vqaudio.evaluation.images import ImageModel, image_figures
 from vqaudio.models.storage import load_model

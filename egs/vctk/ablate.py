@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from vqaudio.data.atomic import atomic_file
+from vqaudio.atomic import atomic_file
 from vqaudio.data.manifest import Utterance, read_manifest
 from vqaudio.evaluation.speaker_probe import speaker_probe_figures
 from vqaudio.models.storage import load_model

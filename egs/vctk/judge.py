@@ -17,7 +17,7 @@ import librosa
 import numpy as np
 
 import vqaudio
-from vqaudio.data.atomic import atomic_file
+from vqaudio.atomic import atomic_file
 from vqaudio.data.audio import read_audio
 from vqaudio.tokens.files import read_tokens
 

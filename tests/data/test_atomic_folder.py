@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vqaudio.data.atomic import atomic_folder, remove_leftovers, replace_folder, restore_folder
+from vqaudio.atomic import atomic_folder, remove_leftovers, replace_folder, restore_folder
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -56,7 +56,7 @@ def test_a_writer_killed_at_any_step_loses_nothing(tmp_path, call) -> None:
     _fill(tmp_path / "new", "new")
     script = (
         "import os, pathlib, shutil, signal, sys\n"
-        "from vqaudio.data.atomic import replace_folder\n"
+        "from vqaudio.atomic import replace_folder\n"
         "rename, calls = pathlib.Path.rename, []\n"
         "def counted(self, target):\n"
         "    calls.append(1)\n"

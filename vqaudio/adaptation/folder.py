@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from vqaudio.adaptation.config import AdaptConfig
 from vqaudio.adaptation.learn import Adapted, adapt
-from vqaudio.data.atomic import replace_folder, restore_folder
+from vqaudio.atomic import replace_folder, restore_folder
 from vqaudio.data.newcomers import Newcomers
 from vqaudio.models.fingerprint import fingerprint
 from vqaudio.models.speech import SpeechVQVAE

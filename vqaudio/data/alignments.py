@@ -20,7 +20,7 @@ from itertools import dropwhile, takewhile
 from pathlib import Path
 from typing import NamedTuple
 
-from vqaudio.data.atomic import atomic_file, check_writable
+from vqaudio.atomic import atomic_file, check_writable
 from vqaudio.data.textgrid import read_tiers
 
 TIERS = ("phones", "phone", "MAU")  # as the Montreal aligner, many people and WebMAUS name them

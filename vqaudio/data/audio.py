@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from vqaudio.data.atomic import atomic_file
+from vqaudio.atomic import atomic_file
 
 WRITABLE = {".wav": "WAV", ".flac": "FLAC"}
 Frames = npt.NDArray[np.float32]

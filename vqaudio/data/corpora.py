@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 from tqdm import tqdm
 
-from vqaudio.data.atomic import atomic_file, check_writable
+from vqaudio.atomic import atomic_file, check_writable
 from vqaudio.data.audio import AudioError, audio_seconds
 from vqaudio.data.manifest import Utterance, manifest_row
 from vqaudio.data.splits import split

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from vqaudio.data.atomic import atomic_folder, remove_leftovers
+from vqaudio.atomic import atomic_folder, remove_leftovers
 from vqaudio.data.corpora import ImageKind
 from vqaudio.data.image_files import IMAGE_SUFFIXES, ImageError, check_pillow, read_image
 from vqaudio.data.images import Ints, Pixels, check_target, fill_folder

@@ -16,7 +16,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from vqaudio.data.atomic import atomic_folder, remove_leftovers
+from vqaudio.atomic import atomic_folder, remove_leftovers
 from vqaudio.data.parts import draws_of, part_of
 
 VERSION = 1

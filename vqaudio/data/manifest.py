@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vqaudio.data.atomic import atomic_file
+from vqaudio.atomic import atomic_file
 
 
 @dataclass(frozen=True)

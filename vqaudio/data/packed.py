@@ -16,7 +16,7 @@ import numpy.typing as npt
 from filelock import FileLock
 from tqdm import tqdm
 
-from vqaudio.data.atomic import replace_folder
+from vqaudio.atomic import replace_folder
 from vqaudio.data.audio import blocks, check_file, to_int16
 from vqaudio.data.manifest import Utterance
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import soundfile
 from torch import Tensor
 
-from vqaudio.data.atomic import atomic_file
+from vqaudio.atomic import atomic_file
 from vqaudio.data.audio import WRITABLE, to_int16
 
 STDOUT = "-"

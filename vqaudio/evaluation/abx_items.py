@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 
 from vqaudio.data.alignments import ROUNDING, Segment
-from vqaudio.data.atomic import atomic_file, atomic_folder
+from vqaudio.atomic import atomic_file, atomic_folder
 
 Features = npt.NDArray[Any]  # (N, D) floats, or (N,) integers that are codes
 Context = Literal["triphone", "any"]

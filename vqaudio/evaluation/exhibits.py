@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vqaudio.data.alignments import Segment
-from vqaudio.data.atomic import atomic_file
+from vqaudio.atomic import atomic_file
 from vqaudio.data.audio import write_audio
 from vqaudio.evaluation.phones import frame_phones
 from vqaudio.evaluation.pictures import check_drawing

@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from vqaudio.data.atomic import atomic_file
+from vqaudio.atomic import atomic_file
 
 INDEX = "index.html"
 SCRIPTS = ("dom.js", "tones.js", "table.js", "codes.js", "timeline.js", "page.js")  # in this order

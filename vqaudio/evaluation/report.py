@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vqaudio.data.atomic import check_writable
+from vqaudio.atomic import check_writable
 from vqaudio.evaluation.bitrate import Bitrates
 from vqaudio.evaluation.conditioning import summary
 from vqaudio.evaluation.config import SPHINX, ReportConfig

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from vqaudio.data.atomic import atomic_file, check_writable
+from vqaudio.atomic import atomic_file, check_writable
 from vqaudio.evaluation.rates import peer_missing
 from vqaudio.evaluation.speed import (
     PEER,

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from vqaudio.config import ConfigError, from_dict, to_dict
-from vqaudio.data.atomic import atomic_file
+from vqaudio.atomic import atomic_file
 from vqaudio.models.baselines import ImageGumbel, ImageVAE, ImageVIMCO
 from vqaudio.models.image import ImageConfig, ImageVQVAE
 from vqaudio.models.prior import CodePrior, CodePriorConfig, ImagePrior, ImagePriorConfig

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from vqaudio.data.atomic import check_writable
+from vqaudio.atomic import check_writable
 from vqaudio.models.prior import CodePrior
 from vqaudio.models.tokens import Tokens
 from vqaudio.native.library import Kernels, kernels, load, runnable, why_missing

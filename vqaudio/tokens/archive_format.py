@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from vqaudio.data.atomic import atomic_file
+from vqaudio.atomic import atomic_file
 
 MAGIC = b"\x89VQA\r\n\x1a\n"  # no text, and none that a transfer as text would leave alone
 VERSION = 1

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from vqaudio.data.atomic import atomic_file, atomic_folder, check_writable
+from vqaudio.atomic import atomic_file, atomic_folder, check_writable
 from vqaudio.tokens.parquet import SUFFIX as PARQUET
 from vqaudio.tokens.parquet import check_pyarrow, read_parquet, write_parquet
 from vqaudio.tokens.rows import TokenRow, format_row, make_row, parse_row

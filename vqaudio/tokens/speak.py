@@ -13,7 +13,7 @@ from typing import NamedTuple, Unpack
 
 from torch import Tensor
 
-from vqaudio.data.atomic import check_writable
+from vqaudio.atomic import check_writable
 from vqaudio.data.audio import WRITABLE
 from vqaudio.models.speaking import SpeakOptions
 from vqaudio.models.speech import SpeechVQVAE

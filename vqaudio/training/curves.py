@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from vqaudio.data.atomic import atomic_file
+from vqaudio.atomic import atomic_file
 from vqaudio.training.metrics import read_metrics
 
 PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (  # title, figures; one that ends with a slash stands for all below

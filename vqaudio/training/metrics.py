@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vqaudio.data.atomic import atomic_file, remove_leftovers
+from vqaudio.atomic import atomic_file, remove_leftovers
 
 
 class MetricsFile:

@@ -108,7 +108,7 @@ def _voices(net: SpeechVQVAE, names: tuple[str, ...]) -> tuple[str | None, ...]:
 
 def _paths(ids: list[str], out: Path, overwrite: bool) -> dict[str, Path]:
     """The audio file of each id. Raises what writing it, or the codes, would end in."""
-    from vqaudio.data.atomic import check_writable
+    from vqaudio.atomic import check_writable
     from vqaudio.tokens.speak import name_rows
 
     paths = name_rows(ids, out, overwrite=overwrite)
