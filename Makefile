@@ -6,7 +6,7 @@ BIN := .venv/bin
 setup: .venv/ready
 
 # the stamp is written last: an installation that was interrupted is done again
-.venv/ready: pyproject.toml constraints.txt setup.py vqaudio/native/kernels.cpp
+.venv/ready: pyproject.toml constraints.txt setup.py vqaudio/kernels/kernels.cpp
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vqaudio needs Python 3.11 or newer: make PYTHON=python3.11 setup")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'

@@ -1,4 +1,4 @@
-"""Compiles vqaudio/native/kernels.cpp, once for each instruction set; everything else is in pyproject.toml.
+"""Compiles vqaudio/kernels/kernels.cpp, once for each instruction set; everything else is in pyproject.toml.
 
 Without a compiler, or with one that lacks an instruction set, the installation goes on without it. It takes g++ or
 clang++: other compilers lack the vector types.
@@ -23,8 +23,8 @@ if __name__ == "__main__":  # others read the flags: tests/native/test_kernels_c
     setup(
         ext_modules=[
             Extension(
-                f"vqaudio.native._kernels_{variant}",
-                sources=["vqaudio/native/kernels.cpp"],
+                f"vqaudio.kernels._kernels_{variant}",
+                sources=["vqaudio/kernels/kernels.cpp"],
                 extra_compile_args=[*COMMON, *flags],
                 extra_link_args=["-pthread"],
                 depends=["setup.py"],

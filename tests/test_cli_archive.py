@@ -14,7 +14,7 @@ from vqaudio import SpeechVQVAE, save_model
 from vqaudio.cli import main
 from vqaudio.models.prior import CodePrior, CodePriorConfig
 from vqaudio.models.tokens import Tokens
-from vqaudio.native.library import kernels, why_missing
+from vqaudio.kernels.library import kernels, why_missing
 from vqaudio.nn.wavenet import WaveNetConfig
 from vqaudio.tokens.archive import archive_facts
 from vqaudio.tokens.archive_format import read_archive

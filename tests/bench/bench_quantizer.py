@@ -28,7 +28,7 @@ import torch
 from bench_tokenize import peak_megabytes
 from torch import Tensor, nn
 
-from vqaudio.native.library import kernels, why_missing
+from vqaudio.kernels.library import kernels, why_missing
 from vqaudio.nn.quantizer import VectorQuantizer, VectorQuantizerConfig
 
 PEER = "vector_quantize_pytorch"

@@ -13,9 +13,9 @@ from vqaudio.config import from_dict
 from vqaudio.evaluation import speed
 from vqaudio.evaluation.speed import BASE, COMPILED, OBVIOUS, PAPER, PEER, RING, Machine, Plan, Subject
 from vqaudio.models.speech import SpeechVQVAEConfig
-from vqaudio.native import machine
-from vqaudio.native.library import kernels, why_missing
-from vqaudio.native.wavenet import PRECISIONS
+from vqaudio.kernels import machine
+from vqaudio.kernels.library import kernels, why_missing
+from vqaudio.kernels.wavenet import PRECISIONS
 from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
 
 VCTK = Path(__file__).parents[2] / "egs/vctk"

@@ -11,7 +11,7 @@ import pytest
 from vqaudio.cli import main
 from vqaudio.evaluation import speed, speed_table
 from vqaudio.evaluation.speed import COMPILED, PEER, RING, Machine, Plan, Speed, Subject
-from vqaudio.native.library import VARIABLE, kernels
+from vqaudio.kernels.library import VARIABLE, kernels
 from vqaudio.nn.wavenet import WaveNetConfig
 
 TINY = Subject("tiny", WaveNetConfig(classes=6, layers=2, cycle=2, residual=4, skip=5, hop=4, hidden=6), rate=100.0)

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 import vqaudio
 from vqaudio.data.audio import read_audio
 from vqaudio.data.mulaw import mulaw_encode
-from vqaudio.native.library import kernels
-from vqaudio.native.wavenet import Precision
+from vqaudio.kernels.library import kernels
+from vqaudio.kernels.wavenet import Precision
 from vqaudio.sampling.compiled import open_compiled
 
 ROOT = Path(__file__).parents[2]

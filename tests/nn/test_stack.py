@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vqaudio.native import library
+from vqaudio.kernels import library
 from vqaudio.nn import stack as stack_module
 from vqaudio.nn.stack import StackWeights, run_stack
 from vqaudio.nn.wavenet import WaveNet, WaveNetConfig

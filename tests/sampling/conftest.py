@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from vqaudio.native import library
-from vqaudio.native.wavenet import Precision
+from vqaudio.kernels import library
+from vqaudio.kernels.wavenet import Precision
 from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
 from vqaudio.sampling import generate, reference
 from vqaudio.sampling.choice import Sampler, cuda_graph, ring_buffers

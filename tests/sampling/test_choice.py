@@ -14,7 +14,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import vqaudio.sampling
-from vqaudio.native import library
+from vqaudio.kernels import library
 from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
 from vqaudio.sampling import choice, choose, generate, reference
 from vqaudio.sampling.choice import block_steps, cuda_graph, ring_buffers

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vqaudio.native import library
-from vqaudio.native.wavenet import PRECISIONS, Precision
+from vqaudio.kernels import library
+from vqaudio.kernels.wavenet import PRECISIONS, Precision
 from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
 from vqaudio.sampling import generate, reference
 from vqaudio.sampling.draw import uniforms

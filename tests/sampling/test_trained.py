@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import vqaudio
-from vqaudio.native.library import kernels, why_missing
+from vqaudio.kernels.library import kernels, why_missing
 from vqaudio.sampling import choose, generate, reference
 from vqaudio.sampling.draw import uniforms
 

@@ -18,8 +18,8 @@ from torch import nn
 
 from vqaudio.models.prior import CodePrior, CodePriorConfig
 from vqaudio.models.tokens import Tokens
-from vqaudio.native.library import kernels, runnable, why_missing
-from vqaudio.native.wavenet import CompiledStreams
+from vqaudio.kernels.library import kernels, runnable, why_missing
+from vqaudio.kernels.wavenet import CompiledStreams
 from vqaudio.nn.wavenet import WaveNetConfig
 from vqaudio.tokens import archive
 from vqaudio.tokens.archive import archive_facts, pack, unpack

@@ -28,7 +28,7 @@ from vqaudio.evaluation.subject import Subject, UnansweredError, enrolment, fit_
 from vqaudio.models.prior import CodePrior
 from vqaudio.models.speaking import SpeakOptions
 from vqaudio.models.speech import SpeechVQVAE
-from vqaudio.native.wavenet import Precision
+from vqaudio.kernels.wavenet import Precision
 from vqaudio.tokens.chunks import sequences
 from vqaudio.tokens.files import read_tokens
 from vqaudio.tokens.sample import check_prior

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vqaudio.evaluation.rates import obvious_rate, peer_missing, peer_rate, sampler_rate
-from vqaudio.native import machine
-from vqaudio.native.library import kernels
-from vqaudio.native.wavenet import PRECISIONS, Precision
+from vqaudio.kernels import machine
+from vqaudio.kernels.library import kernels
+from vqaudio.kernels.wavenet import PRECISIONS, Precision
 from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
 from vqaudio.sampling.choice import choose, ring_buffers
 from vqaudio.sampling.compiled import shape_of

@@ -22,7 +22,7 @@ from vqaudio.evaluation.speed import (
     measure_bandwidth,
     measure_machine,
 )
-from vqaudio.native.library import why_missing
+from vqaudio.kernels.library import why_missing
 
 HEADER = ("streams", "threads", "how", "precision", "x real time", "x ring buffers", "of peak", "of bandwidth")
 WIDTHS = (7, 9, 17, 11, 12, 13, 16, 9, 14)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vqaudio.data.mulaw import mulaw_decode
-from vqaudio.native.wavenet import Precision
+from vqaudio.kernels.wavenet import Precision
 from vqaudio.nn.context import Context
 from vqaudio.nn.quantizer import VectorQuantizer
 from vqaudio.nn.wavenet import WaveNet

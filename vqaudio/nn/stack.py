@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from vqaudio.native.gate import fits, gate_backward, gate_forward
-from vqaudio.native.library import kernels
+from vqaudio.kernels.gate import fits, gate_backward, gate_forward
+from vqaudio.kernels.library import kernels
 
 
 class StackWeights(NamedTuple):

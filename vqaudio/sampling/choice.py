@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vqaudio.native.library import kernels, why_missing
-from vqaudio.native.wavenet import PRECISIONS, Precision
+from vqaudio.kernels.library import kernels, why_missing
+from vqaudio.kernels.wavenet import PRECISIONS, Precision
 from vqaudio.nn.wavenet import WaveNet
 from vqaudio.sampling.compiled import open_compiled, shape_of
 from vqaudio.sampling.draw import Generators, uniforms

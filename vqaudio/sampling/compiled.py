@@ -10,8 +10,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from vqaudio.native.library import Kernels
-from vqaudio.native.wavenet import CompiledStreams, Precision, WaveNetShape
+from vqaudio.kernels.library import Kernels
+from vqaudio.kernels.wavenet import CompiledStreams, Precision, WaveNetShape
 from vqaudio.nn.conv import CausalConv1d
 from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
 

@@ -17,7 +17,7 @@ import torch
 from vqaudio.atomic import check_writable
 from vqaudio.models.prior import CodePrior
 from vqaudio.models.tokens import Tokens
-from vqaudio.native.library import Kernels, kernels, load, runnable, why_missing
+from vqaudio.kernels.library import Kernels, kernels, load, runnable, why_missing
 from vqaudio.tokens.archive_coding import (
     Advance,
     Coder,

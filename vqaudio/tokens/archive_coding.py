@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from vqaudio.models.prior import CodePrior
-from vqaudio.native.library import Kernels
-from vqaudio.native.wavenet import CompiledStreams
+from vqaudio.kernels.library import Kernels
+from vqaudio.kernels.wavenet import CompiledStreams
 from vqaudio.sampling.compiled import open_compiled
 
 Codes = npt.NDArray[np.int64]

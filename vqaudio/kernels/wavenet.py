@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vqaudio.native.library import MAX_SIZE, Kernels
+from vqaudio.kernels.library import MAX_SIZE, Kernels
 
 Precision = Literal["float32", "bf16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("float32", "bf16", "int8")  # in the order of kernels.cpp

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import vqaudio.nn.quantizer as quantizer_module
-from vqaudio.native import library
-from vqaudio.native.library import MAX_SIZE, VARIANTS, Kernels
-from vqaudio.native.nearest import THREAD_WORK, nearest_code
+from vqaudio.kernels import library
+from vqaudio.kernels.library import MAX_SIZE, VARIANTS, Kernels
+from vqaudio.kernels.nearest import THREAD_WORK, nearest_code
 from vqaudio.nn.quantizer import VectorQuantizer, VectorQuantizerConfig, nearest, nearest_in_pytorch
 
 K, D = 512, 64

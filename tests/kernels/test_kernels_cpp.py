@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vqaudio.native.library import runnable
+from vqaudio.kernels.library import runnable
 
 SOURCE = Path(__file__).with_name("kernels_test.cpp")
 SETUP = runpy.run_path(str(Path(__file__).parents[2] / "setup.py"))  # its constants; it builds only as __main__

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vqaudio.native.library import MAX_SIZE, Kernels
+from vqaudio.kernels.library import MAX_SIZE, Kernels
 
 LANES = 16  # floats in the longest vector: R must be a multiple
 THREAD_WORK = 2**17  # gates that are worth a thread: 0.1 ms, where starting one takes 0.02 to 0.08

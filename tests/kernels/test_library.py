@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-import vqaudio.native
-from vqaudio.native import library
+import vqaudio.kernels
+from vqaudio.kernels import library
 
 
 @pytest.fixture
@@ -65,5 +65,5 @@ def test_a_choice_that_is_not_here_is_refused(elsewhere: Path, monkeypatch: pyte
 
 def _bring_generic(folder: Path) -> None:
     """Copies the plainest kernels that were built."""
-    (built,) = Path(vqaudio.native.__path__[0]).glob("_kernels_generic*")
+    (built,) = Path(vqaudio.kernels.__path__[0]).glob("_kernels_generic*")
     shutil.copy(built, folder)

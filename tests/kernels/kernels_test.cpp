@@ -5,7 +5,7 @@
 //
 // Letters as in kernels.cpp.
 
-#include "../../vqaudio/native/kernels.cpp"
+#include "../../vqaudio/kernels/kernels.cpp"
 
 #include <array>
 #include <cstdio>

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from vqaudio.native.library import Kernels
-from vqaudio.native.wavenet import PRECISIONS, Precision
+from vqaudio.kernels.library import Kernels
+from vqaudio.kernels.wavenet import PRECISIONS, Precision
 
 READ_AT_ONCE = 512  # bytes, of the widest vectors
 

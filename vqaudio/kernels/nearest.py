@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vqaudio.native.library import MAX_SIZE, Kernels
+from vqaudio.kernels.library import MAX_SIZE, Kernels
 
 THREAD_WORK = 2**24  # multiply-adds that are worth a thread: 0.3 ms, where starting one takes 0.02 to 0.08
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from vqaudio.native import library
-from vqaudio.native.library import Kernels
-from vqaudio.native.wavenet import PRECISIONS, CompiledStreams, WaveNetShape
+from vqaudio.kernels import library
+from vqaudio.kernels.library import Kernels
+from vqaudio.kernels.wavenet import PRECISIONS, CompiledStreams, WaveNetShape
 
 SIZES = {"classes": 40, "kernel_size": 3, "residual": 13, "skip": 20, "hop": 5, "hidden": 6}
 SHAPES = {

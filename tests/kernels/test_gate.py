@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from vqaudio.native import library
-from vqaudio.native.gate import fits, gate_backward, gate_forward
-from vqaudio.native.library import VARIANTS, Kernels
+from vqaudio.kernels import library
+from vqaudio.kernels.gate import fits, gate_backward, gate_forward
+from vqaudio.kernels.library import VARIANTS, Kernels
 
 ROUNDING = {torch.float32: 2e-6, torch.bfloat16: 2.0**-8}
 
