@@ -21,7 +21,7 @@ from vqaudio.evaluation.questions import QUESTIONS
 from vqaudio.evaluation.subject import CHANCE, CONVERSION, ORIGINAL, OURS, RECONSTRUCTION, UNITS
 from vqaudio.nn.context import ContextConfig
 from vqaudio.nn.encoder import EncoderConfig
-from vqaudio.nn.log_mel import LogMelConfig
+from vqaudio.nn.frontend import LogMelConfig
 from vqaudio.nn.quantizer import VectorQuantizerConfig
 from vqaudio.nn.wavenet import WaveNetConfig
 

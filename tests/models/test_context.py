@@ -12,7 +12,7 @@ from vqaudio.evaluation.conditioning import conditioning
 from vqaudio.models.storage import ModelError, load_model, save_model, start_from
 from vqaudio.nn.context import CONTEXT_CHUNK, Context, ContextConfig
 from vqaudio.nn.encoder import EncoderConfig
-from vqaudio.nn.log_mel import LogMelConfig
+from vqaudio.nn.frontend import LogMelConfig
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from torch import Tensor
 from vqaudio import SpeechVQVAE, SpeechVQVAEConfig, load_model
 from vqaudio.nn.context import ContextConfig
 from vqaudio.nn.encoder import EncoderConfig
-from vqaudio.nn.log_mel import LogMelConfig
+from vqaudio.nn.frontend import LogMelConfig
 from vqaudio.nn.quantizer import VectorQuantizerConfig
 from vqaudio.nn.wavenet import WaveNetConfig
 from vqaudio.training import FitConfig, fit

@@ -28,7 +28,7 @@ from vqaudio.models.speech_config import SpeechVQVAEConfig as SpeechVQVAEConfig
 from vqaudio.models.tokens import Tokens
 from vqaudio.nn.context import Context, SpectrumHead
 from vqaudio.nn.encoder import Encoder
-from vqaudio.nn.noise import jitter
+from vqaudio.nn.regularizers import jitter
 from vqaudio.nn.normalizer import Normalizer
 from vqaudio.nn.quantizer import Quantized, VectorQuantizer
 from vqaudio.nn.wavenet import WaveNet

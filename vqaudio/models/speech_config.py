@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from vqaudio.nn.context import ContextConfig
 from vqaudio.nn.encoder import EncoderConfig
-from vqaudio.nn.log_mel import LogMelConfig
+from vqaudio.nn.frontend import LogMelConfig
 from vqaudio.nn.normalizer import NormalizerKind
 from vqaudio.nn.quantizer import VectorQuantizerConfig
 from vqaudio.nn.wavenet import WaveNetConfig

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqaudio.nn.conv import ResidualBlock1d
-from vqaudio.nn.log_mel import LogMel, LogMelConfig
+from vqaudio.nn.frontend import LogMel, LogMelConfig
 
 CONTEXT_CHUNK = 16  # in which a sequence is computed, so that it has the same bits whole and as its codes arrive
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqaudio.nn.conv import CausalConv1d, ResidualBlock1d
-from vqaudio.nn.log_mel import LogMel, LogMelConfig
+from vqaudio.nn.frontend import LogMel, LogMelConfig
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqaudio.nn.joint import differentiable_sum, sum_over_processes
+from vqaudio.nn.distributed import differentiable_sum, sum_over_processes
 
 NormalizerKind = Literal["none", "affine", "batch", "frame", "unit"]
 LEAST_VARIANCE = 1e-12

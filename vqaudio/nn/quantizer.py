@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from vqaudio.kernels.library import MAX_SIZE, kernels
 from vqaudio.kernels.nearest import nearest_code
-from vqaudio.nn.joint import draw_rows, joint_size, same_as_first, sum_over_processes
+from vqaudio.nn.distributed import draw_rows, joint_size, same_as_first, sum_over_processes
 
 NEAREST_ROWS = 4096  # vectors compared at once: bounds the memory of the distances to this many rows
 

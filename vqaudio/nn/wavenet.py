@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqaudio.nn.conv import CausalConv1d
-from vqaudio.nn.noise import replaced
-from vqaudio.nn.stack import StackWeights, run_stack
+from vqaudio.nn.regularizers import replaced
+from vqaudio.nn.wavenet_fused import StackWeights, run_stack
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from vqaudio.nn.joint import sum_over_processes
+from vqaudio.nn.distributed import sum_over_processes
 
 Batch = dict[str, Tensor]
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vqaudio.nn.encoder import Encoder, EncoderConfig
-from vqaudio.nn.log_mel import MIDDLE, SPREAD, WARPS, LogMel, LogMelConfig
+from vqaudio.nn.frontend import MIDDLE, SPREAD, WARPS, LogMel, LogMelConfig
 
 CFG = LogMelConfig(bands=20, hop=40, window=100)
 ENCODER = EncoderConfig(strides=(2,), channels=(8,), dilations=(1, 2), width=4, lookahead=70, front=CFG)

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from vqaudio.kernels import library
-from vqaudio.nn import stack as stack_module
-from vqaudio.nn.stack import StackWeights, run_stack
+from vqaudio.nn import wavenet_fused as stack_module
+from vqaudio.nn.wavenet_fused import StackWeights, run_stack
 from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
 
 WITH = {"none": {}, "cond": {"condition": 3}, "speaker": {"speakers": 2}, "both": {"condition": 3, "speakers": 2}}

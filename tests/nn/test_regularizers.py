@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from vqaudio.nn.noise import jitter, replaced
+from vqaudio.nn.regularizers import jitter, replaced
 
 
 def test_jitter_takes_a_frame_or_a_neighbour_as_often_as_asked() -> None:

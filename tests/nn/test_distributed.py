@@ -11,7 +11,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 import vqaudio.nn.quantizer as quantizer_module
-from vqaudio.nn.joint import draw_rows, same_as_first, sum_over_processes
+from vqaudio.nn.distributed import draw_rows, same_as_first, sum_over_processes
 from vqaudio.nn.normalizer import Normalizer
 from vqaudio.nn.quantizer import Quantized, VectorQuantizer, VectorQuantizerConfig
 
