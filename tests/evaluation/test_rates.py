@@ -13,7 +13,7 @@ import torch
 
 from vqaudio.evaluation import rates
 from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
-from vqaudio.sampling.choice import Sampler
+from vqaudio.sampling.backends import Sampler
 
 TINY = WaveNetConfig(
     classes=6, layers=4, cycle=2, residual=4, skip=5, hop=4, condition=3, speakers=2, hidden=6, kernel_size=3

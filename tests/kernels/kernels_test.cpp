@@ -256,7 +256,7 @@ std::vector<Vector> naive_logits(const Model& m, const Job& job, int b, const st
   return logits;
 }
 
-// Whether `chosen` is what u picks, as `draw` in vqaudio/sampling/draw.py, but for rounding near a boundary.
+// Whether `chosen` is what u picks, as `draw` in vqaudio/sampling/logits.py, but for rounding near a boundary.
 void check_choice(const float* logits, int classes, float u, float temperature, int top_k, int64_t chosen) {
   const double largest = *std::max_element(logits, logits + classes);
   if (temperature == 0 || top_k == 1) {

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vqaudio import SpeechVQVAE, Tokens
 from vqaudio.models.speaking import STREAM_FRAMES
-from vqaudio.sampling import choice as sampling
+from vqaudio.sampling import backends as sampling
 
 
 def _tokens(model: SpeechVQVAE, samples: int, seed: int = 0) -> Tokens:

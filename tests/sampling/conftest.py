@@ -14,7 +14,7 @@ from vqaudio.kernels import library
 from vqaudio.kernels.wavenet import Precision
 from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
 from vqaudio.sampling import generate, reference
-from vqaudio.sampling.choice import Sampler, cuda_graph, ring_buffers
+from vqaudio.sampling.backends import Sampler, cuda_graph, ring_buffers
 from vqaudio.sampling.compiled import open_compiled
 
 TIE = 1e-5  # of the cumulative distribution, or of the scale of logits: what rounding may decide

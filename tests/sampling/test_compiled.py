@@ -14,7 +14,7 @@ from vqaudio.kernels import library
 from vqaudio.kernels.wavenet import PRECISIONS, Precision
 from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
 from vqaudio.sampling import generate, reference
-from vqaudio.sampling.draw import uniforms
+from vqaudio.sampling.logits import uniforms
 
 WITH = {"none": {}, "cond": {"condition": 3}, "speaker": {"speakers": 2}, "both": {"condition": 5, "speakers": 2}}
 ROUNDS_INPUTS = "avx512bf16"  # the variant that rounds what weights are multiplied with, too

@@ -6,7 +6,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
 from vqaudio.sampling import generate
-from vqaudio.sampling.choice import cuda_graph, ring_buffers
+from vqaudio.sampling.backends import cuda_graph, ring_buffers
 from vqaudio.sampling.graph import GraphStreams
 from vqaudio.sampling.ring import RingStreams
 

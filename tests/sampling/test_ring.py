@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vqaudio.sampling import generate, reference
-from vqaudio.sampling.choice import cuda_graph, ring_buffers
+from vqaudio.sampling.backends import cuda_graph, ring_buffers
 from vqaudio.sampling.ring import RingStreams
 
 WITH = {"none": {}, "cond": {"condition": 3}, "speaker": {"speakers": 2}, "both": {"condition": 3, "speakers": 2}}

@@ -9,7 +9,7 @@ import torch
 import vqaudio
 from vqaudio.kernels.library import kernels, why_missing
 from vqaudio.sampling import choose, generate, reference
-from vqaudio.sampling.draw import uniforms
+from vqaudio.sampling.logits import uniforms
 
 SPEECH = Path(__file__).parents[2] / "egs/mini/wav16/flite_slt/flite_slt_012.flac"
 STEPS = 1024

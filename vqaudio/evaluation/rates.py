@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
-from vqaudio.sampling.choice import Sampler, block_steps
-from vqaudio.sampling.draw import draw
+from vqaudio.sampling.backends import Sampler, block_steps
+from vqaudio.sampling.logits import draw
 
 
 def sampler_rate(

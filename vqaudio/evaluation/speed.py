@@ -16,7 +16,7 @@ from vqaudio.kernels import machine
 from vqaudio.kernels.library import kernels
 from vqaudio.kernels.wavenet import PRECISIONS, Precision
 from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
-from vqaudio.sampling.choice import choose, ring_buffers
+from vqaudio.sampling.backends import choose, ring_buffers
 from vqaudio.sampling.compiled import shape_of
 
 OBVIOUS, PEER, RING, COMPILED = "obvious loop", "wavenet_vocoder", "ring buffers", "compiled"

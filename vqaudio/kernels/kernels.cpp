@@ -507,7 +507,7 @@ void multiply(const Matrix& m, const uint8_t* const* x, int columns, const float
 
 constexpr int DRAW_BLOCK = 16;  // classes whose weights are summed on their own
 
-// Logits (Q), u in [0, 1) -> the class, as vqaudio/sampling/draw.py has it; -1 if the logits are not finite.
+// Logits (Q), u in [0, 1) -> the class, as vqaudio/sampling/logits.py has it; -1 if the logits are not finite.
 // `weights` has room for Q rounded up to DRAW_BLOCK.
 int draw(const float* logits, int classes, float u, float temperature, int top_k, float* weights) {
   const int padded = round_up(classes, DRAW_BLOCK);

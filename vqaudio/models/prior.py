@@ -19,9 +19,9 @@ from vqaudio.config import to_dict
 from vqaudio.models.fingerprint import fingerprint
 from vqaudio.nn.pixelcnn import PixelCNN, PixelCNNConfig
 from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
-from vqaudio.sampling.choice import generate
+from vqaudio.sampling.backends import generate
 from vqaudio.sampling.code_map import generate_map_cached
-from vqaudio.sampling.draw import Generators
+from vqaudio.sampling.logits import Generators
 
 
 @dataclass(frozen=True)

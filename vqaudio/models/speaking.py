@@ -18,7 +18,7 @@ from vqaudio.nn.context import Context
 from vqaudio.nn.quantizer import VectorQuantizer
 from vqaudio.nn.wavenet import WaveNet
 from vqaudio.sampling import choose, generate
-from vqaudio.sampling.draw import check_controls
+from vqaudio.sampling.logits import check_controls
 
 CANNOT_SPEAK = (
     "this model has learned codes alone (learn: codes) and cannot speak; train its decoder first, by a run with "

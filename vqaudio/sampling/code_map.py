@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vqaudio.nn.pixelcnn import PixelCNN
-from vqaudio.sampling.draw import Generators, check_controls, draw, uniforms
+from vqaudio.sampling.logits import Generators, check_controls, draw, uniforms
 from vqaudio.sampling.reference import count_streams
 
 

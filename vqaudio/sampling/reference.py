@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vqaudio.nn.wavenet import WaveNet
-from vqaudio.sampling.draw import Generators, check_controls, draw, uniforms
+from vqaudio.sampling.logits import Generators, check_controls, draw, uniforms
 
 
 @torch.inference_mode()

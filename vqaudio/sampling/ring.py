@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vqaudio.nn.conv import CausalConv1d
 from vqaudio.nn.wavenet import WaveNet
-from vqaudio.sampling.draw import draw
+from vqaudio.sampling.logits import draw
 
 
 class RingStreams:

@@ -17,7 +17,7 @@ import vqaudio.sampling
 from vqaudio.kernels import library
 from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
 from vqaudio.sampling import choice, choose, generate, reference
-from vqaudio.sampling.choice import block_steps, cuda_graph, ring_buffers
+from vqaudio.sampling.backends import block_steps, cuda_graph, ring_buffers
 from vqaudio.sampling.compiled import shape_of
 
 BOTH = {"condition": 3, "speakers": 2}

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vqaudio.sampling.draw import check_controls, draw, uniforms
+from vqaudio.sampling.logits import check_controls, draw, uniforms
 
 LOGITS = torch.tensor([2.0, -1.0, 0.5, 0.0, -3.0, 1.0, 1.5])
 
