@@ -5,7 +5,7 @@ import copy
 import torch
 
 from vqaudio import SpeechVQVAE
-from vqaudio.training.first_values import first_values
+from vqaudio.training.codebook_init import first_values
 
 
 def test_a_trained_codebook_keeps_its_values(tiny_model: SpeechVQVAE) -> None:
