@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from vqaudio.atomic import atomic_file
-from vqaudio.data.parts import draws_of, part_of
+from vqaudio.data.sharding import draws_of, part_of
 
 VERSION = 1
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from vqaudio.data.audio import INT16_SCALE
 from vqaudio.data.mulaw import mulaw_table
 from vqaudio.data.packed import PackedSpeech
-from vqaudio.data.parts import draws_of, part_of
+from vqaudio.data.sharding import draws_of, part_of
 
 Batch = dict[str, Tensor]
 Ints = npt.NDArray[np.int64]

@@ -17,7 +17,7 @@ from einops import rearrange
 from torch import Tensor
 
 from vqaudio.atomic import atomic_folder, remove_leftovers
-from vqaudio.data.parts import draws_of, part_of
+from vqaudio.data.sharding import draws_of, part_of
 
 VERSION = 1
 PIXELS_FILE, INDEX_FILE = "pixels.u8", "index.json"

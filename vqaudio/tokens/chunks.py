@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from vqaudio.data.parts import draws_of, part_of
+from vqaudio.data.sharding import draws_of, part_of
 from vqaudio.tokens.rows import TokenRow
 
 

@@ -100,7 +100,7 @@ def decode(
         out: folder for ID.wav of each row; with --stream a file (.wav, .flac, or .pcm without a header), or - for
             16-bit little-endian samples without a header on standard output, to be piped to a player
     """
-    from vqaudio.data.sink import STDOUT, check_sink, open_sink
+    from vqaudio.data.audio_writer import STDOUT, check_sink, open_sink
     from vqaudio.tokens.files import read_tokens
     from vqaudio.tokens.speak import Line, cast_rows, name_rows, speak
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vqaudio.data.audio import to_int16, write_audio
-from vqaudio.data.sink import open_sink
+from vqaudio.data.audio_writer import open_sink
 
 WAV = torch.linspace(-1.2, 1.2, 1001)
 
