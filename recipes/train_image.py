@@ -14,10 +14,10 @@ from typing import Literal
 from accelerate.utils import set_seed
 
 from vqaudio.config import flatten, parse, save_yaml, to_dict
-from vqaudio.data.images import ImageCropConfig, ImageCrops, centre_batches, open_images
-from vqaudio.evaluation.images import ImageModel, image_figures
-from vqaudio.models.baselines import ImageGumbel, ImageVAE, ImageVIMCO
-from vqaudio.models.image import ImageConfig, ImageVQVAE
+from vqaudio.images.data import ImageCropConfig, ImageCrops, centre_batches, open_images
+from vqaudio.images.metrics import ImageModel, image_figures
+from vqaudio.images.baselines import ImageGumbel, ImageVAE, ImageVIMCO
+from vqaudio.images.vqvae import ImageConfig, ImageVQVAE
 from vqaudio.models.storage import save_model
 from vqaudio.training import FitConfig, TrainingError, fit, processes
 from vqaudio.training.curves import plot_curves

@@ -17,19 +17,19 @@ from accelerate.utils import set_seed
 from torch import nn
 
 from vqaudio.config import flatten, parse, save_yaml, to_dict
-from vqaudio.data.code_maps import CodeBatchConfig, CodeMapBatches, CodeMaps, code_batches
-from vqaudio.data.images import open_images
+from vqaudio.images.codes import CodeBatchConfig, CodeMapBatches, CodeMaps, code_batches
+from vqaudio.images.data import open_images
 from vqaudio.evaluation.bitrate import shares
-from vqaudio.evaluation.images import code_shares, prior_figures, second_level_figures
+from vqaudio.images.metrics import code_shares, prior_figures, second_level_figures
 from vqaudio.evaluation.priors import code_prior_figures
-from vqaudio.models.image import ImageVQVAE
+from vqaudio.images.vqvae import ImageVQVAE
 from vqaudio.models.prior import CodePrior, CodePriorConfig, ImagePrior, ImagePriorConfig
-from vqaudio.models.second import CodeMapConfig, CodeMapVAE, CodeMapVQVAE
+from vqaudio.images.hierarchical import CodeMapConfig, CodeMapVAE, CodeMapVQVAE
 from vqaudio.models.speech import SpeechVQVAE
 from vqaudio.models.storage import load_model, save_model
 from vqaudio.tokens.bulk import tokens_of
 from vqaudio.tokens.chunks import ChunkConfig, CodeChunks, sequences
-from vqaudio.tokens.images import codes_of
+from vqaudio.images.encoding import codes_of
 from vqaudio.training import FitConfig, TrainingError, fit, processes
 from vqaudio.training.curves import plot_curves
 from vqaudio.training.launch import threads

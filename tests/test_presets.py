@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from vqaudio.config import load_yaml
-from vqaudio.data.code_maps import CodeMaps
+from vqaudio.images.codes import CodeMaps
 from vqaudio.models.prior import CodePrior
 from vqaudio.models.speech import SpeechVQVAE
 

@@ -14,11 +14,11 @@ from PIL import Image
 
 from vqaudio import load_model, save_model
 from vqaudio.cli import main
-from vqaudio.data.code_maps import read_codes
-from vqaudio.models.baselines import ImageGumbel, ImageVAE, ImageVIMCO
-from vqaudio.models.image import ImageVQVAE
+from vqaudio.images.codes import read_codes
+from vqaudio.images.baselines import ImageGumbel, ImageVAE, ImageVIMCO
+from vqaudio.images.vqvae import ImageVQVAE
 from vqaudio.models.prior import CodePrior, CodePriorConfig, ImagePrior
-from vqaudio.models.second import CodeMapVAE, CodeMapVQVAE
+from vqaudio.images.hierarchical import CodeMapVAE, CodeMapVQVAE
 from vqaudio.nn.wavenet import WaveNetConfig
 from vqaudio.training.metrics import read_metrics
 

@@ -24,8 +24,8 @@ from typing import NamedTuple
 import torch
 
 from vqaudio.atomic import atomic_file
-from vqaudio.data.images import centre_batches, open_images
-from vqaudio.evaluation.images import ImageModel, image_figures
+from vqaudio.images.data import centre_batches, open_images
+from vqaudio.images.metrics import ImageModel, image_figures
 from vqaudio.models.storage import load_model
 
 ROOT = Path(__file__).parent.parent.parent

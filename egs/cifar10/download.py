@@ -13,7 +13,7 @@ from urllib.request import Request, urlopen
 
 from tqdm import tqdm
 
-from vqaudio.data.image_corpora import CIFAR10_ARCHIVE, CIFAR10_MD5, check_archive
+from vqaudio.images.corpora import CIFAR10_ARCHIVE, CIFAR10_MD5, check_archive
 
 URL = f"https://www.cs.toronto.edu/~kriz/{CIFAR10_ARCHIVE}"
 BLOCK = 1 << 16

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import vqaudio.data.image_corpora as image_corpora
-from vqaudio.data.image_corpora import prepare_images
-from vqaudio.data.images import PackedImages, open_images
+import vqaudio.images.corpora as image_corpora
+from vqaudio.images.corpora import prepare_images
+from vqaudio.images.data import PackedImages, open_images
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("VQAUDIO_DATA", REPOSITORY.parent / "shared" / "data"))

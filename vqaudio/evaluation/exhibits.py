@@ -17,7 +17,7 @@ from vqaudio.data.alignments import Segment
 from vqaudio.atomic import atomic_file
 from vqaudio.data.audio import write_audio
 from vqaudio.evaluation.phones import frame_phones
-from vqaudio.evaluation.pictures import check_drawing
+from vqaudio.images.pictures import check_drawing
 from vqaudio.tokens.rows import TokenRow, file_name
 
 Frames = npt.NDArray[np.float32]

@@ -17,7 +17,7 @@ from vqaudio.evaluation.estimates import Estimate
 from vqaudio.evaluation.exhibits import AUDIO, PICTURES
 from vqaudio.evaluation.meanings import meanings
 from vqaudio.evaluation.page import INDEX, write_page
-from vqaudio.evaluation.pictures import check_drawing, save_json
+from vqaudio.images.pictures import check_drawing, save_json
 from vqaudio.evaluation.published import PUBLISHED
 from vqaudio.evaluation.questions import QUESTIONS, SPEAKING, Question, check_features
 from vqaudio.evaluation.recogniser import HubRecogniser, Recogniser, SphinxRecogniser

@@ -17,10 +17,10 @@ from torch.nn import functional as F
 
 from vqaudio.config import to_dict
 from vqaudio.models.fingerprint import fingerprint
-from vqaudio.nn.pixelcnn import PixelCNN, PixelCNNConfig
+from vqaudio.images.pixelcnn import PixelCNN, PixelCNNConfig
 from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
 from vqaudio.sampling.backends import generate
-from vqaudio.sampling.code_map import generate_map_cached
+from vqaudio.images.sampling import generate_map_cached
 from vqaudio.sampling.logits import Generators
 
 

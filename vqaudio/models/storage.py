@@ -14,10 +14,10 @@ from torch import nn
 
 from vqaudio.config import ConfigError, from_dict, to_dict
 from vqaudio.atomic import atomic_file
-from vqaudio.models.baselines import ImageGumbel, ImageVAE, ImageVIMCO
-from vqaudio.models.image import ImageConfig, ImageVQVAE
+from vqaudio.images.baselines import ImageGumbel, ImageVAE, ImageVIMCO
+from vqaudio.images.vqvae import ImageConfig, ImageVQVAE
 from vqaudio.models.prior import CodePrior, CodePriorConfig, ImagePrior, ImagePriorConfig
-from vqaudio.models.second import CodeMapConfig, CodeMapVAE, CodeMapVQVAE
+from vqaudio.images.hierarchical import CodeMapConfig, CodeMapVAE, CodeMapVQVAE
 from vqaudio.models.speech import SpeechVQVAE, SpeechVQVAEConfig
 from vqaudio.models.speech_config import CODE_PARTS
 from vqaudio.models.voices import SPEAKER_WEIGHT

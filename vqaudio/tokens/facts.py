@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator
 
 from torch import nn
 
-from vqaudio.models.image import ImageVQVAE
+from vqaudio.images.vqvae import ImageVQVAE
 from vqaudio.models.prior import CodePrior, ImagePrior
-from vqaudio.models.second import CodeMapVAE, CodeMapVQVAE
+from vqaudio.images.hierarchical import CodeMapVAE, CodeMapVQVAE
 from vqaudio.models.speech import SpeechVQVAE
 from vqaudio.tokens.rows import TokenRow
 

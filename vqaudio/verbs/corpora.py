@@ -44,9 +44,9 @@ def prepare(
     if kind in ("cifar10", "images"):
         if held_out is not None:
             raise ValueError(f"--held-out is for speech, got {held_out} with {kind}; leave it out")
-        from vqaudio.data import image_corpora
+        from vqaudio.images import corpora
 
-        made = image_corpora.prepare_images(
+        made = corpora.prepare_images(
             kind, root, out, valid=valid, test=test, side=side, seed=seed, overwrite=overwrite
         )
         for split, count in made.images.items():

@@ -123,10 +123,10 @@ def _of_images(
     device: Device,
     overwrite: bool,
 ) -> dict[str, float | str]:
-    from vqaudio.evaluation.image_report import evaluate_images, evaluate_second_level
-    from vqaudio.models.image import ImageVQVAE
+    from vqaudio.images.report import evaluate_images, evaluate_second_level
+    from vqaudio.images.vqvae import ImageVQVAE
     from vqaudio.models.prior import ImagePrior
-    from vqaudio.models.second import CodeMapVAE, CodeMapVQVAE
+    from vqaudio.images.hierarchical import CodeMapVAE, CodeMapVQVAE
 
     if isinstance(net, CodeMapVQVAE | CodeMapVAE):
         if first is None or prior is not None:

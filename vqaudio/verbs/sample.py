@@ -85,8 +85,8 @@ def sample(
         )
     if speaker or prompt is not None:
         raise ValueError(f"--speaker and --prompt are for speech, and {prior} is a prior over images; leave them out")
-    from vqaudio.evaluation.image_report import sample_images
-    from vqaudio.models.image import ImageVQVAE
+    from vqaudio.images.report import sample_images
+    from vqaudio.images.vqvae import ImageVQVAE
 
     images = load_kind(model, device, ImageVQVAE)
     paths = sample_images(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from vqaudio.nn.pixelcnn import PixelCNN, PixelCNNConfig
+from vqaudio.images.pixelcnn import PixelCNN, PixelCNNConfig
 
 HEIGHT, WIDTH = 5, 6
 

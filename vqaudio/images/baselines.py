@@ -13,10 +13,10 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqaudio.models.bounds import bound_loss, gaussian, in_bits
-from vqaudio.models.image import ImageConfig
-from vqaudio.nn.image import ImageDecoder, ImageEncoder
-from vqaudio.nn.pixels import to_unit
+from vqaudio.images.elbo import bound_loss, gaussian, in_bits
+from vqaudio.images.vqvae import ImageConfig
+from vqaudio.images.autoencoder import ImageDecoder, ImageEncoder
+from vqaudio.images.likelihoods import to_unit
 
 
 class ImageVAE(nn.Module):

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from vqaudio.nn.pixelcnn import PixelCNN, PixelCNNConfig
-from vqaudio.sampling.code_map import generate_map, generate_map_cached
+from vqaudio.images.pixelcnn import PixelCNN, PixelCNNConfig
+from vqaudio.images.sampling import generate_map, generate_map_cached
 
 CONFIGS = {
     "alone": PixelCNNConfig(codes=5, channels=6, layers=3, kernel_size=3, head=8),

@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from vqaudio.nn.conv import ResidualBlock2d
-from vqaudio.nn.pixels import PixelMixture
+from vqaudio.images.likelihoods import PixelMixture
 
 
 @dataclass(frozen=True)

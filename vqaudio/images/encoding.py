@@ -13,9 +13,9 @@ import torch
 from filelock import FileLock
 from tqdm import tqdm
 
-from vqaudio.data.code_maps import CodeMaps, read_codes, write_codes
-from vqaudio.data.images import PackedImages, centre_batches
-from vqaudio.models.image import ImageVQVAE
+from vqaudio.images.codes import CodeMaps, read_codes, write_codes
+from vqaudio.images.data import PackedImages, centre_batches
+from vqaudio.images.vqvae import ImageVQVAE
 
 IMAGES_AT_ONCE = 128
 LOOKED_AT = 48  # bytes in the middle of an image that tell it from others

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vqaudio.data.code_maps import CodeMaps
+from vqaudio.images.codes import CodeMaps
 from vqaudio.evaluation.conditioning import check_mode
-from vqaudio.models.baselines import ImageGumbel, ImageVAE, ImageVIMCO
-from vqaudio.models.image import ImageVQVAE
+from vqaudio.images.baselines import ImageGumbel, ImageVAE, ImageVIMCO
+from vqaudio.images.vqvae import ImageVQVAE
 from vqaudio.models.prior import ImagePrior
-from vqaudio.models.second import CodeMapVAE, CodeMapVQVAE
-from vqaudio.nn.pixels import LEVELS
+from vqaudio.images.hierarchical import CodeMapVAE, CodeMapVQVAE
+from vqaudio.images.likelihoods import LEVELS
 from vqaudio.nn.quantizer import VectorQuantizer, perplexity
 
 ImageModel = ImageVQVAE | ImageVAE | ImageVIMCO | ImageGumbel

@@ -10,10 +10,10 @@ import pytest
 pytest.importorskip("PIL", reason="images need Pillow: pip install 'vqaudio[images]'")
 from PIL import Image
 
-import vqaudio.data.image_corpora as image_corpora
-from vqaudio.data.image_corpora import prepare_images
-from vqaudio.data.image_files import ImageError, read_image
-from vqaudio.data.images import PackedImages, open_images
+import vqaudio.images.corpora as image_corpora
+from vqaudio.images.corpora import prepare_images
+from vqaudio.images.files import ImageError, read_image
+from vqaudio.images.data import PackedImages, open_images
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SPLITS = ("train", "valid", "test")
@@ -154,7 +154,7 @@ def test_existing_splits_are_replaced_only_on_request_and_all_at_once(tmp_path, 
 def test_a_killed_run_leaves_no_split_and_the_next_one_cleans_up(tmp_path, pictures) -> None:
     script = (
         "import os, pathlib, signal, sys\n"
-        "import vqaudio.data.image_corpora as image_corpora\n"
+        "import vqaudio.images.corpora as image_corpora\n"
         "read, out = image_corpora.read_image, pathlib.Path(sys.argv[2])\n"
         "def killed(path, side):\n"
         "    if list(out.glob('.test.*')):\n"

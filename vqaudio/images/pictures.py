@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vqaudio.atomic import atomic_file
-from vqaudio.data.image_files import check_pillow
+from vqaudio.images.files import check_pillow
 
 GAP = 2  # white pixels between two images, before they are enlarged
 

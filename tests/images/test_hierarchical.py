@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from vqaudio import load_model, save_model
-from vqaudio.models.second import CodeMapConfig, CodeMapVAE, CodeMapVQVAE
-from vqaudio.nn.pixelcnn import PixelCNNConfig
+from vqaudio.images.hierarchical import CodeMapConfig, CodeMapVAE, CodeMapVQVAE
+from vqaudio.images.pixelcnn import PixelCNNConfig
 from vqaudio.nn.quantizer import VectorQuantizerConfig
 
 CFG = CodeMapConfig(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vqaudio.nn.pixelcnn import PixelCNN
+from vqaudio.images.pixelcnn import PixelCNN
 from vqaudio.sampling.logits import Generators, check_controls, draw, uniforms
 from vqaudio.sampling.reference import count_streams
 

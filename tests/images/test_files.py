@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 pytest.importorskip("PIL", reason="images need Pillow: pip install 'vqaudio[images]'")
 from PIL import Image, ImageOps
 
-from vqaudio.data.image_files import ImageError, read_image
+from vqaudio.images.files import ImageError, read_image
 
 NOISE = np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8)
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vqaudio.nn.pixels import LEVELS, PixelMixture, discretized_logistic, to_pixels, to_unit
+from vqaudio.images.likelihoods import LEVELS, PixelMixture, discretized_logistic, to_pixels, to_unit
 
 GRID = to_unit(torch.arange(LEVELS))
 EXACT = torch.arange(LEVELS, dtype=torch.float64) / 127.5 - 1  # the same without rounding to float32

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vqaudio.data.code_maps import CodeBatchConfig, CodeMapBatches, CodeMaps, code_batches, read_codes, write_codes
+from vqaudio.images.codes import CodeBatchConfig, CodeMapBatches, CodeMaps, code_batches, read_codes, write_codes
 
 
 @pytest.fixture

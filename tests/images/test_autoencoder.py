@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vqaudio.nn.conv import ResidualBlock2d
-from vqaudio.nn.image import ImageCoderConfig, ImageDecoder, ImageEncoder
+from vqaudio.images.autoencoder import ImageCoderConfig, ImageDecoder, ImageEncoder
 
 CODER = ImageCoderConfig(stages=2, channels=8, blocks=1, maps=3, width=4, components=2)
 

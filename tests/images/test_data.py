@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vqaudio.data.images import ImageCropConfig, ImageCrops, PackedImages, centre_batches, open_images, write_images
+from vqaudio.images.data import ImageCropConfig, ImageCrops, PackedImages, centre_batches, open_images, write_images
 
 SIZES = [(40, 37), (12, 50), (9, 9), (33, 12)]  # height, width
 CFG = ImageCropConfig(size=8, batch_size=8, seed=3)
@@ -128,7 +128,7 @@ def test_a_killed_writer_leaves_the_folder_as_it_was_and_the_next_one_cleans_up(
     script = (
         "import os, signal, sys\n"
         "import numpy as np\n"
-        "from vqaudio.data.images import write_images\n"
+        "from vqaudio.images.data import write_images\n"
         "def images():\n"
         "    yield 'a', np.ones((500, 500, 3), np.uint8), 0\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"

@@ -17,11 +17,11 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from vqaudio.models.bounds import bound_loss, gaussian, in_bits
+from vqaudio.images.elbo import bound_loss, gaussian, in_bits
 from vqaudio.models.prior import DrawOptions, draw_maps, map_nll
 from vqaudio.nn.conv import ResidualBlock2d
 from vqaudio.nn.normalizer import Normalizer, NormalizerKind
-from vqaudio.nn.pixelcnn import PixelCNN, PixelCNNConfig
+from vqaudio.images.pixelcnn import PixelCNN, PixelCNNConfig
 from vqaudio.nn.quantizer import VectorQuantizer, VectorQuantizerConfig
 
 

@@ -13,10 +13,10 @@ from einops import rearrange
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from vqaudio.data.code_maps import CodeMaps, write_codes
-from vqaudio.data.image_corpora import NO_CLASSES
-from vqaudio.data.images import centre_batches, open_images
-from vqaudio.evaluation.images import (
+from vqaudio.images.codes import CodeMaps, write_codes
+from vqaudio.images.corpora import NO_CLASSES
+from vqaudio.images.data import centre_batches, open_images
+from vqaudio.images.metrics import (
     ImageModel,
     code_shares,
     image_figures,
@@ -24,11 +24,11 @@ from vqaudio.evaluation.images import (
     second_level_figures,
     seeded,
 )
-from vqaudio.evaluation.pictures import check_drawing, grid, plot_usage, save_json, save_png
+from vqaudio.images.pictures import check_drawing, grid, plot_usage, save_json, save_png
 from vqaudio.evaluation.report import FIGURES, NO_WAITING, check_out
-from vqaudio.models.image import ImageVQVAE
+from vqaudio.images.vqvae import ImageVQVAE
 from vqaudio.models.prior import ImagePrior
-from vqaudio.models.second import CodeMapVAE, CodeMapVQVAE
+from vqaudio.images.hierarchical import CodeMapVAE, CodeMapVQVAE
 from vqaudio.training.health import HealthConfig, judge
 
 IMAGES_AT_ONCE = 64

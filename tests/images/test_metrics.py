@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from vqaudio.data.code_maps import CodeMaps
-from vqaudio.evaluation.images import code_shares, image_figures, prior_figures, second_level_figures
-from vqaudio.models.baselines import ImageGumbel, ImageVAE, ImageVIMCO
-from vqaudio.models.image import ImageConfig, ImageVQVAE
+from vqaudio.images.codes import CodeMaps
+from vqaudio.images.metrics import code_shares, image_figures, prior_figures, second_level_figures
+from vqaudio.images.baselines import ImageGumbel, ImageVAE, ImageVIMCO
+from vqaudio.images.vqvae import ImageConfig, ImageVQVAE
 from vqaudio.models.prior import ImagePrior, ImagePriorConfig
-from vqaudio.models.second import CodeMapConfig, CodeMapVAE
-from vqaudio.nn.image import ImageCoderConfig
-from vqaudio.nn.pixelcnn import PixelCNNConfig
+from vqaudio.images.hierarchical import CodeMapConfig, CodeMapVAE
+from vqaudio.images.autoencoder import ImageCoderConfig
+from vqaudio.images.pixelcnn import PixelCNNConfig
 from vqaudio.nn.quantizer import VectorQuantizerConfig
 
 CODER = ImageCoderConfig(channels=6, blocks=1, maps=2, width=3, components=2)

@@ -10,10 +10,10 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from vqaudio.models.baselines import ImageGumbel, ImageVAE, ImageVIMCO, divergence, draw_codes, vimco
-from vqaudio.models.bounds import gaussian
-from vqaudio.models.image import ImageConfig
-from vqaudio.nn.image import ImageCoderConfig
+from vqaudio.images.baselines import ImageGumbel, ImageVAE, ImageVIMCO, divergence, draw_codes, vimco
+from vqaudio.images.elbo import gaussian
+from vqaudio.images.vqvae import ImageConfig
+from vqaudio.images.autoencoder import ImageCoderConfig
 from vqaudio.nn.quantizer import VectorQuantizerConfig
 
 
@@ -86,7 +86,7 @@ def test_vimco_of_a_whole_model_has_the_gradient_of_the_bound_over_all_configura
     torch.manual_seed(0)
     model = ImageVIMCO(smallest).double()
     image = torch.randint(256, (1, 3, 4, 4), dtype=torch.uint8)
-    monkeypatch.setattr("vqaudio.models.baselines.to_unit", lambda pixels: pixels.double() / 127.5 - 1)
+    monkeypatch.setattr("vqaudio.images.baselines.to_unit", lambda pixels: pixels.double() / 127.5 - 1)
     with torch.no_grad():
         model.posterior.logits.weight.mul_(4)
     every = [torch.tensor(c).view(2, 1, 1) for c in itertools.product(range(3), repeat=2)]
@@ -99,7 +99,7 @@ def test_vimco_of_a_whole_model_has_the_gradient_of_the_bound_over_all_configura
         probability = sum(log_q for _, log_q in pairs).exp()  # pyright: ignore[reportAttributeAccessIssue]
         exact = exact - probability * (torch.logsumexp(log_f, 0) - math.log(2)) / smallest.dims
         drawn = torch.stack([first, second])[:, None]  # (S, B, M, h, w)
-        monkeypatch.setattr("vqaudio.models.baselines.draw_codes", lambda _, draws, drawn=drawn: drawn)
+        monkeypatch.setattr("vqaudio.images.baselines.draw_codes", lambda _, draws, drawn=drawn: drawn)
         loss, _ = model(image)
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
         for total, gradient in zip(estimated, gradients, strict=True):
