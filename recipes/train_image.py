@@ -18,7 +18,7 @@ from vqaudio.images.data import ImageCropConfig, ImageCrops, centre_batches, ope
 from vqaudio.images.metrics import ImageModel, image_figures
 from vqaudio.images.baselines import ImageGumbel, ImageVAE, ImageVIMCO
 from vqaudio.images.vqvae import ImageConfig, ImageVQVAE
-from vqaudio.models.storage import save_model
+from vqaudio.checkpoint import save_model
 from vqaudio.training import FitConfig, TrainingError, fit, processes
 from vqaudio.training.curves import plot_curves
 

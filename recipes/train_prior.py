@@ -26,7 +26,7 @@ from vqaudio.images.vqvae import ImageVQVAE
 from vqaudio.models.prior import CodePrior, CodePriorConfig, ImagePrior, ImagePriorConfig
 from vqaudio.images.hierarchical import CodeMapConfig, CodeMapVAE, CodeMapVQVAE
 from vqaudio.models.speech import SpeechVQVAE
-from vqaudio.models.storage import load_model, save_model
+from vqaudio.checkpoint import load_model, save_model
 from vqaudio.tokens.bulk import tokens_of
 from vqaudio.tokens.chunks import ChunkConfig, CodeChunks, sequences
 from vqaudio.images.encoding import codes_of

@@ -85,7 +85,7 @@ def test_a_module_imports_only_from_layers_below(path: Path) -> None:
         ("nn", "import vqaudio.sampling.ring as ring", {"sampling"}),
         ("data", "from vqaudio import load_model", {"models"}),
         ("data", "from vqaudio import config", set()),
-        ("training", "from vqaudio.models.storage import save_model", {"models"}),
+        ("training", "from vqaudio.checkpoint import save_model", {"models"}),
         ("training", "from vqaudio.tokens import rows\nfrom vqaudio.data import crops", {"tokens"}),
         ("tokens", "import vqaudio\nfrom vqaudio.evaluation.report import write", {"evaluation"}),
         ("cli", "from recipes.train import TrainConfig\nfrom vqaudio.evaluation import report", {"recipes"}),

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vqaudio.models.speech import SpeechVQVAE, SpeechVQVAEConfig
-    from vqaudio.models.storage import ModelError, load_model, save_model
+    from vqaudio.checkpoint import ModelError, load_model, save_model
     from vqaudio.models.tokens import Tokens
 else:
 

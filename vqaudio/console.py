@@ -114,7 +114,7 @@ def load_kind(model: str, device: Device, kind: type[Net], threads: int | None =
     """A model of one kind, on the device, after `threads` are set. Raises ValueError for what cannot be."""
     import torch
 
-    from vqaudio.models.storage import load_model
+    from vqaudio.checkpoint import load_model
 
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("PyTorch sees no GPU here; use --device cpu")

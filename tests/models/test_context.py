@@ -9,7 +9,7 @@ import torch
 
 from vqaudio import SpeechVQVAE, Tokens
 from vqaudio.evaluation.conditioning import conditioning
-from vqaudio.models.storage import ModelError, load_model, save_model, start_from
+from vqaudio.checkpoint import ModelError, load_model, save_model, start_from
 from vqaudio.nn.context import CONTEXT_CHUNK, Context, ContextConfig
 from vqaudio.nn.encoder import EncoderConfig
 from vqaudio.nn.frontend import LogMelConfig

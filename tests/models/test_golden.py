@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import vqaudio
-from vqaudio.models.storage import PRETRAINED, shipped_models
+from vqaudio.checkpoint import PRETRAINED, shipped_models
 from vqaudio.tokens.files import read_tokens
 
 

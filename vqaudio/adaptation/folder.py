@@ -16,9 +16,9 @@ from vqaudio.adaptation.config import AdaptConfig
 from vqaudio.adaptation.learn import Adapted, adapt
 from vqaudio.atomic import replace_folder, restore_folder
 from vqaudio.data.newcomers import Newcomers
-from vqaudio.models.fingerprint import fingerprint
+from vqaudio.fingerprint import fingerprint
 from vqaudio.models.speech import SpeechVQVAE
-from vqaudio.models.storage import save_model
+from vqaudio.checkpoint import save_model
 
 SETTINGS = "settings.json"
 MODEL_FILES = {"config.json", "model.safetensors"}

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from vqaudio.images.elbo import in_bits
-from vqaudio.models.fingerprint import fingerprint
+from vqaudio.fingerprint import fingerprint
 from vqaudio.images.autoencoder import ImageCoderConfig, ImageDecoder, ImageEncoder
 from vqaudio.nn.normalizer import Normalizer, NormalizerKind
 from vqaudio.images.likelihoods import to_unit

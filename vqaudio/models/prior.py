@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqaudio.config import to_dict
-from vqaudio.models.fingerprint import fingerprint
+from vqaudio.fingerprint import fingerprint
 from vqaudio.images.pixelcnn import PixelCNN, PixelCNNConfig
 from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
 from vqaudio.sampling.backends import generate

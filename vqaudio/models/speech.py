@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from vqaudio.data.mulaw import mulaw_decode
 from vqaudio.models import speaking
 from vqaudio.models.chunks import audio_pieces, encode_in_chunks
-from vqaudio.models.fingerprint import fingerprint
+from vqaudio.fingerprint import fingerprint
 from vqaudio.models.speakers import speaker_id, speaker_ids
 from vqaudio.models.speaking import SpeakOptions
 from vqaudio.models.speech_config import CODE_PARTS
