@@ -17,7 +17,7 @@ from vqaudio.data.crops import CropConfig, SpeechCrops, ValidationConfig, valida
 from vqaudio.data.manifest import read_manifest
 from vqaudio.data.packed import PackedSpeech, pack
 from vqaudio.evaluation.conditioning import conditioning
-from vqaudio.models.speech import SpeechVQVAE, SpeechVQVAEConfig
+from vqaudio.speech.model import SpeechVQVAE, SpeechVQVAEConfig
 from vqaudio.checkpoint import save_model, start_from
 from vqaudio.training import FitConfig, TrainingError, fit, processes
 from vqaudio.training.curves import plot_curves

@@ -23,9 +23,9 @@ from vqaudio.evaluation.bitrate import shares
 from vqaudio.images.metrics import code_shares, prior_figures, second_level_figures
 from vqaudio.evaluation.priors import code_prior_figures
 from vqaudio.images.vqvae import ImageVQVAE
-from vqaudio.models.prior import CodePrior, CodePriorConfig, ImagePrior, ImagePriorConfig
+from vqaudio.speech.prior import CodePrior, CodePriorConfig, ImagePrior, ImagePriorConfig
 from vqaudio.images.hierarchical import CodeMapConfig, CodeMapVAE, CodeMapVQVAE
-from vqaudio.models.speech import SpeechVQVAE
+from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.checkpoint import load_model, save_model
 from vqaudio.tokens.bulk import tokens_of
 from vqaudio.tokens.chunks import ChunkConfig, CodeChunks, sequences

@@ -315,6 +315,6 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, run, good, monkeypatch) -> 
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("vqaudio.models.speech.SpeechVQVAE.tokenize", interrupt)
+    monkeypatch.setattr("vqaudio.speech.model.SpeechVQVAE.tokenize", interrupt)
     assert run("tokenize", good, "--out", tmp_path / "t.jsonl") == (130, ["error: interrupted"])
     assert [path.name for path in tmp_path.iterdir()] == ["good.wav"]

@@ -15,7 +15,7 @@ import vqaudio
 from vqaudio.cli import main
 from vqaudio.data.audio import read_audio, to_int16
 from vqaudio.data.manifest import Utterance, read_manifest, write_manifest
-from vqaudio.models.tokens import Tokens
+from vqaudio.speech.tokens import Tokens
 from vqaudio.tokens.files import read_tokens, write_tokens
 from vqaudio.tokens.rows import TokenRow
 

@@ -12,8 +12,8 @@ from torch import nn
 
 from vqaudio import SpeechVQVAE, save_model
 from vqaudio.cli import main
-from vqaudio.models.prior import CodePrior, CodePriorConfig
-from vqaudio.models.tokens import Tokens
+from vqaudio.speech.prior import CodePrior, CodePriorConfig
+from vqaudio.speech.tokens import Tokens
 from vqaudio.kernels.library import kernels, why_missing
 from vqaudio.nn.wavenet import WaveNetConfig
 from vqaudio.tokens.archive import archive_facts

@@ -81,7 +81,7 @@ def test_a_module_imports_only_from_layers_below(path: Path) -> None:
     ("unit", "source", "wrong"),
     [
         ("nn", "from vqaudio.nn.conv import CausalConv1d\nimport vqaudio.config\nimport torch", set()),
-        ("nn", "def f():\n    from vqaudio.models.speech import SpeechVQVAE", {"models"}),
+        ("nn", "def f():\n    from vqaudio.speech.model import SpeechVQVAE", {"models"}),
         ("nn", "import vqaudio.sampling.ring as ring", {"sampling"}),
         ("data", "from vqaudio import load_model", {"models"}),
         ("data", "from vqaudio import config", set()),

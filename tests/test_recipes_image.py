@@ -17,7 +17,7 @@ from vqaudio.cli import main
 from vqaudio.images.codes import read_codes
 from vqaudio.images.baselines import ImageGumbel, ImageVAE, ImageVIMCO
 from vqaudio.images.vqvae import ImageVQVAE
-from vqaudio.models.prior import CodePrior, CodePriorConfig, ImagePrior
+from vqaudio.speech.prior import CodePrior, CodePriorConfig, ImagePrior
 from vqaudio.images.hierarchical import CodeMapVAE, CodeMapVQVAE
 from vqaudio.nn.wavenet import WaveNetConfig
 from vqaudio.training.metrics import read_metrics

@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vqaudio.models.speech import SpeechVQVAE, SpeechVQVAEConfig
+    from vqaudio.speech.model import SpeechVQVAE, SpeechVQVAEConfig
     from vqaudio.checkpoint import ModelError, load_model, save_model
-    from vqaudio.models.tokens import Tokens
+    from vqaudio.speech.tokens import Tokens
 else:
 
     def __getattr__(name):

@@ -16,11 +16,11 @@ from vqaudio.config import ConfigError, from_dict, to_dict
 from vqaudio.atomic import atomic_file
 from vqaudio.images.baselines import ImageGumbel, ImageVAE, ImageVIMCO
 from vqaudio.images.vqvae import ImageConfig, ImageVQVAE
-from vqaudio.models.prior import CodePrior, CodePriorConfig, ImagePrior, ImagePriorConfig
+from vqaudio.speech.prior import CodePrior, CodePriorConfig, ImagePrior, ImagePriorConfig
 from vqaudio.images.hierarchical import CodeMapConfig, CodeMapVAE, CodeMapVQVAE
-from vqaudio.models.speech import SpeechVQVAE, SpeechVQVAEConfig
-from vqaudio.models.speech_config import CODE_PARTS
-from vqaudio.models.voices import SPEAKER_WEIGHT
+from vqaudio.speech.model import SpeechVQVAE, SpeechVQVAEConfig
+from vqaudio.speech.config import CODE_PARTS
+from vqaudio.speech.new_speakers import SPEAKER_WEIGHT
 
 Kind = TypeVar("Kind", bound=nn.Module)
 FORMAT = 1  # version of config.json and of the names in model.safetensors

@@ -20,8 +20,8 @@ from vqaudio.data.corpora import Failures
 if TYPE_CHECKING:
     from torch import nn
 
-    from vqaudio.adaptation.learn import Voice
-    from vqaudio.models.speech import SpeechVQVAE
+    from vqaudio.speech.enroll import Voice
+    from vqaudio.speech.model import SpeechVQVAE
     from vqaudio.tokens.speak import Spoken
 
 T = TypeVar("T")
@@ -92,7 +92,7 @@ def steps(items: Sequence[T], unit: str) -> Iterable[T]:
 
 def load(model: str, device: Device, threads: int | None = None) -> SpeechVQVAE:
     """A speech model. Raises ValueError for a model of another kind."""
-    from vqaudio.models.speech import SpeechVQVAE
+    from vqaudio.speech.model import SpeechVQVAE
 
     net = load_any(model, device, threads)
     if not isinstance(net, SpeechVQVAE):

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import vqaudio
-from vqaudio.adaptation.config import AdaptConfig
-from vqaudio.adaptation.learn import Adapted, adapt
-from vqaudio.data.newcomers import find_newcomers
+from vqaudio.speech.enroll_config import AdaptConfig
+from vqaudio.speech.enroll import Adapted, adapt
+from vqaudio.speech.enroll_data import find_newcomers
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("VQAUDIO_DATA", ROOT / "../shared/data"))

@@ -23,7 +23,7 @@ import soundfile
 import torch
 
 from vqaudio.config import from_dict
-from vqaudio.models.speech import SpeechVQVAE, SpeechVQVAEConfig
+from vqaudio.speech.model import SpeechVQVAE, SpeechVQVAEConfig
 
 BASE = Path(__file__).parents[2] / "egs/vctk/conf/base.yaml"
 REPEATS = 5

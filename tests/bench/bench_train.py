@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqaudio.config import from_dict
-from vqaudio.models.speech import SpeechVQVAE, SpeechVQVAEConfig
+from vqaudio.speech.model import SpeechVQVAE, SpeechVQVAEConfig
 from vqaudio.nn.conv import CausalConv1d, ResidualBlock1d
 from vqaudio.training.config import FitConfig
 from vqaudio.training.fit import _Run  # a step as `fit` does it, and no other

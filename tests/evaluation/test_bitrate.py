@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from vqaudio.evaluation.bitrate import bigram_bits, bitrates, merged_bits, prior_bits, unigram_bits
-from vqaudio.models.prior import CodePrior, CodePriorConfig
-from vqaudio.models.tokens import Tokens
+from vqaudio.speech.prior import CodePrior, CodePriorConfig
+from vqaudio.speech.tokens import Tokens
 from vqaudio.nn.wavenet import WaveNetConfig
 from vqaudio.tokens.chunks import CodeSequences, sequences
 from vqaudio.tokens.rows import TokenRow

@@ -5,7 +5,7 @@ import torch
 
 from vqaudio.evaluation import conditioning as module
 from vqaudio.evaluation.conditioning import conditioning, estimates, listen, summary
-from vqaudio.models.speech import SpeechVQVAE
+from vqaudio.speech.model import SpeechVQVAE
 
 
 def _batches(model: SpeechVQVAE, samples: int = 160) -> list[dict[str, torch.Tensor]]:

@@ -11,7 +11,7 @@ import torch
 from vqaudio.data.alignments import Segment
 from vqaudio.data.audio import read_audio
 from vqaudio.evaluation.exhibits import MELS, clip, code_exhibits, draw_spectrogram, envelope, runs, timeline
-from vqaudio.models.tokens import Tokens
+from vqaudio.speech.tokens import Tokens
 from vqaudio.tokens.rows import TokenRow
 
 RATE, HOP = 1000, 100  # ten frames a second

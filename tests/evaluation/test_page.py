@@ -21,7 +21,7 @@ from vqaudio.data.manifest import read_manifest
 from vqaudio.evaluation.estimates import Estimate, mean, ratio
 from vqaudio.evaluation.exhibits import clip, code_exhibits, runs, timeline
 from vqaudio.evaluation.page import write_page
-from vqaudio.models.speech import SpeechVQVAE
+from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.tokens.rows import TokenRow
 
 MINI = Path(__file__).resolve().parents[2] / "egs/mini"

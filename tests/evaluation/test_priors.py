@@ -12,7 +12,7 @@ from torch import nn
 
 from vqaudio.evaluation.bitrate import shares
 from vqaudio.evaluation.priors import code_prior_figures
-from vqaudio.models.prior import CodePrior, CodePriorConfig
+from vqaudio.speech.prior import CodePrior, CodePriorConfig
 from vqaudio.nn.wavenet import WaveNetConfig
 from vqaudio.tokens.chunks import CodeSequences
 

@@ -12,7 +12,7 @@ import yaml
 from vqaudio.config import from_dict
 from vqaudio.evaluation import speed
 from vqaudio.evaluation.speed import BASE, COMPILED, OBVIOUS, PAPER, PEER, RING, Machine, Plan, Subject
-from vqaudio.models.speech import SpeechVQVAEConfig
+from vqaudio.speech.model import SpeechVQVAEConfig
 from vqaudio.kernels import machine
 from vqaudio.kernels.library import kernels, why_missing
 from vqaudio.kernels.wavenet import PRECISIONS

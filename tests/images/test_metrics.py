@@ -13,7 +13,7 @@ from vqaudio.images.codes import CodeMaps
 from vqaudio.images.metrics import code_shares, image_figures, prior_figures, second_level_figures
 from vqaudio.images.baselines import ImageGumbel, ImageVAE, ImageVIMCO
 from vqaudio.images.vqvae import ImageConfig, ImageVQVAE
-from vqaudio.models.prior import ImagePrior, ImagePriorConfig
+from vqaudio.speech.prior import ImagePrior, ImagePriorConfig
 from vqaudio.images.hierarchical import CodeMapConfig, CodeMapVAE
 from vqaudio.images.autoencoder import ImageCoderConfig
 from vqaudio.images.pixelcnn import PixelCNNConfig

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from vqaudio.models.tokens import Tokens
+from vqaudio.speech.tokens import Tokens
 from vqaudio.tokens.rows import TokenRow
 
 HOP = 8

@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from vqaudio.models.prior import CodePrior, CodePriorConfig
-from vqaudio.models.tokens import Tokens
+from vqaudio.speech.prior import CodePrior, CodePriorConfig
+from vqaudio.speech.tokens import Tokens
 from vqaudio.kernels.library import kernels, runnable, why_missing
 from vqaudio.kernels.wavenet import CompiledStreams
 from vqaudio.nn.wavenet import WaveNetConfig

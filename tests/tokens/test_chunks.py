@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from vqaudio.models.tokens import Tokens
+from vqaudio.speech.tokens import Tokens
 from vqaudio.tokens.chunks import ChunkConfig, CodeChunks, CodeSequences, sequences, whole_utterances
 from vqaudio.tokens.rows import TokenRow
 

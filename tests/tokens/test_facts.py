@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from vqaudio.models.prior import CodePrior, CodePriorConfig
-from vqaudio.models.tokens import Tokens
+from vqaudio.speech.prior import CodePrior, CodePriorConfig
+from vqaudio.speech.tokens import Tokens
 from vqaudio.nn.encoder import Encoder, EncoderConfig
 from vqaudio.nn.wavenet import WaveNetConfig
 from vqaudio.tokens.facts import TokenStats, bits_per_second, model_facts, other_facts

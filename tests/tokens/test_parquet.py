@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from vqaudio.models.tokens import Tokens
+from vqaudio.speech.tokens import Tokens
 from vqaudio.tokens import parquet
 from vqaudio.tokens.files import read_tokens, write_tokens
 from vqaudio.tokens.rows import KEYS, TokenRow, format_row

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vqaudio.models.tokens import Tokens
+from vqaudio.speech.tokens import Tokens
 from vqaudio.tokens.rows import KEYS, TokenRow, file_name, format_row, parse_row
 
 ROW = {"id": "a", "speaker": "s", "codes": [3, 0, 511], "num_samples": 20, "sample_rate": 16000, "hop": 8, "model": "f"}

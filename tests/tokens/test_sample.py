@@ -12,7 +12,7 @@ from torch import nn
 
 from vqaudio import SpeechVQVAE, save_model
 from vqaudio.cli import main
-from vqaudio.models.prior import CodePrior, CodePriorConfig
+from vqaudio.speech.prior import CodePrior, CodePriorConfig
 from vqaudio.nn.wavenet import WaveNetConfig
 from vqaudio.tokens.files import read_tokens
 from vqaudio.tokens.sample import sample_rows

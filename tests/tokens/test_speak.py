@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vqaudio.models.tokens import Tokens
+from vqaudio.speech.tokens import Tokens
 from vqaudio.tokens.bulk import Source
 from vqaudio.tokens.speak import Line, name_outputs, speak
 

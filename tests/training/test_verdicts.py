@@ -13,7 +13,7 @@ from vqaudio.data.crops import CropConfig, SpeechCrops, validation_batches
 from vqaudio.data.manifest import read_manifest
 from vqaudio.data.packed import PackedSpeech, pack
 from vqaudio.evaluation.conditioning import conditioning
-from vqaudio.models.speech import SpeechVQVAE, SpeechVQVAEConfig
+from vqaudio.speech.model import SpeechVQVAE, SpeechVQVAEConfig
 from vqaudio.nn.encoder import EncoderConfig
 from vqaudio.nn.quantizer import VectorQuantizerConfig
 from vqaudio.nn.wavenet import WaveNetConfig

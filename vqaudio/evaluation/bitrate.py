@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from vqaudio.models.prior import CodePrior
+from vqaudio.speech.prior import CodePrior
 from vqaudio.tokens.chunks import CodeSequences, sequences, whole_utterances
 from vqaudio.tokens.rows import TokenRow
 

@@ -11,7 +11,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from vqaudio.evaluation.estimates import Estimate, ratio
-from vqaudio.models.speech import SpeechVQVAE
+from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.nn.quantizer import perplexity
 
 MOST_SAMPLES = 2**16  # that the decoder takes at once: about a gigabyte

@@ -25,9 +25,9 @@ from vqaudio.evaluation.sentences import sentences
 from vqaudio.evaluation.sets import open_sets
 from vqaudio.evaluation.showing import show
 from vqaudio.evaluation.subject import Subject, UnansweredError, enrolment, fit_units
-from vqaudio.models.prior import CodePrior
-from vqaudio.models.speaking import SpeakOptions
-from vqaudio.models.speech import SpeechVQVAE
+from vqaudio.speech.prior import CodePrior
+from vqaudio.speech.synthesis import SpeakOptions
+from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.kernels.wavenet import Precision
 from vqaudio.tokens.chunks import sequences
 from vqaudio.tokens.files import read_tokens

@@ -23,10 +23,10 @@ from vqaudio.evaluation.phone_classes import Classes, fold
 from vqaudio.evaluation.recogniser import Recogniser, SphinxRecogniser
 from vqaudio.evaluation.sets import EvaluationSet, Wav, in_turns, spread
 from vqaudio.evaluation.units import MAX_FRAMES, FeatureKind, KMeansUnits, random_codes
-from vqaudio.models.prior import CodePrior
-from vqaudio.models.speaking import SpeakOptions
-from vqaudio.models.speech import SpeechVQVAE
-from vqaudio.models.tokens import Tokens
+from vqaudio.speech.prior import CodePrior
+from vqaudio.speech.synthesis import SpeakOptions
+from vqaudio.speech.model import SpeechVQVAE
+from vqaudio.speech.tokens import Tokens
 from vqaudio.tokens.bulk import Source, tokenize_whole
 from vqaudio.tokens.chunks import CodeSequences
 from vqaudio.tokens.rows import TokenRow

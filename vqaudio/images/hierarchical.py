@@ -18,7 +18,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from vqaudio.images.elbo import bound_loss, gaussian, in_bits
-from vqaudio.models.prior import DrawOptions, draw_maps, map_nll
+from vqaudio.speech.prior import DrawOptions, draw_maps, map_nll
 from vqaudio.nn.conv import ResidualBlock2d
 from vqaudio.nn.normalizer import Normalizer, NormalizerKind
 from vqaudio.images.pixelcnn import PixelCNN, PixelCNNConfig

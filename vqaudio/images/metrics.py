@@ -17,7 +17,7 @@ from vqaudio.images.codes import CodeMaps
 from vqaudio.evaluation.conditioning import check_mode
 from vqaudio.images.baselines import ImageGumbel, ImageVAE, ImageVIMCO
 from vqaudio.images.vqvae import ImageVQVAE
-from vqaudio.models.prior import ImagePrior
+from vqaudio.speech.prior import ImagePrior
 from vqaudio.images.hierarchical import CodeMapVAE, CodeMapVQVAE
 from vqaudio.images.likelihoods import LEVELS
 from vqaudio.nn.quantizer import VectorQuantizer, perplexity

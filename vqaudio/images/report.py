@@ -27,7 +27,7 @@ from vqaudio.images.metrics import (
 from vqaudio.images.pictures import check_drawing, grid, plot_usage, save_json, save_png
 from vqaudio.evaluation.report import FIGURES, NO_WAITING, check_out
 from vqaudio.images.vqvae import ImageVQVAE
-from vqaudio.models.prior import ImagePrior
+from vqaudio.speech.prior import ImagePrior
 from vqaudio.images.hierarchical import CodeMapVAE, CodeMapVQVAE
 from vqaudio.training.health import HealthConfig, judge
 

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from vqaudio.atomic import check_writable
-from vqaudio.models.prior import CodePrior
-from vqaudio.models.tokens import Tokens
+from vqaudio.speech.prior import CodePrior
+from vqaudio.speech.tokens import Tokens
 from vqaudio.kernels.library import Kernels, kernels, load, runnable, why_missing
 from vqaudio.tokens.archive_coding import (
     Advance,

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from vqaudio.models.prior import CodePrior
+from vqaudio.speech.prior import CodePrior
 from vqaudio.kernels.library import Kernels
 from vqaudio.kernels.wavenet import CompiledStreams
 from vqaudio.sampling.compiled import open_compiled

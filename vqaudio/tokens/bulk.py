@@ -11,7 +11,7 @@ from filelock import FileLock
 from vqaudio.data.audio import AudioError
 from vqaudio.data.corpora import AUDIO_SUFFIXES, Failures, audio_below
 from vqaudio.data.manifest import read_manifest
-from vqaudio.models.speech import SpeechVQVAE
+from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.tokens.files import read_tokens, write_tokens
 from vqaudio.tokens.rows import TokenRow, file_name
 

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator
 from torch import nn
 
 from vqaudio.images.vqvae import ImageVQVAE
-from vqaudio.models.prior import CodePrior, ImagePrior
+from vqaudio.speech.prior import CodePrior, ImagePrior
 from vqaudio.images.hierarchical import CodeMapVAE, CodeMapVQVAE
-from vqaudio.models.speech import SpeechVQVAE
+from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.tokens.rows import TokenRow
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vqaudio.models.tokens import Tokens
+from vqaudio.speech.tokens import Tokens
 
 KEYS = ("id", "speaker", "codes", "num_samples", "sample_rate", "hop", "model")
 MAX_CODE = 2**31 - 1

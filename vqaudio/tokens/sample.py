@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from vqaudio.models.prior import CodePrior, DrawOptions
-from vqaudio.models.speech import SpeechVQVAE
-from vqaudio.models.tokens import Tokens
+from vqaudio.speech.prior import CodePrior, DrawOptions
+from vqaudio.speech.model import SpeechVQVAE
+from vqaudio.speech.tokens import Tokens
 from vqaudio.tokens.rows import TokenRow, file_name
 
 AT_ONCE = 32  # utterances drawn together

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from vqaudio.atomic import check_writable
 from vqaudio.data.audio import WRITABLE
-from vqaudio.models.speaking import SpeakOptions
-from vqaudio.models.speech import SpeechVQVAE
-from vqaudio.models.tokens import Tokens
+from vqaudio.speech.synthesis import SpeakOptions
+from vqaudio.speech.model import SpeechVQVAE
+from vqaudio.speech.tokens import Tokens
 from vqaudio.tokens.bulk import Source
 from vqaudio.tokens.files import read_tokens
 from vqaudio.tokens.rows import TokenRow, file_name

@@ -14,7 +14,7 @@ from tyro.conf import Positional, arg
 from vqaudio.console import Overwrite, Threads, load_kind, tell
 
 if TYPE_CHECKING:
-    from vqaudio.models.prior import CodePrior
+    from vqaudio.speech.prior import CodePrior
     from vqaudio.tokens.archive import ArchiveFacts
     from vqaudio.tokens.archive_coding import Advance
 
@@ -81,7 +81,7 @@ def unpack(
 
 
 def _load(prior: str | None, threads: int | None) -> CodePrior | None:
-    from vqaudio.models.prior import CodePrior
+    from vqaudio.speech.prior import CodePrior
 
     return None if prior is None else load_kind(prior, "cpu", CodePrior, threads)
 

@@ -71,8 +71,8 @@ def evaluate(
         out: folder for the report
         seed: of crops, halves and draws
     """
-    from vqaudio.models.prior import CodePrior
-    from vqaudio.models.speech import SpeechVQVAE
+    from vqaudio.speech.prior import CodePrior
+    from vqaudio.speech.model import SpeechVQVAE
 
     net = load_any(model, device, threads)
     if not isinstance(net, SpeechVQVAE):
@@ -125,7 +125,7 @@ def _of_images(
 ) -> dict[str, float | str]:
     from vqaudio.images.report import evaluate_images, evaluate_second_level
     from vqaudio.images.vqvae import ImageVQVAE
-    from vqaudio.models.prior import ImagePrior
+    from vqaudio.speech.prior import ImagePrior
     from vqaudio.images.hierarchical import CodeMapVAE, CodeMapVQVAE
 
     if isinstance(net, CodeMapVQVAE | CodeMapVAE):

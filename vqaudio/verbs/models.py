@@ -18,7 +18,7 @@ def info(subject: Positional[Annotated[str, arg(metavar="M_OR_TOKENS")]]) -> int
         subject: a model (a shipped name, a folder, a Hugging Face Hub id), or tokens (a .jsonl or
             .parquet file, or a folder)
     """
-    from vqaudio.models.speech import SpeechVQVAE
+    from vqaudio.speech.model import SpeechVQVAE
     from vqaudio.tokens.facts import TokenStats, model_facts, other_facts
     from vqaudio.tokens.files import names_tokens, read_tokens
 

@@ -25,8 +25,8 @@ from vqaudio.console import (
 )
 
 if TYPE_CHECKING:
-    from vqaudio.models.speaking import SpeakOptions
-    from vqaudio.models.speech import SpeechVQVAE
+    from vqaudio.speech.synthesis import SpeakOptions
+    from vqaudio.speech.model import SpeechVQVAE
     from vqaudio.tokens.rows import TokenRow
 
 TOKENS = "tokens.jsonl"
@@ -64,7 +64,7 @@ def sample(
         count: of each speaker or class
         seconds: of each utterance, the prompt not counted
     """
-    from vqaudio.models.prior import CodePrior, ImagePrior
+    from vqaudio.speech.prior import CodePrior, ImagePrior
     from vqaudio.tokens.sample import sample_ids, sample_rows
 
     over = load_any(prior, device, threads)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
-from vqaudio.adaptation.config import AdaptConfig
+from vqaudio.speech.enroll_config import AdaptConfig
 from vqaudio.console import (
     Batch,
     Device,
@@ -33,7 +33,7 @@ from vqaudio.console import (
 )
 
 if TYPE_CHECKING:
-    from vqaudio.models.speaking import SpeakOptions
+    from vqaudio.speech.synthesis import SpeakOptions
 
 
 def tokenize(
@@ -189,8 +189,8 @@ def adapt(
             prepare, of one new speaker or several
         out: folder for the new model, which keeps all voices of the old one
     """
-    from vqaudio.adaptation.folder import adapt_to, check_target
-    from vqaudio.data.newcomers import find_newcomers
+    from vqaudio.speech.enroll_run import adapt_to, check_target
+    from vqaudio.speech.enroll_data import find_newcomers
 
     check_target(out, overwrite=overwrite)
     speech = find_newcomers(data, speaker)

@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from vqaudio.models.speech import SpeechVQVAE
+from vqaudio.speech.model import SpeechVQVAE
 
 SPEAKER_WEIGHT = "decoder.speaker.weight"  # (S, H) in a model's state
 

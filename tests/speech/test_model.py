@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from vqaudio import SpeechVQVAE, SpeechVQVAEConfig, Tokens, load_model
 from vqaudio.data.audio import write_audio
 from vqaudio.data.mulaw import mulaw_encode
-from vqaudio.models.chunks import CHUNK_FRAMES
+from vqaudio.speech.tokenizer import CHUNK_FRAMES
 from vqaudio.nn.encoder import EncoderConfig
 from vqaudio.nn.normalizer import NormalizerKind
 from vqaudio.nn.quantizer import VectorQuantizerConfig

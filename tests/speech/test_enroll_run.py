@@ -14,11 +14,11 @@ import torch
 from filelock import FileLock
 
 from vqaudio import SpeechVQVAE, load_model
-from vqaudio.adaptation import folder
-from vqaudio.adaptation.config import AdaptConfig
-from vqaudio.adaptation.learn import Learner, adapt
+from vqaudio.speech import enroll_run
+from vqaudio.speech.enroll_config import AdaptConfig
+from vqaudio.speech.enroll import Learner, adapt
 from vqaudio.cli import main
-from vqaudio.data.newcomers import find_newcomers
+from vqaudio.speech.enroll_data import find_newcomers
 from vqaudio.tokens.files import read_tokens
 
 FLAGS = ("--steps", 40, "--samples", 1024)
@@ -120,7 +120,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, run, speech: Path, monkeypatch: py
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device", "model.safetensors")
 
-    monkeypatch.setattr(folder, "save_model", full)
+    monkeypatch.setattr(enroll_run, "save_model", full)
     code, _, err = run("adapt", "--data", speech / "dora", "--out", tmp_path / "m2", "--steps", 2, "--samples", 256)
     assert (code, err) == (2, "error: model.safetensors: No space left on device\n")
     assert not list(tmp_path.iterdir())

@@ -11,7 +11,7 @@ import soundfile
 from vqaudio.data.audio import AudioError
 from vqaudio.data.corpora import prepare
 from vqaudio.data.manifest import Utterance, write_manifest
-from vqaudio.data.newcomers import find_newcomers
+from vqaudio.speech.enroll_data import find_newcomers
 
 
 def _record(path: Path, seconds: float = 1.0) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from vqaudio import SpeechVQVAE, Tokens
-from vqaudio.models.speaking import STREAM_FRAMES
+from vqaudio.speech.synthesis import STREAM_FRAMES
 from vqaudio.sampling import backends as sampling
 
 

@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqaudio.data.mulaw import mulaw_decode
-from vqaudio.models import speaking
-from vqaudio.models.chunks import audio_pieces, encode_in_chunks
+from vqaudio.speech import synthesis
+from vqaudio.speech.tokenizer import audio_pieces, encode_in_chunks
 from vqaudio.fingerprint import fingerprint
-from vqaudio.models.speakers import speaker_id, speaker_ids
-from vqaudio.models.speaking import SpeakOptions
-from vqaudio.models.speech_config import CODE_PARTS
-from vqaudio.models.speech_config import SpeechVQVAEConfig as SpeechVQVAEConfig
-from vqaudio.models.tokens import Tokens
+from vqaudio.speech.speakers import speaker_id, speaker_ids
+from vqaudio.speech.synthesis import SpeakOptions
+from vqaudio.speech.config import CODE_PARTS
+from vqaudio.speech.config import SpeechVQVAEConfig as SpeechVQVAEConfig
+from vqaudio.speech.tokens import Tokens
 from vqaudio.nn.context import Context, SpectrumHead
 from vqaudio.nn.encoder import Encoder
 from vqaudio.nn.regularizers import jitter
@@ -259,11 +259,11 @@ class SpeechVQVAE(nn.Module):
             return []
         rows = []
         for row, tokens in enumerate(batch):
-            whole = speaking.pieces(self.quantizer, [tokens.codes], self.hop, None)
+            whole = synthesis.pieces(self.quantizer, [tokens.codes], self.hop, None)
             own = None if voices is None else voices[row : row + 1]
-            rows += [piece.cond.T for piece in speaking.in_context(self.context, self.decoder, whole, own)]
+            rows += [piece.cond.T for piece in synthesis.in_context(self.context, self.decoder, whole, own)]
         cond = nn.utils.rnn.pad_sequence(rows, batch_first=True).mT  # (B, C, N)
-        return speaking.speak(self.decoder, cond, voices, [tokens.num_samples for tokens in batch], **options)
+        return synthesis.speak(self.decoder, cond, voices, [tokens.num_samples for tokens in batch], **options)
 
     def decode_stream(
         self, tokens: Tokens | Iterable[int | Tensor], speaker: str | None = None, **options: Unpack[SpeakOptions]
@@ -277,12 +277,12 @@ class SpeechVQVAE(nn.Module):
         voices = self._speaker_ids(speaker, 1)
         if isinstance(tokens, Tokens):
             self.check_tokens(tokens)
-            some, num_samples = tokens.codes.split(speaking.STREAM_FRAMES), tokens.num_samples
+            some, num_samples = tokens.codes.split(synthesis.STREAM_FRAMES), tokens.num_samples
         else:
             some, num_samples = tokens, None
-        arriving = speaking.pieces(self.quantizer, some, self.hop, num_samples)
-        arriving = speaking.in_context(self.context, self.decoder, arriving, voices)
-        return speaking.speak_stream(self.decoder, arriving, voices, **options)
+        arriving = synthesis.pieces(self.quantizer, some, self.hop, num_samples)
+        arriving = synthesis.in_context(self.context, self.decoder, arriving, voices)
+        return synthesis.speak_stream(self.decoder, arriving, voices, **options)
 
     def convert(
         self,
@@ -307,12 +307,12 @@ class SpeechVQVAE(nn.Module):
                 f"sample_rate and hop must be those of the model, {self.sample_rate} and {self.hop}, "
                 f"got {tokens.sample_rate} and {tokens.hop}"
             )
-        speaking.check_codes(tokens.codes, self.codebook_size)
+        synthesis.check_codes(tokens.codes, self.codebook_size)
 
     def check_speaks(self) -> None:
         """Raises ValueError for a model that has learned codes alone."""
         if self.cfg.learn == "codes":
-            raise ValueError(speaking.CANNOT_SPEAK)
+            raise ValueError(synthesis.CANNOT_SPEAK)
 
     def _speaker_ids(self, speaker: str | Sequence[str] | None, count: int) -> Tensor | None:
         self.check_speaks()

@@ -22,13 +22,13 @@ from accelerate import PartialState
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqaudio.adaptation.config import AdaptConfig
+from vqaudio.speech.enroll_config import AdaptConfig
 from vqaudio.data.crops import Batch, CropConfig, SpeechCrops, validation_batches
-from vqaudio.data.newcomers import Newcomers
+from vqaudio.speech.enroll_data import Newcomers
 from vqaudio.data.packed import PackedSpeech, pack
-from vqaudio.evaluation.voices import bits_by_voice, heard_codes
-from vqaudio.models.speech import SpeechVQVAE
-from vqaudio.models.voices import check_new_names, with_speakers
+from vqaudio.speech.speaker_bits import bits_by_voice, heard_codes
+from vqaudio.speech.model import SpeechVQVAE
+from vqaudio.speech.new_speakers import check_new_names, with_speakers
 from vqaudio.nn.wavenet import WaveNet
 from vqaudio.training import FitConfig, TrainingError, fit
 

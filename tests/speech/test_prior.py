@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from vqaudio import load_model, save_model
-from vqaudio.models.prior import ImagePrior, ImagePriorConfig
+from vqaudio.speech.prior import ImagePrior, ImagePriorConfig
 from vqaudio.images.pixelcnn import PixelCNNConfig
 
 NET = PixelCNNConfig(codes=3, channels=6, layers=2, kernel_size=3, head=6)

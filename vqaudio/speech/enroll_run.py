@@ -12,12 +12,12 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from vqaudio.adaptation.config import AdaptConfig
-from vqaudio.adaptation.learn import Adapted, adapt
+from vqaudio.speech.enroll_config import AdaptConfig
+from vqaudio.speech.enroll import Adapted, adapt
 from vqaudio.atomic import replace_folder, restore_folder
-from vqaudio.data.newcomers import Newcomers
+from vqaudio.speech.enroll_data import Newcomers
 from vqaudio.fingerprint import fingerprint
-from vqaudio.models.speech import SpeechVQVAE
+from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.checkpoint import save_model
 
 SETTINGS = "settings.json"

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from vqaudio import SpeechVQVAE
 from vqaudio.evaluation.conditioning import conditioning
-from vqaudio.evaluation.voices import bits_by_voice, heard_codes
+from vqaudio.speech.speaker_bits import bits_by_voice, heard_codes
 
 
 @pytest.fixture
