@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from vqaudio.speech.enroll import Voice
     from vqaudio.speech.model import SpeechVQVAE
-    from vqaudio.tokens.speak import Spoken
+    from vqaudio.tokens.decoding import Spoken
 
 T = TypeVar("T")
 Net = TypeVar("Net", bound="nn.Module")

@@ -31,7 +31,7 @@ from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.kernels.wavenet import Precision
 from vqaudio.tokens.chunks import sequences
 from vqaudio.tokens.files import read_tokens
-from vqaudio.tokens.sample import check_prior
+from vqaudio.tokens.sampling import check_prior
 from vqaudio.training.health import HealthConfig, judge
 
 FIGURES = "figures.json"

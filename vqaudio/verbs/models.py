@@ -19,7 +19,7 @@ def info(subject: Positional[Annotated[str, arg(metavar="M_OR_TOKENS")]]) -> int
             .parquet file, or a folder)
     """
     from vqaudio.speech.model import SpeechVQVAE
-    from vqaudio.tokens.facts import TokenStats, model_facts, other_facts
+    from vqaudio.tokens.stats import TokenStats, model_facts, other_facts
     from vqaudio.tokens.files import names_tokens, read_tokens
 
     if names_tokens(subject):

@@ -65,7 +65,7 @@ def sample(
         seconds: of each utterance, the prompt not counted
     """
     from vqaudio.speech.prior import CodePrior, ImagePrior
-    from vqaudio.tokens.sample import sample_ids, sample_rows
+    from vqaudio.tokens.sampling import sample_ids, sample_rows
 
     over = load_any(prior, device, threads)
     if isinstance(over, CodePrior):
@@ -109,7 +109,7 @@ def _voices(net: SpeechVQVAE, names: tuple[str, ...]) -> tuple[str | None, ...]:
 def _paths(ids: list[str], out: Path, overwrite: bool) -> dict[str, Path]:
     """The audio file of each id. Raises what writing it, or the codes, would end in."""
     from vqaudio.atomic import check_writable
-    from vqaudio.tokens.speak import name_rows
+    from vqaudio.tokens.decoding import name_rows
 
     paths = name_rows(ids, out, overwrite=overwrite)
     if out.exists():
@@ -128,7 +128,7 @@ def _speak(
 ) -> int:
     """Writes the codes and what they sound like."""
     from vqaudio.tokens.files import write_tokens
-    from vqaudio.tokens.speak import Line, speak
+    from vqaudio.tokens.decoding import Line, speak
 
     out.mkdir(parents=True, exist_ok=True)
     write_tokens(out / TOKENS, rows, overwrite=overwrite)

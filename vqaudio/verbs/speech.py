@@ -53,7 +53,7 @@ def tokenize(
         out: NAME.jsonl or NAME.parquet, or a name without a suffix for a folder of .npy files with an index.jsonl
     """
     from vqaudio.tokens.bulk import find_sources, tokenize_all
-    from vqaudio.tokens.facts import TokenStats, bits_per_second
+    from vqaudio.tokens.stats import TokenStats, bits_per_second
     from vqaudio.tokens.files import check_target, write_tokens
 
     check_target(out, overwrite=overwrite)
@@ -102,7 +102,7 @@ def decode(
     """
     from vqaudio.data.audio_writer import STDOUT, check_sink, open_sink
     from vqaudio.tokens.files import read_tokens
-    from vqaudio.tokens.speak import Line, cast_rows, name_rows, speak
+    from vqaudio.tokens.decoding import Line, cast_rows, name_rows, speak
 
     if stream:
         check_sink(out)
@@ -152,7 +152,7 @@ def convert(
             speakers for ID-SPEAKER.wav
     """
     from vqaudio.tokens.bulk import find_sources, tokenize_all
-    from vqaudio.tokens.speak import Line, name_outputs, speak
+    from vqaudio.tokens.decoding import Line, name_outputs, speak
 
     net = load(model, device, threads)
     sources = find_sources(inputs)

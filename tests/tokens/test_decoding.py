@@ -5,7 +5,7 @@ import torch
 
 from vqaudio.speech.tokens import Tokens
 from vqaudio.tokens.bulk import Source
-from vqaudio.tokens.speak import Line, name_outputs, speak
+from vqaudio.tokens.decoding import Line, name_outputs, speak
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from vqaudio.cli import main
 from vqaudio.speech.prior import CodePrior, CodePriorConfig
 from vqaudio.nn.wavenet import WaveNetConfig
 from vqaudio.tokens.files import read_tokens
-from vqaudio.tokens.sample import sample_rows
+from vqaudio.tokens.sampling import sample_rows
 
 NET = WaveNetConfig(classes=16, layers=3, cycle=2, residual=6, skip=8, hidden=6)
 SECONDS = 0.01  # 20 codes of 8 samples at 16 kHz

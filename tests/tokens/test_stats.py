@@ -7,7 +7,7 @@ from vqaudio.speech.prior import CodePrior, CodePriorConfig
 from vqaudio.speech.tokens import Tokens
 from vqaudio.nn.encoder import Encoder, EncoderConfig
 from vqaudio.nn.wavenet import WaveNetConfig
-from vqaudio.tokens.facts import TokenStats, bits_per_second, model_facts, other_facts
+from vqaudio.tokens.stats import TokenStats, bits_per_second, model_facts, other_facts
 from vqaudio.tokens.rows import TokenRow
 
 
