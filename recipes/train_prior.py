@@ -19,9 +19,9 @@ from torch import nn
 from vqaudio.config import flatten, parse, save_yaml, to_dict
 from vqaudio.images.codes import CodeBatchConfig, CodeMapBatches, CodeMaps, code_batches
 from vqaudio.images.data import open_images
-from vqaudio.evaluation.bitrate import shares
+from vqaudio.metrics.bitrate import shares
 from vqaudio.images.metrics import code_shares, prior_figures, second_level_figures
-from vqaudio.evaluation.priors import code_prior_figures
+from vqaudio.metrics.prior import code_prior_figures
 from vqaudio.images.vqvae import ImageVQVAE
 from vqaudio.speech.prior import CodePrior, CodePriorConfig, ImagePrior, ImagePriorConfig
 from vqaudio.images.hierarchical import CodeMapConfig, CodeMapVAE, CodeMapVQVAE

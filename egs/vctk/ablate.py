@@ -27,7 +27,7 @@ import torch
 
 from vqaudio.atomic import atomic_file
 from vqaudio.data.manifest import Utterance, read_manifest
-from vqaudio.evaluation.speaker_probe import speaker_probe_figures
+from vqaudio.metrics.speaker_probe import speaker_probe_figures
 from vqaudio.checkpoint import load_model
 from vqaudio.training.metrics import read_metrics
 

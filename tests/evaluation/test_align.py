@@ -12,7 +12,7 @@ from vqaudio.data.alignments import Segment, find_alignments, read_notes, read_t
 from vqaudio.data.audio import AudioError, read_audio
 from vqaudio.data.manifest import Utterance, read_manifest, write_manifest
 from vqaudio.evaluation.align import agreement, align, align_all
-from vqaudio.evaluation.phone_classes import fold
+from vqaudio.metrics.phone_classes import fold
 from vqaudio.verbs.align import align as align_verb
 
 pytest.importorskip("pocketsphinx", reason="pip install 'vqaudio[metrics]'")

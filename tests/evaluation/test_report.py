@@ -14,7 +14,7 @@ from vqaudio.cli import main
 from vqaudio.data.crops import validation_batches
 from vqaudio.data.manifest import read_manifest, write_manifest
 from vqaudio.data.packed import pack
-from vqaudio.evaluation.conditioning import conditioning
+from vqaudio.metrics.conditioning_gap import conditioning
 from vqaudio.evaluation.config import Key
 from vqaudio.evaluation.meanings import meanings
 from vqaudio.evaluation.questions import QUESTIONS

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from vqaudio.evaluation.estimates import Estimate
+from vqaudio.metrics.confidence import Estimate
 from vqaudio.evaluation.sentences import sentences
 from vqaudio.evaluation.subject import CONVERSION, ORIGINAL, OURS, RECONSTRUCTION
 

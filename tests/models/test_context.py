@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vqaudio import SpeechVQVAE, Tokens
-from vqaudio.evaluation.conditioning import conditioning
+from vqaudio.metrics.conditioning_gap import conditioning
 from vqaudio.checkpoint import ModelError, load_model, save_model, start_from
 from vqaudio.nn.context import CONTEXT_CHUNK, Context, ContextConfig
 from vqaudio.nn.encoder import EncoderConfig

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from vqaudio import SpeechVQVAE
-from vqaudio.evaluation.conditioning import conditioning
+from vqaudio.metrics.conditioning_gap import conditioning
 from vqaudio.speech.speaker_bits import bits_by_voice, heard_codes
 
 

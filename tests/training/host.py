@@ -23,7 +23,7 @@ import torch._dynamo  # what the first optimizer imports
 import torch.distributed
 from torch.nn.parallel import DistributedDataParallel  # noqa: F401
 
-import vqaudio.evaluation.conditioning
+import vqaudio.metrics.conditioning_gap
 import vqaudio.training.fit  # noqa: F401
 
 PR_SET_PDEATHSIG = 1

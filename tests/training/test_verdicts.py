@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vqaudio.data.crops import CropConfig, SpeechCrops, validation_batches
 from vqaudio.data.manifest import read_manifest
 from vqaudio.data.packed import PackedSpeech, pack
-from vqaudio.evaluation.conditioning import conditioning
+from vqaudio.metrics.conditioning_gap import conditioning
 from vqaudio.speech.model import SpeechVQVAE, SpeechVQVAEConfig
 from vqaudio.nn.encoder import EncoderConfig
 from vqaudio.nn.quantizer import VectorQuantizerConfig

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from vqaudio.data.alignments import Segment
 from vqaudio.atomic import atomic_file
 from vqaudio.data.audio import write_audio
-from vqaudio.evaluation.phones import frame_phones
+from vqaudio.metrics.phones import frame_phones
 from vqaudio.images.pictures import check_drawing
 from vqaudio.tokens.rows import TokenRow, file_name
 

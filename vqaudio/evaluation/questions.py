@@ -12,22 +12,22 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from vqaudio.evaluation.abx import abx_figures
-from vqaudio.evaluation.abx_items import items_of, load_features
-from vqaudio.evaluation.code_statistics import code_figures
-from vqaudio.evaluation.conditioning import estimates
-from vqaudio.evaluation.conversion import conversion_figures
-from vqaudio.evaluation.estimates import Estimate
-from vqaudio.evaluation.language_model import words_of
-from vqaudio.evaluation.phones import phone_figures
-from vqaudio.evaluation.recogniser import transcribe_all
+from vqaudio.metrics.abx import abx_figures
+from vqaudio.metrics.abx_items import items_of, load_features
+from vqaudio.metrics.codebook_usage import code_figures
+from vqaudio.metrics.conditioning_gap import estimates
+from vqaudio.metrics.voice_conversion import conversion_figures
+from vqaudio.metrics.confidence import Estimate
+from vqaudio.metrics.language_model import words_of
+from vqaudio.metrics.phones import phone_figures
+from vqaudio.metrics.asr import transcribe_all
 from vqaudio.evaluation.sets import Wav, spread
-from vqaudio.evaluation.signal import signal_figures
-from vqaudio.evaluation.speaker_probe import speaker_probe_figures
-from vqaudio.evaluation.stability import missing_codings, stability_figures
+from vqaudio.metrics.signal import signal_figures
+from vqaudio.metrics.speaker_probe import speaker_probe_figures
+from vqaudio.metrics.robustness import missing_codings, stability_figures
 from vqaudio.evaluation.subject import CHANCE, CONVERSION, ORIGINAL, OURS, RECONSTRUCTION, Subject, UnansweredError
-from vqaudio.evaluation.verifier import SpeakerVerifier
-from vqaudio.evaluation.words import word_figures
+from vqaudio.metrics.speaker_verification import SpeakerVerifier
+from vqaudio.metrics.wer import word_figures
 
 Figures = dict[str, Estimate]
 Answers = Iterator[tuple[str, Figures]]

@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vqaudio.atomic import check_writable
-from vqaudio.evaluation.bitrate import Bitrates
-from vqaudio.evaluation.conditioning import summary
+from vqaudio.metrics.bitrate import Bitrates
+from vqaudio.metrics.conditioning_gap import summary
 from vqaudio.evaluation.config import SPHINX, ReportConfig
-from vqaudio.evaluation.estimates import Estimate
+from vqaudio.metrics.confidence import Estimate
 from vqaudio.evaluation.exhibits import AUDIO, PICTURES
 from vqaudio.evaluation.meanings import meanings
 from vqaudio.evaluation.page import INDEX, write_page
 from vqaudio.images.pictures import check_drawing, save_json
 from vqaudio.evaluation.published import PUBLISHED
 from vqaudio.evaluation.questions import QUESTIONS, SPEAKING, Question, check_features
-from vqaudio.evaluation.recogniser import HubRecogniser, Recogniser, SphinxRecogniser
+from vqaudio.metrics.asr import HubRecogniser, Recogniser, SphinxRecogniser
 from vqaudio.evaluation.sentences import sentences
 from vqaudio.evaluation.sets import open_sets
 from vqaudio.evaluation.showing import show

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from vqaudio.evaluation.estimates import Estimate
+from vqaudio.metrics.confidence import Estimate
 from vqaudio.evaluation.subject import CONVERSION, ORIGINAL, OURS, RECONSTRUCTION, UNITS
 
 Found = Callable[[str, str, str], dict[str, Estimate]]  # question, set, system -> figures by name

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vqaudio.images.codes import CodeMaps
-from vqaudio.evaluation.conditioning import check_mode
+from vqaudio.metrics.conditioning_gap import check_mode
 from vqaudio.images.baselines import ImageGumbel, ImageVAE, ImageVIMCO
 from vqaudio.images.vqvae import ImageVQVAE
 from vqaudio.speech.prior import ImagePrior

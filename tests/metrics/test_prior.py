@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from vqaudio.evaluation.bitrate import shares
-from vqaudio.evaluation.priors import code_prior_figures
+from vqaudio.metrics.bitrate import shares
+from vqaudio.metrics.prior import code_prior_figures
 from vqaudio.speech.prior import CodePrior, CodePriorConfig
 from vqaudio.nn.wavenet import WaveNetConfig
 from vqaudio.tokens.chunks import CodeSequences

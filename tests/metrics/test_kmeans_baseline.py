@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import pairwise_distances_argmin
 
-from vqaudio.evaluation.units import FLOOR, KMeansUnits, random_codes, spectral_features
+from vqaudio.metrics.kmeans_baseline import FLOOR, KMeansUnits, random_codes, spectral_features
 
 RATE, HOP = 16000, 64
 

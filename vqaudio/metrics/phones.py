@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from vqaudio.data.alignments import Alignment
-from vqaudio.evaluation.boundaries import SCORES, boundaries, boundary_figures
-from vqaudio.evaluation.estimates import Estimate, bootstrap, ratio
-from vqaudio.evaluation.phone_classes import Classes, fold
+from vqaudio.metrics.boundaries import SCORES, boundaries, boundary_figures
+from vqaudio.metrics.confidence import Estimate, bootstrap, ratio
+from vqaudio.metrics.phone_classes import Classes, fold
 
 Codes = npt.NDArray[np.int64]
 Ints = npt.NDArray[np.int64]

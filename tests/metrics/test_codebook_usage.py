@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy.stats import entropy
 
-from vqaudio.evaluation.code_statistics import code_counts, code_figures, run_counts, top_ngrams
-from vqaudio.evaluation.estimates import Estimate
+from vqaudio.metrics.codebook_usage import code_counts, code_figures, run_counts, top_ngrams
+from vqaudio.metrics.confidence import Estimate
 
 K, RATE = 4, 250.0
 

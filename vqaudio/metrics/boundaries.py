@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vqaudio.data.alignments import ROUNDING, Alignment
-from vqaudio.evaluation.estimates import Estimate, bootstrap
+from vqaudio.metrics.confidence import Estimate, bootstrap
 
 Times = npt.NDArray[np.float64]
 TOLERANCE = 0.02  # seconds: what the field allows

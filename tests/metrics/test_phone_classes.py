@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from vqaudio.data.alignments import Segment, find_alignments
-from vqaudio.evaluation.phone_classes import CLASSES, TABLE, fold
+from vqaudio.metrics.phone_classes import CLASSES, TABLE, fold
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMIT = Path(os.environ.get("VQAUDIO_DATA", ROOT.parent / "shared" / "data")) / "timit8"

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from vqaudio.data.audio import read_audio
-from vqaudio.evaluation.language_model import arpa, spelled, words_of
-from vqaudio.evaluation.recogniser import HubRecogniser, SphinxRecogniser, transcribe_all
-from vqaudio.evaluation.words import word_figures
+from vqaudio.metrics.language_model import arpa, spelled, words_of
+from vqaudio.metrics.asr import HubRecogniser, SphinxRecogniser, transcribe_all
+from vqaudio.metrics.wer import word_figures
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("VQAUDIO_DATA", ROOT / "../shared/data")) / "timit8"

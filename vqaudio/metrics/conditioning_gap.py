@@ -10,7 +10,7 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from vqaudio.evaluation.estimates import Estimate, ratio
+from vqaudio.metrics.confidence import Estimate, ratio
 from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.nn.quantizer import perplexity
 

@@ -10,8 +10,8 @@ from collections.abc import Hashable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from vqaudio.evaluation.estimates import Estimate, Floats, bootstrap, mean
-from vqaudio.evaluation.verifier import SpeakerVerifier, Wav, equal_error_rate
+from vqaudio.metrics.confidence import Estimate, Floats, bootstrap, mean
+from vqaudio.metrics.speaker_verification import SpeakerVerifier, Wav, equal_error_rate
 
 
 def conversion_figures(

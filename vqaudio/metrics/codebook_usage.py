@@ -20,8 +20,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from vqaudio.evaluation.bitrate import unigram_bits
-from vqaudio.evaluation.estimates import Estimate, Floats, bootstrap, ratio
+from vqaudio.metrics.bitrate import unigram_bits
+from vqaudio.metrics.confidence import Estimate, Floats, bootstrap, ratio
 
 Codes = npt.NDArray[np.int64]
 Counts = npt.NDArray[np.int64]

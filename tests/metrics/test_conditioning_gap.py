@@ -3,8 +3,8 @@ import copy
 import pytest
 import torch
 
-from vqaudio.evaluation import conditioning as module
-from vqaudio.evaluation.conditioning import conditioning, estimates, listen, summary
+from vqaudio.metrics import conditioning_gap as module
+from vqaudio.metrics.conditioning_gap import conditioning, estimates, listen, summary
 from vqaudio.speech.model import SpeechVQVAE
 
 

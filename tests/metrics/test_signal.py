@@ -11,8 +11,8 @@ import pystoi
 import pytest
 
 from vqaudio.data.audio import read_audio
-from vqaudio.evaluation.pitch import pitch
-from vqaudio.evaluation.signal import BANDS, log_mel, mel_cepstral_distortion, signal_figures
+from vqaudio.metrics.pitch import pitch
+from vqaudio.metrics.signal import BANDS, log_mel, mel_cepstral_distortion, signal_figures
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("VQAUDIO_DATA", ROOT / "../shared/data")) / "timit8"

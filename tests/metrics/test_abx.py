@@ -11,10 +11,10 @@ import pytest
 
 from vqaudio import load_model
 from vqaudio.data.alignments import find_alignments
-from vqaudio.evaluation.abx import abx_figures
-from vqaudio.evaluation.abx_items import Item, items_of
-from vqaudio.evaluation.estimates import Estimate
-from vqaudio.evaluation.phone_classes import fold
+from vqaudio.metrics.abx import abx_figures
+from vqaudio.metrics.abx_items import Item, items_of
+from vqaudio.metrics.confidence import Estimate
+from vqaudio.metrics.phone_classes import fold
 
 TIMIT = Path(os.environ.get("VQAUDIO_DATA", Path(__file__).resolve().parents[3] / "shared" / "data")) / "timit8"
 Spoken = Sequence[tuple[str, str, float]]  # speaker, phone (with its neighbours, as in a-p-b), value

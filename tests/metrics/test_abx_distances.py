@@ -6,8 +6,8 @@ import librosa
 import numpy as np
 import pytest
 
-from vqaudio.evaluation import abx_distances
-from vqaudio.evaluation.abx_distances import stretches
+from vqaudio.metrics import abx_distances
+from vqaudio.metrics.abx_distances import stretches
 
 
 def _distance(first, second, distance: str) -> float:

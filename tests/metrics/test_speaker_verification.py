@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vqaudio.data.audio import read_audio
-from vqaudio.evaluation.verifier import SpeakerVerifier, equal_error_rate
+from vqaudio.metrics.speaker_verification import SpeakerVerifier, equal_error_rate
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("VQAUDIO_DATA", ROOT / "../shared/data")) / "vctk_mini"

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from vqaudio.evaluation import speaker_probe as module
-from vqaudio.evaluation.estimates import Estimate
-from vqaudio.evaluation.speaker_probe import PENALTY, linear_log_odds, speaker_probe_figures
+from vqaudio.metrics import speaker_probe as module
+from vqaudio.metrics.confidence import Estimate
+from vqaudio.metrics.speaker_probe import PENALTY, linear_log_odds, speaker_probe_figures
 
 K = 16
 

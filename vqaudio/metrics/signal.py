@@ -19,8 +19,8 @@ import numpy.typing as npt
 from torch import from_numpy
 
 from vqaudio.data.audio import resampled
-from vqaudio.evaluation.estimates import Estimate, bootstrap, mean, ratio
-from vqaudio.evaluation.pitch import FRAME, pitch
+from vqaudio.metrics.confidence import Estimate, bootstrap, mean, ratio
+from vqaudio.metrics.pitch import FRAME, pitch
 
 Wav = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]

@@ -26,9 +26,9 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
-from vqaudio.evaluation.abx_distances import Distance, Integers, Stretches, stretches
-from vqaudio.evaluation.abx_items import Context, Features, Item, check_features, choose_context, frames_of
-from vqaudio.evaluation.estimates import Estimate, Floats, bootstrap
+from vqaudio.metrics.abx_distances import Distance, Integers, Stretches, stretches
+from vqaudio.metrics.abx_items import Context, Features, Item, check_features, choose_context, frames_of
+from vqaudio.metrics.confidence import Estimate, Floats, bootstrap
 
 
 def abx_figures(

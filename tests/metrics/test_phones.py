@@ -9,10 +9,10 @@ import pytest
 from sklearn.metrics import mutual_info_score
 
 from vqaudio.data.alignments import Alignment, Segment, find_alignments
-from vqaudio.evaluation.boundaries import boundaries, hits, r_value
-from vqaudio.evaluation.estimates import Estimate
-from vqaudio.evaluation.phone_classes import CLASSES, fold
-from vqaudio.evaluation.phones import frame_phones, phone_counts, phone_figures
+from vqaudio.metrics.boundaries import boundaries, hits, r_value
+from vqaudio.metrics.confidence import Estimate
+from vqaudio.metrics.phone_classes import CLASSES, fold
+from vqaudio.metrics.phones import frame_phones, phone_counts, phone_figures
 
 RATE = 100.0
 TIMIT = Path(os.environ.get("VQAUDIO_DATA", Path(__file__).resolve().parents[3] / "shared" / "data")) / "timit8"

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vqaudio.data.audio import resampled, to_int16
-from vqaudio.evaluation.language_model import arpa, words_of
+from vqaudio.metrics.language_model import arpa, words_of
 
 Wav = npt.NDArray[np.float32]
 SPHINX_RATE = 16_000  # of the acoustic model in the package of pocketsphinx

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from vqaudio.evaluation.bitrate import Bits, prior_bits
+from vqaudio.metrics.bitrate import Bits, prior_bits
 from vqaudio.speech.prior import CodePrior
 from vqaudio.tokens.chunks import CodeSequences
 

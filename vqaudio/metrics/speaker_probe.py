@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqaudio.evaluation.estimates import Estimate, ratio
+from vqaudio.metrics.confidence import Estimate, ratio
 from vqaudio.training.launch import threads
 
 Codes = npt.NDArray[np.int64]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vqaudio.data.alignments import Segment
-from vqaudio.evaluation.abx_items import (
+from vqaudio.metrics.abx_items import (
     Item,
     choose_context,
     frames_of,

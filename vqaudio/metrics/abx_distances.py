@@ -19,8 +19,8 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 
-from vqaudio.evaluation.abx_items import Features
-from vqaudio.evaluation.estimates import Floats
+from vqaudio.metrics.abx_items import Features
+from vqaudio.metrics.confidence import Floats
 
 Distance = Literal["angular", "euclidean", "identity"]
 Integers = npt.NDArray[np.int64]

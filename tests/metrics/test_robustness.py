@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from vqaudio.evaluation import stability
-from vqaudio.evaluation.bitrate import merged
-from vqaudio.evaluation.estimates import Estimate
-from vqaudio.evaluation.stability import aligned, coded, distance, missing_codings, stability_figures
+from vqaudio.metrics import robustness
+from vqaudio.metrics.bitrate import merged
+from vqaudio.metrics.confidence import Estimate
+from vqaudio.metrics.robustness import aligned, coded, distance, missing_codings, stability_figures
 
 RATE, HOP = 16000, 80
 NAMES = ["gain_minus6", "gain_plus6", "shift_hop", "shift_half", "noise_20", "noise_10", "resample_8k", "resample_44k"]
@@ -178,7 +178,7 @@ def test_a_coding_that_libsndfile_lacks_is_left_out_with_a_reason(monkeypatch: p
     assert reason.startswith("opus at 11025 Hz: ") and "16000" in reason and reason == missing_codings(11025)["opus"]
     figures = stability_figures(_levels, [_voice()], sample_rate=11025, hop=HOP)
     assert "stability_opus" not in figures and "stability_resample_44k" in figures
-    monkeypatch.setitem(stability.CODINGS, "mp3", {"format": "MP3", "subtype": "OPUS"})  # soundfile knows better
+    monkeypatch.setitem(robustness.CODINGS, "mp3", {"format": "MP3", "subtype": "OPUS"})  # soundfile knows better
     assert set(missing_codings(11025)) == {"mp3", "opus"}
 
 

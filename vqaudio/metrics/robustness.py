@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from vqaudio.evaluation.bitrate import merged
-from vqaudio.evaluation.estimates import Estimate, ratio
+from vqaudio.metrics.bitrate import merged
+from vqaudio.metrics.confidence import Estimate, ratio
 
 Codes = npt.NDArray[np.int64]
 Wav = npt.NDArray[np.float32]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vqaudio.evaluation.estimates import Estimate, bootstrap, mean, ratio
+from vqaudio.metrics.confidence import Estimate, bootstrap, mean, ratio
 
 
 def test_a_ratio_is_of_the_sums() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from vqaudio.evaluation.bitrate import bigram_bits, bitrates, merged_bits, prior_bits, unigram_bits
+from vqaudio.metrics.bitrate import bigram_bits, bitrates, merged_bits, prior_bits, unigram_bits
 from vqaudio.speech.prior import CodePrior, CodePriorConfig
 from vqaudio.speech.tokens import Tokens
 from vqaudio.nn.wavenet import WaveNetConfig
@@ -126,7 +126,7 @@ def test_the_priors_rate_is_its_likelihood(prior: CodePrior, monkeypatch: pytest
     given = sequences(rows, prior.cfg.speakers, K, MODEL)
     whole = prior_bits(given, prior)
     assert whole == pytest.approx(np.array(nats) / math.log(2), rel=1e-5)
-    monkeypatch.setattr("vqaudio.evaluation.bitrate.CODES_AT_ONCE", 20)
+    monkeypatch.setattr("vqaudio.metrics.bitrate.CODES_AT_ONCE", 20)
     assert prior_bits(given, prior) == pytest.approx(whole, rel=1e-5)
 
 
