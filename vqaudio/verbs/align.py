@@ -30,7 +30,7 @@ def align(
     """
     from vqaudio.data.alignments import Alignment, check_table, write_alignments
     from vqaudio.data.manifest import read_manifest
-    from vqaudio.evaluation.align import align_all
+    from vqaudio.metrics.forced_alignment import align_all
 
     if threads < 1:
         raise ValueError(f"--threads must be at least 1, got {threads}")

@@ -11,7 +11,7 @@ import soundfile
 from vqaudio.data.alignments import Segment, find_alignments, read_notes, read_tsv
 from vqaudio.data.audio import AudioError, read_audio
 from vqaudio.data.manifest import Utterance, read_manifest, write_manifest
-from vqaudio.evaluation.align import agreement, align, align_all
+from vqaudio.metrics.forced_alignment import agreement, align, align_all
 from vqaudio.metrics.phone_classes import fold
 from vqaudio.verbs.align import align as align_verb
 
