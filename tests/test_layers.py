@@ -87,7 +87,7 @@ def test_a_module_imports_only_from_layers_below(path: Path) -> None:
         ("data", "from vqaudio import config", set()),
         ("training", "from vqaudio.checkpoint import save_model", {"models"}),
         ("training", "from vqaudio.tokens import rows\nfrom vqaudio.data import crops", {"tokens"}),
-        ("tokens", "import vqaudio\nfrom vqaudio.evaluation.report import write", {"evaluation"}),
+        ("tokens", "import vqaudio\nfrom vqaudio.report.run import write", {"evaluation"}),
         ("cli", "from recipes.train import TrainConfig\nfrom vqaudio.evaluation import report", {"recipes"}),
         ("recipes", "from vqaudio.training import fit\nfrom vqaudio.cli import main", {"cli"}),
     ],

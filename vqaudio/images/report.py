@@ -25,7 +25,7 @@ from vqaudio.images.metrics import (
     seeded,
 )
 from vqaudio.images.pictures import check_drawing, grid, plot_usage, save_json, save_png
-from vqaudio.evaluation.report import FIGURES, NO_WAITING, check_out
+from vqaudio.report.run import FIGURES, NO_WAITING, check_out
 from vqaudio.images.vqvae import ImageVQVAE
 from vqaudio.speech.prior import ImagePrior
 from vqaudio.images.hierarchical import CodeMapVAE, CodeMapVQVAE

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import arg
 
 from vqaudio.console import Device, Model, Overwrite, Precision, Threads, load_any, load_kind, steps, tell
-from vqaudio.evaluation.config import ReportConfig
+from vqaudio.report.config import ReportConfig
 
 if TYPE_CHECKING:
     from torch import nn
@@ -87,7 +87,7 @@ def evaluate(
         return 0
     if first is not None:
         raise ValueError(f"--first is for a second level over images, and {model} is a model of speech")
-    from vqaudio.evaluation.report import evaluate_speech
+    from vqaudio.report.run import evaluate_speech
 
     found = evaluate_speech(
         net,

@@ -21,11 +21,11 @@ from vqaudio.metrics.confidence import Estimate
 from vqaudio.metrics.language_model import words_of
 from vqaudio.metrics.phones import phone_figures
 from vqaudio.metrics.asr import transcribe_all
-from vqaudio.evaluation.sets import Wav, spread
+from vqaudio.report.datasets import Wav, spread
 from vqaudio.metrics.signal import signal_figures
 from vqaudio.metrics.speaker_probe import speaker_probe_figures
 from vqaudio.metrics.robustness import missing_codings, stability_figures
-from vqaudio.evaluation.subject import CHANCE, CONVERSION, ORIGINAL, OURS, RECONSTRUCTION, Subject, UnansweredError
+from vqaudio.report.context import CHANCE, CONVERSION, ORIGINAL, OURS, RECONSTRUCTION, Subject, UnansweredError
 from vqaudio.metrics.speaker_verification import SpeakerVerifier
 from vqaudio.metrics.wer import word_figures
 

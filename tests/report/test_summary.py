@@ -7,8 +7,8 @@ import math
 import pytest
 
 from vqaudio.metrics.confidence import Estimate
-from vqaudio.evaluation.sentences import sentences
-from vqaudio.evaluation.subject import CONVERSION, ORIGINAL, OURS, RECONSTRUCTION
+from vqaudio.report.summary import sentences
+from vqaudio.report.context import CONVERSION, ORIGINAL, OURS, RECONSTRUCTION
 
 
 def _said(figures: dict[tuple[str, str], dict[str, Estimate]]) -> list[str]:

@@ -15,10 +15,10 @@ from vqaudio.data.crops import validation_batches
 from vqaudio.data.manifest import read_manifest, write_manifest
 from vqaudio.data.packed import pack
 from vqaudio.metrics.conditioning_gap import conditioning
-from vqaudio.evaluation.config import Key
-from vqaudio.evaluation.meanings import meanings
-from vqaudio.evaluation.questions import QUESTIONS
-from vqaudio.evaluation.subject import CHANCE, CONVERSION, ORIGINAL, OURS, RECONSTRUCTION, UNITS
+from vqaudio.report.config import Key
+from vqaudio.report.meanings import meanings
+from vqaudio.report.tasks import QUESTIONS
+from vqaudio.report.context import CHANCE, CONVERSION, ORIGINAL, OURS, RECONSTRUCTION, UNITS
 from vqaudio.nn.context import ContextConfig
 from vqaudio.nn.encoder import EncoderConfig
 from vqaudio.nn.frontend import LogMelConfig

@@ -21,7 +21,7 @@ from vqaudio.metrics.bitrate import Bitrates, bitrates
 from vqaudio.metrics.conditioning_gap import Listening, listen
 from vqaudio.metrics.phone_classes import Classes, fold
 from vqaudio.metrics.asr import Recogniser, SphinxRecogniser
-from vqaudio.evaluation.sets import EvaluationSet, Wav, in_turns, spread
+from vqaudio.report.datasets import EvaluationSet, Wav, in_turns, spread
 from vqaudio.metrics.kmeans_baseline import MAX_FRAMES, FeatureKind, KMeansUnits, random_codes
 from vqaudio.speech.prior import CodePrior
 from vqaudio.speech.synthesis import SpeakOptions

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vqaudio.evaluation.exhibits import clip, code_exhibits, timeline
-from vqaudio.evaluation.sets import spread
-from vqaudio.evaluation.subject import Subject, UnansweredError
+from vqaudio.report.assets import clip, code_exhibits, timeline
+from vqaudio.report.datasets import spread
+from vqaudio.report.context import Subject, UnansweredError
 
 TIMELINES, LISTENED, AUDIBLE = 6, 8, 40  # utterances of each set: over time, spoken again, heard as snippets of codes
 

@@ -10,7 +10,7 @@ import torch
 
 from vqaudio.data.alignments import Segment
 from vqaudio.data.audio import read_audio
-from vqaudio.evaluation.exhibits import MELS, clip, code_exhibits, draw_spectrogram, envelope, runs, timeline
+from vqaudio.report.assets import MELS, clip, code_exhibits, draw_spectrogram, envelope, runs, timeline
 from vqaudio.speech.tokens import Tokens
 from vqaudio.tokens.rows import TokenRow
 

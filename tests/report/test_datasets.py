@@ -9,7 +9,7 @@ import pytest
 
 from vqaudio.data.alignments import Segment, write_alignments
 from vqaudio.data.manifest import Utterance, write_manifest
-from vqaudio.evaluation.sets import EvaluationSet, in_turns, open_sets, spread
+from vqaudio.report.datasets import EvaluationSet, in_turns, open_sets, spread
 
 
 def _utterance(id: str, speaker: str = "anna", text: str | None = None) -> Utterance:

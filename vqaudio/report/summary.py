@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from vqaudio.metrics.confidence import Estimate
-from vqaudio.evaluation.subject import CONVERSION, ORIGINAL, OURS, RECONSTRUCTION, UNITS
+from vqaudio.report.context import CONVERSION, ORIGINAL, OURS, RECONSTRUCTION, UNITS
 
 Found = Callable[[str, str, str], dict[str, Estimate]]  # question, set, system -> figures by name
 

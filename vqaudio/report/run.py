@@ -12,19 +12,19 @@ from typing import Any, NamedTuple
 from vqaudio.atomic import check_writable
 from vqaudio.metrics.bitrate import Bitrates
 from vqaudio.metrics.conditioning_gap import summary
-from vqaudio.evaluation.config import SPHINX, ReportConfig
+from vqaudio.report.config import SPHINX, ReportConfig
 from vqaudio.metrics.confidence import Estimate
-from vqaudio.evaluation.exhibits import AUDIO, PICTURES
-from vqaudio.evaluation.meanings import meanings
-from vqaudio.evaluation.page import INDEX, write_page
+from vqaudio.report.assets import AUDIO, PICTURES
+from vqaudio.report.meanings import meanings
+from vqaudio.report.page_file import INDEX, write_page
 from vqaudio.images.pictures import check_drawing, save_json
-from vqaudio.evaluation.published import PUBLISHED
-from vqaudio.evaluation.questions import QUESTIONS, SPEAKING, Question, check_features
+from vqaudio.report.published import PUBLISHED
+from vqaudio.report.tasks import QUESTIONS, SPEAKING, Question, check_features
 from vqaudio.metrics.asr import HubRecogniser, Recogniser, SphinxRecogniser
-from vqaudio.evaluation.sentences import sentences
-from vqaudio.evaluation.sets import open_sets
-from vqaudio.evaluation.showing import show
-from vqaudio.evaluation.subject import Subject, UnansweredError, enrolment, fit_units
+from vqaudio.report.summary import sentences
+from vqaudio.report.datasets import open_sets
+from vqaudio.report.showing import show
+from vqaudio.report.context import Subject, UnansweredError, enrolment, fit_units
 from vqaudio.speech.prior import CodePrior
 from vqaudio.speech.synthesis import SpeakOptions
 from vqaudio.speech.model import SpeechVQVAE
