@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from vqaudio.atomic import atomic_file, check_writable
-from vqaudio.evaluation.rates import peer_missing
-from vqaudio.evaluation.speed import (
+from vqaudio.benchmark.rates import peer_missing
+from vqaudio.benchmark.speed import (
     PEER,
     Machine,
     Plan,

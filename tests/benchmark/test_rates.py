@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from vqaudio.evaluation import rates
+from vqaudio.benchmark import rates
 from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
 from vqaudio.sampling.backends import Sampler
 

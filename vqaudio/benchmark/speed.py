@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from vqaudio.evaluation.rates import obvious_rate, peer_missing, peer_rate, sampler_rate
+from vqaudio.benchmark.rates import obvious_rate, peer_missing, peer_rate, sampler_rate
 from vqaudio.kernels import machine
 from vqaudio.kernels.library import kernels
 from vqaudio.kernels.wavenet import PRECISIONS, Precision

@@ -10,7 +10,7 @@ import pytest
 
 from vqaudio.cli import main
 from vqaudio.evaluation import speed, speed_table
-from vqaudio.evaluation.speed import COMPILED, PEER, RING, Machine, Plan, Speed, Subject
+from vqaudio.benchmark.speed import COMPILED, PEER, RING, Machine, Plan, Speed, Subject
 from vqaudio.kernels.library import VARIABLE, kernels
 from vqaudio.nn.wavenet import WaveNetConfig
 

@@ -10,8 +10,8 @@ import torch
 import yaml
 
 from vqaudio.config import from_dict
-from vqaudio.evaluation import speed
-from vqaudio.evaluation.speed import BASE, COMPILED, OBVIOUS, PAPER, PEER, RING, Machine, Plan, Subject
+from vqaudio.benchmark import speed
+from vqaudio.benchmark.speed import BASE, COMPILED, OBVIOUS, PAPER, PEER, RING, Machine, Plan, Subject
 from vqaudio.speech.model import SpeechVQVAEConfig
 from vqaudio.kernels import machine
 from vqaudio.kernels.library import kernels, why_missing
