@@ -12,13 +12,13 @@ from pathlib import Path
 
 from accelerate.utils import set_seed
 
+from vqaudio.checkpoint import save_model, start_from
 from vqaudio.config import flatten, parse, save_yaml, to_dict
 from vqaudio.data.crops import CropConfig, SpeechCrops, ValidationConfig, validation_batches
 from vqaudio.data.manifest import read_manifest
 from vqaudio.data.packed import PackedSpeech, pack
 from vqaudio.metrics.conditioning_gap import conditioning
 from vqaudio.speech.model import SpeechVQVAE, SpeechVQVAEConfig
-from vqaudio.checkpoint import save_model, start_from
 from vqaudio.training import FitConfig, TrainingError, fit, processes
 from vqaudio.training.curves import plot_curves
 

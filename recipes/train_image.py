@@ -13,12 +13,12 @@ from typing import Literal
 
 from accelerate.utils import set_seed
 
+from vqaudio.checkpoint import save_model
 from vqaudio.config import flatten, parse, save_yaml, to_dict
+from vqaudio.images.baselines import ImageGumbel, ImageVAE, ImageVIMCO
 from vqaudio.images.data import ImageCropConfig, ImageCrops, centre_batches, open_images
 from vqaudio.images.metrics import ImageModel, image_figures
-from vqaudio.images.baselines import ImageGumbel, ImageVAE, ImageVIMCO
 from vqaudio.images.vqvae import ImageConfig, ImageVQVAE
-from vqaudio.checkpoint import save_model
 from vqaudio.training import FitConfig, TrainingError, fit, processes
 from vqaudio.training.curves import plot_curves
 

@@ -16,20 +16,20 @@ from typing import Literal, NamedTuple
 from accelerate.utils import set_seed
 from torch import nn
 
+from vqaudio.checkpoint import load_model, save_model
 from vqaudio.config import flatten, parse, save_yaml, to_dict
 from vqaudio.images.codes import CodeBatchConfig, CodeMapBatches, CodeMaps, code_batches
 from vqaudio.images.data import open_images
-from vqaudio.metrics.bitrate import shares
-from vqaudio.images.metrics import code_shares, prior_figures, second_level_figures
-from vqaudio.metrics.prior import code_prior_figures
-from vqaudio.images.vqvae import ImageVQVAE
-from vqaudio.speech.prior import CodePrior, CodePriorConfig, ImagePrior, ImagePriorConfig
+from vqaudio.images.encoding import codes_of
 from vqaudio.images.hierarchical import CodeMapConfig, CodeMapVAE, CodeMapVQVAE
+from vqaudio.images.metrics import code_shares, prior_figures, second_level_figures
+from vqaudio.images.vqvae import ImageVQVAE
+from vqaudio.metrics.bitrate import shares
+from vqaudio.metrics.prior import code_prior_figures
 from vqaudio.speech.model import SpeechVQVAE
-from vqaudio.checkpoint import load_model, save_model
+from vqaudio.speech.prior import CodePrior, CodePriorConfig, ImagePrior, ImagePriorConfig
 from vqaudio.tokens.bulk import tokens_of
 from vqaudio.tokens.chunks import ChunkConfig, CodeChunks, sequences
-from vqaudio.images.encoding import codes_of
 from vqaudio.training import FitConfig, TrainingError, fit, processes
 from vqaudio.training.curves import plot_curves
 from vqaudio.training.launch import threads

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from vqaudio.cli import main
+from vqaudio.cli.main import main
 from vqaudio.tokens.files import read_tokens
 
 RATE = 16000

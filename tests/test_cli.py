@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 import vqaudio
-from vqaudio.cli import main
+from vqaudio.cli.main import main
 from vqaudio.data.audio import read_audio, to_int16
 from vqaudio.data.manifest import Utterance, read_manifest, write_manifest
 from vqaudio.speech.tokens import Tokens
@@ -249,7 +249,8 @@ def test_manifests_keep_ids_apart_from_file_names(tmp_path, run, speech) -> None
 def test_the_entry_point_answers_without_torch() -> None:
     """`--help` in a fresh process: exit code 0, all verbs named, torch not even imported."""
     program = (
-        "import sys; from vqaudio.cli import main; code = main(['--help']); sys.exit(code or 'torch' in sys.modules)"
+        "import sys; from vqaudio.cli.main import main; "
+        "code = main(['--help']); sys.exit(code or 'torch' in sys.modules)"
     )
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     made = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from vqaudio import SpeechVQVAE, save_model
-from vqaudio.cli import main
-from vqaudio.speech.prior import CodePrior, CodePriorConfig
-from vqaudio.speech.tokens import Tokens
+from vqaudio.cli.main import main
 from vqaudio.kernels.library import kernels, why_missing
 from vqaudio.nn.wavenet import WaveNetConfig
+from vqaudio.speech.prior import CodePrior, CodePriorConfig
+from vqaudio.speech.tokens import Tokens
 from vqaudio.tokens.archive import archive_facts
 from vqaudio.tokens.archive_format import read_archive
 from vqaudio.tokens.files import read_tokens, write_tokens

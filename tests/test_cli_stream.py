@@ -11,7 +11,7 @@ import soundfile
 import torch
 
 from vqaudio import SpeechVQVAE
-from vqaudio.cli import main
+from vqaudio.cli.main import main
 from vqaudio.data.audio import to_int16
 from vqaudio.tokens.files import write_tokens
 from vqaudio.tokens.rows import TokenRow

@@ -89,7 +89,7 @@ def test_a_module_imports_only_from_layers_below(path: Path) -> None:
         ("training", "from vqaudio.tokens import rows\nfrom vqaudio.data import crops", {"tokens"}),
         ("tokens", "import vqaudio\nfrom vqaudio.report.run import write", {"evaluation"}),
         ("cli", "from recipes.train import TrainConfig\nfrom vqaudio.evaluation import report", {"recipes"}),
-        ("recipes", "from vqaudio.training import fit\nfrom vqaudio.cli import main", {"cli"}),
+        ("recipes", "from vqaudio.training import fit\nfrom vqaudio.cli.main import main", {"cli"}),
     ],
 )
 def test_this_test_sees_wrong_imports(unit: str, source: str, wrong: set[str]) -> None:

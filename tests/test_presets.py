@@ -14,8 +14,8 @@ import torch
 
 from vqaudio.config import load_yaml
 from vqaudio.images.codes import CodeMaps
-from vqaudio.speech.prior import CodePrior
 from vqaudio.speech.model import SpeechVQVAE
+from vqaudio.speech.prior import CodePrior
 
 ROOT = Path(__file__).parents[1]
 PRESETS = sorted(ROOT.glob("egs/*/conf/**/*.yaml"))

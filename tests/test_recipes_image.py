@@ -13,13 +13,13 @@ import pytest
 from PIL import Image
 
 from vqaudio import load_model, save_model
-from vqaudio.cli import main
-from vqaudio.images.codes import read_codes
+from vqaudio.cli.main import main
 from vqaudio.images.baselines import ImageGumbel, ImageVAE, ImageVIMCO
-from vqaudio.images.vqvae import ImageVQVAE
-from vqaudio.speech.prior import CodePrior, CodePriorConfig, ImagePrior
+from vqaudio.images.codes import read_codes
 from vqaudio.images.hierarchical import CodeMapVAE, CodeMapVQVAE
+from vqaudio.images.vqvae import ImageVQVAE
 from vqaudio.nn.wavenet import WaveNetConfig
+from vqaudio.speech.prior import CodePrior, CodePriorConfig, ImagePrior
 from vqaudio.training.metrics import read_metrics
 
 ROOT = Path(__file__).parents[1]

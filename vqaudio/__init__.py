@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vqaudio.speech.model import SpeechVQVAE, SpeechVQVAEConfig
     from vqaudio.checkpoint import ModelError, load_model, save_model
+    from vqaudio.speech.model import SpeechVQVAE, SpeechVQVAEConfig
     from vqaudio.speech.tokens import Tokens
 else:
 

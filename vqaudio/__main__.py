@@ -2,6 +2,6 @@
 
 import sys
 
-from vqaudio.cli import main
+from vqaudio.cli.main import main
 
 sys.exit(main())

@@ -12,15 +12,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
-from vqaudio.config import ConfigError, from_dict, to_dict
 from vqaudio.atomic import atomic_file
+from vqaudio.config import ConfigError, from_dict, to_dict
 from vqaudio.images.baselines import ImageGumbel, ImageVAE, ImageVIMCO
-from vqaudio.images.vqvae import ImageConfig, ImageVQVAE
-from vqaudio.speech.prior import CodePrior, CodePriorConfig, ImagePrior, ImagePriorConfig
 from vqaudio.images.hierarchical import CodeMapConfig, CodeMapVAE, CodeMapVQVAE
-from vqaudio.speech.model import SpeechVQVAE, SpeechVQVAEConfig
+from vqaudio.images.vqvae import ImageConfig, ImageVQVAE
 from vqaudio.speech.config import CODE_PARTS
+from vqaudio.speech.model import SpeechVQVAE, SpeechVQVAEConfig
 from vqaudio.speech.new_speakers import SPEAKER_WEIGHT
+from vqaudio.speech.prior import CodePrior, CodePriorConfig, ImagePrior, ImagePriorConfig
 
 Kind = TypeVar("Kind", bound=nn.Module)
 FORMAT = 1  # version of config.json and of the names in model.safetensors

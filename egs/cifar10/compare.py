@@ -24,9 +24,9 @@ from typing import NamedTuple
 import torch
 
 from vqaudio.atomic import atomic_file
+from vqaudio.checkpoint import load_model
 from vqaudio.images.data import centre_batches, open_images
 from vqaudio.images.metrics import ImageModel, image_figures
-from vqaudio.checkpoint import load_model
 
 ROOT = Path(__file__).parent.parent.parent
 CONF = ROOT / "egs/cifar10/conf/cpu/vqvae.yaml"

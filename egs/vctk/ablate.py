@@ -26,9 +26,9 @@ from typing import Any, NamedTuple
 import torch
 
 from vqaudio.atomic import atomic_file
+from vqaudio.checkpoint import load_model
 from vqaudio.data.manifest import Utterance, read_manifest
 from vqaudio.metrics.speaker_probe import speaker_probe_figures
-from vqaudio.checkpoint import load_model
 from vqaudio.training.metrics import read_metrics
 
 ROOT = Path(__file__).parent.parent.parent

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import vqaudio
-from vqaudio.speech.enroll_config import AdaptConfig
 from vqaudio.speech.enroll import Adapted, adapt
+from vqaudio.speech.enroll_config import AdaptConfig
 from vqaudio.speech.enroll_data import find_newcomers
 
 ROOT = Path(__file__).parents[2]

@@ -31,8 +31,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqaudio.config import from_dict
-from vqaudio.speech.model import SpeechVQVAE, SpeechVQVAEConfig
 from vqaudio.nn.conv import CausalConv1d, ResidualBlock1d
+from vqaudio.speech.model import SpeechVQVAE, SpeechVQVAEConfig
 from vqaudio.training.config import FitConfig
 from vqaudio.training.fit import _Run  # a step as `fit` does it, and no other
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 import yaml
 
-from vqaudio.config import from_dict
 from vqaudio.benchmark import speed
 from vqaudio.benchmark.speed import BASE, COMPILED, OBVIOUS, PAPER, PEER, RING, Machine, Plan, Subject
-from vqaudio.speech.model import SpeechVQVAEConfig
+from vqaudio.config import from_dict
 from vqaudio.kernels import machine
 from vqaudio.kernels.library import kernels, why_missing
 from vqaudio.kernels.wavenet import PRECISIONS
 from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
+from vqaudio.speech.model import SpeechVQVAEConfig
 
 VCTK = Path(__file__).parents[2] / "egs/vctk"
 _NET = WaveNetConfig(

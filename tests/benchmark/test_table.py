@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from vqaudio.cli import main
-from vqaudio.evaluation import speed, speed_table
 from vqaudio.benchmark.speed import COMPILED, PEER, RING, Machine, Plan, Speed, Subject
+from vqaudio.cli.main import main
+from vqaudio.evaluation import speed, speed_table
 from vqaudio.kernels.library import VARIABLE, kernels
 from vqaudio.nn.wavenet import WaveNetConfig
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vqaudio.nn.conv import ResidualBlock2d
 from vqaudio.images.autoencoder import ImageCoderConfig, ImageDecoder, ImageEncoder
+from vqaudio.nn.conv import ResidualBlock2d
 
 CODER = ImageCoderConfig(stages=2, channels=8, blocks=1, maps=3, width=4, components=2)
 

@@ -10,10 +10,10 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from vqaudio.images.autoencoder import ImageCoderConfig
 from vqaudio.images.baselines import ImageGumbel, ImageVAE, ImageVIMCO, divergence, draw_codes, vimco
 from vqaudio.images.elbo import gaussian
 from vqaudio.images.vqvae import ImageConfig
-from vqaudio.images.autoencoder import ImageCoderConfig
 from vqaudio.nn.quantizer import VectorQuantizerConfig
 
 

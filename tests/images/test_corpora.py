@@ -12,8 +12,8 @@ from PIL import Image
 
 import vqaudio.images.corpora as image_corpora
 from vqaudio.images.corpora import prepare_images
-from vqaudio.images.files import ImageError, read_image
 from vqaudio.images.data import PackedImages, open_images
+from vqaudio.images.files import ImageError, read_image
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SPLITS = ("train", "valid", "test")

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from vqaudio.images.data import PackedImages, write_images
-from vqaudio.images.vqvae import ImageConfig, ImageVQVAE
 from vqaudio.images.autoencoder import ImageCoderConfig
-from vqaudio.nn.quantizer import VectorQuantizerConfig
+from vqaudio.images.data import PackedImages, write_images
 from vqaudio.images.encoding import codes_of
+from vqaudio.images.vqvae import ImageConfig, ImageVQVAE
+from vqaudio.nn.quantizer import VectorQuantizerConfig
 
 
 @pytest.fixture

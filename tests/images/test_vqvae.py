@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from vqaudio import ModelError, load_model, save_model
-from vqaudio.images.vqvae import ImageConfig, ImageVQVAE
 from vqaudio.images.autoencoder import ImageCoderConfig
+from vqaudio.images.vqvae import ImageConfig, ImageVQVAE
 
 
 def test_decode_of_encode_is_the_decoder_on_the_quantized_vectors(image_model: ImageVQVAE, images: Tensor) -> None:

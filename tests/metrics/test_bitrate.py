@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from vqaudio.metrics.bitrate import bigram_bits, bitrates, merged_bits, prior_bits, unigram_bits
+from vqaudio.nn.wavenet import WaveNetConfig
 from vqaudio.speech.prior import CodePrior, CodePriorConfig
 from vqaudio.speech.tokens import Tokens
-from vqaudio.nn.wavenet import WaveNetConfig
 from vqaudio.tokens.chunks import CodeSequences, sequences
 from vqaudio.tokens.rows import TokenRow
 

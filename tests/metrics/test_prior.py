@@ -12,8 +12,8 @@ from torch import nn
 
 from vqaudio.metrics.bitrate import shares
 from vqaudio.metrics.prior import code_prior_figures
-from vqaudio.speech.prior import CodePrior, CodePriorConfig
 from vqaudio.nn.wavenet import WaveNetConfig
+from vqaudio.speech.prior import CodePrior, CodePriorConfig
 from vqaudio.tokens.chunks import CodeSequences
 
 FOUND = CodeSequences(

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from vqaudio.data.audio import read_audio
-from vqaudio.metrics.voice_conversion import conversion_figures
 from vqaudio.metrics.confidence import Estimate
 from vqaudio.metrics.speaker_verification import SpeakerVerifier
+from vqaudio.metrics.voice_conversion import conversion_figures
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("VQAUDIO_DATA", ROOT / "../shared/data")) / "vctk_mini"

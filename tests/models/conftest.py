@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vqaudio.images.vqvae import ImageConfig, ImageVQVAE
 from vqaudio.images.autoencoder import ImageCoderConfig
+from vqaudio.images.vqvae import ImageConfig, ImageVQVAE
 from vqaudio.nn.quantizer import VectorQuantizerConfig
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from vqaudio import load_model, save_model
-from vqaudio.speech.prior import CodePrior, CodePriorConfig
 from vqaudio.nn.wavenet import WaveNetConfig
+from vqaudio.speech.prior import CodePrior, CodePriorConfig
 
 NET = WaveNetConfig(classes=5, layers=4, cycle=2, residual=6, skip=8, hidden=6)
 

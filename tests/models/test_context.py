@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from vqaudio import SpeechVQVAE, Tokens
-from vqaudio.metrics.conditioning_gap import conditioning
 from vqaudio.checkpoint import ModelError, load_model, save_model, start_from
+from vqaudio.metrics.conditioning_gap import conditioning
 from vqaudio.nn.context import CONTEXT_CHUNK, Context, ContextConfig
 from vqaudio.nn.encoder import EncoderConfig
 from vqaudio.nn.frontend import LogMelConfig

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from vqaudio.kernels import library
 from vqaudio.nn import wavenet_fused as stack_module
-from vqaudio.nn.wavenet_fused import StackWeights, run_stack
 from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
+from vqaudio.nn.wavenet_fused import StackWeights, run_stack
 
 WITH = {"none": {}, "cond": {"condition": 3}, "speaker": {"speakers": 2}, "both": {"condition": 3, "speakers": 2}}
 

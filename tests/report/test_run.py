@@ -10,20 +10,20 @@ from pathlib import Path
 import pytest
 
 from vqaudio import SpeechVQVAE, SpeechVQVAEConfig, load_model, save_model
-from vqaudio.cli import main
+from vqaudio.cli.main import main
 from vqaudio.data.crops import validation_batches
 from vqaudio.data.manifest import read_manifest, write_manifest
 from vqaudio.data.packed import pack
 from vqaudio.metrics.conditioning_gap import conditioning
-from vqaudio.report.config import Key
-from vqaudio.report.meanings import meanings
-from vqaudio.report.tasks import QUESTIONS
-from vqaudio.report.context import CHANCE, CONVERSION, ORIGINAL, OURS, RECONSTRUCTION, UNITS
 from vqaudio.nn.context import ContextConfig
 from vqaudio.nn.encoder import EncoderConfig
 from vqaudio.nn.frontend import LogMelConfig
 from vqaudio.nn.quantizer import VectorQuantizerConfig
 from vqaudio.nn.wavenet import WaveNetConfig
+from vqaudio.report.config import Key
+from vqaudio.report.context import CHANCE, CONVERSION, ORIGINAL, OURS, RECONSTRUCTION, UNITS
+from vqaudio.report.meanings import meanings
+from vqaudio.report.tasks import QUESTIONS
 
 EGS = Path(__file__).parents[2] / "egs/mini"
 DOCS = Path(__file__).parents[2] / "docs/evaluation.md"

@@ -7,8 +7,8 @@ import math
 import pytest
 
 from vqaudio.metrics.confidence import Estimate
-from vqaudio.report.summary import sentences
 from vqaudio.report.context import CONVERSION, ORIGINAL, OURS, RECONSTRUCTION
+from vqaudio.report.summary import sentences
 
 
 def _said(figures: dict[tuple[str, str], dict[str, Estimate]]) -> list[str]:

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from vqaudio import SpeechVQVAE, SpeechVQVAEConfig, Tokens
-from vqaudio.speech.enroll_config import AdaptConfig
-from vqaudio.speech.enroll import Adapted, Learner, adapt
 from vqaudio.data.corpora import folder
+from vqaudio.nn.context import ContextConfig
+from vqaudio.speech.enroll import Adapted, Learner, adapt
+from vqaudio.speech.enroll_config import AdaptConfig
 from vqaudio.speech.enroll_data import Newcomers, find_newcomers
 from vqaudio.speech.new_speakers import SPEAKER_WEIGHT, with_speakers
-from vqaudio.nn.context import ContextConfig
 
 QUICK = AdaptConfig(steps=40, samples=1024, batch=4)
 

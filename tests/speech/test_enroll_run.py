@@ -14,10 +14,10 @@ import torch
 from filelock import FileLock
 
 from vqaudio import SpeechVQVAE, load_model
+from vqaudio.cli.main import main
 from vqaudio.speech import enroll_run
-from vqaudio.speech.enroll_config import AdaptConfig
 from vqaudio.speech.enroll import Learner, adapt
-from vqaudio.cli import main
+from vqaudio.speech.enroll_config import AdaptConfig
 from vqaudio.speech.enroll_data import find_newcomers
 from vqaudio.tokens.files import read_tokens
 
@@ -177,7 +177,8 @@ def test_two_runs_do_not_share_a_folder(tmp_path, run, speech: Path) -> None:
 
 def test_help_answers_without_torch() -> None:
     program = (
-        "import sys; from vqaudio.cli import main; code = main(['adapt', '--help']); sys.exit('torch' in sys.modules)"
+        "import sys; from vqaudio.cli.main import main; "
+        "code = main(['adapt', '--help']); sys.exit('torch' in sys.modules)"
     )
     made = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert made.returncode == 0

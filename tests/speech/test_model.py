@@ -16,11 +16,11 @@ from torch.nn import functional as F
 from vqaudio import SpeechVQVAE, SpeechVQVAEConfig, Tokens, load_model
 from vqaudio.data.audio import write_audio
 from vqaudio.data.mulaw import mulaw_encode
-from vqaudio.speech.tokenizer import CHUNK_FRAMES
 from vqaudio.nn.encoder import EncoderConfig
 from vqaudio.nn.normalizer import NormalizerKind
 from vqaudio.nn.quantizer import VectorQuantizerConfig
 from vqaudio.nn.wavenet import WaveNetConfig
+from vqaudio.speech.tokenizer import CHUNK_FRAMES
 
 HOP = 8
 LONG = 2 * CHUNK_FRAMES * HOP + 77  # more than two of the chunks in which it encodes

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from vqaudio import load_model, save_model
-from vqaudio.speech.prior import ImagePrior, ImagePriorConfig
 from vqaudio.images.pixelcnn import PixelCNNConfig
+from vqaudio.speech.prior import ImagePrior, ImagePriorConfig
 
 NET = PixelCNNConfig(codes=3, channels=6, layers=2, kernel_size=3, head=6)
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from vqaudio import SpeechVQVAE, Tokens
-from vqaudio.speech.synthesis import STREAM_FRAMES
 from vqaudio.sampling import backends as sampling
+from vqaudio.speech.synthesis import STREAM_FRAMES
 
 
 def _tokens(model: SpeechVQVAE, samples: int, seed: int = 0) -> Tokens:

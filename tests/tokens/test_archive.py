@@ -16,11 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from vqaudio.speech.prior import CodePrior, CodePriorConfig
-from vqaudio.speech.tokens import Tokens
 from vqaudio.kernels.library import kernels, runnable, why_missing
 from vqaudio.kernels.wavenet import CompiledStreams
 from vqaudio.nn.wavenet import WaveNetConfig
+from vqaudio.speech.prior import CodePrior, CodePriorConfig
+from vqaudio.speech.tokens import Tokens
 from vqaudio.tokens import archive
 from vqaudio.tokens.archive import archive_facts, pack, unpack
 from vqaudio.tokens.archive_format import read_archive, write_archive

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from vqaudio import SpeechVQVAE, save_model
-from vqaudio.cli import main
-from vqaudio.speech.prior import CodePrior, CodePriorConfig
+from vqaudio.cli.main import main
 from vqaudio.nn.wavenet import WaveNetConfig
+from vqaudio.speech.prior import CodePrior, CodePriorConfig
 from vqaudio.tokens.files import read_tokens
 from vqaudio.tokens.sampling import sample_rows
 

@@ -3,12 +3,12 @@ import math
 import pytest
 import torch
 
-from vqaudio.speech.prior import CodePrior, CodePriorConfig
-from vqaudio.speech.tokens import Tokens
 from vqaudio.nn.encoder import Encoder, EncoderConfig
 from vqaudio.nn.wavenet import WaveNetConfig
-from vqaudio.tokens.stats import TokenStats, bits_per_second, model_facts, other_facts
+from vqaudio.speech.prior import CodePrior, CodePriorConfig
+from vqaudio.speech.tokens import Tokens
 from vqaudio.tokens.rows import TokenRow
+from vqaudio.tokens.stats import TokenStats, bits_per_second, model_facts, other_facts
 
 
 def test_perplexity_by_hand() -> None:

@@ -13,10 +13,10 @@ from vqaudio.data.crops import CropConfig, SpeechCrops, validation_batches
 from vqaudio.data.manifest import read_manifest
 from vqaudio.data.packed import PackedSpeech, pack
 from vqaudio.metrics.conditioning_gap import conditioning
-from vqaudio.speech.model import SpeechVQVAE, SpeechVQVAEConfig
 from vqaudio.nn.encoder import EncoderConfig
 from vqaudio.nn.quantizer import VectorQuantizerConfig
 from vqaudio.nn.wavenet import WaveNetConfig
+from vqaudio.speech.model import SpeechVQVAE, SpeechVQVAEConfig
 from vqaudio.training import FitConfig, TrainingError, fit
 from vqaudio.training.metrics import read_metrics
 

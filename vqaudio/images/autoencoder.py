@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from einops import rearrange
 from torch import Tensor, nn
 
-from vqaudio.nn.conv import ResidualBlock2d
 from vqaudio.images.likelihoods import PixelMixture
+from vqaudio.nn.conv import ResidualBlock2d
 
 
 @dataclass(frozen=True)

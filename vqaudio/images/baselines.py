@@ -13,10 +13,10 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqaudio.images.elbo import bound_loss, gaussian, in_bits
-from vqaudio.images.vqvae import ImageConfig
 from vqaudio.images.autoencoder import ImageDecoder, ImageEncoder
+from vqaudio.images.elbo import bound_loss, gaussian, in_bits
 from vqaudio.images.likelihoods import to_unit
+from vqaudio.images.vqvae import ImageConfig
 
 
 class ImageVAE(nn.Module):

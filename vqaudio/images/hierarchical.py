@@ -18,11 +18,11 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from vqaudio.images.elbo import bound_loss, gaussian, in_bits
-from vqaudio.speech.prior import DrawOptions, draw_maps, map_nll
+from vqaudio.images.pixelcnn import PixelCNN, PixelCNNConfig
 from vqaudio.nn.conv import ResidualBlock2d
 from vqaudio.nn.normalizer import Normalizer, NormalizerKind
-from vqaudio.images.pixelcnn import PixelCNN, PixelCNNConfig
 from vqaudio.nn.quantizer import VectorQuantizer, VectorQuantizerConfig
+from vqaudio.speech.prior import DrawOptions, draw_maps, map_nll
 
 
 @dataclass(frozen=True)

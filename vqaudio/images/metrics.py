@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vqaudio.images.codes import CodeMaps
-from vqaudio.metrics.conditioning_gap import check_mode
 from vqaudio.images.baselines import ImageGumbel, ImageVAE, ImageVIMCO
-from vqaudio.images.vqvae import ImageVQVAE
-from vqaudio.speech.prior import ImagePrior
+from vqaudio.images.codes import CodeMaps
 from vqaudio.images.hierarchical import CodeMapVAE, CodeMapVQVAE
 from vqaudio.images.likelihoods import LEVELS
+from vqaudio.images.vqvae import ImageVQVAE
+from vqaudio.metrics.conditioning_gap import check_mode
 from vqaudio.nn.quantizer import VectorQuantizer, perplexity
+from vqaudio.speech.prior import ImagePrior
 
 ImageModel = ImageVQVAE | ImageVAE | ImageVIMCO | ImageGumbel
 Z95 = 1.96  # standard errors on either side of a mean that make its 95 % interval

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from vqaudio.images.codes import CodeMaps, write_codes
 from vqaudio.images.corpora import NO_CLASSES
 from vqaudio.images.data import centre_batches, open_images
+from vqaudio.images.hierarchical import CodeMapVAE, CodeMapVQVAE
 from vqaudio.images.metrics import (
     ImageModel,
     code_shares,
@@ -25,10 +26,9 @@ from vqaudio.images.metrics import (
     seeded,
 )
 from vqaudio.images.pictures import check_drawing, grid, plot_usage, save_json, save_png
-from vqaudio.report.run import FIGURES, NO_WAITING, check_out
 from vqaudio.images.vqvae import ImageVQVAE
+from vqaudio.report.run import FIGURES, NO_WAITING, check_out
 from vqaudio.speech.prior import ImagePrior
-from vqaudio.images.hierarchical import CodeMapVAE, CodeMapVQVAE
 from vqaudio.training.health import HealthConfig, judge
 
 IMAGES_AT_ONCE = 64

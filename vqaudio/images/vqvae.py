@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from vqaudio.images.elbo import in_bits
 from vqaudio.fingerprint import fingerprint
 from vqaudio.images.autoencoder import ImageCoderConfig, ImageDecoder, ImageEncoder
-from vqaudio.nn.normalizer import Normalizer, NormalizerKind
+from vqaudio.images.elbo import in_bits
 from vqaudio.images.likelihoods import to_unit
+from vqaudio.nn.normalizer import Normalizer, NormalizerKind
 from vqaudio.nn.quantizer import Quantized, VectorQuantizer, VectorQuantizerConfig
 
 

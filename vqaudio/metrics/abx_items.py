@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from vqaudio.data.alignments import ROUNDING, Segment
 from vqaudio.atomic import atomic_file, atomic_folder
+from vqaudio.data.alignments import ROUNDING, Segment
 
 Features = npt.NDArray[Any]  # (N, D) floats, or (N,) integers that are codes
 Context = Literal["triphone", "any"]

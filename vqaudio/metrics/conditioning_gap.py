@@ -11,8 +11,8 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from vqaudio.metrics.confidence import Estimate, ratio
-from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.nn.quantizer import perplexity
+from vqaudio.speech.model import SpeechVQVAE
 
 MOST_SAMPLES = 2**16  # that the decoder takes at once: about a gigabyte
 

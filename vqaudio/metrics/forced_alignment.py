@@ -19,12 +19,12 @@ from vqaudio.data.alignments import Alignment, Segment
 from vqaudio.data.audio import AudioError, read_audio, resampled, to_int16
 from vqaudio.data.corpora import Failures
 from vqaudio.data.manifest import Utterance
+from vqaudio.metrics.asr import SPHINX_RATE
 from vqaudio.metrics.boundaries import boundaries, boundary_figures
 from vqaudio.metrics.confidence import Estimate, bootstrap, ratio
 from vqaudio.metrics.language_model import words_of
 from vqaudio.metrics.phone_classes import fold
 from vqaudio.metrics.phones import frame_phones
-from vqaudio.metrics.asr import SPHINX_RATE
 
 if TYPE_CHECKING:
     from pocketsphinx import Decoder

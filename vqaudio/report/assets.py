@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from vqaudio.data.alignments import Segment
 from vqaudio.atomic import atomic_file
+from vqaudio.data.alignments import Segment
 from vqaudio.data.audio import write_audio
-from vqaudio.metrics.phones import frame_phones
 from vqaudio.images.pictures import check_drawing
+from vqaudio.metrics.phones import frame_phones
 from vqaudio.tokens.rows import TokenRow, file_name
 
 Frames = npt.NDArray[np.float32]

@@ -17,15 +17,15 @@ from vqaudio.data.alignments import Alignment
 from vqaudio.data.crops import validation_batches
 from vqaudio.data.manifest import Utterance
 from vqaudio.data.packed import pack
+from vqaudio.metrics.asr import Recogniser, SphinxRecogniser
 from vqaudio.metrics.bitrate import Bitrates, bitrates
 from vqaudio.metrics.conditioning_gap import Listening, listen
-from vqaudio.metrics.phone_classes import Classes, fold
-from vqaudio.metrics.asr import Recogniser, SphinxRecogniser
-from vqaudio.report.datasets import EvaluationSet, Wav, in_turns, spread
 from vqaudio.metrics.kmeans_baseline import MAX_FRAMES, FeatureKind, KMeansUnits, random_codes
+from vqaudio.metrics.phone_classes import Classes, fold
+from vqaudio.report.datasets import EvaluationSet, Wav, in_turns, spread
+from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.speech.prior import CodePrior
 from vqaudio.speech.synthesis import SpeakOptions
-from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.speech.tokens import Tokens
 from vqaudio.tokens.bulk import Source, tokenize_whole
 from vqaudio.tokens.chunks import CodeSequences

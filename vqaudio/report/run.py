@@ -10,25 +10,25 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vqaudio.atomic import check_writable
+from vqaudio.images.pictures import check_drawing, save_json
+from vqaudio.kernels.wavenet import Precision
+from vqaudio.metrics.asr import HubRecogniser, Recogniser, SphinxRecogniser
 from vqaudio.metrics.bitrate import Bitrates
 from vqaudio.metrics.conditioning_gap import summary
-from vqaudio.report.config import SPHINX, ReportConfig
 from vqaudio.metrics.confidence import Estimate
 from vqaudio.report.assets import AUDIO, PICTURES
+from vqaudio.report.config import SPHINX, ReportConfig
+from vqaudio.report.context import Subject, UnansweredError, enrolment, fit_units
+from vqaudio.report.datasets import open_sets
 from vqaudio.report.meanings import meanings
 from vqaudio.report.page_file import INDEX, write_page
-from vqaudio.images.pictures import check_drawing, save_json
 from vqaudio.report.published import PUBLISHED
-from vqaudio.report.tasks import QUESTIONS, SPEAKING, Question, check_features
-from vqaudio.metrics.asr import HubRecogniser, Recogniser, SphinxRecogniser
-from vqaudio.report.summary import sentences
-from vqaudio.report.datasets import open_sets
 from vqaudio.report.showing import show
-from vqaudio.report.context import Subject, UnansweredError, enrolment, fit_units
+from vqaudio.report.summary import sentences
+from vqaudio.report.tasks import QUESTIONS, SPEAKING, Question, check_features
+from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.speech.prior import CodePrior
 from vqaudio.speech.synthesis import SpeakOptions
-from vqaudio.speech.model import SpeechVQVAE
-from vqaudio.kernels.wavenet import Precision
 from vqaudio.tokens.chunks import sequences
 from vqaudio.tokens.files import read_tokens
 from vqaudio.tokens.sampling import check_prior

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from vqaudio.report.assets import clip, code_exhibits, timeline
-from vqaudio.report.datasets import spread
 from vqaudio.report.context import Subject, UnansweredError
+from vqaudio.report.datasets import spread
 
 TIMELINES, LISTENED, AUDIBLE = 6, 8, 40  # utterances of each set: over time, spoken again, heard as snippets of codes
 

@@ -14,20 +14,20 @@ from typing import NamedTuple
 
 from vqaudio.metrics.abx import abx_figures
 from vqaudio.metrics.abx_items import items_of, load_features
+from vqaudio.metrics.asr import transcribe_all
 from vqaudio.metrics.codebook_usage import code_figures
 from vqaudio.metrics.conditioning_gap import estimates
-from vqaudio.metrics.voice_conversion import conversion_figures
 from vqaudio.metrics.confidence import Estimate
 from vqaudio.metrics.language_model import words_of
 from vqaudio.metrics.phones import phone_figures
-from vqaudio.metrics.asr import transcribe_all
-from vqaudio.report.datasets import Wav, spread
+from vqaudio.metrics.robustness import missing_codings, stability_figures
 from vqaudio.metrics.signal import signal_figures
 from vqaudio.metrics.speaker_probe import speaker_probe_figures
-from vqaudio.metrics.robustness import missing_codings, stability_figures
-from vqaudio.report.context import CHANCE, CONVERSION, ORIGINAL, OURS, RECONSTRUCTION, Subject, UnansweredError
 from vqaudio.metrics.speaker_verification import SpeakerVerifier
+from vqaudio.metrics.voice_conversion import conversion_figures
 from vqaudio.metrics.wer import word_figures
+from vqaudio.report.context import CHANCE, CONVERSION, ORIGINAL, OURS, RECONSTRUCTION, Subject, UnansweredError
+from vqaudio.report.datasets import Wav, spread
 
 Figures = dict[str, Estimate]
 Answers = Iterator[tuple[str, Figures]]

@@ -18,8 +18,8 @@ from vqaudio.kernels.library import kernels, why_missing
 from vqaudio.kernels.wavenet import PRECISIONS, Precision
 from vqaudio.nn.wavenet import WaveNet
 from vqaudio.sampling.compiled import open_compiled, shape_of
-from vqaudio.sampling.logits import Generators, uniforms
 from vqaudio.sampling.graph import GraphStreams
+from vqaudio.sampling.logits import Generators, uniforms
 from vqaudio.sampling.reference import check_prompt, check_request
 from vqaudio.sampling.ring import RingStreams
 

@@ -12,13 +12,13 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from vqaudio.speech.enroll_config import AdaptConfig
-from vqaudio.speech.enroll import Adapted, adapt
 from vqaudio.atomic import replace_folder, restore_folder
-from vqaudio.speech.enroll_data import Newcomers
-from vqaudio.fingerprint import fingerprint
-from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.checkpoint import save_model
+from vqaudio.fingerprint import fingerprint
+from vqaudio.speech.enroll import Adapted, adapt
+from vqaudio.speech.enroll_config import AdaptConfig
+from vqaudio.speech.enroll_data import Newcomers
+from vqaudio.speech.model import SpeechVQVAE
 
 SETTINGS = "settings.json"
 MODEL_FILES = {"config.json", "model.safetensors"}

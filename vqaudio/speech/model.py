@@ -18,20 +18,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqaudio.data.mulaw import mulaw_decode
-from vqaudio.speech import synthesis
-from vqaudio.speech.tokenizer import audio_pieces, encode_in_chunks
 from vqaudio.fingerprint import fingerprint
-from vqaudio.speech.speakers import speaker_id, speaker_ids
-from vqaudio.speech.synthesis import SpeakOptions
-from vqaudio.speech.config import CODE_PARTS
-from vqaudio.speech.config import SpeechVQVAEConfig as SpeechVQVAEConfig
-from vqaudio.speech.tokens import Tokens
 from vqaudio.nn.context import Context, SpectrumHead
 from vqaudio.nn.encoder import Encoder
-from vqaudio.nn.regularizers import jitter
 from vqaudio.nn.normalizer import Normalizer
 from vqaudio.nn.quantizer import Quantized, VectorQuantizer
+from vqaudio.nn.regularizers import jitter
 from vqaudio.nn.wavenet import WaveNet
+from vqaudio.speech import synthesis
+from vqaudio.speech.config import CODE_PARTS
+from vqaudio.speech.config import SpeechVQVAEConfig as SpeechVQVAEConfig
+from vqaudio.speech.speakers import speaker_id, speaker_ids
+from vqaudio.speech.synthesis import SpeakOptions
+from vqaudio.speech.tokenizer import audio_pieces, encode_in_chunks
+from vqaudio.speech.tokens import Tokens
 
 
 class SpeechVQVAE(nn.Module):

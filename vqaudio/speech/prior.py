@@ -18,9 +18,9 @@ from torch.nn import functional as F
 from vqaudio.config import to_dict
 from vqaudio.fingerprint import fingerprint
 from vqaudio.images.pixelcnn import PixelCNN, PixelCNNConfig
+from vqaudio.images.sampling import generate_map_cached
 from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
 from vqaudio.sampling.backends import generate
-from vqaudio.images.sampling import generate_map_cached
 from vqaudio.sampling.logits import Generators
 
 

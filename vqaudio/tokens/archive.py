@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from vqaudio.atomic import check_writable
+from vqaudio.kernels.library import Kernels, kernels, load, runnable, why_missing
 from vqaudio.speech.prior import CodePrior
 from vqaudio.speech.tokens import Tokens
-from vqaudio.kernels.library import Kernels, kernels, load, runnable, why_missing
 from vqaudio.tokens.archive_coding import (
     Advance,
     Coder,

@@ -21,10 +21,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from vqaudio.speech.prior import CodePrior
 from vqaudio.kernels.library import Kernels
 from vqaudio.kernels.wavenet import CompiledStreams
 from vqaudio.sampling.compiled import open_compiled
+from vqaudio.speech.prior import CodePrior
 
 Codes = npt.NDArray[np.int64]
 Advance = Callable[[int], object]  # is told how many codes were done

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from vqaudio.atomic import check_writable
 from vqaudio.data.audio import WRITABLE
-from vqaudio.speech.synthesis import SpeakOptions
 from vqaudio.speech.model import SpeechVQVAE
+from vqaudio.speech.synthesis import SpeakOptions
 from vqaudio.speech.tokens import Tokens
 from vqaudio.tokens.bulk import Source
 from vqaudio.tokens.files import read_tokens

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator
 
 from torch import nn
 
-from vqaudio.images.vqvae import ImageVQVAE
-from vqaudio.speech.prior import CodePrior, ImagePrior
 from vqaudio.images.hierarchical import CodeMapVAE, CodeMapVQVAE
+from vqaudio.images.vqvae import ImageVQVAE
 from vqaudio.speech.model import SpeechVQVAE
+from vqaudio.speech.prior import CodePrior, ImagePrior
 from vqaudio.tokens.rows import TokenRow
 
 

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from vqaudio.training import checkpoint
-from vqaudio.training.ema import WeightAverage
 from vqaudio.training.checkpoint import Snapshot, TrainingError
-from vqaudio.training.config import FitConfig
 from vqaudio.training.codebook_init import first_values, quantizers
+from vqaudio.training.config import FitConfig
+from vqaudio.training.ema import WeightAverage
 from vqaudio.training.health import FATAL, gradient_norms, judge
 from vqaudio.training.launch import (
     agreed,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from vqaudio.console import Overwrite, failures_named, progress, tell
+from vqaudio.cli.console import Overwrite, failures_named, progress, tell
 
 MADE_BY = "machine-made by vqaudio align: pocketsphinx's forced alignment of the manifest's texts"
 AGREES = "with hand labels of TIMIT in 74 % of the time (41 classes); 75 % of their boundaries within 20 ms"

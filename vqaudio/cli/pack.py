@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from tqdm import tqdm
 from tyro.conf import Positional, arg
 
-from vqaudio.console import Overwrite, Threads, load_kind, tell
+from vqaudio.cli.console import Overwrite, Threads, load_kind, tell
 
 if TYPE_CHECKING:
     from vqaudio.speech.prior import CodePrior

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
-from vqaudio.console import Device, Model, Overwrite, Precision, Threads, load_any, load_kind, steps, tell
+from vqaudio.cli.console import Device, Model, Overwrite, Precision, Threads, load_any, load_kind, steps, tell
 from vqaudio.report.config import ReportConfig
 
 if TYPE_CHECKING:
@@ -71,8 +71,8 @@ def evaluate(
         out: folder for the report
         seed: of crops, halves and draws
     """
-    from vqaudio.speech.prior import CodePrior
     from vqaudio.speech.model import SpeechVQVAE
+    from vqaudio.speech.prior import CodePrior
 
     net = load_any(model, device, threads)
     if not isinstance(net, SpeechVQVAE):
@@ -123,10 +123,10 @@ def _of_images(
     device: Device,
     overwrite: bool,
 ) -> dict[str, float | str]:
+    from vqaudio.images.hierarchical import CodeMapVAE, CodeMapVQVAE
     from vqaudio.images.report import evaluate_images, evaluate_second_level
     from vqaudio.images.vqvae import ImageVQVAE
     from vqaudio.speech.prior import ImagePrior
-    from vqaudio.images.hierarchical import CodeMapVAE, CodeMapVQVAE
 
     if isinstance(net, CodeMapVQVAE | CodeMapVAE):
         if first is None or prior is not None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from vqaudio.console import Overwrite, report, tell
+from vqaudio.cli.console import Overwrite, report, tell
 from vqaudio.data.corpora import ImageKind, Kind, Mic
 
 

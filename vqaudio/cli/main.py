@@ -13,15 +13,19 @@ from collections.abc import Callable, Sequence
 
 import tyro
 
-from vqaudio.console import fail
+from vqaudio.cli.adapt import adapt
+from vqaudio.cli.align import align
+from vqaudio.cli.bench import bench
+from vqaudio.cli.console import fail
+from vqaudio.cli.convert import convert
+from vqaudio.cli.decode import decode
+from vqaudio.cli.evaluate import evaluate
+from vqaudio.cli.info import info
+from vqaudio.cli.pack import pack, unpack
+from vqaudio.cli.prepare import prepare
+from vqaudio.cli.sample import sample
+from vqaudio.cli.tokenize import tokenize
 from vqaudio.data.audio import AudioError
-from vqaudio.verbs.align import align
-from vqaudio.verbs.archive import pack, unpack
-from vqaudio.verbs.corpora import prepare
-from vqaudio.verbs.evaluate import evaluate
-from vqaudio.verbs.models import bench, info
-from vqaudio.verbs.sample import sample
-from vqaudio.verbs.speech import adapt, convert, decode, tokenize
 
 VERBS = (prepare, align, tokenize, decode, convert, adapt, sample, pack, unpack, evaluate, info, bench)
 

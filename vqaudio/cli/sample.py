@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
-from vqaudio.console import (
+from vqaudio.cli.console import (
     Batch,
     Device,
     Model,
@@ -25,8 +25,8 @@ from vqaudio.console import (
 )
 
 if TYPE_CHECKING:
-    from vqaudio.speech.synthesis import SpeakOptions
     from vqaudio.speech.model import SpeechVQVAE
+    from vqaudio.speech.synthesis import SpeakOptions
     from vqaudio.tokens.rows import TokenRow
 
 TOKENS = "tokens.jsonl"
@@ -127,8 +127,8 @@ def _speak(
     overwrite: bool,
 ) -> int:
     """Writes the codes and what they sound like."""
-    from vqaudio.tokens.files import write_tokens
     from vqaudio.tokens.decoding import Line, speak
+    from vqaudio.tokens.files import write_tokens
 
     out.mkdir(parents=True, exist_ok=True)
     write_tokens(out / TOKENS, rows, overwrite=overwrite)

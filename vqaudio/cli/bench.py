@@ -1,0 +1,29 @@
+"""How fast this machine decodes."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import arg
+
+from vqaudio.cli.console import Overwrite, Threads
+
+
+def bench(
+    threads: Threads = None,
+    quick: bool = False,
+    out: Annotated[Path | None, arg(metavar="NAME.json", help="file for the same figures")] = None,
+    overwrite: Overwrite = False,
+) -> int:
+    """How fast this machine decodes, beside other ways to do it and beside what it could do; it should be idle.
+
+    Args:
+        quick: the preset base alone, in half a minute instead of four
+    """
+    from vqaudio.evaluation import speed, speed_table
+
+    plan, say = speed.QUICK if quick else speed.FULL, functools.partial(print, flush=True)
+    speed_table.bench(plan, threads, say, out=out, overwrite=overwrite)
+    return 0

@@ -1,0 +1,68 @@
+"""Speech to other voices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import Positional, arg
+
+from vqaudio.cli.console import (
+    Batch,
+    Device,
+    Inputs,
+    Model,
+    Overwrite,
+    Precision,
+    Seed,
+    Temperature,
+    Threads,
+    TopK,
+    failures_named,
+    load,
+    write_all,
+)
+
+if TYPE_CHECKING:
+    from vqaudio.speech.synthesis import SpeakOptions
+
+
+def convert(
+    inputs: Positional[Inputs],
+    out: Path,
+    speaker: Annotated[
+        tuple[str, ...], arg(metavar="S [S ...]", help="whose voices; all: every voice that the model knows")
+    ],
+    model: Model = "mini",
+    temperature: Temperature = 1.0,
+    top_k: TopK = None,
+    seed: Seed = 0,
+    precision: Precision = "float32",
+    threads: Threads = None,
+    batch: Batch = 16,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+) -> int:
+    """What was said, said in another voice.
+
+    Args:
+        out: NAME.wav or NAME.flac for one input and one speaker; else a folder, for ID.wav of each input, with several
+            speakers for ID-SPEAKER.wav
+    """
+    from vqaudio.tokens.bulk import find_sources, tokenize_all
+    from vqaudio.tokens.decoding import Line, name_outputs, speak
+
+    net = load(model, device, threads)
+    sources = find_sources(inputs)
+    voices = net.speakers if speaker == ("all",) else tuple(dict.fromkeys(speaker))
+    if not voices:
+        raise ValueError("name at least one speaker (vqaudio info MODEL lists them)")
+    for name in voices:
+        net.speaker_id(name)
+    outputs = name_outputs(sources, voices, out, overwrite=overwrite)
+    with failures_named() as failures:
+        rows = tokenize_all(net, sources, failures)
+        lines = (Line(outputs[row.id, name], row.tokens, name) for row in rows for name in voices)
+        options: SpeakOptions = {"temperature": temperature, "top_k": top_k, "seed": seed, "precision": precision}
+        write_all(speak(net, lines, batch=batch, **options), len(outputs), net, precision, overwrite)
+    return 1 if failures else 0

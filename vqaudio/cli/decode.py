@@ -1,0 +1,80 @@
+"""Tokens to speech."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import Positional, arg
+
+from vqaudio.cli.console import (
+    Batch,
+    Device,
+    Model,
+    Overwrite,
+    Precision,
+    Seed,
+    Temperature,
+    Threads,
+    TopK,
+    load,
+    report,
+    tell_speech,
+    write_all,
+)
+
+if TYPE_CHECKING:
+    from vqaudio.speech.synthesis import SpeakOptions
+
+
+def decode(
+    tokens: Positional[Path],
+    out: Path,
+    speaker: Annotated[str | None, arg(metavar="S", help="whose voice; without it each row's own speaker")] = None,
+    stream: Annotated[bool, arg(help="write samples while they are made, all rows one after another")] = False,
+    model: Model = "mini",
+    temperature: Temperature = 1.0,
+    top_k: TopK = None,
+    seed: Seed = 0,
+    precision: Precision = "float32",
+    threads: Threads = None,
+    batch: Batch = 16,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+) -> int:
+    """Tokens to speech.
+
+    Args:
+        tokens: what vqaudio tokenize wrote with the same model: a .jsonl or .parquet file, or a folder
+        out: folder for ID.wav of each row; with --stream a file (.wav, .flac, or .pcm without a header), or - for
+            16-bit little-endian samples without a header on standard output, to be piped to a player
+    """
+    from vqaudio.data.audio_writer import STDOUT, check_sink, open_sink
+    from vqaudio.tokens.decoding import Line, cast_rows, name_rows, speak
+    from vqaudio.tokens.files import read_tokens
+
+    if stream:
+        check_sink(out)
+    elif str(out) == STDOUT:
+        raise ValueError("--out - is for --stream; without it give a folder")
+    net = load(model, device, threads)
+    voices, failures = cast_rows(net, tokens, speaker)
+    paths = {} if stream else name_rows(voices, out, overwrite=overwrite)
+    code = report(failures)
+    rows = (row for row in read_tokens(tokens) if row.id in voices)
+    options: SpeakOptions = {"temperature": temperature, "top_k": top_k, "seed": seed, "precision": precision}
+    if stream and voices:
+        samples, started_at = 0, time.perf_counter()
+        with open_sink(out, net.sample_rate, overwrite=overwrite) as write:
+            for row in rows:
+                for wav in net.decode_stream(row.tokens, voices[row.id], **options):
+                    write(wav)
+                    samples += len(wav)
+        spoken = "1 utterance" if len(voices) == 1 else f"{len(voices)} utterances"
+        tell_speech(spoken, samples, started_at, net, precision, file=sys.stderr)
+    elif voices:
+        lines = (Line(paths[row.id], row.tokens, voices[row.id]) for row in rows)
+        write_all(speak(net, lines, batch=batch, **options), len(voices), net, precision, overwrite)
+    return code

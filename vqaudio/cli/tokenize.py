@@ -1,0 +1,67 @@
+"""Speech to tokens."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tyro.conf import Positional
+
+from vqaudio.cli.console import (
+    Device,
+    Inputs,
+    Model,
+    Overwrite,
+    Threads,
+    failures_named,
+    load,
+    progress,
+    tell,
+    times_real_time,
+)
+
+if TYPE_CHECKING:
+    pass
+
+
+def tokenize(
+    inputs: Positional[Inputs],
+    out: Path,
+    model: Model = "mini",
+    threads: Threads = None,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+) -> int:
+    """Speech to tokens.
+
+    The id of a row is the name of its file, below a folder INPUT with the names of the subfolders before it; its
+    speaker is the name of the subfolder that the file lies in (null where there is none), or what a manifest says.
+
+    Args:
+        out: NAME.jsonl or NAME.parquet, or a name without a suffix for a folder of .npy files with an index.jsonl
+    """
+    from vqaudio.tokens.bulk import find_sources, tokenize_all
+    from vqaudio.tokens.files import check_target, write_tokens
+    from vqaudio.tokens.stats import TokenStats, bits_per_second
+
+    check_target(out, overwrite=overwrite)
+    net = load(model, device, threads)
+    sources = find_sources(inputs)
+    stats, started_at = TokenStats(), time.perf_counter()
+    with failures_named() as failures:
+        rows = tokenize_all(net, sources, failures)
+        write_tokens(out, stats.watch(progress(rows, len(sources))), overwrite=overwrite)
+    elapsed = time.perf_counter() - started_at
+    used = len(stats.codes)
+    summary = {
+        "utterances": f"{stats.rows} of {len(sources)}, {stats.seconds:.1f} s of audio",
+        "tokens": f"{stats.num_tokens}, {net.frame_rate:g} per second",
+        "bits": bits_per_second(net),
+        "usage": f"{used} of {net.codebook_size} codes ({used / net.codebook_size:.0%})",
+        "perplexity": f"{stats.perplexity:.1f}",
+        "speed": times_real_time(stats.seconds, elapsed, net),
+        "written": str(out),
+    }
+    tell(summary)
+    return 1 if failures else 0

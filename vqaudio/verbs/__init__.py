@@ -1,1 +1,0 @@
-"""The verbs of the command line. torch is imported inside them, so that --help answers at once."""
