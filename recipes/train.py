@@ -12,12 +12,13 @@ from pathlib import Path
 
 from accelerate.utils import set_seed
 
-from vqaudio.checkpoint import save_model, start_from
+from vqaudio.checkpoint import save_model
 from vqaudio.config import flatten, parse, save_yaml, to_dict
 from vqaudio.data.crops import CropConfig, SpeechCrops, ValidationConfig, validation_batches
 from vqaudio.data.manifest import read_manifest
 from vqaudio.data.packed import PackedSpeech, pack
 from vqaudio.metrics.conditioning_gap import conditioning
+from vqaudio.speech.init_from import init_from
 from vqaudio.speech.model import SpeechVQVAE, SpeechVQVAEConfig
 from vqaudio.training import FitConfig, TrainingError, fit, processes
 from vqaudio.training.curves import plot_curves
@@ -59,7 +60,7 @@ def main() -> None:
     held_out = packed(cfg.valid, cfg, speech.speakers)
     set_seed(cfg.fit.seed)  # the first weights
     model = SpeechVQVAE(cfg.model)
-    for name, left in start_from(model, cfg.start).items():
+    for name, left in init_from(model, cfg.start).items():
         processes().print(f"started from {name}; not taken from it: {', '.join(left) or 'nothing'}", file=sys.stderr)
     classes, v = cfg.model.decoder.classes, cfg.validation
     batches = validation_batches(held_out, v.samples, v.batch_size, v.batches, num_classes=classes)

@@ -23,11 +23,12 @@ from vqaudio.images.data import open_images
 from vqaudio.images.encoding import codes_of
 from vqaudio.images.hierarchical import CodeMapConfig, CodeMapVAE, CodeMapVQVAE
 from vqaudio.images.metrics import code_shares, prior_figures, second_level_figures
+from vqaudio.images.prior import ImagePrior, ImagePriorConfig
 from vqaudio.images.vqvae import ImageVQVAE
 from vqaudio.metrics.bitrate import shares
 from vqaudio.metrics.prior import code_prior_figures
 from vqaudio.speech.model import SpeechVQVAE
-from vqaudio.speech.prior import CodePrior, CodePriorConfig, ImagePrior, ImagePriorConfig
+from vqaudio.speech.prior import CodePrior, CodePriorConfig
 from vqaudio.tokens.bulk import tokens_of
 from vqaudio.tokens.chunks import ChunkConfig, CodeChunks, sequences
 from vqaudio.training import FitConfig, TrainingError, fit, processes

@@ -9,22 +9,25 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGE = REPOSITORY / "vqaudio"
 
 LAYERS = [  # bottom to top
-    ["config"],
-    ["native"],
-    ["nn"],
-    ["sampling"],
-    ["data"],  # below models, which read audio files and decode mu-law; data itself knows no model
-    ["models"],
-    ["training", "tokens"],  # neither sees the other, and training sees no model's name
-    ["evaluation"],
-    ["adaptation"],  # trains a model that it knows, and says what that was worth
-    ["console"],
-    ["verbs"],
+    ["config", "atomic"],
+    ["kernels"],
+    ["nn", "checkpoint", "fingerprint"],
+    ["sampling", "data", "training"],  # data and training know no model, training not even the quantizer
+    ["speech"],
+    ["tokens", "images"],  # speech never imports images, and nothing but recipes and the command line does
+    ["metrics"],
+    ["report", "benchmark"],
     ["cli", "recipes"],
     ["__main__"],
 ]
 RANK = {unit: rank for rank, units in enumerate(LAYERS) for unit in units}
-FORBIDDEN = {("training", "models")}  # though below: fit sees an nn.Module and a loader
+FORBIDDEN = {  # though below
+    ("training", "nn.quantizer"),
+    ("metrics", "images"),
+    ("report", "images"),
+    ("benchmark", "images"),
+}
+TYPES_ALONE = {("checkpoint", "speech")}  # what `load_model` returns, for type checkers; nothing is imported
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 RECIPES = sorted((REPOSITORY / "recipes").glob("*.py"))
@@ -38,33 +41,35 @@ def _unit(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def _imported_units(source: str) -> set[str]:
-    """Members of the layers that a source imports, at its top or inside functions."""
-    units = set()
+def _imports(source: str) -> set[str]:
+    """Modules of the package and of recipes/ that a source imports, at its top or inside functions."""
+    names = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"line {node.lineno}: write imports in full, so that this test can follow them"
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        for name in names:
-            first, _, rest = name.partition(".")
-            if first == "recipes":
-                units.add("recipes")
-            if first == "vqaudio":
-                unit = rest.split(".")[0]
-                units.add(unit if unit in RANK else "models")  # the public names of the package are models'
-    return units
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in names if name.partition(".")[0] in ("vqaudio", "recipes")}
+
+
+def _unit_of(name: str) -> str:
+    first, _, rest = name.partition(".")
+    unit = first if first == "recipes" else rest.partition(".")[0]
+    return unit if unit in RANK else "speech"  # the public names of the package are those of speech
 
 
 def _wrong_imports(unit: str, source: str) -> set[str]:
-    return {
-        other
-        for other in _imported_units(source) - {unit}
-        if RANK[other] >= RANK[unit] or (unit, other) in FORBIDDEN or other == "recipes"
-    }
+    wrong = set()
+    for name in _imports(source):
+        other = _unit_of(name)
+        if other == unit or (unit, other) in TYPES_ALONE:
+            continue
+        below = name.removeprefix("vqaudio.")
+        forbidden = any(unit == who and (below + ".").startswith(what + ".") for who, what in FORBIDDEN)
+        if RANK[other] >= RANK[unit] or forbidden or other == "recipes":
+            wrong.add(other)
+    return wrong
 
 
 @pytest.mark.parametrize("path", [*MODULES, *RECIPES], ids=lambda path: str(path.relative_to(REPOSITORY)))
@@ -81,15 +86,20 @@ def test_a_module_imports_only_from_layers_below(path: Path) -> None:
     ("unit", "source", "wrong"),
     [
         ("nn", "from vqaudio.nn.conv import CausalConv1d\nimport vqaudio.config\nimport torch", set()),
-        ("nn", "def f():\n    from vqaudio.speech.model import SpeechVQVAE", {"models"}),
+        ("nn", "def f():\n    from vqaudio.speech.model import SpeechVQVAE", {"speech"}),
         ("nn", "import vqaudio.sampling.ring as ring", {"sampling"}),
-        ("data", "from vqaudio import load_model", {"models"}),
+        ("data", "from vqaudio import load_model", {"speech"}),
         ("data", "from vqaudio import config", set()),
-        ("training", "from vqaudio.checkpoint import save_model", {"models"}),
-        ("training", "from vqaudio.tokens import rows\nfrom vqaudio.data import crops", {"tokens"}),
-        ("tokens", "import vqaudio\nfrom vqaudio.report.run import write", {"evaluation"}),
-        ("cli", "from recipes.train import TrainConfig\nfrom vqaudio.evaluation import report", {"recipes"}),
-        ("recipes", "from vqaudio.training import fit\nfrom vqaudio.cli.main import main", {"cli"}),
+        ("checkpoint", "from vqaudio.images.vqvae import ImageVQVAE", {"images"}),
+        ("training", "from vqaudio.speech.model import SpeechVQVAE", {"speech"}),
+        ("training", "from vqaudio.nn.quantizer import VectorQuantizer", {"nn"}),
+        ("training", "from vqaudio.nn import quantizer", {"nn"}),
+        ("training", "from vqaudio.nn.distributed import joint_size", set()),
+        ("speech", "from vqaudio.images.prior import ImagePrior", {"images"}),
+        ("report", "from vqaudio.images.pictures import save_png", {"images"}),
+        ("metrics", "import vqaudio\nfrom vqaudio.report.run import write", {"report"}),
+        ("cli", "from recipes.train import TrainConfig\nfrom vqaudio.report import run", {"recipes"}),
+        ("recipes", "from vqaudio.training import fit\nfrom vqaudio.cli import main", {"cli"}),
     ],
 )
 def test_this_test_sees_wrong_imports(unit: str, source: str, wrong: set[str]) -> None:
@@ -105,4 +115,4 @@ def test_modules_are_named_by_meaning() -> None:
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(REPOSITORY)))
 def test_a_file_holds_one_idea(path: Path) -> None:
     lines = len(path.read_text(encoding="utf-8").splitlines())
-    assert lines <= 320, f"{path.name} has {lines} lines; about 300 is the limit: split it by meaning"
+    assert lines <= 500, f"{path.name} has {lines} lines; about 500 is the limit: split it by meaning"

@@ -17,10 +17,11 @@ from vqaudio.cli.main import main
 from vqaudio.images.baselines import ImageGumbel, ImageVAE, ImageVIMCO
 from vqaudio.images.codes import read_codes
 from vqaudio.images.hierarchical import CodeMapVAE, CodeMapVQVAE
+from vqaudio.images.prior import ImagePrior
 from vqaudio.images.vqvae import ImageVQVAE
 from vqaudio.nn.wavenet import WaveNetConfig
-from vqaudio.speech.prior import CodePrior, CodePriorConfig, ImagePrior
-from vqaudio.training.metrics import read_metrics
+from vqaudio.speech.prior import CodePrior, CodePriorConfig
+from vqaudio.training.metrics_file import read_metrics
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "egs/cifar10/conf/cpu"

@@ -1,11 +1,13 @@
 """Files and folders that are there whole or not at all."""
 
 import errno
+import json
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # Python names no file with these
 TOKEN_BYTES = 4
@@ -107,6 +109,19 @@ def check_writable(path: Path, *, overwrite: bool) -> None:
         raise FileNotFoundError(f"cannot write {path}: its folder {path.parent} does not exist; make it first")
     if not path.parent.is_dir():
         raise NotADirectoryError(f"cannot write {path}: {path.parent} is a file, not a folder")
+
+
+def check_out(out: Path, names: Sequence[str], overwrite: bool) -> None:
+    """Makes the folder. Raises the OSError that writing would end in, before any work is done for it."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        check_writable(out / name, overwrite=overwrite)
+
+
+def save_json(path: Path, figures: dict[str, Any], *, overwrite: bool = False) -> None:
+    """Figures by name -> a JSON file, whole or not at all."""
+    with atomic_file(path, overwrite=overwrite) as temporary:
+        temporary.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
 def _temporary(path: Path) -> Path:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints, overload
 
 import torch
 from safetensors import SafetensorError
@@ -14,25 +14,25 @@ from torch import nn
 
 from vqaudio.atomic import atomic_file
 from vqaudio.config import ConfigError, from_dict, to_dict
-from vqaudio.images.baselines import ImageGumbel, ImageVAE, ImageVIMCO
-from vqaudio.images.hierarchical import CodeMapConfig, CodeMapVAE, CodeMapVQVAE
-from vqaudio.images.vqvae import ImageConfig, ImageVQVAE
-from vqaudio.speech.config import CODE_PARTS
-from vqaudio.speech.model import SpeechVQVAE, SpeechVQVAEConfig
-from vqaudio.speech.new_speakers import SPEAKER_WEIGHT
-from vqaudio.speech.prior import CodePrior, CodePriorConfig, ImagePrior, ImagePriorConfig
+
+if TYPE_CHECKING:
+    from vqaudio.speech.model import SpeechVQVAE
 
 Kind = TypeVar("Kind", bound=nn.Module)
 FORMAT = 1  # version of config.json and of the names in model.safetensors
-PRETRAINED = Path(__file__).parent.parent / "pretrained"
-CONFIGS: dict[type[nn.Module], type] = {
-    SpeechVQVAE: SpeechVQVAEConfig,
-    **dict.fromkeys((ImageVQVAE, ImageVAE, ImageVIMCO, ImageGumbel), ImageConfig),
-    ImagePrior: ImagePriorConfig,
-    CodePrior: CodePriorConfig,
-    **dict.fromkeys((CodeMapVQVAE, CodeMapVAE), CodeMapConfig),
+PRETRAINED = Path(__file__).parent / "pretrained"
+# kind of model, as config.json names it -> where it is; a file never names a module
+KINDS = {
+    "SpeechVQVAE": "vqaudio.speech.model",
+    "CodePrior": "vqaudio.speech.prior",
+    "ImageVQVAE": "vqaudio.images.vqvae",
+    "ImageVAE": "vqaudio.images.baselines",
+    "ImageVIMCO": "vqaudio.images.baselines",
+    "ImageGumbel": "vqaudio.images.baselines",
+    "ImagePrior": "vqaudio.images.prior",
+    "CodeMapVQVAE": "vqaudio.images.hierarchical",
+    "CodeMapVAE": "vqaudio.images.hierarchical",
 }
-KINDS = {kind.__name__: kind for kind in CONFIGS}
 
 
 class ModelError(ValueError):
@@ -56,23 +56,25 @@ def load_model(name: str | Path, device: str | torch.device | None = None) -> Sp
 @overload
 def load_model(name: str | Path, device: str | torch.device | None = None, *, kind: type[Kind]) -> Kind: ...
 def load_model(
-    name: str | Path, device: str | torch.device | None = None, *, kind: type[nn.Module] = SpeechVQVAE
+    name: str | Path, device: str | torch.device | None = None, *, kind: type[nn.Module] | None = None
 ) -> nn.Module:
     """A shipped name ("mini"), a folder, or a Hugging Face Hub id -> the model, ready to use (eval mode).
 
-    kind: the class that it must be of; nn.Module takes any. Raises ModelError for a name that is none of these, for
+    kind: the class that it must be of, by default SpeechVQVAE; nn.Module takes any. Raises ModelError for a name that is
+    none of these, for
     another kind of model, a damaged or foreign folder, another format version.
     """
     folder = _find(name)
     facts = _read_facts(folder)
-    model_class = KINDS[facts["kind"]]
+    kind = kind or _class("SpeechVQVAE")
+    model_class = _class(facts["kind"])
     if not issubclass(model_class, kind):
         raise ModelError(
             f"{name} is a model of kind {facts['kind']}, and {kind.__name__} is wanted here; from Python, "
             f"load_model(..., kind={facts['kind']}) loads it"
         )
     try:
-        model = model_class(from_dict(CONFIGS[model_class], facts["config"]))
+        model = model_class(from_dict(get_type_hints(model_class.__init__)["cfg"], facts["config"]))
     except ConfigError as error:
         raise ModelError(f"{folder / 'config.json'}: {error}; was the model made by a newer vqaudio?") from error
     path = folder / "model.safetensors"
@@ -92,56 +94,9 @@ def load_model(
     return model.eval().requires_grad_(False).to(device or "cpu")
 
 
-def start_from(model: SpeechVQVAE, names: Sequence[str | Path]) -> dict[str | Path, list[str]]:
-    """Gives `model` the weights of others, named as `load_model` takes them, wherever name and shape agree.
-
-    Of two that agree, the later one's. What makes the codes (encoder, normalizer, quantizer) is taken whole or not at
-    all, voices by their names, and of a decoder that has learned nothing (learn: codes) its voices alone. Returns, for
-    each of them, the names of the weights that it did not give. Raises ModelError where one gives nothing, and where
-    `model` is to keep its codes (learn: speech) but they are those of none of the others, or what has learned to read
-    them (the context) would be lost.
-    """
-    left, fingerprints = {}, set[str]()
-    for name in names:
-        other = load_model(name)
-        given = _give(model, other)
-        if not given:
-            raise ModelError(f"no weight of {name} has the name and shape of one that is to be trained")
-        read_by = {key for key in other.state_dict() if key.startswith("context.")}
-        if model.cfg.learn == "speech" and other.fingerprint == model.fingerprint and not read_by <= given:
-            raise ModelError(
-                f"the codes of {name} are read by its context, and this model has none of that shape: give it the same "
-                f"--model.context.* ({other.cfg.context}), got {model.cfg.context}"
-            )
-        left[name] = sorted(model.state_dict().keys() - given)
-        fingerprints.add(other.fingerprint)
-    if model.cfg.learn == "speech" and model.fingerprint not in fingerprints:
-        raise ModelError(
-            "learn: speech keeps codes as they are, so `start` must name the model that they are from, with the same "
-            f"encoder, normalizer and quantizer in its configuration; got {', '.join(map(str, names)) or 'none'}"
-        )
-    return left
-
-
-@torch.no_grad()
-def _give(model: SpeechVQVAE, other: SpeechVQVAE) -> set[str]:
-    """Copies what agrees, as `start_from` says; its names."""
-    theirs, own = other.state_dict(), model.state_dict()
-    given = {key for key, value in own.items() if key in theirs and theirs[key].shape == value.shape}
-    of_codes = {key for key in own if key.startswith(CODE_PARTS)}
-    if not of_codes <= given:
-        given -= of_codes
-    if other.cfg.learn == "codes":
-        given = {key for key in given if not key.startswith("decoder.")}
-    given.discard(SPEAKER_WEIGHT)
-    for key in given:
-        own[key].copy_(theirs[key])
-    shared = set(model.speakers) & set(other.speakers)
-    if shared and own[SPEAKER_WEIGHT].shape[1] == theirs[SPEAKER_WEIGHT].shape[1]:
-        for speaker in shared:
-            own[SPEAKER_WEIGHT][model.speaker_id(speaker)] = theirs[SPEAKER_WEIGHT][other.speaker_id(speaker)]
-        given |= {SPEAKER_WEIGHT} if len(shared) == len(model.speakers) else set()
-    return given
+def _class(kind: str) -> type[nn.Module]:
+    """The class of one of KINDS, imported now."""
+    return getattr(import_module(KINDS[kind]), kind)
 
 
 def shipped_models() -> list[str]:

@@ -29,7 +29,7 @@ from vqaudio.atomic import atomic_file
 from vqaudio.checkpoint import load_model
 from vqaudio.data.manifest import Utterance, read_manifest
 from vqaudio.metrics.speaker_probe import speaker_probe_figures
-from vqaudio.training.metrics import read_metrics
+from vqaudio.training.metrics_file import read_metrics
 
 ROOT = Path(__file__).parent.parent.parent
 CONF = ROOT / "egs/vctk/conf/ablation.yaml"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from vqaudio.benchmark import speed, table
 from vqaudio.benchmark.speed import COMPILED, PEER, RING, Machine, Plan, Speed, Subject
 from vqaudio.cli.main import main
-from vqaudio.evaluation import speed, speed_table
 from vqaudio.kernels.library import VARIABLE, kernels
 from vqaudio.nn.wavenet import WaveNetConfig
 
@@ -36,18 +36,18 @@ def no_kernels() -> Iterator[None]:
 
 def test_columns_stand_under_their_names() -> None:
     host = Machine("a machine", "avx2", 2, {"float32": 5.25e10})
-    assert speed_table.describe_machine(host)[:2] == [
+    assert table.describe_machine(host)[:2] == [
         "machine: a machine, kernels avx2, up to 2 threads",
         "peak of one thread, multiply-adds per second: float32 52.5 G",
     ]
-    *_, title, bound, header = speed_table.describe_subject(speed.CODE_PRIOR, 1e11)
+    *_, title, bound, header = table.describe_subject(speed.CODE_PRIOR, 1e11)
     assert title.startswith("code prior: 10 layers, residual 128, skip 256, 512 classes; 1.")
     assert bound == (
         "one thread reads 5.31 MB of float32 weights at 100 GB/s, once per code: 18,800 codes/s (the bound)"
     )
     measured = Speed(COMPILED, "float32", 1, 1, 33512.0, "", 2.0945, 1e9, 29.71, 0.4149, 0.8812)
     missing = Speed(PEER, "float32", 1, 2, None, "not installed")
-    assert [header, speed_table.row_of(measured), speed_table.row_of(missing)] == [
+    assert [header, table.row_of(measured), table.row_of(missing)] == [
         "streams  threads  how              precision     codes/s  x real time  x ring buffers  of peak  of bandwidth",
         "      1        1  compiled         float32        33,500         2.09            29.7      41%           88%",
         "      1        2  wavenet_vocoder  float32  not installed",
@@ -62,7 +62,7 @@ def test_columns_stand_under_their_names() -> None:
     ],
 )
 def test_three_digits_count(value: float, text: str) -> None:
-    assert speed_table.row_of(Speed(RING, "float32", 1, 1, value)).split()[-1] == text
+    assert table.row_of(Speed(RING, "float32", 1, 1, value)).split()[-1] == text
 
 
 def test_the_verb_prints_what_the_file_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -74,7 +74,7 @@ def test_the_verb_prints_what_the_file_holds(tmp_path: Path, capsys: pytest.Capt
     assert figures["machine"]["threads"] == 2
     (tiny,) = figures["subjects"]
     assert tiny["net"] == {**vars(TINY.net)}
-    rows = [speed_table.row_of(Speed(**row)) for row in tiny["speeds"]]
+    rows = [table.row_of(Speed(**row)) for row in tiny["speeds"]]
     assert printed.out.splitlines()[-len(rows) :] == rows
     assert {(row["streams"], row["threads"]) for row in tiny["speeds"]} == {(1, 1), (1, 2), (3, 2)}
 

@@ -15,9 +15,9 @@ from vqaudio.images.codes import CodeMaps
 from vqaudio.images.hierarchical import CodeMapConfig, CodeMapVAE
 from vqaudio.images.metrics import code_shares, image_figures, prior_figures, second_level_figures
 from vqaudio.images.pixelcnn import PixelCNNConfig
+from vqaudio.images.prior import ImagePrior, ImagePriorConfig
 from vqaudio.images.vqvae import ImageConfig, ImageVQVAE
 from vqaudio.nn.quantizer import VectorQuantizerConfig
-from vqaudio.speech.prior import ImagePrior, ImagePriorConfig
 
 CODER = ImageCoderConfig(channels=6, blocks=1, maps=2, width=3, components=2)
 CFG = ImageConfig(size=8, coder=CODER, quantizer=VectorQuantizerConfig(codes=6, width=3), samples=3)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from vqaudio.images.pictures import grid, plot_usage, save_json, save_png
+from vqaudio.atomic import save_json
+from vqaudio.images.pictures import grid, plot_usage, save_png
 
 IMAGES = torch.randint(256, (5, 3, 4, 6), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from vqaudio.data.audio import read_audio
+from vqaudio.data.text import spelled, words_of
 from vqaudio.metrics.asr import HubRecogniser, SphinxRecogniser, transcribe_all
-from vqaudio.metrics.language_model import arpa, spelled, words_of
+from vqaudio.metrics.language_model import arpa
 from vqaudio.metrics.wer import word_figures
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import vqaudio.sampling
 from vqaudio.kernels import library
 from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
-from vqaudio.sampling import choice, choose, generate, reference
+from vqaudio.sampling import backends, choose, generate, reference
 from vqaudio.sampling.backends import block_steps, cuda_graph, ring_buffers
 from vqaudio.sampling.compiled import shape_of
 
@@ -191,13 +191,13 @@ def test_choices_that_mean_nothing_are_refused(make_net, options, message) -> No
 
 def test_without_kernels_it_says_so_once_and_takes_ring_buffers(make_net, monkeypatch, caplog, seeded) -> None:
     monkeypatch.setattr(choice, "kernels", lambda: None)
-    choice._notice.cache_clear()
+    backends._notice.cache_clear()
     net = make_net()
     with caplog.at_level(logging.WARNING, "vqaudio"):
         assert choose(net).name == "PyTorch, ring buffers, on cpu"
         chosen = generate(net, steps=20, generator=seeded(0))
         choose(net.double())
-    choice._notice.cache_clear()
+    backends._notice.cache_clear()
     assert [record.name for record in caplog.records] == ["vqaudio"]
     assert library.why_missing() in caplog.text
     assert torch.equal(chosen, reference.generate(make_net(), steps=20, generator=seeded(0)))
@@ -219,7 +219,7 @@ def test_an_extension_is_some_work_and_whole_frames(make_net) -> None:
         for streams in (1, 32):
             steps, work = block_steps(net, streams), shape_of(net.cfg).multiply_adds * streams
             assert steps % net.cfg.hop == 0
-            assert choice.BLOCK / 2 < steps * work <= choice.BLOCK
+            assert backends.BLOCK / 2 < steps * work <= backends.BLOCK
     assert block_steps(large, 10**9) == large.cfg.hop
 
 
@@ -260,4 +260,4 @@ def test_the_environment_bounds_the_threads() -> None:
 
 
 def test_the_public_sampler_is_the_fast_one() -> None:
-    assert vqaudio.sampling.generate is choice.generate
+    assert vqaudio.sampling.generate is backends.generate

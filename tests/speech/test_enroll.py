@@ -16,7 +16,7 @@ from vqaudio.nn.context import ContextConfig
 from vqaudio.speech.enroll import Adapted, Learner, adapt
 from vqaudio.speech.enroll_config import AdaptConfig
 from vqaudio.speech.enroll_data import Newcomers, find_newcomers
-from vqaudio.speech.new_speakers import SPEAKER_WEIGHT, with_speakers
+from vqaudio.speech.speakers import SPEAKER_WEIGHT, with_speakers
 
 QUICK = AdaptConfig(steps=40, samples=1024, batch=4)
 

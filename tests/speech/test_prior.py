@@ -12,7 +12,7 @@ from torch import nn
 
 from vqaudio import load_model, save_model
 from vqaudio.images.pixelcnn import PixelCNNConfig
-from vqaudio.speech.prior import ImagePrior, ImagePriorConfig
+from vqaudio.images.prior import ImagePrior, ImagePriorConfig
 
 NET = PixelCNNConfig(codes=3, channels=6, layers=2, kernel_size=3, head=6)
 

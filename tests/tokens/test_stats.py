@@ -5,10 +5,11 @@ import torch
 
 from vqaudio.nn.encoder import Encoder, EncoderConfig
 from vqaudio.nn.wavenet import WaveNetConfig
+from vqaudio.speech.describe import bits_per_second, model_facts, prior_facts
 from vqaudio.speech.prior import CodePrior, CodePriorConfig
 from vqaudio.speech.tokens import Tokens
 from vqaudio.tokens.rows import TokenRow
-from vqaudio.tokens.stats import TokenStats, bits_per_second, model_facts, other_facts
+from vqaudio.tokens.stats import TokenStats
 
 
 def test_perplexity_by_hand() -> None:
@@ -38,12 +39,12 @@ def test_facts_of_a_prior_over_speech_codes() -> None:
     """What an archive and a tokenizer name it by, and whom it knows."""
     net = WaveNetConfig(classes=24, layers=4, cycle=3, residual=6, skip=8, hidden=4)
     prior = CodePrior(CodePriorConfig(speakers=("anna", "bert"), model="0123456789ab", net=net))
-    facts = other_facts(prior)
+    facts = prior_facts(prior)
     assert facts["fingerprint"] == prior.fingerprint
     assert facts["codes"] == "24, 250 per second, by model 0123456789ab"
     assert facts["sees"] == "9 codes, 0.04 s"  # dilations of 1, 2, 4 and 1, and the code before
     assert facts["speakers"] == "2: anna, bert"
-    assert other_facts(CodePrior(CodePriorConfig(net=net)))["speakers"] == "none"
+    assert prior_facts(CodePrior(CodePriorConfig(net=net)))["speakers"] == "none"
     prior.net.out.bias.data += 1
     assert facts["fingerprint"] != prior.fingerprint
 

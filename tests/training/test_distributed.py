@@ -29,7 +29,7 @@ from vqaudio.nn.quantizer import VectorQuantizerConfig
 from vqaudio.nn.wavenet import WaveNetConfig
 from vqaudio.training import FitConfig, fit
 from vqaudio.training.loader import Batch
-from vqaudio.training.metrics import read_metrics
+from vqaudio.training.metrics_file import read_metrics
 
 SAMPLES, STEPS = 160, 6
 FULL, RAGGED, NOTHING = [SAMPLES] * 6, [160, 151, 80, 33, 8, 1], [160, 90, 160, 0, 0, 0]

@@ -13,7 +13,7 @@ from torch import nn
 
 from vqaudio.training import FitConfig, TrainingError, fit
 from vqaudio.training.curves import plot_curves
-from vqaudio.training.metrics import read_metrics
+from vqaudio.training.metrics_file import read_metrics
 
 
 class Numbers:

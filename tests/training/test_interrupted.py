@@ -31,7 +31,7 @@ from vqaudio.nn.quantizer import VectorQuantizerConfig
 from vqaudio.nn.wavenet import WaveNetConfig
 from vqaudio.training import FitConfig, checkpoint, fit
 from vqaudio.training.loader import Batch
-from vqaudio.training.metrics import read_metrics
+from vqaudio.training.metrics_file import read_metrics
 
 STEPS = 24
 OFTEN = ("--fit.steps", STEPS, "--fit.log_every", 1, "--fit.evaluate_every", STEPS, "--crops.batch_size", 6)

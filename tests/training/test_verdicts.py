@@ -18,7 +18,7 @@ from vqaudio.nn.quantizer import VectorQuantizerConfig
 from vqaudio.nn.wavenet import WaveNetConfig
 from vqaudio.speech.model import SpeechVQVAE, SpeechVQVAEConfig
 from vqaudio.training import FitConfig, TrainingError, fit
-from vqaudio.training.metrics import read_metrics
+from vqaudio.training.metrics_file import read_metrics
 
 MINI = Path(__file__).parents[2] / "egs" / "mini"
 STEPS = 160

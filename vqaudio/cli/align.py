@@ -29,8 +29,8 @@ def align(
         out: NAME.tsv, with utterance, start and end (seconds) and label in each line
     """
     from vqaudio.data.alignments import Alignment, check_table, write_alignments
+    from vqaudio.data.forced_alignment import align_all
     from vqaudio.data.manifest import read_manifest
-    from vqaudio.metrics.forced_alignment import align_all
 
     if threads < 1:
         raise ValueError(f"--threads must be at least 1, got {threads}")

@@ -22,8 +22,8 @@ def bench(
     Args:
         quick: the preset base alone, in half a minute instead of four
     """
-    from vqaudio.evaluation import speed, speed_table
+    from vqaudio.benchmark import speed, table
 
     plan, say = speed.QUICK if quick else speed.FULL, functools.partial(print, flush=True)
-    speed_table.bench(plan, threads, say, out=out, overwrite=overwrite)
+    table.bench(plan, threads, say, out=out, overwrite=overwrite)
     return 0

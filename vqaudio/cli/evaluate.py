@@ -124,9 +124,9 @@ def _of_images(
     overwrite: bool,
 ) -> dict[str, float | str]:
     from vqaudio.images.hierarchical import CodeMapVAE, CodeMapVQVAE
+    from vqaudio.images.prior import ImagePrior
     from vqaudio.images.report import evaluate_images, evaluate_second_level
     from vqaudio.images.vqvae import ImageVQVAE
-    from vqaudio.speech.prior import ImagePrior
 
     if isinstance(net, CodeMapVQVAE | CodeMapVAE):
         if first is None or prior is not None:

@@ -16,9 +16,12 @@ def info(subject: Positional[Annotated[str, arg(metavar="M_OR_TOKENS")]]) -> int
         subject: a model (a shipped name, a folder, a Hugging Face Hub id), or tokens (a .jsonl or
             .parquet file, or a folder)
     """
+    from vqaudio.images.describe import image_facts
+    from vqaudio.speech.describe import model_facts, prior_facts
     from vqaudio.speech.model import SpeechVQVAE
+    from vqaudio.speech.prior import CodePrior
     from vqaudio.tokens.files import names_tokens, read_tokens
-    from vqaudio.tokens.stats import TokenStats, model_facts, other_facts
+    from vqaudio.tokens.stats import TokenStats
 
     if names_tokens(subject):
         stats = TokenStats()
@@ -27,5 +30,10 @@ def info(subject: Positional[Annotated[str, arg(metavar="M_OR_TOKENS")]]) -> int
         tell(stats.facts())
     else:
         net = load_any(subject, "cpu")
-        tell(model_facts(net) if isinstance(net, SpeechVQVAE) else other_facts(net))
+        if isinstance(net, SpeechVQVAE):
+            tell(model_facts(net))
+        elif isinstance(net, CodePrior):
+            tell(prior_facts(net))
+        else:
+            tell(image_facts(net))
     return 0

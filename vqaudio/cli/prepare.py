@@ -7,7 +7,8 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from vqaudio.cli.console import Overwrite, report, tell
-from vqaudio.data.corpora import ImageKind, Kind, Mic
+from vqaudio.data.corpora import Kind, Mic
+from vqaudio.images.kinds import ImageKind
 
 
 def prepare(

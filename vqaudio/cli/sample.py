@@ -64,7 +64,8 @@ def sample(
         count: of each speaker or class
         seconds: of each utterance, the prompt not counted
     """
-    from vqaudio.speech.prior import CodePrior, ImagePrior
+    from vqaudio.images.prior import ImagePrior
+    from vqaudio.speech.prior import CodePrior
     from vqaudio.tokens.sampling import sample_ids, sample_rows
 
     over = load_any(prior, device, threads)

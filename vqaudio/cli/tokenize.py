@@ -41,9 +41,10 @@ def tokenize(
     Args:
         out: NAME.jsonl or NAME.parquet, or a name without a suffix for a folder of .npy files with an index.jsonl
     """
+    from vqaudio.speech.describe import bits_per_second
     from vqaudio.tokens.bulk import find_sources, tokenize_all
     from vqaudio.tokens.files import check_target, write_tokens
-    from vqaudio.tokens.stats import TokenStats, bits_per_second
+    from vqaudio.tokens.stats import TokenStats
 
     check_target(out, overwrite=overwrite)
     net = load(model, device, threads)

@@ -21,7 +21,6 @@ from vqaudio.data.splits import split
 
 AUDIO_SUFFIXES = frozenset((".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64", ".sph"))
 Kind = Literal["vctk", "librispeech", "folder"]
-ImageKind = Literal["cifar10", "images"]
 Mic = Literal["mic1", "mic2"]
 Failures = list[AudioError]
 

@@ -17,10 +17,10 @@ import numpy as np
 from tqdm import tqdm
 
 from vqaudio.atomic import atomic_folder, remove_leftovers
-from vqaudio.data.corpora import ImageKind
 from vqaudio.data.splits import check_shares, split_group
 from vqaudio.images.data import Ints, Pixels, check_target, fill_folder
 from vqaudio.images.files import IMAGE_SUFFIXES, ImageError, check_pillow, read_image
+from vqaudio.images.kinds import ImageKind
 
 SPLITS = ("train", "valid", "test")
 NO_CLASSES = ("image",)

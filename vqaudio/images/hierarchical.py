@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from vqaudio.images.elbo import bound_loss, gaussian, in_bits
 from vqaudio.images.pixelcnn import PixelCNN, PixelCNNConfig
+from vqaudio.images.prior import draw_maps, map_nll
 from vqaudio.nn.conv import ResidualBlock2d
 from vqaudio.nn.normalizer import Normalizer, NormalizerKind
 from vqaudio.nn.quantizer import VectorQuantizer, VectorQuantizerConfig
-from vqaudio.speech.prior import DrawOptions, draw_maps, map_nll
+from vqaudio.sampling.logits import DrawOptions
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from vqaudio.images.baselines import ImageGumbel, ImageVAE, ImageVIMCO
 from vqaudio.images.codes import CodeMaps
 from vqaudio.images.hierarchical import CodeMapVAE, CodeMapVQVAE
 from vqaudio.images.likelihoods import LEVELS
+from vqaudio.images.prior import ImagePrior
 from vqaudio.images.vqvae import ImageVQVAE
-from vqaudio.metrics.conditioning_gap import check_mode
+from vqaudio.nn.modes import check_evaluating
 from vqaudio.nn.quantizer import VectorQuantizer, perplexity
-from vqaudio.speech.prior import ImagePrior
 
 ImageModel = ImageVQVAE | ImageVAE | ImageVIMCO | ImageGumbel
 Z95 = 1.96  # standard errors on either side of a mean that make its 95 % interval
@@ -59,7 +59,7 @@ def _figures(
     seed: int,
 ) -> dict[str, float]:
     """Examples (B, ...), nll(latents, examples) -> (B,) nats; figures in bits per one of the model's dims."""
-    check_mode(model)
+    check_evaluating(model)
     device = next(model.parameters()).device
     bounds, costs, gaps = [], [], []
     before: Tensor | None = None  # the latents of the last example of the batch before
@@ -97,7 +97,7 @@ def prior_figures(prior: ImagePrior, maps: CodeMaps, unigram: Tensor, batch_size
     gap_labels: by how much the codes cost more under another class, where there are several. Raises ValueError for
     fewer than two maps, and for classes that the prior does not know.
     """
-    check_mode(prior)
+    check_evaluating(prior)
     if len(maps) < 2:
         raise ValueError(f"give 2 maps or more, whose spread can be told, got {len(maps)}")
     known = len(prior.cfg.classes)

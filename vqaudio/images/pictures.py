@@ -5,9 +5,7 @@ Letters: N images, H x W pixels.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,21 +41,13 @@ def save_png(path: Path, picture: Tensor, *, overwrite: bool = False) -> None:
         image.save(temporary, format="PNG", optimize=True)
 
 
-def save_json(path: Path, figures: dict[str, Any], *, overwrite: bool = False) -> None:
-    """Figures by name -> a JSON file, whole or not at all."""
-    with atomic_file(path, overwrite=overwrite) as temporary:
-        temporary.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-
-
 def check_drawing() -> None:
     """Raises ModuleNotFoundError, with what to install, where pictures cannot be made."""
     check_pillow()
     try:
         import matplotlib  # noqa: F401
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "figures are drawn with matplotlib: pip install 'vqaudio[images]' (or, of speech, --no-page)"
-        ) from error
+        raise ModuleNotFoundError("figures are drawn with matplotlib: pip install 'vqaudio[images]'") from error
 
 
 def plot_usage(path: Path, counts: Tensor, *, overwrite: bool = False) -> None:

@@ -13,6 +13,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from vqaudio.atomic import check_out, save_json
 from vqaudio.images.codes import CodeMaps, write_codes
 from vqaudio.images.corpora import NO_CLASSES
 from vqaudio.images.data import centre_batches, open_images
@@ -25,12 +26,12 @@ from vqaudio.images.metrics import (
     second_level_figures,
     seeded,
 )
-from vqaudio.images.pictures import check_drawing, grid, plot_usage, save_json, save_png
+from vqaudio.images.pictures import check_drawing, grid, plot_usage, save_png
+from vqaudio.images.prior import ImagePrior
 from vqaudio.images.vqvae import ImageVQVAE
-from vqaudio.report.run import FIGURES, NO_WAITING, check_out
-from vqaudio.speech.prior import ImagePrior
-from vqaudio.training.health import HealthConfig, judge
+from vqaudio.training.health import NO_WAITING, HealthConfig, judge
 
+FIGURES = "figures.json"
 IMAGES_AT_ONCE = 64
 SHOWN = 16  # originals and reconstructions
 COLUMNS, MOST_CLASSES = 8, 10  # of grids of samples

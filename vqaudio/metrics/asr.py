@@ -18,10 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from vqaudio.data.audio import resampled, to_int16
-from vqaudio.metrics.language_model import arpa, words_of
+from vqaudio.data.forced_alignment import SPHINX_RATE
+from vqaudio.data.text import words_of
+from vqaudio.metrics.language_model import arpa
 
 Wav = npt.NDArray[np.float32]
-SPHINX_RATE = 16_000  # of the acoustic model in the package of pocketsphinx
 LONG = 30.0  # seconds from which a HubRecogniser hears in pieces: more than Whisper takes at once
 
 

@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import torch
 from einops import rearrange, repeat
-from torch import Tensor, nn
+from torch import Tensor
 
 from vqaudio.metrics.confidence import Estimate, ratio
+from vqaudio.nn.modes import check_evaluating
 from vqaudio.nn.quantizer import perplexity
 from vqaudio.speech.model import SpeechVQVAE
 
@@ -40,7 +41,7 @@ def spectrum(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]]) -> dict[s
     gap_speakers: by how much it grows with the codes, or the speakers, of the batch's next utterance. perplexity,
     usage, dead_codes and codebook_size as in `summary`. Raises as `listen` does.
     """
-    check_mode(model)
+    check_evaluating(model)
     errors, speakers = torch.zeros(3, dtype=torch.float64), set[int]()
     counts = torch.zeros(model.codebook_size, device=model.device)
     for cpu_batch in batches:
@@ -85,7 +86,7 @@ def listen(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]]) -> Listenin
     Codes and speakers are exchanged with those of the batch's next utterance. Raises ValueError for no batch, and for
     one of a single utterance; RuntimeError for a model in training mode.
     """
-    check_mode(model)
+    check_evaluating(model)
     device = model.device
     nats, num_samples, speakers = [], [], set[int]()
     counts = torch.zeros(model.codebook_size, device=device)
@@ -132,12 +133,6 @@ def estimates(heard: Listening) -> dict[str, Estimate]:
     gaps |= {"gap_speakers": bits[3] - bits[0]} if heard.voices > 1 else {}
     num_samples = heard.num_samples.cpu().numpy()
     return {name: ratio(cost, num_samples) for name, cost in {"bits_per_sample": bits[0], **gaps}.items()}
-
-
-def check_mode(model: nn.Module) -> None:
-    """Raises RuntimeError for a model in training mode."""
-    if model.training:
-        raise RuntimeError("the model is in training mode; call model.eval() before it is evaluated")
 
 
 def _with_and_without(model: SpeechVQVAE, batch: dict[str, Tensor], z_q: Tensor, valid: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Texts as a recogniser wants them: words, and an n-gram model of them in the ARPA format.
+"""An n-gram model of texts, in the ARPA format.
 
 The smoothing is that of Witten and Bell (1991; Chen and Goodman, 1999, section 2.5), as in `bitrate.bigram_bits`: it
 has no number to be tuned, and does well with little text.
@@ -7,42 +7,12 @@ has no number to be tuned, and does well with little text.
 from __future__ import annotations
 
 import math
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
 BEGIN, END = "<s>", "</s>"
 NEVER = -99.0  # how ARPA files write the logarithm of 0
-SMALL = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen")  # fmt: skip
-TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
-LARGE = ((10**9, "billion"), (10**6, "million"), (1000, "thousand"), (100, "hundred"))
 Gram = tuple[str, ...]
-
-
-def words_of(text: str) -> list[str]:
-    """Lower case, without punctuation but for apostrophes within words, whole numbers spelled out in English.
-
-    1984 becomes "one thousand nine hundred eighty four", which is not how a year is read.
-    """
-    plain = unicodedata.normalize("NFKC", text).lower().replace("\u2019", "'")
-    plain = re.sub(r"(?<=\d),(?=\d{3})", "", plain)
-    plain = re.sub(r"\d+", lambda found: f" {spelled(int(found[0]))} ", plain)
-    return re.findall(r"[^\W_]+(?:'[^\W_]+)*", plain)
-
-
-def spelled(number: int) -> str:
-    """0 and above -> its English words; from a trillion on digit by digit."""
-    if number >= 10**12:
-        return " ".join(SMALL[int(digit)] for digit in str(number))
-    for unit, name in LARGE:
-        if number >= unit:
-            rest = f" {spelled(number % unit)}" if number % unit else ""
-            return f"{spelled(number // unit)} {name}{rest}"
-    if number < len(SMALL):
-        return SMALL[number]
-    return TENS[number // 10 - 2] + (f" {SMALL[number % 10]}" if number % 10 else "")
 
 
 def arpa(sentences: Iterable[Sequence[str]], order: int) -> str:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from vqaudio.data.text import words_of
 from vqaudio.metrics.confidence import Estimate, ratio
-from vqaudio.metrics.language_model import words_of
 
 
 def word_figures(texts: Sequence[str], heard: Sequence[str]) -> dict[str, Estimate]:

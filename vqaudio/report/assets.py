@@ -16,7 +16,6 @@ import numpy.typing as npt
 from vqaudio.atomic import atomic_file
 from vqaudio.data.alignments import Segment
 from vqaudio.data.audio import write_audio
-from vqaudio.images.pictures import check_drawing
 from vqaudio.metrics.phones import frame_phones
 from vqaudio.tokens.rows import TokenRow, file_name
 
@@ -188,3 +187,14 @@ def _snippets(
         start, end = max(0.0, run.start * frame - CONTEXT), min(row.tokens.seconds, run.end * frame + CONTEXT)
         paths.append(f"{written[row.id]}#t={start:.3f},{end:.3f}")
     return paths
+
+
+def check_drawing() -> None:
+    """Raises ModuleNotFoundError, with what to install, where pictures cannot be made."""
+    try:
+        import matplotlib  # noqa: F401
+        import PIL  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "figures are drawn with matplotlib and Pillow: pip install 'vqaudio[images]' (or pass --no-page)"
+        ) from error

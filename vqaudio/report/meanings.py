@@ -18,5 +18,5 @@ class Meaning(NamedTuple):
 @cache
 def meanings() -> dict[str, Meaning]:
     """By the figures' names."""
-    text = files("vqaudio.evaluation").joinpath("meanings.yaml").read_text(encoding="utf-8")
+    text = files("vqaudio.report").joinpath("meanings.yaml").read_text(encoding="utf-8")
     return {name: Meaning(*facts) for name, facts in yaml.safe_load(text).items()}

@@ -9,19 +9,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vqaudio.atomic import check_writable
-from vqaudio.images.pictures import check_drawing, save_json
+from vqaudio.atomic import check_out, save_json
 from vqaudio.kernels.wavenet import Precision
 from vqaudio.metrics.asr import HubRecogniser, Recogniser, SphinxRecogniser
 from vqaudio.metrics.bitrate import Bitrates
 from vqaudio.metrics.conditioning_gap import summary
 from vqaudio.metrics.confidence import Estimate
-from vqaudio.report.assets import AUDIO, PICTURES
+from vqaudio.report.assets import AUDIO, PICTURES, check_drawing
 from vqaudio.report.config import SPHINX, ReportConfig
 from vqaudio.report.context import Subject, UnansweredError, enrolment, fit_units
 from vqaudio.report.datasets import open_sets
 from vqaudio.report.meanings import meanings
-from vqaudio.report.page_file import INDEX, write_page
+from vqaudio.report.page import INDEX, write_page
 from vqaudio.report.published import PUBLISHED
 from vqaudio.report.showing import show
 from vqaudio.report.summary import sentences
@@ -32,10 +31,9 @@ from vqaudio.speech.synthesis import SpeakOptions
 from vqaudio.tokens.chunks import sequences
 from vqaudio.tokens.files import read_tokens
 from vqaudio.tokens.sampling import check_prior
-from vqaudio.training.health import HealthConfig, judge
+from vqaudio.training.health import NO_WAITING, judge
 
 FIGURES = "figures.json"
-NO_WAITING = HealthConfig(young_until=0)  # a model that is evaluated has been trained
 
 
 class Figure(NamedTuple):
@@ -153,13 +151,6 @@ def _ask(
         report.verdict = _verdict(subjects)
     report.summary = sentences(report.of, [subject.set.name for subject in subjects])
     return report
-
-
-def check_out(out: Path, names: Sequence[str], overwrite: bool) -> None:
-    """Makes the folder. Raises the OSError that writing would end in, before any work is done for it."""
-    out.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        check_writable(out / name, overwrite=overwrite)
 
 
 def _clear(out: Path) -> None:

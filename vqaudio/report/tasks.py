@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from vqaudio.data.text import words_of
 from vqaudio.metrics.abx import abx_figures
 from vqaudio.metrics.abx_items import items_of, load_features
 from vqaudio.metrics.asr import transcribe_all
 from vqaudio.metrics.codebook_usage import code_figures
 from vqaudio.metrics.conditioning_gap import estimates
 from vqaudio.metrics.confidence import Estimate
-from vqaudio.metrics.language_model import words_of
 from vqaudio.metrics.phones import phone_figures
 from vqaudio.metrics.robustness import missing_codings, stability_figures
 from vqaudio.metrics.signal import signal_figures

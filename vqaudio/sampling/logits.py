@@ -6,11 +6,20 @@ Letters: B streams, T steps, Q classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypedDict
 
 import torch
 from torch import Tensor
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
+
+
+class DrawOptions(TypedDict, total=False):
+    """How codes are drawn."""
+
+    temperature: float
+    top_k: int | None
+    generator: Generators
 
 
 def check_controls(steps: int, temperature: float, top_k: int | None) -> None:

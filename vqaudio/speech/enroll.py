@@ -28,8 +28,8 @@ from vqaudio.nn.wavenet import WaveNet
 from vqaudio.speech.enroll_config import AdaptConfig
 from vqaudio.speech.enroll_data import Newcomers
 from vqaudio.speech.model import SpeechVQVAE
-from vqaudio.speech.new_speakers import check_new_names, with_speakers
 from vqaudio.speech.speaker_bits import bits_by_voice, heard_codes
+from vqaudio.speech.speakers import check_new_names, with_speakers
 from vqaudio.training import FitConfig, TrainingError, fit
 
 HELD_OUT_CROPS, HELD_OUT_SAMPLES = 8, 8192  # of each new speaker: what the figures are measured on

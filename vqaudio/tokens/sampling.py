@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
+from vqaudio.sampling.logits import DrawOptions
 from vqaudio.speech.model import SpeechVQVAE
-from vqaudio.speech.prior import CodePrior, DrawOptions
+from vqaudio.speech.prior import CodePrior
 from vqaudio.speech.tokens import Tokens
 from vqaudio.tokens.rows import TokenRow, file_name
 

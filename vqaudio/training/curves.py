@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vqaudio.atomic import atomic_file
-from vqaudio.training.metrics import read_metrics
+from vqaudio.training.metrics_file import read_metrics
 
 PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (  # title, figures; one that ends with a slash stands for all below
     ("bits per sample", ("bits_per_sample",)),

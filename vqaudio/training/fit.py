@@ -36,7 +36,7 @@ from vqaudio.training.launch import (
     threads,
 )
 from vqaudio.training.loader import Batch, Loader, part_weights, to_device
-from vqaudio.training.metrics import MetricsFile, in_short
+from vqaudio.training.metrics_file import MetricsFile, in_short
 
 Model = TypeVar("Model", bound=nn.Module)
 

@@ -44,6 +44,9 @@ class HealthConfig:
             raise ValueError(f"perplexity must lie in [0, 1], a share of the codes, got {self.perplexity}")
 
 
+NO_WAITING = HealthConfig(young_until=0)  # for a model that has been trained already
+
+
 class Verdict(NamedTuple):
     """What an evaluation says about a run."""
 

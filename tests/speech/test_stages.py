@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from vqaudio import load_model
-from vqaudio.training.metrics import read_metrics
+from vqaudio.training.metrics_file import read_metrics
 
 pytestmark = pytest.mark.slow
 HEARD = (  # all that is drawn at random for the encoder, too

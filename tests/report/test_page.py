@@ -20,7 +20,7 @@ from vqaudio.data.audio import read_audio
 from vqaudio.data.manifest import read_manifest
 from vqaudio.metrics.confidence import Estimate, mean, ratio
 from vqaudio.report.assets import clip, code_exhibits, runs, timeline
-from vqaudio.report.page_file import write_page
+from vqaudio.report.page import write_page
 from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.tokens.rows import TokenRow
 

@@ -24,7 +24,7 @@ def write_page(report: dict[str, Any], folder: Path, *, overwrite: bool = False)
     somebody" is shown beside the figure accuracy. The same report gives the same bytes.
     Raises OSError where it cannot write.
     """
-    templates = files("vqaudio.evaluation").joinpath("page")
+    templates = files("vqaudio.report.page")
 
     def source(name: str) -> str:
         return templates.joinpath(name).read_text(encoding="utf-8")

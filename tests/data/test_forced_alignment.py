@@ -11,8 +11,9 @@ import soundfile
 from vqaudio.cli.align import align as align_verb
 from vqaudio.data.alignments import Segment, find_alignments, read_notes, read_tsv
 from vqaudio.data.audio import AudioError, read_audio
+from vqaudio.data.forced_alignment import align, align_all
 from vqaudio.data.manifest import Utterance, read_manifest, write_manifest
-from vqaudio.metrics.forced_alignment import agreement, align, align_all
+from vqaudio.metrics.alignment_agreement import agreement
 from vqaudio.metrics.phone_classes import fold
 
 pytest.importorskip("pocketsphinx", reason="pip install 'vqaudio[metrics]'")

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from vqaudio import SpeechVQVAE, Tokens
-from vqaudio.checkpoint import ModelError, load_model, save_model, start_from
+from vqaudio.checkpoint import ModelError, load_model, save_model
 from vqaudio.metrics.conditioning_gap import conditioning
 from vqaudio.nn.context import CONTEXT_CHUNK, Context, ContextConfig
 from vqaudio.nn.encoder import EncoderConfig
 from vqaudio.nn.frontend import LogMelConfig
+from vqaudio.speech.init_from import init_from
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +87,7 @@ def test_codes_learn_from_the_spectrum_and_leave_the_decoder_alone(config) -> No
 def test_speech_learns_with_the_codes_as_they_are(config, model, tmp_path) -> None:
     save_model(model, tmp_path / "codes")
     learner = SpeechVQVAE(replace(config, learn="speech", speakers=("carl", "dora", "emil")))
-    left = start_from(learner, [tmp_path / "codes"])
+    left = init_from(learner, [tmp_path / "codes"])
     assert list(left.values()) == [["decoder.speaker.weight"]]  # nobody was called dora or emil
     assert learner.fingerprint == model.fingerprint
     own, theirs = learner.decoder.speaker, model.decoder.speaker
@@ -98,10 +99,10 @@ def test_speech_learns_with_the_codes_as_they_are(config, model, tmp_path) -> No
     assert learner.fingerprint == model.fingerprint  # the codebook did not move either
     save_model(learner, tmp_path / "speech")
     of_codes = SpeechVQVAE(replace(config, learn="codes"))
-    start_from(of_codes, [tmp_path / "codes"])
+    init_from(of_codes, [tmp_path / "codes"])
     save_model(of_codes, tmp_path / "codes alone")
     taken = SpeechVQVAE(replace(config, learn="speech"))
-    (left,) = start_from(taken, [tmp_path / "codes alone"]).values()
+    (left,) = init_from(taken, [tmp_path / "codes alone"]).values()
     assert "decoder.out.weight" in left and "decoder.speaker.weight" not in left
     assert taken.fingerprint == model.fingerprint
     assert load_model(tmp_path / "speech").fingerprint == model.fingerprint
@@ -113,17 +114,17 @@ def test_codes_that_are_to_stay_must_be_those_of_a_start(config, model, tmp_path
     wider = replace(config.encoder, channels=(9,))
     for cfg in (other_reach, replace(config, learn="speech", encoder=wider)):
         with pytest.raises(ModelError, match="keeps codes as they are"):
-            start_from(SpeechVQVAE(cfg), [tmp_path])
+            init_from(SpeechVQVAE(cfg), [tmp_path])
     narrower = replace(config, learn="speech", context=replace(config.context, channels=5))
     without = replace(config, learn="speech", context=ContextConfig(), spectrum=LogMelConfig())
     for cfg in (narrower, without):
         with pytest.raises(ModelError, match="are read by its context"):
-            start_from(SpeechVQVAE(cfg), [tmp_path])
+            init_from(SpeechVQVAE(cfg), [tmp_path])
     with pytest.raises(ModelError, match="got none"):
-        start_from(SpeechVQVAE(replace(config, learn="speech")), [])
+        init_from(SpeechVQVAE(replace(config, learn="speech")), [])
     free = SpeechVQVAE(replace(config, encoder=wider))
     before = free.quantizer.codebook.clone()
-    start_from(free, [tmp_path])  # a foreign encoder's codebook is not taken
+    init_from(free, [tmp_path])  # a foreign encoder's codebook is not taken
     assert torch.equal(free.quantizer.codebook, before) and not free.quantizer.initialised
 
 

@@ -1,1 +1,0 @@
-"""New voices for trained models, whose tokens stay what they are."""

@@ -1,0 +1,89 @@
+"""A prior over the codes of images: what maps of codes are likely to be.
+
+Letters: B batch, M codes at each place of an image, h rows, w columns, K codes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Unpack
+
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vqaudio.images.pixelcnn import PixelCNN, PixelCNNConfig
+from vqaudio.images.sampling import generate_map_cached
+from vqaudio.sampling.logits import DrawOptions
+
+
+@dataclass(frozen=True)
+class ImagePriorConfig:
+    """What a recipe does not fill in from the codes is in `net`."""
+
+    map_shape: tuple[int, ...] = (1, 8, 8)
+    """(M, h, w) of the maps; a recipe fills it in"""
+    classes: tuple[str, ...] = ()
+    """names of the classes that it is conditioned on; a recipe fills them in"""
+    model: str = ""
+    """fingerprint of the model whose codes these are; a recipe fills it in"""
+    net: PixelCNNConfig = field(default_factory=PixelCNNConfig)
+    """its maps and labels follow from the rest"""
+
+    def __post_init__(self) -> None:
+        if len(self.map_shape) != 3 or min(self.map_shape) < 1:
+            raise ValueError(f"map_shape must be three numbers of at least 1, got {self.map_shape}")
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"classes must be different names, got {self.classes}")
+        net = replace(self.net, maps=self.map_shape[0], labels=len(self.classes))
+        object.__setattr__(self, "net", net)
+
+
+class ImagePrior(nn.Module):
+    """A gated PixelCNN over the codes of an image, all codes of a place one after the other."""
+
+    def __init__(self, cfg: ImagePriorConfig):
+        super().__init__()
+        self.cfg = cfg
+        self.net = PixelCNN(cfg.net)
+
+    def forward(self, codes: Tensor, label: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """(B, M, h, w) int64, classes (B,) -> loss () in nats per code, logs."""
+        loss = self.nll(codes, label).mean() / codes[0].numel()
+        return loss, {"bits_per_code": loss.detach() / math.log(2)}
+
+    def nll(self, codes: Tensor, label: Tensor | None = None) -> Tensor:
+        """(B, M, h, w) int64, classes (B,) -> negative log-likelihood of each map in nats, (B,)."""
+        return map_nll(self.net, codes, None, label)
+
+    def sample(self, count: int = 1, label: Tensor | None = None, **options: Unpack[DrawOptions]) -> Tensor:
+        """Classes (B,), or `count` for B where there are none -> codes (B, M, h, w) int64."""
+        return draw_maps(self.net, self.cfg.map_shape, None, label, count, **options)
+
+    def label_id(self, name: str) -> int:
+        """Index of a class. Raises ValueError for a name that this prior does not know."""
+        if name not in self.cfg.classes:
+            known = ", ".join(self.cfg.classes) or "none: it was trained without classes"
+            raise ValueError(f"class {name!r} is not in this prior; it knows {known}")
+        return self.cfg.classes.index(name)
+
+
+def map_nll(net: PixelCNN, codes: Tensor, cond: Tensor | None, label: Tensor | None) -> Tensor:
+    """(B, M, h, w), (B, D), (B,) -> nats of each map (B,); the codes of a place stand side by side in their row."""
+    rows = rearrange(codes, "b m h w -> b h (w m)")
+    return F.cross_entropy(net(rows, cond, label).float(), rows, reduction="none").sum((1, 2))
+
+
+def draw_maps(
+    net: PixelCNN,
+    map_shape: tuple[int, ...],
+    cond: Tensor | None,
+    label: Tensor | None,
+    count: int,
+    **options: Unpack[DrawOptions],
+) -> Tensor:
+    """(B, D), (B,), or `count` for B where neither is given -> codes (B, M, h, w) int64, drawn one after the other."""
+    maps, height, width = map_shape
+    rows = generate_map_cached(net, height, width * maps, cond, label, count=count, **options)
+    return rearrange(rows, "b h (w m) -> b m h w", m=maps)

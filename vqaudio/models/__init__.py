@@ -1,1 +1,0 @@
-"""What is trained: forward(**batch) -> (loss, logs)."""
