@@ -60,9 +60,8 @@ def load_model(
 ) -> nn.Module:
     """A shipped name ("mini"), a folder, or a Hugging Face Hub id -> the model, ready to use (eval mode).
 
-    kind: the class that it must be of, by default SpeechVQVAE; nn.Module takes any. Raises ModelError for a name that is
-    none of these, for
-    another kind of model, a damaged or foreign folder, another format version.
+    kind: the class that it must be of, by default SpeechVQVAE; nn.Module takes any. Raises ModelError for a name that
+    is none of these, for another kind of model, a damaged or foreign folder, another format version.
     """
     folder = _find(name)
     facts = _read_facts(folder)

@@ -59,7 +59,7 @@ def test_pieces_are_the_whole(means, make_net, inputs_of, seeded, monkeypatch, o
     given = {**inputs_of(net, 3, 38), "steps": lengths}
     whole = means.generate(net, **given, generator=seeded(0, 1, 2))
     for frames in (1, 3):
-        monkeypatch.setattr(choice, "block_steps", lambda net, streams, frames=frames: frames * net.cfg.hop)
+        monkeypatch.setattr(backends, "block_steps", lambda net, streams, frames=frames: frames * net.cfg.hop)
         assert torch.equal(means.generate(net, **given, generator=seeded(0, 1, 2)), whole)
 
 
@@ -190,7 +190,7 @@ def test_choices_that_mean_nothing_are_refused(make_net, options, message) -> No
 
 
 def test_without_kernels_it_says_so_once_and_takes_ring_buffers(make_net, monkeypatch, caplog, seeded) -> None:
-    monkeypatch.setattr(choice, "kernels", lambda: None)
+    monkeypatch.setattr(backends, "kernels", lambda: None)
     backends._notice.cache_clear()
     net = make_net()
     with caplog.at_level(logging.WARNING, "vqaudio"):
