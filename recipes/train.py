@@ -39,7 +39,7 @@ class TrainConfig:
     crops: CropConfig = field(default_factory=CropConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     model: SpeechVQVAEConfig = field(default_factory=SpeechVQVAEConfig)
-    start: tuple[str, ...] = ()
+    init_from: tuple[str, ...] = ()
     """models to begin with, the later over the earlier: of each, what has the same name and shape; what makes the codes
     whole or not at all, voices by name, and of a model that has learned codes alone no decoder"""
     fit: FitConfig = field(default_factory=FitConfig)
@@ -60,17 +60,17 @@ def main() -> None:
     held_out = packed(cfg.valid, cfg, speech.speakers)
     set_seed(cfg.fit.seed)  # the first weights
     model = SpeechVQVAE(cfg.model)
-    for name, left in init_from(model, cfg.start).items():
+    for name, left in init_from(model, cfg.init_from).items():
         processes().print(f"started from {name}; not taken from it: {', '.join(left) or 'nothing'}", file=sys.stderr)
-    classes, v = cfg.model.decoder.classes, cfg.validation
-    batches = validation_batches(held_out, v.samples, v.batch_size, v.batches, num_classes=classes)
+    classes, v = cfg.model.decoder.num_classes, cfg.validation
+    batches = validation_batches(held_out, v.samples, v.batch_size, v.num_batches, num_classes=classes)
 
     def save(trained: SpeechVQVAE, folder: Path) -> None:
         save_model(trained, folder)
         save_yaml(cfg, folder / "config.yaml")
 
     crops = SpeechCrops(speech, cfg.crops, classes)
-    facts = flatten({name: to_dict(cfg)[name] for name in ("train", "crops", "model", "start")})
+    facts = flatten({name: to_dict(cfg)[name] for name in ("train", "crops", "model", "init_from")})
     model = fit(model, crops, cfg.fit, cfg.out, evaluate=lambda m: conditioning(m, batches), save=save, facts=facts)
     if processes().is_main_process:
         save(model, cfg.out)

@@ -18,7 +18,7 @@ from torch import nn
 
 from vqaudio.checkpoint import load_model, save_model
 from vqaudio.config import flatten, parse, save_yaml, to_dict
-from vqaudio.images.codes import CodeBatchConfig, CodeMapBatches, CodeMaps, code_batches
+from vqaudio.images.codes import CodeMapBatchConfig, CodeMapBatches, CodeMaps, code_batches
 from vqaudio.images.data import open_images
 from vqaudio.images.encoding import codes_of
 from vqaudio.images.hierarchical import CodeMapConfig, CodeMapVAE, CodeMapVQVAE
@@ -30,7 +30,7 @@ from vqaudio.metrics.prior import code_prior_figures
 from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.speech.prior import CodePrior, CodePriorConfig
 from vqaudio.tokens.bulk import tokens_of
-from vqaudio.tokens.chunks import ChunkConfig, CodeChunks, sequences
+from vqaudio.tokens.chunks import CodeCropConfig, CodeCrops, sequences
 from vqaudio.training import FitConfig, TrainingError, fit, processes
 from vqaudio.training.curves import plot_curves
 from vqaudio.training.launch import threads
@@ -53,13 +53,13 @@ class TrainPriorConfig:
     """what `vqaudio prepare` wrote: folders with the manifests train.jsonl and valid.jsonl, or one of packed images"""
     conditional: bool = True
     """whether the prior is told who speaks, or the image's class"""
-    chunks: ChunkConfig = field(default_factory=ChunkConfig)
+    crops: CodeCropConfig = field(default_factory=CodeCropConfig)
     """batches of speech codes"""
-    batches: CodeBatchConfig = field(default_factory=CodeBatchConfig)
+    batches: CodeMapBatchConfig = field(default_factory=CodeMapBatchConfig)
     """batches of maps of codes"""
     speech: CodePriorConfig = field(default_factory=CodePriorConfig)
     image: ImagePriorConfig = field(default_factory=ImagePriorConfig)
-    second: CodeMapConfig = field(default_factory=CodeMapConfig)
+    hierarchical: CodeMapConfig = field(default_factory=CodeMapConfig)
     fit: FitConfig = field(default_factory=FitConfig)
 
 
@@ -87,10 +87,10 @@ def speech(cfg: TrainPriorConfig, tokenizer: SpeechVQVAE) -> Task:
         )
         for part in ("train", "valid")
     )
-    net = replace(cfg.speech.net, classes=k)
+    net = replace(cfg.speech.net, num_classes=k)
     over = replace(cfg.speech, speakers=names, model=model, frame_rate=tokenizer.frame_rate, net=net)
     unigram = shares(train)
-    return Task(CodePrior(over), CodeChunks(train, cfg.chunks), lambda m: code_prior_figures(m, valid, unigram), model)
+    return Task(CodePrior(over), CodeCrops(train, cfg.crops), lambda m: code_prior_figures(m, valid, unigram), model)
 
 
 def images(cfg: TrainPriorConfig, first: ImageVQVAE) -> Task:
@@ -113,11 +113,11 @@ def build(cfg: TrainPriorConfig, maps: CodeMaps) -> ImagePrior | CodeMapVQVAE | 
     """The model, for maps of this shape and codebook."""
     if cfg.kind == "prior":
         several = cfg.conditional and len(maps.classes) > 1  # of a single one there is nothing to say
-        classes, net = maps.classes if several else (), replace(cfg.image.net, codes=maps.codebook_size)
+        classes, net = maps.classes if several else (), replace(cfg.image.net, codebook_size=maps.codebook_size)
         return ImagePrior(replace(cfg.image, map_shape=maps.map_shape, classes=classes, model=maps.model, net=net))
-    net = replace(cfg.second.net, codes=maps.codebook_size)
+    net = replace(cfg.hierarchical.net, codebook_size=maps.codebook_size)
     kind = CodeMapVQVAE if cfg.kind == "vqvae" else CodeMapVAE
-    return kind(replace(cfg.second, map_shape=maps.map_shape, model=maps.model, net=net))
+    return kind(replace(cfg.hierarchical, map_shape=maps.map_shape, model=maps.model, net=net))
 
 
 def main() -> None:
@@ -138,7 +138,8 @@ def main() -> None:
         save_yaml(cfg, folder / "config.yaml")
 
     used = {
-        name: to_dict(cfg)[name] for name in ("kind", "conditional", "chunks", "batches", "speech", "image", "second")
+        name: to_dict(cfg)[name]
+        for name in ("kind", "conditional", "crops", "batches", "speech", "image", "hierarchical")
     }
     facts = flatten({**used, "tokens": task.tokens})
     model = fit(task.model, task.loader, cfg.fit, cfg.out, evaluate=task.evaluate, save=save, facts=facts)

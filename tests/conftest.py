@@ -35,9 +35,11 @@ def tiny_config() -> SpeechVQVAEConfig:
     """Hop 8, 16 codes, three speakers, 16 classes: milliseconds per pass."""
     return SpeechVQVAEConfig(
         speakers=("anna", "bert", "carl"),
-        encoder=EncoderConfig(strides=(2, 4), channels=(6, 8), dilations=(1, 2), width=4, lookahead=11),
-        quantizer=VectorQuantizerConfig(codes=16, width=4),
-        decoder=WaveNetConfig(classes=16, layers=4, cycle=3, residual=6, skip=8, hidden=8),
+        encoder=EncoderConfig(strides=(2, 4), channels=(6, 8), dilations=(1, 2), dim=4, lookahead=11),
+        quantizer=VectorQuantizerConfig(codebook_size=16, dim=4),
+        decoder=WaveNetConfig(
+            num_classes=16, layers=4, layers_per_stack=3, residual_channels=6, skip_channels=8, cond_hidden_channels=8
+        ),
     )
 
 
@@ -48,7 +50,7 @@ def _initialised(cfg: SpeechVQVAEConfig, samples: int = 512, peak: float = 1.0) 
     _randomise(model.decoder, seed=2)
     generator = torch.Generator().manual_seed(3)
     wav = (torch.rand(4, 1, samples, generator=generator) * 2 - 1) * peak
-    target = torch.randint(cfg.decoder.classes, (4, samples), generator=generator)
+    target = torch.randint(cfg.decoder.num_classes, (4, samples), generator=generator)
     model(wav, target, torch.zeros(4, dtype=torch.long), torch.full((4,), samples))
     return model.eval().requires_grad_(False)
 

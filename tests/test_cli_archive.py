@@ -41,7 +41,9 @@ def tokens(tiny_model: SpeechVQVAE, tmp_path_factory: pytest.TempPathFactory) ->
 def prior(
     tiny_model: SpeechVQVAE, randomise: Callable[..., nn.Module], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    net = WaveNetConfig(classes=16, layers=4, cycle=3, residual=6, skip=8, hidden=4)
+    net = WaveNetConfig(
+        num_classes=16, layers=4, layers_per_stack=3, residual_channels=6, skip_channels=8, cond_hidden_channels=4
+    )
     made = CodePrior(CodePriorConfig(speakers=tiny_model.speakers, model=tiny_model.fingerprint, net=net))
     folder = tmp_path_factory.mktemp("models") / "prior"
     save_model(cast(CodePrior, randomise(made)), folder)

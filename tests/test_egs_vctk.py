@@ -21,12 +21,26 @@ TINY = {
     "model": {
         "encoder": {"channels": [8, 8, 8, 8, 8, 16], "dilations": [1], "width": 8},
         "quantizer": {"codes": 16, "width": 8},
-        "decoder": {"layers": 2, "cycle": 2, "residual": 8, "skip": 8, "hidden": 8},
+        "decoder": {
+            "layers": 2,
+            "layers_per_stack": 2,
+            "residual_channels": 8,
+            "skip_channels": 8,
+            "cond_hidden_channels": 8,
+        },
     },
 }
 PRIOR = {
     "chunks": {"codes": 64, "batch_size": 2},
-    "speech": {"net": {"layers": 2, "cycle": 2, "residual": 8, "skip": 8, "hidden": 8}},
+    "speech": {
+        "net": {
+            "layers": 2,
+            "layers_per_stack": 2,
+            "residual_channels": 8,
+            "skip_channels": 8,
+            "cond_hidden_channels": 8,
+        }
+    },
 }
 
 

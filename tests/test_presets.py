@@ -54,7 +54,7 @@ def test_every_preset_of_a_prior_over_speech_loads(path: Path) -> None:
 
 @pytest.mark.parametrize("path", OF_IMAGES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_preset_of_images_loads_and_builds_all_kinds(path: Path) -> None:
-    if path.stem in ("prior", "second"):
+    if path.stem in ("prior", "hierarchical"):
         module = _recipe("train_prior")
         cfg = load_yaml(module.TrainPriorConfig, path)
         maps = CodeMaps(torch.zeros(1, 10, 8, 8, dtype=torch.long), torch.zeros(1), ("cat", "dog"), 512, "x", "s")
@@ -74,8 +74,8 @@ def test_the_papers_image_models_are_as_the_paper_states_them() -> None:
     module = _recipe("train_image")
     cifar = load_yaml(module.TrainImageConfig, ROOT / "egs/cifar10/conf/vqvae.yaml")
     assert cifar.model.map_shape == (10, 8, 8)
-    assert (cifar.model.quantizer.codes, cifar.model.coder.channels, cifar.model.coder.blocks) == (512, 256, 2)
-    assert (cifar.fit.lr, cifar.crops.batch_size, cifar.model.samples) == (2e-4, 128, 50)
+    assert (cifar.model.quantizer.codebook_size, cifar.model.coder.channels, cifar.model.coder.blocks) == (512, 256, 2)
+    assert (cifar.fit.lr, cifar.crops.batch_size, cifar.model.vimco_samples) == (2e-4, 128, 50)
     larger = load_yaml(module.TrainImageConfig, ROOT / "egs/cifar10/conf/imagenet128.yaml")
     assert (larger.model.size, larger.model.map_shape) == (128, (1, 32, 32))
 
@@ -83,9 +83,9 @@ def test_the_papers_image_models_are_as_the_paper_states_them() -> None:
 @pytest.mark.parametrize("path", OF_SPEECH, ids=lambda path: path.stem)
 def test_every_preset_loads_and_has_its_rate(recipe: ModuleType, path: Path) -> None:
     model = load_yaml(recipe.TrainConfig, path).model
-    rates = {"prior128": 125, "codes": 100, "speech": 100}
+    rates = {"prior128": 125, "codes": 100, "decoder": 100}
     assert model.sample_rate / model.encoder.hop == rates.get(path.stem, 250)
-    assert model.quantizer.codes == 512
+    assert model.quantizer.codebook_size == 512
     with torch.device("meta"):  # no memory: the paper's decoder alone has 17 million weights
         SpeechVQVAE(model)
 
@@ -93,8 +93,8 @@ def test_every_preset_loads_and_has_its_rate(recipe: ModuleType, path: Path) -> 
 def test_the_papers_model_is_as_the_paper_states_it(recipe: ModuleType) -> None:
     model = load_yaml(recipe.TrainConfig, ROOT / "egs/vctk/conf/paper.yaml").model
     assert model.encoder.strides == (2,) * 6  # the window is twice the stride
-    assert (model.quantizer.commitment, model.quantizer.commitment_warmup) == (0.25, 0)
-    assert (model.decoder.layers, model.decoder.cycle) == (30, 10)
+    assert (model.quantizer.commitment_weight, model.quantizer.commitment_warmup_steps) == (0.25, 0)
+    assert (model.decoder.layers, model.decoder.layers_per_stack) == (30, 10)
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,8 @@ from vqaudio.training.metrics_file import read_metrics
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "egs/cifar10/conf/cpu"
 TINY_FIT = ["--fit.steps", "6", "--fit.log-every", "2", "--fit.evaluate-every", "3", "--fit.save-every", "3"]
-TINY_IMAGES = ["--model.coder.channels", "8", "--model.coder.maps", "2", "--model.coder.width", "4"]
-TINY_IMAGES += ["--model.quantizer.width", "4", "--model.quantizer.codes", "16", "--model.samples", "3"]
+TINY_IMAGES = ["--model.coder.channels", "8", "--model.coder.num_maps", "2", "--model.coder.dim", "4"]
+TINY_IMAGES += ["--model.quantizer.dim", "4", "--model.quantizer.codebook_size", "16", "--model.vimco_samples", "3"]
 TINY_IMAGES += ["--crops.batch-size", "4", *TINY_FIT]
 TINY_NET = ["--{}.net.channels", "6", "--{}.net.layers", "2", "--{}.net.head", "8", "--{}.net.kernel-size", "3"]
 
@@ -113,7 +113,7 @@ def _evaluate(images: Path, runs: Path) -> None:
     for kind in ("vqvae", "vae"):
         given = ["--model", runs / f"over-{kind}", "--first", runs / "vqvae", "--data", images]
         assert main(["evaluate", *map(str, given), "--out", str(runs / f"second-{kind}")]) == 0
-        assert "gap_codes" in json.loads((runs / f"second-{kind}/figures.json").read_text())
+        assert "conditioning_gap" in json.loads((runs / f"second-{kind}/figures.json").read_text())
 
 
 def _sample(runs: Path) -> None:
@@ -174,7 +174,10 @@ def test_a_run_continues_as_if_it_had_not_stopped(
     [("prior", "kind 'prior' is over codes of a SpeechVQVAE or an ImageVQVAE"), ("vae", "over codes of an ImageVQVAE")],
 )
 def test_a_model_without_codes_of_its_own_has_no_prior(recipe, tmp_path, kind, message) -> None:
-    save_model(CodePrior(CodePriorConfig(net=WaveNetConfig(classes=4, layers=1, residual=2, skip=2))), tmp_path / "p")
+    save_model(
+        CodePrior(CodePriorConfig(net=WaveNetConfig(num_classes=4, layers=1, residual_channels=2, skip_channels=2))),
+        tmp_path / "p",
+    )
     with pytest.raises(ValueError, match=f"p is a CodePrior; .*{message}"):
         recipe("train_prior", "--model", tmp_path / "p", "--kind", kind, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()

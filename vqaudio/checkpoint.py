@@ -14,12 +14,13 @@ from torch import nn
 
 from vqaudio.atomic import atomic_file
 from vqaudio.config import ConfigError, from_dict, to_dict
+from vqaudio.upgrade import upgrade
 
 if TYPE_CHECKING:
     from vqaudio.speech.model import SpeechVQVAE
 
 Kind = TypeVar("Kind", bound=nn.Module)
-FORMAT = 1  # version of config.json and of the names in model.safetensors
+FORMAT = 2  # version of config.json and of the names in model.safetensors
 PRETRAINED = Path(__file__).parent / "pretrained"
 # kind of model, as config.json names it -> where it is; a file never names a module
 KINDS = {
@@ -140,9 +141,11 @@ def _read_facts(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{path} is not JSON ({error}); fetch the model again") from error
     if not isinstance(facts, dict) or "format" not in facts or "config" not in facts:
         raise ModelError(f"{path} was not written by vqaudio: it has no format and config")
-    if facts["format"] != FORMAT:
+    if facts["format"] == 1:
+        facts = {**facts, "config": upgrade(facts["config"])}
+    elif facts["format"] != FORMAT:
         raise ModelError(
-            f"{path} has format {facts['format']!r}, this vqaudio reads format {FORMAT}; "
+            f"{path} has format {facts['format']!r}, this vqaudio reads formats 1 and {FORMAT}; "
             "use the version of vqaudio that made the model"
         )
     if facts.get("kind") not in list(KINDS):

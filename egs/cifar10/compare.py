@@ -85,7 +85,7 @@ def table() -> str:
         for kind in filter(kinds.__contains__, KINDS):
             rows = list(kinds[kind].values())
             cells = [_shown([row[name] for row in rows]) for name in ("bits_per_dim", "bits_of_pixels")]
-            cells += [_shown([row[name] for row in rows]) for name in ("bits_of_latents", "gap_codes")]
+            cells += [_shown([row[name] for row in rows]) for name in ("bits_of_latents", "conditioning_gap")]
             lines.append(f"| {' | '.join([steps, KINDS[kind], str(len(rows)), *cells, PAPER.get(kind, '')])} |")
     return "\n".join(lines) + "\n"
 

@@ -41,8 +41,8 @@ if runs 4; then
 fi
 if runs 5; then
     echo "== Stage 5: train a second level over them, with discrete and with continuous latents =="
-    train train_prior.py "$conf/second.yaml" --kind vqvae --model "$out/vqvae" --out "$out/second" "$@"
-    train train_prior.py "$conf/second.yaml" --kind vae --model "$out/vqvae" --out "$out/second-vae" "$@"
+    train train_prior.py "$conf/hierarchical.yaml" --kind vqvae --model "$out/vqvae" --out "$out/second" "$@"
+    train train_prior.py "$conf/hierarchical.yaml" --kind vae --model "$out/vqvae" --out "$out/second-vae" "$@"
 fi
 if runs 6; then
     echo "== Stage 6: figures and pictures on the test images =="

@@ -38,23 +38,23 @@ RESULTS = ROOT / "egs/vctk/ablation.json"  # {variant: {seed: figures}}
 
 VARIANTS: dict[str, tuple[str, ...]] = {  # name -> the flags that differ from conf/ablation.yaml
     "baseline": (),
-    "no commitment warm-up": ("--model.quantizer.commitment-warmup", "0"),
+    "no commitment warm-up": ("--model.quantizer.commitment-warmup-steps", "0"),
     "no normaliser": ("--model.normalizer", "none"),
-    "no normaliser, no warm-up": ("--model.normalizer", "none", "--model.quantizer.commitment-warmup", "0"),
+    "no normaliser, no warm-up": ("--model.normalizer", "none", "--model.quantizer.commitment-warmup-steps", "0"),
     "affine": ("--model.normalizer", "affine"),
-    "affine, no warm-up": ("--model.normalizer", "affine", "--model.quantizer.commitment-warmup", "0"),
+    "affine, no warm-up": ("--model.normalizer", "affine", "--model.quantizer.commitment-warmup-steps", "0"),
     "batch": ("--model.normalizer", "batch"),
-    "no restarts": ("--model.quantizer.restart-below", "0"),
+    "no restarts": ("--model.quantizer.restart-threshold", "0"),
     "random first codes": ("--model.quantizer.kmeans-iterations", "0"),
-    "gradient codebook": ("--model.quantizer.codebook", "gradient"),
-    "time-jitter 0.12": ("--model.jitter", "0.12"),
+    "gradient codebook": ("--model.quantizer.codebook_update", "gradient"),
+    "time-jitter 0.12": ("--model.time_jitter", "0.12"),
     "unit": ("--model.normalizer", "unit"),
     "unit-norm codes": ("--model.quantizer.unit-norm",),
     "input noise 0.3": ("--model.decoder.input-noise", "0.3"),
     "input dropout 0.3": ("--model.decoder.input-dropout", "0.3"),
     "target shift 128": ("--crops.target-shift", "128"),
-    "receptive field 61": ("--model.decoder.cycle", "4"),
-    "receptive field 1087": ("--model.decoder.cycle", "10"),
+    "receptive field 61": ("--model.decoder.layers_per_stack", "4"),
+    "receptive field 1087": ("--model.decoder.layers_per_stack", "10"),
 }
 TWICE = (  # the claims that matter: a second seed
     "baseline",
@@ -142,8 +142,8 @@ def some_of_each(corpus: str) -> Iterator[Utterance]:
 
 COLUMNS = {  # heading -> figure, digits
     "bits": ("bits_per_sample", 3),
-    "gap, codes": ("gap_codes", 3),
-    "gap, speakers": ("gap_speakers", 3),
+    "gap, codes": ("conditioning_gap", 3),
+    "gap, speakers": ("speaker_gap", 3),
     "perplexity": ("perplexity", 0),
     "usage": ("usage", 3),
     "speaker probe": ("probe", 3),

@@ -70,7 +70,7 @@ def vectors_and_codebook(size: Size) -> tuple[Tensor, Tensor]:
 
 def our_quantizer(size: Size, codebook: Tensor) -> VectorQuantizer:
     """With the defaults that speech and images train with, amid training: every count at its mean."""
-    ours = VectorQuantizer(VectorQuantizerConfig(codes=size.codes, width=size.shape[1]))
+    ours = VectorQuantizer(VectorQuantizerConfig(codebook_size=size.codes, dim=size.shape[1]))
     count = size.vectors / size.codes
     ours.codebook.copy_(codebook)
     ours.ema_count.fill_(count)
@@ -90,11 +90,11 @@ def their_quantizer(size: Size, codebook: Tensor) -> Any:
     theirs = importlib.import_module(PEER).VectorQuantize(
         dim=size.shape[1],
         codebook_size=size.codes,
-        decay=cfg.decay,
-        commitment_weight=cfg.commitment,
+        decay=cfg.ema_decay,
+        commitment_weight=cfg.commitment_weight,
         rotation_trick=False,
         kmeans_init=False,
-        threshold_ema_dead_code=cfg.restart_below * count,
+        threshold_ema_dead_code=cfg.restart_threshold * count,
         channel_last=False,
         accept_image_fmap=len(size.shape) == 4,
     )

@@ -113,7 +113,7 @@ class Plain(nn.Module):
         assert decoder.condition and decoder.project and decoder.speaker
         self.embed, self.speaker = copy.deepcopy(decoder.embed), copy.deepcopy(decoder.speaker)
         self.condition = convolution(decoder.condition)
-        layers, r = decoder.cfg.layers, decoder.cfg.residual
+        layers, r = decoder.cfg.layers, decoder.cfg.residual_channels
         weights, biases = decoder.project.weight.chunk(layers), decoder.project.bias.chunk(layers)
         self.projects = nn.ModuleList(pointwise(w, b) for w, b in zip(weights, biases, strict=True))
         self.dilated = nn.ModuleList(convolution(conv) for conv in decoder.dilated)
@@ -125,7 +125,7 @@ class Plain(nn.Module):
     def encode(self, wav: Tensor) -> Tensor:
         """(B, 1, T) -> (B, D, N)."""
         lookahead = self.encoder_cfg.lookahead
-        x = F.pad(wav[:, :, lookahead:], (0, lookahead)) * self.encoder_cfg.gain
+        x = F.pad(wav[:, :, lookahead:], (0, lookahead)) * self.encoder_cfg.input_gain
         for stage, stride in zip(self.stages, self.encoder_cfg.strides, strict=True):
             x = F.relu(stage(F.pad(x, (stride, 0))))
         for block, out, dilation in zip(self.blocks, self.block_outs, self.encoder_cfg.dilations, strict=True):
@@ -136,7 +136,7 @@ class Plain(nn.Module):
     def logits(self, target: Tensor, z_q: Tensor, speaker: Tensor) -> Tensor:
         """(B, T), (B, D, N), (B,) -> (B, Q, T)."""
         cfg = self.decoder_cfg
-        x = self.embed(F.pad(target[:, :-1], (1, 0), value=cfg.classes)).transpose(1, 2)  # (B, R, T)
+        x = self.embed(F.pad(target[:, :-1], (1, 0), value=cfg.num_classes)).transpose(1, 2)  # (B, R, T)
         local = z_q.repeat_interleave(cfg.hop, dim=2)  # (B, D, T)
         voice = self.speaker(speaker)[:, :, None].expand(-1, -1, target.shape[1])  # (B, H, T)
         hidden = F.relu(self.condition(local) + voice)

@@ -16,7 +16,16 @@ from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
 from vqaudio.sampling.backends import Sampler
 
 TINY = WaveNetConfig(
-    classes=6, layers=4, cycle=2, residual=4, skip=5, hop=4, condition=3, speakers=2, hidden=6, kernel_size=3
+    num_classes=6,
+    layers=4,
+    layers_per_stack=2,
+    residual_channels=4,
+    skip_channels=5,
+    hop=4,
+    cond_dim=3,
+    num_speakers=2,
+    cond_hidden_channels=6,
+    kernel_size=3,
 )
 
 
@@ -165,7 +174,7 @@ def test_a_missing_peer_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> N
     assert rates.peer_missing() == "not installed: pip install 'vqaudio[bench]'"
 
 
-@pytest.mark.parametrize("cfg", [TINY, replace(TINY, condition=0, speakers=0)])
+@pytest.mark.parametrize("cfg", [TINY, replace(TINY, cond_dim=0, num_speakers=0)])
 def test_the_peer_runs_beside_our_torch(cfg: WaveNetConfig) -> None:
     pytest.importorskip("wavenet_vocoder", reason="the extra [bench] is not installed")
     assert rates.peer_rate(cfg, 1, seconds=1e-6, repeats=1) > 0

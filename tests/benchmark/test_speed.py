@@ -20,7 +20,16 @@ from vqaudio.speech.model import SpeechVQVAEConfig
 
 VCTK = Path(__file__).parents[2] / "egs/vctk"
 _NET = WaveNetConfig(
-    classes=6, layers=4, cycle=2, residual=4, skip=5, hop=4, condition=3, speakers=2, hidden=6, kernel_size=3
+    num_classes=6,
+    layers=4,
+    layers_per_stack=2,
+    residual_channels=4,
+    skip_channels=5,
+    hop=4,
+    cond_dim=3,
+    num_speakers=2,
+    cond_hidden_channels=6,
+    kernel_size=3,
 )
 TINY = Subject("tiny", _NET, rate=100.0)
 PLAN = Plan((TINY,), streams=(3,), seconds=1e-6, repeats=1)

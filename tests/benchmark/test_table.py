@@ -14,7 +14,13 @@ from vqaudio.cli.main import main
 from vqaudio.kernels.library import VARIABLE, kernels
 from vqaudio.nn.wavenet import WaveNetConfig
 
-TINY = Subject("tiny", WaveNetConfig(classes=6, layers=2, cycle=2, residual=4, skip=5, hop=4, hidden=6), rate=100.0)
+TINY = Subject(
+    "tiny",
+    WaveNetConfig(
+        num_classes=6, layers=2, layers_per_stack=2, residual_channels=4, skip_channels=5, hop=4, cond_hidden_channels=6
+    ),
+    rate=100.0,
+)
 PLAN = Plan((TINY,), streams=(3,), seconds=1e-3, repeats=1)
 
 

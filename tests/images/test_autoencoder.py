@@ -8,7 +8,7 @@ import torch
 from vqaudio.images.autoencoder import ImageCoderConfig, ImageDecoder, ImageEncoder
 from vqaudio.nn.conv import ResidualBlock2d
 
-CODER = ImageCoderConfig(stages=2, channels=8, blocks=1, maps=3, width=4, components=2)
+CODER = ImageCoderConfig(stages=2, channels=8, blocks=1, num_maps=3, dim=4, num_mixtures=2)
 
 
 def test_the_maps_have_a_quarter_of_the_side_and_the_decoder_mirrors_them() -> None:
@@ -20,7 +20,7 @@ def test_the_maps_have_a_quarter_of_the_side_and_the_decoder_mirrors_them() -> N
 
 
 def test_the_papers_coder_is_as_the_paper_states_it() -> None:
-    encoder = ImageEncoder(ImageCoderConfig(maps=10))
+    encoder = ImageEncoder(ImageCoderConfig(num_maps=10))
     convolutions = [layer for layer in encoder.layers if isinstance(layer, torch.nn.Conv2d)]
     assert [(c.kernel_size, c.stride, c.out_channels) for c in convolutions] == [((4, 4), (2, 2), 256)] * 2
     assert sum(isinstance(layer, ResidualBlock2d) for layer in encoder.layers) == 2
@@ -37,4 +37,4 @@ def test_images_without_a_map_are_refused() -> None:
     with pytest.raises(ValueError, match=r"got \(1, 1, 32, 32\)"):
         ImageEncoder(CODER)(torch.zeros(1, 1, 32, 32))
     with pytest.raises(ValueError, match="maps must be at least 1, got 0"):
-        ImageCoderConfig(maps=0)
+        ImageCoderConfig(num_maps=0)

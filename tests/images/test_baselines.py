@@ -69,8 +69,8 @@ def test_vimcos_gradient_is_that_of_its_bound_with_every_draw_counted_out(sample
 @pytest.fixture
 def smallest() -> ImageConfig:
     """4 x 4 pixels, one place with two codes of three: nine configurations."""
-    coder = ImageCoderConfig(channels=4, blocks=1, maps=2, width=2, components=1)
-    return ImageConfig(size=4, coder=coder, quantizer=VectorQuantizerConfig(codes=3, width=2), samples=2)
+    coder = ImageCoderConfig(channels=4, blocks=1, num_maps=2, dim=2, num_mixtures=1)
+    return ImageConfig(size=4, coder=coder, quantizer=VectorQuantizerConfig(codebook_size=3, dim=2), vimco_samples=2)
 
 
 def _parts(model: ImageVIMCO, image: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vqaudio.images.codes import CodeBatchConfig, CodeMapBatches, CodeMaps, code_batches, read_codes, write_codes
+from vqaudio.images.codes import CodeMapBatchConfig, CodeMapBatches, CodeMaps, code_batches, read_codes, write_codes
 
 
 @pytest.fixture
@@ -40,12 +40,12 @@ def test_a_damaged_or_foreign_file_is_explained(maps: CodeMaps, tmp_path: Path) 
 
 
 def test_batches_are_a_function_of_step_and_parts_follow_each_other(maps: CodeMaps) -> None:
-    batches = CodeMapBatches(maps, CodeBatchConfig(batch_size=7, seed=3), labelled=True)
+    batches = CodeMapBatches(maps, CodeMapBatchConfig(batch_size=7, seed=3), labelled=True)
     whole = batches.batch(5)
     parts = [batches.batch(5, part, 3) for part in range(3)]
     for name in ("codes", "label"):
         assert torch.equal(torch.cat([part[name] for part in parts]), whole[name])
-    again = CodeMapBatches(maps, CodeBatchConfig(batch_size=7, seed=3), labelled=True).batch(5)
+    again = CodeMapBatches(maps, CodeMapBatchConfig(batch_size=7, seed=3), labelled=True).batch(5)
     assert torch.equal(again["codes"], whole["codes"])
     assert not torch.equal(batches.batch(6)["codes"], whole["codes"])
     for row, label in zip(whole["codes"], whole["label"], strict=True):
@@ -54,7 +54,7 @@ def test_batches_are_a_function_of_step_and_parts_follow_each_other(maps: CodeMa
 
 
 def test_all_maps_are_drawn_in_the_end(maps: CodeMaps) -> None:
-    batches = CodeMapBatches(maps, CodeBatchConfig(batch_size=8), labelled=False)
+    batches = CodeMapBatches(maps, CodeMapBatchConfig(batch_size=8), labelled=False)
     seen = torch.cat([batches.batch(step)["codes"] for step in range(30)])
     assert {tuple(row.flatten().tolist()) for row in seen} == {tuple(row.flatten().tolist()) for row in maps.codes}
     assert set(batches.batch(0)) == {"codes"}

@@ -24,8 +24,8 @@ def packed(tmp_path: Path) -> PackedImages:
 
 def _model(seed: int) -> ImageVQVAE:
     torch.manual_seed(seed)
-    coder = ImageCoderConfig(channels=6, blocks=1, maps=2, width=3, components=2)
-    return ImageVQVAE(ImageConfig(size=8, coder=coder, quantizer=VectorQuantizerConfig(codes=6, width=3))).eval()
+    coder = ImageCoderConfig(channels=6, blocks=1, num_maps=2, dim=3, num_mixtures=2)
+    return ImageVQVAE(ImageConfig(size=8, coder=coder, quantizer=VectorQuantizerConfig(codebook_size=6, dim=3))).eval()
 
 
 def test_they_are_the_models_codes_of_the_middle_and_of_its_mirror_image(packed: PackedImages, tmp_path: Path) -> None:

@@ -18,9 +18,9 @@ from vqaudio.nn.quantizer import VectorQuantizerConfig
 CFG = CodeMapConfig(
     map_shape=(2, 4, 4),
     channels=8,
-    latents=3,
-    quantizer=VectorQuantizerConfig(codes=4, width=2),
-    net=PixelCNNConfig(codes=5, channels=6, layers=2, kernel_size=3, head=6),
+    num_latents=3,
+    quantizer=VectorQuantizerConfig(codebook_size=4, dim=2),
+    net=PixelCNNConfig(codebook_size=5, channels=6, layers=2, kernel_size=3, head_channels=6),
 )
 CODES = torch.randint(5, (8, 2, 4, 4), generator=torch.Generator().manual_seed(0))
 
@@ -65,6 +65,6 @@ def test_the_continuous_one_has_the_same_decoder(tmp_path: Path) -> None:
 
 def test_what_cannot_be_is_explained() -> None:
     with pytest.raises(ValueError, match="channels and latents must be at least 1, got 128 and 0"):
-        CodeMapConfig(latents=0)
+        CodeMapConfig(num_latents=0)
     with pytest.raises(ValueError, match=r"map_shape must be \(M, h, w\) .* got \(8, 8\)"):
         CodeMapConfig(map_shape=(8, 8))

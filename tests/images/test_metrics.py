@@ -19,11 +19,11 @@ from vqaudio.images.prior import ImagePrior, ImagePriorConfig
 from vqaudio.images.vqvae import ImageConfig, ImageVQVAE
 from vqaudio.nn.quantizer import VectorQuantizerConfig
 
-CODER = ImageCoderConfig(channels=6, blocks=1, maps=2, width=3, components=2)
-CFG = ImageConfig(size=8, coder=CODER, quantizer=VectorQuantizerConfig(codes=6, width=3), samples=3)
+CODER = ImageCoderConfig(channels=6, blocks=1, num_maps=2, dim=3, num_mixtures=2)
+CFG = ImageConfig(size=8, coder=CODER, quantizer=VectorQuantizerConfig(codebook_size=6, dim=3), vimco_samples=3)
 IMAGES = torch.randint(256, (10, 3, 8, 8), generator=torch.Generator().manual_seed(7), dtype=torch.uint8)
 BATCHES = [{"image": IMAGES[:4]}, {"image": IMAGES[4:]}]
-NET = PixelCNNConfig(codes=5, channels=6, layers=2, kernel_size=3, head=32)
+NET = PixelCNNConfig(codebook_size=5, channels=6, layers=2, kernel_size=3, head_channels=32)
 
 
 @pytest.mark.parametrize("kind", [ImageVQVAE, ImageVAE, ImageVIMCO, ImageGumbel])
@@ -57,10 +57,10 @@ def test_bits_are_the_mean_bound_over_images_whatever_the_batches(
 def test_a_decoder_that_ignores_its_latents_has_no_gap(randomise: Callable[..., nn.Module]) -> None:
     model = ImageVQVAE(CFG)
     randomise(model)
-    assert image_figures(model.eval(), BATCHES)["gap_codes"] != 0
+    assert image_figures(model.eval(), BATCHES)["conditioning_gap"] != 0
     with torch.no_grad():
         model.decoder.into.weight.zero_()
-    assert image_figures(model, BATCHES)["gap_codes"] == 0
+    assert image_figures(model, BATCHES)["conditioning_gap"] == 0
 
 
 def test_drawing_for_the_figures_leaves_the_callers_random_numbers_alone() -> None:
@@ -84,7 +84,7 @@ def test_a_prior_is_compared_with_the_codes_own_shares(randomise: Callable[..., 
     expected = -(math.log2(17 / 21) + math.log2(5 / 21)) / 2
     assert figures["unigram_bits"] == pytest.approx(expected, rel=1e-5)
     other = prior.nll(codes, 1 - maps.labels).mean().item() / 8 / math.log(2)
-    assert figures["gap_labels"] == pytest.approx(other - figures["bits_per_code"], rel=1e-3)
+    assert figures["label_gap"] == pytest.approx(other - figures["bits_per_code"], rel=1e-3)
     renamed = CodeMaps(codes, 1 - maps.labels, ("dog", "cat"), 5, "x", "s")
     assert prior_figures(prior, renamed, shares)["bits_per_code"] == pytest.approx(figures["bits_per_code"])
     with pytest.raises(ValueError, match="class 'cow' is not in this prior"):
@@ -96,12 +96,12 @@ def test_a_prior_is_compared_with_the_codes_own_shares(randomise: Callable[..., 
 def test_a_second_level_is_measured_in_bits_per_code(randomise: Callable[..., nn.Module]) -> None:
     codes = torch.randint(5, (6, 2, 4, 4), generator=torch.Generator().manual_seed(0))
     model = CodeMapVAE(
-        CodeMapConfig(map_shape=(2, 4, 4), channels=6, quantizer=VectorQuantizerConfig(codes=4, width=2), net=NET)
+        CodeMapConfig(map_shape=(2, 4, 4), channels=6, quantizer=VectorQuantizerConfig(codebook_size=4, dim=2), net=NET)
     )
     randomise(model)
     figures = second_level_figures(model.eval(), [{"codes": codes}])
     assert figures["bits_of_codes"] + figures["bits_of_latents"] == pytest.approx(figures["bits_per_code"])
-    assert figures["gap_codes"] != 0
+    assert figures["conditioning_gap"] != 0
 
 
 def test_what_cannot_be_measured_is_explained() -> None:
@@ -121,5 +121,5 @@ def test_a_last_batch_of_one_counts_as_any_other(randomise: Callable[..., nn.Mod
     z, nll = model.latents(IMAGES)[0], model.decoder.nll
     before = torch.cat([z[:1], z[:-1]])  # the first has nobody before it but itself
     expected = (nll(before, IMAGES) - nll(z, IMAGES)).mean().item() / 192 / math.log(2)
-    found = image_figures(model, [{"image": image[None]} for image in IMAGES])["gap_codes"]
+    found = image_figures(model, [{"image": image[None]} for image in IMAGES])["conditioning_gap"]
     assert found == pytest.approx(expected, rel=1e-2, abs=1e-6)

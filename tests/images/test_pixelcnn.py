@@ -16,7 +16,14 @@ HEIGHT, WIDTH = 5, 6
 @pytest.fixture(params=[3, 5], ids=lambda k: f"kernel{k}")
 def net(request: pytest.FixtureRequest, randomise: Callable[..., nn.Module]) -> PixelCNN:
     cfg = PixelCNNConfig(
-        codes=7, maps=2, channels=8, layers=5, kernel_size=request.param, head=32, condition=3, labels=4
+        codebook_size=7,
+        num_maps=2,
+        channels=8,
+        layers=5,
+        kernel_size=request.param,
+        head_channels=32,
+        cond_dim=3,
+        num_labels=4,
     )
     made = PixelCNN(cfg).double().eval()
     randomise(made)
@@ -63,6 +70,6 @@ def test_conditions_that_do_not_fit_are_explained(net: PixelCNN) -> None:
     with pytest.raises(ValueError, match="label must have a row for each of 2 maps, got 1"):
         net(x, torch.zeros(2, 3).double(), torch.tensor([0]))
     with pytest.raises(ValueError, match="this network has no label"):
-        PixelCNN(PixelCNNConfig(codes=4, channels=4, layers=1))(x, None, torch.tensor([0, 1]))
+        PixelCNN(PixelCNNConfig(codebook_size=4, channels=4, layers=1))(x, None, torch.tensor([0, 1]))
     with pytest.raises(ValueError, match="kernel_size must be odd and at least 3, got 4"):
         PixelCNNConfig(kernel_size=4)

@@ -12,16 +12,18 @@ from vqaudio.images.pixelcnn import PixelCNN, PixelCNNConfig
 from vqaudio.images.sampling import generate_map, generate_map_cached
 
 CONFIGS = {
-    "alone": PixelCNNConfig(codes=5, channels=6, layers=3, kernel_size=3, head=8),
-    "labelled": PixelCNNConfig(codes=5, maps=3, channels=6, layers=2, kernel_size=5, head=8, labels=4),
-    "conditioned": PixelCNNConfig(codes=9, channels=4, layers=4, kernel_size=7, head=6, condition=2),
+    "alone": PixelCNNConfig(codebook_size=5, channels=6, layers=3, kernel_size=3, head_channels=8),
+    "labelled": PixelCNNConfig(
+        codebook_size=5, num_maps=3, channels=6, layers=2, kernel_size=5, head_channels=8, num_labels=4
+    ),
+    "conditioned": PixelCNNConfig(codebook_size=9, channels=4, layers=4, kernel_size=7, head_channels=6, cond_dim=2),
 }
 
 
 def _given(cfg: PixelCNNConfig, count: int) -> dict[str, torch.Tensor | None]:
     return {
-        "cond": torch.linspace(-1, 1, count * 2).view(count, 2).double() if cfg.condition else None,
-        "label": torch.arange(count) % cfg.labels if cfg.labels else None,
+        "cond": torch.linspace(-1, 1, count * 2).view(count, 2).double() if cfg.cond_dim else None,
+        "label": torch.arange(count) % cfg.num_labels if cfg.num_labels else None,
     }
 
 

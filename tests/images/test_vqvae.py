@@ -77,4 +77,4 @@ def test_what_does_not_fit_is_explained(image_model: ImageVQVAE) -> None:
     with pytest.raises(ValueError, match="multiple of 4, the coder's stride, got 30"):
         ImageConfig(size=30)
     with pytest.raises(ValueError, match=r"quantizer.width \(64\) must be coder.width \(8\)"):
-        ImageConfig(coder=ImageCoderConfig(width=8))
+        ImageConfig(coder=ImageCoderConfig(dim=8))

@@ -269,7 +269,7 @@ def test_the_quantizer_uses_the_kernels_and_gives_the_codes_of_pytorch(calls) ->
     centres = _noise(600, D) * torch.linspace(2, 0.05, D)  # lengths of axes differ, as those of an encoder do
     rows = centres[torch.randint(600, (16_384,), generator=torch.Generator().manual_seed(1))]
     rows = rows + 0.3 * _noise(16_384, D, seed=2)
-    quantizer = VectorQuantizer(VectorQuantizerConfig(codes=K, width=D, kmeans_iterations=2))
+    quantizer = VectorQuantizer(VectorQuantizerConfig(codebook_size=K, dim=D, kmeans_iterations=2))
     quantizer.initialise([rows])
     calls.clear()
     codes = quantizer.eval().encode(rows.T[None])[0]
@@ -284,7 +284,7 @@ def test_the_quantizer_uses_the_kernels_and_gives_the_codes_of_pytorch(calls) ->
 @needs_kernels
 def test_a_quantizer_gives_a_vector_the_same_code_alone_and_in_a_batch() -> None:
     rows, codebook = _nearly_tied(600)
-    quantizer = VectorQuantizer(VectorQuantizerConfig(codes=K, width=D)).eval()
+    quantizer = VectorQuantizer(VectorQuantizerConfig(codebook_size=K, dim=D)).eval()
     quantizer.codebook.copy_(codebook)
     codes = quantizer.encode(rows.T[None])
     assert torch.equal(codes[0], torch.cat([quantizer.encode(row[None]) for row in rows]))
@@ -304,7 +304,7 @@ def test_what_the_kernels_do_not_take_goes_to_pytorch(calls, monkeypatch) -> Non
 @pytest.mark.parametrize("codebook", ["ema", "gradient"])
 def test_a_run_that_diverges_reaches_the_check_that_says_so(codebook) -> None:
     """Training looks at its loss now and then: until it does, broken vectors and codes must not stop it."""
-    quantizer = VectorQuantizer(VectorQuantizerConfig(codes=9, width=4, codebook=codebook))
+    quantizer = VectorQuantizer(VectorQuantizerConfig(codebook_size=9, dim=4, codebook_update=codebook))
     quantizer(_noise(2, 4, 20))
     for value in (INF, NAN, 0.0):
         q = quantizer(_noise(2, 4, 20) + value)

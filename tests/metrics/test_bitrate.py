@@ -36,7 +36,9 @@ def _arrays(*codes: list[int]) -> list[np.ndarray]:
 
 @pytest.fixture
 def prior(randomise: Callable[..., nn.Module]) -> CodePrior:
-    net = WaveNetConfig(classes=K, layers=4, cycle=2, residual=6, skip=8, hidden=4)
+    net = WaveNetConfig(
+        num_classes=K, layers=4, layers_per_stack=2, residual_channels=6, skip_channels=8, cond_hidden_channels=4
+    )
     return cast(
         CodePrior, randomise(CodePrior(CodePriorConfig(speakers=("anna", "bert"), model=MODEL, net=net)))
     ).eval()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vqaudio.metrics import conditioning_gap as module
-from vqaudio.metrics.conditioning_gap import conditioning, estimates, listen, summary
+from vqaudio.metrics.conditioning_gap import conditioned_nll, conditioning, estimates, summary
 from vqaudio.speech.model import SpeechVQVAE
 
 
@@ -13,7 +13,7 @@ def _batches(model: SpeechVQVAE, samples: int = 160) -> list[dict[str, torch.Ten
     return [
         {
             "wav": torch.rand(3, 1, samples, generator=noise) - 0.5,
-            "target": torch.randint(model.cfg.decoder.classes, (3, samples), generator=noise),
+            "target": torch.randint(model.cfg.decoder.num_classes, (3, samples), generator=noise),
             "speaker": torch.tensor([0, 1, 0]),
             "lengths": torch.tensor([samples, samples // 2 + 3, samples]),
         }
@@ -33,8 +33,10 @@ def test_a_decoder_that_ignores_its_codes_has_no_gap(tiny_model: SpeechVQVAE) ->
     deaf = copy.deepcopy(tiny_model)
     deaf.decoder.condition.weight.data.zero_()  # pyright: ignore[reportOptionalMemberAccess]
     found = conditioning(deaf, _batches(deaf))
-    assert found["gap_codes"] == pytest.approx(0, abs=1e-6) and found["gap_mean"] == pytest.approx(0, abs=1e-6)
-    assert abs(listening["gap_codes"]) > 1e-4 and abs(found["gap_speakers"]) > 1e-6
+    assert found["conditioning_gap"] == pytest.approx(0, abs=1e-6) and found["conditioning_gap_mean"] == pytest.approx(
+        0, abs=1e-6
+    )
+    assert abs(listening["conditioning_gap"]) > 1e-4 and abs(found["speaker_gap"]) > 1e-6
 
 
 def test_a_batch_needs_somebody_to_exchange_codes_with(tiny_model: SpeechVQVAE) -> None:
@@ -48,15 +50,15 @@ def test_a_batch_needs_somebody_to_exchange_codes_with(tiny_model: SpeechVQVAE) 
 
 
 def test_estimates_are_the_summary_with_intervals_over_utterances(tiny_model: SpeechVQVAE) -> None:
-    heard = listen(tiny_model, _batches(tiny_model))
+    heard = conditioned_nll(tiny_model, _batches(tiny_model))
     found, whole = estimates(heard), summary(heard)
     assert heard.nats.shape == (4, 6)
-    for name in ("bits_per_sample", "gap_codes", "gap_mean", "gap_speakers"):
+    for name in ("bits_per_sample", "conditioning_gap", "conditioning_gap_mean", "speaker_gap"):
         assert found[name].value == pytest.approx(whole[name], abs=1e-5) and found[name].count == 6
         assert found[name].low < found[name].value < found[name].high
 
 
 def test_a_single_voice_has_no_gap_to_another(tiny_model: SpeechVQVAE) -> None:
     alone = [{**batch, "speaker": torch.zeros(3, dtype=torch.long)} for batch in _batches(tiny_model)]
-    assert "gap_speakers" not in conditioning(tiny_model, alone)
-    assert "gap_speakers" not in estimates(listen(tiny_model, alone))
+    assert "speaker_gap" not in conditioning(tiny_model, alone)
+    assert "speaker_gap" not in estimates(conditioned_nll(tiny_model, alone))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import pairwise_distances_argmin
 
-from vqaudio.metrics.kmeans_baseline import FLOOR, KMeansUnits, random_codes, spectral_features
+from vqaudio.metrics.kmeans_baseline import FLOOR, KMeansTokenizer, random_codes, spectral_features
 
 RATE, HOP = 16000, 64
 
@@ -20,9 +20,9 @@ def _tones(hertz: list[float], seconds: float = 0.2, seed: int = 0) -> np.ndarra
 
 
 @pytest.fixture(scope="module")
-def units() -> KMeansUnits:
+def units() -> KMeansTokenizer:
     wavs = [_tones([300, 1000, 3000], seed=s) for s in range(4)]
-    return KMeansUnits.fit(wavs, sample_rate=RATE, hop=HOP, codes=8)
+    return KMeansTokenizer.fit(wavs, sample_rate=RATE, hop=HOP, codes=8)
 
 
 @pytest.mark.parametrize("kind", ["log_mel", "mfcc"])
@@ -70,7 +70,7 @@ def test_mfcc_are_cepstra_and_their_slopes() -> None:
     assert mfcc[30, 13:26] == pytest.approx(slope, abs=1e-3)
 
 
-def test_codes_are_the_nearest_centres(units: KMeansUnits) -> None:
+def test_codes_are_the_nearest_centres(units: KMeansTokenizer) -> None:
     wav = _tones([300, 3000, 1000], seed=9)
     codes = units.encode(wav)
     assert codes.shape == (-(-len(wav) // HOP),) and codes.dtype == np.int64
@@ -78,7 +78,7 @@ def test_codes_are_the_nearest_centres(units: KMeansUnits) -> None:
     assert units.vectors.shape == (8, 40) and 0 <= codes.min() <= codes.max() < 8
 
 
-def test_sounds_have_codes_of_their_own(units: KMeansUnits) -> None:
+def test_sounds_have_codes_of_their_own(units: KMeansTokenizer) -> None:
     codes = units.encode(_tones([300, 3000, 300], seed=9))
     frames = len(codes) // 3
     inside = [set(codes[i * frames + 8 : (i + 1) * frames - 8].tolist()) for i in range(3)]
@@ -87,7 +87,7 @@ def test_sounds_have_codes_of_their_own(units: KMeansUnits) -> None:
 
 def test_centres_are_means_of_their_frames() -> None:
     wav = _tones([300, 1000, 3000])
-    units = KMeansUnits.fit([wav], sample_rate=RATE, hop=HOP, codes=3)
+    units = KMeansTokenizer.fit([wav], sample_rate=RATE, hop=HOP, codes=3)
     rows, codes = units.features(wav), units.encode(wav)
     assert rows.mean(0) == pytest.approx(0, abs=1e-3) and rows.std(0) == pytest.approx(1, abs=1e-3)
     assert sorted(set(codes.tolist())) == [0, 1, 2]
@@ -95,19 +95,19 @@ def test_centres_are_means_of_their_frames() -> None:
         assert units.vectors[k] == pytest.approx(rows[codes == k].mean(0), abs=0.02)
 
 
-def test_the_same_waveforms_and_seed_give_the_same_centres(units: KMeansUnits) -> None:
+def test_the_same_waveforms_and_seed_give_the_same_centres(units: KMeansTokenizer) -> None:
     wavs = [_tones([300, 1000, 3000], seed=s) for s in range(4)]
-    again = KMeansUnits.fit(wavs, sample_rate=RATE, hop=HOP, codes=8)
+    again = KMeansTokenizer.fit(wavs, sample_rate=RATE, hop=HOP, codes=8)
     assert np.array_equal(again.vectors, units.vectors) and np.array_equal(again.scale, units.scale)
-    fewer = [KMeansUnits.fit(wavs, sample_rate=RATE, hop=HOP, codes=8, max_frames=50, seed=s) for s in (0, 0, 1)]
+    fewer = [KMeansTokenizer.fit(wavs, sample_rate=RATE, hop=HOP, codes=8, max_frames=50, seed=s) for s in (0, 0, 1)]
     assert np.array_equal(fewer[0].vectors, fewer[1].vectors)
     assert not np.array_equal(fewer[0].vectors, fewer[2].vectors)
 
 
 def test_one_code_names_everything_and_silence_is_a_sound() -> None:
-    one = KMeansUnits.fit([_tones([300])], sample_rate=RATE, hop=HOP, codes=1, features="mfcc")
+    one = KMeansTokenizer.fit([_tones([300])], sample_rate=RATE, hop=HOP, codes=1, features="mfcc")
     assert not one.encode(_tones([4000])).any()
-    silence = KMeansUnits.fit([np.zeros(640, np.float32)], sample_rate=RATE, hop=HOP, codes=1)
+    silence = KMeansTokenizer.fit([np.zeros(640, np.float32)], sample_rate=RATE, hop=HOP, codes=1)
     assert np.isfinite(silence.vectors).all() and silence.encode(np.zeros(640, np.float32)).tolist() == [0] * 10
 
 
@@ -121,11 +121,11 @@ def test_random_codes_are_as_many_and_equally_likely() -> None:
     assert not np.array_equal(codes[0], random_codes(like, 10, seed=2)[0])
 
 
-def test_what_cannot_be_learned_from_is_refused(units: KMeansUnits) -> None:
+def test_what_cannot_be_learned_from_is_refused(units: KMeansTokenizer) -> None:
     with pytest.raises(ValueError, match="got 20 for 10 frames"):
-        KMeansUnits.fit([np.ones(640, np.float32)], sample_rate=RATE, hop=HOP, codes=20)
+        KMeansTokenizer.fit([np.ones(640, np.float32)], sample_rate=RATE, hop=HOP, codes=20)
     with pytest.raises(ValueError, match="features must be one of log_mel, mfcc, got 'plp'"):
-        KMeansUnits.fit([np.ones(640)], sample_rate=RATE, hop=HOP, codes=2, features="plp")  # pyright: ignore
+        KMeansTokenizer.fit([np.ones(640)], sample_rate=RATE, hop=HOP, codes=2, features="plp")  # pyright: ignore
     for wav in (np.zeros(0), np.zeros((2, 5)), np.array([0.0, np.nan])):
         with pytest.raises(ValueError, match=r"a waveform must be \(T,\)"):
             units.encode(wav.astype(np.float32))

@@ -21,7 +21,9 @@ FOUND = CodeSequences(
 )
 
 
-NET = WaveNetConfig(classes=4, layers=2, cycle=2, residual=4, skip=6, hidden=4)
+NET = WaveNetConfig(
+    num_classes=4, layers=2, layers_per_stack=2, residual_channels=4, skip_channels=6, cond_hidden_channels=4
+)
 
 
 def test_they_are_means_over_all_codes(randomise: Callable[..., nn.Module]) -> None:
@@ -38,7 +40,7 @@ def test_they_are_means_over_all_codes(randomise: Callable[..., nn.Module]) -> N
     expected = sum(-math.log2(counts[c] / 13) for codes in FOUND.codes for c in codes.tolist()) / 9
     assert figures["unigram_bits"] == pytest.approx(expected, rel=1e-5)
     assert figures["uniform_bits"] == 2
-    assert figures["gap_labels"] != 0
+    assert figures["label_gap"] != 0
     assert figures["bits_unknown"] != figures["bits_per_code"]
     with pytest.raises(RuntimeError, match="training mode"):
         code_prior_figures(prior.train(), FOUND, shares(FOUND))

@@ -10,7 +10,7 @@ import pytest
 from vqaudio.data.audio import read_audio
 from vqaudio.metrics.confidence import Estimate
 from vqaudio.metrics.speaker_verification import SpeakerVerifier
-from vqaudio.metrics.voice_conversion import conversion_figures
+from vqaudio.metrics.voice_conversion import voice_conversion_metrics
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("VQAUDIO_DATA", ROOT / "../shared/data")) / "vctk_mini"
@@ -40,7 +40,7 @@ def voices() -> Voices:
 
 
 def _figures(converted, sources, targets, voices, verifier, originals=None) -> dict[str, Estimate]:
-    return conversion_figures(
+    return voice_conversion_metrics(
         converted, sources, targets, voices, sample_rate=RATE, verifier=verifier, originals=originals
     )
 

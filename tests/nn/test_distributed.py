@@ -22,8 +22,8 @@ CASES = {
     "even": (EVEN, {}),
     "uneven": (UNEVEN, {}),
     "only padding on the second": (PADDING, {}),
-    "gradient codebook": (UNEVEN, {"codebook": "gradient"}),
-    "no restarts": (UNEVEN, {"restart_below": 0.0}),
+    "gradient codebook": (UNEVEN, {"codebook_update": "gradient"}),
+    "no restarts": (UNEVEN, {"restart_threshold": 0.0}),
     "two passes per step": (UNEVEN, {"forwards_per_step": 2}),
 }
 
@@ -44,10 +44,10 @@ def _part(step: int, sizes: list[int], rank: int) -> tuple[Tensor, Tensor]:
 
 
 def _quantizer(options: dict, rank: int) -> VectorQuantizer:
-    options = {"decay": 0.5, "restart_below": 0.5, **options}
+    options = {"ema_decay": 0.5, "restart_threshold": 0.5, **options}
     forwards_per_step = options.pop("forwards_per_step", 1)
     torch.manual_seed(rank)  # processes begin with different random codebooks
-    quantizer = VectorQuantizer(VectorQuantizerConfig(codes=8, width=D, **options))
+    quantizer = VectorQuantizer(VectorQuantizerConfig(codebook_size=8, dim=D, **options))
     quantizer.forwards_per_step = forwards_per_step
     return quantizer
 
@@ -70,7 +70,7 @@ def _work(rank: int, folder: Path) -> None:
         results: list[Quantized] = [quantizer(*_part(step, sizes, rank)) for step in range(STEPS)]
         found[name] = {
             "state": _state(quantizer),
-            "codes": [q.codes[_part(step, sizes, rank)[1]] for step, q in enumerate(results)],
+            "codebook_size": [q.codes[_part(step, sizes, rank)[1]] for step, q in enumerate(results)],
             "perplexity": [q.perplexity for q in results],
         }
         before = _state(quantizer)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from vqaudio.nn.encoder import Encoder, EncoderConfig
 
-CFG = EncoderConfig(strides=(2, 4), channels=(8, 16), dilations=(1, 2), width=5, lookahead=11)
+CFG = EncoderConfig(strides=(2, 4), channels=(8, 16), dilations=(1, 2), dim=5, lookahead=11)
 HOP = 8
 
 
@@ -34,7 +34,7 @@ def _stream(encoder: Encoder, wav: torch.Tensor, chunks: list[int]) -> torch.Ten
 @pytest.mark.parametrize("lookahead", [0, 1, 8, 100])
 @pytest.mark.parametrize("strides", [(1,), (3,), (2, 4), (2, 2, 2)])
 def test_frames_are_the_samples_over_the_hop_rounded_up(strides, lookahead) -> None:
-    cfg = EncoderConfig(strides=strides, channels=(2,) * len(strides), dilations=(1,), width=3, lookahead=lookahead)
+    cfg = EncoderConfig(strides=strides, channels=(2,) * len(strides), dilations=(1,), dim=3, lookahead=lookahead)
     assert cfg.hop == math.prod(strides)
     encoder = Encoder(cfg)
     for samples in (*range(1, 3 * cfg.hop + 2), 97):
@@ -61,7 +61,7 @@ def test_streamed_in_frames_equals_whole(encoder, frames, samples) -> None:
     seed=st.integers(0, 99),
 )
 def test_streamed_in_any_chunks_equals_whole(randomise, chunks, lookahead, seed) -> None:
-    cfg = EncoderConfig(strides=(2, 3), channels=(2, 3), dilations=(1, 3), width=2, lookahead=lookahead)
+    cfg = EncoderConfig(strides=(2, 3), channels=(2, 3), dilations=(1, 3), dim=2, lookahead=lookahead)
     encoder = randomise(Encoder(cfg), seed=seed).double()
     wav = _wav(sum(chunks), batch=2, seed=seed).double()
     torch.testing.assert_close(_stream(encoder, wav, chunks), encoder(wav)[0], rtol=0, atol=1e-13)
@@ -91,7 +91,7 @@ def test_samples_beyond_the_lookahead_never_change_a_frame_and_those_within_do(e
 
 @pytest.mark.parametrize("lookahead", [0, 11])
 def test_a_frame_depends_on_exactly_its_receptive_field(randomise, lookahead) -> None:
-    cfg = EncoderConfig(strides=(2, 3), channels=(8, 16), dilations=(1, 2), width=5, lookahead=lookahead)
+    cfg = EncoderConfig(strides=(2, 3), channels=(8, 16), dilations=(1, 2), dim=5, lookahead=lookahead)
     encoder = randomise(Encoder(cfg)).double()
     n = 30
     end = (n + 1) * cfg.hop + lookahead
@@ -111,10 +111,10 @@ def test_padding_at_the_right_never_changes_earlier_frames(encoder) -> None:
 
 
 def test_the_gain_is_that_of_the_input(encoder) -> None:
-    plain = Encoder(replace(CFG, gain=1.0))
+    plain = Encoder(replace(CFG, input_gain=1.0))
     plain.load_state_dict(encoder.state_dict())
     wav = _wav(90)
-    torch.testing.assert_close(encoder(wav)[0], plain(wav * CFG.gain)[0], rtol=0, atol=1e-6)
+    torch.testing.assert_close(encoder(wav)[0], plain(wav * CFG.input_gain)[0], rtol=0, atol=1e-6)
 
 
 def test_streams_of_a_batch_do_not_hear_each_other(encoder) -> None:

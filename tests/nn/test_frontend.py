@@ -11,8 +11,8 @@ import torch
 from vqaudio.nn.encoder import Encoder, EncoderConfig
 from vqaudio.nn.frontend import MIDDLE, SPREAD, WARPS, LogMel, LogMelConfig
 
-CFG = LogMelConfig(bands=20, hop=40, window=100)
-ENCODER = EncoderConfig(strides=(2,), channels=(8,), dilations=(1, 2), width=4, lookahead=70, front=CFG)
+CFG = LogMelConfig(n_mels=20, hop_length=40, win_length=100)
+ENCODER = EncoderConfig(strides=(2,), channels=(8,), dilations=(1, 2), dim=4, lookahead=70, frontend=CFG)
 
 
 def _noise(samples: int, seed: int = 0) -> torch.Tensor:
@@ -65,15 +65,15 @@ def test_windows_lie_around_the_middles_of_frames() -> None:
 
 
 def test_among_the_banks_is_the_true_one_once() -> None:
-    banks = LogMel(LogMelConfig(bands=20, hop=40, window=100, highest=6600, warp=0.2)).banks
+    banks = LogMel(LogMelConfig(n_mels=20, hop_length=40, win_length=100, f_max=6600, warp=0.2)).banks
     assert len(banks) == WARPS
     assert [torch.equal(banks[0], bank) for bank in banks[1:]] == [False] * (WARPS - 1)
-    assert torch.equal(banks[0], LogMel(LogMelConfig(bands=20, hop=40, window=100, highest=6600)).banks[0])
+    assert torch.equal(banks[0], LogMel(LogMelConfig(n_mels=20, hop_length=40, win_length=100, f_max=6600)).banks[0])
 
 
 @pytest.mark.parametrize("factor", [0.8, 1.2])
 def test_a_warped_bank_hears_a_tone_where_the_true_one_hears_it_stretched(factor: float) -> None:
-    front = LogMel(LogMelConfig(bands=40, window=400, highest=6600, warp=0.2))
+    front = LogMel(LogMelConfig(n_mels=40, win_length=400, f_max=6600, warp=0.2))
     time = torch.arange(1600) / 16000
     tone, stretched = (torch.sin(2 * math.pi * 1000 * f * time)[None, :, None] * 0.1 for f in (1.0, factor))
     warped = front.banks[1] if factor == 0.8 else front.banks[-1]
@@ -83,7 +83,7 @@ def test_a_warped_bank_hears_a_tone_where_the_true_one_hears_it_stretched(factor
 
 
 def test_only_training_draws_a_warp() -> None:
-    front, wav = LogMel(LogMelConfig(bands=20, window=400, highest=6600, warp=0.2)), _noise(1600)
+    front, wav = LogMel(LogMelConfig(n_mels=20, win_length=400, f_max=6600, warp=0.2)), _noise(1600)
     trained = torch.stack([front.train()(wav)[0] for _ in range(8)])
     assert (trained != trained[0]).any()
     front.eval()
@@ -115,10 +115,10 @@ def test_a_frame_hears_exactly_its_receptive_field(randomise) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"bands": -1}, "bands"),
-        ({"bands": 20, "window": 10}, "window must be at least hop"),
-        ({"bands": 20, "lowest": 9000.0}, "below highest"),
-        ({"bands": 20, "warp": 0.5}, r"\[0, 0.5\)"),
+        ({"n_mels": -1}, "bands"),
+        ({"n_mels": 20, "win_length": 10}, "window must be at least hop"),
+        ({"n_mels": 20, "f_min": 9000.0}, "below highest"),
+        ({"n_mels": 20, "warp": 0.5}, r"\[0, 0.5\)"),
     ],
 )
 def test_bad_values_are_refused(options, message) -> None:
@@ -126,7 +126,7 @@ def test_bad_values_are_refused(options, message) -> None:
         LogMelConfig(**options)
 
 
-@pytest.mark.parametrize("options", [{"bands": 20, "warp": 0.2}, {"bands": 0}])
+@pytest.mark.parametrize("options", [{"n_mels": 20, "warp": 0.2}, {"n_mels": 0}])
 def test_a_bank_that_cannot_be_is_refused(options) -> None:
     with pytest.raises(ValueError, match=r"highest|needs bands"):
         LogMel(LogMelConfig(**options))

@@ -25,7 +25,7 @@ def _quantizer(vectors: Tensor | None = None, **options) -> VectorQuantizer:
     """In training mode, with these vectors (K, D) as its codebook, at a late update."""
     vectors = _noise(K, D, seed=9) if vectors is None else vectors
     codes, width = vectors.shape
-    options = {"codes": codes, "width": width, "restart_below": 0.0, "kmeans_iterations": 0, **options}
+    options = {"codebook_size": codes, "dim": width, "restart_threshold": 0.0, "kmeans_iterations": 0, **options}
     quantizer = VectorQuantizer(VectorQuantizerConfig(**options))
     quantizer.initialise([vectors])  # as many vectors as codes: each becomes one
     with torch.no_grad():
@@ -118,7 +118,7 @@ def test_decoded_codes_are_the_quantized_vectors() -> None:
 
 @pytest.mark.parametrize("codebook", ["ema", "gradient"])
 def test_unit_norm_compares_directions(codebook) -> None:
-    quantizer = VectorQuantizer(VectorQuantizerConfig(codes=8, width=D, codebook=codebook, unit_norm=True))
+    quantizer = VectorQuantizer(VectorQuantizerConfig(codebook_size=8, dim=D, codebook_update=codebook, unit_norm=True))
     for step in range(3):
         heard = _noise(2, D, 30, seed=step).requires_grad_()
         q = quantizer(heard)
@@ -206,7 +206,7 @@ def test_an_empty_batch_gives_an_empty_result(shape, training) -> None:
 
 
 def test_a_codebook_cannot_begin_with_nothing() -> None:
-    quantizer = VectorQuantizer(VectorQuantizerConfig(codes=K, width=D))
+    quantizer = VectorQuantizer(VectorQuantizerConfig(codebook_size=K, dim=D))
     with pytest.raises(ValueError, match="nothing but padding"):
         quantizer(_noise(2, D, 3), torch.zeros(2, 3, dtype=torch.bool))
 
@@ -216,8 +216,8 @@ def test_a_codebook_cannot_begin_with_nothing() -> None:
 
 @pytest.mark.parametrize("codebook", ["ema", "gradient"])
 def test_evaluation_changes_nothing(codebook) -> None:
-    fresh = VectorQuantizer(VectorQuantizerConfig(codes=K, width=D, codebook=codebook))
-    for quantizer in (fresh, _quantizer(codebook=codebook, restart_below=0.5)):
+    fresh = VectorQuantizer(VectorQuantizerConfig(codebook_size=K, dim=D, codebook_update=codebook))
+    for quantizer in (fresh, _quantizer(codebook=codebook, restart_threshold=0.5)):
         quantizer.eval()
         before = _buffers(quantizer)
         for seed in range(3):
@@ -262,7 +262,7 @@ def test_a_code_that_nobody_chooses_stays_where_it_is() -> None:
 
 @pytest.mark.parametrize("codebook", ["ema", "gradient"])
 def test_codes_are_looked_up_before_the_codebook_moves(codebook) -> None:
-    quantizer, moved = _quantizer(codebook=codebook, decay=0.1, restart_below=0.5), False
+    quantizer, moved = _quantizer(codebook=codebook, decay=0.1, restart_threshold=0.5), False
     for seed in range(4):
         z, old = _noise(2, D, 20, seed=seed), quantizer.codebook.detach().clone()
         expected = nearest(z.movedim(1, -1).reshape(-1, D), old).view(2, 20)
@@ -276,7 +276,7 @@ def test_codes_are_looked_up_before_the_codebook_moves(codebook) -> None:
 @pytest.mark.parametrize("codebook", ["ema", "gradient"])
 def test_restarted_codes_are_vectors_of_the_batch_and_stay_there(codebook) -> None:
     start = torch.tensor([[0.0, 0.0], [50.0, 0.0], [0.0, 50.0], [50.0, 50.0]])
-    quantizer = _quantizer(start, codebook=codebook, decay=0.9, restart_below=0.5)
+    quantizer = _quantizer(start, codebook=codebook, decay=0.9, restart_threshold=0.5)
     rows = _noise(400, 2)  # all of them nearest to code 0
     quantizer(_columns(rows))
     restarted = quantizer.codebook.detach()[1:].clone()
@@ -294,7 +294,7 @@ def test_restarted_codes_are_vectors_of_the_batch_and_stay_there(codebook) -> No
 def test_restarts_at_different_updates_draw_different_vectors() -> None:
     rows, restarted = _noise(400, 2), []
     for updates in (STEADY, STEADY + 1, STEADY):
-        quantizer = _quantizer(torch.tensor([[0.0, 0.0], [50.0, 0.0], [0.0, 50.0]]), decay=0.9, restart_below=0.5)
+        quantizer = _quantizer(torch.tensor([[0.0, 0.0], [50.0, 0.0], [0.0, 50.0]]), decay=0.9, restart_threshold=0.5)
         quantizer.updates.fill_(updates)
         quantizer(_columns(rows))
         restarted.append(quantizer.codebook[1:])
@@ -304,7 +304,7 @@ def test_restarts_at_different_updates_draw_different_vectors() -> None:
 
 def test_living_codes_are_not_restarted() -> None:
     codebook = torch.eye(4) * 10
-    quantizer = _quantizer(codebook, decay=0.0, restart_below=0.5)
+    quantizer = _quantizer(codebook, decay=0.0, restart_threshold=0.5)
     rows = codebook[[0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3]] + 0.1  # all at more than half of the mean share
     quantizer(_columns(rows))
     torch.testing.assert_close(quantizer.codebook, codebook + 0.1)
@@ -312,8 +312,8 @@ def test_living_codes_are_not_restarted() -> None:
 
 @pytest.mark.parametrize("codebook", ["ema", "gradient"])
 def test_padded_frames_count_nowhere(codebook) -> None:
-    options = {"codes": K, "width": D, "codebook": codebook, "decay": 0.5, "restart_below": 0.5}
-    cfg = VectorQuantizerConfig(**options, commitment_warmup=0)
+    options = {"codebook_size": K, "dim": D, "codebook_update": codebook, "ema_decay": 0.5, "restart_threshold": 0.5}
+    cfg = VectorQuantizerConfig(**options, commitment_warmup_steps=0)
     padded, short = VectorQuantizer(cfg), VectorQuantizer(cfg)
     short.load_state_dict(padded.state_dict())
     for step in range(4):
@@ -337,7 +337,7 @@ def test_padded_frames_count_nowhere(codebook) -> None:
 @pytest.mark.parametrize("codebook", ["ema", "gradient"])
 def test_half_precision_never_enters_the_quantizer(codebook, dtype) -> None:
     layer = torch.nn.Linear(D, D)
-    cfg = VectorQuantizerConfig(codes=K, width=D, codebook=codebook, decay=0.9)
+    cfg = VectorQuantizerConfig(codebook_size=K, dim=D, codebook_update=codebook, ema_decay=0.9)
     quantizer = VectorQuantizer(cfg)
     exact = VectorQuantizer(cfg)
     exact.load_state_dict(quantizer.state_dict())
@@ -360,7 +360,13 @@ def test_half_precision_never_enters_the_quantizer(codebook, dtype) -> None:
 
 @pytest.mark.parametrize("codebook", ["ema", "gradient"])
 def test_two_passes_of_half_a_batch_equal_one_of_the_whole(codebook) -> None:
-    options = {"codebook": codebook, "decay": 0.5, "restart_below": 0.5, "commitment": 0.2, "commitment_warmup": 3}
+    options = {
+        "codebook_update": codebook,
+        "ema_decay": 0.5,
+        "restart_threshold": 0.5,
+        "commitment_weight": 0.2,
+        "commitment_warmup_steps": 3,
+    }
     whole, halves = _quantizer(**options), _quantizer(**options)
     for quantizer in (whole, halves):
         quantizer.updates.fill_(0)
@@ -392,10 +398,12 @@ def test_commitment_warms_up_linearly() -> None:
     z = _noise(1, D, 6)
     for expected in (0.05, 0.10, 0.15, 0.20, 0.25, 0.25):
         error = (z - quantizer.decode(quantizer.encode(z))).square().mean()
-        assert quantizer.commitment.item() == pytest.approx(expected)
+        assert quantizer.commitment_weight.item() == pytest.approx(expected)
         assert quantizer(z).loss.item() == pytest.approx(expected * error.item(), rel=1e-4)
-    at_once = VectorQuantizer(VectorQuantizerConfig(commitment=0.25, commitment_start=0.05, commitment_warmup=0))
-    assert at_once.commitment.item() == 0.25
+    at_once = VectorQuantizer(
+        VectorQuantizerConfig(commitment_weight=0.25, commitment_start=0.05, commitment_warmup_steps=0)
+    )
+    assert at_once.commitment_weight.item() == 0.25
 
 
 # --- the first codebook, and what all of it depends on ---
@@ -422,7 +430,9 @@ def test_kmeans_gives_every_cluster_its_codes_and_ends_at_means() -> None:
 
 @pytest.mark.parametrize("codebook", ["ema", "gradient"])
 def test_the_first_training_batch_initialises(codebook) -> None:
-    quantizer = VectorQuantizer(VectorQuantizerConfig(codes=K, width=D, codebook=codebook, restart_below=0.0))
+    quantizer = VectorQuantizer(
+        VectorQuantizerConfig(codebook_size=K, dim=D, codebook_update=codebook, restart_threshold=0.0)
+    )
     assert not quantizer.initialised
     rows = _noise(K, D, seed=4) + 100  # as many vectors as codes: all errors are 0
     q = quantizer(_columns(rows))
@@ -432,7 +442,7 @@ def test_the_first_training_batch_initialises(codebook) -> None:
 
 
 def test_fewer_vectors_than_codes_can_initialise() -> None:
-    quantizer = VectorQuantizer(VectorQuantizerConfig(codes=K, width=D))
+    quantizer = VectorQuantizer(VectorQuantizerConfig(codebook_size=K, dim=D))
     rows = _noise(3, D)
     quantizer.initialise([rows])
     torch.testing.assert_close(quantizer.decode(quantizer.encode(_columns(rows))), _columns(rows))
@@ -441,7 +451,7 @@ def test_fewer_vectors_than_codes_can_initialise() -> None:
 
 @pytest.mark.parametrize("codebook", ["ema", "gradient"])
 def test_all_follows_from_the_inputs_and_the_state(codebook) -> None:
-    cfg = VectorQuantizerConfig(codes=K, width=D, codebook=codebook, decay=0.5, restart_below=0.5)
+    cfg = VectorQuantizerConfig(codebook_size=K, dim=D, codebook_update=codebook, ema_decay=0.5, restart_threshold=0.5)
 
     def trained(quantizer: VectorQuantizer, steps: range) -> VectorQuantizer:
         for step in steps:
@@ -461,14 +471,14 @@ def test_all_follows_from_the_inputs_and_the_state(codebook) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"codes": 1}, "codes must be at least 2.*1"),
-        ({"width": 0}, "width at least 1"),
-        ({"codebook": "kmeans"}, "'ema' or 'gradient', got 'kmeans'"),
-        ({"decay": 1.0}, r"decay must lie in \[0, 1\), got 1.0"),
-        ({"decay": float("nan")}, "decay"),
-        ({"commitment": -0.1}, "commitment"),
+        ({"codebook_size": 1}, "codes must be at least 2.*1"),
+        ({"dim": 0}, "width at least 1"),
+        ({"codebook_update": "kmeans"}, "'ema' or 'gradient', got 'kmeans'"),
+        ({"ema_decay": 1.0}, r"decay must lie in \[0, 1\), got 1.0"),
+        ({"ema_decay": float("nan")}, "decay"),
+        ({"commitment_weight": -0.1}, "commitment"),
         ({"kmeans_iterations": -1}, "kmeans_iterations"),
-        ({"restart_below": 1.0}, r"restart_below must lie in \[0, 1\), got 1.0"),
+        ({"restart_threshold": 1.0}, r"restart_threshold must lie in \[0, 1\), got 1.0"),
     ],
 )
 def test_configurations_that_mean_nothing_are_refused(options, message) -> None:
@@ -477,7 +487,7 @@ def test_configurations_that_mean_nothing_are_refused(options, message) -> None:
 
 
 def test_a_training_batch_of_padding_moves_nothing() -> None:
-    quantizer = VectorQuantizer(VectorQuantizerConfig(codes=4, width=3)).train()
+    quantizer = VectorQuantizer(VectorQuantizerConfig(codebook_size=4, dim=3)).train()
     quantizer(torch.randn(2, 3, 8))
     before = {name: value.clone() for name, value in quantizer.state_dict().items()}
     quantizer(torch.randn(2, 3, 8), torch.zeros(2, 8, dtype=torch.bool))
@@ -490,7 +500,7 @@ def test_encoding_can_be_exported_and_compiled() -> None:
     class Encode(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.quantizer = VectorQuantizer(VectorQuantizerConfig(codes=20, width=5)).eval()
+            self.quantizer = VectorQuantizer(VectorQuantizerConfig(codebook_size=20, dim=5)).eval()
 
         def forward(self, z: torch.Tensor) -> torch.Tensor:
             return self.quantizer.encode(z)

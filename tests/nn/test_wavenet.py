@@ -8,17 +8,25 @@ from torch.nn import functional as F
 from vqaudio.nn.conv import CausalConv1d
 from vqaudio.nn.wavenet import WaveNet, WaveNetConfig, gate
 
-SMALL = {"classes": 10, "layers": 4, "cycle": 3, "residual": 4, "skip": 5, "hop": 4, "hidden": 6}
-WITH = {"none": {}, "cond": {"condition": 3}, "speaker": {"speakers": 2}, "both": {"condition": 3, "speakers": 2}}
+SMALL = {
+    "num_classes": 10,
+    "layers": 4,
+    "layers_per_stack": 3,
+    "residual_channels": 4,
+    "skip_channels": 5,
+    "hop": 4,
+    "cond_hidden_channels": 6,
+}
+WITH = {"none": {}, "cond": {"cond_dim": 3}, "speaker": {"num_speakers": 2}, "both": {"cond_dim": 3, "num_speakers": 2}}
 
 
 def _inputs(cfg: WaveNetConfig, steps: int, batch: int = 2, seed: int = 0):
     """x (B, T), cond (B, D, N) | None, speaker (B,) | None in float64."""
     generator = torch.Generator().manual_seed(seed)
-    x = torch.randint(cfg.classes + 1, (batch, steps), generator=generator)
+    x = torch.randint(cfg.num_classes + 1, (batch, steps), generator=generator)
     frames = -(-steps // cfg.hop)
-    cond = torch.randn(batch, cfg.condition, frames, generator=generator, dtype=torch.float64)
-    return x, cond if cfg.condition else None, torch.arange(batch) % cfg.speakers if cfg.speakers else None
+    cond = torch.randn(batch, cfg.cond_dim, frames, generator=generator, dtype=torch.float64)
+    return x, cond if cfg.cond_dim else None, torch.arange(batch) % cfg.num_speakers if cfg.num_speakers else None
 
 
 def _net(randomise, **options) -> WaveNet:
@@ -41,10 +49,10 @@ def _chunked(net: WaveNet, x: Tensor, cond: Tensor | None, speaker: Tensor | Non
 def test_equals_the_paper_written_out(randomise, kind, kernel_size) -> None:
     net = _net(randomise, **WITH[kind], kernel_size=kernel_size)
     x, cond, speaker = _inputs(net.cfg, 33)
-    r = net.cfg.residual
+    r = net.cfg.residual_channels
     bias = torch.zeros(2, 33, net.cfg.layers * 2 * r).double()
     if cond is not None or speaker is not None:
-        hidden = torch.zeros(2, 33, net.cfg.hidden).double()
+        hidden = torch.zeros(2, 33, net.cfg.cond_hidden_channels).double()
         if cond is not None and net.condition is not None:
             hidden += net.condition(cond.repeat_interleave(net.cfg.hop, dim=2)[:, :, :33].transpose(1, 2))
         if speaker is not None and net.speaker is not None:
@@ -110,7 +118,7 @@ def test_the_future_never_changes_the_past(randomise, kind) -> None:
     before = net(x, cond, speaker)[0]
     for t in range(24):
         later = x.clone()
-        later[:, t:] = (later[:, t:] + 1) % net.cfg.classes
+        later[:, t:] = (later[:, t:] + 1) % net.cfg.num_classes
         after = net(later, cond, speaker)[0]
         assert torch.equal(after[:, :, :t], before[:, :, :t])
         assert (after[:, :, t] != before[:, :, t]).any()
@@ -142,9 +150,9 @@ def test_the_speaker_acts_on_every_step(randomise) -> None:
     ("options", "expected"),
     [
         ({"layers": 1}, 2),
-        ({"layers": 4, "cycle": 3}, 1 + 2 + 4 + 1 + 1),
-        ({"layers": 3, "cycle": 2, "kernel_size": 3}, 2 * (1 + 2 + 1) + 1),
-        ({"layers": 2, "cycle": 1, "kernel_size": 4}, 3 * 2 + 1),
+        ({"layers": 4, "layers_per_stack": 3}, 1 + 2 + 4 + 1 + 1),
+        ({"layers": 3, "layers_per_stack": 2, "kernel_size": 3}, 2 * (1 + 2 + 1) + 1),
+        ({"layers": 2, "layers_per_stack": 1, "kernel_size": 4}, 3 * 2 + 1),
     ],
 )
 def test_the_receptive_field_is_exactly_what_the_configuration_says(randomise, options, expected) -> None:
@@ -155,7 +163,7 @@ def test_the_receptive_field_is_exactly_what_the_configuration_says(randomise, o
     before = net(x)[0][:, :, -1]
     for back in range(1, steps + 1):  # the input `back - 1` steps before the last
         other = x.clone()
-        other[:, -back] = (other[:, -back] + 1) % net.cfg.classes
+        other[:, -back] = (other[:, -back] + 1) % net.cfg.num_classes
         assert torch.equal(net(other)[0][:, :, -1], before) == (back > expected)
 
 
@@ -226,12 +234,12 @@ def test_conditioning_that_does_not_fit_is_explained(randomise) -> None:
     ("options", "message"),
     [
         ({"layers": 0}, "layers must be at least 1, got 0"),
-        ({"cycle": 0}, "cycle"),
+        ({"layers_per_stack": 0}, "cycle"),
         ({"hop": 0}, "hop"),
-        ({"classes": 1}, "classes"),
+        ({"num_classes": 1}, "classes"),
         ({"kernel_size": 1}, "kernel_size"),
-        ({"condition": -1}, "condition"),
-        ({"speakers": -2}, "speakers must be 0 or more.*-2"),
+        ({"cond_dim": -1}, "condition"),
+        ({"num_speakers": -2}, "speakers must be 0 or more.*-2"),
         ({"input_noise": 1.5}, r"input_noise must lie in \[0, 1\].*1.5"),
         ({"input_dropout": -0.1}, "input_dropout"),
     ],

@@ -9,20 +9,28 @@ from vqaudio.nn import wavenet_fused as stack_module
 from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
 from vqaudio.nn.wavenet_fused import StackWeights, run_stack
 
-WITH = {"none": {}, "cond": {"condition": 3}, "speaker": {"speakers": 2}, "both": {"condition": 3, "speakers": 2}}
+WITH = {"none": {}, "cond": {"cond_dim": 3}, "speaker": {"num_speakers": 2}, "both": {"cond_dim": 3, "num_speakers": 2}}
 
 
 def _net(randomise, **options) -> WaveNet:
-    small = {"classes": 10, "layers": 4, "cycle": 3, "residual": 4, "skip": 5, "hop": 4, "hidden": 6}
+    small = {
+        "num_classes": 10,
+        "layers": 4,
+        "layers_per_stack": 3,
+        "residual_channels": 4,
+        "skip_channels": 5,
+        "hop": 4,
+        "cond_hidden_channels": 6,
+    }
     return randomise(WaveNet(WaveNetConfig(**{**small, **options}))).double()
 
 
 def _inputs(net: WaveNet, steps: int, dtype: torch.dtype = torch.float64):
     """x (B, T), cond (B, D, N) | None, speaker (B,) | None."""
     noise = torch.Generator().manual_seed(0)
-    x = torch.randint(net.cfg.classes, (2, steps), generator=noise)
-    cond = torch.randn(2, net.cfg.condition, steps // net.cfg.hop, generator=noise, dtype=dtype).requires_grad_()
-    return x, cond if net.cfg.condition else None, torch.tensor([1, 0]) if net.cfg.speakers else None
+    x = torch.randint(net.cfg.num_classes, (2, steps), generator=noise)
+    cond = torch.randn(2, net.cfg.cond_dim, steps // net.cfg.hop, generator=noise, dtype=dtype).requires_grad_()
+    return x, cond if net.cfg.cond_dim else None, torch.tensor([1, 0]) if net.cfg.num_speakers else None
 
 
 def _results(net: WaveNet, inputs, *, at_once: bool, monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
@@ -74,7 +82,7 @@ def test_equals_layer_after_layer_in_float32(randomise, monkeypatch, compiled) -
 
 def test_bfloat16_is_as_near_to_float32_as_autograd_is(monkeypatch) -> None:
     torch.manual_seed(0)
-    net = WaveNet(WaveNetConfig(layers=10, condition=8, speakers=2, residual=32, skip=32, hop=16))
+    net = WaveNet(WaveNetConfig(layers=10, cond_dim=8, num_speakers=2, residual_channels=32, skip_channels=32, hop=16))
     inputs = _inputs(net, 512, torch.float32)
     exact = _results(net, inputs, at_once=False, monkeypatch=monkeypatch)
     with torch.autocast("cpu", torch.bfloat16):

@@ -64,7 +64,7 @@ def example(tiny_model: SpeechVQVAE, tmp_path_factory: pytest.TempPathFactory) -
                   "sample_rate": model.sample_rate, "codebook_size": model.codebook_size,
                   "speakers": list(model.speakers)},
         "sets": [{"name": "mini", "utterances": 4, "speakers": 2, "seconds": 4 * SECONDS, "has": ["phones", "texts"]}],
-        "verdict": "codes ignored: gap_codes 0.01, at least 0.05 is alive: train longer",
+        "verdict": "codes ignored: conditioning_gap 0.01, at least 0.05 is alive: train longer",
         "summary": ["This model was never trained.", NASTY],
         "questions": [{"key": "codes", "title": "Codes", "asks": "How are the codes used?"},
                       {"key": "words", "title": "Words", "asks": "Are the words understood?"}],

@@ -34,9 +34,11 @@ def model(initialised: Callable[..., SpeechVQVAE]) -> SpeechVQVAE:
     """As small as the tiny model, with 50 codes per second, so that a report takes seconds."""
     cfg = SpeechVQVAEConfig(
         speakers=("anna", "bert", "carl"),
-        encoder=EncoderConfig(strides=(16, 20), channels=(6, 8), dilations=(1, 2), width=4, lookahead=64),
-        quantizer=VectorQuantizerConfig(codes=16, width=4),
-        decoder=WaveNetConfig(classes=16, layers=3, cycle=3, residual=6, skip=8, hidden=8),
+        encoder=EncoderConfig(strides=(16, 20), channels=(6, 8), dilations=(1, 2), dim=4, lookahead=64),
+        quantizer=VectorQuantizerConfig(codebook_size=16, dim=4),
+        decoder=WaveNetConfig(
+            num_classes=16, layers=3, layers_per_stack=3, residual_channels=6, skip_channels=8, cond_hidden_channels=8
+        ),
     )
     return initialised(cfg, samples=6400, peak=0.5)
 
@@ -63,7 +65,7 @@ def data(model: SpeechVQVAE, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def arguments(data: Path, model_dir: Path) -> list[str]:
     return [
         *("evaluate", "--model", str(model_dir), "--data", str(data), "--phones", str(EGS / "phones")),
-        *("--phone-classes", "labels", "--spoken", "4", "--seed", "2"),
+        *("--phone-classes", "labels", "--decoded-utterances", "4", "--seed", "2"),
     ]
 
 
@@ -130,7 +132,7 @@ def test_the_same_input_gives_the_same_report(report: Path, arguments: list[str]
 def test_it_holds_what_the_decoder_loses_and_the_verdict(
     data: Path, arguments: list[str], model_dir: Path, tmp_path: Path
 ) -> None:
-    asked = [*arguments, "--out", str(tmp_path / "report"), "--only", "listening", "--no-page"]
+    asked = [*arguments, "--out", str(tmp_path / "report"), "--only", "listening", "--no-html"]
     assert main(asked) == 0
     assert {path.name for path in (tmp_path / "report").iterdir()} == {"figures.json"}
     found = json.loads((tmp_path / "report/figures.json").read_text())
@@ -152,7 +154,7 @@ def test_it_holds_what_the_decoder_loses_and_the_verdict(
 
 
 def test_a_model_that_knows_nobody_is_asked_of_its_codes_alone(model_dir: Path, tmp_path: Path) -> None:
-    only = ["--only", "listening", "conversion", "words", "signal", "phones", "bits", "--no-page", "--utterances", "2"]
+    only = ["--only", "listening", "conversion", "words", "signal", "phones", "bits", "--no-html", "--max-utterances", "2"]
     arguments = ["evaluate", "--model", str(model_dir), "--data", str(EGS), "--out", str(tmp_path / "report")]
     assert main([*arguments, *only]) == 0
     found = json.loads((tmp_path / "report/figures.json").read_text())
@@ -165,11 +167,11 @@ def test_a_model_that_knows_nobody_is_asked_of_its_codes_alone(model_dir: Path, 
 def test_a_model_that_has_learned_codes_alone_is_judged_by_them(
     model: SpeechVQVAE, initialised: Callable[..., SpeechVQVAE], data: Path, tmp_path: Path
 ) -> None:
-    spectrum = LogMelConfig(bands=10, hop=160)
-    cfg = replace(model.cfg, learn="codes", context=ContextConfig(dilations=(1,), channels=6), spectrum=spectrum)
+    spectrum = LogMelConfig(n_mels=10, hop_length=160)
+    cfg = replace(model.cfg, stage="codes", context=ContextConfig(dilations=(1,), channels=6), spectrum=spectrum)
     save_model(initialised(cfg, samples=6400, peak=0.5), tmp_path / "codes")
     arguments = ["evaluate", "--model", str(tmp_path / "codes"), "--data", str(data), "--phones", str(EGS / "phones")]
-    arguments += ["--phone-classes", "labels", "--utterances", "4", "--out", str(tmp_path / "report")]
+    arguments += ["--phone-classes", "labels", "--max-utterances", "4", "--out", str(tmp_path / "report")]
     arguments += ["--temperature", "0.5"]
     assert main([*arguments, "--only", "phones", "listening", "conversion", "words"]) == 0
     found = json.loads((tmp_path / "report/figures.json").read_text())
@@ -192,7 +194,7 @@ def test_what_cannot_be_answered_is_told_and_the_rest_goes_on(data: Path, argume
         "words",
         "conversion",
         "signal",
-        "--no-page",
+        "--no-html",
     ]
     assert main([*asked, "--out", str(tmp_path / "report")]) == 0
     found = json.loads((tmp_path / "report/figures.json").read_text())

@@ -74,7 +74,15 @@ def make_net(randomise) -> Callable[..., WaveNet]:
     """(dtype, seed, options of WaveNetConfig) -> a small net whose logits are far from uniform."""
 
     def make(dtype: torch.dtype = torch.float32, *, seed: int = 0, **options) -> WaveNet:
-        small = {"classes": 7, "layers": 4, "cycle": 3, "residual": 4, "skip": 5, "hop": 4, "hidden": 6}
+        small = {
+            "num_classes": 7,
+            "layers": 4,
+            "layers_per_stack": 3,
+            "residual_channels": 4,
+            "skip_channels": 5,
+            "hop": 4,
+            "cond_hidden_channels": 6,
+        }
         net = randomise(WaveNet(WaveNetConfig(**{**small, **options})), seed).requires_grad_(False)
         net.out.weight *= 4  # what was drawn before matters
         return net.to(dtype)
@@ -89,11 +97,11 @@ def inputs_of() -> Callable[..., dict[str, Tensor]]:
     def make(net: WaveNet, streams: int, steps: int) -> dict[str, Tensor]:
         cfg, generator = net.cfg, torch.Generator().manual_seed(1)
         inputs: dict[str, Tensor] = {}
-        if cfg.condition:
-            cond = torch.randn(streams, cfg.condition, -(-steps // cfg.hop), generator=generator)
+        if cfg.cond_dim:
+            cond = torch.randn(streams, cfg.cond_dim, -(-steps // cfg.hop), generator=generator)
             inputs["cond"] = cond.to(net.out.weight.dtype)
-        if cfg.speakers:
-            inputs["speaker"] = torch.arange(streams) % cfg.speakers
+        if cfg.num_speakers:
+            inputs["speaker"] = torch.arange(streams) % cfg.num_speakers
         return inputs
 
     return make

@@ -20,7 +20,7 @@ from vqaudio.sampling import backends, choose, generate, reference
 from vqaudio.sampling.backends import block_steps, cuda_graph, ring_buffers
 from vqaudio.sampling.compiled import shape_of
 
-BOTH = {"condition": 3, "speakers": 2}
+BOTH = {"cond_dim": 3, "num_speakers": 2}
 
 
 def _row(inputs: dict[str, Tensor], b: int, frames: int | None = None) -> dict[str, Tensor]:
@@ -52,7 +52,7 @@ def test_streams_of_different_lengths_are_those_alone(means, make_net, inputs_of
         assert not together[b, length:].any()
 
 
-@pytest.mark.parametrize("options", [{"speakers": 2}, BOTH])
+@pytest.mark.parametrize("options", [{"num_speakers": 2}, BOTH])
 def test_pieces_are_the_whole(means, make_net, inputs_of, seeded, monkeypatch, options) -> None:
     net = make_net(means.dtype, **options)
     lengths = [38, 11, 25]

@@ -16,7 +16,7 @@ from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
 from vqaudio.sampling import generate, reference
 from vqaudio.sampling.logits import uniforms
 
-WITH = {"none": {}, "cond": {"condition": 3}, "speaker": {"speakers": 2}, "both": {"condition": 5, "speakers": 2}}
+WITH = {"none": {}, "cond": {"cond_dim": 3}, "speaker": {"num_speakers": 2}, "both": {"cond_dim": 5, "num_speakers": 2}}
 ROUNDS_INPUTS = "avx512bf16"  # the variant that rounds what weights are multiplied with, too
 
 pytestmark = pytest.mark.skipif(not library.runnable(), reason=library.why_missing())
@@ -30,7 +30,7 @@ def _rounded(net: WaveNet, precision: Precision) -> WaveNet:
         if name.startswith("dilated") and weight.ndim == 3:
             rows = list(weight.unbind(2))
         elif name == "skip.weight":
-            rows = list(weight.split(net.cfg.residual, dim=1))
+            rows = list(weight.split(net.cfg.residual_channels, dim=1))
         else:
             rows = [weight] if name.startswith(("residual", "head", "out")) and weight.ndim == 2 else []
         for part in rows if precision != "float32" else []:
@@ -99,7 +99,7 @@ def test_logits_are_those_of_the_parallel_pass(
 @pytest.fixture(scope="module")
 def base(make_net, inputs_of) -> tuple[WaveNet, Tensor, dict[str, Tensor], Tensor]:
     """The size that we recommend, and what the parallel pass says over more than its receptive field."""
-    net = make_net(**vars(WaveNetConfig(condition=64, speakers=11)))
+    net = make_net(**vars(WaveNetConfig(cond_dim=64, num_speakers=11)))
     inputs = inputs_of(net, 1, 2200)
     x = net.shift(torch.randint(256, (1, 2200), generator=torch.Generator().manual_seed(0)))
     return net, x, inputs, _parallel(_rounded(net, "float32"), x, inputs)
@@ -122,9 +122,15 @@ def test_logits_of_the_base_size(compiled, base, variant, precision, bound, thre
 def _obvious(make_net: Callable, inputs_of: Callable, number: int) -> tuple[WaveNet, dict, dict, Tensor]:
     """A net, its inputs, how to draw, and 1,000 samples by the obvious loop; the same for all variants."""
     options, controls = [
-        ({"classes": 64, "condition": 5, "speakers": 2}, {}),
-        ({"classes": 256, "residual": 17, "skip": 33, "kernel_size": 3, "hop": 37}, {"temperature": 0.8}),
-        ({"classes": 100, "layers": 5, "residual": 20, "skip": 24, "speakers": 3}, {"top_k": 20}),
+        ({"num_classes": 64, "cond_dim": 5, "num_speakers": 2}, {}),
+        (
+            {"num_classes": 256, "residual_channels": 17, "skip_channels": 33, "kernel_size": 3, "hop": 37},
+            {"temperature": 0.8},
+        ),
+        (
+            {"num_classes": 100, "layers": 5, "residual_channels": 20, "skip_channels": 24, "num_speakers": 3},
+            {"top_k": 20},
+        ),
     ][number]
     net = make_net(**options, seed=number)
     inputs = inputs_of(net, 1, 1000)

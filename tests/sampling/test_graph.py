@@ -11,7 +11,7 @@ from vqaudio.sampling.graph import GraphStreams
 from vqaudio.sampling.ring import RingStreams
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="recording a CUDA graph needs a GPU")
-BOTH = {"condition": 3, "speakers": 2}
+BOTH = {"cond_dim": 3, "num_speakers": 2}
 CONTROLS = [(1.0, None), (0.7, 3), (0.0, None)]
 
 
@@ -19,7 +19,7 @@ CONTROLS = [(1.0, None), (0.7, 3), (0.0, None)]
 def test_a_step_never_waits_for_the_device(temperature, top_k) -> None:
     """Tensors without values, on a GPU that is not there, raise where the host would need a value or another device."""
     with FakeTensorMode(), torch.inference_mode(), torch.device("cuda"):
-        net = WaveNet(WaveNetConfig(layers=3, condition=4, speakers=2)).requires_grad_(False)
+        net = WaveNet(WaveNetConfig(layers=3, cond_dim=4, num_speakers=2)).requires_grad_(False)
         streams = GraphStreams(net, torch.zeros(2, dtype=torch.long), 2)
         streams.begin_frame(torch.zeros(2, 4, 1))
         RingStreams.advance(streams, streams.uniform, temperature, top_k)

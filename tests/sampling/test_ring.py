@@ -9,7 +9,7 @@ from vqaudio.sampling import generate, reference
 from vqaudio.sampling.backends import cuda_graph, ring_buffers
 from vqaudio.sampling.ring import RingStreams
 
-WITH = {"none": {}, "cond": {"condition": 3}, "speaker": {"speakers": 2}, "both": {"condition": 3, "speakers": 2}}
+WITH = {"none": {}, "cond": {"cond_dim": 3}, "speaker": {"num_speakers": 2}, "both": {"cond_dim": 3, "num_speakers": 2}}
 
 
 @settings(max_examples=120, deadline=None)
@@ -43,7 +43,7 @@ def test_the_ring_buffer_equals_the_obvious_loop(
     top_k,
     seed,
 ) -> None:
-    shape = {"layers": layers, "cycle": cycle, "kernel_size": kernel_size, "residual": residual}
+    shape = {"layers": layers, "layers_per_stack": cycle, "kernel_size": kernel_size, "residual_channels": residual}
     net = make_net(torch.float64, **WITH[kind], **shape, classes=classes, hop=hop)
     streams, steps = len(lengths), max(lengths)
     options = {**inputs_of(net, streams, steps), "temperature": temperature, "top_k": top_k, "streams": streams}

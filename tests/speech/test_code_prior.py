@@ -14,7 +14,9 @@ from vqaudio import load_model, save_model
 from vqaudio.nn.wavenet import WaveNetConfig
 from vqaudio.speech.prior import CodePrior, CodePriorConfig
 
-NET = WaveNetConfig(classes=5, layers=4, cycle=2, residual=6, skip=8, hidden=6)
+NET = WaveNetConfig(
+    num_classes=5, layers=4, layers_per_stack=2, residual_channels=6, skip_channels=8, cond_hidden_channels=6
+)
 
 
 @pytest.fixture

@@ -19,12 +19,12 @@ from vqaudio.speech.init_from import init_from
 @pytest.fixture(scope="module")
 def config(tiny_config):
     """Hop 80, a filterbank, a context that is asked for the spectrum."""
-    front = LogMelConfig(bands=12, hop=40, window=100)
+    front = LogMelConfig(n_mels=12, hop_length=40, win_length=100)
     return replace(
         tiny_config,
-        encoder=EncoderConfig(strides=(2,), channels=(8,), dilations=(1,), width=4, lookahead=70, front=front),
+        encoder=EncoderConfig(strides=(2,), channels=(8,), dilations=(1,), dim=4, lookahead=70, frontend=front),
         context=ContextConfig(dilations=(1, 2), channels=6),
-        spectrum=LogMelConfig(bands=10, hop=40, window=100),
+        spectrum=LogMelConfig(n_mels=10, hop_length=40, win_length=100),
     )
 
 
@@ -73,20 +73,20 @@ def _step(model, **changes):
 
 
 def test_codes_learn_from_the_spectrum_and_leave_the_decoder_alone(config) -> None:
-    model = SpeechVQVAE(replace(config, learn="codes")).train()
+    model = SpeechVQVAE(replace(config, stage="codes")).train()
     logs = _step(model)
     assert "spectrum_error" in logs and "bits_per_sample" not in logs
     learned = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
     assert {"encoder", "context", "spectrum"} <= learned
     moved = [name for name, p in model.decoder.named_parameters() if p.grad is not None]
     assert moved == ["speaker.weight"]
-    with pytest.raises(ValueError, match="learn: speech"):
+    with pytest.raises(ValueError, match="stage: decoder"):
         model.eval().decode(model.tokenize(torch.rand(900) * 0.1), "anna")
 
 
 def test_speech_learns_with_the_codes_as_they_are(config, model, tmp_path) -> None:
     save_model(model, tmp_path / "codes")
-    learner = SpeechVQVAE(replace(config, learn="speech", speakers=("carl", "dora", "emil")))
+    learner = SpeechVQVAE(replace(config, stage="decoder", speakers=("carl", "dora", "emil")))
     left = init_from(learner, [tmp_path / "codes"])
     assert list(left.values()) == [["decoder.speaker.weight"]]  # nobody was called dora or emil
     assert learner.fingerprint == model.fingerprint
@@ -98,10 +98,10 @@ def test_speech_learns_with_the_codes_as_they_are(config, model, tmp_path) -> No
     assert not any(p.requires_grad for p in learner.encoder.parameters())
     assert learner.fingerprint == model.fingerprint  # the codebook did not move either
     save_model(learner, tmp_path / "speech")
-    of_codes = SpeechVQVAE(replace(config, learn="codes"))
+    of_codes = SpeechVQVAE(replace(config, stage="codes"))
     init_from(of_codes, [tmp_path / "codes"])
     save_model(of_codes, tmp_path / "codes alone")
-    taken = SpeechVQVAE(replace(config, learn="speech"))
+    taken = SpeechVQVAE(replace(config, stage="decoder"))
     (left,) = init_from(taken, [tmp_path / "codes alone"]).values()
     assert "decoder.out.weight" in left and "decoder.speaker.weight" not in left
     assert taken.fingerprint == model.fingerprint
@@ -110,28 +110,28 @@ def test_speech_learns_with_the_codes_as_they_are(config, model, tmp_path) -> No
 
 def test_codes_that_are_to_stay_must_be_those_of_a_start(config, model, tmp_path) -> None:
     save_model(model, tmp_path)
-    other_reach = replace(config, learn="speech", encoder=replace(config.encoder, lookahead=71))
+    other_reach = replace(config, stage="decoder", encoder=replace(config.encoder, lookahead=71))
     wider = replace(config.encoder, channels=(9,))
-    for cfg in (other_reach, replace(config, learn="speech", encoder=wider)):
+    for cfg in (other_reach, replace(config, stage="decoder", encoder=wider)):
         with pytest.raises(ModelError, match="keeps codes as they are"):
             init_from(SpeechVQVAE(cfg), [tmp_path])
-    narrower = replace(config, learn="speech", context=replace(config.context, channels=5))
-    without = replace(config, learn="speech", context=ContextConfig(), spectrum=LogMelConfig())
+    narrower = replace(config, stage="decoder", context=replace(config.context, channels=5))
+    without = replace(config, stage="decoder", context=ContextConfig(), spectrum=LogMelConfig())
     for cfg in (narrower, without):
         with pytest.raises(ModelError, match="are read by its context"):
             init_from(SpeechVQVAE(cfg), [tmp_path])
     with pytest.raises(ModelError, match="got none"):
-        init_from(SpeechVQVAE(replace(config, learn="speech")), [])
+        init_from(SpeechVQVAE(replace(config, stage="decoder")), [])
     free = SpeechVQVAE(replace(config, encoder=wider))
     before = free.quantizer.codebook.clone()
     init_from(free, [tmp_path])  # a foreign encoder's codebook is not taken
     assert torch.equal(free.quantizer.codebook, before) and not free.quantizer.initialised
 
 
-@pytest.mark.parametrize("learn", ["all", "speech"])
-def test_what_must_be_exact_is_float32_under_autocast(config, model, learn) -> None:
+@pytest.mark.parametrize("stage", ["joint", "decoder"])
+def test_what_must_be_exact_is_float32_under_autocast(config, model, stage) -> None:
     """Vectors of codes that stay, and spectra; a context as it speaks."""
-    learner = SpeechVQVAE(replace(config, learn=learn))
+    learner = SpeechVQVAE(replace(config, stage=stage))
     learner.load_state_dict(model.state_dict())
     learner.eval()
     wav = torch.rand(2, 1, 4000, generator=torch.Generator().manual_seed(0)) * 0.4 - 0.2
@@ -151,7 +151,7 @@ def test_what_must_be_exact_is_float32_under_autocast(config, model, learn) -> N
 
 
 def test_the_spectrums_error_hears_nothing_of_padding(config) -> None:
-    learner = SpeechVQVAE(replace(config, learn="codes"))
+    learner = SpeechVQVAE(replace(config, stage="codes"))
     learner.eval()
     target, lengths = torch.randint(16, (2, 800)), torch.tensor([800, 330])
     cond = torch.randn(2, 6, 10)
@@ -160,7 +160,7 @@ def test_the_spectrums_error_hears_nothing_of_padding(config) -> None:
 
 
 def test_what_codes_and_speakers_are_worth_to_the_spectrum(config, model) -> None:
-    learner = SpeechVQVAE(replace(config, learn="codes"))
+    learner = SpeechVQVAE(replace(config, stage="codes"))
     learner.load_state_dict(model.state_dict())
     batch = {
         "wav": torch.rand(3, 1, 800) * 0.4 - 0.2,
@@ -173,8 +173,8 @@ def test_what_codes_and_speakers_are_worth_to_the_spectrum(config, model) -> Non
         _, q = learner.quantize(batch["wav"], batch["lengths"])
         cond = learner.conditioned(q.z_q.roll(1, 0), batch["speaker"])
         other = learner.spectrum_error_of_each(batch["target"], cond, batch["lengths"]).sum() / 24
-    assert figures["spectrum_error"] + figures["gap_codes"] == pytest.approx(float(other), rel=1e-5)
-    assert {"gap_speakers", "perplexity", "codebook_size"} <= set(figures)
+    assert figures["spectrum_error"] + figures["conditioning_gap"] == pytest.approx(float(other), rel=1e-5)
+    assert {"speaker_gap", "perplexity", "codebook_size"} <= set(figures)
     one = {name: value[:1] for name, value in batch.items()}
     with pytest.raises(ValueError, match="at least 2"):
         conditioning(learner, [one])
@@ -183,10 +183,10 @@ def test_what_codes_and_speakers_are_worth_to_the_spectrum(config, model) -> Non
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"learn": "both"}, "'all', 'codes' or 'speech'"),
+        ({"stage": "both"}, "'joint', 'codes' or 'decoder'"),
         ({"context": ContextConfig()}, "asked of a context"),
-        ({"spectrum": LogMelConfig(bands=10, hop=50, window=100)}, "divides"),
-        ({"spectrum": LogMelConfig(), "learn": "codes"}, "spectrum.bands"),
+        ({"spectrum": LogMelConfig(n_mels=10, hop_length=50, win_length=100)}, "divides"),
+        ({"spectrum": LogMelConfig(), "stage": "codes"}, "spectrum.n_mels"),
         ({"spectrum_weight": 0.0}, "spectrum_weight"),
     ],
 )

@@ -15,10 +15,10 @@ from vqaudio.data.corpora import folder
 from vqaudio.nn.context import ContextConfig
 from vqaudio.speech.enroll import Adapted, Learner, adapt
 from vqaudio.speech.enroll_config import AdaptConfig
-from vqaudio.speech.enroll_data import Newcomers, find_newcomers
+from vqaudio.speech.enroll_data import NewSpeakers, find_new_speakers
 from vqaudio.speech.speakers import SPEAKER_WEIGHT, with_speakers
 
-QUICK = AdaptConfig(steps=40, samples=1024, batch=4)
+QUICK = AdaptConfig(steps=40, crop_samples=1024, batch_size=4)
 
 
 def _state(model: SpeechVQVAE) -> dict[str, Tensor]:
@@ -34,17 +34,17 @@ def _changed(before: dict[str, Tensor], after: SpeechVQVAE, num_old: int = 3) ->
 
 
 @pytest.fixture(scope="module")
-def newcomers(speech: Path) -> Newcomers:
-    return find_newcomers(speech / "dora")
+def newcomers(speech: Path) -> NewSpeakers:
+    return find_new_speakers(speech / "dora")
 
 
 @pytest.fixture(scope="module")
-def adapted(tiny_model: SpeechVQVAE, newcomers: Newcomers) -> Adapted:
+def adapted(tiny_model: SpeechVQVAE, newcomers: NewSpeakers) -> Adapted:
     return adapt(tiny_model, newcomers, QUICK)
 
 
 def test_a_new_row_is_learned_and_nothing_else_changes(
-    tiny_model: SpeechVQVAE, newcomers: Newcomers, adapted: Adapted, speech: Path
+    tiny_model: SpeechVQVAE, newcomers: NewSpeakers, adapted: Adapted, speech: Path
 ) -> None:
     model, (voice,) = adapted
     assert model.speakers == (*tiny_model.speakers, "dora")
@@ -68,24 +68,26 @@ def test_tokens_stay_valid(tiny_model: SpeechVQVAE, adapted: Adapted, speech: Pa
     assert not torch.equal(adapted.model.decode(short, "dora"), adapted.model.decode(short, "bert"))
 
 
-def test_the_model_that_was_there_is_not_touched(tiny_model: SpeechVQVAE, newcomers: Newcomers) -> None:
+def test_the_model_that_was_there_is_not_touched(tiny_model: SpeechVQVAE, newcomers: NewSpeakers) -> None:
     mine = copy.deepcopy(tiny_model)
     before = _state(mine)
-    adapt(mine, newcomers, AdaptConfig(steps=2, samples=256, decoder=True))
+    adapt(mine, newcomers, AdaptConfig(steps=2, crop_samples=256, decoder=True))
     assert mine.speakers == ("anna", "bert", "carl")
     assert not _changed(before, mine)
 
 
-def test_the_same_again_is_the_same(tiny_model: SpeechVQVAE, newcomers: Newcomers) -> None:
-    cfg = AdaptConfig(steps=5, samples=512)
+def test_the_same_again_is_the_same(tiny_model: SpeechVQVAE, newcomers: NewSpeakers) -> None:
+    cfg = AdaptConfig(steps=5, crop_samples=512)
     one, two = (adapt(tiny_model, newcomers, cfg) for _ in range(2))
-    other = adapt(tiny_model, newcomers, AdaptConfig(steps=5, samples=512, seed=1))
+    other = adapt(tiny_model, newcomers, AdaptConfig(steps=5, crop_samples=512, seed=1))
     assert not _changed(_state(one.model), two.model, 4) and one.voices == two.voices
     assert _changed(_state(one.model), other.model, 4) == {SPEAKER_WEIGHT}
 
 
-def test_the_decoder_learns_when_it_is_asked_to(tiny_model: SpeechVQVAE, newcomers: Newcomers) -> None:
-    model, (voice,) = adapt(tiny_model, newcomers, AdaptConfig(steps=40, samples=1024, decoder=True, decoder_lr=3e-3))
+def test_the_decoder_learns_when_it_is_asked_to(tiny_model: SpeechVQVAE, newcomers: NewSpeakers) -> None:
+    model, (voice,) = adapt(
+        tiny_model, newcomers, AdaptConfig(steps=40, crop_samples=1024, decoder=True, decoder_lr=3e-3)
+    )
     changed = _changed(tiny_model.state_dict(), model)
     assert changed and all(name.startswith("decoder.") for name in changed)
     assert model.fingerprint == tiny_model.fingerprint
@@ -147,8 +149,8 @@ def test_what_is_frozen_is_never_in_training_mode(tiny_model: SpeechVQVAE) -> No
 
 def test_several_speakers_at_once(tiny_model: SpeechVQVAE, speech: Path) -> None:
     utterances = folder(speech)
-    both = Newcomers([u for u in utterances if u.path.stem != "3"], [u for u in utterances if u.path.stem == "3"])
-    model, voices = adapt(tiny_model, both, AdaptConfig(steps=60, samples=1024))
+    both = NewSpeakers([u for u in utterances if u.path.stem != "3"], [u for u in utterances if u.path.stem == "3"])
+    model, voices = adapt(tiny_model, both, AdaptConfig(steps=60, crop_samples=1024))
     assert [voice.name for voice in voices] == ["dora", "emil"]
     assert model.speakers == ("anna", "bert", "carl", "dora", "emil")
     assert not _changed(tiny_model.state_dict(), model)
@@ -159,15 +161,15 @@ def test_several_speakers_at_once(tiny_model: SpeechVQVAE, speech: Path) -> None
 
 def test_models_and_names_that_do_not_fit_are_refused(tiny_model: SpeechVQVAE, speech: Path) -> None:
     with pytest.raises(ValueError, match=r"speaker 'anna' is in this model already.*--speaker"):
-        adapt(tiny_model, find_newcomers(speech / "dora", "anna"), QUICK)
+        adapt(tiny_model, find_new_speakers(speech / "dora", "anna"), QUICK)
     silent = SpeechVQVAE(SpeechVQVAEConfig(encoder=tiny_model.cfg.encoder, quantizer=tiny_model.cfg.quantizer)).eval()
     with pytest.raises(ValueError, match="this model has no speakers"):
-        adapt(silent, find_newcomers(speech / "dora"), QUICK)
+        adapt(silent, find_new_speakers(speech / "dora"), QUICK)
 
 
-def test_a_run_that_diverges_says_so(tiny_model: SpeechVQVAE, newcomers: Newcomers) -> None:
+def test_a_run_that_diverges_says_so(tiny_model: SpeechVQVAE, newcomers: NewSpeakers) -> None:
     with pytest.raises(ValueError, match="no voice was learned, try a smaller --lr"):
-        adapt(tiny_model, newcomers, AdaptConfig(steps=3, samples=256, decoder=True, decoder_lr=1e38))
+        adapt(tiny_model, newcomers, AdaptConfig(steps=3, crop_samples=256, decoder=True, decoder_lr=1e38))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import soundfile
 from vqaudio.data.audio import AudioError
 from vqaudio.data.corpora import prepare
 from vqaudio.data.manifest import Utterance, write_manifest
-from vqaudio.speech.enroll_data import find_newcomers
+from vqaudio.speech.enroll_data import find_new_speakers
 
 
 def _record(path: Path, seconds: float = 1.0) -> None:
@@ -28,21 +28,21 @@ def eva(tmp_path: Path) -> Path:
 
 
 def test_a_folder_is_one_speaker(eva: Path) -> None:
-    found = find_newcomers(eva)
+    found = find_new_speakers(eva)
     assert found.speakers == ("eva",)
     assert [u.id for u in found.valid] == ["04", "14", "more-24"]
     assert sorted(u.id for u in found.train + found.valid) == [f"{i:02}" for i in range(20)] + [
         f"more-{i}" for i in range(20, 25)
     ]
-    assert find_newcomers(eva, "ewa").speakers == ("ewa",)
-    assert find_newcomers(eva) == found
+    assert find_new_speakers(eva, "ewa").speakers == ("ewa",)
+    assert find_new_speakers(eva) == found
 
 
 @pytest.mark.parametrize(("count", "held_out"), [(2, ["1"]), (4, ["3"]), (5, ["4"]), (6, ["4"])])
 def test_at_least_one_utterance_is_held_out(tmp_path: Path, count: int, held_out: list[str]) -> None:
     for i in range(count):
         _record(tmp_path / "eva" / f"{i}.wav", seconds=3)
-    found = find_newcomers(tmp_path / "eva")
+    found = find_new_speakers(tmp_path / "eva")
     assert [u.id for u in found.valid] == held_out
     assert len(found.train) == count - 1
 
@@ -52,16 +52,16 @@ def test_manifests_of_prepare_say_who_and_what(tmp_path: Path) -> None:
         for i in range(12):
             _record(tmp_path / "speech" / speaker / f"{i}.wav")
     prepare("folder", tmp_path / "speech", tmp_path / "m", valid=0.25, test=0.25)
-    found = find_newcomers(tmp_path / "m")
+    found = find_new_speakers(tmp_path / "m")
     assert found.speakers == ("eva", "fred")
     assert [u.speaker for u in found.train] == ["eva"] * 6 + ["fred"] * 6
     assert [u.speaker for u in found.valid] == ["eva"] * 3 + ["fred"] * 3
     (tmp_path / "m" / "valid.jsonl").unlink()
-    found = find_newcomers(tmp_path / "m")
+    found = find_new_speakers(tmp_path / "m")
     assert [(u.speaker) for u in found.valid] == ["eva", "fred"]
     assert len(found.train) == 10
     with pytest.raises(ValueError, match="names its speakers itself; leave --speaker out"):
-        find_newcomers(tmp_path / "m", "gina")
+        find_new_speakers(tmp_path / "m", "gina")
 
 
 def test_manifests_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
@@ -69,13 +69,13 @@ def test_manifests_that_contradict_each_other_are_refused(tmp_path: Path) -> Non
     write_manifest(tmp_path / "train.jsonl", rows)
     write_manifest(tmp_path / "valid.jsonl", rows[2:])
     with pytest.raises(ValueError, match=r"'2' is in .*train.jsonl and in valid.jsonl"):
-        find_newcomers(tmp_path)
+        find_new_speakers(tmp_path)
     write_manifest(tmp_path / "valid.jsonl", [Utterance("9", tmp_path / "9.wav", "fred", 4.0)], overwrite=True)
     with pytest.raises(ValueError, match=r"'fred' is in .*valid\.jsonl but not in train\.jsonl"):
-        find_newcomers(tmp_path)
+        find_new_speakers(tmp_path)
     write_manifest(tmp_path / "train.jsonl", [], overwrite=True)
     with pytest.raises(ValueError, match=r"train.jsonl is empty"):
-        find_newcomers(tmp_path)
+        find_new_speakers(tmp_path)
 
 
 def test_too_little_speech_is_refused_in_words(tmp_path: Path) -> None:
@@ -83,35 +83,35 @@ def test_too_little_speech_is_refused_in_words(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"has 1 utterance and 60.0 s of speaker 'eva'; it takes at least 2 .* and 5 s"
     ):
-        find_newcomers(tmp_path / "eva")
+        find_new_speakers(tmp_path / "eva")
     for i in range(4):
         _record(tmp_path / "fred" / f"{i}.wav")
     with pytest.raises(ValueError, match=r"4 utterances and 4.0 s of speaker 'fred'.*a few minutes are better"):
-        find_newcomers(tmp_path / "fred")
+        find_new_speakers(tmp_path / "fred")
 
 
 def test_folders_without_speech_are_refused(tmp_path: Path, eva: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere does not exist; give the folder"):
-        find_newcomers(tmp_path / "nowhere")
+        find_new_speakers(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"00.wav is a file; give the folder"):
-        find_newcomers(eva / "00.wav")
+        find_new_speakers(eva / "00.wav")
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"there is no audio in .*empty, and no train\.jsonl"):
-        find_newcomers(tmp_path / "empty")
+        find_new_speakers(tmp_path / "empty")
 
 
 def test_a_folder_of_speakers_is_not_taken_for_one(tmp_path: Path, eva: Path) -> None:
     with pytest.raises(ValueError, match=r"lies in subfolders; pass --speaker NAME .*vqaudio prepare folder"):
-        find_newcomers(tmp_path)
-    assert find_newcomers(tmp_path, "eva").speakers == ("eva",)
+        find_new_speakers(tmp_path)
+    assert find_new_speakers(tmp_path, "eva").speakers == ("eva",)
 
 
 def test_files_that_cannot_be_used_are_left_out(eva: Path) -> None:
     (eva / "broken.wav").write_text("hello")
-    found = find_newcomers(eva)
+    found = find_new_speakers(eva)
     assert len(found.train) + len(found.valid) == 25
     assert [str(failure).split(" ")[0] for failure in found.failures] == [str(eva / "broken.wav")]
     for path in eva.rglob("[0-9]*.wav"):
         path.unlink()
     with pytest.raises(AudioError, match="none of the 1 audio files"):
-        find_newcomers(eva)
+        find_new_speakers(eva)

@@ -11,7 +11,7 @@ import torch
 import vqaudio
 from vqaudio.speech.enroll import Adapted, adapt
 from vqaudio.speech.enroll_config import AdaptConfig
-from vqaudio.speech.enroll_data import find_newcomers
+from vqaudio.speech.enroll_data import find_new_speakers
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("VQAUDIO_DATA", ROOT / "../shared/data"))
@@ -34,7 +34,7 @@ def model() -> vqaudio.SpeechVQVAE:
 
 @pytest.fixture(scope="module")
 def adapted(model: vqaudio.SpeechVQVAE) -> Adapted:
-    return adapt(model, find_newcomers(SPEAKER), AdaptConfig(steps=30, samples=2560))
+    return adapt(model, find_new_speakers(SPEAKER), AdaptConfig(steps=30, crop_samples=2560))
 
 
 def test_the_new_voice_says_its_speech_better_than_the_old_ones(adapted: Adapted) -> None:

@@ -18,10 +18,10 @@ from vqaudio.cli.main import main
 from vqaudio.speech import enroll_run
 from vqaudio.speech.enroll import Learner, adapt
 from vqaudio.speech.enroll_config import AdaptConfig
-from vqaudio.speech.enroll_data import find_newcomers
+from vqaudio.speech.enroll_data import find_new_speakers
 from vqaudio.tokens.files import read_tokens
 
-FLAGS = ("--steps", 40, "--samples", 1024)
+FLAGS = ("--steps", 40, "--crop-samples", 1024)
 
 
 @pytest.fixture
@@ -65,17 +65,17 @@ def test_adapt_then_speak_old_tokens_with_the_new_voice(tmp_path, run, speech: P
 
 
 def test_the_verb_gives_what_the_library_gives(tmp_path, run, speech: Path, tiny_model: SpeechVQVAE) -> None:
-    flags = ("--steps", 3, "--samples", 512, "--batch", 2, "--lr", 0.05, "--seed", 7, "--decoder", "--decoder-lr", 0.01)
+    flags = ("--steps", 3, "--crop-samples", 512, "--batch-size", 2, "--lr", 0.05, "--seed", 7, "--decoder", "--decoder-lr", 0.01)
     run("adapt", "--data", speech / "dora", "--speaker", "d", "--out", tmp_path / "m2", *flags)
-    cfg = AdaptConfig(steps=3, samples=512, batch=2, lr=0.05, seed=7, decoder=True, decoder_lr=0.01)
-    expected = adapt(tiny_model, find_newcomers(speech / "dora", "d"), cfg).model
+    cfg = AdaptConfig(steps=3, crop_samples=512, batch_size=2, lr=0.05, seed=7, decoder=True, decoder_lr=0.01)
+    expected = adapt(tiny_model, find_new_speakers(speech / "dora", "d"), cfg).model
     assert _same(load_model(tmp_path / "m2"), expected)
 
 
 def test_a_model_is_replaced_only_when_asked_and_nothing_else_ever(tmp_path, run, speech: Path, tiny_model_dir) -> None:
     out = Path(shutil.copytree(tiny_model_dir, tmp_path / "m2"))
     weights = (out / "model.safetensors").read_bytes()
-    arguments = ("adapt", "--data", speech / "dora", "--out", out, "--steps", 2, "--samples", 256)
+    arguments = ("adapt", "--data", speech / "dora", "--out", out, "--steps", 2, "--crop-samples", 256)
     code, _, err = run(*arguments)
     assert (code, err) == (2, f"error: {out} exists already; pass --overwrite to replace it\n")
     (out / "metrics.jsonl").touch()
@@ -93,7 +93,7 @@ def test_a_model_is_replaced_only_when_asked_and_nothing_else_ever(tmp_path, run
 
 def test_a_model_that_a_killed_run_renamed_aside_comes_back(tmp_path, run, speech: Path, tiny_model_dir) -> None:
     shutil.copytree(tiny_model_dir, tmp_path / ".m2.old")
-    arguments = ("adapt", "--data", speech / "dora", "--out", tmp_path / "m2", "--steps", 2, "--samples", 256)
+    arguments = ("adapt", "--data", speech / "dora", "--out", tmp_path / "m2", "--steps", 2, "--crop-samples", 256)
     code, _, err = run(*arguments)
     assert (code, err) == (2, f"error: {tmp_path / 'm2'} exists already; pass --overwrite to replace it\n")
     assert load_model(tmp_path / "m2").speakers == ("anna", "bert", "carl")
@@ -106,7 +106,7 @@ def test_a_model_that_a_killed_run_renamed_aside_comes_back(tmp_path, run, speec
     ("flags", "message"),
     [
         (("--speaker", "bert"), "speaker 'bert' is in this model already"),
-        (("--steps", 3, "--samples", 256, "--decoder", "--decoder-lr", 1e38), "try a smaller --lr"),
+        (("--steps", 3, "--crop-samples", 256, "--decoder", "--decoder-lr", 1e38), "try a smaller --lr"),
     ],
 )
 def test_nothing_is_left_of_a_run_that_failed(tmp_path, run, speech: Path, flags, message: str) -> None:
@@ -121,7 +121,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, run, speech: Path, monkeypatch: py
         raise OSError(28, "No space left on device", "model.safetensors")
 
     monkeypatch.setattr(enroll_run, "save_model", full)
-    code, _, err = run("adapt", "--data", speech / "dora", "--out", tmp_path / "m2", "--steps", 2, "--samples", 256)
+    code, _, err = run("adapt", "--data", speech / "dora", "--out", tmp_path / "m2", "--steps", 2, "--crop-samples", 256)
     assert (code, err) == (2, "error: model.safetensors: No space left on device\n")
     assert not list(tmp_path.iterdir())
 
@@ -138,7 +138,7 @@ def test_files_that_cannot_be_used_are_named(tmp_path, run, speech: Path) -> Non
 def test_an_interrupted_run_continues_to_the_same_model(
     tmp_path, run, speech: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: SpeechVQVAE
 ) -> None:
-    arguments = ("adapt", "--data", speech / "dora", "--out", tmp_path / "m2", "--steps", 8, "--samples", 512)
+    arguments = ("adapt", "--data", speech / "dora", "--out", tmp_path / "m2", "--steps", 8, "--crop-samples", 512)
     forward, passes = Learner.forward, 0
 
     def interrupted(*args, **kwargs):
@@ -156,7 +156,7 @@ def test_an_interrupted_run_continues_to_the_same_model(
     run(*arguments)
     assert passes == 8
     assert [path.name for path in tmp_path.iterdir()] == ["m2"]
-    expected = adapt(tiny_model, find_newcomers(speech / "dora"), AdaptConfig(steps=8, samples=512)).model
+    expected = adapt(tiny_model, find_new_speakers(speech / "dora"), AdaptConfig(steps=8, crop_samples=512)).model
     assert _same(load_model(tmp_path / "m2"), expected)
 
 
@@ -165,7 +165,7 @@ def test_other_settings_begin_anew(tmp_path, run, speech: Path, tiny_model: Spee
     left.mkdir()
     (left / "settings.json").write_text("{}")
     (left / "run").write_text("of another run")
-    run("adapt", "--data", speech / "dora", "--out", tmp_path / "m2", "--steps", 2, "--samples", 256)
+    run("adapt", "--data", speech / "dora", "--out", tmp_path / "m2", "--steps", 2, "--crop-samples", 256)
     assert [path.name for path in tmp_path.iterdir()] == ["m2"]
 
 

@@ -50,7 +50,7 @@ def _batch(model: SpeechVQVAE, lengths: list[int], seed: int = 0) -> dict[str, T
     wav = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
     return {
         "wav": wav[:, None],
-        "target": mulaw_encode(wav, model.cfg.decoder.classes),
+        "target": mulaw_encode(wav, model.cfg.decoder.num_classes),
         "speaker": torch.arange(len(lengths)) % len(model.speakers),
         "lengths": torch.tensor(lengths),
     }
@@ -61,17 +61,17 @@ def _batch(model: SpeechVQVAE, lengths: list[int], seed: int = 0) -> dict[str, T
 
 def test_the_decoder_follows_from_the_rest(tiny_config: SpeechVQVAEConfig) -> None:
     decoder = tiny_config.decoder
-    assert (decoder.hop, decoder.condition, decoder.speakers) == (8, 4, 3)
-    wrong = replace(decoder, hop=3, condition=99, speakers=7)
+    assert (decoder.hop, decoder.cond_dim, decoder.num_speakers) == (8, 4, 3)
+    wrong = replace(decoder, hop=3, cond_dim=99, num_speakers=7)
     assert replace(tiny_config, decoder=wrong) == tiny_config
-    assert replace(tiny_config, speakers=()).decoder.speakers == 0
+    assert replace(tiny_config, speakers=()).decoder.num_speakers == 0
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"speakers": ("a", "b", "a")}, "speakers must be different names"),
-        ({"encoder": EncoderConfig(width=5)}, r"quantizer.width \(64\) must be encoder.width \(5\)"),
+        ({"encoder": EncoderConfig(dim=5)}, r"quantizer.width \(64\) must be encoder.width \(5\)"),
         ({"sample_rate": 0}, "sample_rate"),
     ],
 )
@@ -302,8 +302,8 @@ def test_the_fingerprint_of_the_configuration(tiny_model: SpeechVQVAE) -> None:
     same = [
         replace(cfg, speakers=("dora",)),
         replace(cfg, decoder=replace(cfg.decoder, layers=2, input_noise=0.1)),
-        replace(cfg, jitter=0.12),
-        replace(cfg, quantizer=replace(cfg.quantizer, decay=0.5, commitment=0.1)),
+        replace(cfg, time_jitter=0.12),
+        replace(cfg, quantizer=replace(cfg.quantizer, ema_decay=0.5, commitment_weight=0.1)),
     ]
     other = [
         replace(cfg, sample_rate=8000),
@@ -337,7 +337,7 @@ def test_the_loss_is_equation_3(tiny_model: SpeechVQVAE) -> None:
 
 
 def test_the_decoder_hears_jittered_codes_in_training_alone(tiny_model: SpeechVQVAE) -> None:
-    jittered = SpeechVQVAE(replace(tiny_model.cfg, jitter=0.5))
+    jittered = SpeechVQVAE(replace(tiny_model.cfg, time_jitter=0.5))
     jittered.load_state_dict(tiny_model.state_dict())
     batch = _batch(tiny_model, [160, 101])
     assert torch.equal(jittered.eval()(**batch)[0], tiny_model(**batch)[0])
@@ -382,9 +382,16 @@ def _tiny_training_model() -> SpeechVQVAE:
     return SpeechVQVAE(
         SpeechVQVAEConfig(
             speakers=("anna", "bert"),
-            encoder=EncoderConfig(strides=(2, 4), channels=(8, 16), dilations=(1,), width=4, lookahead=8),
-            quantizer=VectorQuantizerConfig(codes=16, width=4, commitment=0.01),
-            decoder=WaveNetConfig(classes=16, layers=4, cycle=4, residual=16, skip=16, hidden=16),
+            encoder=EncoderConfig(strides=(2, 4), channels=(8, 16), dilations=(1,), dim=4, lookahead=8),
+            quantizer=VectorQuantizerConfig(codebook_size=16, dim=4, commitment_weight=0.01),
+            decoder=WaveNetConfig(
+                num_classes=16,
+                layers=4,
+                layers_per_stack=4,
+                residual_channels=16,
+                skip_channels=16,
+                cond_hidden_channels=16,
+            ),
         )
     )
 
@@ -410,7 +417,7 @@ def test_a_tiny_batch_is_learned_by_heart() -> None:
 @pytest.mark.parametrize("codebook", ["ema", "gradient"])
 def test_gradients_reach_everything_that_learns(codebook) -> None:
     model = _tiny_training_model()
-    model = SpeechVQVAE(replace(model.cfg, quantizer=replace(model.cfg.quantizer, codebook=codebook)))
+    model = SpeechVQVAE(replace(model.cfg, quantizer=replace(model.cfg.quantizer, codebook_update=codebook)))
     model(**_batch(model, [400, 400]))[0].backward()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
     optimizer.step()  # blocks that begin as the identity pass gradients from now on

@@ -54,7 +54,7 @@ def whole_pass(model: vqaudio.SpeechVQVAE, speech: tuple[Tensor, Tensor]) -> Ten
     """Logits (B, Q, T) of the parallel forward pass."""
     wav, speaker = speech
     codes, _ = model.encode(wav[:, None])
-    target = mulaw_encode(wav, model.cfg.decoder.classes)
+    target = mulaw_encode(wav, model.cfg.decoder.num_classes)
     with torch.inference_mode():
         cond = model.conditioned(model.quantizer.decode(codes), speaker)
         return model.decoder(model.decoder.shift(target), cond, speaker)[0]
@@ -71,9 +71,9 @@ def test_bits_per_sample_hardly_differ(
     wav, speaker = speech
     streams, compiled = len(wav), kernels()
     assert compiled is not None
-    target = mulaw_encode(wav, model.cfg.decoder.classes)
+    target = mulaw_encode(wav, model.cfg.decoder.num_classes)
     cond = model.conditioned(model.quantizer.decode(model.encode(wav[:, None])[0]), speaker)
-    logits = torch.zeros(streams, STEPS, model.cfg.decoder.classes)
+    logits = torch.zeros(streams, STEPS, model.cfg.decoder.num_classes)
     opened = open_compiled(compiled, model.decoder, speaker, streams, precision=precision, threads=2)
     opened.extend(
         cond,

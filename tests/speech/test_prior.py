@@ -14,7 +14,7 @@ from vqaudio import load_model, save_model
 from vqaudio.images.pixelcnn import PixelCNNConfig
 from vqaudio.images.prior import ImagePrior, ImagePriorConfig
 
-NET = PixelCNNConfig(codes=3, channels=6, layers=2, kernel_size=3, head=6)
+NET = PixelCNNConfig(codebook_size=3, channels=6, layers=2, kernel_size=3, head_channels=6)
 
 
 @pytest.fixture

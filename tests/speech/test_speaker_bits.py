@@ -6,7 +6,7 @@ from torch import Tensor
 
 from vqaudio import SpeechVQVAE
 from vqaudio.metrics.conditioning_gap import conditioning
-from vqaudio.speech.speaker_bits import bits_by_voice, heard_codes
+from vqaudio.speech.speaker_bits import bits_by_speaker, quantized_codes
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def batches() -> list[dict[str, Tensor]]:
 
 
 def test_each_voice_costs_what_conditioning_says(tiny_model: SpeechVQVAE, batches: list[dict[str, Tensor]]) -> None:
-    bits = bits_by_voice(tiny_model, batches, [2, 0, 1])
+    bits = bits_by_speaker(tiny_model, batches, [2, 0, 1])
     for voice, found in zip([2, 0, 1], bits, strict=True):
         own = [{**batch, "speaker": torch.full((2,), voice)} for batch in batches]
         assert found == pytest.approx(conditioning(tiny_model, own)["bits_per_sample"], abs=1e-5)
@@ -37,16 +37,16 @@ def test_what_the_decoder_hears_is_what_it_hears_when_it_speaks(
     wav = batches[0]["wav"]
     codes, _ = tiny_model.encode(wav)
     with torch.autocast("cpu", torch.bfloat16):
-        heard = heard_codes(tiny_model, wav)
+        heard = quantized_codes(tiny_model, wav)
     assert torch.equal(heard, tiny_model.quantizer.decode(codes))
 
 
 def test_what_cannot_be_evaluated_is_refused(tiny_model: SpeechVQVAE) -> None:
     with pytest.raises(ValueError, match="nothing to evaluate"):
-        bits_by_voice(tiny_model, [], [0])
+        bits_by_speaker(tiny_model, [], [0])
     tiny_model.train()
     try:
         with pytest.raises(RuntimeError, match="training mode"):
-            bits_by_voice(tiny_model, [], [0])
+            bits_by_speaker(tiny_model, [], [0])
     finally:
         tiny_model.eval()

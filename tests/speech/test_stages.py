@@ -14,20 +14,20 @@ from vqaudio.training.metrics_file import read_metrics
 
 pytestmark = pytest.mark.slow
 HEARD = (  # all that is drawn at random for the encoder, too
-    *("--model.encoder.front.bands", "12", "--model.encoder.front.hop", "8", "--model.encoder.front.window", "64"),
-    *("--model.encoder.front.highest", "6600", "--model.encoder.front.warp", "0.2", "--crops.gain_db", "12"),
+    *("--model.encoder.frontend.n_mels", "12", "--model.encoder.frontend.hop_length", "8", "--model.encoder.frontend.win_length", "64"),
+    *("--model.encoder.frontend.f_max", "6600", "--model.encoder.frontend.warp", "0.2", "--crops.gain_db", "12"),
     *("--model.encoder.strides", "2", "4", "--model.encoder.channels", "8", "16"),
     *("--model.context.dilations", "1", "2", "--model.context.channels", "8"),
-    *("--model.spectrum.bands", "8", "--model.spectrum.hop", "64", "--model.spectrum.window", "256"),
+    *("--model.spectrum.n_mels", "8", "--model.spectrum.hop_length", "64", "--model.spectrum.win_length", "256"),
 )
-SPEECH = (*HEARD, "--model.learn", "speech")
+SPEECH = (*HEARD, "--model.stage", "decoder")
 
 
 @pytest.fixture(scope="module")
 def codes(host, tiny: Path, runs: Path, recipe: Path) -> Path:
     """A run that has learned codes alone."""
     out = runs / "codes"
-    host.start(recipe, tiny, "--out", out, *HEARD, "--model.learn", "codes").finish()
+    host.start(recipe, tiny, "--out", out, *HEARD, "--model.stage", "codes").finish()
     return out
 
 
@@ -35,7 +35,7 @@ def codes(host, tiny: Path, runs: Path, recipe: Path) -> Path:
 def speech(host, tiny: Path, runs: Path, recipe: Path, codes: Path) -> Path:
     """One that has learned speech from them."""
     out = runs / "speech"
-    said = host.start(recipe, tiny, "--out", out, "--start", codes, *SPEECH).finish()
+    said = host.start(recipe, tiny, "--out", out, "--init-from", codes, *SPEECH).finish()
     assert f"started from {codes}; not taken from it: decoder." in said and "decoder.speaker.weight" not in said
     return out
 
@@ -46,7 +46,7 @@ def test_codes_stay_and_speech_comes(codes: Path, speech: Path) -> None:
     wav = torch.rand(2000, generator=torch.Generator().manual_seed(0)) - 0.5
     tokens = after.tokenize(wav)
     assert torch.equal(tokens.codes, before.tokenize(wav).codes)
-    with pytest.raises(ValueError, match="learn: speech"):
+    with pytest.raises(ValueError, match="stage: decoder"):
         before.decode(tokens, before.speakers[0])
     assert len(after.decode(tokens, after.speakers[0])) == 2000
     assert not torch.equal(before.state_dict()["context.code.weight"], after.state_dict()["context.code.weight"])
@@ -58,7 +58,7 @@ def test_codes_stay_and_speech_comes(codes: Path, speech: Path) -> None:
 def test_two_processes_equal_one(host, tiny: Path, runs: Path, recipe: Path, codes: Path, speech: Path) -> None:
     """Of codes alone, other tests say so; speech begins with what another run has learned."""
     out = runs / "speech of two"
-    said = host.start(recipe, tiny, "--out", out, "--start", codes, *SPEECH, processes=2).finish()
+    said = host.start(recipe, tiny, "--out", out, "--init-from", codes, *SPEECH, processes=2).finish()
     assert said.count("not taken") == 1 and "training on 2 processes" in said
     one, two = (load_file(run / "model.safetensors") for run in (speech, out))
     for name, value in one.items():
@@ -66,16 +66,16 @@ def test_two_processes_equal_one(host, tiny: Path, runs: Path, recipe: Path, cod
     assert load_model(out).fingerprint == load_model(codes).fingerprint
 
 
-@pytest.mark.parametrize("learn", ["codes", "speech"])
+@pytest.mark.parametrize("stage", ["codes", "decoder"])
 def test_a_run_that_goes_on_equals_one_that_never_stopped(
-    host, tiny: Path, runs: Path, recipe: Path, codes: Path, speech: Path, learn: str
+    host, tiny: Path, runs: Path, recipe: Path, codes: Path, speech: Path, stage: str
 ) -> None:
-    whole = {"codes": codes, "speech": speech}[learn]
-    start = () if learn == "codes" else ("--start", codes)
-    out = runs / f"{learn} continued"
+    whole = {"codes": codes, "decoder": speech}[stage]
+    start = () if stage == "codes" else ("--init-from", codes)
+    out = runs / f"{stage} continued"
     shutil.copytree(whole, out)
     shutil.rmtree(out / "checkpoints/00000012")
-    said = host.start(recipe, tiny, "--out", out, *start, *HEARD, "--model.learn", learn).finish()
+    said = host.start(recipe, tiny, "--out", out, *start, *HEARD, "--model.stage", stage).finish()
     assert "continuing from" in said
     for name in ("model.safetensors", "training.safetensors"):
         expected, found = (load_file(run / "checkpoints/00000012" / name) for run in (whole, out))
@@ -86,5 +86,5 @@ def test_a_run_that_goes_on_equals_one_that_never_stopped(
 def test_speech_without_a_start_is_refused(host, tiny: Path, runs: Path, recipe: Path) -> None:
     run = host.start(recipe, tiny, "--out", runs / "from nothing", *SPEECH)
     assert run.wait() == [1]
-    assert "error: learn: speech keeps codes as they are, so `start` must name" in run.output
+    assert "error: stage: decoder freezes encoder and codebook, so init_from must name" in run.output
     assert not (runs / "from nothing").exists()

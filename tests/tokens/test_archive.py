@@ -27,7 +27,9 @@ from vqaudio.tokens.archive_format import read_archive, write_archive
 from vqaudio.tokens.rows import TokenRow, format_row
 
 K, HOP, MODEL = 24, 8, "0123456789ab"
-NET = WaveNetConfig(classes=K, layers=4, cycle=3, residual=6, skip=8, hidden=4)
+NET = WaveNetConfig(
+    num_classes=K, layers=4, layers_per_stack=3, residual_channels=6, skip_channels=8, cond_hidden_channels=4
+)
 needs_kernels = pytest.mark.skipif(kernels() is None, reason=why_missing())
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vqaudio.speech.tokens import Tokens
-from vqaudio.tokens.chunks import ChunkConfig, CodeChunks, CodeSequences, sequences, whole_utterances
+from vqaudio.tokens.chunks import CodeCropConfig, CodeCrops, CodeSequences, sequences, whole_utterances
 from vqaudio.tokens.rows import TokenRow
 
 
@@ -26,7 +26,7 @@ def found() -> CodeSequences:
 
 
 def test_every_chunk_is_a_piece_of_an_utterance_with_its_speaker(found: CodeSequences) -> None:
-    chunks = CodeChunks(found, ChunkConfig(codes=6, batch_size=50))
+    chunks = CodeCrops(found, CodeCropConfig(length=6, batch_size=50))
     batch = chunks.batch(3)
     assert batch["codes"].shape == (50, 6)
     seen = set()
@@ -44,7 +44,7 @@ def test_every_chunk_is_a_piece_of_an_utterance_with_its_speaker(found: CodeSequ
 
 
 def test_parts_follow_each_other_and_steps_repeat(found: CodeSequences) -> None:
-    chunks = CodeChunks(found, ChunkConfig(codes=5, batch_size=7, seed=2))
+    chunks = CodeCrops(found, CodeCropConfig(length=5, batch_size=7, seed=2))
     whole = chunks.batch(4)
     parts = [chunks.batch(4, part, 3) for part in range(3)]
     for name in whole:
@@ -55,7 +55,7 @@ def test_parts_follow_each_other_and_steps_repeat(found: CodeSequences) -> None:
 
 def test_every_place_is_drawn_equally_often() -> None:
     found = sequences([_row("a", None, list(range(8))), _row("b", None, [8, 9, 10])], (), 11, "m")
-    chunks = CodeChunks(found, ChunkConfig(codes=3, batch_size=700))
+    chunks = CodeCrops(found, CodeCropConfig(length=3, batch_size=700))
     first = torch.cat([chunks.batch(step)["codes"][:, 0] for step in range(10)])
     shares = torch.bincount(first, minlength=11) / len(first)
     torch.testing.assert_close(shares[[0, 1, 2, 3, 4, 5, 8]], torch.full((7,), 1 / 7), atol=0.015, rtol=0)

@@ -5,7 +5,7 @@ import torch
 
 from vqaudio.speech.tokens import Tokens
 from vqaudio.tokens.bulk import Source
-from vqaudio.tokens.decoding import Line, name_outputs, speak
+from vqaudio.tokens.decoding import DecodeJob, decode_jobs, name_outputs
 
 
 @pytest.fixture
@@ -18,12 +18,12 @@ def lines(tiny_model):
         tokens = Tokens(
             codes, num_codes * tiny_model.hop - i, tiny_model.sample_rate, tiny_model.hop, tiny_model.fingerprint
         )
-        made.append(Line(Path(f"{i}.wav"), tokens, tiny_model.speakers[i % 3]))
+        made.append(DecodeJob(Path(f"{i}.wav"), tokens, tiny_model.speakers[i % 3]))
     return made
 
 
 def test_together_is_alone(tiny_model, lines) -> None:
-    together = {spoken.line.path: spoken.wav for spoken in speak(tiny_model, lines, batch=3, seed=5)}
+    together = {spoken.line.path: spoken.wav for spoken in decode_jobs(tiny_model, lines, batch=3, seed=5)}
     assert sorted(together) == [line.path for line in lines]
     for line in lines:
         alone = tiny_model.decode(line.tokens, line.speaker, seed=5)
@@ -40,7 +40,7 @@ def test_similar_lengths_are_decoded_together(tiny_model, lines, monkeypatch) ->
         return decode(self, tokens, *args, **kwargs)
 
     monkeypatch.setattr(type(tiny_model), "decode_batch", watched)
-    assert len(list(speak(tiny_model, lines, batch=2))) == 5
+    assert len(list(decode_jobs(tiny_model, lines, batch=2))) == 5
     assert batches == [[9, 7], [5, 4], [2]]
 
 
@@ -52,14 +52,14 @@ def test_lines_are_taken_a_window_at_a_time(tiny_model, lines) -> None:
             taken.append(1)
             yield lines[2]
 
-    next(speak(tiny_model, endless(), batch=2))
+    next(decode_jobs(tiny_model, endless(), batch=2))
     assert len(taken) == 16
 
 
 def test_no_lines_and_no_batch(tiny_model, lines) -> None:
-    assert list(speak(tiny_model, [])) == []
+    assert list(decode_jobs(tiny_model, [])) == []
     with pytest.raises(ValueError, match="batch must be at least 1, got 0"):
-        list(speak(tiny_model, lines, batch=0))
+        list(decode_jobs(tiny_model, lines, batch=0))
 
 
 def test_names_of_conversions(tmp_path) -> None:

@@ -17,7 +17,9 @@ from vqaudio.speech.prior import CodePrior, CodePriorConfig
 from vqaudio.tokens.files import read_tokens
 from vqaudio.tokens.sampling import sample_rows
 
-NET = WaveNetConfig(classes=16, layers=3, cycle=2, residual=6, skip=8, hidden=6)
+NET = WaveNetConfig(
+    num_classes=16, layers=3, layers_per_stack=2, residual_channels=6, skip_channels=8, cond_hidden_channels=6
+)
 SECONDS = 0.01  # 20 codes of 8 samples at 16 kHz
 
 

@@ -37,7 +37,9 @@ def test_facts_of_a_model(tiny_model) -> None:
 
 def test_facts_of_a_prior_over_speech_codes() -> None:
     """What an archive and a tokenizer name it by, and whom it knows."""
-    net = WaveNetConfig(classes=24, layers=4, cycle=3, residual=6, skip=8, hidden=4)
+    net = WaveNetConfig(
+        num_classes=24, layers=4, layers_per_stack=3, residual_channels=6, skip_channels=8, cond_hidden_channels=4
+    )
     prior = CodePrior(CodePriorConfig(speakers=("anna", "bert"), model="0123456789ab", net=net))
     facts = prior_facts(prior)
     assert facts["fingerprint"] == prior.fingerprint
@@ -51,7 +53,7 @@ def test_facts_of_a_prior_over_speech_codes() -> None:
 
 @pytest.mark.parametrize("strides", [(2, 4), (3,), (1, 5, 2)])
 def test_the_receptive_field_is_what_a_frame_depends_on(strides) -> None:
-    cfg = EncoderConfig(strides=strides, channels=(3,) * len(strides), dilations=(1, 2), width=2, lookahead=11)
+    cfg = EncoderConfig(strides=strides, channels=(3,) * len(strides), dilations=(1, 2), dim=2, lookahead=11)
     encoder = Encoder(cfg)
     with torch.no_grad():
         for parameter in encoder.parameters():

@@ -27,7 +27,13 @@ TINY = {
     "model": {
         "encoder": {"channels": [8, 8, 8, 8, 8, 16], "dilations": [1], "width": 8},
         "quantizer": {"codes": 16, "width": 8, "restart_below": 0.3},
-        "decoder": {"layers": 3, "cycle": 3, "residual": 8, "skip": 8, "hidden": 8},
+        "decoder": {
+            "layers": 3,
+            "layers_per_stack": 3,
+            "residual_channels": 8,
+            "skip_channels": 8,
+            "cond_hidden_channels": 8,
+        },
     },
     "fit": {"steps": 12, "precision": "no", "log_every": 4, "evaluate_every": 6, "save_every": 4, "first_batches": 4},
 }

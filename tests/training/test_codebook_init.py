@@ -5,7 +5,7 @@ import copy
 import torch
 
 from vqaudio import SpeechVQVAE
-from vqaudio.training.codebook_init import first_values
+from vqaudio.training.codebook_init import initialise_codebooks
 
 
 def test_a_trained_codebook_keeps_its_values(tiny_model: SpeechVQVAE) -> None:
@@ -18,6 +18,6 @@ def test_a_trained_codebook_keeps_its_values(tiny_model: SpeechVQVAE) -> None:
         def batch(self, step: int, part: int = 0, parts: int = 1) -> dict[str, torch.Tensor]:
             raise AssertionError("no batch is needed")
 
-    first_values(model, NoBatches(), None, 4)  # pyright: ignore[reportArgumentType]
+    initialise_codebooks(model, NoBatches(), None, 4)  # pyright: ignore[reportArgumentType]
     after = model.quantizer.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)

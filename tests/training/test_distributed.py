@@ -35,18 +35,27 @@ SAMPLES, STEPS = 160, 6
 FULL, RAGGED, NOTHING = [SAMPLES] * 6, [160, 151, 80, 33, 8, 1], [160, 90, 160, 0, 0, 0]
 MODEL = SpeechVQVAEConfig(
     speakers=("anna", "bert"),
-    encoder=EncoderConfig(strides=(2, 4), channels=(6, 8), dilations=(1,), width=4, lookahead=11),
-    quantizer=VectorQuantizerConfig(codes=12, width=4, restart_below=0.5),
-    decoder=WaveNetConfig(classes=16, layers=2, cycle=2, residual=6, skip=8, hidden=8),
+    encoder=EncoderConfig(strides=(2, 4), channels=(6, 8), dilations=(1,), dim=4, lookahead=11),
+    quantizer=VectorQuantizerConfig(codebook_size=12, dim=4, restart_threshold=0.5),
+    decoder=WaveNetConfig(
+        num_classes=16, layers=2, layers_per_stack=2, residual_channels=6, skip_channels=8, cond_hidden_channels=8
+    ),
 )
 FIT = FitConfig(
-    steps=STEPS, lr=3e-3, warmup=2, precision="no", average=0.0, first_batches=2, log_every=1, save_every=99
+    steps=STEPS,
+    lr=3e-3,
+    lr_warmup_steps=2,
+    precision="no",
+    ema_decay=0.0,
+    codebook_init_batches=2,
+    log_every=1,
+    save_every=99,
 )
 
 
 HEARD = {
     "context": ContextConfig(dilations=(1, 2), channels=6),
-    "spectrum": LogMelConfig(bands=5, hop=8, window=24),
+    "spectrum": LogMelConfig(n_mels=5, hop_length=8, win_length=24),
 }
 
 
@@ -158,7 +167,7 @@ IN_FLOAT32 = pytest.mark.parametrize("kind", [name for name in KINDS if name != 
 @pytest.mark.parametrize("kind", KINDS)
 def test_all_processes_hold_the_same_model_to_the_bit_at_every_step(found, kind, processes) -> None:
     first, *others = (rank[kind] for rank in found[processes].ranks)
-    assert len(first["seen"]) == KINDS[kind].fit.get("accumulate", 1) * STEPS + FIT.first_batches
+    assert len(first["seen"]) == KINDS[kind].fit.get("accumulate", 1) * STEPS + FIT.codebook_init_batches
     for other in others:
         for i, (left, right) in enumerate(zip(first["seen"], other["seen"], strict=True)):
             if i:  # before the first batch there is nothing to share
@@ -229,7 +238,7 @@ def test_the_recipe_launched_on_two_processes_equals_one(host, launched, tiny: P
         "5",
         "--fit.steps",
         "6",
-        "--fit.first_batches",
+        "--fit.codebook_init_batches",
         "2",
         "--fit.threads",
         "1",
@@ -272,7 +281,7 @@ def test_what_splits_the_model_is_refused_in_one_line(host, tiny: Path, runs: Pa
 
 
 def test_more_processes_than_crops_are_refused_in_words(host, tiny: Path, runs: Path, recipe: Path) -> None:
-    run = host.start(recipe, tiny, "--out", runs / "few", "--crops.batch_size", "2", "--fit.accumulate", "3")
+    run = host.start(recipe, tiny, "--out", runs / "few", "--crops.batch_size", "2", "--fit.gradient_accumulation_steps", "3")
     assert run.wait() == [1]
     assert run.output.splitlines()[-1].startswith("error: batch_size 2 cannot be shared by 3 parts (processes x acc")
     assert run.output.count("error") == 1

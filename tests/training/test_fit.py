@@ -41,7 +41,7 @@ class Regression(nn.Module):
 
 @pytest.mark.parametrize("average", [0.0, 0.9])
 def test_resumed_equals_uninterrupted(tmp_path: Path, average: float) -> None:
-    whole = FitConfig(steps=9, save_every=4, average=average)
+    whole = FitConfig(steps=9, save_every=4, ema_decay=average)
     straight = fit(Regression(), Numbers(), whole, tmp_path / "straight")
     # the same run, cut off after its checkpoint at step 4: what came later on disk is removed
     fit(Regression(), Numbers(), whole, tmp_path / "cut")
@@ -68,7 +68,7 @@ def test_randomness_depends_on_the_step_and_not_on_what_was_drawn_before(tmp_pat
 
 
 def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
-    fit(Regression(), Numbers(), FitConfig(steps=6, save_every=1, keep=3), tmp_path)
+    fit(Regression(), Numbers(), FitConfig(steps=6, save_every=1, keep_checkpoints=3), tmp_path)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["00000004", "00000005", "00000006"]
 
 
@@ -85,7 +85,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_older_ones(tmp_path: Pat
 
 def test_a_diverging_run_says_so(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="diverged"):
-        fit(Regression(), Numbers(), FitConfig(steps=200, lr=1e30, clip=0, log_every=1), tmp_path)
+        fit(Regression(), Numbers(), FitConfig(steps=200, lr=1e30, max_grad_norm=0, log_every=1), tmp_path)
 
 
 def test_another_models_checkpoint_is_refused(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_another_models_checkpoint_is_refused(tmp_path: Path) -> None:
 
 
 def test_lr_rises_stays_and_falls() -> None:
-    cfg = FitConfig(steps=100, lr=1.0, warmup=10, decay=0.2)
+    cfg = FitConfig(steps=100, lr=1.0, lr_warmup_steps=10, lr_decay_fraction=0.2)
     rates = [cfg.lr_at(step) for step in range(100)]
     assert rates[0] == pytest.approx(0.1) and rates[9] == rates[50] == rates[80] == 1.0
     assert rates[90] == pytest.approx(0.5) and 0 < rates[99] < 0.1
@@ -132,7 +132,7 @@ def test_a_second_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
-    cfg = FitConfig(steps=50, lr=1e30, clip=0, log_every=50, save_every=1, keep=50)
+    cfg = FitConfig(steps=50, lr=1e30, max_grad_norm=0, log_every=50, save_every=1, keep_checkpoints=50)
     with pytest.raises(TrainingError, match="diverged"):
         fit(Regression(), Numbers(), cfg, tmp_path)
     for checkpoint in (tmp_path / "checkpoints").glob("*/training.safetensors"):
@@ -177,12 +177,12 @@ def test_mixed_precision_is_for_training_alone(tmp_path: Path) -> None:
 
 def test_a_step_that_was_saved_already_is_left_alone(tmp_path: Path) -> None:
     out = tmp_path / "checkpoints"
-    fit(Regression(), Numbers(), FitConfig(steps=2, keep=1), tmp_path)
+    fit(Regression(), Numbers(), FitConfig(steps=2, keep_checkpoints=1), tmp_path)
     before = (out / "00000002/training.safetensors").stat().st_mtime_ns
     (out / ".00000001.partial").mkdir()  # as a killed process leaves it
-    fit(Regression(), Numbers(), FitConfig(steps=2, keep=1), tmp_path)
+    fit(Regression(), Numbers(), FitConfig(steps=2, keep_checkpoints=1), tmp_path)
     assert (out / "00000002/training.safetensors").stat().st_mtime_ns == before
-    fit(Regression(), Numbers(), FitConfig(steps=3, keep=1), tmp_path)
+    fit(Regression(), Numbers(), FitConfig(steps=3, keep_checkpoints=1), tmp_path)
     assert [path.name for path in out.iterdir()] == ["00000003"]
 
 

@@ -14,8 +14,8 @@ WELL = {
     "uniform_bits": 8.0,
     "perplexity": 380.0,
     "codebook_size": 512,
-    "gap_codes": 1.0,
-    "gap_speakers": 0.1,
+    "conditioning_gap": 1.0,
+    "speaker_gap": 0.1,
 }
 
 
@@ -23,20 +23,25 @@ WELL = {
     ("changed", "step", "name", "reason"),
     [
         ({}, 1000, "healthy", "codes and speaker are listened to"),
-        ({"gap_codes": 0.0, "perplexity": 2.0}, 99, "young", "step 99 of 100"),
-        ({"gap_codes": 0.04}, 100, "codes ignored", "0.04 bits per sample lost with exchanged codes, at least 0.05"),
-        ({"gap_codes": -0.1}, 100, "codes ignored", "-0.1 bits"),
+        ({"conditioning_gap": 0.0, "perplexity": 2.0}, 99, "young", "step 99 of 100"),
+        (
+            {"conditioning_gap": 0.04},
+            100,
+            "codes ignored",
+            "0.04 bits per sample lost with exchanged codes, at least 0.05",
+        ),
+        ({"conditioning_gap": -0.1}, 100, "codes ignored", "-0.1 bits"),
         ({"perplexity": 10.2}, 100, "codebook collapsed", "perplexity 10.2 of 512 codes, at least 10.2"),
         ({"perplexity": 10.3}, 100, "healthy", ""),
         ({"perplexity": 1.9, "codebook_size": 16}, 100, "codebook collapsed", "at least 2 is alive"),
-        ({"gap_speakers": 0.001}, 100, "speaker ignored", "0.001 bits per sample lost with exchanged speakers"),
+        ({"speaker_gap": 0.001}, 100, "speaker ignored", "0.001 bits per sample lost with exchanged speakers"),
         ({"bits_per_sample": 8.6}, 1, "diverged", "8.6 bits per sample"),
         ({"bits_per_sample": 8.4}, 1, "young", ""),
         ({"perplexity": math.nan}, 1, "diverged", "perplexity is nan"),
-        ({"gap_codes": math.inf}, 1000, "diverged", "gap_codes is inf"),
+        ({"conditioning_gap": math.inf}, 1000, "diverged", "conditioning_gap is inf"),
         # the worst is said
-        ({"gap_speakers": 0.0, "gap_codes": 0.0}, 100, "codes ignored", ""),
-        ({"gap_codes": 0.0, "perplexity": 1.0}, 100, "codebook collapsed", ""),
+        ({"speaker_gap": 0.0, "conditioning_gap": 0.0}, 100, "codes ignored", ""),
+        ({"conditioning_gap": 0.0, "perplexity": 1.0}, 100, "codebook collapsed", ""),
         ({"perplexity": 1.0, "bits_per_sample": 9.0}, 100, "diverged", ""),
     ],
 )
@@ -49,15 +54,17 @@ def test_the_figure_that_decides_is_named(changed, step, name, reason) -> None:
 
 def test_figures_that_are_not_there_decide_nothing() -> None:
     assert judge({}, 1000).name == "healthy"
-    assert judge({"bits_per_sample": 3.0, "gap_codes": 0.5}, 1000).name == "healthy"
+    assert judge({"bits_per_sample": 3.0, "conditioning_gap": 0.5}, 1000).name == "healthy"
 
 
 def test_every_threshold_can_be_moved() -> None:
-    strict = HealthConfig(young_until=2000, gap_codes=2.0, gap_speakers=0.5, perplexity=0.9, bits_above_uniform=0.0)
+    strict = HealthConfig(
+        min_steps=2000, min_conditioning_gap=2.0, min_speaker_gap=0.5, min_perplexity=0.9, max_bits_above_uniform=0.0
+    )
     assert judge(WELL, 1000, strict).name == "young"
     assert judge(WELL, 2000, strict).name == "codebook collapsed"
     assert judge({**WELL, "perplexity": 500.0}, 2000, strict).name == "codes ignored"
-    assert judge({**WELL, "perplexity": 500.0, "gap_codes": 3.0}, 2000, strict).name == "speaker ignored"
+    assert judge({**WELL, "perplexity": 500.0, "conditioning_gap": 3.0}, 2000, strict).name == "speaker ignored"
     assert judge({**WELL, "bits_per_sample": 8.1}, 0, strict).name == "diverged"
     wrongs: list[dict[str, Any]] = [{"young_until": -1}, {"perplexity": 1.5}, {"bits_above_uniform": -1.0}]
     for wrong in wrongs:

@@ -143,11 +143,13 @@ def test_when_one_of_two_is_killed_the_other_ends_and_both_resume(
 # --- killed while a checkpoint is written ---
 
 SMALL = SpeechVQVAEConfig(
-    encoder=EncoderConfig(strides=(4,), channels=(4,), dilations=(1,), width=2, lookahead=0),
-    quantizer=VectorQuantizerConfig(codes=4, width=2),
-    decoder=WaveNetConfig(classes=4, layers=1, cycle=1, residual=2, skip=2, hidden=2),
+    encoder=EncoderConfig(strides=(4,), channels=(4,), dilations=(1,), dim=2, lookahead=0),
+    quantizer=VectorQuantizerConfig(codebook_size=4, dim=2),
+    decoder=WaveNetConfig(
+        num_classes=4, layers=1, layers_per_stack=1, residual_channels=2, skip_channels=2, cond_hidden_channels=2
+    ),
 )
-SHORT = FitConfig(steps=3, precision="no", first_batches=1, log_every=1, save_every=1, keep=1)
+SHORT = FitConfig(steps=3, precision="no", codebook_init_batches=1, log_every=1, save_every=1, keep_checkpoints=1)
 
 
 class Noise:

@@ -42,9 +42,11 @@ def model(speech: tuple[PackedSpeech, list[dict[str, Tensor]]]) -> SpeechVQVAE:
     return SpeechVQVAE(
         SpeechVQVAEConfig(
             speakers=speech[0].speakers,
-            encoder=EncoderConfig(channels=(16, 16, 32, 32, 64, 64), dilations=(1, 2), width=32),
-            quantizer=VectorQuantizerConfig(codes=128, width=32, commitment_warmup=200),
-            decoder=WaveNetConfig(layers=8, cycle=8, residual=32, skip=64, hidden=64),
+            encoder=EncoderConfig(channels=(16, 16, 32, 32, 64, 64), dilations=(1, 2), dim=32),
+            quantizer=VectorQuantizerConfig(codebook_size=128, dim=32, commitment_warmup_steps=200),
+            decoder=WaveNetConfig(
+                layers=8, layers_per_stack=8, residual_channels=32, skip_channels=64, cond_hidden_channels=64
+            ),
         )
     )
 

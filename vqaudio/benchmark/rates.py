@@ -47,7 +47,7 @@ def obvious_rate(net: WaveNet, threads: int, *, seconds: float = 0.2, repeats: i
     """One stream of `reference.generate` with a receptive field behind it: a pass over the field for every step."""
     length = net.cfg.receptive_field
     cond, speaker = _given(net.cfg, 1, length)
-    x = torch.randint(net.cfg.classes, (1, length))
+    x = torch.randint(net.cfg.num_classes, (1, length))
 
     @torch.inference_mode()
     def run(steps: int) -> None:
@@ -74,25 +74,25 @@ def peer_rate(cfg: WaveNetConfig, threads: int, *, seconds: float = 0.2, repeats
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # it is of 2018: PyTorch's weight_norm has a successor
         net = peer.WaveNet(
-            out_channels=cfg.classes,
+            out_channels=cfg.num_classes,
             layers=cfg.layers,
-            stacks=cfg.layers // cfg.cycle,
-            residual_channels=cfg.residual,
-            gate_channels=2 * cfg.residual,
-            skip_out_channels=cfg.skip,
+            stacks=cfg.layers // cfg.layers_per_stack,
+            residual_channels=cfg.residual_channels,
+            gate_channels=2 * cfg.residual_channels,
+            skip_out_channels=cfg.skip_channels,
             kernel_size=cfg.kernel_size,
             dropout=0.0,
-            cin_channels=cfg.condition or -1,
-            gin_channels=cfg.hidden if cfg.speakers else -1,
-            n_speakers=cfg.speakers or None,
+            cin_channels=cfg.cond_dim or -1,
+            gin_channels=cfg.cond_hidden_channels if cfg.num_speakers else -1,
+            n_speakers=cfg.num_speakers or None,
         )
     net.eval().make_generation_fast_()
-    speaker = torch.zeros(1, 1, dtype=torch.long) if cfg.speakers else None
-    first = torch.eye(cfg.classes)[None, :, :1]  # its own first input needs more than 127 classes
+    speaker = torch.zeros(1, 1, dtype=torch.long) if cfg.num_speakers else None
+    first = torch.eye(cfg.num_classes)[None, :, :1]  # its own first input needs more than 127 classes
 
     @torch.inference_mode()
     def run(steps: int) -> None:
-        cond = torch.randn(1, cfg.condition, steps) if cfg.condition else None
+        cond = torch.randn(1, cfg.cond_dim, steps) if cfg.cond_dim else None
         net.incremental_forward(first, c=cond, g=speaker, T=steps)
 
     with _torch_threads(threads):
@@ -128,8 +128,8 @@ def _time(work: Callable[[int], object], steps: int) -> float:
 
 def _given(cfg: WaveNetConfig, streams: int, steps: int) -> tuple[Tensor | None, Tensor | None]:
     """cond (B, D, N) of T steps and speaker (B,), as the net takes them."""
-    cond = torch.randn(streams, cfg.condition, -(-steps // cfg.hop)) if cfg.condition else None
-    return cond, torch.arange(streams) % cfg.speakers if cfg.speakers else None
+    cond = torch.randn(streams, cfg.cond_dim, -(-steps // cfg.hop)) if cfg.cond_dim else None
+    return cond, torch.arange(streams) % cfg.num_speakers if cfg.num_speakers else None
 
 
 @contextmanager

@@ -46,10 +46,12 @@ class Subject:
 
 
 _VCTK = {"cycle": 10, "hop": 64, "condition": 64, "speakers": 109}
-BASE = Subject("base", WaveNetConfig(layers=20, residual=64, skip=128, **_VCTK))
-WIDE_SKIP = Subject("wide skip", WaveNetConfig(layers=30, residual=64, skip=256, **_VCTK))
-PAPER = Subject("paper", WaveNetConfig(layers=30, residual=256, skip=256, **_VCTK))
-_PRIOR = WaveNetConfig(classes=512, layers=10, cycle=5, residual=128, skip=256, hop=1, speakers=109)
+BASE = Subject("base", WaveNetConfig(layers=20, residual_channels=64, skip_channels=128, **_VCTK))
+WIDE_SKIP = Subject("wide skip", WaveNetConfig(layers=30, residual_channels=64, skip_channels=256, **_VCTK))
+PAPER = Subject("paper", WaveNetConfig(layers=30, residual_channels=256, skip_channels=256, **_VCTK))
+_PRIOR = WaveNetConfig(
+    num_classes=512, layers=10, layers_per_stack=5, residual_channels=128, skip_channels=256, hop=1, num_speakers=109
+)
 CODE_PRIOR = Subject("code prior", _PRIOR, rate=250.0, step="code")
 
 

@@ -73,7 +73,9 @@ def describe_machine(host: Machine) -> list[str]:
 def describe_subject(subject: Subject, bandwidth: float | None) -> list[str]:
     """What is timed, the bound, and the head of its table."""
     net, step = subject.net, subject.step
-    sizes = f"{net.layers} layers, residual {net.residual}, skip {net.skip}, {net.classes} classes"
+    sizes = (
+        f"{net.layers} layers, residual {net.residual_channels}, skip {net.skip_channels}, {net.num_classes} classes"
+    )
     lines = ["", f"{subject.name}: {sizes}; {subject.multiply_adds / 1e6:.2f} M multiply-adds per {step}"]
     weights = f"{_figure(subject.weight_bytes / 1e6)} MB of float32 weights"
     if bandwidth is not None:

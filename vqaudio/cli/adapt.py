@@ -13,9 +13,9 @@ from vqaudio.cli.console import (
     Overwrite,
     Threads,
     load,
-    report,
-    tell,
-    tell_voices,
+    print_enrolled,
+    print_facts,
+    report_failures,
 )
 from vqaudio.speech.enroll_config import AdaptConfig
 
@@ -42,12 +42,12 @@ def adapt(
             prepare, of one new speaker or several
         out: folder for the new model, which keeps all voices of the old one
     """
-    from vqaudio.speech.enroll_data import find_newcomers
+    from vqaudio.speech.enroll_data import find_new_speakers
     from vqaudio.speech.enroll_run import adapt_to, check_target
 
     check_target(out, overwrite=overwrite)
-    speech = find_newcomers(data, speaker)
+    speech = find_new_speakers(data, speaker)
     net = load(model, device, threads)
     adapted = adapt_to(out, net, speech, learning, overwrite=overwrite)
-    tell({"tokens": f"unchanged, of model {adapted.model.fingerprint}", "written": str(out)})
-    return max(tell_voices(adapted.voices), report(speech.failures))
+    print_facts({"tokens": f"unchanged, of model {adapted.model.fingerprint}", "written": str(out)})
+    return max(print_enrolled(adapted.voices), report_failures(speech.failures))

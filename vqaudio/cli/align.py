@@ -8,7 +8,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from vqaudio.cli.console import Overwrite, failures_named, progress, tell
+from vqaudio.cli.console import Overwrite, failures_named, print_facts, progress
 
 MADE_BY = "machine-made by vqaudio align: pocketsphinx's forced alignment of the manifest's texts"
 AGREES = "with hand labels of TIMIT in 74 % of the time (41 classes); 75 % of their boundaries within 20 ms"
@@ -46,7 +46,7 @@ def align(
         alignments |= progress(align_all(utterances, failures, threads), len(utterances))
         write_alignments(out, alignments, notes=[MADE_BY, f"agrees {AGREES}"], overwrite=overwrite)
     phones = sum(map(len, alignments.values()))
-    tell(
+    print_facts(
         {
             "utterances": f"{len(alignments)} of {len(utterances)}",
             "phones": f"{phones}, {MADE_BY}",

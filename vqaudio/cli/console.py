@@ -20,9 +20,9 @@ from vqaudio.data.corpora import Failures
 if TYPE_CHECKING:
     from torch import nn
 
-    from vqaudio.speech.enroll import Voice
+    from vqaudio.speech.enroll import EnrolledSpeaker
     from vqaudio.speech.model import SpeechVQVAE
-    from vqaudio.tokens.decoding import Spoken
+    from vqaudio.tokens.decoding import DecodedUtterance
 
 T = TypeVar("T")
 Net = TypeVar("Net", bound="nn.Module")
@@ -58,12 +58,12 @@ def fail(message: str, code: int) -> int:
     return code
 
 
-def tell(facts: dict[str, str], file: TextIO | None = None) -> None:
+def print_facts(facts: dict[str, str], file: TextIO | None = None) -> None:
     for name, fact in facts.items():
         print(f"{name:<13} {fact}", file=file)
 
 
-def report(failures: Iterable[ValueError]) -> int:
+def report_failures(failures: Iterable[ValueError]) -> int:
     """Name every input that failed -> the exit code."""
     code = 0
     for failure in failures:
@@ -78,7 +78,7 @@ def failures_named() -> Iterator[Failures]:
     try:
         yield failures
     finally:
-        report(failures)
+        report_failures(failures)
 
 
 def progress(items: Iterable[T], total: int) -> Iterable[T]:
@@ -126,7 +126,9 @@ def load_kind(model: str, device: Device, kind: type[Net], threads: int | None =
     return load_model(model, chosen, kind=kind)
 
 
-def write_all(spoken: Iterable[Spoken], total: int, net: SpeechVQVAE, precision: Precision, overwrite: bool) -> None:
+def write_utterances(
+    spoken: Iterable[DecodedUtterance], total: int, net: SpeechVQVAE, precision: Precision, overwrite: bool
+) -> None:
     """Write every utterance as it comes, and say how fast that was."""
     from vqaudio.data.audio import write_audio
 
@@ -135,21 +137,21 @@ def write_all(spoken: Iterable[Spoken], total: int, net: SpeechVQVAE, precision:
         line.path.parent.mkdir(parents=True, exist_ok=True)
         write_audio(line.path, wav, net.sample_rate, overwrite=overwrite)
         count, samples = count + 1, samples + len(wav)
-    tell_speech(f"{count} audio files", samples, started_at, net, precision)
+    print_synthesis(f"{count} audio files", samples, started_at, net, precision)
 
 
-def tell_speech(
+def print_synthesis(
     written: str, samples: int, started_at: float, net: SpeechVQVAE, precision: Precision, file: TextIO | None = None
 ) -> None:
     """What was written, how fast, and by which means; to standard output or another file."""
     from vqaudio.sampling import choose
 
     seconds, elapsed = samples / net.sample_rate, time.perf_counter() - started_at
-    facts = {"written": f"{written}, {seconds:.1f} s", "speed": times_real_time(seconds, elapsed, net)}
-    tell({**facts, "sampler": choose(net.decoder, precision=precision).name}, file)
+    facts = {"written": f"{written}, {seconds:.1f} s", "speed": real_time_factor(seconds, elapsed, net)}
+    print_facts({**facts, "sampler": choose(net.decoder, precision=precision).name}, file)
 
 
-def tell_voices(voices: Iterable[Voice]) -> int:
+def print_enrolled(voices: Iterable[EnrolledSpeaker]) -> int:
     """What was learned of each new speaker -> the exit code; a voice that is no better than others is named."""
     failures = []
     for v in voices:
@@ -160,13 +162,13 @@ def tell_voices(voices: Iterable[Voice]) -> int:
             f"the nearest, {v.nearest}",
             "gap": f"{v.gap:.3f} bits per sample are lost in another voice",
         }
-        tell(facts)
+        print_facts(facts)
         if not v.gap > 0:
             failures.append(
                 ValueError(f"the voice of {v.name} is no better for its speech than others; try more --steps")
             )
-    return report(failures)
+    return report_failures(failures)
 
 
-def times_real_time(seconds: float, elapsed: float, net: SpeechVQVAE) -> str:
+def real_time_factor(seconds: float, elapsed: float, net: SpeechVQVAE) -> str:
     return f"{seconds / elapsed:.3g} times real time on {net.device.type}"

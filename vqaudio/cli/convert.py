@@ -20,11 +20,11 @@ from vqaudio.cli.console import (
     TopK,
     failures_named,
     load,
-    write_all,
+    write_utterances,
 )
 
 if TYPE_CHECKING:
-    from vqaudio.speech.synthesis import SpeakOptions
+    from vqaudio.speech.synthesis import DecodeOptions
 
 
 def convert(
@@ -50,7 +50,7 @@ def convert(
             speakers for ID-SPEAKER.wav
     """
     from vqaudio.tokens.bulk import find_sources, tokenize_all
-    from vqaudio.tokens.decoding import Line, name_outputs, speak
+    from vqaudio.tokens.decoding import DecodeJob, decode_jobs, name_outputs
 
     net = load(model, device, threads)
     sources = find_sources(inputs)
@@ -62,7 +62,7 @@ def convert(
     outputs = name_outputs(sources, voices, out, overwrite=overwrite)
     with failures_named() as failures:
         rows = tokenize_all(net, sources, failures)
-        lines = (Line(outputs[row.id, name], row.tokens, name) for row in rows for name in voices)
-        options: SpeakOptions = {"temperature": temperature, "top_k": top_k, "seed": seed, "precision": precision}
-        write_all(speak(net, lines, batch=batch, **options), len(outputs), net, precision, overwrite)
+        lines = (DecodeJob(outputs[row.id, name], row.tokens, name) for row in rows for name in voices)
+        options: DecodeOptions = {"temperature": temperature, "top_k": top_k, "seed": seed, "precision": precision}
+        write_utterances(decode_jobs(net, lines, batch=batch, **options), len(outputs), net, precision, overwrite)
     return 1 if failures else 0

@@ -20,13 +20,13 @@ from vqaudio.cli.console import (
     Threads,
     TopK,
     load,
-    report,
-    tell_speech,
-    write_all,
+    print_synthesis,
+    report_failures,
+    write_utterances,
 )
 
 if TYPE_CHECKING:
-    from vqaudio.speech.synthesis import SpeakOptions
+    from vqaudio.speech.synthesis import DecodeOptions
 
 
 def decode(
@@ -51,30 +51,30 @@ def decode(
         out: folder for ID.wav of each row; with --stream a file (.wav, .flac, or .pcm without a header), or - for
             16-bit little-endian samples without a header on standard output, to be piped to a player
     """
-    from vqaudio.data.audio_writer import STDOUT, check_sink, open_sink
-    from vqaudio.tokens.decoding import Line, cast_rows, name_rows, speak
+    from vqaudio.data.audio_writer import STDOUT, check_destination, open_writer
+    from vqaudio.tokens.decoding import DecodeJob, assign_speakers, decode_jobs, name_rows
     from vqaudio.tokens.files import read_tokens
 
     if stream:
-        check_sink(out)
+        check_destination(out)
     elif str(out) == STDOUT:
         raise ValueError("--out - is for --stream; without it give a folder")
     net = load(model, device, threads)
-    voices, failures = cast_rows(net, tokens, speaker)
+    voices, failures = assign_speakers(net, tokens, speaker)
     paths = {} if stream else name_rows(voices, out, overwrite=overwrite)
-    code = report(failures)
+    code = report_failures(failures)
     rows = (row for row in read_tokens(tokens) if row.id in voices)
-    options: SpeakOptions = {"temperature": temperature, "top_k": top_k, "seed": seed, "precision": precision}
+    options: DecodeOptions = {"temperature": temperature, "top_k": top_k, "seed": seed, "precision": precision}
     if stream and voices:
         samples, started_at = 0, time.perf_counter()
-        with open_sink(out, net.sample_rate, overwrite=overwrite) as write:
+        with open_writer(out, net.sample_rate, overwrite=overwrite) as write:
             for row in rows:
                 for wav in net.decode_stream(row.tokens, voices[row.id], **options):
                     write(wav)
                     samples += len(wav)
         spoken = "1 utterance" if len(voices) == 1 else f"{len(voices)} utterances"
-        tell_speech(spoken, samples, started_at, net, precision, file=sys.stderr)
+        print_synthesis(spoken, samples, started_at, net, precision, file=sys.stderr)
     elif voices:
-        lines = (Line(paths[row.id], row.tokens, voices[row.id]) for row in rows)
-        write_all(speak(net, lines, batch=batch, **options), len(voices), net, precision, overwrite)
+        lines = (DecodeJob(paths[row.id], row.tokens, voices[row.id]) for row in rows)
+        write_utterances(decode_jobs(net, lines, batch=batch, **options), len(voices), net, precision, overwrite)
     return code

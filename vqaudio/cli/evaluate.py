@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
-from vqaudio.cli.console import Device, Model, Overwrite, Precision, Threads, load_any, load_kind, steps, tell
+from vqaudio.cli.console import Device, Model, Overwrite, Precision, Threads, load_any, load_kind, print_facts, steps
 from vqaudio.report.config import ReportConfig
 
 if TYPE_CHECKING:
@@ -82,8 +82,10 @@ def evaluate(
                 "and what a report asks are for speech"
             )
         figures = _of_images(net, model, data[0], out, prior, first, seed, device, overwrite)
-        tell({name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in figures.items()})
-        tell({"written": str(out)})
+        print_facts(
+            {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in figures.items()}
+        )
+        print_facts({"written": str(out)})
         return 0
     if first is not None:
         raise ValueError(f"--first is for a second level over images, and {model} is a model of speech")
@@ -108,7 +110,7 @@ def evaluate(
         print(sentence)
     for lack in found.missing:
         print(f"not measured  {lack['question']} on {lack['set']}: {lack['why']}")
-    tell({"verdict": found.verdict, "figures": str(len(found.figures)), "written": str(out)})
+    print_facts({"verdict": found.verdict, "figures": str(len(found.figures)), "written": str(out)})
     return 0
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from vqaudio.cli.console import load_any, tell
+from vqaudio.cli.console import load_any, print_facts
 
 
 def info(subject: Positional[Annotated[str, arg(metavar="M_OR_TOKENS")]]) -> int:
@@ -27,13 +27,13 @@ def info(subject: Positional[Annotated[str, arg(metavar="M_OR_TOKENS")]]) -> int
         stats = TokenStats()
         for row in read_tokens(subject):
             stats.add(row)
-        tell(stats.facts())
+        print_facts(stats.facts())
     else:
         net = load_any(subject, "cpu")
         if isinstance(net, SpeechVQVAE):
-            tell(model_facts(net))
+            print_facts(model_facts(net))
         elif isinstance(net, CodePrior):
-            tell(prior_facts(net))
+            print_facts(prior_facts(net))
         else:
-            tell(image_facts(net))
+            print_facts(image_facts(net))
     return 0

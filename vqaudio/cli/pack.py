@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from tqdm import tqdm
 from tyro.conf import Positional, arg
 
-from vqaudio.cli.console import Overwrite, Threads, load_kind, tell
+from vqaudio.cli.console import Overwrite, Threads, load_kind, print_facts
 
 if TYPE_CHECKING:
     from vqaudio.speech.prior import CodePrior
@@ -106,4 +106,4 @@ def _tell(facts: ArchiveFacts, elapsed: float, out: Path) -> None:
         "speed": f"{facts.num_codes / elapsed:.3g} codes per second, {facts.seconds / elapsed:.3g} times real time",
         "written": str(out),
     }
-    tell(summary)
+    print_facts(summary)

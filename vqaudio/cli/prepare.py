@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from vqaudio.cli.console import Overwrite, report, tell
+from vqaudio.cli.console import Overwrite, print_facts, report_failures
 from vqaudio.data.corpora import Kind, Mic
 from vqaudio.images.kinds import ImageKind
 
@@ -51,11 +51,11 @@ def prepare(
             kind, root, out, valid=valid, test=test, side=side, seed=seed, overwrite=overwrite
         )
         for split, count in made.images.items():
-            tell({split: f"{count} images, in {out / split}"})
-        tell({"classes": f"{len(made.classes)}: {', '.join(made.classes)}"})
+            print_facts({split: f"{count} images, in {out / split}"})
+        print_facts({"classes": f"{len(made.classes)}: {', '.join(made.classes)}"})
         if made.duplicates:
-            tell({"duplicates": f"{made.duplicates} files that equal an earlier one were left out"})
-        return report(made.failures)
+            print_facts({"duplicates": f"{made.duplicates} files that equal an earlier one were left out"})
+        return report_failures(made.failures)
     if side is not None:
         raise ValueError(f"--side is for images, got {side} with {kind}; leave it out")
     from vqaudio.data import corpora
@@ -64,6 +64,6 @@ def prepare(
         kind, root, out, valid=valid, test=test, seed=seed, mic=mic, held_out=held_out, overwrite=overwrite
     )
     for split, count in made.utterances.items():
-        tell({split: f"{count} utterances, {made.hours[split]:.3f} hours, in {out / split}.jsonl"})
-    tell({"speakers": f"{len(made.speakers)}, in {out / 'speakers.json'}"})
-    return report(made.failures)
+        print_facts({split: f"{count} utterances, {made.hours[split]:.3f} hours, in {out / split}.jsonl"})
+    print_facts({"speakers": f"{len(made.speakers)}, in {out / 'speakers.json'}"})
+    return report_failures(made.failures)

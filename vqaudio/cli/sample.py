@@ -20,13 +20,13 @@ from vqaudio.cli.console import (
     load,
     load_any,
     load_kind,
-    tell,
-    write_all,
+    print_facts,
+    write_utterances,
 )
 
 if TYPE_CHECKING:
     from vqaudio.speech.model import SpeechVQVAE
-    from vqaudio.speech.synthesis import SpeakOptions
+    from vqaudio.speech.synthesis import DecodeOptions
     from vqaudio.tokens.rows import TokenRow
 
 TOKENS = "tokens.jsonl"
@@ -93,7 +93,7 @@ def sample(
     paths = sample_images(
         over, images, out, label, count, seed=seed, overwrite=overwrite, temperature=temperature, top_k=top_k
     )
-    tell({"written": f"{len(paths)} images and codes.safetensors, in {out}"})
+    print_facts({"written": f"{len(paths)} images and codes.safetensors, in {out}"})
     return 0
 
 
@@ -124,15 +124,17 @@ def _speak(
     paths: dict[str, Path],
     out: Path,
     batch: int,
-    options: SpeakOptions,
+    options: DecodeOptions,
     overwrite: bool,
 ) -> int:
     """Writes the codes and what they sound like."""
-    from vqaudio.tokens.decoding import Line, speak
+    from vqaudio.tokens.decoding import DecodeJob, decode_jobs
     from vqaudio.tokens.files import write_tokens
 
     out.mkdir(parents=True, exist_ok=True)
     write_tokens(out / TOKENS, rows, overwrite=overwrite)
-    lines = (Line(paths[row.id], row.tokens, row.speaker) for row in rows)
-    write_all(speak(net, lines, batch=batch, **options), len(rows), net, options.get("precision", "float32"), overwrite)
+    lines = (DecodeJob(paths[row.id], row.tokens, row.speaker) for row in rows)
+    write_utterances(
+        decode_jobs(net, lines, batch=batch, **options), len(rows), net, options.get("precision", "float32"), overwrite
+    )
     return 0

@@ -16,9 +16,9 @@ from vqaudio.cli.console import (
     Threads,
     failures_named,
     load,
+    print_facts,
     progress,
-    tell,
-    times_real_time,
+    real_time_factor,
 )
 
 if TYPE_CHECKING:
@@ -61,8 +61,8 @@ def tokenize(
         "bits": bits_per_second(net),
         "usage": f"{used} of {net.codebook_size} codes ({used / net.codebook_size:.0%})",
         "perplexity": f"{stats.perplexity:.1f}",
-        "speed": times_real_time(stats.seconds, elapsed, net),
+        "speed": real_time_factor(stats.seconds, elapsed, net),
         "written": str(out),
     }
-    tell(summary)
+    print_facts(summary)
     return 1 if failures else 0

@@ -18,14 +18,14 @@ RAW = ".pcm"
 
 
 @contextmanager
-def open_sink(out: Path, sample_rate: int, *, overwrite: bool = False) -> Iterator[Callable[[Tensor], object]]:
+def open_writer(out: Path, sample_rate: int, *, overwrite: bool = False) -> Iterator[Callable[[Tensor], object]]:
     """Yields a function that takes the next samples, (T,) float32 in [-1, 1], as 16-bit PCM, mono.
 
     `out`: NAME.wav or NAME.flac; NAME.pcm for samples without a header (little-endian); - for the same on standard
     output, at once, so that it can be piped to a player. A file appears whole or not at all. Raises ValueError for
     another suffix, OSError where it cannot be written.
     """
-    check_sink(out)
+    check_destination(out)
     if str(out) == STDOUT:
         yield lambda wav: _send(_pcm(wav))
         return
@@ -42,7 +42,7 @@ def open_sink(out: Path, sample_rate: int, *, overwrite: bool = False) -> Iterat
                 raise OSError(f"cannot write {out}: {error.error_string}") from error
 
 
-def check_sink(out: Path) -> None:
+def check_destination(out: Path) -> None:
     """Raises ValueError for a name that is no sink, and for a terminal, which is no place for samples."""
     if str(out) == STDOUT and sys.stdout.isatty():
         raise ValueError(

@@ -61,12 +61,12 @@ class ValidationConfig:
     """length of a crop"""
     batch_size: int = 8
     """crops per batch, best one of each speaker: codes and speakers are exchanged inside a batch"""
-    batches: int = 4
+    num_batches: int = 4
     """how many"""
 
     def __post_init__(self) -> None:
-        if self.samples < 1 or self.batches < 1 or self.batch_size < 2:
-            raise ValueError(f"samples and batches must be at least 1 and batch_size at least 2, got {self}")
+        if self.samples < 1 or self.num_batches < 1 or self.batch_size < 2:
+            raise ValueError(f"samples and num_batches must be at least 1 and batch_size at least 2, got {self}")
 
 
 class SpeechCrops:

@@ -24,15 +24,15 @@ class ImageCoderConfig:
     """C, of every layer"""
     blocks: int = 2
     """residual blocks behind them"""
-    maps: int = 1
+    num_maps: int = 1
     """M, latent vectors at each place of the map (paper: 10 for CIFAR-10, 1 for ImageNet)"""
-    width: int = 64
+    dim: int = 64
     """D, numbers in a latent vector"""
-    components: int = 5
+    num_mixtures: int = 5
     """logistics in the mixture that a pixel is drawn from"""
 
     def __post_init__(self) -> None:
-        for name in ("stages", "channels", "maps", "width", "components"):
+        for name in ("stages", "channels", "num_maps", "dim", "num_mixtures"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.blocks < 0:
@@ -55,7 +55,7 @@ class ImageEncoder(nn.Module):
         strided = [nn.Conv2d(3 if stage == 0 else c, c, 4, stride=2, padding=1) for stage in range(cfg.stages)]
         between = [layer for conv in strided for layer in (conv, nn.ReLU())][:-1]  # a block begins with its own
         self.layers = nn.Sequential(*between, *(ResidualBlock2d(c) for _ in range(cfg.blocks)), nn.ReLU())
-        self.out = nn.Conv2d(c, cfg.maps * outputs * cfg.width, 1)
+        self.out = nn.Conv2d(c, cfg.num_maps * outputs * cfg.dim, 1)
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) float in [-1, 1] -> (B, outputs * D, M, h, w). Raises ValueError for a side without a map."""
@@ -64,7 +64,7 @@ class ImageEncoder(nn.Module):
             raise ValueError(
                 f"images must be (B, 3, H, W) with sides that are multiples of {stride}, got {tuple(image.shape)}"
             )
-        return rearrange(self.out(self.layers(image)), "b (m d) h w -> b d m h w", m=self.cfg.maps)
+        return rearrange(self.out(self.layers(image)), "b (m d) h w -> b d m h w", m=self.cfg.num_maps)
 
 
 class ImageDecoder(nn.Module):
@@ -73,9 +73,9 @@ class ImageDecoder(nn.Module):
     def __init__(self, cfg: ImageCoderConfig):
         super().__init__()
         self.cfg = cfg
-        self.pixels = PixelMixture(cfg.components)
+        self.pixels = PixelMixture(cfg.num_mixtures)
         c = cfg.channels
-        self.into = nn.Conv2d(cfg.maps * cfg.width, c, 1)
+        self.into = nn.Conv2d(cfg.num_maps * cfg.dim, c, 1)
         transposed = [
             nn.ConvTranspose2d(c, c if stage < cfg.stages - 1 else self.pixels.outputs, 4, stride=2, padding=1)
             for stage in range(cfg.stages)

@@ -51,7 +51,7 @@ class ImageVIMCO(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.posterior = CategoricalEncoder(cfg)
-        self.embed = nn.Embedding(cfg.quantizer.codes, cfg.coder.width)
+        self.embed = nn.Embedding(cfg.quantizer.codebook_size, cfg.coder.dim)
         self.decoder = ImageDecoder(cfg.coder)
 
     def forward(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -67,11 +67,11 @@ class ImageVIMCO(nn.Module):
     def draws(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, 3, H, W) uint8 -> of S draws log p(image, z) - log q(z | image), log q, -log p(image | z): (S, B)."""
         log_q_of_all = self.posterior(image)  # (B, K, M, h, w)
-        codes = draw_codes(log_q_of_all, self.cfg.samples)  # (S, B, M, h, w)
+        codes = draw_codes(log_q_of_all, self.cfg.vimco_samples)  # (S, B, M, h, w)
         log_q = log_q_of_all.gather(1, rearrange(codes, "s b m h w -> b s m h w")).flatten(2).sum(2).T
         z = rearrange(self.embed(codes), "s b m h w d -> (s b) d m h w")
-        nll = self.decoder.nll(z, repeat(image, "b ... -> (s b) ...", s=self.cfg.samples)).view_as(log_q)
-        log_prior = -codes[0, 0].numel() * math.log(self.cfg.quantizer.codes)
+        nll = self.decoder.nll(z, repeat(image, "b ... -> (s b) ...", s=self.cfg.vimco_samples)).view_as(log_q)
+        log_prior = -codes[0, 0].numel() * math.log(self.cfg.quantizer.codebook_size)
         return log_prior - nll - log_q, log_q, nll
 
     def latents(self, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,7 +107,7 @@ class ImageGumbel(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.posterior = CategoricalEncoder(cfg)
-        self.embed = nn.Embedding(cfg.quantizer.codes, cfg.coder.width)
+        self.embed = nn.Embedding(cfg.quantizer.codebook_size, cfg.coder.dim)
         self.decoder = ImageDecoder(cfg.coder)
 
     def forward(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -118,7 +118,7 @@ class ImageGumbel(nn.Module):
     def latents(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, H, W) uint8 -> a draw (B, D, M, h, w), the divergence of q(z | image) from the uniform prior (B,)."""
         log_q = self.posterior(image)
-        chosen = F.gumbel_softmax(log_q, self.cfg.temperature, hard=True, dim=1)
+        chosen = F.gumbel_softmax(log_q, self.cfg.gumbel_temperature, hard=True, dim=1)
         return torch.einsum("bkmhw,kd->bdmhw", chosen, self.embed.weight), divergence(log_q)
 
     def bound(self, image: Tensor) -> Tensor:
@@ -133,7 +133,7 @@ class CategoricalEncoder(nn.Module):
     def __init__(self, cfg: ImageConfig):
         super().__init__()
         self.encoder = ImageEncoder(cfg.coder)
-        self.logits = nn.Linear(cfg.coder.width, cfg.quantizer.codes)
+        self.logits = nn.Linear(cfg.coder.dim, cfg.quantizer.codebook_size)
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 -> log-probabilities (B, K, M, h, w), at least float32."""

@@ -81,7 +81,7 @@ def read_codes(path: Path) -> CodeMaps:
 
 
 @dataclass(frozen=True)
-class CodeBatchConfig:
+class CodeMapBatchConfig:
     """Of batches of code maps."""
 
     batch_size: int = 64
@@ -99,7 +99,7 @@ class CodeMapBatches:
 
     seconds_per_step = 0.0  # it is no audio
 
-    def __init__(self, maps: CodeMaps, cfg: CodeBatchConfig, *, labelled: bool):
+    def __init__(self, maps: CodeMaps, cfg: CodeMapBatchConfig, *, labelled: bool):
         self.maps, self.cfg, self.labelled = maps, cfg, labelled
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> dict[str, Tensor]:

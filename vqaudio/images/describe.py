@@ -24,7 +24,7 @@ def image_facts(model: nn.Module) -> dict[str, str]:
         }
     if isinstance(model, ImagePrior | CodeMapVQVAE | CodeMapVAE):
         maps, height, width = model.cfg.map_shape
-        facts |= {"codes": f"{maps} x {height} x {width} of {model.cfg.net.codes}, by model {model.cfg.model}"}
+        facts |= {"codes": f"{maps} x {height} x {width} of {model.cfg.net.codebook_size}, by model {model.cfg.model}"}
     if isinstance(model, ImagePrior):
         facts |= {"classes": ", ".join(model.cfg.classes) or "none"}
     return facts

@@ -36,7 +36,7 @@ class CodeMapConfig:
     """fingerprint of the first level; a recipe fills it in"""
     channels: int = 128
     """C, of the encoder"""
-    latents: int = 3
+    num_latents: int = 3
     """L, latent vectors for a whole map (paper: 3)"""
     normalizer: NormalizerKind = "frame"
     """what brings vectors to the codebook's scale"""
@@ -50,10 +50,10 @@ class CodeMapConfig:
             raise ValueError(
                 f"map_shape must be (M, h, w) with M at least 1 and sides of at least 2, got {self.map_shape}"
             )
-        if self.channels < 1 or self.latents < 1:
-            raise ValueError(f"channels and latents must be at least 1, got {self.channels} and {self.latents}")
-        condition = self.latents * self.quantizer.width
-        object.__setattr__(self, "net", replace(self.net, maps=self.map_shape[0], condition=condition, labels=0))
+        if self.channels < 1 or self.num_latents < 1:
+            raise ValueError(f"channels and num_latents must be at least 1, got {self.channels} and {self.num_latents}")
+        condition = self.num_latents * self.quantizer.dim
+        object.__setattr__(self, "net", replace(self.net, num_maps=self.map_shape[0], cond_dim=condition, num_labels=0))
 
     @property
     def dims(self) -> int:
@@ -67,8 +67,8 @@ class CodeMapVQVAE(nn.Module):
     def __init__(self, cfg: CodeMapConfig):
         super().__init__()
         self.cfg = cfg
-        self.encoder = MapEncoder(cfg, cfg.quantizer.width)
-        self.normalizer = Normalizer(cfg.normalizer, cfg.quantizer.width)
+        self.encoder = MapEncoder(cfg, cfg.quantizer.dim)
+        self.normalizer = Normalizer(cfg.normalizer, cfg.quantizer.dim)
         self.quantizer = VectorQuantizer(cfg.quantizer)
         self.decoder = PixelCNN(cfg.net)
 
@@ -91,7 +91,7 @@ class CodeMapVQVAE(nn.Module):
 
     def latent_nats(self, codes: Tensor) -> Tensor:
         """() what a map's latents cost under a uniform prior."""
-        return torch.tensor(self.cfg.latents * math.log(self.cfg.quantizer.codes), device=codes.device)
+        return torch.tensor(self.cfg.num_latents * math.log(self.cfg.quantizer.codebook_size), device=codes.device)
 
     def nll(self, z: Tensor, codes: Tensor) -> Tensor:
         """(B, D, L), (B, M, h, w) -> negative log-likelihood of each map in nats, (B,)."""
@@ -108,7 +108,7 @@ class CodeMapVAE(nn.Module):
     def __init__(self, cfg: CodeMapConfig):
         super().__init__()
         self.cfg = cfg
-        self.encoder = MapEncoder(cfg, 2 * cfg.quantizer.width)
+        self.encoder = MapEncoder(cfg, 2 * cfg.quantizer.dim)
         self.decoder = PixelCNN(cfg.net)
 
     def forward(self, codes: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -137,8 +137,8 @@ class MapEncoder(nn.Module):
         super().__init__()
         maps, height, width_of_map = cfg.map_shape
         c = cfg.channels
-        self.latents = cfg.latents
-        self.embed = nn.Embedding(cfg.net.codes, c)
+        self.latents = cfg.num_latents
+        self.embed = nn.Embedding(cfg.net.codebook_size, c)
         self.layers = nn.Sequential(
             nn.Conv2d(maps * c, c, 4, stride=2, padding=1),
             ResidualBlock2d(c),
@@ -147,7 +147,7 @@ class MapEncoder(nn.Module):
             ResidualBlock2d(c),
             nn.ReLU(),
         )
-        self.out = nn.Linear(c * (height // 2) * (width_of_map // 2), cfg.latents * width)
+        self.out = nn.Linear(c * (height // 2) * (width_of_map // 2), cfg.num_latents * width)
 
     def forward(self, codes: Tensor) -> Tensor:
         """(B, M, h, w) int64 -> (B, width, L)."""

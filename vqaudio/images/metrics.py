@@ -30,7 +30,7 @@ def image_figures(model: ImageModel, batches: Iterable[dict[str, Tensor]], seed:
     """Batches {"image": (B, 3, H, W) uint8, ...} -> figures, in bits per dimension, averaged over images; float32.
 
     bits_per_dim: of the bound by which each kind of model is trained, latents included; bits_per_dim_error: half of its
-    95 % interval over images. bits_of_latents: the latents' part, bits_of_pixels: the rest. gap_codes: by how much the
+    95 % interval over images. bits_of_latents: the latents' part, bits_of_pixels: the rest. conditioning_gap: by how much the
     pixels cost more with the latents of the image before; 0: the latents are ignored. perplexity, usage and
     codebook_size of a quantizer. uniform_bits: of guessing. VIMCO's bound is of many draws, its latents' part the
     divergence of q from the prior. What is drawn depends on `seed` and on how the images are batched. Raises ValueError
@@ -45,7 +45,7 @@ def second_level_figures(
 ) -> dict[str, float]:
     """Batches {"codes": (B, M, h, w)} -> figures as of `image_figures`, in bits per code of the first level."""
     maps = (batch["codes"] for batch in batches)
-    return _figures(model, maps, model.nll, "code", "codes", math.log2(model.cfg.net.codes), seed)
+    return _figures(model, maps, model.nll, "code", "codes", math.log2(model.cfg.net.codebook_size), seed)
 
 
 @torch.no_grad()
@@ -82,7 +82,7 @@ def _figures(
         f"bits_per_{per}_error": _error(bits),
         f"bits_of_{of}": (bits - latents).mean().item(),
         "bits_of_latents": latents.mean().item(),
-        "gap_codes": gap.mean().item(),
+        "conditioning_gap": gap.mean().item(),
         "uniform_bits": uniform + latents.mean().item(),
         **_usage(counts),
     }
@@ -94,7 +94,7 @@ def prior_figures(prior: ImagePrior, maps: CodeMaps, unigram: Tensor, batch_size
 
     bits_per_code: under the prior, with bits_per_code_error, half of its 95 % interval over images. unigram_bits: what
     the codes cost by their shares alone, whatever stands beside them: a prior that is no better has learned nothing.
-    gap_labels: by how much the codes cost more under another class, where there are several. Raises ValueError for
+    label_gap: by how much the codes cost more under another class, where there are several. Raises ValueError for
     fewer than two maps, and for classes that the prior does not know.
     """
     check_evaluating(prior)
@@ -119,7 +119,7 @@ def prior_figures(prior: ImagePrior, maps: CodeMaps, unigram: Tensor, batch_size
         "unigram_bits": -unigram.log2()[of_map, maps.codes.long()].mean().item(),
         "uniform_bits": math.log2(maps.codebook_size),
     }
-    return figures | ({"gap_labels": (torch.cat(gaps) * per_code).mean().item()} if gaps else {})
+    return figures | ({"label_gap": (torch.cat(gaps) * per_code).mean().item()} if gaps else {})
 
 
 def code_shares(maps: CodeMaps) -> Tensor:
@@ -149,7 +149,7 @@ def _codes_counted(model: nn.Module) -> Iterator[Tensor | None]:
     if not isinstance(quantizer, VectorQuantizer):
         yield None
         return
-    counts = torch.zeros(quantizer.cfg.codes)
+    counts = torch.zeros(quantizer.cfg.codebook_size)
 
     def count(_: nn.Module, __: Any, q: Any) -> None:
         counts.add_(torch.bincount(q.codes.flatten(), minlength=len(counts)).cpu())

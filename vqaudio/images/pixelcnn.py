@@ -21,9 +21,9 @@ from torch.nn import functional as F
 class PixelCNNConfig:
     """Of one network over a map of codes."""
 
-    codes: int = 512
+    codebook_size: int = 512
     """K, values that a place can take"""
-    maps: int = 1
+    num_maps: int = 1
     """columns that stand side by side for one place of the image, where several codes describe it"""
     channels: int = 64
     """C, of both stacks"""
@@ -31,19 +31,19 @@ class PixelCNNConfig:
     """gated layers"""
     kernel_size: int = 5
     """side of the square of which each layer sees the part before a place; odd"""
-    head: int = 128
+    head_channels: int = 128
     """channels of the sum over layers and of the output stage"""
-    condition: int = 0
+    cond_dim: int = 0
     """D, width of a conditioning vector for the whole map; 0: there is none"""
-    labels: int = 0
+    num_labels: int = 0
     """number of class labels; 0: not conditioned on a class"""
 
     def __post_init__(self) -> None:
-        for name in ("maps", "channels", "layers", "head"):
+        for name in ("num_maps", "channels", "layers", "head_channels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.codes < 2 or self.condition < 0 or self.labels < 0:
-            raise ValueError(f"codes must be at least 2, condition and labels 0 or more, got {self}")
+        if self.codebook_size < 2 or self.cond_dim < 0 or self.num_labels < 0:
+            raise ValueError(f"codebook_size must be at least 2, cond_dim and num_labels 0 or more, got {self}")
         if self.kernel_size < 3 or self.kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd and at least 3, got {self.kernel_size}")
 
@@ -90,15 +90,17 @@ class PixelCNN(nn.Module):
         super().__init__()
         self.cfg = cfg
         c = cfg.channels
-        self.embed = nn.Embedding(cfg.codes, c)
-        self.column = nn.Embedding(cfg.maps, c) if cfg.maps > 1 else None
+        self.embed = nn.Embedding(cfg.codebook_size, c)
+        self.column = nn.Embedding(cfg.num_maps, c) if cfg.num_maps > 1 else None
         self.layers = nn.ModuleList(GatedLayer(cfg, last=i == cfg.layers - 1) for i in range(cfg.layers))
-        self.label = nn.Embedding(cfg.labels, c) if cfg.labels else None
-        self.condition = nn.Linear(cfg.condition, c) if cfg.condition else None
-        self.project = nn.Linear(c, cfg.layers * 4 * c) if cfg.labels or cfg.condition else None
-        self.skip = nn.Conv2d(cfg.layers * c, cfg.head, 1)  # all layers' skip paths and their sum, in one product
-        self.out = nn.Sequential(nn.ReLU(), nn.Conv2d(cfg.head, cfg.head, 1), nn.ReLU())
-        self.logits = nn.Conv2d(cfg.head, cfg.codes, 1)
+        self.label = nn.Embedding(cfg.num_labels, c) if cfg.num_labels else None
+        self.condition = nn.Linear(cfg.cond_dim, c) if cfg.cond_dim else None
+        self.project = nn.Linear(c, cfg.layers * 4 * c) if cfg.num_labels or cfg.cond_dim else None
+        self.skip = nn.Conv2d(
+            cfg.layers * c, cfg.head_channels, 1
+        )  # all layers' skip paths and their sum, in one product
+        self.out = nn.Sequential(nn.ReLU(), nn.Conv2d(cfg.head_channels, cfg.head_channels, 1), nn.ReLU())
+        self.logits = nn.Conv2d(cfg.head_channels, cfg.codebook_size, 1)
 
     def forward(self, x: Tensor, cond: Tensor | None = None, label: Tensor | None = None) -> Tensor:
         """(B, H, W) int64 in [0, K), (B, D), (B,) -> logits (B, K, H, W): of a place, given all before it."""
@@ -129,7 +131,7 @@ class PixelCNN(nn.Module):
         """(1, C, 1, W): which of the codes of a place a column holds; zeros where it holds the only one."""
         if self.column is None:
             return self.embed.weight.new_zeros(1, self.cfg.channels, 1, width)
-        which = torch.arange(width, device=self.embed.weight.device) % self.cfg.maps
+        which = torch.arange(width, device=self.embed.weight.device) % self.cfg.num_maps
         return rearrange(self.column(which), "w c -> 1 c 1 w")
 
     def conditions(self, cond: Tensor | None, label: Tensor | None, batch: int) -> list[tuple[Tensor, Tensor]]:

@@ -36,7 +36,7 @@ class ImagePriorConfig:
             raise ValueError(f"map_shape must be three numbers of at least 1, got {self.map_shape}")
         if len(set(self.classes)) < len(self.classes):
             raise ValueError(f"classes must be different names, got {self.classes}")
-        net = replace(self.net, maps=self.map_shape[0], labels=len(self.classes))
+        net = replace(self.net, num_maps=self.map_shape[0], num_labels=len(self.classes))
         object.__setattr__(self, "net", net)
 
 

@@ -29,14 +29,16 @@ from vqaudio.images.metrics import (
 from vqaudio.images.pictures import check_drawing, grid, plot_usage, save_png
 from vqaudio.images.prior import ImagePrior
 from vqaudio.images.vqvae import ImageVQVAE
-from vqaudio.training.health import NO_WAITING, HealthConfig, judge
+from vqaudio.training.health import TRAINED, HealthConfig, judge
 
 FIGURES = "figures.json"
 IMAGES_AT_ONCE = 64
 SHOWN = 16  # originals and reconstructions
 COLUMNS, MOST_CLASSES = 8, 10  # of grids of samples
 TEMPERATURES = (0.7, 0.85, 1.0)
-SECOND_LEVEL = HealthConfig(young_until=0, gap_codes=0.02)  # a few latents are little beside the codes' own bits
+SECOND_LEVEL = HealthConfig(
+    min_steps=0, min_conditioning_gap=0.02
+)  # a few latents are little beside the codes' own bits
 
 
 def evaluate_images(
@@ -66,7 +68,7 @@ def evaluate_images(
         return centre_batches(images, model.cfg.size, IMAGES_AT_ONCE)
 
     found = image_figures(model, batches(), seed)
-    figures: dict[str, float | str] = {**found, "verdict": str(judge(found, 0, NO_WAITING))}
+    figures: dict[str, float | str] = {**found, "verdict": str(judge(found, 0, TRAINED))}
     _save_reconstructions(model, next(iter(batches()))["image"][:SHOWN], out, overwrite)
     if isinstance(model, ImageVQVAE):
         device = model.quantizer.codebook.device
@@ -212,7 +214,7 @@ def _evaluate_prior(prior: ImagePrior, model: ImageVQVAE, maps: CodeMaps, data: 
     saved = figures["uniform_bits"] - figures["bits_per_code"]  # of each code
     return {
         **{f"prior_{name}": value for name, value in figures.items()},
-        "prior_verdict": str(judge(figures, 0, NO_WAITING)),
+        "prior_verdict": str(judge(figures, 0, TRAINED)),
         "bits_saved_by_prior": saved * maps.codes[0].numel() / model.cfg.dims,
     }
 

@@ -34,26 +34,24 @@ class ImageConfig:
     """what brings vectors to the codebook's scale: none, affine, batch, frame or unit (VQ-VAE alone)"""
     quantizer: VectorQuantizerConfig = field(default_factory=VectorQuantizerConfig)
     """VIMCO and Gumbel-softmax take the number of codes from it, the continuous VAE nothing"""
-    samples: int = 50
+    vimco_samples: int = 50
     """draws of the latents in VIMCO's bound"""
-    temperature: float = 0.5
+    gumbel_temperature: float = 0.5
     """of Gumbel-softmax: near 0 its gradient is right but noisy"""
 
     def __post_init__(self) -> None:
         if self.size < 1 or self.size % self.coder.stride:
             raise ValueError(f"size must be a multiple of {self.coder.stride}, the coder's stride, got {self.size}")
-        if self.quantizer.width != self.coder.width:
-            raise ValueError(
-                f"quantizer.width ({self.quantizer.width}) must be coder.width ({self.coder.width}); set both"
-            )
-        if self.samples < 2 or not self.temperature > 0:
-            raise ValueError(f"samples must be at least 2 and temperature above 0, got {self}")
+        if self.quantizer.dim != self.coder.dim:
+            raise ValueError(f"quantizer.dim ({self.quantizer.dim}) must be coder.dim ({self.coder.dim}); set both")
+        if self.vimco_samples < 2 or not self.gumbel_temperature > 0:
+            raise ValueError(f"vimco_samples must be at least 2 and gumbel_temperature above 0, got {self}")
 
     @property
     def map_shape(self) -> tuple[int, int, int]:
         """(M, h, w) of the latents of an image."""
         side = self.size // self.coder.stride
-        return self.coder.maps, side, side
+        return self.coder.num_maps, side, side
 
     @property
     def dims(self) -> int:
@@ -68,7 +66,7 @@ class ImageVQVAE(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.encoder = ImageEncoder(cfg.coder)
-        self.normalizer = Normalizer(cfg.normalizer, cfg.coder.width)
+        self.normalizer = Normalizer(cfg.normalizer, cfg.coder.dim)
         self.quantizer = VectorQuantizer(cfg.quantizer)
         self.decoder = ImageDecoder(cfg.coder)
 
@@ -97,7 +95,7 @@ class ImageVQVAE(nn.Module):
     def latent_nats(self, image: Tensor) -> Tensor:
         """() what an image's codes cost under a uniform prior."""
         places = math.prod(image.shape[2:]) // self.cfg.coder.stride**2
-        return torch.tensor(self.cfg.coder.maps * places * math.log(self.codebook_size), device=image.device)
+        return torch.tensor(self.cfg.coder.num_maps * places * math.log(self.codebook_size), device=image.device)
 
     @torch.inference_mode()
     def encode(self, image: Tensor) -> Tensor:
@@ -116,7 +114,7 @@ class ImageVQVAE(nn.Module):
     @property
     def codebook_size(self) -> int:
         """K."""
-        return self.cfg.quantizer.codes
+        return self.cfg.quantizer.codebook_size
 
     @property
     def fingerprint(self) -> str:
@@ -124,5 +122,5 @@ class ImageVQVAE(nn.Module):
         weights = {**self.encoder.state_dict(), **self.normalizer.state_dict(prefix="normalizer.")}
         weights["codebook"] = self.quantizer.codebook
         c = self.cfg
-        facts = {"maps": c.coder.maps, "normalizer": c.normalizer, "codes": c.quantizer.codes}
+        facts = {"maps": c.coder.num_maps, "normalizer": c.normalizer, "codes": c.quantizer.codebook_size}
         return fingerprint(facts | {"unit_norm": c.quantizer.unit_norm}, weights)

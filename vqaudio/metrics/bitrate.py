@@ -70,7 +70,7 @@ def bitrates(
     known = prior.cfg.speakers if prior is not None else ()
     found = sequences(rows, known, codebook_size, rows[0].tokens.model)
     makers = [] if training is None else [("training utterances have", training.model, training.codebook_size)]
-    makers += [] if prior is None else [("prior has", prior.cfg.model, prior.cfg.net.classes)]
+    makers += [] if prior is None else [("prior has", prior.cfg.model, prior.cfg.net.num_classes)]
     for name, model, size in makers:
         if (model, size) != (found.model, codebook_size):
             raise ValueError(

@@ -18,7 +18,7 @@ from vqaudio.speech.model import SpeechVQVAE
 MOST_SAMPLES = 2**16  # that the decoder takes at once: about a gigabyte
 
 
-class Listening(NamedTuple):
+class ConditionedNLL(NamedTuple):
     """What utterances cost the decoder under what it is told, and which codes they have."""
 
     nats: Tensor  # (4, B): with their codes, another's, the mean of all, their codes in another's voice
@@ -30,15 +30,15 @@ class Listening(NamedTuple):
 
 def conditioning(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]]) -> dict[str, float]:
     """Batches as the model is trained on -> the figures of `summary`; of one that learns codes alone, of `spectrum`."""
-    return spectrum(model, batches) if model.cfg.learn == "codes" else summary(listen(model, batches))
+    return spectrum(model, batches) if model.cfg.stage == "codes" else summary(conditioned_nll(model, batches))
 
 
 @torch.no_grad()
 def spectrum(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]]) -> dict[str, float]:
     """Batches as the model is trained on -> how well codes and speaker tell the spectrum, and what each is worth to it.
 
-    spectrum_error: mean squared error of standardised log-mel spectra, whose variance is about 1. gap_codes and
-    gap_speakers: by how much it grows with the codes, or the speakers, of the batch's next utterance. perplexity,
+    spectrum_error: mean squared error of standardised log-mel spectra, whose variance is about 1. conditioning_gap and
+    speaker_gap: by how much it grows with the codes, or the speakers, of the batch's next utterance. perplexity,
     usage, dead_codes and codebook_size as in `summary`. Raises as `listen` does.
     """
     check_evaluating(model)
@@ -57,8 +57,8 @@ def spectrum(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]]) -> dict[s
     if not counts.sum():
         raise ValueError("there is nothing to evaluate: no batch")
     true, other_codes, other_speakers = (errors / counts.sum().item()).tolist()
-    exchanged = {"gap_speakers": other_speakers - true} if model.speakers and len(speakers) > 1 else {}
-    figures = {"spectrum_error": true, "gap_codes": other_codes - true, **exchanged}
+    exchanged = {"speaker_gap": other_speakers - true} if model.speakers and len(speakers) > 1 else {}
+    figures = {"spectrum_error": true, "conditioning_gap": other_codes - true, **exchanged}
     return figures | _use(counts)
 
 
@@ -80,7 +80,7 @@ def _use(counts: Tensor) -> dict[str, float]:
 
 
 @torch.no_grad()
-def listen(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]]) -> Listening:
+def conditioned_nll(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]]) -> ConditionedNLL:
     """Batches as the model is trained on -> their costs, teacher-forced, in evaluation mode and float32.
 
     Codes and speakers are exchanged with those of the batch's next utterance. Raises ValueError for no batch, and for
@@ -102,35 +102,37 @@ def listen(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]]) -> Listenin
         counts += torch.bincount(codes, minlength=len(counts))
     if not nats:
         raise ValueError("there is nothing to evaluate: no batch")
-    return Listening(torch.cat(nats, 1), torch.cat(num_samples), len(speakers), counts, model.cfg.decoder.classes)
+    return ConditionedNLL(
+        torch.cat(nats, 1), torch.cat(num_samples), len(speakers), counts, model.cfg.decoder.num_classes
+    )
 
 
-def summary(heard: Listening) -> dict[str, float]:
+def summary(heard: ConditionedNLL) -> dict[str, float]:
     """Figures averaged over all samples.
 
     bits_per_sample: cross-entropy of the next sample given the past, the codes and the speaker (teacher-forced).
-    gap_codes, gap_speakers: by how much it grows with the codes, or the speakers, of another utterance; gap_mean: with
-    the mean of the codes instead. 0 means that the decoder ignores them; of a single speaker gap_speakers is left out.
+    conditioning_gap, speaker_gap: by how much it grows with the codes, or the speakers, of another utterance; conditioning_gap_mean: with
+    the mean of the codes instead. 0 means that the decoder ignores them; of a single speaker speaker_gap is left out.
     perplexity (1 to K), entropy (bits), usage (0 to 1) and dead_codes: of all codes together. uniform_bits and
     codebook_size: what they are compared with.
     """
     true, other_codes, mean_code, other_speakers = (heard.nats.sum(1) / heard.num_samples.sum() / math.log(2)).tolist()
-    exchanged = {"gap_speakers": other_speakers - true} if heard.voices > 1 else {}
+    exchanged = {"speaker_gap": other_speakers - true} if heard.voices > 1 else {}
     return {
         "bits_per_sample": true,
-        "gap_codes": other_codes - true,
-        "gap_mean": mean_code - true,
+        "conditioning_gap": other_codes - true,
+        "conditioning_gap_mean": mean_code - true,
         **exchanged,
         **_use(heard.counts),
         "uniform_bits": math.log2(heard.classes),
     }
 
 
-def estimates(heard: Listening) -> dict[str, Estimate]:
+def estimates(heard: ConditionedNLL) -> dict[str, Estimate]:
     """bits_per_sample and the gaps of `summary`, with intervals over the rows of the batches."""
     bits = heard.nats.double().cpu().numpy() / math.log(2)
-    gaps = {"gap_codes": bits[1] - bits[0], "gap_mean": bits[2] - bits[0]}
-    gaps |= {"gap_speakers": bits[3] - bits[0]} if heard.voices > 1 else {}
+    gaps = {"conditioning_gap": bits[1] - bits[0], "conditioning_gap_mean": bits[2] - bits[0]}
+    gaps |= {"speaker_gap": bits[3] - bits[0]} if heard.voices > 1 else {}
     num_samples = heard.num_samples.cpu().numpy()
     return {name: ratio(cost, num_samples) for name, cost in {"bits_per_sample": bits[0], **gaps}.items()}
 

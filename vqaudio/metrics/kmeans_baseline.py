@@ -26,7 +26,7 @@ ITERATIONS = 100
 
 
 @dataclass(frozen=True)
-class KMeansUnits:
+class KMeansTokenizer:
     """A tokenizer whose encoder is not learned: log-mel or MFCC features, named by the nearest of K centres."""
 
     vectors: Features
@@ -50,7 +50,7 @@ class KMeansUnits:
         features: FeatureKind = "log_mel",
         seed: int = 0,
         max_frames: int = MAX_FRAMES,
-    ) -> KMeansUnits:
+    ) -> KMeansTokenizer:
         """Waveforms (T,) in [-1, 1] to learn from, of which at most `max_frames` frames drawn at random are used.
 
         `codes` is K. k-means++ and Lloyd's algorithm of scikit-learn on one thread: the same waveforms and seed give

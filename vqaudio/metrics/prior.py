@@ -18,7 +18,7 @@ from vqaudio.tokens.chunks import CodeSequences
 def code_prior_figures(prior: CodePrior, found: CodeSequences, unigram: Bits) -> dict[str, float]:
     """Utterances, and the shares (K,) of the codes that it was trained on -> figures, in bits per code; float32.
 
-    bits_per_code: under the prior, told who speaks; bits_unknown: not told, where it knows speakers; gap_labels: told
+    bits_per_code: under the prior, told who speaks; bits_unknown: not told, where it knows speakers; label_gap: told
     another speaker instead, less bits_per_code, where it knows several. unigram_bits: what the codes cost by their
     shares alone: a prior that is no better has learned nothing. uniform_bits: log2 K.
     """
@@ -26,7 +26,7 @@ def code_prior_figures(prior: CodePrior, found: CodeSequences, unigram: Bits) ->
     def told(speaker_ids: np.ndarray) -> float:
         return float(prior_bits(replace(found, speaker_ids=speaker_ids), prior).sum() / found.num_codes)
 
-    own, nobody = found.speaker_ids, prior.nobody
+    own, nobody = found.speaker_ids, prior.null_speaker
     figures = {
         "bits_per_code": told(own),
         "unigram_bits": float(-np.log2(unigram)[np.concatenate(found.codes)].mean()),
@@ -35,5 +35,5 @@ def code_prior_figures(prior: CodePrior, found: CodeSequences, unigram: Bits) ->
     if prior.cfg.speakers:
         figures["bits_unknown"] = told(np.full_like(own, nobody))
     if len(prior.cfg.speakers) > 1:
-        figures["gap_labels"] = told((own + 1) % nobody) - figures["bits_per_code"]
+        figures["label_gap"] = told((own + 1) % nobody) - figures["bits_per_code"]
     return figures

@@ -14,7 +14,7 @@ from vqaudio.metrics.confidence import Estimate, Floats, bootstrap, mean
 from vqaudio.metrics.speaker_verification import SpeakerVerifier, Wav, equal_error_rate
 
 
-def conversion_figures(
+def voice_conversion_metrics(
     converted: Sequence[Wav],
     sources: Sequence[str],
     targets: Sequence[str],

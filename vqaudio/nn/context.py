@@ -102,11 +102,11 @@ class SpectrumHead(nn.Module):
         """channels: C; hop: samples per frame, a multiple of `cfg.hop`."""
         super().__init__()
         self.log_mel = LogMel(cfg, sample_rate)
-        self.out = nn.Linear(channels, hop // cfg.hop * cfg.bands)
+        self.out = nn.Linear(channels, hop // cfg.hop_length * cfg.n_mels)
 
     def forward(self, cond: Tensor) -> Tensor:
         """(B, C, N) -> (B, N * R, F), standardised as `LogMel` does it."""
-        return rearrange(self.out(cond.mT), "b n (r f) -> b (n r) f", f=self.log_mel.cfg.bands)
+        return rearrange(self.out(cond.mT), "b n (r f) -> b (n r) f", f=self.log_mel.cfg.n_mels)
 
     def errors(self, cond: Tensor, wav: Tensor, mask: Tensor) -> Tensor:
         """(B, C, N), (B, T), (B, N) bool -> mean squared error of each frame's spectra (B, N), 0 in padding."""

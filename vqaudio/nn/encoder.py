@@ -35,13 +35,13 @@ class EncoderConfig:
     """one residual block at the frame rate for each; frames between its taps"""
     kernel_size: int = 3
     """taps of the residual blocks' convolutions"""
-    width: int = 64
+    dim: int = 64
     """D, numbers in a code vector"""
     lookahead: int = 512
     """samples that a frame sees beyond its own end"""
-    gain: float = 10.0
+    input_gain: float = 10.0
     """of samples that convolutions hear: brings speech, whose level is about 0.1, to the order of 1"""
-    front: LogMelConfig = field(default_factory=LogMelConfig)
+    frontend: LogMelConfig = field(default_factory=LogMelConfig)
     """a fixed filterbank before the convolutions; without bands they hear the samples"""
 
     def __post_init__(self) -> None:
@@ -49,17 +49,17 @@ class EncoderConfig:
             raise ValueError(f"strides must be one or more numbers, all at least 1, got {self.strides}")
         if len(self.channels) != len(self.strides):
             raise ValueError(f"channels must name as many stages as strides ({len(self.strides)}), got {self.channels}")
-        if min((*self.channels, *self.dilations, self.kernel_size, self.width)) < 1:
-            raise ValueError(f"channels, dilations, kernel_size and width must all be at least 1, got {self}")
+        if min((*self.channels, *self.dilations, self.kernel_size, self.dim)) < 1:
+            raise ValueError(f"channels, dilations, kernel_size and dim must all be at least 1, got {self}")
         if self.lookahead < 0:
             raise ValueError(f"lookahead must be 0 or more samples, got {self.lookahead}")
-        if not 0 < self.gain < math.inf:
-            raise ValueError(f"gain must be a finite number above 0, got {self.gain}")
+        if not 0 < self.input_gain < math.inf:
+            raise ValueError(f"input_gain must be a finite number above 0, got {self.input_gain}")
 
     @property
     def hop(self) -> int:
         """Samples per frame."""
-        return math.prod(self.strides) * (self.front.hop if self.front.bands else 1)
+        return math.prod(self.strides) * (self.frontend.hop_length if self.frontend.n_mels else 1)
 
     @property
     def receptive_field(self) -> int:
@@ -67,7 +67,7 @@ class EncoderConfig:
         field = 1 + (self.kernel_size - 1) * sum(self.dilations)  # in frames
         for stride in reversed(self.strides):
             field = (field + 1) * stride  # (field - 1) steps and a window of 2 x stride
-        return (field - 1) * self.front.hop + self.front.window if self.front.bands else field
+        return (field - 1) * self.frontend.hop_length + self.frontend.win_length if self.frontend.n_mels else field
 
 
 class EncoderState(NamedTuple):
@@ -87,14 +87,14 @@ class Encoder(nn.Module):
         """sample_rate: in Hz, for the front. Raises ValueError for a front that does not fit it."""
         super().__init__()
         self.cfg = cfg
-        self.front = LogMel(cfg.front, sample_rate) if cfg.front.bands else None
-        widths = (cfg.front.bands or 1, *cfg.channels)
+        self.front = LogMel(cfg.frontend, sample_rate) if cfg.frontend.n_mels else None
+        widths = (cfg.frontend.n_mels or 1, *cfg.channels)
         self.stages = nn.ModuleList(
             CausalConv1d(before, after, kernel_size=2 * stride, stride=stride)
             for before, after, stride in zip(widths, widths[1:], cfg.strides, strict=False)
         )
         self.blocks = nn.ModuleList(ResidualBlock1d(widths[-1], cfg.kernel_size, d) for d in cfg.dilations)
-        self.out = nn.Linear(widths[-1], cfg.width)
+        self.out = nn.Linear(widths[-1], cfg.dim)
         nn.init.normal_(self.out.weight, std=math.sqrt(2 / widths[-1]))
         nn.init.zeros_(self.out.bias)
 
@@ -142,7 +142,7 @@ class Encoder(nn.Module):
         later = []
         x = rearrange(wav, "b 1 t -> b t 1")
         if self.front is None:
-            x = x * self.cfg.gain
+            x = x * self.cfg.input_gain
         else:
             x, past = self.front(x, next(earlier))  # (B, T / hop of the front, bands)
             later.append(past)
@@ -163,7 +163,7 @@ class Encoder(nn.Module):
         if num_frames:
             z, pasts = self.frames(ready, state.pasts)
         else:
-            z, pasts = wav.new_zeros(wav.shape[0], self.cfg.width, 0), state.pasts
+            z, pasts = wav.new_zeros(wav.shape[0], self.cfg.dim, 0), state.pasts
         return z, EncoderState(
             pending, state.to_skip - skipped, state.num_samples, state.num_frames + num_frames, pasts
         )

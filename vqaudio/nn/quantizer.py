@@ -26,38 +26,42 @@ NEAREST_ROWS = 4096  # vectors compared at once: bounds the memory of the distan
 class VectorQuantizerConfig:
     """Paper: K = 512, beta = 0.25. The rest is not stated there."""
 
-    codes: int = 512
+    codebook_size: int = 512
     """K, size of the codebook"""
-    width: int = 64
+    dim: int = 64
     """D, numbers in a code vector"""
-    codebook: Literal["ema", "gradient"] = "ema"
+    codebook_update: Literal["ema", "gradient"] = "ema"
     """how codes follow the vectors: moving averages (appendix A.1) or the loss (equation 3)"""
-    decay: float = 0.99
+    ema_decay: float = 0.99
     """of the moving averages, per optimizer step"""
-    commitment: float = 0.25
+    commitment_weight: float = 0.25
     """beta, weight of the commitment loss in the end"""
     commitment_start: float = 0.0
     """its weight at step 0; from there it grows linearly: the decoder must learn to lean on the codes first"""
-    commitment_warmup: int = 500
+    commitment_warmup_steps: int = 500
     """steps until the weight has grown to `commitment`; 0: it has that weight from the start"""
     kmeans_iterations: int = 10
     """of k-means on the first vectors; 0: codes start as randomly chosen vectors"""
-    restart_below: float = 0.1
+    restart_threshold: float = 0.1
     """a code whose share of the vectors falls below this part of 1 / K starts again elsewhere; 0: never"""
     unit_norm: bool = False
     """compare directions alone: vectors and codes are brought to norm sqrt(D) (Yu et al., arXiv 2110.04627)"""
 
     def __post_init__(self) -> None:
-        if self.codes < 2 or self.width < 1:
-            raise ValueError(f"codes must be at least 2 and width at least 1, got {self.codes} and {self.width}")
-        if self.codebook not in ("ema", "gradient"):
-            raise ValueError(f"codebook must be 'ema' or 'gradient', got {self.codebook!r}")
-        if not 0 <= self.decay < 1:
-            raise ValueError(f"decay must lie in [0, 1), got {self.decay}")
-        if min(self.commitment, self.commitment_start, self.commitment_warmup, self.kmeans_iterations) < 0:
-            raise ValueError(f"commitment weights, commitment_warmup and kmeans_iterations must be 0 or more: {self}")
-        if not 0 <= self.restart_below < 1:
-            raise ValueError(f"restart_below must lie in [0, 1), got {self.restart_below}")
+        if self.codebook_size < 2 or self.dim < 1:
+            raise ValueError(
+                f"codebook_size must be at least 2 and dim at least 1, got {self.codebook_size} and {self.dim}"
+            )
+        if self.codebook_update not in ("ema", "gradient"):
+            raise ValueError(f"codebook_update must be 'ema' or 'gradient', got {self.codebook_update!r}")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
+        if min(self.commitment_weight, self.commitment_start, self.commitment_warmup_steps, self.kmeans_iterations) < 0:
+            raise ValueError(
+                f"commitment weights, commitment_warmup_steps and kmeans_iterations must be 0 or more: {self}"
+            )
+        if not 0 <= self.restart_threshold < 1:
+            raise ValueError(f"restart_threshold must lie in [0, 1), got {self.restart_threshold}")
 
 
 class Quantized(NamedTuple):
@@ -87,14 +91,14 @@ class VectorQuantizer(nn.Module):
     def __init__(self, cfg: VectorQuantizerConfig):
         super().__init__()
         self.cfg = cfg
-        codebook = torch.randn(cfg.codes, cfg.width)
-        if cfg.codebook == "gradient":
+        codebook = torch.randn(cfg.codebook_size, cfg.dim)
+        if cfg.codebook_update == "gradient":
             self.codebook = nn.Parameter(codebook)
         else:
             self.register_buffer("codebook", codebook)
-        self.register_buffer("ema_count", torch.zeros(cfg.codes))
-        self.register_buffer("ema_sum", torch.zeros(cfg.codes, cfg.width))
-        self.register_buffer("last_used", torch.full((cfg.codes,), -1))
+        self.register_buffer("ema_count", torch.zeros(cfg.codebook_size))
+        self.register_buffer("ema_sum", torch.zeros(cfg.codebook_size, cfg.dim))
+        self.register_buffer("last_used", torch.full((cfg.codebook_size,), -1))
         self.register_buffer("updates", torch.tensor(-1))
         self.forwards_per_step = 1
         self._forwards: list[tuple[Tensor, Tensor, Tensor]] = []  # rows, counts and sums since the last update
@@ -135,7 +139,7 @@ class VectorQuantizer(nn.Module):
         if not self.cfg.unit_norm:
             return self.codebook
         # a copy: restarts write to the codebook before the gradient has come back through its norms
-        return F.rms_norm(self.codebook.clone(), (self.cfg.width,), eps=1e-6)
+        return F.rms_norm(self.codebook.clone(), (self.cfg.dim,), eps=1e-6)
 
     def _directed(self, z: Tensor) -> Tensor:
         """(B, D, *S): as it is, or each vector at norm sqrt(D)."""
@@ -150,11 +154,13 @@ class VectorQuantizer(nn.Module):
         return bool(self.updates >= 0)
 
     @property
-    def commitment(self) -> Tensor:
+    def commitment_weight(self) -> Tensor:
         """() the weight of the commitment loss now."""
         c = self.cfg
-        done = (self.updates.clamp(min=0) / c.commitment_warmup).clamp(max=1) if c.commitment_warmup else 1.0
-        return c.commitment_start + (c.commitment - c.commitment_start) * torch.as_tensor(done)
+        done = (
+            (self.updates.clamp(min=0) / c.commitment_warmup_steps).clamp(max=1) if c.commitment_warmup_steps else 1.0
+        )
+        return c.commitment_start + (c.commitment_weight - c.commitment_start) * torch.as_tensor(done)
 
     def usage(self, window: int = 100) -> Tensor:
         """() share of the codes that were chosen within the last `window` updates, 0 to 1."""
@@ -167,7 +173,7 @@ class VectorQuantizer(nn.Module):
             "quantizer_loss": q.loss.detach(),
             "perplexity": q.perplexity,
             "usage": usage,
-            "dead_codes": (1 - usage) * self.cfg.codes,
+            "dead_codes": (1 - usage) * self.cfg.codebook_size,
             "code_norm": self.vectors.detach().norm(dim=1).mean(),
         }
 
@@ -184,7 +190,7 @@ class VectorQuantizer(nn.Module):
         k-means on the joint vectors (at most about 64 K of them), computed by the first process for all.
         """
         self.updates.fill_(-1)  # what was before has no part in it
-        k, generator = self.cfg.codes, self._generator()
+        k, generator = self.cfg.codebook_size, self._generator()
         most = -(-64 * k // len(passes))
         sample = torch.cat(
             [draw_rows(self._directed(rows.float()), min(most, joint_size(rows)), generator) for rows in passes]
@@ -200,8 +206,8 @@ class VectorQuantizer(nn.Module):
         self._forwards.clear()
 
     def _check(self, z: Tensor) -> None:
-        if z.ndim < 2 or z.shape[1] != self.cfg.width:
-            raise ValueError(f"the quantizer takes (B, {self.cfg.width}, *S), got {tuple(z.shape)}")
+        if z.ndim < 2 or z.shape[1] != self.cfg.dim:
+            raise ValueError(f"the quantizer takes (B, {self.cfg.dim}, *S), got {tuple(z.shape)}")
 
     def _generator(self) -> torch.Generator:
         """Chooses the same rows on every process, and again after a resume: a function of the update alone."""
@@ -211,7 +217,7 @@ class VectorQuantizer(nn.Module):
     def _statistics(self, rows: Tensor, codes: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """(M, D), (M,), (M,) -> how often each code was chosen in the joint batch (K,), the sums of its vectors."""
         weight = valid.to(rows.dtype)
-        stacked = rows.new_zeros(self.cfg.codes, 1 + self.cfg.width)  # one all-reduce for both
+        stacked = rows.new_zeros(self.cfg.codebook_size, 1 + self.cfg.dim)  # one all-reduce for both
         stacked.index_add_(0, codes, torch.cat([weight[:, None], rows * weight[:, None]], dim=1))
         if self.training:
             stacked = sum_over_processes(stacked)
@@ -219,10 +225,10 @@ class VectorQuantizer(nn.Module):
 
     def _loss(self, rows: Tensor, quantized: Tensor, valid: Tensor) -> Tensor:
         """Equation 3 without the reconstruction: averaged over valid vectors and their D numbers."""
-        scale = valid.sum().clamp(min=1) * self.cfg.width
+        scale = valid.sum().clamp(min=1) * self.cfg.dim
         weight = valid.to(rows.dtype)[:, None] / scale
-        loss = self.commitment * ((rows - quantized.detach()).square() * weight).sum()
-        if self.cfg.codebook == "gradient":
+        loss = self.commitment_weight * ((rows - quantized.detach()).square() * weight).sum()
+        if self.cfg.codebook_update == "gradient":
             loss = loss + ((rows.detach() - quantized).square() * weight).sum()
         return loss
 
@@ -238,20 +244,22 @@ class VectorQuantizer(nn.Module):
         self.updates += 1
         self.last_used[counts > 0] = self.updates
         # a short memory at first: young vectors move fast, and codes that they left must be seen dead soon
-        decay = min(self.cfg.decay, float((1 + self.updates) / (10 + self.updates)))
+        decay = min(self.cfg.ema_decay, float((1 + self.updates) / (10 + self.updates)))
         self.ema_count.lerp_(counts, 1 - decay)
         self.ema_sum.lerp_(sums, 1 - decay)
-        if self.cfg.codebook == "ema":
+        if self.cfg.codebook_update == "ema":
             # a code whose count has decayed to nothing stays where it is
             alive = self.ema_count > 1e-6
             self.codebook[alive] = self.ema_sum[alive] / self.ema_count[alive, None]
-        if self.cfg.restart_below:
+        if self.cfg.restart_threshold:
             self._restart(rows)
 
     def _restart(self, rows: Tensor) -> None:
         mean_count = self.ema_count.mean()
-        dead = self.ema_count < self.cfg.restart_below * mean_count
-        fresh = draw_rows(rows, self.cfg.codes, self._generator())  # every step: all processes must call it alike
+        dead = self.ema_count < self.cfg.restart_threshold * mean_count
+        fresh = draw_rows(
+            rows, self.cfg.codebook_size, self._generator()
+        )  # every step: all processes must call it alike
         self.codebook[dead] = fresh[dead]
         self.ema_count[dead] = mean_count
         self.ema_sum[dead] = fresh[dead] * mean_count

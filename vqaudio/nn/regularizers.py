@@ -23,7 +23,7 @@ def jitter(frames: Tensor, share: float) -> Tensor:
     return frames.gather(2, at[:, None].expand(b, d, n))
 
 
-def replaced(x: Tensor, share: float, by: int | None, classes: int) -> Tensor:
+def replace_inputs(x: Tensor, share: float, by: int | None, classes: int) -> Tensor:
     """(B, T) int64: each step with probability `share` replaced by the class `by`, or by any of `classes` at random."""
     other = torch.randint_like(x, classes) if by is None else torch.full_like(x, by)
     return torch.where(torch.rand(x.shape, device=x.device) < share, other, x)

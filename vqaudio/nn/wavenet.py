@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqaudio.nn.conv import CausalConv1d
-from vqaudio.nn.regularizers import replaced
+from vqaudio.nn.regularizers import replace_inputs
 from vqaudio.nn.wavenet_fused import StackWeights, run_stack
 
 
@@ -25,25 +25,25 @@ from vqaudio.nn.wavenet_fused import StackWeights, run_stack
 class WaveNetConfig:
     """Defaults are a decoder that a compiled sampler runs faster than real time on one CPU core."""
 
-    classes: int = 256
+    num_classes: int = 256
     """Q, values that a step can take"""
     layers: int = 20
     """dilated convolutions"""
-    cycle: int = 10
+    layers_per_stack: int = 10
     """layers until the dilation, doubled from layer to layer, starts at 1 again"""
     kernel_size: int = 2
     """taps of each dilated convolution"""
-    residual: int = 64
+    residual_channels: int = 64
     """R, channels between layers"""
-    skip: int = 128
+    skip_channels: int = 128
     """S, channels of the sum over layers and of the output stage"""
     hop: int = 64
     """steps per frame of the local conditioning"""
-    condition: int = 0
+    cond_dim: int = 0
     """D, width of the local conditioning; 0: there is none"""
-    speakers: int = 0
+    num_speakers: int = 0
     """number of speakers; 0: not conditioned on a speaker"""
-    hidden: int = 128
+    cond_hidden_channels: int = 128
     """channels in which codes and speaker meet before they reach the layers"""
     input_noise: float = 0.0
     """share of the past steps that are replaced by a random class in training"""
@@ -51,14 +51,18 @@ class WaveNetConfig:
     """share of the past steps that are hidden in training"""
 
     def __post_init__(self) -> None:
-        positive = ("layers", "cycle", "residual", "skip", "hop", "hidden")
+        positive = ("layers", "layers_per_stack", "residual_channels", "skip_channels", "hop", "cond_hidden_channels")
         for name in positive:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.classes < 2 or self.kernel_size < 2:
-            raise ValueError(f"classes and kernel_size must be at least 2, got {self.classes} and {self.kernel_size}")
-        if self.condition < 0 or self.speakers < 0:
-            raise ValueError(f"condition and speakers must be 0 or more, got {self.condition} and {self.speakers}")
+        if self.num_classes < 2 or self.kernel_size < 2:
+            raise ValueError(
+                f"num_classes and kernel_size must be at least 2, got {self.num_classes} and {self.kernel_size}"
+            )
+        if self.cond_dim < 0 or self.num_speakers < 0:
+            raise ValueError(
+                f"cond_dim and num_speakers must be 0 or more, got {self.cond_dim} and {self.num_speakers}"
+            )
         for name in ("input_noise", "input_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], a share of the steps, got {getattr(self, name)}")
@@ -66,7 +70,7 @@ class WaveNetConfig:
     @property
     def dilations(self) -> tuple[int, ...]:
         """Steps between the taps of each layer."""
-        return tuple(2 ** (layer % self.cycle) for layer in range(self.layers))
+        return tuple(2 ** (layer % self.layers_per_stack) for layer in range(self.layers))
 
     @property
     def receptive_field(self) -> int:
@@ -87,21 +91,23 @@ class WaveNet(nn.Module):
     def __init__(self, cfg: WaveNetConfig):
         super().__init__()
         self.cfg = cfg
-        r, gates = cfg.residual, 2 * cfg.residual
-        self.embed = nn.Embedding(cfg.classes + 1, r)  # the last row is `start`
-        self.speaker = nn.Embedding(cfg.speakers, cfg.hidden) if cfg.speakers else None
-        self.condition = nn.Linear(cfg.condition, cfg.hidden) if cfg.condition else None
-        self.project = nn.Linear(cfg.hidden, cfg.layers * gates) if cfg.speakers or cfg.condition else None
+        r, gates = cfg.residual_channels, 2 * cfg.residual_channels
+        self.embed = nn.Embedding(cfg.num_classes + 1, r)  # the last row is `start`
+        self.speaker = nn.Embedding(cfg.num_speakers, cfg.cond_hidden_channels) if cfg.num_speakers else None
+        self.condition = nn.Linear(cfg.cond_dim, cfg.cond_hidden_channels) if cfg.cond_dim else None
+        self.project = (
+            nn.Linear(cfg.cond_hidden_channels, cfg.layers * gates) if cfg.num_speakers or cfg.cond_dim else None
+        )
         self.dilated = nn.ModuleList(CausalConv1d(r, gates, cfg.kernel_size, dilation=d) for d in cfg.dilations)
         self.residual = nn.ModuleList(nn.Linear(r, r) for _ in range(cfg.layers - 1))
-        self.skip = nn.Linear(cfg.layers * r, cfg.skip)  # all layers' skip paths and their sum, in one product
-        self.head = nn.Linear(cfg.skip, cfg.skip)
-        self.out = nn.Linear(cfg.skip, cfg.classes)
+        self.skip = nn.Linear(cfg.layers * r, cfg.skip_channels)  # all layers' skip paths and their sum, in one product
+        self.head = nn.Linear(cfg.skip_channels, cfg.skip_channels)
+        self.out = nn.Linear(cfg.skip_channels, cfg.num_classes)
 
     @property
     def start(self) -> int:
         """The input class that stands before the first step."""
-        return self.cfg.classes
+        return self.cfg.num_classes
 
     def forward(
         self,
@@ -156,7 +162,9 @@ class WaveNet(nn.Module):
             frames = rearrange(torch.stack([conv.bias for conv in convs]), "l g -> l 1 1 g")
             if bias is not None:
                 frames = frames + rearrange(bias, "b n l g -> l b n g")
-            empty = h.new_empty(0, self.cfg.residual, self.cfg.residual)  # a single layer has no residual path
+            empty = h.new_empty(
+                0, self.cfg.residual_channels, self.cfg.residual_channels
+            )  # a single layer has no residual path
             weights = StackWeights(
                 taps=rearrange([conv.weight for conv in convs], "l g r k -> l k g r"),
                 residual=torch.stack([path.weight for path in paths]) if paths else empty,
@@ -176,9 +184,9 @@ class WaveNet(nn.Module):
     def disturbed(self, x: Tensor) -> Tensor:
         """(B, T) int64: in training, some steps replaced by noise and some by `start`, as the configuration says."""
         if self.training and self.cfg.input_noise:
-            x = replaced(x, self.cfg.input_noise, None, self.cfg.classes)
+            x = replace_inputs(x, self.cfg.input_noise, None, self.cfg.num_classes)
         if self.training and self.cfg.input_dropout:
-            x = replaced(x, self.cfg.input_dropout, self.start, self.cfg.classes)
+            x = replace_inputs(x, self.cfg.input_dropout, self.start, self.cfg.num_classes)
         return x
 
     def shift(self, target: Tensor) -> Tensor:

@@ -196,5 +196,5 @@ def check_drawing() -> None:
         import PIL  # noqa: F401
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "figures are drawn with matplotlib and Pillow: pip install 'vqaudio[images]' (or pass --no-page)"
+            "figures are drawn with matplotlib and Pillow: pip install 'vqaudio[images]' (or pass --no-html)"
         ) from error

@@ -14,9 +14,9 @@ SPHINX = "pocketsphinx"
 class ReportConfig:
     """Of speech; the defaults take some minutes on two CPU cores."""
 
-    utterances: int = 200
+    max_utterances: int = 200
     """of a set, at most; the speakers in turns"""
-    spoken: int = 24
+    decoded_utterances: int = 24
     """utterances of a set that are spoken again, for voices, words and signal; the speakers in turns"""
     temperature: float = 1.0
     """of the draws when they are spoken: 1 as the model learned it, below 1 more careful, 0 no draw"""
@@ -24,16 +24,18 @@ class ReportConfig:
     """draw from so many of the likeliest classes; without it from all"""
     phone_classes: Literal["paper", "labels"] = "paper"
     """in which phones are scored: the paper's 41, or every label for itself"""
-    recogniser: str = SPHINX
+    asr: str = SPHINX
     """of words: pocketsphinx with the texts of the corpus, or one of the Hugging Face Hub (openai/whisper-small)"""
     only: tuple[Key, ...] = ()
     """questions to be asked; without it all"""
-    page: bool = True
+    html: bool = True
     """figures alone; without this flag a page is made of them, with audio and pictures"""
 
     def __post_init__(self) -> None:
-        if self.utterances < 1 or self.spoken < 1:
-            raise ValueError(f"utterances and spoken must be at least 1, got {self.utterances} and {self.spoken}")
+        if self.max_utterances < 1 or self.decoded_utterances < 1:
+            raise ValueError(
+                f"max_utterances and decoded_utterances must be at least 1, got {self.max_utterances} and {self.decoded_utterances}"
+            )
         if not 0 <= self.temperature < math.inf or (self.top_k is not None and self.top_k < 1):
             raise ValueError(
                 f"temperature must be 0 or more and top_k at least 1, got {self.temperature} and {self.top_k}"

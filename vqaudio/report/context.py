@@ -19,13 +19,13 @@ from vqaudio.data.manifest import Utterance
 from vqaudio.data.packed import pack
 from vqaudio.metrics.asr import Recogniser, SphinxRecogniser
 from vqaudio.metrics.bitrate import Bitrates, bitrates
-from vqaudio.metrics.conditioning_gap import Listening, listen
-from vqaudio.metrics.kmeans_baseline import MAX_FRAMES, FeatureKind, KMeansUnits, random_codes
+from vqaudio.metrics.conditioning_gap import ConditionedNLL, conditioned_nll
+from vqaudio.metrics.kmeans_baseline import MAX_FRAMES, FeatureKind, KMeansTokenizer, random_codes
 from vqaudio.metrics.phone_classes import Classes, fold
 from vqaudio.report.datasets import EvaluationSet, Wav, in_turns, spread
 from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.speech.prior import CodePrior
-from vqaudio.speech.synthesis import SpeakOptions
+from vqaudio.speech.synthesis import DecodeOptions
 from vqaudio.speech.tokens import Tokens
 from vqaudio.tokens.bulk import Source, tokenize_whole
 from vqaudio.tokens.chunks import CodeSequences
@@ -41,11 +41,11 @@ ENROLLED = 5  # utterances that a voice is known by
 SPARE = 2  # times as many frames as k-means takes are read for it, so that it draws them from more speech
 
 
-class UnansweredError(Exception):
+class NotApplicableError(Exception):
     """Why a question cannot be asked of a model on a set; the report says so in its place."""
 
 
-class Spoken(NamedTuple):
+class DecodedSpeech(NamedTuple):
     """Some utterances, as they are and as the decoder speaks them freely: lists of one length.
 
     Without another voice to speak in, the last two are empty.
@@ -59,19 +59,19 @@ class Spoken(NamedTuple):
 
 
 @dataclass
-class Subject:
+class EvaluationContext:
     """A model and a set, what both are compared with, and how much of the set is spoken again."""
 
     model: SpeechVQVAE
     set: EvaluationSet
-    learn_units: Callable[[], dict[str, KMeansUnits]]
+    fit_kmeans: Callable[[], dict[str, KMeansTokenizer]]
     """what `fit_units` gives, learned once for all sets"""
     enrolment: dict[str, list[Utterance]]
     """of the model's voices, utterances that are not judged here"""
     classes: Classes
     """in which phones are scored"""
     spoken_utterances: int
-    options: SpeakOptions
+    options: DecodeOptions
     seed: int
     recogniser: Callable[[Sequence[str]], Recogniser] = SphinxRecogniser
     """of words, made for the texts of the corpus"""
@@ -82,9 +82,9 @@ class Subject:
     """codes that bits are counted on"""
 
     @property
-    def units(self) -> dict[str, KMeansUnits]:
+    def kmeans(self) -> dict[str, KMeansTokenizer]:
         """Baselines by their names; none where there was no speech to learn them from."""
-        return self.learn_units()
+        return self.fit_kmeans()
 
     @cached_property
     def rows(self) -> list[TokenRow]:
@@ -95,9 +95,9 @@ class Subject:
     def codes(self) -> dict[str, list[Codes]]:
         """(N,) of every utterance, by the systems that made them."""
         ours = [row.tokens.codes.numpy() for row in self.rows]
-        found: dict[str, list[Codes]] = {name: [] for name in self.units}
+        found: dict[str, list[Codes]] = {name: [] for name in self.kmeans}
         for wav in map(self.set.wav, self.set.utterances if found else ()):
-            for name, units in self.units.items():
+            for name, units in self.kmeans.items():
                 found[name].append(units.encode(wav))
         return {OURS: ours, **found, CHANCE: random_codes(ours, self.model.codebook_size, self.seed)}
 
@@ -116,36 +116,38 @@ class Subject:
         """(N,) of one system -> the code vectors (N, D); None where codes are names only."""
         if system == OURS:
             return self.model.quantizer.decode(torch.from_numpy(codes)[None].to(self.model.device))[0].T.cpu().numpy()
-        return self.units[system].vectors[codes] if system in self.units else None
+        return self.kmeans[system].vectors[codes] if system in self.kmeans else None
 
     @cached_property
-    def heard(self) -> Listening:
+    def nll(self) -> ConditionedNLL:
         """As many crops of half a second as there are utterances, at least 32, the speakers in turns."""
         model, own = self.model, self.set.utterances
         self._check_speaks()
         known = [u for u in own if u.speaker in model.speakers] if model.speakers else own
         if not known:
-            raise UnansweredError("the model knows none of the speakers, so that its decoder has no voice for them")
+            raise NotApplicableError("the model knows none of the speakers, so that its decoder has no voice for them")
         batches = max(2, -(-len(known) // CROPS_AT_ONCE))
         with tempfile.TemporaryDirectory() as folder:
             speech = pack(known, Path(folder) / "packed", model.sample_rate, model.speakers or None)
             crops = validation_batches(
-                speech, CROP_SAMPLES, CROPS_AT_ONCE, batches, self.seed, num_classes=model.cfg.decoder.classes
+                speech, CROP_SAMPLES, CROPS_AT_ONCE, batches, self.seed, num_classes=model.cfg.decoder.num_classes
             )
-            return listen(model, crops)
+            return conditioned_nll(model, crops)
 
     @cached_property
-    def spoken(self) -> Spoken:
+    def decoded(self) -> DecodedSpeech:
         """The speakers in turns; each in its own voice and, if there is one, in another.
 
         Raises UnansweredError where the model has no voice for them.
         """
         self._check_speaks()
         if not self.model.speakers:
-            raise UnansweredError("the model has no speakers: it speaks in nobody's voice")
+            raise NotApplicableError("the model has no speakers: it speaks in nobody's voice")
         known = [i for i, u in enumerate(self.set.utterances) if u.speaker in self.model.speakers]
         if not known:
-            raise UnansweredError("the model knows none of the speakers: it cannot say what they said in their voices")
+            raise NotApplicableError(
+                "the model knows none of the speakers: it cannot say what they said in their voices"
+            )
         chosen = spread(known, self.spoken_utterances, lambda i: self.set.utterances[i].speaker)
         utterances = [self.set.utterances[i] for i in chosen]
         tokens = [self.rows[i].tokens for i in chosen]
@@ -156,7 +158,7 @@ class Subject:
                 targets.append(others[turn % len(others)])  # all of them in turns
         if len(targets) < len(utterances):
             targets = []
-        return Spoken(
+        return DecodedSpeech(
             utterances,
             [self.set.wav(u) for u in utterances],
             self._speak(tokens, [u.speaker for u in utterances]),
@@ -165,8 +167,8 @@ class Subject:
         )
 
     def _check_speaks(self) -> None:
-        if self.model.cfg.learn == "codes":
-            raise UnansweredError("the model has learned codes alone: its decoder cannot say anything yet")
+        if self.model.cfg.stage == "codes":
+            raise NotApplicableError("the model has learned codes alone: its decoder cannot say anything yet")
 
     def _speak(self, tokens: Sequence[Tokens], voices: Sequence[str]) -> list[Wav]:
         spoken = []
@@ -185,7 +187,7 @@ def enrolment(sets: Sequence[EvaluationSet], speakers: Sequence[str]) -> dict[st
     return found
 
 
-def fit_units(sets: Sequence[EvaluationSet], model: SpeechVQVAE, seed: int) -> dict[str, KMeansUnits]:
+def fit_units(sets: Sequence[EvaluationSet], model: SpeechVQVAE, seed: int) -> dict[str, KMeansTokenizer]:
     """K-means with the model's number of codes at its frame rate, on training utterances of all sets together."""
     every = [(one, u) for one in sets for u in one.training]
     enough, seconds = MAX_FRAMES * SPARE * model.hop / model.sample_rate, 0.0
@@ -199,6 +201,6 @@ def fit_units(sets: Sequence[EvaluationSet], model: SpeechVQVAE, seed: int) -> d
     if sum(-(-len(wav) // hop) for wav in wavs) < codes:
         return {}
     return {
-        name: KMeansUnits.fit(wavs, sample_rate=rate, hop=hop, codes=codes, features=kind, seed=seed)
+        name: KMeansTokenizer.fit(wavs, sample_rate=rate, hop=hop, codes=codes, features=kind, seed=seed)
         for name, kind in UNITS.items()
     }

@@ -17,7 +17,7 @@ from vqaudio.metrics.conditioning_gap import summary
 from vqaudio.metrics.confidence import Estimate
 from vqaudio.report.assets import AUDIO, PICTURES, check_drawing
 from vqaudio.report.config import SPHINX, ReportConfig
-from vqaudio.report.context import Subject, UnansweredError, enrolment, fit_units
+from vqaudio.report.context import EvaluationContext, NotApplicableError, enrolment, fit_units
 from vqaudio.report.datasets import open_sets
 from vqaudio.report.meanings import meanings
 from vqaudio.report.page import INDEX, write_page
@@ -27,11 +27,11 @@ from vqaudio.report.summary import sentences
 from vqaudio.report.tasks import QUESTIONS, SPEAKING, Question, check_features
 from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.speech.prior import CodePrior
-from vqaudio.speech.synthesis import SpeakOptions
+from vqaudio.speech.synthesis import DecodeOptions
 from vqaudio.tokens.chunks import sequences
 from vqaudio.tokens.files import read_tokens
 from vqaudio.tokens.sampling import check_prior
-from vqaudio.training.health import NO_WAITING, judge
+from vqaudio.training.health import TRAINED, judge
 
 FIGURES = "figures.json"
 
@@ -91,11 +91,11 @@ def evaluate_speech(
     """
     if prior is not None:
         check_prior(prior, model)
-    if cfg.page:
+    if cfg.html:
         check_drawing()
     asked = [question for question in QUESTIONS if not cfg.only or question.key in cfg.only]
     keys = {question.key for question in asked}
-    sets = [one.limited(cfg.utterances) for one in open_sets(data, phones, model.sample_rate)]
+    sets = [one.limited(cfg.max_utterances) for one in open_sets(data, phones, model.sample_rate)]
     check_features(features, [id for one in sets for id in one.alignments])
     check_out(out, [FIGURES, INDEX], overwrite)
     known = prior.cfg.speakers if prior is not None else ()
@@ -103,16 +103,16 @@ def evaluate_speech(
     if training is not None:
         counted = sequences(read_tokens(training), known, model.codebook_size, model.fingerprint)
     units, enrolled = functools.cache(lambda: fit_units(sets, model, seed)), enrolment(sets, model.speakers)
-    recogniser = _recogniser(cfg.recogniser) if "words" in keys else SphinxRecogniser
-    options: SpeakOptions = {"temperature": cfg.temperature, "top_k": cfg.top_k, "precision": precision, "seed": seed}
+    recogniser = _recogniser(cfg.asr) if "words" in keys else SphinxRecogniser
+    options: DecodeOptions = {"temperature": cfg.temperature, "top_k": cfg.top_k, "precision": precision, "seed": seed}
     subjects = [
-        Subject(
+        EvaluationContext(
             model,
             one,
             units,
             enrolled,
             classes="paper" if cfg.phone_classes == "paper" else "as they are",
-            spoken_utterances=cfg.spoken,
+            spoken_utterances=cfg.decoded_utterances,
             options=options,
             seed=seed,
             recogniser=recogniser,
@@ -129,14 +129,14 @@ def evaluate_speech(
     if "bits" in keys:
         facts["rates"] = {subject.set.name: _rates(subject.rates) for subject in subjects}
     _clear(out)
-    if cfg.page:
+    if cfg.html:
         write_page(facts | show(subjects, out, spoken=bool(keys & SPEAKING)), out, overwrite=overwrite)
     save_json(out / FIGURES, facts, overwrite=overwrite)
     return report
 
 
 def _ask(
-    subjects: Sequence[Subject], asked: Sequence[Question], progress: Callable[[Sequence[Any]], Iterable[Any]]
+    subjects: Sequence[EvaluationContext], asked: Sequence[Question], progress: Callable[[Sequence[Any]], Iterable[Any]]
 ) -> Report:
     """What cannot be asked of a set is told with its reason, and the rest goes on."""
     report = Report()
@@ -145,7 +145,7 @@ def _ask(
             for system, found in question.answer(subject):
                 report.figures += [Figure(question.key, subject.set.name, system, *item) for item in found.items()]
         # too little speech, phones or words (ValueError), or an extra that is not installed
-        except (UnansweredError, ValueError, ModuleNotFoundError) as error:
+        except (NotApplicableError, ValueError, ModuleNotFoundError) as error:
             report.missing.append({"question": question.key, "set": subject.set.name, "why": str(error)})
     if any(question.key == "listening" for question in asked):
         report.verdict = _verdict(subjects)
@@ -169,18 +169,18 @@ def _recogniser(name: str) -> Callable[[Sequence[str]], Recogniser]:
     return lambda texts: fetched
 
 
-def _verdict(subjects: Sequence[Subject]) -> str:
+def _verdict(subjects: Sequence[EvaluationContext]) -> str:
     """Of the first set whose speakers the model knows."""
     reason = ""
     for subject in subjects:
         try:
-            return str(judge(summary(subject.heard), 0, NO_WAITING))
-        except UnansweredError as error:
+            return str(judge(summary(subject.nll), 0, TRAINED))
+        except NotApplicableError as error:
             reason = str(error)
     return f"not told: {reason}"
 
 
-def _plain(report: Report, model: SpeechVQVAE, name: str, subjects: Sequence[Subject]) -> dict[str, Any]:
+def _plain(report: Report, model: SpeechVQVAE, name: str, subjects: Sequence[EvaluationContext]) -> dict[str, Any]:
     """As JSON holds it; the same input gives the same."""
     return {
         "title": f"What the tokens of {name or 'a model'} know",

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from vqaudio.report.assets import clip, code_exhibits, timeline
-from vqaudio.report.context import Subject, UnansweredError
+from vqaudio.report.context import EvaluationContext, NotApplicableError
 from vqaudio.report.datasets import spread
 
 TIMELINES, LISTENED, AUDIBLE = 6, 8, 40  # utterances of each set: over time, spoken again, heard as snippets of codes
 
 
-def show(subjects: Sequence[Subject], folder: Path, *, spoken: bool) -> dict[str, Any]:
+def show(subjects: Sequence[EvaluationContext], folder: Path, *, spoken: bool) -> dict[str, Any]:
     """Exhibits of all sets together, audio and pictures in `folder`; what `write_page` has beside the figures.
 
     spoken: whether what the decoder says is among them.
@@ -34,7 +34,7 @@ def show(subjects: Sequence[Subject], folder: Path, *, spoken: bool) -> dict[str
     }
 
 
-def _timelines(subject: Subject, folder: Path) -> list[dict[str, Any]]:
+def _timelines(subject: EvaluationContext, folder: Path) -> list[dict[str, Any]]:
     own = subject.set
     aligned = [u for u in own.utterances if u.id in subject.alignments] or own.utterances
     rows = {row.id: row for row in subject.rows}
@@ -44,11 +44,11 @@ def _timelines(subject: Subject, folder: Path) -> list[dict[str, Any]]:
     ]
 
 
-def _audio(subject: Subject, folder: Path) -> list[dict[str, Any]]:
+def _audio(subject: EvaluationContext, folder: Path) -> list[dict[str, Any]]:
     """Originals beside what the decoder made of them; of a set that it has no voices for, nothing."""
     try:
-        spoken = subject.spoken
-    except UnansweredError:
+        spoken = subject.decoded
+    except NotApplicableError:
         return []
     rate = subject.model.sample_rate
     chosen = spread(range(len(spoken.utterances)), LISTENED, lambda i: spoken.utterances[i].speaker)

@@ -24,9 +24,17 @@ from vqaudio.metrics.robustness import missing_codings, stability_figures
 from vqaudio.metrics.signal import signal_figures
 from vqaudio.metrics.speaker_probe import speaker_probe_figures
 from vqaudio.metrics.speaker_verification import SpeakerVerifier
-from vqaudio.metrics.voice_conversion import conversion_figures
+from vqaudio.metrics.voice_conversion import voice_conversion_metrics
 from vqaudio.metrics.wer import word_figures
-from vqaudio.report.context import CHANCE, CONVERSION, ORIGINAL, OURS, RECONSTRUCTION, Subject, UnansweredError
+from vqaudio.report.context import (
+    CHANCE,
+    CONVERSION,
+    ORIGINAL,
+    OURS,
+    RECONSTRUCTION,
+    EvaluationContext,
+    NotApplicableError,
+)
 from vqaudio.report.datasets import Wav, spread
 
 Figures = dict[str, Estimate]
@@ -41,18 +49,20 @@ class Question(NamedTuple):
     key: str
     title: str
     asks: str
-    answer: Callable[[Subject], Answers]
+    answer: Callable[[EvaluationContext], Answers]
 
 
-def listening(subject: Subject) -> Answers:
-    yield OURS, estimates(subject.heard)
+def listening(subject: EvaluationContext) -> Answers:
+    yield OURS, estimates(subject.nll)
 
 
-def phones(subject: Subject) -> Answers:
+def phones(subject: EvaluationContext) -> Answers:
     chosen = _aligned(subject)
     own = [subject.set.utterances[i] for i in chosen]
     if len({u.speaker for u in own}) < 2:
-        raise UnansweredError("what codes mean is learned from half of the speakers and asked of the others; here is 1")
+        raise NotApplicableError(
+            "what codes mean is learned from half of the speakers and asked of the others; here is 1"
+        )
     for system, codes in subject.codes.items():
         yield (
             system,
@@ -68,7 +78,7 @@ def phones(subject: Subject) -> Answers:
         )
 
 
-def abx(subject: Subject) -> Answers:
+def abx(subject: EvaluationContext) -> Answers:
     chosen = _aligned(subject)
     ids = [subject.set.utterances[i].id for i in chosen]
     speakers = {subject.set.utterances[i].id: subject.set.utterances[i].speaker for i in chosen}
@@ -94,7 +104,7 @@ def abx(subject: Subject) -> Answers:
             yield folder.name, figures(load_features(folder, ids))
 
 
-def codes(subject: Subject) -> Answers:
+def codes(subject: EvaluationContext) -> Answers:
     for system, own in subject.codes.items():
         yield (
             system,
@@ -102,26 +112,26 @@ def codes(subject: Subject) -> Answers:
         )
 
 
-def bits(subject: Subject) -> Answers:
+def bits(subject: EvaluationContext) -> Answers:
     count, found = len(subject.rows), subject.rates.overall
     yield OURS, {name: Estimate(rate.bits_per_second, rate.low, rate.high, count) for name, rate in found.items()}
 
 
-def stability(subject: Subject) -> Answers:
+def stability(subject: EvaluationContext) -> Answers:
     chosen = spread(subject.set.utterances, STABILITY_UTTERANCES, lambda u: u.speaker)
     model = subject.model
     wavs = [wav for wav in map(subject.set.wav, chosen) if len(wav) > 2 * model.hop]
     if not wavs:
-        raise UnansweredError("no utterance is longer than two codes")
+        raise NotApplicableError("no utterance is longer than two codes")
     makers = {OURS: lambda wav: model.tokenize(wav).codes.numpy()}
-    makers |= {name: units.encode for name, units in subject.units.items()}
+    makers |= {name: units.encode for name, units in subject.kmeans.items()}
     for system, tokenize in makers.items():
         yield system, stability_figures(tokenize, wavs, sample_rate=model.sample_rate, hop=model.hop, seed=subject.seed)
     if missing := missing_codings(model.sample_rate):
-        raise UnansweredError("; ".join(f"{coding}: {why}" for coding, why in missing.items()))
+        raise NotApplicableError("; ".join(f"{coding}: {why}" for coding, why in missing.items()))
 
 
-def speaker(subject: Subject) -> Answers:
+def speaker(subject: EvaluationContext) -> Answers:
     turns: dict[str, int] = {}
     chosen = []
     for i, u in enumerate(subject.set.utterances):
@@ -129,7 +139,7 @@ def speaker(subject: Subject) -> Answers:
         if turns[u.speaker] <= MOST_OF_A_SPEAKER:  # or the one with the most would decide what chance is
             chosen.append(i)
     if sum(count > 1 for count in turns.values()) < 2:
-        raise UnansweredError(
+        raise NotApplicableError(
             "a probe learns a speaker from one utterance and is asked of another: it needs 2 speakers with 2 utterances"
         )
     rate, size = subject.model.frame_rate, subject.model.codebook_size
@@ -141,19 +151,19 @@ def speaker(subject: Subject) -> Answers:
         yield system, speaker_probe_figures(own, names, codebook_size=size, frame_rate=rate, seed=subject.seed)
 
 
-def conversion(subject: Subject) -> Answers:
-    spoken, rate = subject.spoken, subject.model.sample_rate
+def conversion(subject: EvaluationContext) -> Answers:
+    spoken, rate = subject.decoded, subject.model.sample_rate
     if not spoken.targets:
-        raise UnansweredError("there is no other voice to convert to, of which training utterances are at hand")
+        raise NotApplicableError("there is no other voice to convert to, of which training utterances are at hand")
     needed = {*spoken.targets, *(u.speaker for u in spoken.utterances)}
     if short := sorted(name for name in needed if len(subject.enrolment.get(name, ())) < 2):
-        raise UnansweredError(
+        raise NotApplicableError(
             f"a voice is known by 2 or more training utterances, which {', '.join(short[:8])} lacks; evaluate a folder "
             "of vqaudio prepare, whose train.jsonl has them"
         )
     enrolled = {name: [subject.set.wav(u) for u in own] for name, own in subject.enrolment.items() if len(own) > 1}
     sources = [u.speaker for u in spoken.utterances]
-    found = conversion_figures(
+    found = voice_conversion_metrics(
         [*spoken.reconstructions, *spoken.conversions],
         sources * 2,
         sources + spoken.targets,
@@ -168,11 +178,11 @@ def conversion(subject: Subject) -> Answers:
     yield ORIGINAL, {name: of_real for name, of_real in found.items() if name not in own | other}
 
 
-def words(subject: Subject) -> Answers:
-    spoken = subject.spoken
+def words(subject: EvaluationContext) -> Answers:
+    spoken = subject.decoded
     told = [i for i, u in enumerate(spoken.utterances) if words_of(u.text or "")]
     if not told:
-        raise UnansweredError("no utterance that is spoken again has its text")
+        raise NotApplicableError("no utterance that is spoken again has its text")
     texts = [spoken.utterances[i].text or "" for i in told]
     every = [u.text for u in (*subject.set.utterances, *subject.set.training) if u.text]
     recogniser = subject.recogniser(every)
@@ -181,8 +191,8 @@ def words(subject: Subject) -> Answers:
         yield audio, word_figures(texts, list(heard))
 
 
-def signal(subject: Subject) -> Answers:
-    spoken, rate = subject.spoken, subject.model.sample_rate
+def signal(subject: EvaluationContext) -> Answers:
+    spoken, rate = subject.decoded, subject.model.sample_rate
     left_out: list[str] = []
     names = [u.id for u in spoken.utterances]
     yield (
@@ -190,11 +200,11 @@ def signal(subject: Subject) -> Answers:
         signal_figures(spoken.originals, spoken.reconstructions, rate, names=names, left_out=left_out),
     )
     if left_out:
-        raise UnansweredError("; ".join(left_out))
+        raise NotApplicableError("; ".join(left_out))
 
 
-def _audio(subject: Subject) -> dict[str, list[Wav]]:
-    spoken = subject.spoken
+def _audio(subject: EvaluationContext) -> dict[str, list[Wav]]:
+    spoken = subject.decoded
     converted = {CONVERSION: spoken.conversions} if spoken.targets else {}
     return {ORIGINAL: spoken.originals, RECONSTRUCTION: spoken.reconstructions, **converted}
 
@@ -208,10 +218,10 @@ def check_features(folders: Sequence[Path], ids: Sequence[str]) -> None:
             )
 
 
-def _aligned(subject: Subject) -> Sequence[int]:
+def _aligned(subject: EvaluationContext) -> Sequence[int]:
     chosen = [i for i, u in enumerate(subject.set.utterances) if u.id in subject.set.alignments]
     if not chosen:
-        raise UnansweredError(NEEDS_PHONES)
+        raise NotApplicableError(NEEDS_PHONES)
     return chosen
 
 

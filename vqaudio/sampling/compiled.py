@@ -27,14 +27,14 @@ def open_compiled(
 def shape_of(cfg: WaveNetConfig) -> WaveNetShape:
     """The sizes that the kernels want to know."""
     return WaveNetShape(
-        classes=cfg.classes,
+        classes=cfg.num_classes,
         kernel_size=cfg.kernel_size,
-        residual=cfg.residual,
-        skip=cfg.skip,
+        residual=cfg.residual_channels,
+        skip=cfg.skip_channels,
         hop=cfg.hop,
-        condition=cfg.condition,
-        speakers=cfg.speakers,
-        hidden=cfg.hidden,
+        condition=cfg.cond_dim,
+        speakers=cfg.num_speakers,
+        hidden=cfg.cond_hidden_channels,
         dilations=cfg.dilations,
     )
 
@@ -43,7 +43,7 @@ def weights_of(net: WaveNet) -> dict[str, Tensor]:
     """The weights by the kernels' names, layers stacked."""
     convs = cast(list[CausalConv1d], list(net.dilated))
     residual = cast(list[nn.Linear], list(net.residual))
-    r = net.cfg.residual
+    r = net.cfg.residual_channels
     weights = {
         "embed": net.embed.weight,
         "dilated_weight": torch.stack([conv.weight for conv in convs]),

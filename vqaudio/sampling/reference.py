@@ -73,8 +73,10 @@ def check_prompt(net: WaveNet, prompt: Tensor | None, streams: int) -> None:
         raise ValueError("a prompt is for a net without local conditioning, whose codes would have to come with it")
     if prompt.ndim != 2 or len(prompt) != streams or not prompt.shape[1]:
         raise ValueError(f"prompt must be ({streams}, P) with P at least 1, got {tuple(prompt.shape)}")
-    if not 0 <= int(prompt.min()) <= int(prompt.max()) < net.cfg.classes:
-        raise ValueError(f"prompt must lie in 0..{net.cfg.classes - 1}, got {int(prompt.min())}..{int(prompt.max())}")
+    if not 0 <= int(prompt.min()) <= int(prompt.max()) < net.cfg.num_classes:
+        raise ValueError(
+            f"prompt must lie in 0..{net.cfg.num_classes - 1}, got {int(prompt.min())}..{int(prompt.max())}"
+        )
 
 
 def count_streams(cond: Tensor | None, voice: Tensor | None, streams: int) -> int:

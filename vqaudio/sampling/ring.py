@@ -32,7 +32,7 @@ class RingStreams:
     def __init__(self, net: WaveNet, speaker: Tensor | None, streams: int):
         """speaker (B,), or None for a net without."""
         cfg, like = net.cfg, net.out.weight
-        r = cfg.residual
+        r = cfg.residual_channels
         half = torch.cat([torch.ones(r), torch.full((r,), 0.5)]).to(like)  # of the sigmoid's argument
         convs = cast(list[CausalConv1d], list(net.dilated))
         taps = torch.stack([conv.weight for conv in convs]) * half[:, None, None]  # (L, 2R, R, kernel)
@@ -102,7 +102,7 @@ class RingStreams:
 
     def step(self, before: Tensor) -> Tensor:
         """The classes of the step before, (B,) int64 (`net.start` at first) -> logits (B, Q)."""
-        net, r, last = self.net, self.net.cfg.residual, self.net.cfg.layers - 1
+        net, r, last = self.net, self.net.cfg.residual_channels, self.net.cfg.layers - 1
         slots = (self.time + self.offsets) % self.lengths[:, None]  # (L, P)
         past = rearrange(self.ring[self.layers[:, None], slots], "l p b r -> l b (p r)")
         pre = torch.baddbmm(self.bias, past, self.past_weight)  # (L, B, 2R)

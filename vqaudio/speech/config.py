@@ -15,8 +15,17 @@ from vqaudio.nn.wavenet import WaveNetConfig
 
 CODE_PARTS = ("encoder", "normalizer", "quantizer")  # of a SpeechVQVAE: those that make the codes
 # what decides the codes, by name: a field that a later version adds must not rename the models that are there
-ENCODER_FACTS = ("strides", "channels", "dilations", "kernel_size", "width", "lookahead", "gain")
-FRONT_FACTS = ("bands", "hop", "window", "lowest", "highest")
+# (the names on the left are those of format 1, which fingerprints keep)
+ENCODER_FACTS = {
+    "strides": "strides",
+    "channels": "channels",
+    "dilations": "dilations",
+    "kernel_size": "kernel_size",
+    "width": "dim",
+    "lookahead": "lookahead",
+    "gain": "input_gain",
+}
+FRONT_FACTS = {"bands": "n_mels", "hop": "hop_length", "window": "win_length", "lowest": "f_min", "highest": "f_max"}
 
 
 @dataclass(frozen=True)
@@ -37,12 +46,12 @@ class SpeechVQVAEConfig:
     """a causal network between the codes and the decoder"""
     spectrum: LogMelConfig = field(default_factory=LogMelConfig)
     """log-mel spectra that the context is asked for too, in training; without bands it is not"""
-    spectrum_weight: float = 3.0
+    spectrum_loss_weight: float = 3.0
     """of the mean squared error of those, whose variance is about 1, in the loss"""
-    learn: Literal["all", "codes", "speech"] = "all"
-    """codes: all but the decoder, from the spectrum alone, which takes minutes; speech: the decoder and its context,
-    with the codes as they are"""
-    jitter: float = 0.0
+    stage: Literal["joint", "codes", "decoder"] = "joint"
+    """what is trained. joint: everything; codes: everything but the decoder, by the log-mel loss alone, which takes
+    minutes; decoder: the decoder and its context, with encoder and codebook frozen"""
+    time_jitter: float = 0.0
     """share of the frames that the decoder hears from a neighbour instead, in training"""
 
     def __post_init__(self) -> None:
@@ -50,33 +59,31 @@ class SpeechVQVAEConfig:
             raise ValueError(f"speakers must be different names, got {self.speakers}")
         if self.sample_rate < 1:
             raise ValueError(f"sample_rate must be at least 1 Hz, got {self.sample_rate}")
-        if self.quantizer.width != self.encoder.width:
-            raise ValueError(
-                f"quantizer.width ({self.quantizer.width}) must be encoder.width ({self.encoder.width}); set both"
-            )
-        if not 0 <= self.jitter <= 1:
-            raise ValueError(f"jitter must lie in [0, 1], a share of the frames, got {self.jitter}")
-        asked = bool(self.spectrum.bands)
-        if asked and (not self.context.dilations or self.encoder.hop % self.spectrum.hop or self.spectrum.warp):
+        if self.quantizer.dim != self.encoder.dim:
+            raise ValueError(f"quantizer.dim ({self.quantizer.dim}) must be encoder.dim ({self.encoder.dim}); set both")
+        if not 0 <= self.time_jitter <= 1:
+            raise ValueError(f"time_jitter must lie in [0, 1], a share of the frames, got {self.time_jitter}")
+        asked = bool(self.spectrum.n_mels)
+        if asked and (not self.context.dilations or self.encoder.hop % self.spectrum.hop_length or self.spectrum.warp):
             raise ValueError(
                 "a spectrum is asked of a context (context.dilations), at a hop that divides the encoder's "
                 f"({self.encoder.hop} samples) and without a warp, got {self.context}, {self.spectrum}"
             )
-        if not 0 < self.spectrum_weight < math.inf:
-            raise ValueError(f"spectrum_weight must be a finite number above 0, got {self.spectrum_weight}")
-        if self.learn not in ("all", "codes", "speech"):
-            raise ValueError(f"learn must be 'all', 'codes' or 'speech', got {self.learn!r}")
-        if self.learn == "codes" and not asked:
-            raise ValueError("codes learn from a spectrum alone: set spectrum.bands, or learn: all")
-        width = self.context.channels if self.context.dilations else self.encoder.width
-        follows = {"hop": self.encoder.hop, "condition": width, "speakers": len(self.speakers)}
+        if not 0 < self.spectrum_loss_weight < math.inf:
+            raise ValueError(f"spectrum_loss_weight must be a finite number above 0, got {self.spectrum_loss_weight}")
+        if self.stage not in ("joint", "codes", "decoder"):
+            raise ValueError(f"stage must be 'joint', 'codes' or 'decoder', got {self.stage!r}")
+        if self.stage == "codes" and not asked:
+            raise ValueError("stage: codes trains by the log-mel loss alone: set spectrum.n_mels, or stage: joint")
+        width = self.context.channels if self.context.dilations else self.encoder.dim
+        follows = {"hop": self.encoder.hop, "cond_dim": width, "num_speakers": len(self.speakers)}
         object.__setattr__(self, "decoder", replace(self.decoder, **follows))
 
     def facts_of_codes(self) -> dict[str, Any]:
         """What decides the codes beside the weights, for the fingerprint."""
-        facts = {name: getattr(self.encoder, name) for name in ENCODER_FACTS}
-        facts |= {"sample_rate": self.sample_rate, "normalizer": self.normalizer, "codes": self.quantizer.codes}
+        facts = {fact: getattr(self.encoder, name) for fact, name in ENCODER_FACTS.items()}
+        facts |= {"sample_rate": self.sample_rate, "normalizer": self.normalizer, "codes": self.quantizer.codebook_size}
         facts |= {"unit_norm": True} if self.quantizer.unit_norm else {}  # later fields, as above
-        if self.encoder.front.bands:
-            facts["front"] = {name: getattr(self.encoder.front, name) for name in FRONT_FACTS}
+        if self.encoder.frontend.n_mels:
+            facts["front"] = {fact: getattr(self.encoder.frontend, name) for fact, name in FRONT_FACTS.items()}
         return facts

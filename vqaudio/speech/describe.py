@@ -22,7 +22,7 @@ def model_facts(model: SpeechVQVAE) -> dict[str, str]:
         "encoder": f"{millions(model.encoder)} parameters",
         **({"context": f"{millions(model.context)} parameters"} if model.context else {}),
         "decoder": f"{millions(model.decoder)} parameters",
-        "codebook": f"{model.codebook_size} codes of width {encoder.width}",
+        "codebook": f"{model.codebook_size} codes of width {encoder.dim}",
         "sample rate": f"{model.sample_rate} Hz",
         "hop": f"{samples(model.hop)}, {model.frame_rate:g} tokens per second",
         "bits": bits_per_second(model),
@@ -31,7 +31,7 @@ def model_facts(model: SpeechVQVAE) -> dict[str, str]:
         "encoder sees": f"{samples(encoder.receptive_field)}, look-ahead included",
         "decoder sees": samples(decoder.receptive_field),
         "speakers": f"{len(model.speakers)}: {', '.join(model.speakers)}" if model.speakers else "none",
-        **({"speaks": "not yet, it has learned codes alone (learn: codes)"} if model.cfg.learn == "codes" else {}),
+        **({"decoder trained": "no (stage: codes)"} if model.cfg.stage == "codes" else {}),
     }
 
 
@@ -42,7 +42,7 @@ def prior_facts(model: CodePrior) -> dict[str, str]:
         "model": type(model).__name__,
         "parameters": millions(model),
         "fingerprint": model.fingerprint,
-        "codes": f"{cfg.net.classes}, {cfg.frame_rate:g} per second, by model {cfg.model}",
+        "codes": f"{cfg.net.num_classes}, {cfg.frame_rate:g} per second, by model {cfg.model}",
         "sees": f"{sees} codes, {sees / cfg.frame_rate:.2f} s",
         "speakers": f"{len(cfg.speakers)}: {', '.join(cfg.speakers)}" if cfg.speakers else "none",
     }

@@ -26,9 +26,9 @@ from vqaudio.data.crops import Batch, CropConfig, SpeechCrops, validation_batche
 from vqaudio.data.packed import PackedSpeech, pack
 from vqaudio.nn.wavenet import WaveNet
 from vqaudio.speech.enroll_config import AdaptConfig
-from vqaudio.speech.enroll_data import Newcomers
+from vqaudio.speech.enroll_data import NewSpeakers
 from vqaudio.speech.model import SpeechVQVAE
-from vqaudio.speech.speaker_bits import bits_by_voice, heard_codes
+from vqaudio.speech.speaker_bits import bits_by_speaker, quantized_codes
 from vqaudio.speech.speakers import check_new_names, with_speakers
 from vqaudio.training import FitConfig, TrainingError, fit
 
@@ -36,7 +36,7 @@ HELD_OUT_CROPS, HELD_OUT_SAMPLES = 8, 8192  # of each new speaker: what the figu
 MOST_OTHERS = 16  # old voices that a new one is compared with; with more of them, these are spread evenly over the list
 
 
-class Voice(NamedTuple):
+class EnrolledSpeaker(NamedTuple):
     """A new speaker, and what the utterances that were held out cost in bits per sample, teacher-forced."""
 
     name: str
@@ -59,11 +59,11 @@ class Adapted(NamedTuple):
     """The new model, and what was learned."""
 
     model: SpeechVQVAE
-    voices: tuple[Voice, ...]
+    voices: tuple[EnrolledSpeaker, ...]
 
 
 def adapt(
-    model: SpeechVQVAE, speech: Newcomers, cfg: AdaptConfig | None = None, work: str | Path | None = None
+    model: SpeechVQVAE, speech: NewSpeakers, cfg: AdaptConfig | None = None, work: str | Path | None = None
 ) -> Adapted:
     """A copy of `model` that speaks as `speech`'s speakers too; the model itself is not touched.
 
@@ -72,7 +72,7 @@ def adapt(
     diverges, AudioError for audio that cannot be decoded. SIGINT and SIGTERM end it as they end `fit`.
     """
     cfg = cfg or AdaptConfig()
-    model.check_speaks()
+    model.check_decodes()
     if work is None:
         with tempfile.TemporaryDirectory() as temporary:
             return adapt(model, speech, cfg, temporary)
@@ -88,8 +88,8 @@ def adapt(
         trial.begin(grown, old)
     starts = [trial.held_out(grown, [trial.id])[0] for trial in trials]
 
-    crops = CropConfig(cfg.samples, cfg.batch, cfg.seed, speaker_balance=1.0)
-    loader = SpeechCrops(train, crops, grown.cfg.decoder.classes)
+    crops = CropConfig(cfg.crop_samples, cfg.batch_size, cfg.seed, speaker_balance=1.0)
+    loader = SpeechCrops(train, crops, grown.cfg.decoder.num_classes)
     _learn(Learner(grown), loader, cfg, cfg.lr, work / "voice")
     if cfg.decoder:
         _learn(Learner(grown, keep=len(old)), loader, cfg, cfg.decoder_lr, work / "decoder")
@@ -100,7 +100,7 @@ def adapt(
     for trial, mean, start in zip(trials, means, starts, strict=True):
         own, nearest, *rest = trial.held_out(grown, [trial.id, trial.nearest, *others])
         voices.append(
-            Voice(
+            EnrolledSpeaker(
                 grown.speakers[trial.id],
                 _seconds(train, trial.id),
                 min(_seconds(valid, trial.id), HELD_OUT_CROPS * HELD_OUT_SAMPLES / grown.sample_rate),
@@ -145,7 +145,7 @@ class Learner(nn.Module):
         self, wav: Tensor, target: Tensor, speaker: Tensor, lengths: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """As SpeechVQVAE's; the loss is the negative log-likelihood, and what old voices lose where they are kept."""
-        z_q = heard_codes(self.model, wav)
+        z_q = quantized_codes(self.model, wav)
         loss = self.model.nll(target, z_q, speaker, lengths)
         logs = {"bits_per_sample": loss.detach() / math.log(2)}
         if self.before is not None and self.keep is not None:
@@ -170,7 +170,9 @@ class Learner(nn.Module):
 def _learn(learner: Learner, loader: SpeechCrops, cfg: AdaptConfig, lr: float, run: Path) -> None:
     """`fit`, on the device that the model is on; its errors in words of this verb."""
     PartialState(cpu=learner.model.device.type == "cpu")  # or it would take a GPU that is there
-    short = FitConfig(steps=cfg.steps, lr=lr, warmup=10, average=0.95, log_every=50, save_every=200, keep=1)
+    short = FitConfig(
+        steps=cfg.steps, lr=lr, lr_warmup_steps=10, ema_decay=0.95, log_every=50, save_every=200, keep_checkpoints=1
+    )
     try:
         fit(learner, loader, replace(short, seed=cfg.seed), run, facts={"adapt": asdict(cfg)})
     except TrainingError as error:
@@ -189,15 +191,15 @@ class _Trial:
 
     @classmethod
     def of(cls, model: SpeechVQVAE, name: str, train: PackedSpeech, valid: PackedSpeech, cfg: AdaptConfig) -> _Trial:
-        id, classes = model.speaker_id(name), model.cfg.decoder.classes
-        some = validation_batches(_only(train, id), cfg.samples, HELD_OUT_CROPS, 1, num_classes=classes)
+        id, classes = model.speaker_id(name), model.cfg.decoder.num_classes
+        some = validation_batches(_only(train, id), cfg.crop_samples, HELD_OUT_CROPS, 1, num_classes=classes)
         held_out = validation_batches(_only(valid, id), HELD_OUT_SAMPLES, HELD_OUT_CROPS, 1, num_classes=classes)
         return cls(id, some, held_out)
 
     @torch.no_grad()
     def begin(self, model: SpeechVQVAE, old: Sequence[int]) -> None:
         """Its voice, the mean of the old ones so far, becomes the nearest of them where that says its speech better."""
-        bits = bits_by_voice(model, self.train, [*old, self.id])
+        bits = bits_by_speaker(model, self.train, [*old, self.id])
         self.nearest = min(old, key=bits.__getitem__)
         if bits[self.nearest] < bits[-1]:
             weight = _embedding(model)
@@ -205,7 +207,7 @@ class _Trial:
 
     def held_out(self, model: SpeechVQVAE, voices: Sequence[int]) -> list[float]:
         """Bits per sample of what was held out, said by each of `voices`."""
-        return bits_by_voice(model, self.valid, voices)
+        return bits_by_speaker(model, self.valid, voices)
 
 
 def _embedding(model: SpeechVQVAE) -> Tensor:

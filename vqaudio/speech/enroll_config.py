@@ -14,9 +14,9 @@ class AdaptConfig:
     """updates of the new voice; with --decoder as many of the decoder after them"""
     lr: float = 0.03
     """highest learning rate of the voice; a row of an embedding takes larger steps than a network"""
-    samples: int = 5120
+    crop_samples: int = 5120
     """length of a crop, in samples"""
-    batch: int = 4
+    batch_size: int = 4
     """crops per step"""
     decoder: bool = False
     """then train the decoder too: closer to the new speaker, but the old voices change a little"""
@@ -26,7 +26,7 @@ class AdaptConfig:
     """of the crops"""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "samples", "batch"):
+        for name in ("steps", "crop_samples", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not 0 <= self.seed < 2**63:

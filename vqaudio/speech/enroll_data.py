@@ -16,7 +16,7 @@ LEAST_SECONDS, LEAST_UTTERANCES = 5.0, 2  # of one speaker: with less there is n
 HELD_OUT = slice(4, None, 10)  # of a speaker's utterances in the order of their ids: the 5th, the 15th, ...
 
 
-class Newcomers(NamedTuple):
+class NewSpeakers(NamedTuple):
     """Their speech, each speaker in both parts."""
 
     train: list[Utterance]
@@ -29,7 +29,7 @@ class Newcomers(NamedTuple):
         return tuple(sorted({utterance.speaker for utterance in self.train}))
 
 
-def find_newcomers(root: str | Path, speaker: str | None = None) -> Newcomers:
+def find_new_speakers(root: str | Path, speaker: str | None = None) -> NewSpeakers:
     """What `root` holds of one speaker, or of several.
 
     A folder with train.jsonl (and valid.jsonl), as `vqaudio prepare` writes them: whom it names. Another folder: all
@@ -52,7 +52,7 @@ def find_newcomers(root: str | Path, speaker: str | None = None) -> Newcomers:
         valid = read_manifest(root / VALID) if (root / VALID).is_file() else []
     else:
         train, valid = _of_one_speaker(root, speaker, failures), []
-    return Newcomers(*_divide(train, valid, root), tuple(failures))
+    return NewSpeakers(*_divide(train, valid, root), tuple(failures))
 
 
 def _of_one_speaker(folder: Path, speaker: str | None, failures: Failures) -> list[Utterance]:

@@ -17,7 +17,7 @@ from vqaudio.checkpoint import save_model
 from vqaudio.fingerprint import fingerprint
 from vqaudio.speech.enroll import Adapted, adapt
 from vqaudio.speech.enroll_config import AdaptConfig
-from vqaudio.speech.enroll_data import Newcomers
+from vqaudio.speech.enroll_data import NewSpeakers
 from vqaudio.speech.model import SpeechVQVAE
 
 SETTINGS = "settings.json"
@@ -38,7 +38,7 @@ def check_target(out: Path, *, overwrite: bool) -> None:
 
 
 def adapt_to(
-    out: Path, model: SpeechVQVAE, speech: Newcomers, cfg: AdaptConfig | None = None, *, overwrite: bool = False
+    out: Path, model: SpeechVQVAE, speech: NewSpeakers, cfg: AdaptConfig | None = None, *, overwrite: bool = False
 ) -> Adapted:
     """`adapt`, and the new model put in `out` by renaming: whole, with `overwrite` in place of a model that is there.
 
@@ -57,7 +57,7 @@ def adapt_to(
 
 
 @contextmanager
-def _work_beside(out: Path, model: SpeechVQVAE, speech: Newcomers, cfg: AdaptConfig) -> Iterator[Path]:
+def _work_beside(out: Path, model: SpeechVQVAE, speech: NewSpeakers, cfg: AdaptConfig) -> Iterator[Path]:
     """A folder .NAME.adapting for the time of a run; it goes when the block ends or fails.
 
     It stays where the run was interrupted (a signal, a kill), and is handed out again to the same model, speech and
@@ -88,7 +88,7 @@ def _work_beside(out: Path, model: SpeechVQVAE, speech: Newcomers, cfg: AdaptCon
         lock.release()
 
 
-def _settings(model: SpeechVQVAE, speech: Newcomers, cfg: AdaptConfig) -> str:
+def _settings(model: SpeechVQVAE, speech: NewSpeakers, cfg: AdaptConfig) -> str:
     """All that must be the same for a run to continue."""
     facts: dict[str, Any] = {"config": asdict(cfg), "model": fingerprint({}, model.state_dict())}
     for name, utterances in (("train", speech.train), ("valid", speech.valid)):

@@ -17,9 +17,9 @@ def init_from(model: SpeechVQVAE, names: Sequence[str | Path]) -> dict[str | Pat
     """Gives `model` the weights of others, named as `load_model` takes them, wherever name and shape agree.
 
     Of two that agree, the later one's. What makes the codes (encoder, normalizer, quantizer) is taken whole or not at
-    all, voices by their names, and of a decoder that has learned nothing (learn: codes) its voices alone. Returns, for
+    all, voices by their names, and of a decoder that has learned nothing (stage: codes) its voices alone. Returns, for
     each of them, the names of the weights that it did not give. Raises ModelError where one gives nothing, and where
-    `model` is to keep its codes (learn: speech) but they are those of none of the others, or what has learned to read
+    `model` is to keep its codes (stage: decoder) but they are those of none of the others, or what has learned to read
     them (the context) would be lost.
     """
     left, fingerprints = {}, set[str]()
@@ -29,16 +29,16 @@ def init_from(model: SpeechVQVAE, names: Sequence[str | Path]) -> dict[str | Pat
         if not given:
             raise ModelError(f"no weight of {name} has the name and shape of one that is to be trained")
         read_by = {key for key in other.state_dict() if key.startswith("context.")}
-        if model.cfg.learn == "speech" and other.fingerprint == model.fingerprint and not read_by <= given:
+        if model.cfg.stage == "decoder" and other.fingerprint == model.fingerprint and not read_by <= given:
             raise ModelError(
                 f"the codes of {name} are read by its context, and this model has none of that shape: give it the same "
                 f"--model.context.* ({other.cfg.context}), got {model.cfg.context}"
             )
         left[name] = sorted(model.state_dict().keys() - given)
         fingerprints.add(other.fingerprint)
-    if model.cfg.learn == "speech" and model.fingerprint not in fingerprints:
+    if model.cfg.stage == "decoder" and model.fingerprint not in fingerprints:
         raise ModelError(
-            "learn: speech keeps codes as they are, so `start` must name the model that they are from, with the same "
+            "stage: decoder freezes encoder and codebook, so init_from must name the model that they are from, with the same "
             f"encoder, normalizer and quantizer in its configuration; got {', '.join(map(str, names)) or 'none'}"
         )
     return left
@@ -52,7 +52,7 @@ def _give(model: SpeechVQVAE, other: SpeechVQVAE) -> set[str]:
     of_codes = {key for key in own if key.startswith(CODE_PARTS)}
     if not of_codes <= given:
         given -= of_codes
-    if other.cfg.learn == "codes":
+    if other.cfg.stage == "codes":
         given = {key for key in given if not key.startswith("decoder.")}
     given.discard(SPEAKER_WEIGHT)
     for key in given:

@@ -29,7 +29,7 @@ from vqaudio.speech import synthesis
 from vqaudio.speech.config import CODE_PARTS
 from vqaudio.speech.config import SpeechVQVAEConfig as SpeechVQVAEConfig
 from vqaudio.speech.speakers import speaker_id, speaker_ids
-from vqaudio.speech.synthesis import SpeakOptions
+from vqaudio.speech.synthesis import DecodeOptions
 from vqaudio.speech.tokenizer import audio_pieces, encode_in_chunks
 from vqaudio.speech.tokens import Tokens
 
@@ -41,12 +41,12 @@ class SpeechVQVAE(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.encoder = Encoder(cfg.encoder, cfg.sample_rate)
-        self.normalizer = Normalizer(cfg.normalizer, cfg.encoder.width)
+        self.normalizer = Normalizer(cfg.normalizer, cfg.encoder.dim)
         self.quantizer = VectorQuantizer(cfg.quantizer)
-        voice = cfg.decoder.hidden if cfg.speakers else 0
-        self.context = Context(cfg.context, cfg.encoder.width, voice) if cfg.context.dilations else None
+        voice = cfg.decoder.cond_hidden_channels if cfg.speakers else 0
+        self.context = Context(cfg.context, cfg.encoder.dim, voice) if cfg.context.dilations else None
         asked = (cfg.spectrum, cfg.context.channels, cfg.encoder.hop, cfg.sample_rate)
-        self.spectrum = SpectrumHead(*asked) if cfg.spectrum.bands else None
+        self.spectrum = SpectrumHead(*asked) if cfg.spectrum.n_mels else None
         self.decoder = WaveNet(cfg.decoder)
         self._fingerprint: tuple[object, str] | None = None  # of which versions of the weights, and what it is
         nn.ModuleList(self._frozen()).requires_grad_(False)
@@ -56,8 +56,10 @@ class SpeechVQVAE(nn.Module):
     # --- training ---
 
     def _frozen(self) -> tuple[nn.Module, ...]:
-        """What `learn` leaves as it is."""
-        return tuple(map(self.get_submodule, {"all": (), "codes": ("decoder",), "speech": CODE_PARTS}[self.cfg.learn]))
+        """The parts that are not trained in this stage."""
+        return tuple(
+            map(self.get_submodule, {"joint": (), "codes": ("decoder",), "decoder": CODE_PARTS}[self.cfg.stage])
+        )
 
     def train(self, mode: bool = True) -> SpeechVQVAE:
         """Codes that are to stay as they are stay in evaluation mode: their codebook neither moves nor restarts."""
@@ -75,28 +77,28 @@ class SpeechVQVAE(nn.Module):
         the parts of a joint batch, averaged, make its loss.
         """
         z, q = self.quantize(wav, lengths)
-        z_q = jitter(q.z_q, self.cfg.jitter) if self.training and self.cfg.jitter else q.z_q
+        z_q = jitter(q.z_q, self.cfg.time_jitter) if self.training and self.cfg.time_jitter else q.z_q
         cond = self.conditioned(z_q, speaker)
         mask = self.valid_frames(lengths, z.shape[2])
         valid_frames = mask.sum() / mask.numel()
-        loss = q.loss * valid_frames * (self.cfg.learn != "speech")
+        loss = q.loss * valid_frames * (self.cfg.stage != "decoder")
         logs = {
             "encoder_norm": (z.detach().float().norm(dim=1) * mask).sum() / mask.sum().clamp(min=1),
             **self.quantizer.figures(q),
         }
-        if self.cfg.learn != "codes":
+        if self.cfg.stage != "codes":
             nll = self._nll_of_each(target, cond, speaker, lengths).sum() / lengths.sum().clamp(min=1)
             loss = loss + nll * (lengths.sum() / target.numel())
             logs["bits_per_sample"] = nll.detach() / math.log(2)
         if self.spectrum is not None:
             error = self.spectrum_error_of_each(target, cond, lengths).sum() / mask.sum().clamp(min=1)
-            loss = loss + self.cfg.spectrum_weight * error * valid_frames
+            loss = loss + self.cfg.spectrum_loss_weight * error * valid_frames
             logs["spectrum_error"] = error.detach()
         return loss, logs
 
     def quantize(self, wav: Tensor, lengths: Tensor) -> tuple[Tensor, Quantized]:
         """(B, 1, T), valid samples (B,) -> the encoder's vectors (B, D, N), what the quantizer makes of them."""
-        as_spoken = self.cfg.learn == "speech"  # codes that do not learn are those of evaluation: in float32
+        as_spoken = self.cfg.stage == "decoder"  # codes that do not learn are those of evaluation: in float32
         with torch.autocast(wav.device.type, enabled=False) if as_spoken else nullcontext():
             z, _ = self.encoder(wav)  # (B, D, N)
             mask = self.valid_frames(lengths, z.shape[2])
@@ -121,7 +123,9 @@ class SpeechVQVAE(nn.Module):
     def spectrum_error_of_each(self, target: Tensor, cond: Tensor, lengths: Tensor) -> Tensor:
         """Mean squared error of the spectrum of what is to be said, summed over the valid frames of each row: (B,)."""
         assert self.spectrum is not None
-        said = mulaw_decode(torch.arange(self.cfg.decoder.classes), self.cfg.decoder.classes).to(cond.device)[target]
+        said = mulaw_decode(torch.arange(self.cfg.decoder.num_classes), self.cfg.decoder.num_classes).to(cond.device)[
+            target
+        ]
         said = said * (torch.arange(target.shape[1], device=said.device) < lengths[:, None])
         return self.spectrum.errors(cond, said, self.valid_frames(lengths, cond.shape[2])).sum(1)
 
@@ -158,7 +162,7 @@ class SpeechVQVAE(nn.Module):
     @property
     def codebook_size(self) -> int:
         """K."""
-        return self.cfg.quantizer.codes
+        return self.cfg.quantizer.codebook_size
 
     @property
     def speakers(self) -> tuple[str, ...]:
@@ -239,12 +243,12 @@ class SpeechVQVAE(nn.Module):
 
     # --- codes to speech ---
 
-    def decode(self, tokens: Tokens, speaker: str | None = None, **options: Unpack[SpeakOptions]) -> Tensor:
+    def decode(self, tokens: Tokens, speaker: str | None = None, **options: Unpack[DecodeOptions]) -> Tensor:
         """Tokens -> (T,) float32 in [-1, 1], spoken freely by `speaker`; as `decode_batch`."""
         return self.decode_batch([tokens], speaker, **options)[0]
 
     def decode_batch(
-        self, batch: Sequence[Tokens], speaker: str | Sequence[str] | None = None, **options: Unpack[SpeakOptions]
+        self, batch: Sequence[Tokens], speaker: str | Sequence[str] | None = None, **options: Unpack[DecodeOptions]
     ) -> list[Tensor]:
         """Utterances decoded together, by one speaker or one each -> list of (T,) float32 in [-1, 1].
 
@@ -261,12 +265,12 @@ class SpeechVQVAE(nn.Module):
         for row, tokens in enumerate(batch):
             whole = synthesis.pieces(self.quantizer, [tokens.codes], self.hop, None)
             own = None if voices is None else voices[row : row + 1]
-            rows += [piece.cond.T for piece in synthesis.in_context(self.context, self.decoder, whole, own)]
+            rows += [piece.cond.T for piece in synthesis.contextualize(self.context, self.decoder, whole, own)]
         cond = nn.utils.rnn.pad_sequence(rows, batch_first=True).mT  # (B, C, N)
-        return synthesis.speak(self.decoder, cond, voices, [tokens.num_samples for tokens in batch], **options)
+        return synthesis.synthesize(self.decoder, cond, voices, [tokens.num_samples for tokens in batch], **options)
 
     def decode_stream(
-        self, tokens: Tokens | Iterable[int | Tensor], speaker: str | None = None, **options: Unpack[SpeakOptions]
+        self, tokens: Tokens | Iterable[int | Tensor], speaker: str | None = None, **options: Unpack[DecodeOptions]
     ) -> Iterator[Tensor]:
         """An utterance in pieces, (T,) float32 in [-1, 1], which together equal `decode`.
 
@@ -281,15 +285,15 @@ class SpeechVQVAE(nn.Module):
         else:
             some, num_samples = tokens, None
         arriving = synthesis.pieces(self.quantizer, some, self.hop, num_samples)
-        arriving = synthesis.in_context(self.context, self.decoder, arriving, voices)
-        return synthesis.speak_stream(self.decoder, arriving, voices, **options)
+        arriving = synthesis.contextualize(self.context, self.decoder, arriving, voices)
+        return synthesis.synthesize_stream(self.decoder, arriving, voices, **options)
 
     def convert(
         self,
         audio: str | Path | np.ndarray | Tensor,
         speaker: str,
         sample_rate: int | None = None,
-        **options: Unpack[SpeakOptions],
+        **options: Unpack[DecodeOptions],
     ) -> Tensor:
         """What was said in a file or waveform, said by `speaker`: (T,) float32 in [-1, 1]."""
         self._speaker_ids(speaker, 1)  # before the work
@@ -309,12 +313,12 @@ class SpeechVQVAE(nn.Module):
             )
         synthesis.check_codes(tokens.codes, self.codebook_size)
 
-    def check_speaks(self) -> None:
+    def check_decodes(self) -> None:
         """Raises ValueError for a model that has learned codes alone."""
-        if self.cfg.learn == "codes":
-            raise ValueError(synthesis.CANNOT_SPEAK)
+        if self.cfg.stage == "codes":
+            raise ValueError(synthesis.CANNOT_DECODE)
 
     def _speaker_ids(self, speaker: str | Sequence[str] | None, count: int) -> Tensor | None:
-        self.check_speaks()
+        self.check_decodes()
         ids = speaker_ids(self.speakers, speaker, count)
         return None if ids is None else torch.tensor(ids, device=self.device)

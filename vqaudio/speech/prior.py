@@ -33,7 +33,9 @@ class CodePriorConfig:
     """codes per second; a recipe fills it in"""
     speaker_dropout: float = 0.1
     """share of the training chunks whose speaker is hidden: the prior without a speaker comes with it"""
-    net: WaveNetConfig = field(default_factory=lambda: WaveNetConfig(classes=512, layers=16, cycle=8, residual=96))
+    net: WaveNetConfig = field(
+        default_factory=lambda: WaveNetConfig(num_classes=512, layers=16, layers_per_stack=8, residual_channels=96)
+    )
     """its speakers follow from the rest; it has no local conditioning"""
 
     def __post_init__(self) -> None:
@@ -42,7 +44,7 @@ class CodePriorConfig:
         if not 0 <= self.speaker_dropout < 1 or not self.frame_rate > 0:
             raise ValueError(f"speaker_dropout must lie in [0, 1) and frame_rate be above 0, got {self}")
         heard = len(self.speakers) + 1 if self.speakers else 0  # the last one is nobody
-        object.__setattr__(self, "net", replace(self.net, hop=1, condition=0, speakers=heard))
+        object.__setattr__(self, "net", replace(self.net, hop=1, cond_dim=0, num_speakers=heard))
 
 
 class CodePrior(nn.Module):
@@ -57,7 +59,7 @@ class CodePrior(nn.Module):
         """(B, N) int64, (B,), valid codes (B,) -> loss () in nats per code, weighted with the valid share, logs."""
         if self.training and self.cfg.speakers and self.cfg.speaker_dropout:
             hidden = torch.rand(speaker.shape, device=speaker.device) < self.cfg.speaker_dropout
-            speaker = torch.where(hidden, self.nobody, speaker)
+            speaker = torch.where(hidden, self.null_speaker, speaker)
         loss = self.nll(codes, speaker, lengths).sum() / lengths.sum().clamp(min=1)
         return loss * (lengths.sum() / codes.numel()), {"bits_per_code": loss.detach() / math.log(2)}
 
@@ -73,7 +75,7 @@ class CodePrior(nn.Module):
         return fingerprint(to_dict(self.cfg), self.state_dict())
 
     @property
-    def nobody(self) -> int:
+    def null_speaker(self) -> int:
         """Index of the speaker who is not known."""
         return len(self.cfg.speakers)
 
@@ -86,7 +88,7 @@ class CodePrior(nn.Module):
                 raise ValueError(
                     f"speaker {name!r} is not in this prior; it knows {len(known)}: {shown} (vqaudio info P lists them)"
                 )
-        return torch.tensor([self.nobody if name is None else known[name] for name in names], dtype=torch.long)
+        return torch.tensor([self.null_speaker if name is None else known[name] for name in names], dtype=torch.long)
 
     def sample(
         self, steps: int, speakers: Sequence[str | None], prompt: Tensor | None = None, **options: Unpack[DrawOptions]

@@ -12,7 +12,7 @@ from vqaudio.speech.model import SpeechVQVAE
 
 
 @torch.no_grad()
-def bits_by_voice(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]], voices: Sequence[int]) -> list[float]:
+def bits_by_speaker(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]], voices: Sequence[int]) -> list[float]:
     """Batches as the model is trained on -> bits per sample of all their valid samples, for each of `voices`.
 
     `voices` are numbers of speakers (`model.speaker_id`), and stand in for the speakers of the batches. Teacher-forced,
@@ -25,7 +25,7 @@ def bits_by_voice(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]], voic
     num_samples = 0
     for cpu_batch in batches:
         batch = {name: value.to(model.device) for name, value in cpu_batch.items()}
-        z_q = heard_codes(model, batch["wav"])
+        z_q = quantized_codes(model, batch["wav"])
         for i, voice in enumerate(voices):
             speaker = torch.full_like(batch["speaker"], voice)
             nats[i] += model.nll_of_each(batch["target"], z_q, speaker, batch["lengths"]).double().sum().cpu()
@@ -36,7 +36,7 @@ def bits_by_voice(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]], voic
 
 
 @torch.no_grad()
-def heard_codes(model: SpeechVQVAE, wav: Tensor) -> Tensor:
+def quantized_codes(model: SpeechVQVAE, wav: Tensor) -> Tensor:
     """(B, 1, T) -> (B, D, N): the code vectors, exactly as the decoder hears them when it speaks; float32."""
     with torch.autocast(wav.device.type, enabled=False):  # in half precision some codes would be others
         z, _ = model.encoder(wav)

@@ -20,14 +20,14 @@ from vqaudio.nn.wavenet import WaveNet
 from vqaudio.sampling import choose, generate
 from vqaudio.sampling.logits import check_controls
 
-CANNOT_SPEAK = (
-    "this model has learned codes alone (learn: codes) and cannot speak; train its decoder first, by a run with "
-    "`start` at this model and learn: speech"
+CANNOT_DECODE = (
+    "the decoder of this model has not been trained (stage: codes); train it first, with --init-from THIS_MODEL and "
+    "--model.stage decoder"
 )
 STREAM_FRAMES = 16  # codes of an utterance that are spoken at once where all of them are there
 
 
-class SpeakOptions(TypedDict, total=False):
+class DecodeOptions(TypedDict, total=False):
     """How samples are drawn, as `decode`, `decode_batch`, `decode_stream` and `convert` of a model take it."""
 
     temperature: float  # 1 (the default) as the model learned it, below 1 more careful, 0 the likeliest samples
@@ -58,7 +58,7 @@ def pieces(
         codes = torch.as_tensor(some).reshape(-1)
         if codes.is_floating_point():
             raise ValueError(f"codes must be whole numbers, got {codes.dtype}")
-        check_codes(codes, quantizer.cfg.codes)
+        check_codes(codes, quantizer.cfg.codebook_size)
         samples = len(codes) * hop if num_samples is None else min(len(codes) * hop, num_samples)
         num_samples = None if num_samples is None else num_samples - samples
         if samples:
@@ -66,7 +66,7 @@ def pieces(
 
 
 @torch.no_grad()
-def in_context(
+def contextualize(
     context: Context | None, decoder: WaveNet, arriving: Iterable[Piece], speaker: Tensor | None
 ) -> Iterator[Piece]:
     """Pieces of code vectors (D, N) of one utterance, speaker (1,) -> the same as the decoder hears them, (C, N)."""
@@ -80,7 +80,7 @@ def in_context(
         yield piece._replace(cond=cond[0])
 
 
-def speak(
+def synthesize(
     decoder: WaveNet,
     cond: Tensor,
     speaker: Tensor | None,
@@ -103,12 +103,12 @@ def speak(
         generator=[torch.Generator().manual_seed(seed) for _ in num_samples],
         sampler=choose(decoder, precision=precision, threads=threads),
     )
-    wavs = mulaw_decode(classes.cpu(), decoder.cfg.classes)
+    wavs = mulaw_decode(classes.cpu(), decoder.cfg.num_classes)
     return [wav[:length] for wav, length in zip(wavs, num_samples, strict=True)]
 
 
 @torch.no_grad()
-def speak_stream(
+def synthesize_stream(
     decoder: WaveNet,
     pieces: Iterable[Piece],
     speaker: Tensor | None,
@@ -130,4 +130,4 @@ def speak_stream(
         uniforms = torch.rand(1, num_samples, generator=generator).to(cond.device)
         lengths = torch.tensor([num_samples])
         classes = streams.extend(cond[None], uniforms, lengths, temperature=temperature, top_k=top_k)
-        yield mulaw_decode(classes[0].cpu(), decoder.cfg.classes)
+        yield mulaw_decode(classes[0].cpu(), decoder.cfg.num_classes)

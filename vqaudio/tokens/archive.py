@@ -91,7 +91,7 @@ def pack(
         payload = encode_fixed(codes, codebook_size)
         ideal = float(fixed_bits(codebook_size) * sum(map(len, codes)))
     else:
-        codebook_size = prior.cfg.net.classes
+        codebook_size = prior.cfg.net.num_classes
         _check_prior(prior, first.tokens.model)
         for row, own in zip(rows, codes, strict=True):
             if own.max() >= codebook_size:

@@ -86,7 +86,7 @@ def decode(
         streams, size = _open(coder, speakers[part]), len(own)
         uniforms = torch.zeros(size, 1)
         before = torch.full((size, 1), coder.prior.net.start)
-        logits = torch.zeros(size, 1, coder.prior.cfg.net.classes)
+        logits = torch.zeros(size, 1, coder.prior.cfg.net.num_classes)
         rows = np.zeros((size, int(own[0])), dtype=np.int64)
         for t in range(rows.shape[1]):
             todo = (own > t).long()
@@ -160,7 +160,7 @@ def _forced_logits(
     for row, own in zip(targets, codes, strict=True):
         row[: len(own)] = torch.from_numpy(own)
     forced = coder.prior.net.shift(targets)
-    streams, classes = _open(coder, speakers), coder.prior.cfg.net.classes
+    streams, classes = _open(coder, speakers), coder.prior.cfg.net.num_classes
     piece = max(1, LOGITS_AT_ONCE // (len(codes) * classes))
     for begin in range(0, targets.shape[1], piece):
         stop = min(begin + piece, targets.shape[1])

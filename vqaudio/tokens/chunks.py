@@ -59,10 +59,10 @@ def sequences(rows: Iterable[TokenRow], speakers: Sequence[str], codebook_size: 
 
 
 @dataclass(frozen=True)
-class ChunkConfig:
+class CodeCropConfig:
     """Of training chunks."""
 
-    codes: int = 512
+    length: int = 512
     """N, length of a chunk"""
     batch_size: int = 16
     """chunks per optimizer step, over all processes and accumulation steps together"""
@@ -70,18 +70,18 @@ class ChunkConfig:
     """with the number of the step, it decides every chunk"""
 
     def __post_init__(self) -> None:
-        if self.codes < 1 or self.batch_size < 1 or not 0 <= self.seed < 2**63:
-            raise ValueError(f"codes and batch_size must be at least 1 and seed lie in 0 to 2**63 - 1, got {self}")
+        if self.length < 1 or self.batch_size < 1 or not 0 <= self.seed < 2**63:
+            raise ValueError(f"length and batch_size must be at least 1 and seed lie in 0 to 2**63 - 1, got {self}")
 
 
-class CodeChunks:
+class CodeCrops:
     """Random chunks, every place of every utterance equally often; a pure function of (seed, step, part)."""
 
     seconds_per_step = 0.0  # it is no audio
 
-    def __init__(self, found: CodeSequences, cfg: ChunkConfig):
+    def __init__(self, found: CodeSequences, cfg: CodeCropConfig):
         self.found, self.cfg = found, cfg
-        self._ends = np.cumsum([max(1, len(codes) - cfg.codes + 1) for codes in found.codes])
+        self._ends = np.cumsum([max(1, len(codes) - cfg.length + 1) for codes in found.codes])
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> dict[str, Tensor]:
         """The `part`-th of `parts` slices of a batch: {"codes": (B, N), "speaker": (B,), "lengths": (B,)} int64."""
@@ -89,8 +89,8 @@ class CodeChunks:
         places = (draws * self._ends[-1]).astype(np.int64)[part_of(self.cfg.batch_size, part, parts)]
         chosen = np.searchsorted(self._ends, places, side="right")
         starts = places - np.append(0, self._ends)[chosen]
-        cut = [self.found.codes[u][s : s + self.cfg.codes] for u, s in zip(chosen, starts, strict=True)]
-        return padded(cut, self.found.speaker_ids[chosen], self.cfg.codes)
+        cut = [self.found.codes[u][s : s + self.cfg.length] for u, s in zip(chosen, starts, strict=True)]
+        return padded(cut, self.found.speaker_ids[chosen], self.cfg.length)
 
 
 def whole_utterances(found: CodeSequences, codes_at_once: int) -> Iterator[tuple[list[int], dict[str, Tensor]]]:

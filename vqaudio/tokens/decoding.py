@@ -16,7 +16,7 @@ from torch import Tensor
 from vqaudio.atomic import check_writable
 from vqaudio.data.audio import WRITABLE
 from vqaudio.speech.model import SpeechVQVAE
-from vqaudio.speech.synthesis import SpeakOptions
+from vqaudio.speech.synthesis import DecodeOptions
 from vqaudio.speech.tokens import Tokens
 from vqaudio.tokens.bulk import Source
 from vqaudio.tokens.files import read_tokens
@@ -25,7 +25,7 @@ from vqaudio.tokens.rows import TokenRow, file_name
 WINDOW = 8  # batches that are sorted by length at once: enough to pad little, few enough to stay in memory
 
 
-class Line(NamedTuple):
+class DecodeJob(NamedTuple):
     """One utterance to speak, as an actor has lines."""
 
     path: Path  # of the audio file that it becomes
@@ -33,14 +33,14 @@ class Line(NamedTuple):
     speaker: str | None  # None for a model without speakers
 
 
-class Spoken(NamedTuple):
-    line: Line
+class DecodedUtterance(NamedTuple):
+    line: DecodeJob
     wav: Tensor  # (T,) float32 in [-1, 1]
 
 
-def speak(
-    model: SpeechVQVAE, lines: Iterable[Line], *, batch: int = 16, **options: Unpack[SpeakOptions]
-) -> Iterator[Spoken]:
+def decode_jobs(
+    model: SpeechVQVAE, lines: Iterable[DecodeJob], *, batch: int = 16, **options: Unpack[DecodeOptions]
+) -> Iterator[DecodedUtterance]:
     """Decode all lines, `batch` at once; within a window of batches the longest come first.
 
     Raises ValueError as `model.decode` does.
@@ -54,17 +54,17 @@ def speak(
             names = [line.speaker for line in together if line.speaker is not None]
             wavs = model.decode_batch([line.tokens for line in together], names or None, **options)
             for line, wav in zip(together, wavs, strict=True):
-                yield Spoken(line, wav)
+                yield DecodedUtterance(line, wav)
 
 
-class Cast(NamedTuple):
+class SpeakerAssignment(NamedTuple):
     """Who speaks which row of a token file."""
 
-    voices: dict[str, str | None]  # by id, of the rows that somebody can speak; None for a model without speakers
+    speakers: dict[str, str | None]  # by id, of the rows that somebody can speak; None for a model without speakers
     failures: list[ValueError]  # one for each other row
 
 
-def cast_rows(model: SpeechVQVAE, tokens: Path, speaker: str | None) -> Cast:
+def assign_speakers(model: SpeechVQVAE, tokens: Path, speaker: str | None) -> SpeakerAssignment:
     """Look at all rows of a token file before any is decoded.
 
     `speaker` speaks all; None: each row's own speaker does. Raises what `read_tokens` does, ValueError for an
@@ -72,11 +72,11 @@ def cast_rows(model: SpeechVQVAE, tokens: Path, speaker: str | None) -> Cast:
     """
     if speaker is not None:
         model.speaker_id(speaker)
-    cast = Cast({}, [])
+    cast = SpeakerAssignment({}, [])
     for row in read_tokens(tokens):
         _check_row(model, row)
         try:
-            cast.voices[row.id] = _voice(model, row, speaker)
+            cast.speakers[row.id] = _voice(model, row, speaker)
         except ValueError as error:
             cast.failures.append(error)
     return cast

@@ -18,24 +18,26 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-FORMAT = 1
+from vqaudio.upgrade import upgrade_flat
+
+FORMAT = 2
 
 
 class TrainingError(RuntimeError):
     """A run that cannot go on; the message says why and what to do."""
 
 
-class Snapshot(NamedTuple):
+class TrainingState(NamedTuple):
     """All that a run needs to continue as if it had never stopped."""
 
     step: int  # updates done
     model: dict[str, Tensor]
-    average: dict[str, Tensor]  # moving average of the parameters; empty without
+    ema: dict[str, Tensor]  # moving average of the parameters; empty without
     optimizer: dict[str, Any]  # as torch.optim.Optimizer.state_dict gives it
     facts: dict[str, Any]  # what must be the same when it continues, and the loss scaler's state
 
 
-def write(folder: Path, snapshot: Snapshot, save: Callable[[Path], None], keep: int) -> None:
+def write(folder: Path, snapshot: TrainingState, save: Callable[[Path], None], keep: int) -> None:
     """Writes `folder`/STEP, with what `save` puts there beside it, then removes all but the newest `keep`.
 
     Raises OSError where it cannot be written; what was there before stays.
@@ -73,12 +75,16 @@ def complete(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("[0-9]*") if (path / "state.json").is_file())
 
 
-def read(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer, settings: dict[str, Any]) -> Snapshot:
+def read(
+    checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer, settings: dict[str, Any]
+) -> TrainingState:
     """Reads one into `model` and `optimizer`. Raises TrainingError where it fits neither them nor `settings`."""
     state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
-    if state.get("format") != FORMAT:
+    if state.get("format") == 1:
+        state["facts"]["settings"] = upgrade_flat(state["facts"]["settings"])
+    elif state.get("format") != FORMAT:
         raise TrainingError(
-            f"{checkpoint} has format {state.get('format')!r}, this vqaudio continues format {FORMAT}; "
+            f"{checkpoint} has format {state.get('format')!r}, this vqaudio continues formats 1 and {FORMAT}; "
             "start anew with another --out"
         )
     began = state["facts"]["settings"]
@@ -105,12 +111,12 @@ def read(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer, s
         index, _, key = name.partition("/")
         moments.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
-    return Snapshot(state["step"], parts["model"], parts["average"], optimizer.state_dict(), state["facts"])
+    return TrainingState(state["step"], parts["model"], parts["average"], optimizer.state_dict(), state["facts"])
 
 
-def _flatten(snapshot: Snapshot) -> dict[str, Tensor]:
+def _flatten(snapshot: TrainingState) -> dict[str, Tensor]:
     named = {f"model/{name}": value for name, value in snapshot.model.items()}
-    named |= {f"average/{name}": value for name, value in snapshot.average.items()}
+    named |= {f"average/{name}": value for name, value in snapshot.ema.items()}
     for index, moments in snapshot.optimizer["state"].items():
         named |= {f"optimizer/{index}/{key}": torch.as_tensor(value) for key, value in moments.items()}
     # clones: safetensors refuses tensors that share memory

@@ -19,7 +19,7 @@ def quantizers(model: nn.Module) -> list[VectorQuantizer]:
 
 
 @torch.no_grad()
-def first_values(model: nn.Module, loader: Loader, accelerator: Accelerator, batches: int) -> None:
+def initialise_codebooks(model: nn.Module, loader: Loader, accelerator: Accelerator, batches: int) -> None:
     """Runs `model` on the first batches and hands each quantizer without first values the vectors that reached it.
 
     One that has its values already, in a model that is trained further, keeps them. The batches are divided among the
@@ -28,7 +28,7 @@ def first_values(model: nn.Module, loader: Loader, accelerator: Accelerator, bat
     """
     if not (found := [quantizer for quantizer in quantizers(model) if not quantizer.initialised]):
         return
-    with _watched(found) as seen, accelerator.autocast():
+    with _inputs_recorded(found) as seen, accelerator.autocast():
         for step in range(batches):
             batch = loader.batch(step, accelerator.process_index, accelerator.num_processes)
             model(**to_device(batch, accelerator.device))
@@ -37,7 +37,7 @@ def first_values(model: nn.Module, loader: Loader, accelerator: Accelerator, bat
 
 
 @contextmanager
-def _watched(found: list[VectorQuantizer]) -> Iterator[dict[VectorQuantizer, list[Tensor]]]:
+def _inputs_recorded(found: list[VectorQuantizer]) -> Iterator[dict[VectorQuantizer, list[Tensor]]]:
     """Within, the vectors of each forward pass are kept."""
     seen: dict[VectorQuantizer, list[Tensor]] = {quantizer: [] for quantizer in found}
 

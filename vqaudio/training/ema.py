@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 
-class WeightAverage:
+class ParameterEMA:
     """Averages the parameters that are trained; buffers, the codebook's averages among them, are taken as they are.
 
     With decay 0 there is no average and every method leaves the model alone.

@@ -21,18 +21,18 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from vqaudio.training import checkpoint
-from vqaudio.training.checkpoint import Snapshot, TrainingError
-from vqaudio.training.codebook_init import first_values, quantizers
+from vqaudio.training.checkpoint import TrainingError, TrainingState
+from vqaudio.training.codebook_init import initialise_codebooks, quantizers
 from vqaudio.training.config import FitConfig
-from vqaudio.training.ema import WeightAverage
+from vqaudio.training.ema import ParameterEMA
 from vqaudio.training.health import FATAL, gradient_norms, judge
 from vqaudio.training.launch import (
     agreed,
-    alone_in_folder,
     caught_signals,
     in_words,
     make_accelerator,
     newest_for_all,
+    run_folder_locked,
     threads,
 )
 from vqaudio.training.loader import Batch, Loader, part_weights, to_device
@@ -61,7 +61,7 @@ def fit(
     """
     run = _Run(model, loader, cfg, Path(out_dir), evaluate, save, facts or {})
     try:
-        with threads(cfg.threads), alone_in_folder(run.out, run.accelerator), caught_signals() as caught:
+        with threads(cfg.threads), run_folder_locked(run.out, run.accelerator), caught_signals() as caught:
             run.resume()
             for step, batches in run.batches():
                 run.train_step(step, batches)
@@ -97,11 +97,11 @@ class _Run(Generic[Model]):
         betas = (cfg.betas[0], cfg.betas[1])
         optimizer = torch.optim.AdamW(parameters, lr=cfg.lr, betas=betas, weight_decay=cfg.weight_decay, fused=True)
         self.wrapped, self.optimizer = self.accelerator.prepare(self.model, optimizer)
-        self.average = WeightAverage(model, cfg.average)
-        self.parts = self.accelerator.num_processes * cfg.accumulate
-        self.first_part = self.accelerator.process_index * cfg.accumulate
+        self.average = ParameterEMA(model, cfg.ema_decay)
+        self.parts = self.accelerator.num_processes * cfg.gradient_accumulation_steps
+        self.first_part = self.accelerator.process_index * cfg.gradient_accumulation_steps
         for quantizer in quantizers(model):
-            quantizer.forwards_per_step = cfg.accumulate
+            quantizer.forwards_per_step = cfg.gradient_accumulation_steps
         self.metrics = MetricsFile(out / "metrics.jsonl", self.accelerator.is_main_process)
         self.bar: tqdm[Any] | None = None
         self.start, self.waited, self.logged_at, self.logged_step = 0, 0.0, time.perf_counter(), 0
@@ -114,7 +114,10 @@ class _Run(Generic[Model]):
         """(step, its parts for this process), each prepared by a second thread while the step before runs."""
 
         def prepare(step: int) -> list[Batch]:
-            return [self.loader.batch(step, self.first_part + i, self.parts) for i in range(self.cfg.accumulate)]
+            return [
+                self.loader.batch(step, self.first_part + i, self.parts)
+                for i in range(self.cfg.gradient_accumulation_steps)
+            ]
 
         with ThreadPoolExecutor(1) as thread:
             following = thread.submit(prepare, self.start)
@@ -151,11 +154,11 @@ class _Run(Generic[Model]):
 
     def gradient_norms(self) -> dict[str, Tensor]:
         """Of the whole model and of its parts, before they are clipped here."""
-        if not self.cfg.clip:
+        if not self.cfg.max_grad_norm:
             self.accelerator.unscale_gradients()
             return gradient_norms(self.model)
-        norm = torch.as_tensor(self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.cfg.clip))
-        clipped = (norm / self.cfg.clip).clamp(min=1)
+        norm = torch.as_tensor(self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.cfg.max_grad_norm))
+        clipped = (norm / self.cfg.max_grad_norm).clamp(min=1)
         parts = {name: value * clipped for name, value in gradient_norms(self.model).items()}
         return {"gradient_norm": norm, **parts}
 
@@ -227,7 +230,7 @@ class _Run(Generic[Model]):
         if (newest := newest_for_all(self.out / "checkpoints")) is not None:
             snapshot = checkpoint.read(newest, self.model, self.optimizer.optimizer, self._settings())
             self.start = snapshot.step
-            self.average.load(snapshot.average)
+            self.average.load(snapshot.ema)
             if (scaler := self.accelerator.scaler) is not None:
                 scaler.load_state_dict(snapshot.facts["scaler"])
             self.say(f"continuing from {newest}")
@@ -238,7 +241,7 @@ class _Run(Generic[Model]):
                     "model differ"
                 )
         else:
-            first_values(self.model, self.loader, self.accelerator, self.cfg.first_batches)
+            initialise_codebooks(self.model, self.loader, self.accelerator, self.cfg.codebook_init_batches)
         self.say(in_words(self.accelerator))
         self.metrics.truncate(self.start)
         quiet = not self.accelerator.is_main_process
@@ -248,7 +251,7 @@ class _Run(Generic[Model]):
     def _settings(self) -> dict[str, Any]:
         """What a run must continue with as it began."""
         fp16 = self.accelerator.scaler is not None
-        own = {"fit.seed": self.cfg.seed, "fit.average": self.cfg.average, "fit.precision fp16": fp16}
+        own = {"fit.seed": self.cfg.seed, "fit.ema_decay": self.cfg.ema_decay, "fit.precision fp16": fp16}
         return {**self.facts, **own}
 
     def save(self, done: int) -> None:
@@ -263,8 +266,8 @@ class _Run(Generic[Model]):
                 "scaler": None if scaler is None else scaler.state_dict(),
             }
             optimizer = self.optimizer.optimizer.state_dict()
-            snapshot = Snapshot(done, self.model.state_dict(), self.average.values, optimizer, facts)
-            checkpoint.write(self.out / "checkpoints", snapshot, self._save_averaged, self.cfg.keep)
+            snapshot = TrainingState(done, self.model.state_dict(), self.average.values, optimizer, facts)
+            checkpoint.write(self.out / "checkpoints", snapshot, self._save_averaged, self.cfg.keep_checkpoints)
         self.accelerator.wait_for_everyone()
 
     def _save_averaged(self, folder: Path) -> None:
@@ -290,7 +293,7 @@ class _Run(Generic[Model]):
         """The error to raise."""
         return TrainingError(
             f"{what} at step {done}: the run diverged; its checkpoints, all from before, are in "
-            f"{self.out / 'checkpoints'}; try a smaller --fit.lr or --fit.clip, or --fit.precision no"
+            f"{self.out / 'checkpoints'}; try a smaller --fit.lr or --fit.max_grad_norm, or --fit.precision no"
         )
 
     def close(self) -> None:

@@ -25,26 +25,26 @@ FATAL: tuple[Name, ...] = ("diverged", "codebook collapsed", "codes ignored")  #
 class HealthConfig:
     """Thresholds of the verdicts. The defaults lie far from runs of both kinds: see docs/training.md."""
 
-    young_until: int = 100
+    min_steps: int = 100
     """steps before which nothing but divergence is held against a run"""
-    gap_codes: float = 0.05
+    min_conditioning_gap: float = 0.05
     """bits (per sample, dimension or code), or of a spectrum's squared error, whose scale is about 1; what loses less
     with exchanged codes ignores them"""
-    gap_speakers: float = 0.002
+    min_speaker_gap: float = 0.002
     """bits per sample, or of a spectrum's squared error; what loses less with exchanged speakers ignores them"""
-    perplexity: float = 0.02
+    min_perplexity: float = 0.02
     """of the codes, as a share of their number; a codebook below it has collapsed"""
-    bits_above_uniform: float = 0.5
+    max_bits_above_uniform: float = 0.5
     """bits (per sample, dimension or code) above those of guessing; a run beyond has diverged"""
 
     def __post_init__(self) -> None:
-        if self.young_until < 0 or self.bits_above_uniform < 0:
-            raise ValueError(f"young_until and bits_above_uniform must be 0 or more, got {self}")
-        if not 0 <= self.perplexity <= 1:
-            raise ValueError(f"perplexity must lie in [0, 1], a share of the codes, got {self.perplexity}")
+        if self.min_steps < 0 or self.max_bits_above_uniform < 0:
+            raise ValueError(f"min_steps and max_bits_above_uniform must be 0 or more, got {self}")
+        if not 0 <= self.min_perplexity <= 1:
+            raise ValueError(f"min_perplexity must lie in [0, 1], a share of the codes, got {self.min_perplexity}")
 
 
-NO_WAITING = HealthConfig(young_until=0)  # for a model that has been trained already
+TRAINED = HealthConfig(min_steps=0)  # for a model that has been trained already
 
 
 class Verdict(NamedTuple):
@@ -62,35 +62,35 @@ def judge(figures: Mapping[str, float], step: int, cfg: HealthConfig | None = No
     """Figures of an evaluation after `step` updates -> the verdict.
 
     Read are, where they are there: bits per sample, dimension or code, or the squared error of a spectrum, uniform_bits
-    (of guessing), perplexity and codebook_size, gap_codes, gap_speakers, and of a prior unigram_bits. The worst that
+    (of guessing), perplexity and codebook_size, conditioning_gap, speaker_gap, and of a prior unigram_bits. The worst that
     holds is said: diverged, codebook collapsed, codes ignored, speaker ignored, nothing learned.
     """
     cfg = cfg or HealthConfig()
     for name, value in figures.items():
         if not math.isfinite(value):
-            return Verdict("diverged", f"{name} is {value}", "a smaller --fit.lr or --fit.clip")
+            return Verdict("diverged", f"{name} is {value}", "a smaller --fit.lr or --fit.max_grad_norm")
     per = next((name for name in MEASURES if name in figures), None)
     unit, guessing = (per or MEASURES[0]).replace("_", " "), figures.get("uniform_bits", math.inf)
-    if per is not None and figures[per] > guessing + cfg.bits_above_uniform:
+    if per is not None and figures[per] > guessing + cfg.max_bits_above_uniform:
         return Verdict("diverged", f"{figures[per]:.3g} {unit}, guessing takes {guessing:g}", "a smaller --fit.lr")
-    if step < cfg.young_until:
-        return Verdict("young", f"step {step} of {cfg.young_until} before which nothing can be said")
+    if step < cfg.min_steps:
+        return Verdict("young", f"step {step} of {cfg.min_steps} before which nothing can be said")
     found, codes = figures.get("perplexity"), figures.get("codebook_size")
-    if found is not None and codes is not None and found < (least := max(2.0, cfg.perplexity * codes)):
+    if found is not None and codes is not None and found < (least := max(2.0, cfg.min_perplexity * codes)):
         reason = f"perplexity {found:.3g} of {codes:.0f} codes, at least {least:.3g} is alive"
         return Verdict(
             "codebook collapsed",
             reason,
             "a longer commitment warm-up of the quantizer, restarts, the normalizer frame",
         )
-    gap = figures.get("gap_codes")
-    if gap is not None and gap < cfg.gap_codes:
-        reason = f"{gap:.3g} {unit} lost with exchanged codes, at least {cfg.gap_codes:g} is listening"
+    gap = figures.get("conditioning_gap")
+    if gap is not None and gap < cfg.min_conditioning_gap:
+        reason = f"{gap:.3g} {unit} lost with exchanged codes, at least {cfg.min_conditioning_gap:g} is listening"
         advice = "" if per == "spectrum_error" else ", or a shorter receptive field of the decoder"
         return Verdict("codes ignored", reason, f"a longer commitment warm-up{advice}")
-    gap = figures.get("gap_speakers")
-    if gap is not None and gap < cfg.gap_speakers:
-        reason = f"{gap:.3g} {unit} lost with exchanged speakers, at least {cfg.gap_speakers:g} is listening"
+    gap = figures.get("speaker_gap")
+    if gap is not None and gap < cfg.min_speaker_gap:
+        reason = f"{gap:.3g} {unit} lost with exchanged speakers, at least {cfg.min_speaker_gap:g} is listening"
         return Verdict("speaker ignored", reason, "right speaker labels, fewer codes, or more steps")
     unigram = figures.get("unigram_bits")
     if per is not None and unigram is not None and figures[per] >= unigram:

@@ -46,7 +46,7 @@ def make_accelerator(cfg: FitConfig, out: Path) -> Accelerator:
     accelerator = Accelerator(
         cpu=processes().device == torch.device("cpu"),
         mixed_precision=_precision(cfg.precision),
-        gradient_accumulation_steps=cfg.accumulate,
+        gradient_accumulation_steps=cfg.gradient_accumulation_steps,
         log_with=None if cfg.tracker == "none" else cfg.tracker,
         project_dir=str(out),
         # buffers are the same on all processes by construction: the quantizer sees to it
@@ -107,7 +107,7 @@ def default_threads() -> int:
 
 
 @contextmanager
-def alone_in_folder(out: Path, accelerator: Accelerator) -> Iterator[None]:
+def run_folder_locked(out: Path, accelerator: Accelerator) -> Iterator[None]:
     """No second run may write to `out` meanwhile; a killed one's lock is gone with it, what it left half is removed."""
     if not accelerator.is_main_process:
         yield

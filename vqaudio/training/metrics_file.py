@@ -47,8 +47,8 @@ SHORT = {
     "bits_per_code": "bits per code",
     "perplexity": "perplexity",
     "usage": "usage",
-    "gap_codes": "gap",
-    "gap_speakers": "voice gap",
+    "conditioning_gap": "gap",
+    "speaker_gap": "voice gap",
     "audio_seconds_per_second": "x real time",
 }
 

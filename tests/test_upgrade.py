@@ -1,0 +1,108 @@
+"""What the first version wrote is read as if this one had written it."""
+
+import json
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from vqaudio import SpeechVQVAEConfig, load_model, save_model
+from vqaudio.config import from_dict, to_dict
+from vqaudio.upgrade import upgrade, upgrade_flat, upgrade_key
+
+FORMAT1 = Path(__file__).parent / "fixtures" / "format1"
+MINI_FINGERPRINT = "e17ab0f01272"
+
+
+def test_the_shipped_models_first_configuration_is_its_present_one() -> None:
+    old = json.loads((FORMAT1 / "mini.json").read_text())
+    assert old["format"] == 1
+    mini = load_model("mini")
+    assert from_dict(SpeechVQVAEConfig, upgrade(old["config"])) == mini.cfg
+    assert mini.fingerprint == MINI_FINGERPRINT
+
+
+def test_a_model_of_format_1_tokenizes_as_before(tmp_path: Path) -> None:
+    mini = load_model("mini")
+    save_model(mini, tmp_path)
+    shutil.copyfile(FORMAT1 / "mini.json", tmp_path / "config.json")
+    old = load_model(tmp_path)
+    wav = torch.rand(8000, generator=torch.Generator().manual_seed(0)) - 0.5
+    assert old.fingerprint == MINI_FINGERPRINT
+    assert torch.equal(old.tokenize(wav).codes, mini.tokenize(wav).codes)
+
+
+def test_a_run_of_format_1_continues_to_the_weights_that_the_old_code_gave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old code trained four steps and kept the checkpoint of the second; two steps from there are the same."""
+    from recipes import train
+
+    shutil.copytree(FORMAT1 / "run", tmp_path / "run")
+    settings = json.loads((FORMAT1 / "run/checkpoints/00000002/state.json").read_text())["facts"]["settings"]
+    model = from_dict(
+        SpeechVQVAEConfig, upgrade(json.loads((FORMAT1 / "run/checkpoints/00000002/config.json").read_text())["config"])
+    )
+    assert settings["model.quantizer.restart_below"] == model.quantizer.restart_threshold == 0.2
+    flags = {
+        "crops.samples": 256, "crops.batch_size": 2, "crops.seed": 3,
+        "validation.samples": 256, "validation.batch_size": 2, "validation.num_batches": 1,
+        "fit.steps": 4, "fit.lr_warmup_steps": 2, "fit.ema_decay": 0.9, "fit.lr_decay_fraction": 0.5,
+        "fit.max_grad_norm": 0.8, "fit.precision": "no", "fit.evaluate_every": 4, "fit.save_every": 2,
+    }  # fmt: skip
+    config = tmp_path / "config.yaml"
+    write_yaml(config, {"model": to_dict(replace(model, speakers=()))})
+    arguments = [part for name, value in flags.items() for part in (f"--{name}", str(value))]
+    monkeypatch.setattr(sys, "argv", ["train.py", str(config), "--out", str(tmp_path / "run"), *arguments])
+    train.main()
+    found, expected = (
+        load_file(path) for path in (tmp_path / "run/model.safetensors", FORMAT1 / "after_step_4.safetensors")
+    )
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def write_yaml(path: Path, values: dict) -> None:
+    import yaml
+
+    path.write_text(yaml.safe_dump(values))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("encoder.front.bands", "encoder.frontend.n_mels"),
+        ("encoder.front.warp", "encoder.frontend.warp"),
+        ("model.encoder.front.window", "model.encoder.frontend.win_length"),
+        ("decoder.classes", "decoder.num_classes"),
+        ("net.condition", "net.cond_dim"),
+        ("image.net.codes", "image.net.codebook_size"),
+        ("speech.net.cycle", "speech.net.layers_per_stack"),
+        ("second.net.head", "hierarchical.net.head_channels"),
+        ("second.quantizer.codes", "hierarchical.quantizer.codebook_size"),
+        ("second.channels", "hierarchical.channels"),
+        ("second.latents", "hierarchical.num_latents"),
+        ("chunks.codes", "crops.length"),
+        ("chunks.seed", "crops.seed"),
+        ("crops.samples", "crops.samples"),
+        ("model.samples", "model.vimco_samples"),
+        ("fit.decay", "fit.lr_decay_fraction"),
+        ("model.quantizer.decay", "model.quantizer.ema_decay"),
+        ("start", "init_from"),
+        ("sample_rate", "sample_rate"),
+        ("model.speakers", "model.speakers"),
+    ],
+)
+def test_keys_by_hand(old: str, new: str) -> None:
+    assert upgrade_key(old) == new
+
+
+@pytest.mark.parametrize(("old", "new"), [("all", "joint"), ("codes", "codes"), ("speech", "decoder")])
+def test_stages_have_new_names(old: str, new: str) -> None:
+    assert upgrade_flat({"model.learn": old}) == {"model.stage": new}
+    assert upgrade({"learn": old}) == {"stage": new}
