@@ -96,7 +96,7 @@ def test_a_config_of_a_newer_version_is_explained(folder: Path) -> None:
     _edit(folder, config={**config, "vocoder": 3})
     with pytest.raises(ModelError, match=r"unknown key 'vocoder'.*newer vqaudio"):
         load_model(folder)
-    _edit(folder, config={**config, "encoder": {**config["encoder"], "width": 5}})
+    _edit(folder, config={**config, "encoder": {**config["encoder"], "dim": 5}})
     with pytest.raises(ModelError, match=r"quantizer.width \(4\) must be encoder.width \(5\)"):
         load_model(folder)
 

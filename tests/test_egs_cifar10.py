@@ -136,13 +136,13 @@ TINY = {
     "vqvae": {
         "crops": {"batch_size": 2},
         "model": {
-            "coder": {"channels": 4, "maps": 1, "width": 2, "components": 1},
-            "quantizer": {"codes": 8, "width": 2},
+            "coder": {"channels": 4, "num_maps": 1, "dim": 2, "num_mixtures": 1},
+            "quantizer": {"codebook_size": 8, "dim": 2},
             "samples": 2,
         },
     },
     "prior": {"image": {"net": NET}},
-    "second": {"second": {"channels": 4, "quantizer": {"codes": 8, "width": 2}, "net": NET}},
+    "hierarchical": {"hierarchical": {"channels": 4, "quantizer": {"codebook_size": 8, "dim": 2}, "net": NET}},
 }
 
 

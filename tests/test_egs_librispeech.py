@@ -18,10 +18,10 @@ ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("VQAUDIO_DATA", ROOT / "../shared/data")) / "libri3"
 TINY = {
     "crops": {"samples": 1024, "batch_size": 2},
-    "validation": {"samples": 1024, "batch_size": 2, "batches": 1},
+    "validation": {"samples": 1024, "batch_size": 2, "num_batches": 1},
     "model": {
-        "encoder": {"strides": [2, 4, 16], "channels": [8, 8, 16], "dilations": [1], "width": 8},
-        "quantizer": {"codes": 16, "width": 8},
+        "encoder": {"strides": [2, 4, 16], "channels": [8, 8, 16], "dilations": [1], "dim": 8},
+        "quantizer": {"codebook_size": 16, "dim": 8},
         "decoder": {
             "layers": 2,
             "layers_per_stack": 2,
@@ -32,7 +32,7 @@ TINY = {
     },
 }
 NET = {"layers": 2, "layers_per_stack": 2, "residual_channels": 8, "skip_channels": 8, "cond_hidden_channels": 8}
-PRIOR = {"conditional": False, "chunks": {"codes": 64, "batch_size": 2}, "speech": {"net": NET}}
+PRIOR = {"conditional": False, "crops": {"length": 64, "batch_size": 2}, "speech": {"net": NET}}
 
 
 @pytest.mark.slow

@@ -17,10 +17,10 @@ ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("VQAUDIO_DATA", ROOT / "../shared/data")) / "vctk_mini"
 TINY = {
     "crops": {"samples": 1024, "batch_size": 2},
-    "validation": {"samples": 1024, "batch_size": 2, "batches": 1},
+    "validation": {"samples": 1024, "batch_size": 2, "num_batches": 1},
     "model": {
-        "encoder": {"channels": [8, 8, 8, 8, 8, 16], "dilations": [1], "width": 8},
-        "quantizer": {"codes": 16, "width": 8},
+        "encoder": {"channels": [8, 8, 8, 8, 8, 16], "dilations": [1], "dim": 8},
+        "quantizer": {"codebook_size": 16, "dim": 8},
         "decoder": {
             "layers": 2,
             "layers_per_stack": 2,
@@ -31,7 +31,7 @@ TINY = {
     },
 }
 PRIOR = {
-    "chunks": {"codes": 64, "batch_size": 2},
+    "crops": {"length": 64, "batch_size": 2},
     "speech": {
         "net": {
             "layers": 2,

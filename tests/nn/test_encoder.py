@@ -145,11 +145,11 @@ def test_other_shapes_are_refused(encoder, shape) -> None:
         ({"strides": ()}, "strides"),
         ({"strides": (2, 0), "channels": (1, 1)}, "strides"),
         ({"channels": (4,)}, r"stages.*\(6\)"),
-        ({"width": 0}, "width"),
+        ({"dim": 0}, "dim"),
         ({"dilations": (1, 0)}, "dilations"),
         ({"lookahead": -1}, "lookahead.*-1"),
-        ({"gain": 0.0}, "gain must be .*0.0"),
-        ({"gain": float("nan")}, "gain"),
+        ({"input_gain": 0.0}, "input_gain must be .*0.0"),
+        ({"input_gain": float("nan")}, "input_gain"),
     ],
 )
 def test_configurations_that_mean_nothing_are_refused(options, message) -> None:

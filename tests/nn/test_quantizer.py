@@ -94,7 +94,7 @@ def test_nearest_loses_next_to_nothing_to_float64(search, scale) -> None:
 @pytest.mark.parametrize("shape", [(6,), (6, 10), (3, 2, 10), (2, 3, 2, 5)])
 def test_any_spatial_shape_is_the_same_vectors(codebook, shape) -> None:
     batch, *spatial = shape
-    flat, shaped = _quantizer(codebook=codebook), _quantizer(codebook=codebook)
+    flat, shaped = _quantizer(codebook_update=codebook), _quantizer(codebook_update=codebook)
     z = _noise(batch, D, *spatial)
     rows = z.movedim(1, -1).reshape(-1, D)
     q, expected = shaped(z), flat(_columns(rows))
@@ -152,7 +152,7 @@ def test_gradient_goes_straight_through() -> None:
 
 @pytest.mark.parametrize("codebook", ["ema", "gradient"])
 def test_losses_and_their_gradients_by_hand(codebook) -> None:
-    quantizer = _quantizer(codebook=codebook, commitment=0.3)
+    quantizer = _quantizer(codebook_update=codebook, commitment_weight=0.3)
     z = _noise(2, D, 5).requires_grad_()
     mask = torch.tensor([[True] * 5, [True, True, False, False, True]])
     with torch.no_grad():
@@ -217,7 +217,7 @@ def test_a_codebook_cannot_begin_with_nothing() -> None:
 @pytest.mark.parametrize("codebook", ["ema", "gradient"])
 def test_evaluation_changes_nothing(codebook) -> None:
     fresh = VectorQuantizer(VectorQuantizerConfig(codebook_size=K, dim=D, codebook_update=codebook))
-    for quantizer in (fresh, _quantizer(codebook=codebook, restart_threshold=0.5)):
+    for quantizer in (fresh, _quantizer(codebook_update=codebook, restart_threshold=0.5)):
         quantizer.eval()
         before = _buffers(quantizer)
         for seed in range(3):
@@ -229,7 +229,7 @@ def test_evaluation_changes_nothing(codebook) -> None:
 
 @pytest.mark.parametrize("updates", [0, STEADY])
 def test_moving_averages_follow_their_formula(updates) -> None:
-    quantizer = _quantizer(decay=0.9)
+    quantizer = _quantizer(ema_decay=0.9)
     quantizer.updates.fill_(updates)
     before = _buffers(quantizer)
     count, total = before["ema_count"].double(), before["ema_sum"].double()
@@ -250,7 +250,7 @@ def test_moving_averages_follow_their_formula(updates) -> None:
 
 
 def test_a_code_that_nobody_chooses_stays_where_it_is() -> None:
-    quantizer = _quantizer(decay=0.0)
+    quantizer = _quantizer(ema_decay=0.0)
     before = quantizer.codebook.clone()
     rows = before[[1, 1, 5]] + 0.01
     quantizer(_columns(rows))
@@ -262,7 +262,7 @@ def test_a_code_that_nobody_chooses_stays_where_it_is() -> None:
 
 @pytest.mark.parametrize("codebook", ["ema", "gradient"])
 def test_codes_are_looked_up_before_the_codebook_moves(codebook) -> None:
-    quantizer, moved = _quantizer(codebook=codebook, decay=0.1, restart_threshold=0.5), False
+    quantizer, moved = _quantizer(codebook_update=codebook, ema_decay=0.1, restart_threshold=0.5), False
     for seed in range(4):
         z, old = _noise(2, D, 20, seed=seed), quantizer.codebook.detach().clone()
         expected = nearest(z.movedim(1, -1).reshape(-1, D), old).view(2, 20)
@@ -276,7 +276,7 @@ def test_codes_are_looked_up_before_the_codebook_moves(codebook) -> None:
 @pytest.mark.parametrize("codebook", ["ema", "gradient"])
 def test_restarted_codes_are_vectors_of_the_batch_and_stay_there(codebook) -> None:
     start = torch.tensor([[0.0, 0.0], [50.0, 0.0], [0.0, 50.0], [50.0, 50.0]])
-    quantizer = _quantizer(start, codebook=codebook, decay=0.9, restart_threshold=0.5)
+    quantizer = _quantizer(start, codebook_update=codebook, ema_decay=0.9, restart_threshold=0.5)
     rows = _noise(400, 2)  # all of them nearest to code 0
     quantizer(_columns(rows))
     restarted = quantizer.codebook.detach()[1:].clone()
@@ -294,7 +294,9 @@ def test_restarted_codes_are_vectors_of_the_batch_and_stay_there(codebook) -> No
 def test_restarts_at_different_updates_draw_different_vectors() -> None:
     rows, restarted = _noise(400, 2), []
     for updates in (STEADY, STEADY + 1, STEADY):
-        quantizer = _quantizer(torch.tensor([[0.0, 0.0], [50.0, 0.0], [0.0, 50.0]]), decay=0.9, restart_threshold=0.5)
+        quantizer = _quantizer(
+            torch.tensor([[0.0, 0.0], [50.0, 0.0], [0.0, 50.0]]), ema_decay=0.9, restart_threshold=0.5
+        )
         quantizer.updates.fill_(updates)
         quantizer(_columns(rows))
         restarted.append(quantizer.codebook[1:])
@@ -304,7 +306,7 @@ def test_restarts_at_different_updates_draw_different_vectors() -> None:
 
 def test_living_codes_are_not_restarted() -> None:
     codebook = torch.eye(4) * 10
-    quantizer = _quantizer(codebook, decay=0.0, restart_threshold=0.5)
+    quantizer = _quantizer(codebook, ema_decay=0.0, restart_threshold=0.5)
     rows = codebook[[0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3]] + 0.1  # all at more than half of the mean share
     quantizer(_columns(rows))
     torch.testing.assert_close(quantizer.codebook, codebook + 0.1)
@@ -384,7 +386,7 @@ def test_two_passes_of_half_a_batch_equal_one_of_the_whole(codebook) -> None:
 
 def test_usage_counts_codes_chosen_within_the_window() -> None:
     codebook = torch.eye(4) * 3
-    quantizer = _quantizer(codebook, decay=0.0)
+    quantizer = _quantizer(codebook, ema_decay=0.0)
     quantizer.updates.fill_(0)
     assert quantizer.usage().item() == 0
     for codes, last, last_two, ever in (([0, 1], 0.5, 0.5, 0.5), ([1], 0.25, 0.5, 0.5), ([2, 2], 0.25, 0.5, 0.75)):
@@ -393,7 +395,7 @@ def test_usage_counts_codes_chosen_within_the_window() -> None:
 
 
 def test_commitment_warms_up_linearly() -> None:
-    quantizer = _quantizer(commitment=0.25, commitment_start=0.05, commitment_warmup=4)
+    quantizer = _quantizer(commitment_weight=0.25, commitment_start=0.05, commitment_warmup_steps=4)
     quantizer.updates.fill_(0)
     z = _noise(1, D, 6)
     for expected in (0.05, 0.10, 0.15, 0.20, 0.25, 0.25):

@@ -105,7 +105,7 @@ def test_single_steps_equal_whole_in_float32(randomise, kind) -> None:
     cycle=st.integers(1, 4),
 )
 def test_any_chunks_equal_whole(randomise, chunks, kind, hop, kernel_size, cycle) -> None:
-    net = _net(randomise, **WITH[kind], hop=hop, kernel_size=kernel_size, cycle=cycle)
+    net = _net(randomise, **WITH[kind], hop=hop, kernel_size=kernel_size, layers_per_stack=cycle)
     inputs = _inputs(net.cfg, sum(chunks))
     torch.testing.assert_close(_chunked(net, *inputs, chunks), net(*inputs)[0], rtol=0, atol=1e-12)
 
@@ -126,7 +126,7 @@ def test_the_future_never_changes_the_past(randomise, kind) -> None:
 
 @pytest.mark.parametrize("steps", [24, 22])
 def test_a_frame_of_conditioning_acts_from_its_first_step_on(randomise, steps) -> None:
-    net = _net(randomise, condition=3)
+    net = _net(randomise, cond_dim=3)
     x, cond, _ = _inputs(net.cfg, steps)
     assert cond is not None
     before = net(x, cond)[0]
@@ -140,7 +140,7 @@ def test_a_frame_of_conditioning_acts_from_its_first_step_on(randomise, steps) -
 
 
 def test_the_speaker_acts_on_every_step(randomise) -> None:
-    net = _net(randomise, condition=3, speakers=2, skip=32)
+    net = _net(randomise, cond_dim=3, num_speakers=2, skip_channels=32)
     x, cond, _ = _inputs(net.cfg, 12)
     one, other = (net(x, cond, torch.full((2,), speaker))[0] for speaker in (0, 1))
     assert (one != other).any(1).all()
@@ -168,7 +168,7 @@ def test_the_receptive_field_is_exactly_what_the_configuration_says(randomise, o
 
 
 def test_streams_of_a_batch_do_not_hear_each_other(randomise) -> None:
-    net = _net(randomise, condition=3, speakers=3)
+    net = _net(randomise, cond_dim=3, num_speakers=3)
     x, cond, speaker = _inputs(net.cfg, 20, batch=3)
     assert cond is not None and speaker is not None
     together = net(x, cond, speaker)[0]
@@ -216,7 +216,7 @@ def test_the_gate_is_tanh_times_sigmoid() -> None:
 def test_conditioning_that_does_not_fit_is_explained(randomise) -> None:
     x = torch.zeros(1, 10, dtype=torch.long)
     cond, speaker = torch.zeros(1, 3, 3).double(), torch.zeros(1, dtype=torch.long)
-    both, neither = _net(randomise, condition=3, speakers=2), _net(randomise)
+    both, neither = _net(randomise, cond_dim=3, num_speakers=2), _net(randomise)
     with pytest.raises(ValueError, match="takes a local conditioning"):
         both(x, None, speaker)
     with pytest.raises(ValueError, match="takes a speaker"):

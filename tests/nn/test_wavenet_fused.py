@@ -70,7 +70,7 @@ def test_equals_layer_after_layer(randomise, monkeypatch, kind, options, steps) 
 @pytest.mark.skipif(library.kernels() is None, reason=library.why_missing())
 @pytest.mark.parametrize("compiled", [True, False])
 def test_equals_layer_after_layer_in_float32(randomise, monkeypatch, compiled) -> None:
-    net = _net(randomise, condition=3, speakers=2, residual=16).float()
+    net = _net(randomise, cond_dim=3, num_speakers=2, residual_channels=16).float()
     if not compiled:
         monkeypatch.setattr(stack_module, "kernels", lambda: None)
     inputs = _inputs(net, 32, torch.float32)
@@ -114,7 +114,7 @@ def test_the_gradient_is_that_of_finite_differences(kernel_size) -> None:
 
 
 def test_the_conditioning_has_the_same_gradient_where_weights_are_held(randomise, monkeypatch) -> None:
-    net = _net(randomise, condition=3)
+    net = _net(randomise, cond_dim=3)
     everything = _results(net, inputs := _inputs(net, 16), at_once=True, monkeypatch=monkeypatch)
     net.requires_grad_(False)
     only = _results(net, inputs, at_once=True, monkeypatch=monkeypatch)
@@ -122,7 +122,7 @@ def test_the_conditioning_has_the_same_gradient_where_weights_are_held(randomise
 
 
 def test_what_is_no_whole_sequence_goes_layer_after_layer(randomise, monkeypatch) -> None:
-    net = _net(randomise, condition=3)
+    net = _net(randomise, cond_dim=3)
     monkeypatch.setattr("vqaudio.nn.wavenet.run_stack", None)
     x, cond, _ = _inputs(net, 8)
     assert cond is not None

@@ -154,7 +154,18 @@ def test_it_holds_what_the_decoder_loses_and_the_verdict(
 
 
 def test_a_model_that_knows_nobody_is_asked_of_its_codes_alone(model_dir: Path, tmp_path: Path) -> None:
-    only = ["--only", "listening", "conversion", "words", "signal", "phones", "bits", "--no-html", "--max-utterances", "2"]
+    only = [
+        "--only",
+        "listening",
+        "conversion",
+        "words",
+        "signal",
+        "phones",
+        "bits",
+        "--no-html",
+        "--max-utterances",
+        "2",
+    ]
     arguments = ["evaluate", "--model", str(model_dir), "--data", str(EGS), "--out", str(tmp_path / "report")]
     assert main([*arguments, *only]) == 0
     found = json.loads((tmp_path / "report/figures.json").read_text())

@@ -64,7 +64,7 @@ def test_pieces_are_the_whole(means, make_net, inputs_of, seeded, monkeypatch, o
 
 
 def test_a_longer_generation_begins_like_a_shorter_one(means, make_net, seeded) -> None:
-    net = make_net(means.dtype, speakers=2)
+    net = make_net(means.dtype, num_speakers=2)
     short, long = (means.generate(net, speaker=torch.tensor([1]), steps=n, generator=seeded(0)) for n in (13, 29))
     assert torch.equal(long[:, :13], short)
 
@@ -75,7 +75,7 @@ def test_seeds_make_it_reproducible_and_different(means, make_net) -> None:
     assert torch.equal(one, again)
     assert not torch.equal(one, other)
     assert one.dtype == torch.int64
-    assert 0 <= one.min() <= one.max() < net.cfg.classes
+    assert 0 <= one.min() <= one.max() < net.cfg.num_classes
     assert len(one.unique()) > 2
 
 
@@ -90,14 +90,14 @@ def test_it_draws_each_step_given_the_ones_before(means, make_net, inputs_of) ->
 
 
 def test_nothing_to_do_is_done(means, make_net) -> None:
-    net = make_net(means.dtype, condition=3)
+    net = make_net(means.dtype, cond_dim=3)
     assert means.generate(net, torch.zeros(2, 3, 0, dtype=means.dtype), steps=0).shape == (2, 0)
     assert means.generate(net, torch.zeros(0, 3, 0, dtype=means.dtype), steps=0).shape == (0, 0)
 
 
 @pytest.mark.parametrize("frames", [1, 2, 4])
 def test_conditioning_of_another_length_is_refused(means, make_net, frames) -> None:
-    net = make_net(means.dtype, condition=3)
+    net = make_net(means.dtype, cond_dim=3)
     with pytest.raises(ValueError, match=f"10 steps .* 3 frames, but cond has {frames}"):
         means.generate(net, torch.zeros(1, 3, frames, dtype=means.dtype), steps=10)
 
@@ -214,7 +214,7 @@ def test_broken_weights_are_refused_in_pytorch_too(make_net, kind) -> None:
 
 
 def test_an_extension_is_some_work_and_whole_frames(make_net) -> None:
-    small, large = make_net(), make_net(layers=30, residual=64, skip=64, cycle=2)
+    small, large = make_net(), make_net(layers=30, residual_channels=64, skip_channels=64, layers_per_stack=2)
     for net in (small, large):
         for streams in (1, 32):
             steps, work = block_steps(net, streams), shape_of(net.cfg).multiply_adds * streams
@@ -227,7 +227,7 @@ def test_an_extension_is_some_work_and_whole_frames(make_net) -> None:
 @pytest.mark.skipif(library.kernels() is None, reason=library.why_missing())
 @pytest.mark.parametrize("streams", [1, 5])
 def test_no_more_threads_run_than_were_asked_for(make_net, inputs_of, streams) -> None:
-    net = make_net(**BOTH, layers=20, residual=32, skip=64)
+    net = make_net(**BOTH, layers=20, residual_channels=32, skip_channels=64)
     steps = 3000
 
     def most(threads: int) -> int:

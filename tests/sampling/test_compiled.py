@@ -68,13 +68,13 @@ def _stepwise(sampler, classes: int, x: Tensor, lengths: Tensor, inputs: dict[st
     threads=st.integers(1, 3),
     kind=st.sampled_from(list(WITH)),
     layers=st.integers(1, 6),
-    cycle=st.integers(1, 4),
+    layers_per_stack=st.integers(1, 4),
     kernel_size=st.integers(2, 4),
-    residual=st.integers(1, 40),
-    skip=st.integers(1, 40),
-    classes=st.integers(2, 300),
+    residual_channels=st.integers(1, 40),
+    skip_channels=st.integers(1, 40),
+    num_classes=st.integers(2, 300),
     hop=st.integers(1, 70),
-    hidden=st.integers(1, 40),
+    cond_hidden_channels=st.integers(1, 40),
     beyond=st.integers(1, 20),
     parts=st.lists(st.floats(0, 1), max_size=18),
 )
@@ -86,8 +86,8 @@ def test_logits_are_those_of_the_parallel_pass(
     lengths = torch.tensor(sorted([steps, *(round(part * steps) for part in parts)], reverse=True))
     inputs = inputs_of(net, len(lengths), steps)
     generator = torch.Generator().manual_seed(0)
-    x = net.shift(torch.randint(net.cfg.classes, (len(lengths), steps), generator=generator))
-    logits = _stepwise(compiled(net, variant, threads, precision), net.cfg.classes, x, lengths, inputs)
+    x = net.shift(torch.randint(net.cfg.num_classes, (len(lengths), steps), generator=generator))
+    logits = _stepwise(compiled(net, variant, threads, precision), net.cfg.num_classes, x, lengths, inputs)
     expected = _parallel(_rounded(net, precision), x, inputs)
     taken = torch.arange(steps) < lengths[:, None]
     error = (logits - expected)[taken].abs().max() / expected[taken].abs().max()
@@ -158,9 +158,9 @@ def test_samples_are_those_of_the_obvious_loop(
     threads=st.integers(1, 4),
     kind=st.sampled_from(list(WITH)),
     layers=st.integers(1, 5),
-    cycle=st.integers(1, 4),
+    layers_per_stack=st.integers(1, 4),
     kernel_size=st.integers(2, 4),
-    classes=st.integers(2, 40),
+    num_classes=st.integers(2, 40),
     hop=st.integers(1, 9),
     lengths=st.lists(st.integers(0, 24), min_size=1, max_size=6),
     temperature=st.sampled_from([0.0, 0.3, 1.0, 1.5]),

@@ -61,7 +61,7 @@ def test_its_state_after_each_step_is_that_of_the_ring_buffers(make_net, inputs_
 @pytest.mark.parametrize("streams", [1, 3, 256])
 @pytest.mark.parametrize(("temperature", "top_k"), CONTROLS)
 def test_recorded_generation_is_that_of_the_ring_buffers(make_net, inputs_of, streams, temperature, top_k) -> None:
-    net = make_net(torch.float64, classes=64, residual=16, skip=16, **BOTH).cuda()
+    net = make_net(torch.float64, num_classes=64, residual_channels=16, skip_channels=16, **BOTH).cuda()
     lengths = [60 - (7 * b) % 60 for b in range(streams)]
     inputs = {name: value.cuda() for name, value in inputs_of(net, streams, 60).items()}
     options = {**inputs, "steps": lengths, "temperature": temperature, "top_k": top_k}

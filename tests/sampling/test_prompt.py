@@ -11,7 +11,7 @@ from vqaudio.sampling import reference
 @pytest.mark.parametrize("speakers", [0, 3])
 @pytest.mark.parametrize("temperature,top_k", [(1.0, None), (0.7, 3), (0.0, None)])
 def test_after_a_prompt_all_samplers_go_on_alike(make_net, means, speakers, temperature, top_k) -> None:
-    net = make_net(means.dtype, speakers=speakers, hop=1)
+    net = make_net(means.dtype, num_speakers=speakers, hop=1)
     prompt = torch.randint(7, (3, 5), generator=torch.Generator().manual_seed(1))
     speaker = torch.tensor([0, 2, 1]) if speakers else None
     options = {"steps": [9, 0, 12], "temperature": temperature, "top_k": top_k, "streams": 3, "prompt": prompt}
@@ -46,6 +46,6 @@ def test_a_prompt_that_does_not_fit_is_explained(make_net, means) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             means.generate(net, steps=4, prompt=prompt)
-    conditioned = make_net(means.dtype, condition=3)
+    conditioned = make_net(means.dtype, cond_dim=3)
     with pytest.raises(ValueError, match="a prompt is for a net without local conditioning"):
         means.generate(conditioned, torch.zeros(1, 3, 1).to(means.dtype), steps=4, prompt=torch.zeros(1, 2).long())

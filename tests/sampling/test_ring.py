@@ -44,7 +44,7 @@ def test_the_ring_buffer_equals_the_obvious_loop(
     seed,
 ) -> None:
     shape = {"layers": layers, "layers_per_stack": cycle, "kernel_size": kernel_size, "residual_channels": residual}
-    net = make_net(torch.float64, **WITH[kind], **shape, classes=classes, hop=hop)
+    net = make_net(torch.float64, **WITH[kind], **shape, num_classes=classes, hop=hop)
     streams, steps = len(lengths), max(lengths)
     options = {**inputs_of(net, streams, steps), "temperature": temperature, "top_k": top_k, "streams": streams}
     expected = reference.generate(net, **options, steps=lengths, generator=torch.Generator().manual_seed(seed))
@@ -58,10 +58,12 @@ def test_the_ring_buffer_equals_the_obvious_loop(
 @pytest.mark.parametrize("kind", WITH)
 @pytest.mark.parametrize("kernel_size", [2, 3])
 def test_its_logits_are_those_of_the_parallel_pass(make_net, inputs_of, kind, kernel_size) -> None:
-    net = make_net(**WITH[kind], kernel_size=kernel_size, layers=8, cycle=4, residual=16, skip=16)
+    net = make_net(
+        **WITH[kind], kernel_size=kernel_size, layers=8, layers_per_stack=4, residual_channels=16, skip_channels=16
+    )
     steps, hop = 3 * net.cfg.receptive_field, net.cfg.hop
     inputs = inputs_of(net, 3, steps)
-    target = torch.randint(net.cfg.classes, (3, steps), generator=torch.Generator().manual_seed(2))
+    target = torch.randint(net.cfg.num_classes, (3, steps), generator=torch.Generator().manual_seed(2))
     x = net.shift(target)
     expected, _ = net(x, inputs.get("cond"), inputs.get("speaker"))
     streams = RingStreams(net, inputs.get("speaker"), 3)
@@ -77,7 +79,7 @@ def test_its_logits_are_those_of_the_parallel_pass(make_net, inputs_of, kind, ke
 
 @pytest.mark.parametrize("sampler", [ring_buffers, cuda_graph])
 def test_conditioning_that_begins_inside_a_frame_is_refused(make_net, sampler) -> None:
-    net = make_net(condition=3)
+    net = make_net(cond_dim=3)
     streams = sampler(net).open(None, 1)
     options = {"lengths": torch.tensor([3]), "temperature": 1.0, "top_k": None}
     streams.extend(torch.zeros(1, 3, 1), torch.rand(1, 3), **options)

@@ -65,7 +65,21 @@ def test_adapt_then_speak_old_tokens_with_the_new_voice(tmp_path, run, speech: P
 
 
 def test_the_verb_gives_what_the_library_gives(tmp_path, run, speech: Path, tiny_model: SpeechVQVAE) -> None:
-    flags = ("--steps", 3, "--crop-samples", 512, "--batch-size", 2, "--lr", 0.05, "--seed", 7, "--decoder", "--decoder-lr", 0.01)
+    flags = (
+        "--steps",
+        3,
+        "--crop-samples",
+        512,
+        "--batch-size",
+        2,
+        "--lr",
+        0.05,
+        "--seed",
+        7,
+        "--decoder",
+        "--decoder-lr",
+        0.01,
+    )
     run("adapt", "--data", speech / "dora", "--speaker", "d", "--out", tmp_path / "m2", *flags)
     cfg = AdaptConfig(steps=3, crop_samples=512, batch_size=2, lr=0.05, seed=7, decoder=True, decoder_lr=0.01)
     expected = adapt(tiny_model, find_new_speakers(speech / "dora", "d"), cfg).model
@@ -121,7 +135,9 @@ def test_a_full_disk_leaves_nothing(tmp_path, run, speech: Path, monkeypatch: py
         raise OSError(28, "No space left on device", "model.safetensors")
 
     monkeypatch.setattr(enroll_run, "save_model", full)
-    code, _, err = run("adapt", "--data", speech / "dora", "--out", tmp_path / "m2", "--steps", 2, "--crop-samples", 256)
+    code, _, err = run(
+        "adapt", "--data", speech / "dora", "--out", tmp_path / "m2", "--steps", 2, "--crop-samples", 256
+    )
     assert (code, err) == (2, "error: model.safetensors: No space left on device\n")
     assert not list(tmp_path.iterdir())
 

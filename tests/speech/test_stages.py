@@ -14,7 +14,14 @@ from vqaudio.training.metrics_file import read_metrics
 
 pytestmark = pytest.mark.slow
 HEARD = (  # all that is drawn at random for the encoder, too
-    *("--model.encoder.frontend.n_mels", "12", "--model.encoder.frontend.hop_length", "8", "--model.encoder.frontend.win_length", "64"),
+    *(
+        "--model.encoder.frontend.n_mels",
+        "12",
+        "--model.encoder.frontend.hop_length",
+        "8",
+        "--model.encoder.frontend.win_length",
+        "64",
+    ),
     *("--model.encoder.frontend.f_max", "6600", "--model.encoder.frontend.warp", "0.2", "--crops.gain_db", "12"),
     *("--model.encoder.strides", "2", "4", "--model.encoder.channels", "8", "16"),
     *("--model.context.dilations", "1", "2", "--model.context.channels", "8"),

@@ -23,10 +23,10 @@ TINY = {
     "train": ["egs/mini/train.jsonl"],
     "valid": ["egs/mini/valid.jsonl"],
     "crops": {"samples": 1024, "batch_size": 8},
-    "validation": {"samples": 1024, "batch_size": 4, "batches": 1},
+    "validation": {"samples": 1024, "batch_size": 4, "num_batches": 1},
     "model": {
-        "encoder": {"channels": [8, 8, 8, 8, 8, 16], "dilations": [1], "width": 8},
-        "quantizer": {"codes": 16, "width": 8, "restart_below": 0.3},
+        "encoder": {"channels": [8, 8, 8, 8, 8, 16], "dilations": [1], "dim": 8},
+        "quantizer": {"codebook_size": 16, "dim": 8, "restart_threshold": 0.3},
         "decoder": {
             "layers": 3,
             "layers_per_stack": 3,
@@ -35,7 +35,14 @@ TINY = {
             "cond_hidden_channels": 8,
         },
     },
-    "fit": {"steps": 12, "precision": "no", "log_every": 4, "evaluate_every": 6, "save_every": 4, "first_batches": 4},
+    "fit": {
+        "steps": 12,
+        "precision": "no",
+        "log_every": 4,
+        "evaluate_every": 6,
+        "save_every": 4,
+        "codebook_init_batches": 4,
+    },
 }
 
 

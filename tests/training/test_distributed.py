@@ -70,13 +70,15 @@ class Kind(NamedTuple):
 
 KINDS = {
     "plain": Kind(),
-    "no restarts": Kind(quantizer={"restart_below": 0.0}),
+    "no restarts": Kind(quantizer={"restart_threshold": 0.0}),
     "padding of very different length": Kind(RAGGED),
     "nothing but padding on the last process": Kind(NOTHING),
     "5 crops": Kind(RAGGED[:5]),
-    "two passes per step": Kind(RAGGED, fit={"accumulate": 2}),
-    "gradient codebook, affine": Kind(RAGGED, quantizer={"codebook": "gradient"}, model={"normalizer": "affine"}),
-    "codes from the spectrum": Kind(RAGGED, model={**HEARD, "learn": "codes"}),
+    "two passes per step": Kind(RAGGED, fit={"gradient_accumulation_steps": 2}),
+    "gradient codebook, affine": Kind(
+        RAGGED, quantizer={"codebook_update": "gradient"}, model={"normalizer": "affine"}
+    ),
+    "codes from the spectrum": Kind(RAGGED, model={**HEARD, "stage": "codes"}),
     "spectrum and speech": Kind(RAGGED, model=HEARD),
     "bf16": Kind(fit={"precision": "bf16"}),
 }
@@ -281,7 +283,9 @@ def test_what_splits_the_model_is_refused_in_one_line(host, tiny: Path, runs: Pa
 
 
 def test_more_processes_than_crops_are_refused_in_words(host, tiny: Path, runs: Path, recipe: Path) -> None:
-    run = host.start(recipe, tiny, "--out", runs / "few", "--crops.batch_size", "2", "--fit.gradient_accumulation_steps", "3")
+    run = host.start(
+        recipe, tiny, "--out", runs / "few", "--crops.batch_size", "2", "--fit.gradient_accumulation_steps", "3"
+    )
     assert run.wait() == [1]
     assert run.output.splitlines()[-1].startswith("error: batch_size 2 cannot be shared by 3 parts (processes x acc")
     assert run.output.count("error") == 1

@@ -45,7 +45,7 @@ class Subject:
         return 4 * self.multiply_adds
 
 
-_VCTK = {"cycle": 10, "hop": 64, "condition": 64, "speakers": 109}
+_VCTK = {"layers_per_stack": 10, "hop": 64, "cond_dim": 64, "num_speakers": 109}
 BASE = Subject("base", WaveNetConfig(layers=20, residual_channels=64, skip_channels=128, **_VCTK))
 WIDE_SKIP = Subject("wide skip", WaveNetConfig(layers=30, residual_channels=64, skip_channels=256, **_VCTK))
 PAPER = Subject("paper", WaveNetConfig(layers=30, residual_channels=256, skip_channels=256, **_VCTK))
