@@ -181,7 +181,7 @@ def test_unusual_files_work(tmp_path, run, rate, channels, subtype) -> None:
         ("align missing.jsonl --out a.tsv", "manifest missing.jsonl does not exist"),
         ("align empty.jsonl --out a.tsv", "there are no utterances in what was named"),
         ("align empty.jsonl --out a.tsv --threads 0", "--threads must be at least 1, got 0"),
-        ("evaluate --data nothing --out r --max-utterances 0", "utterances and spoken must be at least 1, got 0"),
+        ("evaluate --data nothing --out r --max-utterances 0", "max_utterances and decoded_utterances must be at least 1, got 0"),
         ("info missing", "there is no model 'missing'"),
         ("info missing.jsonl", "there are no tokens missing.jsonl"),
         ("info bad.jsonl", "bad.jsonl, line 1: not JSON"),
@@ -223,7 +223,7 @@ def test_wrong_flags_exit_with_2(run, arguments, capsys) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda facts: facts | {"format": 2}, "has format 2, this vqaudio reads format 1"),
+        (lambda facts: facts | {"format": 3}, "has format 3, this vqaudio reads formats 1 and 2"),
         (lambda facts: facts | {"kind": "Transformer"}, "holds a 'Transformer'"),
         (lambda facts: facts | {"config": facts["config"] | {"layers": 3}}, "unknown key 'layers'"),
         (lambda facts: facts | {"config": facts["config"] | {"speakers": ["a"]}}, "does not fit its config.json"),

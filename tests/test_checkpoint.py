@@ -77,10 +77,10 @@ def test_a_foreign_config_is_explained(folder: Path, value: str) -> None:
         load_model(folder)
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 3, "1", None])
 def test_another_format_is_explained(folder: Path, version: object) -> None:
     _edit(folder, format=version)
-    with pytest.raises(ModelError, match=rf"has format {version!r}, this vqaudio reads format 1; use the version"):
+    with pytest.raises(ModelError, match=rf"has format {version!r}, this vqaudio reads formats 1 and 2; use the version"):
         load_model(folder)
 
 
@@ -97,7 +97,7 @@ def test_a_config_of_a_newer_version_is_explained(folder: Path) -> None:
     with pytest.raises(ModelError, match=r"unknown key 'vocoder'.*newer vqaudio"):
         load_model(folder)
     _edit(folder, config={**config, "encoder": {**config["encoder"], "dim": 5}})
-    with pytest.raises(ModelError, match=r"quantizer.width \(4\) must be encoder.width \(5\)"):
+    with pytest.raises(ModelError, match=r"quantizer.dim \(4\) must be encoder.dim \(5\)"):
         load_model(folder)
 
 

@@ -131,7 +131,7 @@ def test_the_address_and_the_sum_are_the_official_ones(script: ModuleType) -> No
     assert script.CIFAR10_MD5 == "c32a1d4ab5d03f1284b67883e8d87530"
 
 
-NET = {"channels": 4, "layers": 1, "head": 4, "kernel_size": 3}
+NET = {"channels": 4, "layers": 1, "head_channels": 4, "kernel_size": 3}
 TINY = {
     "vqvae": {
         "crops": {"batch_size": 2},

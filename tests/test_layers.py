@@ -10,6 +10,7 @@ PACKAGE = REPOSITORY / "vqaudio"
 
 LAYERS = [  # bottom to top
     ["config", "atomic"],
+    ["upgrade"],
     ["kernels"],
     ["nn", "checkpoint", "fingerprint"],
     ["sampling", "data", "training"],  # data and training know no model, training not even the quantizer

@@ -41,7 +41,7 @@ def recipe() -> ModuleType:
 def test_the_presets_are_found() -> None:
     names = {f"{path.relative_to(ROOT / 'egs').parts[0]}/{path.stem}" for path in PRESETS}
     assert names >= {"mini/mini", "vctk/paper", "vctk/base", "vctk/cpu"}
-    assert names >= {f"cifar10/{name}" for name in ("vqvae", "imagenet128", "prior", "second")}
+    assert names >= {f"cifar10/{name}" for name in ("vqvae", "imagenet128", "prior", "hierarchical")}
 
 
 @pytest.mark.parametrize("path", OF_PRIORS, ids=lambda path: str(path.parent.relative_to(ROOT)))

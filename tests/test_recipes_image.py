@@ -29,7 +29,7 @@ TINY_FIT = ["--fit.steps", "6", "--fit.log-every", "2", "--fit.evaluate-every", 
 TINY_IMAGES = ["--model.coder.channels", "8", "--model.coder.num_maps", "2", "--model.coder.dim", "4"]
 TINY_IMAGES += ["--model.quantizer.dim", "4", "--model.quantizer.codebook_size", "16", "--model.vimco_samples", "3"]
 TINY_IMAGES += ["--crops.batch-size", "4", *TINY_FIT]
-TINY_NET = ["--{}.net.channels", "6", "--{}.net.layers", "2", "--{}.net.head", "8", "--{}.net.kernel-size", "3"]
+TINY_NET = ["--{}.net.channels", "6", "--{}.net.layers", "2", "--{}.net.head-channels", "8", "--{}.net.kernel-size", "3"]
 
 
 @pytest.fixture
@@ -75,8 +75,8 @@ def test_the_whole_way(
         assert [row["step"] for row in rows] == [3, 6]
         assert 0 < rows[-1]["bits_per_dim"] < 20
     for kind, expected in (("prior", ImagePrior), ("vqvae", CodeMapVQVAE), ("vae", CodeMapVAE)):
-        flags = [flag.format("image" if kind == "prior" else "second") for flag in TINY_NET]
-        conf = CONF / ("prior.yaml" if kind == "prior" else "second.yaml")
+        flags = [flag.format("image" if kind == "prior" else "hierarchical") for flag in TINY_NET]
+        conf = CONF / ("prior.yaml" if kind == "prior" else "hierarchical.yaml")
         given = ["--kind", kind, "--model", tmp_path / "vqvae", "--data", images, "--out", tmp_path / f"over-{kind}"]
         recipe("train_prior", conf, *given, "--batches.batch-size", "4", *flags, *TINY_FIT)
         loaded = load_model(tmp_path / f"over-{kind}", kind=expected)

@@ -64,7 +64,7 @@ def test_the_continuous_one_has_the_same_decoder(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_is_explained() -> None:
-    with pytest.raises(ValueError, match="channels and latents must be at least 1, got 128 and 0"):
+    with pytest.raises(ValueError, match="channels and num_latents must be at least 1, got 128 and 0"):
         CodeMapConfig(num_latents=0)
     with pytest.raises(ValueError, match=r"map_shape must be \(M, h, w\) .* got \(8, 8\)"):
         CodeMapConfig(map_shape=(8, 8))

@@ -76,5 +76,5 @@ def test_what_does_not_fit_is_explained(image_model: ImageVQVAE) -> None:
         image_model.decode(torch.tensor([0, 6]).view(1, 2, 1, 1))
     with pytest.raises(ValueError, match="multiple of 4, the coder's stride, got 30"):
         ImageConfig(size=30)
-    with pytest.raises(ValueError, match=r"quantizer.width \(64\) must be coder.width \(8\)"):
+    with pytest.raises(ValueError, match=r"quantizer.dim \(64\) must be coder.dim \(8\)"):
         ImageConfig(coder=ImageCoderConfig(dim=8))

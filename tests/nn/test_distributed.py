@@ -70,7 +70,7 @@ def _work(rank: int, folder: Path) -> None:
         results: list[Quantized] = [quantizer(*_part(step, sizes, rank)) for step in range(STEPS)]
         found[name] = {
             "state": _state(quantizer),
-            "codebook_size": [q.codes[_part(step, sizes, rank)[1]] for step, q in enumerate(results)],
+            "codes": [q.codes[_part(step, sizes, rank)[1]] for step, q in enumerate(results)],
             "perplexity": [q.perplexity for q in results],
         }
         before = _state(quantizer)

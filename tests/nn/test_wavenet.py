@@ -234,11 +234,11 @@ def test_conditioning_that_does_not_fit_is_explained(randomise) -> None:
     ("options", "message"),
     [
         ({"layers": 0}, "layers must be at least 1, got 0"),
-        ({"layers_per_stack": 0}, "cycle"),
+        ({"layers_per_stack": 0}, "layers_per_stack"),
         ({"hop": 0}, "hop"),
         ({"num_classes": 1}, "classes"),
         ({"kernel_size": 1}, "kernel_size"),
-        ({"cond_dim": -1}, "condition"),
+        ({"cond_dim": -1}, "cond_dim"),
         ({"num_speakers": -2}, "speakers must be 0 or more.*-2"),
         ({"input_noise": 1.5}, r"input_noise must lie in \[0, 1\].*1.5"),
         ({"input_dropout": -0.1}, "input_dropout"),

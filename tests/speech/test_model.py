@@ -71,7 +71,7 @@ def test_the_decoder_follows_from_the_rest(tiny_config: SpeechVQVAEConfig) -> No
     ("options", "message"),
     [
         ({"speakers": ("a", "b", "a")}, "speakers must be different names"),
-        ({"encoder": EncoderConfig(dim=5)}, r"quantizer.width \(64\) must be encoder.width \(5\)"),
+        ({"encoder": EncoderConfig(dim=5)}, r"quantizer.dim \(64\) must be encoder.dim \(5\)"),
         ({"sample_rate": 0}, "sample_rate"),
     ],
 )

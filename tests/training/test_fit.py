@@ -103,7 +103,7 @@ def test_lr_rises_stays_and_falls() -> None:
     assert rates[90] == pytest.approx(0.5) and 0 < rates[99] < 0.1
 
 
-@pytest.mark.parametrize("field, value", [("steps", 0), ("lr", -1.0), ("betas", (0.9,)), ("decay", 2.0)])
+@pytest.mark.parametrize("field, value", [("steps", 0), ("lr", -1.0), ("betas", (0.9,)), ("lr_decay_fraction", 2.0)])
 def test_impossible_settings_are_refused_by_name(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=field):
         FitConfig(**{field: value})  # pyright: ignore[reportArgumentType]
@@ -140,7 +140,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
         assert all(value.isfinite().all() for name, value in weights.items() if name.startswith("model/"))
 
 
-@pytest.mark.parametrize("changed", [{"average": 0.0}, {"seed": 1}])
+@pytest.mark.parametrize("changed", [{"ema_decay": 0.0}, {"seed": 1}])
 def test_a_run_continues_with_the_settings_that_it_began_with(tmp_path: Path, changed: dict[str, float]) -> None:
     fit(Regression(), Numbers(), FitConfig(steps=2), tmp_path)
     with pytest.raises(TrainingError, match=f"began with fit.{next(iter(changed))}"):

@@ -66,7 +66,7 @@ def test_every_threshold_can_be_moved() -> None:
     assert judge({**WELL, "perplexity": 500.0}, 2000, strict).name == "codes ignored"
     assert judge({**WELL, "perplexity": 500.0, "conditioning_gap": 3.0}, 2000, strict).name == "speaker ignored"
     assert judge({**WELL, "bits_per_sample": 8.1}, 0, strict).name == "diverged"
-    wrongs: list[dict[str, Any]] = [{"young_until": -1}, {"perplexity": 1.5}, {"bits_above_uniform": -1.0}]
+    wrongs: list[dict[str, Any]] = [{"min_steps": -1}, {"min_perplexity": 1.5}, {"max_bits_above_uniform": -1.0}]
     for wrong in wrongs:
         with pytest.raises(ValueError, match="must"):
             HealthConfig(**wrong)
