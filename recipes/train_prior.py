@@ -1,14 +1,15 @@
 """Trains a model of codes: accelerate launch recipes/train_prior.py [CONFIG.yaml] [--flags].
 
-A prior over the codes of a trained tokenizer or image model; with --kind a second level over an image model's codes: a
-VQ-VAE of a few latents for a whole map, or the continuous VAE beside it. The codes are written once, in codes/ beside
-`out`, and used by all runs.
+An autoregressive prior over the codes of a trained tokenizer or image model; with --kind vqvae or vae a hierarchical
+model over an image model's codes: a few latents for a whole map of codes. Speech codes come from token files
+(--tokens), or from the manifests in --data, which are tokenized once: the tokens are kept beside `out`, in
+codes/FINGERPRINT/, for all runs over the same tokenizer.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -30,13 +31,16 @@ from vqaudio.metrics.prior import code_prior_figures
 from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.speech.prior import CodePrior, CodePriorConfig
 from vqaudio.tokens.bulk import tokens_of
-from vqaudio.tokens.chunks import CodeCropConfig, CodeCrops, sequences
+from vqaudio.tokens.chunks import CodeCropConfig, CodeCrops, sequences, split_rows
+from vqaudio.tokens.files import read_token_files
+from vqaudio.tokens.rows import TokenRow
 from vqaudio.training import FitConfig, TrainingError, fit, processes
 from vqaudio.training.curves import plot_curves
 from vqaudio.training.launch import threads
 from vqaudio.training.loader import Loader
 
 ROOT = Path(__file__).parent.parent
+VALID_FRACTION = 0.05  # of the utterances of --tokens, where no --valid-tokens are named
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,10 @@ class TrainPriorConfig:
     """the trained tokenizer or image model whose codes are modelled"""
     data: tuple[Path, ...] = (Path("egs/mini"),)
     """what `vqaudio prepare` wrote: folders with the manifests train.jsonl and valid.jsonl, or one of packed images"""
+    tokens: tuple[Path, ...] = ()
+    """speech: token files of `vqaudio tokenize` to train on, instead of tokenizing `data`"""
+    valid_tokens: tuple[Path, ...] = ()
+    """speech: token files to validate on; without them, 5 % of each speaker's utterances in `tokens`"""
     conditional: bool = True
     """whether the prior is told who speaks, or the image's class"""
     crops: CodeCropConfig = field(default_factory=CodeCropConfig)
@@ -74,30 +82,37 @@ class Task(NamedTuple):
 
 def speech(cfg: TrainPriorConfig, tokenizer: SpeechVQVAE) -> Task:
     """A WaveNet over the codes of utterances."""
-    folders = [path if path.exists() else ROOT / path for path in cfg.data]
     names, k, model = tokenizer.speakers if cfg.conditional else (), tokenizer.codebook_size, tokenizer.fingerprint
-    train, valid = (
-        sequences(
-            tokens_of(
-                tokenizer, [folder / f"{part}.jsonl" for folder in folders], cfg.out.parent / f"codes/{part}.jsonl"
-            ),
-            names,
-            k,
-            model,
-        )
-        for part in ("train", "valid")
-    )
+    train, valid = (sequences(rows, names, k, model) for rows in token_rows(cfg, tokenizer))
     net = replace(cfg.speech.net, num_classes=k)
     over = replace(cfg.speech, speakers=names, model=model, frame_rate=tokenizer.frame_rate, net=net)
     unigram = shares(train)
     return Task(CodePrior(over), CodeCrops(train, cfg.crops), lambda m: code_prior_figures(m, valid, unigram), model)
 
 
+def token_rows(cfg: TrainPriorConfig, tokenizer: SpeechVQVAE) -> tuple[Iterable[TokenRow], Iterable[TokenRow]]:
+    """Rows to train and to validate on: of the token files, or of the manifests, tokenized once."""
+    if cfg.tokens:
+        rows = read_token_files(cfg.tokens)
+        return (rows, read_token_files(cfg.valid_tokens)) if cfg.valid_tokens else split_rows(rows, VALID_FRACTION)
+    if cfg.valid_tokens:
+        raise ValueError("valid_tokens needs tokens: name the token files to train on too")
+    folders = [path if path.exists() else ROOT / path for path in cfg.data]
+    cache = cfg.out.parent / "codes" / tokenizer.fingerprint
+    train, valid = (
+        tokens_of(tokenizer, [folder / f"{part}.jsonl" for folder in folders], cache / f"{part}.jsonl")
+        for part in ("train", "valid")
+    )
+    return train, valid
+
+
 def images(cfg: TrainPriorConfig, first: ImageVQVAE) -> Task:
     """A PixelCNN over maps of codes, or a second level of latents beneath one."""
+    if cfg.tokens or cfg.valid_tokens:
+        raise ValueError("tokens and valid_tokens are for speech; the codes of images are computed from data")
     if len(cfg.data) != 1:
         raise ValueError(f"the codes of images are of one prepared folder, got {len(cfg.data)} in data")
-    data, codes = cfg.data[0], cfg.out.parent / "codes"
+    data, codes = cfg.data[0], cfg.out.parent / "codes" / first.fingerprint
     train = codes_of(first, open_images(data / "train"), codes / "train.safetensors", mirrored=True)
     valid = codes_of(first, open_images(data / "valid"), codes / "valid.safetensors")
     model = build(cfg, train)

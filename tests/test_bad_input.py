@@ -181,7 +181,10 @@ def test_unusual_files_work(tmp_path, run, rate, channels, subtype) -> None:
         ("align missing.jsonl --out a.tsv", "manifest missing.jsonl does not exist"),
         ("align empty.jsonl --out a.tsv", "there are no utterances in what was named"),
         ("align empty.jsonl --out a.tsv --threads 0", "--threads must be at least 1, got 0"),
-        ("evaluate --data nothing --out r --max-utterances 0", "max_utterances and decoded_utterances must be at least 1, got 0"),
+        (
+            "evaluate --data nothing --out r --max-utterances 0",
+            "max_utterances and decoded_utterances must be at least 1, got 0",
+        ),
         ("info missing", "there is no model 'missing'"),
         ("info missing.jsonl", "there are no tokens missing.jsonl"),
         ("info bad.jsonl", "bad.jsonl, line 1: not JSON"),

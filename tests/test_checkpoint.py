@@ -80,7 +80,9 @@ def test_a_foreign_config_is_explained(folder: Path, value: str) -> None:
 @pytest.mark.parametrize("version", [0, 3, "1", None])
 def test_another_format_is_explained(folder: Path, version: object) -> None:
     _edit(folder, format=version)
-    with pytest.raises(ModelError, match=rf"has format {version!r}, this vqaudio reads formats 1 and 2; use the version"):
+    with pytest.raises(
+        ModelError, match=rf"has format {version!r}, this vqaudio reads formats 1 and 2; use the version"
+    ):
         load_model(folder)
 
 

@@ -62,7 +62,8 @@ def test_stages_1_to_7_run_on_real_speech(tmp_path: Path) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": path})
     assert done.returncode == 0, done.stdout + done.stderr
-    rows = [json.loads(line) for line in (tmp_path / "exp/tokens.jsonl").read_text().splitlines()]
+    files = [tmp_path / f"exp/tokens/{part}.jsonl" for part in ("train", "valid", "test")]
+    rows = [json.loads(line) for file in files for line in file.read_text().splitlines()]
     assert len(rows) == len(list((corpus / "wav16").glob("*/*"))) == 82
     assert all(len(row["codes"]) == -(-row["num_samples"] // 64) for row in rows)
     assert len(list((tmp_path / "exp/converted").glob("*.wav"))) == 4

@@ -29,7 +29,16 @@ TINY_FIT = ["--fit.steps", "6", "--fit.log-every", "2", "--fit.evaluate-every", 
 TINY_IMAGES = ["--model.coder.channels", "8", "--model.coder.num_maps", "2", "--model.coder.dim", "4"]
 TINY_IMAGES += ["--model.quantizer.dim", "4", "--model.quantizer.codebook_size", "16", "--model.vimco_samples", "3"]
 TINY_IMAGES += ["--crops.batch-size", "4", *TINY_FIT]
-TINY_NET = ["--{}.net.channels", "6", "--{}.net.layers", "2", "--{}.net.head-channels", "8", "--{}.net.kernel-size", "3"]
+TINY_NET = [
+    "--{}.net.channels",
+    "6",
+    "--{}.net.layers",
+    "2",
+    "--{}.net.head-channels",
+    "8",
+    "--{}.net.kernel-size",
+    "3",
+]
 
 
 @pytest.fixture

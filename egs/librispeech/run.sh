@@ -34,13 +34,17 @@ if runs 2; then
         --train "$manifests/train.jsonl" --valid "$manifests/valid.jsonl" "$@"
 fi
 if runs 3; then
-    echo "== Stage 3: write the codes, train a prior over them =="
-    accelerate launch "$repository/recipes/train_prior.py" "$prior" --model "$out" --data "$manifests" \
-        --out "$out/prior" "$@"
+    echo "== Stage 3: tokenize, train a prior over the tokens =="
+    mkdir -p "$out/tokens"
+    for part in train valid; do
+        vqaudio tokenize "$manifests/$part.jsonl" --model "$out" --out "$out/tokens/$part.jsonl" --overwrite
+    done
+    accelerate launch "$repository/recipes/train_prior.py" "$prior" --model "$out" --out "$out/prior" \
+        --tokens "$out/tokens/train.jsonl" --valid-tokens "$out/tokens/valid.jsonl" "$@"
 fi
 if runs 4; then
     echo "== Stage 4: what the tokens of the test utterances cost =="
-    vqaudio evaluate --model "$out" --prior "$out/prior" --train-tokens "$out/codes/train.jsonl" \
+    vqaudio evaluate --model "$out" --prior "$out/prior" --train-tokens "$out/tokens/train.jsonl" \
         --data "$manifests" --only listening bits --no-html --out "$out/report" --overwrite
 fi
 if runs 5; then

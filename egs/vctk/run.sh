@@ -37,7 +37,10 @@ if runs 2; then
 fi
 if runs 3; then
     echo "== Stage 3: tokenize everything =="
-    vqaudio tokenize "$manifests"/{train,valid,test}.jsonl --model "$out" --out "$out/tokens.jsonl" --overwrite
+    mkdir -p "$out/tokens"
+    for part in train valid test; do
+        vqaudio tokenize "$manifests/$part.jsonl" --model "$out" --out "$out/tokens/$part.jsonl" --overwrite
+    done
 fi
 if runs 4; then
     echo "== Stage 4: say the test utterances in the voice of $speaker =="
@@ -46,16 +49,16 @@ if runs 4; then
 fi
 if runs 5; then
     echo "== Stage 5: train a prior over the tokens, and say what they cost =="
-    accelerate launch "$repository/recipes/train_prior.py" "$prior" --model "$out" --data "$manifests" \
-        --out "$out/prior" "$@"
-    vqaudio evaluate --model "$out" --prior "$out/prior" --train-tokens "$out/codes/train.jsonl" \
+    accelerate launch "$repository/recipes/train_prior.py" "$prior" --model "$out" --out "$out/prior" \
+        --tokens "$out/tokens/train.jsonl" --valid-tokens "$out/tokens/valid.jsonl" "$@"
+    vqaudio evaluate --model "$out" --prior "$out/prior" --train-tokens "$out/tokens/train.jsonl" \
         --data "$manifests" --only listening bits --no-html --out "$out/report" --overwrite
 fi
 if runs 6; then
     echo "== Stage 6: all tokens in an archive, and back =="
-    vqaudio pack "$out/tokens.jsonl" --prior "$out/prior" --out "$out/tokens.vqa" --overwrite
+    vqaudio pack "$out/tokens/train.jsonl" --prior "$out/prior" --out "$out/tokens.vqa" --overwrite
     vqaudio unpack "$out/tokens.vqa" --prior "$out/prior" --out "$out/unpacked.jsonl" --overwrite
-    cmp "$out/tokens.jsonl" "$out/unpacked.jsonl"
+    cmp "$out/tokens/train.jsonl" "$out/unpacked.jsonl"
 fi
 if runs 7; then
     echo "== Stage 7: what nobody said, in the voice of $speaker =="

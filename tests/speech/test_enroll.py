@@ -174,7 +174,15 @@ def test_a_run_that_diverges_says_so(tiny_model: SpeechVQVAE, newcomers: NewSpea
 
 @pytest.mark.parametrize(
     "settings",
-    [{"steps": 0}, {"crop_samples": 0}, {"batch_size": 0}, {"seed": -1}, {"lr": 0.0}, {"lr": float("nan")}, {"decoder_lr": -1.0}],
+    [
+        {"steps": 0},
+        {"crop_samples": 0},
+        {"batch_size": 0},
+        {"seed": -1},
+        {"lr": 0.0},
+        {"lr": float("nan")},
+        {"decoder_lr": -1.0},
+    ],
 )
 def test_settings_are_checked(settings: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):

@@ -38,8 +38,8 @@ def init_from(model: SpeechVQVAE, names: Sequence[str | Path]) -> dict[str | Pat
         fingerprints.add(other.fingerprint)
     if model.cfg.stage == "decoder" and model.fingerprint not in fingerprints:
         raise ModelError(
-            "stage: decoder freezes encoder and codebook, so init_from must name the model that they are from, with the same "
-            f"encoder, normalizer and quantizer in its configuration; got {', '.join(map(str, names)) or 'none'}"
+            "stage: decoder freezes encoder and codebook, so init_from must name the model that they are from, with the "
+            f"same encoder, normalizer and quantizer in its configuration; got {', '.join(map(str, names)) or 'none'}"
         )
     return left
 

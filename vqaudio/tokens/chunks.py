@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from vqaudio.data.sharding import draws_of, part_of
+from vqaudio.data.splits import split_group
 from vqaudio.tokens.rows import TokenRow
 
 
@@ -56,6 +57,24 @@ def sequences(rows: Iterable[TokenRow], speakers: Sequence[str], codebook_size: 
     if not codes:
         raise ValueError("there are no token rows")
     return CodeSequences(tuple(codes), np.array(speaker_ids, dtype=np.int64), codebook_size, model)
+
+
+def split_rows(rows: Sequence[TokenRow], valid: float, seed: int = 0) -> tuple[list[TokenRow], list[TokenRow]]:
+    """Token rows -> (train, valid): of each speaker the fraction `valid`, chosen by id, whatever the order of the rows.
+
+    Raises ValueError where nothing would be left to validate on.
+    """
+    by_speaker: dict[str | None, list[TokenRow]] = {}
+    for row in rows:
+        by_speaker.setdefault(row.speaker, []).append(row)
+    parts = [split_group(own, lambda row: row.id, valid=valid, test=0.0, seed=seed) for own in by_speaker.values()]
+    held_out = {row.id for _, own, _ in parts for row in own}
+    if not held_out:
+        raise ValueError(
+            f"{len(rows)} utterances of {len(by_speaker)} speakers are too few to hold some out for validation (3 or more "
+            "of a speaker are needed); name token files to validate on (valid_tokens)"
+        )
+    return [row for row in rows if row.id not in held_out], [row for row in rows if row.id in held_out]
 
 
 @dataclass(frozen=True)

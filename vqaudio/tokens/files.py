@@ -70,6 +70,22 @@ def read_tokens(path: str | Path) -> Iterator[TokenRow]:
     return _read_lines(path)
 
 
+def read_token_files(paths: Iterable[str | Path]) -> list[TokenRow]:
+    """All rows of several token files, in their order.
+
+    Raises what `read_tokens` does, and ValueError for an id that two files share.
+    """
+    rows: list[TokenRow] = []
+    file_of: dict[str, str | Path] = {}
+    for path in paths:
+        for row in read_tokens(path):
+            if row.id in file_of:
+                raise ValueError(f"id {row.id!r} is in {file_of[row.id]} and in {path}; ids must be unique")
+            file_of[row.id] = path
+            rows.append(row)
+    return rows
+
+
 def names_tokens(path: str | Path) -> bool:
     """Whether a path is one of tokens, by its suffix or, for a folder, by what it holds."""
     path = Path(path)
