@@ -71,13 +71,14 @@ class EncoderConfig:
 
 
 class EncoderState(NamedTuple):
-    """All that the encoder of a stream remembers between two chunks."""
+    """State of B streams between two calls of the encoder."""
 
-    pending: Tensor  # (B, 1, P): samples heard that do not yet fill a frame
+    pending: Tensor  # (B, 1, P): samples that have arrived and are not encoded yet
     to_skip: int  # samples still to drop before the first frame: the look-ahead
-    num_samples: int  # heard so far
-    num_frames: int  # handed out so far
-    pasts: tuple[Tensor, ...]  # of the front, if there is one, and of each convolution, (B, past_length, C)
+    num_samples: int  # that have arrived so far
+    num_frames: int  # that have been returned so far
+    pasts: tuple[Tensor, ...]  # of the front-end, if there is one, and of each convolution, (B, past_length, C)
+    chunk_frames: int  # frames that are always computed together; 0: all that are complete
 
 
 class Encoder(nn.Module):
@@ -101,9 +102,9 @@ class Encoder(nn.Module):
     def forward(self, wav: Tensor, state: EncoderState | None = None) -> tuple[Tensor, EncoderState | None]:
         """(B, 1, T) float32 in [-1, 1] -> (B, D, N), state.
 
-        Without a state the input is a whole utterance: N = ceil(T / hop), and no state comes back. With one
-        (`start` makes it) the input is the next chunk of a stream, of any length: N counts the frames that
-        can be told by now, and `finish` hands out the last ones.
+        Without a state the input is a whole utterance: N = ceil(T / hop), and no state is returned. With one
+        (from `start`) the input is the next part of a stream, of any length: N counts the frames that are complete
+        by now, and `finish` returns the last ones.
         """
         if wav.ndim != 3 or wav.shape[1] != 1:
             raise ValueError(f"the encoder takes waveforms of shape (B, 1, T), got {tuple(wav.shape)}")
@@ -115,20 +116,26 @@ class Encoder(nn.Module):
         state = state._replace(num_samples=state.num_samples + wav.shape[2])
         return self._continue(wav, state)
 
-    def start(self, batch_size: int = 1) -> EncoderState:
-        """State of `batch_size` streams of which nothing was heard yet."""
+    def start(self, batch_size: int = 1, chunk_frames: int = 0) -> EncoderState:
+        """The state before the first sample of `batch_size` streams.
+
+        chunk_frames: compute frames in chunks of exactly that many, the last one filled up with zeros. Then the frames
+        have the same bits however the stream is cut, because every convolution is always called with the same shape.
+        """
         like = self.out.weight
         convs = [*self.stages, *(block.conv for block in self.blocks)]
         pasts = tuple(like.new_zeros(batch_size, c.past_length, c.weight.shape[1]) for c in convs)
         if self.front is not None:
             pasts = (like.new_zeros(batch_size, self.front.past_length, 1), *pasts)
-        return EncoderState(like.new_zeros(batch_size, 1, 0), self.cfg.lookahead, 0, 0, pasts)
+        return EncoderState(like.new_zeros(batch_size, 1, 0), self.cfg.lookahead, 0, 0, pasts, chunk_frames)
 
     def finish(self, state: EncoderState) -> tuple[Tensor, EncoderState]:
-        """The frames that wait for the end of the stream: (B, D, N), so that ceil(T / hop) came in all."""
+        """The frames that wait for the end of the stream: (B, D, N), so that there are ceil(T / hop) in all."""
         missing = -(-state.num_samples // self.cfg.hop) - state.num_frames
-        num_zeros = missing * self.cfg.hop + state.to_skip - state.pending.shape[2]
-        return self._continue(state.pending.new_zeros(state.pending.shape[0], 1, num_zeros), state)
+        unit = state.chunk_frames or 1
+        num_zeros = -(-missing // unit) * unit * self.cfg.hop + state.to_skip - state.pending.shape[2]
+        z, state = self._continue(state.pending.new_zeros(state.pending.shape[0], 1, num_zeros), state)
+        return z[:, :, :missing], state
 
     def advance(self, wav: Tensor) -> Tensor:
         """(B, 1, T) -> (B, 1, N * hop): earlier by the look-ahead, zeros after the end."""
@@ -158,12 +165,14 @@ class Encoder(nn.Module):
     def _continue(self, wav: Tensor, state: EncoderState) -> tuple[Tensor, EncoderState]:
         skipped = min(state.to_skip, wav.shape[2])
         wav = torch.cat([state.pending, wav[:, :, skipped:]], dim=2)
-        num_frames = wav.shape[2] // self.cfg.hop
-        ready, pending = wav.split([num_frames * self.cfg.hop, wav.shape[2] % self.cfg.hop], dim=2)
-        if num_frames:
-            z, pasts = self.frames(ready, state.pasts)
-        else:
-            z, pasts = wav.new_zeros(wav.shape[0], self.cfg.dim, 0), state.pasts
-        return z, EncoderState(
-            pending, state.to_skip - skipped, state.num_samples, state.num_frames + num_frames, pasts
+        unit = self.cfg.hop * (state.chunk_frames or 1)
+        complete = wav.shape[2] // unit * unit
+        ready, pending = wav[:, :, :complete], wav[:, :, complete:]
+        pasts, found = state.pasts, [wav.new_zeros(wav.shape[0], self.cfg.dim, 0)]
+        for part in ready.split(unit if state.chunk_frames else max(1, complete), dim=2) if complete else ():
+            z, pasts = self.frames(part, pasts)
+            found.append(z)
+        num_frames = state.num_frames + complete // self.cfg.hop
+        return torch.cat(found, dim=2), EncoderState(
+            pending, state.to_skip - skipped, state.num_samples, num_frames, pasts, state.chunk_frames
         )

@@ -30,7 +30,7 @@ from vqaudio.speech.config import CODE_PARTS
 from vqaudio.speech.config import SpeechVQVAEConfig as SpeechVQVAEConfig
 from vqaudio.speech.speakers import speaker_id, speaker_ids
 from vqaudio.speech.synthesis import DecodeOptions
-from vqaudio.speech.tokenizer import audio_pieces, encode_in_chunks
+from vqaudio.speech.tokenizer import CHUNK_FRAMES, audio_pieces, encode_in_chunks
 from vqaudio.speech.tokens import Tokens
 
 
@@ -218,8 +218,10 @@ class SpeechVQVAE(nn.Module):
         """
         if self.training:
             raise RuntimeError("the model is in training mode; call model.eval() before it encodes")
-        for z, num_frames in encode_in_chunks(self.encoder, pieces):
-            yield self.quantizer.encode(self.normalizer(z))[0, :num_frames]
+        for z in encode_in_chunks(self.encoder, pieces):
+            # one shape for all, as in the encoder: the last chunk is filled up with its last frame
+            whole = F.pad(z, (0, CHUNK_FRAMES - z.shape[2]), mode="replicate")
+            yield self.quantizer.encode(self.normalizer(whole))[0, : z.shape[2]]
 
     def tokenize(self, audio: str | Path | np.ndarray | Tensor, sample_rate: int | None = None) -> Tokens:
         """A file, or a waveform (T,) in [-1, 1] at `sample_rate` (this model's, if left out) -> Tokens.

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from vqaudio.data.audio import blocks
 from vqaudio.nn.encoder import Encoder, EncoderState
@@ -20,31 +19,21 @@ from vqaudio.nn.encoder import Encoder, EncoderState
 CHUNK_FRAMES = 256
 
 
-def encode_in_chunks(encoder: Encoder, pieces: Iterable[Tensor]) -> Iterator[tuple[Tensor, int]]:
-    """Consecutive pieces (T,) of an utterance, of any lengths -> (frames (1, D, CHUNK_FRAMES), how many are its own).
+def encode_in_chunks(encoder: Encoder, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Consecutive pieces (T,) of an utterance, of any lengths -> its frames, (1, D, N) with N up to CHUNK_FRAMES.
 
-    The frames are those of `encoder` on the whole utterance; only the last chunk has some that lie behind its end.
-    Memory does not grow with the length.
+    They are those of `encoder` on the whole utterance, in float32 whatever the caller's autocast says. Memory does not
+    grow with the length.
     """
-    chunk_samples = CHUNK_FRAMES * encoder.cfg.hop
-    wanted = encoder.cfg.lookahead + chunk_samples  # the first chunk needs to hear that much
-    waiting = encoder.out.weight.new_zeros(0)
-    state, num_samples, num_frames = encoder.start(), 0, 0
+    state, like = encoder.start(chunk_frames=CHUNK_FRAMES), encoder.out.weight
     for piece in pieces:
-        num_samples += piece.shape[0]
-        waiting = torch.cat([waiting, piece.to(waiting)])
-        while waiting.shape[0] >= wanted:
-            z, state = _continue(encoder, waiting[:wanted], state)
-            waiting, wanted = waiting[wanted:], chunk_samples
-            num_frames += CHUNK_FRAMES
-            yield z, CHUNK_FRAMES
-    total = -(-num_samples // encoder.cfg.hop)
-    while num_frames < total:  # silence after the end; twice where the look-ahead reaches beyond a chunk
-        heard = F.pad(waiting[:wanted], (0, max(0, wanted - waiting.shape[0])))
-        z, state = _continue(encoder, heard, state)
-        waiting, wanted = waiting[wanted:], chunk_samples
-        yield z, min(CHUNK_FRAMES, total - num_frames)
-        num_frames += CHUNK_FRAMES
+        for part in piece.split(CHUNK_FRAMES * encoder.cfg.hop):
+            z, state = _float32(encoder, part.to(like).view(1, 1, -1), state)
+            if z.shape[2]:
+                yield z
+    with torch.autocast(like.device.type, enabled=False):
+        z, _ = encoder.finish(state)
+    yield from (chunk for chunk in z.split(CHUNK_FRAMES, dim=2) if chunk.shape[2])
 
 
 def audio_pieces(
@@ -70,8 +59,8 @@ def audio_pieces(
     yield wav
 
 
-def _continue(encoder: Encoder, wav: Tensor, state: EncoderState) -> tuple[Tensor, EncoderState]:
-    with torch.autocast(wav.device.type, enabled=False):  # whoever calls: codes are computed in float32
-        z, after = encoder(wav.view(1, 1, -1), state)
+def _float32(encoder: Encoder, wav: Tensor, state: EncoderState) -> tuple[Tensor, EncoderState]:
+    with torch.autocast(wav.device.type, enabled=False):
+        z, after = encoder(wav, state)
     assert after is not None
     return z, after
