@@ -138,7 +138,7 @@ TINY = {
         "model": {
             "coder": {"channels": 4, "num_maps": 1, "dim": 2, "num_mixtures": 1},
             "quantizer": {"codebook_size": 8, "dim": 2},
-            "samples": 2,
+            "vimco_samples": 2,
         },
     },
     "prior": {"image": {"net": NET}},

@@ -169,7 +169,9 @@ IN_FLOAT32 = pytest.mark.parametrize("kind", [name for name in KINDS if name != 
 @pytest.mark.parametrize("kind", KINDS)
 def test_all_processes_hold_the_same_model_to_the_bit_at_every_step(found, kind, processes) -> None:
     first, *others = (rank[kind] for rank in found[processes].ranks)
-    assert len(first["seen"]) == KINDS[kind].fit.get("accumulate", 1) * STEPS + FIT.codebook_init_batches
+    assert (
+        len(first["seen"]) == KINDS[kind].fit.get("gradient_accumulation_steps", 1) * STEPS + FIT.codebook_init_batches
+    )
     for other in others:
         for i, (left, right) in enumerate(zip(first["seen"], other["seen"], strict=True)):
             if i:  # before the first batch there is nothing to share
@@ -184,7 +186,7 @@ def test_losses_and_gradients_are_those_of_the_joint_batch(found, kind, processe
     for row, expected in zip(found[processes].rows(kind), alone, strict=True):
         for name in OF_THE_JOINT_BATCH:
             assert row[name] == pytest.approx(expected[name], rel=1e-4), (row["step"], name)
-        if "accumulate" not in KINDS[kind].fit:  # these are means over forward passes
+        if "gradient_accumulation_steps" not in KINDS[kind].fit:  # these are means over forward passes
             for name in ("perplexity", "usage", "dead_codes"):
                 assert row[name] == pytest.approx(expected[name], rel=1e-4), (row["step"], name)
         if KINDS[kind].lengths is FULL:  # with padding it is the mean of the parts' means

@@ -57,7 +57,7 @@ def train(speech: tuple[PackedSpeech, list[dict[str, Tensor]]], tmp_path: Path) 
 
     def run(model: SpeechVQVAE, **settings) -> list[str]:
         crops = SpeechCrops(speech[0], CropConfig(samples=4096, batch_size=4), 256)
-        options = {"lr": 1e-3, "average": 0.9, "save_every": STEPS, **settings}
+        options = {"lr": 1e-3, "ema_decay": 0.9, "save_every": STEPS, **settings}
         cfg = FitConfig(steps=STEPS, evaluate_every=STEPS // 2, **options)
         try:
             fit(model, crops, cfg, tmp_path, evaluate=lambda m: conditioning(m, speech[1]))
@@ -105,6 +105,6 @@ def test_speakers_at_random_are_ignored(model, train, monkeypatch) -> None:
 
 def test_a_learning_rate_of_100_diverges(model, train) -> None:
     try:
-        assert train(model, lr=100.0, warmup=0)[-1] == "diverged"
+        assert train(model, lr=100.0, lr_warmup_steps=0)[-1] == "diverged"
     except TrainingError as error:  # the loss was not even a number
         assert "diverged" in str(error)
