@@ -1,4 +1,4 @@
-"""CompiledStreams by themselves: the same bits however they are run, and everything refused that cannot be run.
+"""CompiledState by themselves: the same bits however they are run, and everything refused that cannot be run.
 
 What the numbers must be, tests/sampling/test_compiled.py says.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vqaudio.kernels import library
 from vqaudio.kernels.library import Kernels
-from vqaudio.kernels.wavenet import PRECISIONS, CompiledStreams, WaveNetShape
+from vqaudio.kernels.wavenet import PRECISIONS, CompiledState, WaveNetShape
 
 SIZES = {"classes": 40, "kernel_size": 3, "residual": 13, "skip": 20, "hop": 5, "hidden": 6}
 SHAPES = {
@@ -36,17 +36,17 @@ def kernels(request: pytest.FixtureRequest) -> Kernels:
 
 
 @pytest.fixture(scope="module")
-def opened() -> Callable[..., CompiledStreams]:
+def opened() -> Callable[..., CompiledState]:
     """(shape, weights, speakers, streams, precision, threads) -> streams of the best variant."""
     best = library.kernels()
     if best is None:
         pytest.skip(library.why_missing())
 
-    def make(shape: WaveNetShape = ODD, weights: dict[str, Tensor] | None = None, **options) -> CompiledStreams:
+    def make(shape: WaveNetShape = ODD, weights: dict[str, Tensor] | None = None, **options) -> CompiledState:
         options = {"streams": 1, "precision": "float32", "threads": 1, **options}
         speakers = torch.zeros(options["streams"], dtype=torch.int64) if shape.speakers else None
         speakers = options.pop("speakers", speakers)
-        return CompiledStreams(best, shape, _weights(shape) if weights is None else weights, speakers, **options)
+        return CompiledState(best, shape, _weights(shape) if weights is None else weights, speakers, **options)
 
     return make
 
@@ -71,9 +71,7 @@ def _given(shape: WaveNetShape, streams: int, steps: int) -> dict[str, Tensor | 
     return {"cond": cond, "uniforms": torch.rand(streams, steps, generator=torch.Generator().manual_seed(8))}
 
 
-def _run(
-    streams: CompiledStreams, given: dict, lengths: Tensor, pieces: list[int], **controls
-) -> tuple[Tensor, Tensor]:
+def _run(streams: CompiledState, given: dict, lengths: Tensor, pieces: list[int], **controls) -> tuple[Tensor, Tensor]:
     """Extends by pieces of so many steps, which repeat -> classes (B, T), logits (B, T, Q)."""
     classes, hop, controls = streams.shape.classes, streams.shape.hop, {"temperature": 1.0, "top_k": None, **controls}
     chosen, logits, start, total = [], [], 0, given["uniforms"].shape[1]
@@ -101,7 +99,7 @@ def test_the_bits_are_the_same_however_it_runs(kernels, shape, precision) -> Non
         some = {name: None if value is None else value[rows] for name, value in given.items()}
         who, streams = (None if speakers is None else speakers[rows]), len(lengths[rows])
         options = {"streams": streams, "precision": precision, "threads": threads}
-        return _run(CompiledStreams(kernels, shape, weights, who, **options), some, lengths[rows], pieces)
+        return _run(CompiledState(kernels, shape, weights, who, **options), some, lengths[rows], pieces)
 
     chosen, logits = run(1, [STEPS])
     assert len(chosen[0].unique()) > 2
@@ -127,7 +125,7 @@ def test_forced_to_what_it_drew_it_draws_it_again(kernels, precision, threads) -
     given, lengths = _given(ODD, 2, STEPS), torch.tensor([60, 45])
     options = {"streams": 2, "precision": precision, "threads": threads}
     first, again, other = (
-        CompiledStreams(kernels, ODD, _weights(ODD), torch.tensor([1, 0]), **options) for _ in range(3)
+        CompiledState(kernels, ODD, _weights(ODD), torch.tensor([1, 0]), **options) for _ in range(3)
     )
     chosen, logits = _run(first, given, lengths, [STEPS], temperature=0.7, top_k=9)
     before = torch.cat([torch.full((2, 1), ODD.classes), chosen[:, :-1]], dim=1)
@@ -292,7 +290,7 @@ def test_sums_that_overflow_are_told(kernels, name, before, precision, threads) 
     rows = torch.arange(weights[name].shape[-2])[:, None] % 2
     weights[name] = (weights[name] * 0 + 3e38) * (1 - 2 * rows)
     options = {"streams": 3, "precision": precision, "threads": threads}
-    streams = CompiledStreams(kernels, ODD, weights, torch.tensor([0, 1, 1]), **options)
+    streams = CompiledState(kernels, ODD, weights, torch.tensor([0, 1, 1]), **options)
     given = {**_given(ODD, 3, 30), "lengths": torch.tensor([30, 20, 20])}
     with pytest.raises(ValueError, match="logits are not finite"):
         streams.extend(**given, temperature=1.0, top_k=None)

@@ -7,8 +7,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
 from vqaudio.sampling import generate
 from vqaudio.sampling.backends import cuda_graph, ring_buffers
-from vqaudio.sampling.graph import GraphStreams
-from vqaudio.sampling.ring import RingStreams
+from vqaudio.sampling.graph import CudaGraphState
+from vqaudio.sampling.ring import RingBufferState
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="recording a CUDA graph needs a GPU")
 BOTH = {"cond_dim": 3, "num_speakers": 2}
@@ -20,9 +20,9 @@ def test_a_step_never_waits_for_the_device(temperature, top_k) -> None:
     """Tensors without values, on a GPU that is not there, raise where the host would need a value or another device."""
     with FakeTensorMode(), torch.inference_mode(), torch.device("cuda"):
         net = WaveNet(WaveNetConfig(layers=3, cond_dim=4, num_speakers=2)).requires_grad_(False)
-        streams = GraphStreams(net, torch.zeros(2, dtype=torch.long), 2)
+        streams = CudaGraphState(net, torch.zeros(2, dtype=torch.long), 2)
         streams.begin_frame(torch.zeros(2, 4, 1))
-        RingStreams.advance(streams, streams.uniform, temperature, top_k)
+        RingBufferState.advance(streams, streams.uniform, temperature, top_k)
         assert streams.before.device.type == "cuda"
 
 
@@ -31,7 +31,7 @@ def test_a_step_keeps_its_tensors_where_they_are(make_net, inputs_of, temperatur
     """A replay reads and writes the addresses that were recorded, whatever came after."""
     net = make_net(**BOTH)
     inputs = inputs_of(net, 2, 12)
-    streams = GraphStreams(net, inputs["speaker"], 2)
+    streams = CudaGraphState(net, inputs["speaker"], 2)
 
     def places() -> dict[str, int]:
         return {name: value.data_ptr() for name, value in vars(streams).items() if isinstance(value, torch.Tensor)}
@@ -45,7 +45,7 @@ def test_a_step_keeps_its_tensors_where_they_are(make_net, inputs_of, temperatur
 def test_its_state_after_each_step_is_that_of_the_ring_buffers(make_net, inputs_of) -> None:
     net = make_net(**BOTH)
     inputs, uniform = inputs_of(net, 3, 30), torch.rand(3, 30, generator=torch.Generator().manual_seed(0))
-    ring, graph = (kind(net, inputs["speaker"], 3) for kind in (RingStreams, GraphStreams))
+    ring, graph = (kind(net, inputs["speaker"], 3) for kind in (RingBufferState, CudaGraphState))
     with torch.inference_mode():
         for t in range(30):
             for streams in (ring, graph):
@@ -80,7 +80,7 @@ def test_recorded_pieces_are_the_whole(make_net, inputs_of, streams) -> None:
     inputs = {name: value.cuda() for name, value in inputs_of(net, streams, 40).items()}
     uniform = torch.rand(streams, 40, generator=torch.Generator().manual_seed(0)).cuda()
 
-    def extended(opened: RingStreams, pieces: list[tuple[int, int, float, int | None]]) -> torch.Tensor:
+    def extended(opened: RingBufferState, pieces: list[tuple[int, int, float, int | None]]) -> torch.Tensor:
         chosen = []
         for start, stop, temperature, top_k in pieces:
             cond, lengths = inputs["cond"][:, :, start // 4 : stop // 4], torch.full((streams,), stop - start)
@@ -90,8 +90,8 @@ def test_recorded_pieces_are_the_whole(make_net, inputs_of, streams) -> None:
 
     few = [(0, 20, 1.0, None), (20, 32, 0.5, 3), (32, 40, 1.0, None)]
     many = [(0, 16, 1.0, None), (16, 20, 1.0, None), (20, 24, 0.5, 3), (24, 32, 0.5, 3), (32, 40, 1.0, None)]
-    expected = extended(RingStreams(net, inputs["speaker"], streams), few)
-    assert torch.equal(extended(GraphStreams(net, inputs["speaker"], streams), many), expected)
+    expected = extended(RingBufferState(net, inputs["speaker"], streams), few)
+    assert torch.equal(extended(CudaGraphState(net, inputs["speaker"], streams), many), expected)
 
 
 @needs_gpu

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from vqaudio.sampling import generate, reference
 from vqaudio.sampling.backends import cuda_graph, ring_buffers
-from vqaudio.sampling.ring import RingStreams
+from vqaudio.sampling.ring import RingBufferState
 
 WITH = {"none": {}, "cond": {"cond_dim": 3}, "speaker": {"num_speakers": 2}, "both": {"cond_dim": 3, "num_speakers": 2}}
 
@@ -66,7 +66,7 @@ def test_its_logits_are_those_of_the_parallel_pass(make_net, inputs_of, kind, ke
     target = torch.randint(net.cfg.num_classes, (3, steps), generator=torch.Generator().manual_seed(2))
     x = net.shift(target)
     expected, _ = net(x, inputs.get("cond"), inputs.get("speaker"))
-    streams = RingStreams(net, inputs.get("speaker"), 3)
+    streams = RingBufferState(net, inputs.get("speaker"), 3)
     logits = []
     with torch.inference_mode():
         for t in range(steps):
