@@ -420,19 +420,17 @@ void check_ended(Chance& chance) {
 }
 
 void check_draw(Chance& chance) {
-  const float equal[DRAW_BLOCK] = {};
-  const DrawBuffers eight(8);
+  float equal[DRAW_BLOCK] = {}, room[DRAW_BLOCK];
   for (int q = 0; q < 8; q++) {
-    CHECK(draw(equal, 8, q / 8.0f, {1.0f, 0, 1.0f}, eight) == q, "at a boundary the next class");
+    CHECK(draw(equal, 8, q / 8.0f, {1.0f, 0, 1.0f}, room) == q, "at a boundary the next class");
     const float top_p = (q + 1) / 8.0f;  // keeps the first q + 1 of equal ones
-    CHECK(draw(equal, 8, ALMOST_ONE, {1.0f, 0, top_p}, eight) == q, "of equally likely classes the first are kept");
-    CHECK(draw(equal, 8, ALMOST_ONE, {1.0f, 0, 0x1p-140f}, eight) == 0, "a tiny p is greedy");
+    CHECK(draw(equal, 8, ALMOST_ONE, {1.0f, 0, top_p}, room) == q, "of equally likely classes the first are kept");
+    CHECK(draw(equal, 8, ALMOST_ONE, {1.0f, 0, 0x1p-140f}, room) == 0, "a tiny p is greedy");
   }
   const float temperatures[] = {0.0f, 0.01f, 0.7f, 1.0f, 5.0f}, scales[] = {0.1f, 3.0f, 100.0f};
   for (int trial = 0; trial < 3000; trial++) {
     const int classes = chance.between(2, trial % 10 ? 50 : 300), padded = round_up(classes, DRAW_BLOCK);
-    std::vector<float> logits = chance.values(classes, scales[chance.between(0, 2)]);
-    const DrawBuffers buffers(classes);
+    std::vector<float> logits = chance.values(classes, scales[chance.between(0, 2)]), weights(padded);
     for (float& logit : logits) {
       if (trial % 3 == 0) logit = std::nearbyint(logit);  // equal ones
       if (trial % 5 == 0 && chance.coin()) logit = -1e30f;
@@ -442,11 +440,11 @@ void check_draw(Chance& chance) {
     std::vector<float> given = logits;
     given.resize(padded, std::nanf(""));
     for (const float u : {0.0f, chance.uniform(), chance.uniform(), ALMOST_ONE}) {
-      check_choice(logits.data(), classes, u, sampling, draw(given.data(), classes, u, sampling, buffers));
+      check_choice(logits.data(), classes, u, sampling, draw(given.data(), classes, u, sampling, weights.data()));
     }
     for (const float bad : {HUGE_VALF, -HUGE_VALF, std::nanf("")}) {
       given[chance.between(0, classes - 1)] = bad;
-      CHECK(draw(given.data(), classes, 0.5f, sampling, buffers) == -1, "%g was drawn from", bad);
+      CHECK(draw(given.data(), classes, 0.5f, sampling, weights.data()) == -1, "%g was drawn from", bad);
       std::copy(logits.begin(), logits.end(), given.begin());
     }
   }

@@ -112,7 +112,7 @@ def test_a_duplicate_of_a_code_is_never_chosen(compiled) -> None:
     assert codes[1000:].tolist() == [*range(K // 2)] * 2
 
 
-# --- a row has its code, whatever is beside it ---
+# --- the code of a row does not depend on the other rows ---
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

@@ -1,6 +1,6 @@
 """CompiledState by themselves: the same bits however they are run, and everything refused that cannot be run.
 
-What the numbers must be, tests/sampling/test_compiled.py says.
+tests/sampling/test_compiled.py compares their logits and samples with the reference.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ SHAPES = {
     "odd": WaveNetShape(**SIZES, condition=3, speakers=2, dilations=(1, 2, 4, 8, 1, 2)),
     "plain": WaveNetShape(**{**SIZES, "kernel_size": 2, "residual": 33}, condition=0, speakers=0, dilations=(16, 1)),
     "wide": WaveNetShape(**{**SIZES, "residual": 64, "skip": 128, "hop": 1}, condition=9, speakers=0, dilations=(1, 2)),
-    "voice": WaveNetShape(**{**SIZES, "classes": 4, "hop": 64}, condition=0, speakers=5, dilations=(4,)),
+    "speaker": WaveNetShape(**{**SIZES, "classes": 4, "hop": 64}, condition=0, speakers=5, dilations=(4,)),
 }
 ODD = SHAPES["odd"]
 STEPS = 60

@@ -147,7 +147,7 @@ inline void rectify(float* x, int n) {
 
 // ------------------------------------------------------------------------------------------------- precisions
 //
-// A precision says how weights lie in memory and how a product with them is formed:
+// A precision defines how weights are laid out in memory and how a product with them is formed:
 //   Weight, GROUP   weights of GROUP successive inputs lie together, in 32 bits
 //   Input           what a vector is turned into once (`convert`) before it is multiplied; LANES values at a time
 //   Loaded, Sum     a vector register of weights, unpacked; the accumulator
@@ -267,12 +267,12 @@ struct Int8 {
 template <class P>
 constexpr int input_bytes(int n) {  // of a converted vector of n values, n a multiple of LANES
   const int bytes = n * static_cast<int>(sizeof(typename P::Input));
-  return P::SCALED_INPUT ? round_up(bytes + 4, VECTOR_BYTES) : bytes;  // no gap: layers lie in one row
+  return P::SCALED_INPUT ? round_up(bytes + 4, VECTOR_BYTES) : bytes;  // unpadded: the layers of a stream are contiguous
 }
 
 // --------------------------------------------------------------------------------------------------- matrices
 
-// Weights lie in panels of 1, 2, 4 or 8 vectors of rows: [panel][input group][row][input of the group].
+// Weights are stored in panels of 1, 2, 4 or 8 vectors of rows: [panel][input group][row][input of the group].
 struct Matrix {
   const uint8_t* weights = nullptr;
   const float* scale = nullptr;         // of each row (Int8)
@@ -280,7 +280,7 @@ struct Matrix {
   int vectors = 0;                      // rows / LANES
   int groups = 0;                       // inputs / P::GROUP, counted from `begin`
   int begin = 0;
-  int stored = 0;  // groups that lie in memory
+  int stored = 0;  // groups in memory
   int panel = 1;   // vectors of rows in a panel; the last one may be narrower
 };
 
@@ -430,7 +430,7 @@ void multiply_tile(const Part* parts, int count, int column, int panel, int widt
     if constexpr (P::SCALED) {
 #pragma GCC unroll 8
       for (int c = 0; c < COLUMNS; c++) {
-        float input_scale = 1.0f;  // lies behind the inputs, whose number is a multiple of LANES
+        float input_scale = 1.0f;  // stored after the inputs, whose number is a multiple of LANES
         if constexpr (P::SCALED_INPUT) {
           std::memcpy(&input_scale, x[c] + round_up(m.groups * P::GROUP, LANES), 4);
         }
@@ -513,45 +513,54 @@ struct Sampling {     // how classes are drawn from logits
 
 constexpr int DRAW_BLOCK = 16;  // classes whose weights are summed separately
 
-// Buffers of a draw, reused for all steps.
-struct DrawBuffers {
-  explicit DrawBuffers(int classes) : weights(round_up(classes, DRAW_BLOCK)), keys(classes) {}
-  Buffer<float> weights;   // of each class: its probability up to a common factor
-  Buffer<uint64_t> keys;   // for top_p
-};
-
 float sum_block(const float* weights, int block) {
   float sum = 0.0f;
   for (int q = 0; q < DRAW_BLOCK; q++) sum += weights[block * DRAW_BLOCK + q];
   return sum;
 }
 
+// The sum of all weights that are at least `threshold`; `padded` a multiple of LANES.
+inline float sum_at_least(const float* weights, int padded, float threshold) {
+  Floats sum = Floats{};
+  for (int i = 0; i < padded; i += LANES) {
+    const Floats weight = load<Floats>(weights + i);
+    sum += weight >= threshold ? weight : Floats{};
+  }
+  float total = 0.0f;
+  for (int lane = 0; lane < LANES; lane++) total += sum[lane];
+  return total;
+}
+
 // Top-p: sets the weights of all classes outside the nucleus to 0. The nucleus is the shortest beginning of the classes,
 // ordered by decreasing weight and, where that is equal, by increasing index, whose weight reaches top_p * total; at
-// least one class. A heap finds it without sorting the classes that follow.
-void keep_nucleus(float* weights, int classes, float total, float top_p, uint64_t* keys) {
-  int count = 0;
-  for (int q = 0; q < classes; q++) {
-    if (weights[q] == 0.0f) continue;
-    uint32_t bits;  // those of numbers that are not negative have the order of the numbers
-    std::memcpy(&bits, &weights[q], sizeof bits);
-    keys[count++] = uint64_t(bits) << 32 | (0xffffffffu - uint32_t(q));
+// least one class. Instead of sorting, it searches the largest threshold that enough weight lies above: by bisection of
+// the bits, which have the order of the numbers for numbers that are not negative. Sums of the same numbers in the same
+// order, some of them left out, grow with each number that is added, also when they are rounded.
+void keep_nucleus(float* weights, int padded, float total, float top_p) {
+  const float target = std::max(top_p * total, std::numeric_limits<float>::min());
+  const auto number = [](uint32_t bits) { return reinterpret<float>(bits); };
+  uint32_t enough = 1, too_little = reinterpret<uint32_t>(std::numeric_limits<float>::max());
+  if (sum_at_least(weights, padded, number(enough)) < target) return;  // by rounding: all classes are needed
+  while (too_little - enough > 1) {
+    const uint32_t middle = enough + (too_little - enough) / 2;
+    (sum_at_least(weights, padded, number(middle)) < target ? too_little : enough) = middle;
   }
-  const auto index = [&](int i) { return 0xffffffffu - uint32_t(keys[i]); };
-  std::make_heap(keys, keys + count);
-  float reached = 0.0f;
-  do {
-    std::pop_heap(keys, keys + count);
-    reached += weights[index(--count)];
-  } while (count > 0 && reached < top_p * total);
-  for (int i = 0; i < count; i++) weights[index(i)] = 0.0f;
+  const float threshold = number(enough);
+  float reached = sum_at_least(weights, padded, number(too_little));
+  for (int q = 0; q < padded; q++) {
+    if (weights[q] < threshold || (weights[q] == threshold && reached >= target)) {
+      weights[q] = 0.0f;
+    } else if (weights[q] == threshold) {
+      reached += threshold;
+    }
+  }
 }
 
 // Logits (Q), u in [0, 1) -> the class, by the rule of `draw` in vqaudio/sampling/logits.py; -1 if logits are not finite.
-int draw(const float* logits, int classes, float u, const Sampling& sampling, const DrawBuffers& buffers) {
+// `weights` has room for Q rounded up to DRAW_BLOCK.
+int draw(const float* logits, int classes, float u, const Sampling& sampling, float* weights) {
   const int padded = round_up(classes, DRAW_BLOCK), blocks = padded / DRAW_BLOCK;
   const float temperature = sampling.temperature;
-  float* const weights = buffers.weights.get();
   constexpr float LEAST = -std::numeric_limits<float>::infinity();
   std::copy_n(logits, classes, weights);
   std::fill(weights + classes, weights + padded, logits[0]);
@@ -587,7 +596,7 @@ int draw(const float* logits, int classes, float u, const Sampling& sampling, co
   };
   float total = sum_all();
   if (sampling.top_p < 1.0f) {
-    keep_nucleus(weights, classes, total, sampling.top_p, buffers.keys.get());
+    keep_nucleus(weights, padded, total, sampling.top_p);
     total = sum_all();
   }
   const float target = u * total;
@@ -883,8 +892,7 @@ class Group {
   int64_t hidden_frames_ = 0;           // frames whose hidden conditioning is computed
   std::vector<int64_t> biased_frames_;  // of each layer: frames whose bias is computed
   Buffer<float> frame_bias_;            // [frame mod slots][layer][stream][2R]
-  Buffer<float> hidden_, x_, z_, skip_, head_, logits_;
-  DrawBuffers draw_buffers_;
+  Buffer<float> hidden_, x_, z_, skip_, head_, logits_, weights_;
   Buffer<uint8_t> gated_, rectified_, cond_, current_;
   // results of `gather_past`, for one thread: the inputs of each tap, and for all of them where sums start and go
   std::vector<const uint8_t*> past_inputs_;
@@ -910,7 +918,7 @@ Group<P>::Group(const Net<P>& net, const std::vector<int>& members, bool with_he
       skip_(size_t(count_) * net.skip),
       head_(size_t(count_) * net.skip),
       logits_(size_t(count_) * net.classes),
-      draw_buffers_(net.shape.classes),
+      weights_(net.classes),
       gated_(net.layers.size() * count_ * size_t(input_)),
       rectified_(size_t(count_) * skip_input_),
       cond_(std::max(1, input_bytes<Float32>(net.condition))),
@@ -1116,7 +1124,7 @@ bool Group<P>::finish_step(int64_t t, int active) {
   for (int b = 0; b < active; b++) {
     const int64_t at = members_[b] * request_->steps + t;
     const int chosen =
-        draw(logits[b], net_.shape.classes, request_->uniforms[at], request_->sampling, draw_buffers_);
+        draw(logits[b], net_.shape.classes, request_->uniforms[at], request_->sampling, weights_.get());
     if (chosen < 0) return false;
     request_->chosen[at] = previous_[b] = chosen;
     if (request_->logits) {

@@ -63,4 +63,5 @@ def nucleus(probabilities: Tensor, top_p: float) -> Tensor:
     """(B, Q) -> the same with 0 for all classes outside the smallest set that reaches top_p (rule 4 of `draw`)."""
     ordered, order = probabilities.sort(dim=1, descending=True, stable=True)
     more_likely = F.pad(ordered.cumsum(1)[:, :-1], (1, 0), value=-1.0)  # -1: the first one is kept for any p
-    return torch.zeros_like(probabilities).scatter(1, order, torch.where(more_likely < top_p, ordered, 0.0))
+    kept = ordered.masked_fill(more_likely >= top_p, 0.0)
+    return torch.zeros_like(probabilities).scatter(1, order, kept)
