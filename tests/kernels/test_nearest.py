@@ -201,7 +201,7 @@ def test_any_layout_is_taken_and_left_alone(compiled) -> None:
         (torch.zeros(2, 4).double(), torch.zeros(3, 4), 1, "rows.*torch.float32.*got.*float64"),
         (torch.zeros(2, 4), torch.zeros(3, 4).bfloat16(), 1, "codebook.*got.*bfloat16"),
         (torch.zeros(2, 4, device="meta"), torch.zeros(3, 4), 1, "rows.*on the CPU.*on meta"),
-        (torch.zeros(2, 5), torch.zeros(3, 4), 1, "one width, got 5 and 4"),
+        (torch.zeros(2, 5), torch.zeros(3, 4), 1, "the same width, got 5 and 4"),
         (torch.zeros(2, 4), torch.zeros(0, 4), 1, "number of codes must lie in 1..65536, got 0"),
         (torch.zeros(2, 0), torch.zeros(3, 0), 1, "width of a code must lie in 1..65536, got 0"),
         (torch.zeros(2, 4), torch.zeros(1, 4).expand(MAX_SIZE + 1, 4), 1, "number of codes.*got 65537"),
