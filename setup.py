@@ -19,7 +19,7 @@ COMMON = ["-std=c++17", "-O3", "-ffp-contract=fast", "-fvisibility=hidden", "-pt
 if sys.platform == "darwin":
     COMMON.append("-faligned-allocation")  # Pythons that are built for an old macOS would forbid it
 
-if __name__ == "__main__":  # others read the flags: tests/native/test_kernels_cpp.py
+if __name__ == "__main__":  # others read the flags: tests/kernels/test_kernels_cpp.py
     setup(
         ext_modules=[
             Extension(

@@ -167,6 +167,8 @@ def test_unusual_files_work(tmp_path, run, rate, channels, subtype) -> None:
         ("decode tokens.jsonl --speaker anna --out d --batch 0", "batch must be at least 1, got 0"),
         ("decode tokens.jsonl --speaker anna --out d --temperature -1", "temperature must be"),
         ("decode tokens.jsonl --speaker anna --out d --top-k 0", "top_k must be at least 1"),
+        ("decode tokens.jsonl --speaker anna --out d --top-p 0", "top_p must be above 0 and at most 1, got 0.0"),
+        ("decode tokens.jsonl --speaker anna --out d --threads 0", "threads must be at least 1, got 0"),
         ("convert good.wav --speaker nobody --out c", "speaker 'nobody' is not in this model; it knows 3: anna"),
         ("convert good.wav --speaker anna nobody --out c", "speaker 'nobody' is not in this model"),
         ("convert good.wav --speaker --out c", "name at least one speaker"),

@@ -79,7 +79,7 @@ def test_a_player_that_leaves_is_no_crash(tokens, tiny_model_dir) -> None:
     [
         (["--out", "folder"], "cannot stream to folder: give - for standard output, or a file"),
         (["--out", "a.mp3"], "cannot stream to a.mp3"),
-        (["--out", "a.wav", "--threads", "0"], "--threads must be at least 1, got 0"),
+        (["--out", "a.wav", "--threads", "0"], "threads must be at least 1, got 0"),
         (["--out", "a.wav", "--temperature", "-1"], "temperature must be"),
     ],
 )

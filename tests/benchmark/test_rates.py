@@ -91,12 +91,12 @@ def test_a_sampler_is_extended_in_whole_frames_with_all_it_takes(clock: Clock) -
     seen: list[int] = []
 
     class Streams:
-        def extend(self, cond, uniforms, lengths, *, temperature, top_k, forced=None):
+        def extend(self, cond, uniforms, lengths, *, teacher_forced=None):
             streams, steps = uniforms.shape
             assert steps % TINY.hop == 0
             assert cond.shape == (streams, 3, steps // TINY.hop)
             assert lengths.tolist() == [steps] * 5
-            assert (temperature, top_k) == (1.0, None)
+            assert teacher_forced is None
             assert torch.get_num_threads() == 2
             seen.append(steps)
             clock.now += 0.125 * steps

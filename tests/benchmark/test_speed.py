@@ -14,7 +14,7 @@ from vqaudio.benchmark.speed import BASE, COMPILED, OBVIOUS, PAPER, PEER, RING, 
 from vqaudio.config import from_dict
 from vqaudio.kernels import machine
 from vqaudio.kernels.library import kernels, why_missing
-from vqaudio.kernels.wavenet import PRECISIONS
+from vqaudio.kernels.precision import PRECISIONS
 from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
 from vqaudio.speech.model import SpeechVQVAEConfig
 

@@ -1,4 +1,4 @@
-"""The sampler that keeps what it has computed draws what the obvious loop draws."""
+"""The loop that caches features draws what the reference loop draws."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import nn
 
 from vqaudio.images.pixelcnn import PixelCNN, PixelCNNConfig
 from vqaudio.images.sampling import generate_map, generate_map_cached
+from vqaudio.sampling.config import SamplingConfig
 
 CONFIGS = {
     "alone": PixelCNNConfig(codebook_size=5, channels=6, layers=3, kernel_size=3, head_channels=8),
@@ -28,21 +29,20 @@ def _given(cfg: PixelCNNConfig, count: int) -> dict[str, torch.Tensor | None]:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("temperature,top_k", [(1.0, None), (0.5, 3), (0.0, None)])
-def test_cached_equals_naive(
-    name: str, temperature: float, top_k: int | None, randomise: Callable[..., nn.Module]
-) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"temperature": 0.5, "top_k": 3}, {"temperature": 0.0}, {"top_p": 0.7}, {"top_k": 4, "top_p": 0.5}],
+    ids=str,
+)
+def test_cached_equals_naive(name: str, options: dict, randomise: Callable[..., nn.Module]) -> None:
     net = PixelCNN(CONFIGS[name]).double().eval()
     randomise(net)
     count = 3
-    options = {"temperature": temperature, "top_k": top_k, "count": count, **_given(net.cfg, count)}
-    drawn = [
-        make(net, 4, 6, generator=torch.Generator().manual_seed(5), **options)
-        for make in (generate_map, generate_map_cached)
-    ]
+    given = {"sampling": SamplingConfig(**options, seed=5), "count": count, **_given(net.cfg, count)}
+    drawn = [make(net, 4, 6, **given) for make in (generate_map, generate_map_cached)]
     assert torch.equal(*drawn)
     assert drawn[0].shape == (count, 4, 6)
-    if temperature == 1.0:
+    if not options:
         assert len(drawn[0].unique()) > 2  # it is not one code everywhere
 
 
@@ -60,7 +60,7 @@ def test_what_cannot_be_drawn_is_explained() -> None:
     net = PixelCNN(CONFIGS["labelled"])
     with pytest.raises(ValueError, match="at least one row and column, got 0 x 3"):
         generate_map_cached(net, 0, 3, label=torch.tensor([0]))
-    with pytest.raises(ValueError, match="temperature must be"):
-        generate_map(net, 2, 3, label=torch.tensor([0]), temperature=-1)
+    with pytest.raises(ValueError, match="precision bf16 is for speech"):
+        generate_map(net, 2, 3, label=torch.tensor([0]), sampling=SamplingConfig(precision="bf16"))
     with pytest.raises(ValueError, match="this network needs a label"):
         generate_map_cached(net, 2, 3)

@@ -1,4 +1,4 @@
-// Tests of kernels.cpp, which they include: the compiled net is held against a naive one, and against itself on other
+// Tests of kernels.cpp, which they include: the compiled net is compared with a naive one, and with itself on other
 // threads, in other groups and in other pieces. test_kernels_cpp.py compiles and runs this under sanitizers.
 //
 // usage: kernels_test [random nets]
@@ -29,7 +29,7 @@ constexpr float ALMOST_ONE = 1.0f - 0x1p-24f;                 // the largest num
 
 // ---------------------------------------------------------------------------------------------------- chance
 
-class Chance {  // the same numbers with every standard library, whose distributions are not
+class Chance {  // gives the same numbers with every standard library, unlike the distributions of <random>
  public:
   explicit Chance(unsigned seed) : bits_(seed) {}
   int between(int least, int most) { return least + int(bits_() % unsigned(most - least + 1)); }
@@ -83,23 +83,23 @@ Model random_model(Chance& chance, bool with_cond, bool with_speaker) {
   return m;
 }
 
-struct Job {  // what streams of a net are to do; absent parts are empty
+struct Job {  // a request for streams of a net; absent parts are empty
   int streams;
   int64_t steps;
-  float temperature;
-  int top_k;
-  std::vector<float> cond = {}, uniforms = {};                    // (B, N, D), (B, T)
-  std::vector<int64_t> speakers = {}, forced = {}, lengths = {};  // (B), (B, T), (B)
+  Sampling sampling;
+  std::vector<float> cond = {}, uniforms = {};                            // (B, N, D), (B, T)
+  std::vector<int64_t> speakers = {}, teacher_forced = {}, lengths = {};  // (B), (B, T), (B)
 };
 
 int64_t frames_of(int64_t steps, int hop) { return (steps + hop - 1) / hop; }
 
 Job random_job(Chance& chance, const Shape& s, int streams) {
   const int top_k = chance.coin() ? chance.between(1, s.classes) : 0;
-  Job job{streams, chance.between(1, 40), 0.5f * chance.between(0, 3), top_k};
+  const float top_p = chance.coin() ? 1.0f : 0.1f * chance.between(1, 9);
+  Job job{streams, chance.between(1, 40), {0.5f * chance.between(0, 3), top_k, top_p}};
   if (s.condition) job.cond = chance.values(streams * frames_of(job.steps, s.hop) * s.condition, 1);
   if (s.speakers) job.speakers = chance.integers(streams, 0, s.speakers - 1);
-  if (chance.coin()) job.forced = chance.integers(streams * job.steps, 0, s.classes);
+  if (chance.coin()) job.teacher_forced = chance.integers(streams * job.steps, 0, s.classes);
   for (int64_t i = 0; i < streams * job.steps; i++) job.uniforms.push_back(chance.uniform());
   const int longest = chance.between(0, static_cast<int>(job.steps));
   job.lengths = chance.coin() ? std::vector<int64_t>(streams, job.steps) : chance.integers(streams, 0, longest);
@@ -121,11 +121,11 @@ std::vector<Value> cut(const std::vector<Value>& all, int64_t width, int first, 
 
 // The steps from `begin` on of the streams from `first` on.
 Job cut(const Job& job, const Shape& s, int first, int streams, int64_t begin, int64_t steps) {
-  Job part{streams, steps, job.temperature, job.top_k};
+  Job part{streams, steps, job.sampling};
   const int64_t width = s.condition, frames = frames_of(job.steps, s.hop) * width;
   part.cond = cut(job.cond, frames, first, streams, begin / s.hop * width, frames_of(steps, s.hop) * width);
   part.uniforms = cut(job.uniforms, job.steps, first, streams, begin, steps);
-  part.forced = cut(job.forced, job.steps, first, streams, begin, steps);
+  part.teacher_forced = cut(job.teacher_forced, job.steps, first, streams, begin, steps);
   part.speakers = cut(job.speakers, 1, first, streams, 0, 1);
   for (int64_t length : cut(job.lengths, 1, first, streams, 0, 1)) {
     part.lengths.push_back(std::min(std::max(length - begin, int64_t{0}), steps));
@@ -142,7 +142,7 @@ struct Way {
 
 struct Answer {
   int failure;
-  std::vector<int64_t> classes;                 // (B, T), zero behind the ends
+  std::vector<int64_t> classes;                 // (B, T), zero after the ends
   std::vector<float> logits;                    // (B, T, Q), likewise
   bool operator==(const Answer& other) const {  // bit for bit
     auto same = [](float a, float b) { return !std::memcmp(&a, &b, sizeof a); };
@@ -173,9 +173,16 @@ Answer generate(Model m, const Job& job, Way way) {
     Job part = cut(job, s, 0, job.streams, begin, steps);
     std::vector<int64_t> classes(size_t(job.streams) * steps);
     std::vector<float> logits(classes.size() * s.classes);
-    const Request request{
-        raw(part.cond),          raw(part.speakers), raw(part.forced), raw(part.uniforms), raw(part.lengths), steps,
-        frames_of(steps, s.hop), job.temperature,    job.top_k,        classes.data(),     logits.data()};
+    const Request request{raw(part.cond),
+                          raw(part.speakers),
+                          raw(part.teacher_forced),
+                          raw(part.uniforms),
+                          raw(part.lengths),
+                          steps,
+                          frames_of(steps, s.hop),
+                          job.sampling,
+                          classes.data(),
+                          logits.data()};
     answer.failure = vq_streams_extend(streams, &request);
     for (int b = 0; b < job.streams; b++) {
       const size_t to = size_t(b) * job.steps + begin, from = size_t(b) * steps;
@@ -216,8 +223,8 @@ Vector frame_gates(const Model& m, const Job& job, int b, int64_t frame) {
     h = linear(m.condition_weight.data(), m.condition_bias.data(), Vector(cond, cond + s.condition), s.hidden);
   }
   if (s.speakers) {
-    const float* voice = m.speaker.data() + job.speakers[b] * s.hidden;
-    add(h, Vector(voice, voice + s.hidden));
+    const float* embedding = m.speaker.data() + job.speakers[b] * s.hidden;
+    add(h, Vector(embedding, embedding + s.hidden));
   }
   return linear(m.project_weight.data(), m.project_bias.data(), relu(h), s.layers * 2 * s.residual);
 }
@@ -256,9 +263,27 @@ std::vector<Vector> naive_logits(const Model& m, const Job& job, int b, const st
   return logits;
 }
 
-// Whether `chosen` is what u picks, as `draw` in vqaudio/sampling/logits.py, but for rounding near a boundary.
-void check_choice(const float* logits, int classes, float u, float temperature, int top_k, int64_t chosen) {
+// Classes by decreasing weight, of equal ones the first; as many as reach top_p of the total, at least one, by more
+// than `slack` of it (which may be negative: then by less).
+std::vector<bool> naive_nucleus(const Vector& weights, double top_p, double slack) {
+  std::vector<int> order;
+  double total = 0, reached = 0;
+  for (size_t q = 0; q < weights.size(); q++) order.push_back(int(q)), total += weights[q];
+  std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return weights[a] > weights[b]; });
+  std::vector<bool> kept(weights.size());
+  for (const int q : order) {
+    kept[q] = true;
+    if ((reached += weights[q]) >= (top_p + slack) * total) break;
+  }
+  return kept;
+}
+
+// Whether `chosen` is the class that u selects, as `draw` in vqaudio/sampling/logits.py, up to rounding near a boundary.
+void check_choice(const float* logits, int classes, float u, const Sampling& sampling, int64_t chosen) {
   const double largest = *std::max_element(logits, logits + classes);
+  const int top_k = sampling.top_k;
+  const float temperature = sampling.temperature;
+  CHECK(0 <= chosen && chosen < classes, "class %d of %d", int(chosen), classes);
   if (temperature == 0 || top_k == 1) {
     const int64_t first = std::max_element(logits, logits + classes) - logits;
     CHECK(chosen == first, "greedy took class %d, not %d", int(chosen), int(first));
@@ -267,17 +292,31 @@ void check_choice(const float* logits, int classes, float u, float temperature, 
   std::vector<float> sorted(logits, logits + classes);
   std::sort(sorted.begin(), sorted.end(), std::greater<float>());
   const float threshold = sorted[top_k > 0 && top_k < classes ? top_k - 1 : classes - 1];
-  double total = 0, before = 0, through = 0;
+  Vector weights(classes);
   for (int q = 0; q < classes; q++) {
     const double shifted = (logits[q] - largest) / temperature;
-    const double weight = logits[q] < threshold || shifted < -87.001 ? 0 : std::exp(shifted);
+    weights[q] = logits[q] < threshold || shifted < -87.001 ? 0 : std::exp(shifted);
+  }
+  if (sampling.top_p < 1) {
+    const std::vector<bool> kept = naive_nucleus(weights, sampling.top_p, 0);
+    // rounding may decide on the last class: where it does, only that the larger set contains the class is checked
+    const std::vector<bool> most = naive_nucleus(weights, sampling.top_p, 1e-5);
+    CHECK(most[chosen], "class %d, which is outside the nucleus of %g, was drawn", int(chosen), sampling.top_p);
+    if (most != naive_nucleus(weights, sampling.top_p, -1e-5)) return;
+    double least = 1, next = 0;
+    for (int q = 0; q < classes; q++) (kept[q] ? least : next) = kept[q] ? std::min(least, weights[q]) : std::max(next, weights[q]);
+    if (next < least && next > least * (1 - 1e-5)) return;  // rounding may decide which of two classes is in it
+    for (int q = 0; q < classes; q++) weights[q] = kept[q] ? weights[q] : 0;
+  }
+  double total = 0, before = 0, through = 0;
+  for (int q = 0; q < classes; q++) {
+    const double shifted = (logits[q] - largest) / temperature, weight = weights[q];
     CHECK(q != chosen || weight > 0, "class %d, which is impossible, was drawn with %.9g", q, u);
     CHECK(u > 0 || q >= chosen || shifted < -86.999 || weight == 0, "0 passed class %d, which is possible", q);
     total += weight;
     if (q < chosen) before = total;
     if (q == chosen) through = total;
   }
-  CHECK(0 <= chosen && chosen < classes, "class %d of %d", int(chosen), classes);
   CHECK(before / total - 1e-5 <= u && u <= through / total + 1e-5, "%.9g drew class %d of %.9g..%.9g", u, int(chosen),
         before / total, through / total);
 }
@@ -290,9 +329,9 @@ void check_against_naive(const Model& m, const Job& job, int precision, const An
   const int classes = m.shape.classes;
   double error = 0, squares = 0, count = 0;
   for (int b = 0; b < job.streams; b++) {
-    std::vector<int64_t> inputs = {classes};  // `start`, and then what was drawn
+    std::vector<int64_t> inputs = {classes};  // `start`, and then the classes drawn
     for (int64_t t = 0; t < job.steps; t++) inputs.push_back(answer.classes[b * job.steps + t]);
-    if (!job.forced.empty()) inputs = cut(job.forced, job.steps, b, 1, 0, job.steps);
+    if (!job.teacher_forced.empty()) inputs = cut(job.teacher_forced, job.steps, b, 1, 0, job.steps);
     inputs.resize(job.lengths[b]);
     const std::vector<Vector> expected = naive_logits(m, job, b, inputs);
     for (int64_t t = 0; t < job.lengths[b]; t++) {
@@ -302,7 +341,7 @@ void check_against_naive(const Model& m, const Job& job, int precision, const An
         error = std::max(error, std::fabs(logits[q] - expected[t][q]));
         squares += expected[t][q] * expected[t][q];
       }
-      check_choice(logits, classes, job.uniforms[at], job.temperature, job.top_k, answer.classes[at]);
+      check_choice(logits, classes, job.uniforms[at], job.sampling, answer.classes[at]);
     }
   }
   if (count) error /= std::sqrt(squares / count);
@@ -324,7 +363,7 @@ void check_net(unsigned seed) {
     check_against_naive(m, job, precision, answer);
     for (const auto& [groups, threads] : ways) {
       if (groups < fewest || groups > job.streams) continue;
-      const int64_t few = s.condition ? s.hop : chance.between(1, 3);  // a helper that waited rests for some calls
+      const int64_t few = s.condition ? s.hop : chance.between(1, 3);  // a helper that waited is not used for some calls
       for (const int64_t piece : {job.steps, few}) {
         CHECK(generate(m, job, {precision, groups, threads, piece}) == answer,
               "net %u: %d streams in %s differ on %d threads, in %d groups and pieces of %d", seed, job.streams,
@@ -342,7 +381,7 @@ void check_net(unsigned seed) {
   }
 }
 
-// Logits that overflow are reported, infinite or no number, whatever the layer; and nobody waits for ever.
+// Logits that overflow to infinity or NaN are reported, whatever the layer, and no thread waits for ever.
 void check_not_finite(Chance& chance) {
   using Weights = std::vector<float> Model::*;
   const std::pair<const char*, std::array<Weights, 2>> places[] = {
@@ -382,7 +421,12 @@ void check_ended(Chance& chance) {
 
 void check_draw(Chance& chance) {
   float equal[DRAW_BLOCK] = {}, room[DRAW_BLOCK];
-  for (int q = 0; q < 8; q++) CHECK(draw(equal, 8, q / 8.0f, 1.0f, 0, room) == q, "at a boundary the next class");
+  for (int q = 0; q < 8; q++) {
+    CHECK(draw(equal, 8, q / 8.0f, {1.0f, 0, 1.0f}, room) == q, "at a boundary the next class");
+    const float top_p = (q + 1) / 8.0f;  // keeps the first q + 1 of equal ones
+    CHECK(draw(equal, 8, ALMOST_ONE, {1.0f, 0, top_p}, room) == q, "of equally likely classes the first are kept");
+    CHECK(draw(equal, 8, ALMOST_ONE, {1.0f, 0, 0x1p-140f}, room) == 0, "a tiny p is greedy");
+  }
   const float temperatures[] = {0.0f, 0.01f, 0.7f, 1.0f, 5.0f}, scales[] = {0.1f, 3.0f, 100.0f};
   for (int trial = 0; trial < 3000; trial++) {
     const int classes = chance.between(2, trial % 10 ? 50 : 300), padded = round_up(classes, DRAW_BLOCK);
@@ -391,17 +435,16 @@ void check_draw(Chance& chance) {
       if (trial % 3 == 0) logit = std::nearbyint(logit);  // equal ones
       if (trial % 5 == 0 && chance.coin()) logit = -1e30f;
     }
-    const float temperature = temperatures[chance.between(0, 4)];
-    const int top_k = chance.coin() ? chance.between(1, classes + 1) : 0;
+    Sampling sampling{temperatures[chance.between(0, 4)], chance.coin() ? chance.between(1, classes + 1) : 0, 1.0f};
+    if (chance.coin()) sampling.top_p = std::max(chance.uniform(), 1e-6f);
     std::vector<float> given = logits;
     given.resize(padded, std::nanf(""));
     for (const float u : {0.0f, chance.uniform(), chance.uniform(), ALMOST_ONE}) {
-      const int chosen = draw(given.data(), classes, u, temperature, top_k, weights.data());
-      check_choice(logits.data(), classes, u, temperature, top_k, chosen);
+      check_choice(logits.data(), classes, u, sampling, draw(given.data(), classes, u, sampling, weights.data()));
     }
     for (const float bad : {HUGE_VALF, -HUGE_VALF, std::nanf("")}) {
       given[chance.between(0, classes - 1)] = bad;
-      CHECK(draw(given.data(), classes, 0.5f, temperature, top_k, weights.data()) == -1, "%g was drawn from", bad);
+      CHECK(draw(given.data(), classes, 0.5f, sampling, weights.data()) == -1, "%g was drawn from", bad);
       std::copy(logits.begin(), logits.end(), given.begin());
     }
   }

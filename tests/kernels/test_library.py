@@ -1,4 +1,4 @@
-"""Kernels that cannot be loaded are as good as none, and the reason is told."""
+"""Kernels that cannot be loaded are treated as missing, and the reason is reported."""
 
 import shutil
 from collections.abc import Iterator

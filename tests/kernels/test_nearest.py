@@ -112,7 +112,7 @@ def test_a_duplicate_of_a_code_is_never_chosen(compiled) -> None:
     assert codes[1000:].tolist() == [*range(K // 2)] * 2
 
 
-# --- a row has its code, whatever is beside it ---
+# --- the code of a row does not depend on the other rows ---
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
@@ -201,7 +201,7 @@ def test_any_layout_is_taken_and_left_alone(compiled) -> None:
         (torch.zeros(2, 4).double(), torch.zeros(3, 4), 1, "rows.*torch.float32.*got.*float64"),
         (torch.zeros(2, 4), torch.zeros(3, 4).bfloat16(), 1, "codebook.*got.*bfloat16"),
         (torch.zeros(2, 4, device="meta"), torch.zeros(3, 4), 1, "rows.*on the CPU.*on meta"),
-        (torch.zeros(2, 5), torch.zeros(3, 4), 1, "one width, got 5 and 4"),
+        (torch.zeros(2, 5), torch.zeros(3, 4), 1, "the same width, got 5 and 4"),
         (torch.zeros(2, 4), torch.zeros(0, 4), 1, "number of codes must lie in 1..65536, got 0"),
         (torch.zeros(2, 0), torch.zeros(3, 0), 1, "width of a code must lie in 1..65536, got 0"),
         (torch.zeros(2, 4), torch.zeros(1, 4).expand(MAX_SIZE + 1, 4), 1, "number of codes.*got 65537"),

@@ -1,6 +1,6 @@
-"""CompiledStreams by themselves: the same bits however they are run, and everything refused that cannot be run.
+"""CompiledState by themselves: the same bits however they are run, and everything refused that cannot be run.
 
-What the numbers must be, tests/sampling/test_compiled.py says.
+tests/sampling/test_compiled.py compares their logits and samples with the reference.
 """
 
 import dataclasses
@@ -13,14 +13,15 @@ from torch import Tensor
 
 from vqaudio.kernels import library
 from vqaudio.kernels.library import Kernels
-from vqaudio.kernels.wavenet import PRECISIONS, CompiledStreams, WaveNetShape
+from vqaudio.kernels.precision import PRECISIONS
+from vqaudio.kernels.wavenet import CompiledState, WaveNetShape
 
 SIZES = {"classes": 40, "kernel_size": 3, "residual": 13, "skip": 20, "hop": 5, "hidden": 6}
 SHAPES = {
     "odd": WaveNetShape(**SIZES, condition=3, speakers=2, dilations=(1, 2, 4, 8, 1, 2)),
     "plain": WaveNetShape(**{**SIZES, "kernel_size": 2, "residual": 33}, condition=0, speakers=0, dilations=(16, 1)),
     "wide": WaveNetShape(**{**SIZES, "residual": 64, "skip": 128, "hop": 1}, condition=9, speakers=0, dilations=(1, 2)),
-    "voice": WaveNetShape(**{**SIZES, "classes": 4, "hop": 64}, condition=0, speakers=5, dilations=(4,)),
+    "speaker": WaveNetShape(**{**SIZES, "classes": 4, "hop": 64}, condition=0, speakers=5, dilations=(4,)),
 }
 ODD = SHAPES["odd"]
 STEPS = 60
@@ -36,17 +37,17 @@ def kernels(request: pytest.FixtureRequest) -> Kernels:
 
 
 @pytest.fixture(scope="module")
-def opened() -> Callable[..., CompiledStreams]:
+def opened() -> Callable[..., CompiledState]:
     """(shape, weights, speakers, streams, precision, threads) -> streams of the best variant."""
     best = library.kernels()
     if best is None:
         pytest.skip(library.why_missing())
 
-    def make(shape: WaveNetShape = ODD, weights: dict[str, Tensor] | None = None, **options) -> CompiledStreams:
+    def make(shape: WaveNetShape = ODD, weights: dict[str, Tensor] | None = None, **options) -> CompiledState:
         options = {"streams": 1, "precision": "float32", "threads": 1, **options}
         speakers = torch.zeros(options["streams"], dtype=torch.int64) if shape.speakers else None
         speakers = options.pop("speakers", speakers)
-        return CompiledStreams(best, shape, _weights(shape) if weights is None else weights, speakers, **options)
+        return CompiledState(best, shape, _weights(shape) if weights is None else weights, speakers, **options)
 
     return make
 
@@ -71,11 +72,9 @@ def _given(shape: WaveNetShape, streams: int, steps: int) -> dict[str, Tensor | 
     return {"cond": cond, "uniforms": torch.rand(streams, steps, generator=torch.Generator().manual_seed(8))}
 
 
-def _run(
-    streams: CompiledStreams, given: dict, lengths: Tensor, pieces: list[int], **controls
-) -> tuple[Tensor, Tensor]:
+def _run(streams: CompiledState, given: dict, lengths: Tensor, pieces: list[int], **options) -> tuple[Tensor, Tensor]:
     """Extends by pieces of so many steps, which repeat -> classes (B, T), logits (B, T, Q)."""
-    classes, hop, controls = streams.shape.classes, streams.shape.hop, {"temperature": 1.0, "top_k": None, **controls}
+    classes, hop = streams.shape.classes, streams.shape.hop
     chosen, logits, start, total = [], [], 0, given["uniforms"].shape[1]
     while start < total:
         stop = min(start + pieces[len(chosen) % len(pieces)], total)
@@ -83,7 +82,7 @@ def _run(
         logits.append(torch.zeros(len(lengths), stop - start, classes))
         todo = (lengths - start).clamp(0, stop - start)
         part = given["uniforms"][:, start:stop]
-        chosen.append(streams.extend(cond, part, todo, **controls, logits=logits[-1]))
+        chosen.append(streams.extend(cond, part, todo, **options, logits=logits[-1]))
         start = stop
     return torch.cat(chosen, dim=1), torch.cat(logits, dim=1)
 
@@ -101,7 +100,7 @@ def test_the_bits_are_the_same_however_it_runs(kernels, shape, precision) -> Non
         some = {name: None if value is None else value[rows] for name, value in given.items()}
         who, streams = (None if speakers is None else speakers[rows]), len(lengths[rows])
         options = {"streams": streams, "precision": precision, "threads": threads}
-        return _run(CompiledStreams(kernels, shape, weights, who, **options), some, lengths[rows], pieces)
+        return _run(CompiledState(kernels, shape, weights, who, **options), some, lengths[rows], pieces)
 
     chosen, logits = run(1, [STEPS])
     assert len(chosen[0].unique()) > 2
@@ -123,18 +122,18 @@ def test_the_bits_are_the_same_however_it_runs(kernels, shape, precision) -> Non
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("threads", [1, 2])
-def test_forced_to_what_it_drew_it_draws_it_again(kernels, precision, threads) -> None:
+def test_teacher_forced_with_its_own_samples_it_draws_them_again(kernels, precision, threads) -> None:
     given, lengths = _given(ODD, 2, STEPS), torch.tensor([60, 45])
-    options = {"streams": 2, "precision": precision, "threads": threads}
+    options = {"streams": 2, "precision": precision, "threads": threads, "temperature": 0.7, "top_k": 9, "top_p": 0.9}
     first, again, other = (
-        CompiledStreams(kernels, ODD, _weights(ODD), torch.tensor([1, 0]), **options) for _ in range(3)
+        CompiledState(kernels, ODD, _weights(ODD), torch.tensor([1, 0]), **options) for _ in range(3)
     )
-    chosen, logits = _run(first, given, lengths, [STEPS], temperature=0.7, top_k=9)
+    chosen, logits = _run(first, given, lengths, [STEPS])
     before = torch.cat([torch.full((2, 1), ODD.classes), chosen[:, :-1]], dim=1)
-    forced = _run(again, given, lengths, [STEPS], temperature=0.7, top_k=9, forced=before)
+    forced = _run(again, given, lengths, [STEPS], teacher_forced=before)
     assert torch.equal(forced[0], chosen)
     assert torch.equal(forced[1], logits)
-    assert not torch.equal(_run(other, given, lengths, [STEPS], forced=(before + 1) % 40)[1], logits)
+    assert not torch.equal(_run(other, given, lengths, [STEPS], teacher_forced=(before + 1) % 40)[1], logits)
 
 
 # ------------------------------------------------------------------------------------------------- refused
@@ -176,6 +175,12 @@ def test_sizes_that_mean_nothing_are_refused(change, message) -> None:
         ({"threads": 0}, "streams and threads must be at least 1, got 1 and 0"),
         ({"streams": 2**40}, "streams"),
         ({"precision": "fp8"}, "precision must be one of float32, bf16, int8, got 'fp8'"),
+        ({"temperature": -1.0}, "temperature must be a finite number, 0 or more, got -1.0"),
+        ({"temperature": NAN}, "temperature must be"),
+        ({"top_k": 0}, "top_k must be at least 1, got 0"),
+        ({"top_p": 0.0}, "top_p must be above 0 and at most 1, got 0.0"),
+        ({"top_p": 1.5}, "top_p must be above 0 and at most 1, got 1.5"),
+        ({"top_p": NAN}, "top_p must be"),
     ],
 )
 def test_options_that_mean_nothing_are_refused(opened, options, message) -> None:
@@ -185,7 +190,7 @@ def test_options_that_mean_nothing_are_refused(opened, options, message) -> None
 
 def test_more_state_than_there_can_be_is_refused(opened) -> None:
     shape = dataclasses.replace(SHAPES["plain"], residual=1024, dilations=(2**16,) * 20)
-    with pytest.raises(ValueError, match=r"16 streams of this WaveNet would remember [\d,]+ bytes, at most"):
+    with pytest.raises(ValueError, match=r"the state of 16 streams of this WaveNet would take [\d,]+ bytes, at most"):
         opened(shape, {}, streams=16)
 
 
@@ -236,22 +241,19 @@ def test_speakers_that_do_not_fit_are_refused(opened) -> None:
         ({"lengths": torch.tensor([7, -1])}, "lengths must not increase and lie in"),
         ({"lengths": torch.tensor([7])}, r"lengths must be \(2,\)"),
         ({"lengths": torch.tensor([7, 7]).int()}, "lengths must be .*int64 on"),
-        ({"forced": torch.full((2, 7), 41)}, r"forced classes must lie in 0\.\.40, got 41"),
-        ({"forced": torch.full((2, 7), -1)}, "forced classes must lie in"),
-        ({"forced": torch.zeros(2, 6, dtype=torch.int64)}, r"forced must be \(2, 7\)"),
+        ({"teacher_forced": torch.full((2, 7), 41)}, r"teacher_forced classes must lie in 0\.\.40, got 41"),
+        ({"teacher_forced": torch.full((2, 7), -1)}, "teacher_forced classes must lie in"),
+        ({"teacher_forced": torch.zeros(2, 6, dtype=torch.int64)}, r"teacher_forced must be \(2, 7\)"),
         ({"logits": torch.zeros(2, 7, 39)}, r"logits must be \(2, 7, 40\)"),
         ({"logits": torch.zeros(2, 7, 40).double()}, "logits must be .*float32 on"),
         ({"logits": torch.zeros(2, 40, 7).transpose(1, 2)}, "logits must be contiguous"),
-        ({"temperature": -1.0}, "temperature must be a finite number, 0 or more, got -1.0"),
-        ({"temperature": NAN}, "temperature must be"),
-        ({"top_k": 0}, "top_k must be at least 1, got 0"),
         ({"uniforms": torch.ones(2, 7)}, r"uniforms must lie in \[0, 1\), got 1\.0\.\.1\.0"),
         ({"uniforms": torch.full((2, 7), NAN)}, "uniforms must lie in"),
     ],
 )
 def test_requests_that_do_not_fit_are_refused(opened, change, message) -> None:
     streams = opened(streams=2)
-    request = {**_given(ODD, 2, 7), "lengths": torch.tensor([7, 7]), "temperature": 1.0, "top_k": None}
+    request = {**_given(ODD, 2, 7), "lengths": torch.tensor([7, 7])}
     with pytest.raises(ValueError, match=message):
         streams.extend(**{**request, **change})
     streams.extend(**request)  # nothing happened before
@@ -261,7 +263,7 @@ def test_requests_that_do_not_fit_are_refused(opened, change, message) -> None:
 
 def test_streams_that_ended_are_not_extended(opened) -> None:
     streams = opened(streams=2)
-    request = {**_given(ODD, 2, 5), "temperature": 1.0, "top_k": None}
+    request = _given(ODD, 2, 5)
     streams.extend(**request, lengths=torch.tensor([5, 4]))
     with pytest.raises(ValueError, match="1 of the streams ended before and cannot be extended again"):
         streams.extend(**request, lengths=torch.tensor([5, 1]))
@@ -270,9 +272,7 @@ def test_streams_that_ended_are_not_extended(opened) -> None:
 
 def test_conditioning_that_a_net_does_not_take_is_refused(opened) -> None:
     with pytest.raises(ValueError, match="takes no local conditioning"):
-        opened(SHAPES["plain"]).extend(
-            torch.zeros(1, 3, 1), torch.rand(1, 5), torch.tensor([5]), temperature=1.0, top_k=None
-        )
+        opened(SHAPES["plain"]).extend(torch.zeros(1, 3, 1), torch.rand(1, 5), torch.tensor([5]))
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
@@ -282,19 +282,19 @@ def test_conditioning_that_a_net_does_not_take_is_refused(opened) -> None:
     [
         ("out_weight", "head_bias"),  # infinities among the logits
         ("head_weight", "skip_bias"),
-        ("skip_weight", "dilated_bias"),  # infinities of both signs meet on the way, and become no number at all
+        ("skip_weight", "dilated_bias"),  # infinities of both signs meet on the way and give NaN
         ("residual_weight", "dilated_bias"),
     ],
 )
-def test_sums_that_overflow_are_told(kernels, name, before, precision, threads) -> None:
+def test_sums_that_overflow_are_reported(kernels, name, before, precision, threads) -> None:
     weights = _weights(ODD)
     weights[before] = weights[before] + 10  # what is multiplied is certainly far from 0
     rows = torch.arange(weights[name].shape[-2])[:, None] % 2
     weights[name] = (weights[name] * 0 + 3e38) * (1 - 2 * rows)
     options = {"streams": 3, "precision": precision, "threads": threads}
-    streams = CompiledStreams(kernels, ODD, weights, torch.tensor([0, 1, 1]), **options)
+    streams = CompiledState(kernels, ODD, weights, torch.tensor([0, 1, 1]), **options)
     given = {**_given(ODD, 3, 30), "lengths": torch.tensor([30, 20, 20])}
     with pytest.raises(ValueError, match="logits are not finite"):
-        streams.extend(**given, temperature=1.0, top_k=None)
-    with pytest.raises(ValueError, match="these streams failed before and cannot be extended"):
-        streams.extend(**given, temperature=1.0, top_k=None)
+        streams.extend(**given)
+    with pytest.raises(ValueError, match="an earlier extension of these streams failed; open new ones"):
+        streams.extend(**given)

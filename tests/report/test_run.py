@@ -183,10 +183,16 @@ def test_a_model_that_has_learned_codes_alone_is_judged_by_them(
     save_model(initialised(cfg, samples=6400, peak=0.5), tmp_path / "codes")
     arguments = ["evaluate", "--model", str(tmp_path / "codes"), "--data", str(data), "--phones", str(EGS / "phones")]
     arguments += ["--phone-classes", "labels", "--max-utterances", "4", "--out", str(tmp_path / "report")]
-    arguments += ["--temperature", "0.5"]
+    arguments += ["--temperature", "0.5", "--top-p", "0.9"]
     assert main([*arguments, "--only", "phones", "listening", "conversion", "words"]) == 0
     found = json.loads((tmp_path / "report/figures.json").read_text())
-    assert found["spoken_with"] == {"temperature": 0.5, "top_k": None, "precision": "float32", "seed": 0}
+    assert found["spoken_with"] == {
+        "temperature": 0.5,
+        "top_k": None,
+        "top_p": 0.9,
+        "precision": "float32",
+        "seed": 0,
+    }
     assert found["verdict"].startswith("not told: the model has learned codes alone")
     why = {lack["question"]: lack["why"] for lack in found["missing"]}
     assert set(why) == {"listening", "conversion", "words"} and "codes alone" in why["words"]
@@ -224,9 +230,9 @@ def test_what_cannot_be_evaluated_is_explained(
     assert "--first is for a second level over images" in capsys.readouterr().err
     assert main(["evaluate", *model, "--data", str(data), *out, "--phones", str(tmp_path / "none")]) == 2
     assert f"there is nothing at {tmp_path}/none" in capsys.readouterr().err
-    for wrong in (["--temperature", "-1"], ["--top-k", "0"]):
-        assert main(["evaluate", *model, "--data", str(data), *out, *wrong]) == 2
-        assert "temperature must be 0 or more and top_k at least 1, got" in capsys.readouterr().err
+    for option, value in (("temperature", "-1"), ("top-k", "0"), ("top-p", "0")):
+        assert main(["evaluate", *model, "--data", str(data), *out, f"--{option}", value]) == 2
+        assert f"{option.replace('-', '_')} must be" in capsys.readouterr().err
     phones = ["--phones", str(EGS / "phones")]
     assert main(["evaluate", *model, "--data", str(data), *out, *phones, "--features", str(tmp_path)]) == 2
     assert f"{tmp_path} has no features of the 6 utterances" in capsys.readouterr().err

@@ -1,9 +1,10 @@
-"""What the tests of all samplers share: small nets far from uniform, their inputs, the samplers, and ties."""
+"""Fixtures for the tests of all backends: small nets far from uniform, their inputs, the backends, and ties."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
@@ -11,29 +12,28 @@ import torch
 from torch import Tensor
 
 from vqaudio.kernels import library
-from vqaudio.kernels.wavenet import Precision
 from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
 from vqaudio.sampling import generate, reference
-from vqaudio.sampling.backends import Sampler, cuda_graph, ring_buffers
+from vqaudio.sampling.backends import Backend, Sampler, cuda_graph, ring_buffers
 from vqaudio.sampling.compiled import open_compiled
+from vqaudio.sampling.config import SamplingConfig
 
 TIE = 1e-5  # of the cumulative distribution, or of the scale of logits: what rounding may decide
-PYTORCH: dict[str, Callable[[WaveNet], Sampler]] = {"ring_buffers": ring_buffers, "graph_unrecorded": cuda_graph}
+PYTORCH: dict[str, Backend] = {"ring_buffers": ring_buffers, "graph_unrecorded": cuda_graph}
 VARIANTS = library.runnable()
 NONE = pytest.param("compiled", marks=pytest.mark.skip(reason=library.why_missing()))
 
 
-class Means(NamedTuple):
-    """A sampler as tests call it: `generate(net, ...)`, for nets in `dtype`, in which its rounding decides nothing."""
+class TestedBackend(NamedTuple):
+    """A backend as tests call it: `generate(net, ...)`, for nets in `dtype`, in which rounding decides nothing."""
 
     generate: Callable[..., Tensor]
     dtype: torch.dtype
 
 
-def _compiled(net: WaveNet, variant: str, threads: int, precision: Precision = "float32") -> Sampler:
-    kernels = library.load(variant)
-    options = {"precision": precision, "threads": threads}
-    return Sampler(variant, lambda speaker, streams: open_compiled(kernels, net, speaker, streams, **options))
+def _compiled(net: WaveNet, sampling: SamplingConfig, *, variant: str, threads: int) -> Sampler:
+    kernels, sampling = library.load(variant), replace(sampling, threads=threads)
+    return Sampler(variant, lambda speaker, streams: open_compiled(kernels, net, speaker, streams, sampling))
 
 
 def _params() -> list:
@@ -42,17 +42,15 @@ def _params() -> list:
 
 
 @pytest.fixture(scope="session", params=_params())
-def means(request: pytest.FixtureRequest) -> Means:
-    """Each sampler in turn: the obvious loop, those in PyTorch, each compiled variant on one thread and on two."""
+def tested(request: pytest.FixtureRequest) -> TestedBackend:
+    """Each backend in turn: the reference loop, those in PyTorch, each compiled variant on one thread and on two."""
     if request.param == "reference":
-        return Means(reference.generate, torch.float64)
+        return TestedBackend(reference.generate, torch.float64)
     if request.param in PYTORCH:
-        open_sampler, dtype = PYTORCH[request.param], torch.float64
-    else:
-        _, variant, threads = request.param.split("-")
-        open_sampler = functools.partial(_compiled, variant=variant, threads=int(threads))
-        dtype = torch.float32
-    return Means(lambda net, *inputs, **options: generate(net, *inputs, **options, sampler=open_sampler(net)), dtype)
+        return TestedBackend(functools.partial(generate, backend=PYTORCH[request.param]), torch.float64)
+    _, variant, threads = request.param.split("-")
+    backend = functools.partial(_compiled, variant=variant, threads=int(threads))
+    return TestedBackend(functools.partial(generate, backend=backend), torch.float32)
 
 
 @pytest.fixture(
@@ -64,9 +62,9 @@ def variant(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def compiled() -> Callable[..., Sampler]:
-    """(net, variant, threads, precision) -> the sampler of one instruction set."""
-    return _compiled
+def compiled() -> Callable[[str, int], Backend]:
+    """(variant, threads) -> the backend of one instruction set."""
+    return lambda variant, threads: functools.partial(_compiled, variant=variant, threads=threads)
 
 
 @pytest.fixture(scope="session")
@@ -119,11 +117,9 @@ def _assert_same_or_tie(
     chosen: Tensor,
     expected: Tensor,
     uniform: Tensor,
-    *,
-    temperature: float = 1.0,
-    top_k: int | None = None,
+    sampling: SamplingConfig = SamplingConfig(),
 ) -> None:
-    """(B, T) each. Where a stream departs for the first time, its random number must have stood between two classes."""
+    """(B, T) each. Where a stream differs for the first time, its random number must lie between two classes."""
     assert chosen.shape == expected.shape
     exact = WaveNet(net.cfg).double().requires_grad_(False)
     exact.load_state_dict(net.state_dict())
@@ -134,24 +130,32 @@ def _assert_same_or_tie(
         cond = row["cond"][:, :, : t // net.cfg.hop + 1].double() if "cond" in row else None
         logits, _ = exact(exact.shift(expected[b : b + 1, : t + 1]), cond, row.get("speaker"))
         first, second = sorted((int(chosen[b, t]), int(expected[b, t])))
-        gaps = _distances(logits[0, :, -1], float(uniform[b, t]), first, second, temperature, top_k)
-        assert max(gaps) < TIE, f"stream {b}, step {t}: {first} or {second} is no tie, {gaps}"
+        distance = _distance(logits[0, :, -1], float(uniform[b, t]), first, second, sampling)
+        assert distance < TIE, f"stream {b}, step {t}: {first} or {second} is no tie, {distance}"
 
 
-def _distances(
-    logits: Tensor, uniform: float, first: int, second: int, temperature: float, top_k: int | None
-) -> list[float]:
-    """Logits (Q,) float64 -> how far two classes are from being a matter of rounding."""
-    if temperature == 0 or top_k == 1:
-        gap = (logits[first] - logits[second]).abs() + logits.max() - logits[[first, second]].max()
-        return [float(gap / logits.abs().max())]
-    if top_k is not None and top_k < len(logits):
-        logits = logits.masked_fill(logits < logits.topk(top_k).values[-1], float("-inf"))
-    cumulative = torch.softmax(logits / temperature, 0).cumsum(0)
-    return [abs(float(cumulative[end]) - uniform) for end in (first, second - 1)]
+def _distance(logits: Tensor, uniform: float, first: int, second: int, sampling: SamplingConfig) -> float:
+    """Logits (Q,) float64 -> how far the choice between two classes is from being decided by rounding."""
+    if sampling.greedy:
+        apart = (logits[first] - logits[second]).abs() + logits.max() - logits[[first, second]].max()
+        return float(apart / logits.abs().max())
+    if sampling.top_k is not None and sampling.top_k < len(logits):
+        logits = logits.masked_fill(logits < logits.topk(sampling.top_k).values[-1], float("-inf"))
+    probabilities = torch.softmax(logits / sampling.temperature, 0)
+    if sampling.top_p is not None and sampling.top_p < 1:
+        ordered, order = probabilities.sort(descending=True, stable=True)
+        reached = ordered.cumsum(0)
+        size = int((reached < sampling.top_p).sum()) + 1
+        if float((reached - sampling.top_p).abs().min()) < TIE:  # rounding decides how large the nucleus is
+            return 0.0
+        if size < len(ordered) and float(ordered[size - 1] - ordered[size]) < TIE * float(ordered[size]):
+            return 0.0  # or which of two classes is in it
+        probabilities = torch.zeros_like(probabilities).scatter(0, order[:size], ordered[:size] / reached[size - 1])
+    cumulative = probabilities.cumsum(0)
+    return max(abs(float(cumulative[end]) - uniform) for end in (first, second - 1))
 
 
 @pytest.fixture(scope="session")
 def assert_same_or_tie() -> Callable[..., None]:
-    """(net, inputs, chosen, expected, uniform, temperature, top_k): equal sequences, or a tie where one departs."""
+    """(net, inputs, chosen, expected, uniform, sampling): equal sequences, or a tie where one differs first."""
     return _assert_same_or_tie

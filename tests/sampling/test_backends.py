@@ -1,4 +1,4 @@
-"""What every sampler promises: see `means` in conftest.py for which there are; and which one `choose` takes."""
+"""What every backend guarantees (`tested` in conftest.py lists them), and which one `choose` takes."""
 
 import logging
 import os
@@ -19,6 +19,7 @@ from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
 from vqaudio.sampling import backends, choose, generate, reference
 from vqaudio.sampling.backends import block_steps, cuda_graph, ring_buffers
 from vqaudio.sampling.compiled import shape_of
+from vqaudio.sampling.config import SamplingConfig
 
 BOTH = {"cond_dim": 3, "num_speakers": 2}
 
@@ -29,49 +30,49 @@ def _row(inputs: dict[str, Tensor], b: int, frames: int | None = None) -> dict[s
     return {name: value[:, :, :frames] if name == "cond" else value for name, value in row.items()}
 
 
-def test_each_stream_is_independent_of_its_neighbours(means, make_net, inputs_of, seeded) -> None:
-    net = make_net(means.dtype, **BOTH)
+def test_each_stream_is_independent_of_its_neighbours(tested, make_net, inputs_of, seeded) -> None:
+    net = make_net(tested.dtype, **BOTH)
     inputs = inputs_of(net, 3, 30)
-    together = means.generate(net, **inputs, steps=30, generator=seeded(3, 4, 5))
+    together = tested.generate(net, **inputs, steps=30, generator=seeded(3, 4, 5))
     for b, seed in enumerate((3, 4, 5)):
-        assert torch.equal(means.generate(net, **_row(inputs, b), steps=30, generator=seeded(seed))[0], together[b])
+        assert torch.equal(tested.generate(net, **_row(inputs, b), steps=30, generator=seeded(seed))[0], together[b])
     assert not torch.equal(together[0], together[1])
 
 
-def test_streams_of_different_lengths_are_those_alone(means, make_net, inputs_of, seeded) -> None:
-    net = make_net(means.dtype, **BOTH)
+def test_streams_of_different_lengths_are_those_alone(tested, make_net, inputs_of, seeded) -> None:
+    net = make_net(tested.dtype, **BOTH)
     lengths, seeds = [13, 0, 29, 21, 29], (3, 4, 5, 6, 7)
     inputs = inputs_of(net, len(lengths), max(lengths))
-    together = means.generate(net, **inputs, steps=lengths, generator=seeded(*seeds))
+    together = tested.generate(net, **inputs, steps=lengths, generator=seeded(*seeds))
     assert together.shape == (5, 29)
     assert together[[0, 2]].any(1).all()
     for b, (length, seed) in enumerate(zip(lengths, seeds, strict=True)):
         row = _row(inputs, b, -(-length // net.cfg.hop))
-        alone = means.generate(net, **row, steps=length, generator=seeded(seed))
+        alone = tested.generate(net, **row, steps=length, generator=seeded(seed))
         assert torch.equal(together[b, :length], alone[0])
         assert not together[b, length:].any()
 
 
 @pytest.mark.parametrize("options", [{"num_speakers": 2}, BOTH])
-def test_pieces_are_the_whole(means, make_net, inputs_of, seeded, monkeypatch, options) -> None:
-    net = make_net(means.dtype, **options)
+def test_pieces_are_the_whole(tested, make_net, inputs_of, seeded, monkeypatch, options) -> None:
+    net = make_net(tested.dtype, **options)
     lengths = [38, 11, 25]
     given = {**inputs_of(net, 3, 38), "steps": lengths}
-    whole = means.generate(net, **given, generator=seeded(0, 1, 2))
+    whole = tested.generate(net, **given, generator=seeded(0, 1, 2))
     for frames in (1, 3):
         monkeypatch.setattr(backends, "block_steps", lambda net, streams, frames=frames: frames * net.cfg.hop)
-        assert torch.equal(means.generate(net, **given, generator=seeded(0, 1, 2)), whole)
+        assert torch.equal(tested.generate(net, **given, generator=seeded(0, 1, 2)), whole)
 
 
-def test_a_longer_generation_begins_like_a_shorter_one(means, make_net, seeded) -> None:
-    net = make_net(means.dtype, num_speakers=2)
-    short, long = (means.generate(net, speaker=torch.tensor([1]), steps=n, generator=seeded(0)) for n in (13, 29))
+def test_a_longer_generation_begins_like_a_shorter_one(tested, make_net, seeded) -> None:
+    net = make_net(tested.dtype, num_speakers=2)
+    short, long = (tested.generate(net, speaker=torch.tensor([1]), steps=n, generator=seeded(0)) for n in (13, 29))
     assert torch.equal(long[:, :13], short)
 
 
-def test_seeds_make_it_reproducible_and_different(means, make_net) -> None:
-    net = make_net(means.dtype)
-    one, again, other = (means.generate(net, steps=40, generator=torch.Generator().manual_seed(s)) for s in (0, 0, 1))
+def test_seeds_make_it_reproducible_and_different(tested, make_net) -> None:
+    net = make_net(tested.dtype)
+    one, again, other = (tested.generate(net, steps=40, generator=torch.Generator().manual_seed(s)) for s in (0, 0, 1))
     assert torch.equal(one, again)
     assert not torch.equal(one, other)
     assert one.dtype == torch.int64
@@ -79,60 +80,57 @@ def test_seeds_make_it_reproducible_and_different(means, make_net) -> None:
     assert len(one.unique()) > 2
 
 
-def test_it_draws_each_step_given_the_ones_before(means, make_net, inputs_of) -> None:
+def test_it_draws_each_step_given_the_ones_before(tested, make_net, inputs_of) -> None:
     """Greedy generation is a fixed point: each class is the most likely one after those before it."""
-    net = make_net(means.dtype, **BOTH)
+    net = make_net(tested.dtype, **BOTH)
     inputs = inputs_of(net, 2, 24)
-    chosen = means.generate(net, **inputs, steps=24, temperature=0)
+    chosen = tested.generate(net, **inputs, steps=24, sampling=SamplingConfig(temperature=0))
     logits, _ = net(net.shift(chosen), inputs["cond"], inputs["speaker"])
     assert torch.equal(logits.argmax(1), chosen)
-    assert torch.equal(means.generate(net, **inputs, steps=24, top_k=1), chosen)
+    for greedy in (SamplingConfig(top_k=1), SamplingConfig(top_p=1e-9)):
+        assert torch.equal(tested.generate(net, **inputs, steps=24, sampling=greedy), chosen)
 
 
-def test_nothing_to_do_is_done(means, make_net) -> None:
-    net = make_net(means.dtype, cond_dim=3)
-    assert means.generate(net, torch.zeros(2, 3, 0, dtype=means.dtype), steps=0).shape == (2, 0)
-    assert means.generate(net, torch.zeros(0, 3, 0, dtype=means.dtype), steps=0).shape == (0, 0)
+def test_nothing_to_do_is_done(tested, make_net) -> None:
+    net = make_net(tested.dtype, cond_dim=3)
+    assert tested.generate(net, torch.zeros(2, 3, 0, dtype=tested.dtype), steps=0).shape == (2, 0)
+    assert tested.generate(net, torch.zeros(0, 3, 0, dtype=tested.dtype), steps=0).shape == (0, 0)
 
 
 @pytest.mark.parametrize("frames", [1, 2, 4])
-def test_conditioning_of_another_length_is_refused(means, make_net, frames) -> None:
-    net = make_net(means.dtype, cond_dim=3)
+def test_conditioning_of_another_length_is_refused(tested, make_net, frames) -> None:
+    net = make_net(tested.dtype, cond_dim=3)
     with pytest.raises(ValueError, match=f"10 steps .* 3 frames, but cond has {frames}"):
-        means.generate(net, torch.zeros(1, 3, frames, dtype=means.dtype), steps=10)
+        tested.generate(net, torch.zeros(1, 3, frames, dtype=tested.dtype), steps=10)
 
 
-def test_inputs_that_do_not_fit_are_refused(means, make_net, seeded) -> None:
-    net, without = make_net(means.dtype, **BOTH), make_net(means.dtype)
-    cond, speaker = torch.zeros(2, 3, 3, dtype=means.dtype), torch.zeros(2, dtype=torch.long)
+def test_inputs_that_do_not_fit_are_refused(tested, make_net, seeded) -> None:
+    net, without = make_net(tested.dtype, **BOTH), make_net(tested.dtype)
+    cond, speaker = torch.zeros(2, 3, 3, dtype=tested.dtype), torch.zeros(2, dtype=torch.long)
     with pytest.raises(ValueError, match=r"one row for each stream, got \[2, 3\]"):
-        means.generate(net, cond, torch.zeros(3, dtype=torch.long), steps=12)
+        tested.generate(net, cond, torch.zeros(3, dtype=torch.long), steps=12)
     with pytest.raises(ValueError, match="takes a speaker"):
-        means.generate(net, cond, steps=12)
+        tested.generate(net, cond, steps=12)
     with pytest.raises(ValueError, match="takes a local conditioning"):
-        means.generate(net, None, speaker, steps=12)
+        tested.generate(net, None, speaker, steps=12)
     with pytest.raises(ValueError, match="takes no speaker"):
-        means.generate(without, None, speaker, steps=12)
+        tested.generate(without, None, speaker, steps=12)
     with pytest.raises(ValueError, match="takes no local conditioning"):
-        means.generate(without, cond, steps=12)
-    with pytest.raises(ValueError, match="temperature"):
-        means.generate(net, cond, speaker, steps=12, temperature=-1.0)
-    with pytest.raises(ValueError, match="top_k"):
-        means.generate(net, cond, speaker, steps=12, top_k=0)
+        tested.generate(without, cond, steps=12)
     with pytest.raises(ValueError, match="2 streams need as many generators"):
-        means.generate(net, cond, speaker, steps=12, generator=seeded(1))
+        tested.generate(net, cond, speaker, steps=12, generator=seeded(1))
     with pytest.raises(ValueError, match="steps must be 0 or more, got -1"):
-        means.generate(net, cond, speaker, steps=[12, -1])
+        tested.generate(net, cond, speaker, steps=[12, -1])
     with pytest.raises(ValueError, match=r"one for each of 2 streams, got \[12, 3, 1\]"):
-        means.generate(net, cond, speaker, steps=[12, 3, 1])
+        tested.generate(net, cond, speaker, steps=[12, 3, 1])
 
 
-def test_two_at_once_are_those_one_after_the_other(means, make_net, inputs_of, seeded) -> None:
-    nets = [make_net(means.dtype, seed=seed, **BOTH) for seed in (0, 1)]
+def test_two_at_once_are_those_one_after_the_other(tested, make_net, inputs_of, seeded) -> None:
+    nets = [make_net(tested.dtype, seed=seed, **BOTH) for seed in (0, 1)]
 
     def run(number: int) -> Tensor:
         net = nets[number]
-        return means.generate(net, **inputs_of(net, 2, 60), steps=60, generator=seeded(number, number + 2))
+        return tested.generate(net, **inputs_of(net, 2, 60), steps=60, generator=seeded(number, number + 2))
 
     expected = [run(0), run(1)]
     with ThreadPoolExecutor(2) as pool:
@@ -153,11 +151,14 @@ needs_kernels = pytest.mark.skipif(library.kernels() is None, reason=library.why
 def test_float32_on_a_cpu_is_compiled(make_net, seeded, threads, words) -> None:
     net, best = make_net(), library.kernels()
     assert best is not None
-    assert choose(net, threads=threads).name == f"compiled ({best.variant}), float32, up to {words}"
-    assert choose(net, precision="int8", threads=threads).name == f"compiled ({best.variant}), int8, up to {words}"
-    assert choose(net).name == choose(net, threads=torch.get_num_threads()).name
+    assert choose(net, SamplingConfig(threads=threads)).name == f"compiled ({best.variant}), float32, up to {words}"
+    assert (
+        choose(net, SamplingConfig(precision="int8", threads=threads)).name
+        == f"compiled ({best.variant}), int8, up to {words}"
+    )
+    assert choose(net).name == choose(net, SamplingConfig(threads=torch.get_num_threads())).name
     chosen = generate(net, steps=50, generator=seeded(0))
-    assert torch.equal(chosen, generate(net, steps=50, generator=seeded(0), sampler=choose(net, threads=1)))
+    assert torch.equal(chosen, generate(net, steps=50, generator=seeded(0), sampling=SamplingConfig(threads=1)))
 
 
 def test_other_types_take_ring_buffers(make_net) -> None:
@@ -165,44 +166,32 @@ def test_other_types_take_ring_buffers(make_net) -> None:
         net = make_net(dtype)
         assert choose(net).name == "PyTorch, ring buffers, on cpu"
         with pytest.raises(ValueError, match=r"precision bf16 .* this model is in torch\.\w+; use float32"):
-            choose(net, precision="bf16")
+            choose(net, SamplingConfig(precision="bf16"))
 
 
-def test_a_gpu_takes_ring_buffers_until_a_graph_has_run_on_one() -> None:
+def test_a_gpu_takes_ring_buffers_and_a_cuda_graph_when_asked() -> None:
     with FakeTensorMode(), torch.device("cuda"):  # pretends that there is one
         net = WaveNet(WaveNetConfig(layers=2))
         assert choose(net).name == "PyTorch, ring buffers, on cuda"
         assert cuda_graph(net).name == "CUDA graph, ring buffers, on cuda"
         with pytest.raises(ValueError, match=r"precision int8 .* this model is on cuda:0; use float32"):
-            choose(net, precision="int8")
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"precision": "fp8"}, "precision must be one of float32, bf16, int8, got 'fp8'"),
-        ({"threads": 0}, "threads must be at least 1, got 0"),
-    ],
-)
-def test_choices_that_mean_nothing_are_refused(make_net, options, message) -> None:
-    with pytest.raises(ValueError, match=message):
-        choose(make_net(), **options)
+            choose(net, SamplingConfig(precision="int8"))
 
 
 def test_without_kernels_it_says_so_once_and_takes_ring_buffers(make_net, monkeypatch, caplog, seeded) -> None:
     monkeypatch.setattr(backends, "kernels", lambda: None)
-    backends._notice.cache_clear()
+    backends._warn_once.cache_clear()
     net = make_net()
     with caplog.at_level(logging.WARNING, "vqaudio"):
         assert choose(net).name == "PyTorch, ring buffers, on cpu"
         chosen = generate(net, steps=20, generator=seeded(0))
         choose(net.double())
-    backends._notice.cache_clear()
+    backends._warn_once.cache_clear()
     assert [record.name for record in caplog.records] == ["vqaudio"]
     assert library.why_missing() in caplog.text
     assert torch.equal(chosen, reference.generate(make_net(), steps=20, generator=seeded(0)))
     with pytest.raises(ValueError, match=r"precision bf16 .*; use float32"):
-        choose(make_net(), precision="bf16")
+        choose(make_net(), SamplingConfig(precision="bf16"))
 
 
 @pytest.mark.parametrize("kind", [ring_buffers, cuda_graph])
@@ -210,7 +199,7 @@ def test_broken_weights_are_refused_in_pytorch_too(make_net, kind) -> None:
     net = make_net()
     net.skip.weight[2, 1] = float("nan")
     with pytest.raises(ValueError, match=r"skip\.weight holds values that are not finite"):
-        generate(net, steps=4, sampler=kind(net))
+        generate(net, steps=4, backend=kind)
 
 
 def test_an_extension_is_some_work_and_whole_frames(make_net) -> None:
@@ -232,7 +221,7 @@ def test_no_more_threads_run_than_were_asked_for(make_net, inputs_of, streams) -
 
     def most(threads: int) -> int:
         """Threads that the process had at most while it generated, beyond those before."""
-        given = {**inputs_of(net, streams, steps), "steps": steps, "sampler": choose(net, threads=threads)}
+        given = {**inputs_of(net, streams, steps), "steps": steps, "sampling": SamplingConfig(threads=threads)}
         generate(net, **given)  # PyTorch's own threads are there now
         before, seen, done = len(list(Path("/proc/self/task").iterdir())), [], threading.Event()
 

@@ -1,8 +1,9 @@
 """Compiled generation, every variant that this machine runs: its logits against the parallel pass, its samples
-against the obvious loop."""
+against the reference loop."""
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,9 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from vqaudio.kernels import library
-from vqaudio.kernels.wavenet import PRECISIONS, Precision
+from vqaudio.kernels.precision import PRECISIONS, Precision
+from vqaudio.kernels.wavenet import CompiledState
 from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
 from vqaudio.sampling import generate, reference
+from vqaudio.sampling.backends import Backend
+from vqaudio.sampling.config import SamplingConfig
 from vqaudio.sampling.logits import uniforms
 
 WITH = {"none": {}, "cond": {"cond_dim": 3}, "speaker": {"num_speakers": 2}, "both": {"cond_dim": 5, "num_speakers": 2}}
@@ -51,13 +55,15 @@ def _parallel(net: WaveNet, x: Tensor, inputs: dict[str, Tensor]) -> Tensor:
     return net(x, cond, inputs.get("speaker"))[0].transpose(1, 2)
 
 
-def _stepwise(sampler, classes: int, x: Tensor, lengths: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+def _stepwise(
+    backend: Backend, net: WaveNet, precision: Precision, x: Tensor, lengths: Tensor, inputs: dict[str, Tensor]
+) -> Tensor:
     """Inputs x (B, T) -> logits (B, T, Q), step by step."""
     streams, steps = x.shape
-    logits = torch.zeros(streams, steps, classes)
-    opened = sampler.open(inputs.get("speaker"), streams)
-    controls = {"temperature": 1.0, "top_k": None, "forced": x, "logits": logits}
-    opened.extend(inputs.get("cond"), torch.rand(streams, steps), lengths, **controls)
+    logits = torch.zeros(streams, steps, net.cfg.num_classes)
+    state = backend(net, SamplingConfig(precision=precision)).open(inputs.get("speaker"), streams)
+    assert isinstance(state, CompiledState)
+    state.extend(inputs.get("cond"), torch.rand(streams, steps), lengths, teacher_forced=x, logits=logits)
     return logits
 
 
@@ -87,7 +93,7 @@ def test_logits_are_those_of_the_parallel_pass(
     inputs = inputs_of(net, len(lengths), steps)
     generator = torch.Generator().manual_seed(0)
     x = net.shift(torch.randint(net.cfg.num_classes, (len(lengths), steps), generator=generator))
-    logits = _stepwise(compiled(net, variant, threads, precision), net.cfg.num_classes, x, lengths, inputs)
+    logits = _stepwise(compiled(variant, threads), net, precision, x, lengths, inputs)
     expected = _parallel(_rounded(net, precision), x, inputs)
     taken = torch.arange(steps) < lengths[:, None]
     error = (logits - expected)[taken].abs().max() / expected[taken].abs().max()
@@ -98,7 +104,7 @@ def test_logits_are_those_of_the_parallel_pass(
 
 @pytest.fixture(scope="module")
 def base(make_net, inputs_of) -> tuple[WaveNet, Tensor, dict[str, Tensor], Tensor]:
-    """The size that we recommend, and what the parallel pass says over more than its receptive field."""
+    """The size that we recommend, and the parallel pass over more than its receptive field."""
     net = make_net(**vars(WaveNetConfig(cond_dim=64, num_speakers=11)))
     inputs = inputs_of(net, 1, 2200)
     x = net.shift(torch.randint(256, (1, 2200), generator=torch.Generator().manual_seed(0)))
@@ -112,47 +118,47 @@ def test_logits_of_the_base_size(compiled, base, variant, precision, bound, thre
     net, x, inputs, expected = base
     steps = x.shape[1]
     assert steps > net.cfg.receptive_field
-    logits = _stepwise(compiled(net, variant, threads, precision), 256, x, torch.tensor([steps]), inputs)
+    logits = _stepwise(compiled(variant, threads), net, precision, x, torch.tensor([steps]), inputs)
     assert expected.std() > 0.5
     assert (logits - expected).abs().max() / expected.abs().max() < bound
     assert (logits - expected).square().mean().sqrt() / expected.std() < bound
 
 
 @functools.cache
-def _obvious(make_net: Callable, inputs_of: Callable, number: int) -> tuple[WaveNet, dict, dict, Tensor]:
-    """A net, its inputs, how to draw, and 1,000 samples by the obvious loop; the same for all variants."""
-    options, controls = [
-        ({"num_classes": 64, "cond_dim": 5, "num_speakers": 2}, {}),
+def _reference(make_net: Callable, inputs_of: Callable, number: int) -> tuple[WaveNet, dict, SamplingConfig, Tensor]:
+    """A net, its inputs, how to draw, and 1,000 samples by the reference loop; the same for all variants."""
+    options, drawing = [
+        ({"num_classes": 64, "cond_dim": 5, "num_speakers": 2}, SamplingConfig()),
         (
             {"num_classes": 256, "residual_channels": 17, "skip_channels": 33, "kernel_size": 3, "hop": 37},
-            {"temperature": 0.8},
+            SamplingConfig(temperature=0.8),
         ),
         (
             {"num_classes": 100, "layers": 5, "residual_channels": 20, "skip_channels": 24, "num_speakers": 3},
-            {"top_k": 20},
+            SamplingConfig(top_k=20),
         ),
+        ({"num_classes": 256, "num_speakers": 2, "hop": 16}, SamplingConfig(top_p=0.8)),
+        ({"num_classes": 90, "cond_dim": 3}, SamplingConfig(temperature=1.3, top_k=40, top_p=0.95)),
     ][number]
     net = make_net(**options, seed=number)
     inputs = inputs_of(net, 1, 1000)
-    given = {"steps": 1000, **inputs, **controls}
-    return net, inputs, controls, reference.generate(net, **given, generator=torch.Generator().manual_seed(number))
+    sampling = replace(drawing, seed=number)
+    return net, inputs, sampling, reference.generate(net, **inputs, steps=1000, sampling=sampling)
 
 
-@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("number", range(5))
 @pytest.mark.parametrize("threads", [1, 2])
-def test_samples_are_those_of_the_obvious_loop(
+def test_samples_are_those_of_the_reference_loop(
     compiled, make_net, inputs_of, assert_same_or_tie, variant, threads, number
 ) -> None:
-    net, inputs, controls, expected = _obvious(make_net, inputs_of, number)
-    given = {"steps": 1000, **inputs, **controls}
-    sampler = compiled(net, variant, threads)
-    chosen = generate(net, **given, generator=torch.Generator().manual_seed(number), sampler=sampler)
+    net, inputs, sampling, expected = _reference(make_net, inputs_of, number)
+    chosen = generate(net, **inputs, steps=1000, sampling=sampling, backend=compiled(variant, threads))
     assert len(expected.unique()) > 20
     uniform = uniforms(1, 1000, torch.Generator().manual_seed(number))
-    assert_same_or_tie(net, inputs, chosen, expected, uniform, **controls)
+    assert_same_or_tie(net, inputs, chosen, expected, uniform, sampling)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=90, deadline=None)
 @given(
     variant=st.sampled_from(library.runnable() or [""]),
     threads=st.integers(1, 4),
@@ -165,6 +171,7 @@ def test_samples_are_those_of_the_obvious_loop(
     lengths=st.lists(st.integers(0, 24), min_size=1, max_size=6),
     temperature=st.sampled_from([0.0, 0.3, 1.0, 1.5]),
     top_k=st.sampled_from([None, 1, 2, 5, 100]),
+    top_p=st.sampled_from([None, 1e-6, 0.3, 0.5, 0.9, 0.999, 1.0]),
     seed=st.integers(0, 99),
 )
 def test_samples_of_many_shapes_too(
@@ -178,22 +185,23 @@ def test_samples_of_many_shapes_too(
     lengths,
     temperature,
     top_k,
+    top_p,
     seed,
     **shape,
 ) -> None:
     net = make_net(**WITH[kind], **shape)
     streams, steps = len(lengths), max(lengths)
-    inputs, controls = inputs_of(net, streams, steps), {"temperature": temperature, "top_k": top_k}
-    given = {"streams": streams, "steps": lengths, **inputs, **controls}
-    expected = reference.generate(net, **given, generator=torch.Generator().manual_seed(seed))
-    sampler = compiled(net, variant, threads)
-    chosen = generate(net, **given, generator=torch.Generator().manual_seed(seed), sampler=sampler)
+    sampling = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    inputs = inputs_of(net, streams, steps)
+    given = {"streams": streams, "steps": lengths, "sampling": sampling, **inputs}
+    expected = reference.generate(net, **given)
+    chosen = generate(net, **given, backend=compiled(variant, threads))
     uniform = uniforms(streams, steps, torch.Generator().manual_seed(seed))
-    assert_same_or_tie(net, inputs, chosen, expected, uniform, **controls)
+    assert_same_or_tie(net, inputs, chosen, expected, uniform, sampling)
 
 
 @pytest.mark.parametrize(("uniform", "tie"), [(0.0, True), (9e-6, True), (-9e-6, True), (1e-4, False), (-1e-4, False)])
-def test_ties_are_told_from_mistakes(make_net, assert_same_or_tie, uniform, tie) -> None:
+def test_ties_are_distinguished_from_errors(make_net, assert_same_or_tie, uniform, tie) -> None:
     net = make_net(torch.float64)
     probabilities = torch.softmax(net(torch.tensor([[net.start]]))[0][0, :, 0], 0)
     boundary = probabilities.cumsum(0)[2] + uniform
@@ -202,3 +210,11 @@ def test_ties_are_told_from_mistakes(make_net, assert_same_or_tie, uniform, tie)
         return assert_same_or_tie(net, {}, *both, boundary.expand(1, 2))
     with pytest.raises(AssertionError, match="stream 0, step 0: 2 or 3 is no tie"):
         assert_same_or_tie(net, {}, *both, boundary.expand(1, 2))
+
+
+def test_top_p_of_1_changes_no_bit(compiled, make_net, inputs_of, variant) -> None:
+    net = make_net(num_classes=64, num_speakers=2)
+    given = {**inputs_of(net, 3, 200), "steps": 200, "backend": compiled(variant, 2)}
+    every, none = (generate(net, **given, sampling=SamplingConfig(top_p=p)) for p in (1.0, None))
+    assert torch.equal(every, none)
+    assert not torch.equal(generate(net, **given, sampling=SamplingConfig(top_p=0.6)), none)

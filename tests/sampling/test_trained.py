@@ -1,4 +1,4 @@
-"""The shipped decoder, on its own codes: the compiled samples are those of the obvious loop."""
+"""The shipped decoder, on its own codes: the compiled samples are those of the reference loop."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +9,7 @@ import torch
 import vqaudio
 from vqaudio.kernels.library import kernels, why_missing
 from vqaudio.sampling import choose, generate, reference
+from vqaudio.sampling.config import SamplingConfig
 from vqaudio.sampling.logits import uniforms
 
 SPEECH = Path(__file__).parents[2] / "egs/mini/wav16/flite_slt/flite_slt_012.flac"
@@ -23,12 +24,11 @@ def test_a_thousand_samples_of_the_shipped_decoder(assert_same_or_tie: Callable[
     codes, speaker = model.tokenize(SPEECH).codes[start:], torch.tensor([model.speaker_id("p225")])
     cond = model.conditioned(model.quantizer.decode(codes[None]), speaker)[:, :, : -(-STEPS // model.hop)]
     inputs = {"cond": cond, "speaker": speaker}
-    expected = reference.generate(model.decoder, cond, speaker, steps=STEPS, generator=torch.Generator().manual_seed(0))
+    expected = reference.generate(model.decoder, cond, speaker, steps=STEPS)
     uniform = uniforms(1, STEPS, torch.Generator().manual_seed(0))
     for threads in (1, 2):
-        sampler = choose(model.decoder, threads=threads)
-        assert sampler.name.startswith("compiled")
-        generator = torch.Generator().manual_seed(0)
-        chosen = generate(model.decoder, cond, speaker, steps=STEPS, generator=generator, sampler=sampler)
+        sampling = SamplingConfig(threads=threads)
+        assert choose(model.decoder, sampling).name.startswith("compiled")
+        chosen = generate(model.decoder, cond, speaker, steps=STEPS, sampling=sampling)
         assert len(chosen.unique()) > 50
         assert_same_or_tie(model.decoder, inputs, chosen, expected, uniform)

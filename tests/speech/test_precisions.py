@@ -15,8 +15,9 @@ import vqaudio
 from vqaudio.data.audio import read_audio
 from vqaudio.data.mulaw import mulaw_encode
 from vqaudio.kernels.library import kernels
-from vqaudio.kernels.wavenet import Precision
+from vqaudio.kernels.precision import Precision
 from vqaudio.sampling.compiled import open_compiled
+from vqaudio.sampling.config import SamplingConfig
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("VQAUDIO_DATA", ROOT / "../shared/data")) / "vctk_mini"
@@ -74,14 +75,13 @@ def test_bits_per_sample_hardly_differ(
     target = mulaw_encode(wav, model.cfg.decoder.num_classes)
     cond = model.conditioned(model.quantizer.decode(model.encode(wav[:, None])[0]), speaker)
     logits = torch.zeros(streams, STEPS, model.cfg.decoder.num_classes)
-    opened = open_compiled(compiled, model.decoder, speaker, streams, precision=precision, threads=2)
+    sampling = SamplingConfig(precision=precision, threads=2)
+    opened = open_compiled(compiled, model.decoder, speaker, streams, sampling)
     opened.extend(
         cond,
         torch.zeros(streams, STEPS),
         torch.full((streams,), STEPS),
-        temperature=1.0,
-        top_k=None,
-        forced=model.decoder.shift(target),
+        teacher_forced=model.decoder.shift(target),
         logits=logits,
     )
     step_by_step = logits.transpose(1, 2)

@@ -85,7 +85,7 @@ def test_a_stream_refuses_what_decode_refuses(model: SpeechVQVAE) -> None:
 def test_precisions_differ_and_say_where_they_are_missing(model: SpeechVQVAE) -> None:
     tokens = _tokens(model, 5000)
     if sampling.kernels() is None:
-        with pytest.raises(ValueError, match="precision bf16 is the compiled kernels' on a CPU"):
+        with pytest.raises(ValueError, match="precision bf16 needs the compiled kernels on a CPU"):
             model.decode(tokens, "anna", precision="bf16")
         return
     exact, rounded, coarse = (model.decode(tokens, "anna", precision=p) for p in ("float32", "bf16", "int8"))

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from vqaudio.kernels.library import kernels, runnable, why_missing
-from vqaudio.kernels.wavenet import CompiledStreams
+from vqaudio.kernels.wavenet import CompiledState
 from vqaudio.nn.wavenet import WaveNetConfig
 from vqaudio.speech.prior import CodePrior, CodePriorConfig
 from vqaudio.speech.tokens import Tokens
@@ -194,14 +194,14 @@ def test_another_machines_kernels_are_refused(tmp_path, packed, prior, change) -
 @needs_kernels
 def test_kernels_that_compute_otherwise_are_found_out(packed, prior, monkeypatch) -> None:
     """As another compiler's might; it is seen at the end, when all codes are there."""
-    honest = CompiledStreams.extend
+    honest = CompiledState.extend
 
-    def other(self: CompiledStreams, *args: Any, logits: torch.Tensor, **options: Any) -> torch.Tensor:
+    def other(self: CompiledState, *args: Any, logits: torch.Tensor, **options: Any) -> torch.Tensor:
         chosen = honest(self, *args, logits=logits, **options)
         logits[..., 0] += 0.01
         return chosen
 
-    monkeypatch.setattr(CompiledStreams, "extend", other)
+    monkeypatch.setattr(CompiledState, "extend", other)
     with pytest.raises(ValueError, match="other codes come out of it than were packed: the compiled kernels"):
         unpack(read_archive(packed), prior)
 

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from vqaudio.sampling.config import SamplingConfig
 from vqaudio.speech.tokens import Tokens
 from vqaudio.tokens.bulk import Source
 from vqaudio.tokens.decoding import DecodeJob, decode_jobs, name_outputs
@@ -23,7 +24,9 @@ def lines(tiny_model):
 
 
 def test_together_is_alone(tiny_model, lines) -> None:
-    together = {spoken.line.path: spoken.wav for spoken in decode_jobs(tiny_model, lines, batch=3, seed=5)}
+    together = {
+        spoken.line.path: spoken.wav for spoken in decode_jobs(tiny_model, lines, SamplingConfig(seed=5), batch=3)
+    }
     assert sorted(together) == [line.path for line in lines]
     for line in lines:
         alone = tiny_model.decode(line.tokens, line.speaker, seed=5)

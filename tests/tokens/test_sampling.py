@@ -13,6 +13,7 @@ from torch import nn
 from vqaudio import SpeechVQVAE, save_model
 from vqaudio.cli.main import main
 from vqaudio.nn.wavenet import WaveNetConfig
+from vqaudio.sampling.config import SamplingConfig
 from vqaudio.speech.prior import CodePrior, CodePriorConfig
 from vqaudio.tokens.files import read_tokens
 from vqaudio.tokens.sampling import sample_rows
@@ -31,10 +32,13 @@ def prior(tiny_model: SpeechVQVAE, randomise: Callable[..., nn.Module]) -> CodeP
 
 
 def test_an_utterance_depends_on_seed_speaker_and_number(prior: CodePrior, tiny_model: SpeechVQVAE) -> None:
-    rows = {row.id: row for row in sample_rows(prior, tiny_model, ["anna", "carl", None], 3, SECONDS, seed=5)}
+    rows = {
+        row.id: row
+        for row in sample_rows(prior, tiny_model, ["anna", "carl", None], 3, SECONDS, SamplingConfig(seed=5))
+    }
     assert set(rows) == {*(f"anna-{i}" for i in range(3)), *(f"carl-{i}" for i in range(3)), "0", "1", "2"}
     assert all(len(row.tokens.codes) == 20 for row in rows.values())
-    alone = {row.id: row for row in sample_rows(prior, tiny_model, ["anna"], 2, SECONDS, seed=5)}
+    alone = {row.id: row for row in sample_rows(prior, tiny_model, ["anna"], 2, SECONDS, SamplingConfig(seed=5))}
     for id, row in alone.items():
         assert torch.equal(row.tokens.codes, rows[id].tokens.codes)
     assert torch.equal(rows["carl-1"].tokens.codes, rows["1"].tokens.codes)  # whom the prior does not know is nobody
@@ -66,7 +70,8 @@ def test_the_verb_writes_audio_and_codes(
         for path in (tmp_path / "out").iterdir():
             if path.name != there:
                 path.unlink()
-        assert main([*given, *out, "--speaker", "all", "--count", "2", "--temperature", "-1"]) == 2
+        assert main([*given, *out, "--speaker", "all", "--count", "2"]) == 2
+        assert [path.name for path in (tmp_path / "out").iterdir()] == [there]
         assert f"{there} exists already; pass --overwrite to replace it" in capsys.readouterr().err
         assert main([*given, *out, "--speaker", "all", "--count", "2", "--overwrite"]) == 0
     assert main([*given, "--out", str(tmp_path / "other")]) == 2

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
 from vqaudio.sampling.backends import Sampler, block_steps
+from vqaudio.sampling.config import SamplingConfig
 from vqaudio.sampling.logits import draw
 
 
@@ -38,7 +39,7 @@ def sampler_rate(
                 part = min(piece, steps - start)
                 cond, _ = _given(net.cfg, streams, part)
                 lengths = torch.full((streams,), part)
-                opened.extend(cond, torch.rand(streams, part), lengths, temperature=1.0, top_k=None)
+                opened.extend(cond, torch.rand(streams, part), lengths)
 
         return streams * median_rate(extend, least=net.cfg.hop, seconds=seconds, repeats=repeats)
 
@@ -53,7 +54,7 @@ def obvious_rate(net: WaveNet, threads: int, *, seconds: float = 0.2, repeats: i
     def run(steps: int) -> None:
         for _ in range(steps):
             logits, _ = net(x, cond, speaker)
-            draw(logits[:, :, -1], torch.rand(1), 1.0, None)
+            draw(logits[:, :, -1], torch.rand(1), SamplingConfig())
 
     with _torch_threads(threads):
         return median_rate(run, least=1, seconds=seconds, repeats=repeats)

@@ -14,10 +14,11 @@ from typing import NamedTuple
 from vqaudio.benchmark.rates import obvious_rate, peer_missing, peer_rate, sampler_rate
 from vqaudio.kernels import machine
 from vqaudio.kernels.library import kernels
-from vqaudio.kernels.wavenet import PRECISIONS, Precision
+from vqaudio.kernels.precision import PRECISIONS, Precision
 from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
 from vqaudio.sampling.backends import choose, ring_buffers
 from vqaudio.sampling.compiled import shape_of
+from vqaudio.sampling.config import SamplingConfig
 
 OBVIOUS, PEER, RING, COMPILED = "obvious loop", "wavenet_vocoder", "ring buffers", "compiled"
 TRIALS = 5  # of which the best says what the machine can do: other work on it disturbs the others
@@ -141,7 +142,7 @@ def _measure(net: WaveNet, streams: int, threads: int, plan: Plan) -> Iterator[S
         rate = None if missing else peer_rate(net.cfg, threads, **options)
         yield Speed(PEER, "float32", *point, rate, note=missing)
     for precision in PRECISIONS if kernels() else ():
-        sampler = choose(net, precision=precision, threads=threads)
+        sampler = choose(net, SamplingConfig(precision=precision, threads=threads))
         # PyTorch has hardly anything to do here, and threads of it that wait for more would be in the way
         yield Speed(COMPILED, precision, *point, sampler_rate(net, sampler, streams, 1, **options))
 

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from tyro.conf import arg
 
 from vqaudio.data.corpora import Failures
+from vqaudio.sampling.config import SamplingConfig
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,17 +38,8 @@ Inputs = Annotated[
 ]
 Model = Annotated[str, arg(metavar="M", help="a shipped model's name, a model's folder or a Hugging Face Hub id")]
 Overwrite = Annotated[bool, arg(help="replace what exists already under the name of the output")]
-Temperature = Annotated[float, arg(help="of the draws: 1 as the model learned it, below 1 more careful, 0 no draw")]
-TopK = Annotated[int | None, arg(metavar="INT", help="draw from the likeliest classes only; without it from all")]
-Seed = Annotated[int, arg(help="of the draws: the same seed, the same speech, on the same kind of machine")]
+Sampling = Annotated[SamplingConfig, arg(name="")]  # --temperature --top-k --top-p --seed --precision --threads
 Batch = Annotated[int, arg(help="utterances decoded at once (with --stream always one)")]
-Precision = Annotated[
-    Literal["float32", "bf16", "int8"],
-    arg(
-        help="of the decoder's weights, on a CPU with the compiled kernels: bf16 costs the shipped model 0.00003 bits "
-        "per sample, int8 0.002; both are faster with AVX-512"
-    ),
-]
 Threads = Annotated[
     int | None, arg(metavar="INT", help="compute on at most so many; without it as OMP_NUM_THREADS says")
 ]
@@ -127,7 +119,7 @@ def load_kind(model: str, device: Device, kind: type[Net], threads: int | None =
 
 
 def write_utterances(
-    spoken: Iterable[DecodedUtterance], total: int, net: SpeechVQVAE, precision: Precision, overwrite: bool
+    spoken: Iterable[DecodedUtterance], total: int, net: SpeechVQVAE, sampling: SamplingConfig, overwrite: bool
 ) -> None:
     """Write every utterance as it comes, and say how fast that was."""
     from vqaudio.data.audio import write_audio
@@ -137,18 +129,23 @@ def write_utterances(
         line.path.parent.mkdir(parents=True, exist_ok=True)
         write_audio(line.path, wav, net.sample_rate, overwrite=overwrite)
         count, samples = count + 1, samples + len(wav)
-    print_synthesis(f"{count} audio files", samples, started_at, net, precision)
+    print_synthesis(f"{count} audio files", samples, started_at, net, sampling)
 
 
 def print_synthesis(
-    written: str, samples: int, started_at: float, net: SpeechVQVAE, precision: Precision, file: TextIO | None = None
+    written: str,
+    samples: int,
+    started_at: float,
+    net: SpeechVQVAE,
+    sampling: SamplingConfig,
+    file: TextIO | None = None,
 ) -> None:
     """What was written, how fast, and by which means; to standard output or another file."""
-    from vqaudio.sampling import choose
+    from vqaudio.sampling.backends import choose
 
     seconds, elapsed = samples / net.sample_rate, time.perf_counter() - started_at
     facts = {"written": f"{written}, {seconds:.1f} s", "speed": real_time_factor(seconds, elapsed, net)}
-    print_facts({**facts, "sampler": choose(net.decoder, precision=precision).name}, file)
+    print_facts({**facts, "sampler": choose(net.decoder, sampling).name}, file)
 
 
 def print_enrolled(voices: Iterable[EnrolledSpeaker]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from tyro.conf import Positional, arg
 
@@ -13,18 +13,12 @@ from vqaudio.cli.console import (
     Inputs,
     Model,
     Overwrite,
-    Precision,
-    Seed,
-    Temperature,
-    Threads,
-    TopK,
+    Sampling,
     failures_named,
     load,
     write_utterances,
 )
-
-if TYPE_CHECKING:
-    from vqaudio.speech.synthesis import DecodeOptions
+from vqaudio.sampling.config import SamplingConfig
 
 
 def convert(
@@ -34,11 +28,7 @@ def convert(
         tuple[str, ...], arg(metavar="S [S ...]", help="whose voices; all: every voice that the model knows")
     ],
     model: Model = "mini",
-    temperature: Temperature = 1.0,
-    top_k: TopK = None,
-    seed: Seed = 0,
-    precision: Precision = "float32",
-    threads: Threads = None,
+    sampling: Sampling = SamplingConfig(),
     batch: Batch = 16,
     device: Device = "auto",
     overwrite: Overwrite = False,
@@ -52,7 +42,7 @@ def convert(
     from vqaudio.tokens.bulk import find_sources, tokenize_all
     from vqaudio.tokens.decoding import DecodeJob, decode_jobs, name_outputs
 
-    net = load(model, device, threads)
+    net = load(model, device, sampling.threads)
     sources = find_sources(inputs)
     voices = net.speakers if speaker == ("all",) else tuple(dict.fromkeys(speaker))
     if not voices:
@@ -63,6 +53,5 @@ def convert(
     with failures_named() as failures:
         rows = tokenize_all(net, sources, failures)
         lines = (DecodeJob(outputs[row.id, name], row.tokens, name) for row in rows for name in voices)
-        options: DecodeOptions = {"temperature": temperature, "top_k": top_k, "seed": seed, "precision": precision}
-        write_utterances(decode_jobs(net, lines, batch=batch, **options), len(outputs), net, precision, overwrite)
+        write_utterances(decode_jobs(net, lines, sampling, batch=batch), len(outputs), net, sampling, overwrite)
     return 1 if failures else 0

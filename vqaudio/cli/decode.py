@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from tyro.conf import Positional, arg
 
@@ -14,19 +14,13 @@ from vqaudio.cli.console import (
     Device,
     Model,
     Overwrite,
-    Precision,
-    Seed,
-    Temperature,
-    Threads,
-    TopK,
+    Sampling,
     load,
     print_synthesis,
     report_failures,
     write_utterances,
 )
-
-if TYPE_CHECKING:
-    from vqaudio.speech.synthesis import DecodeOptions
+from vqaudio.sampling.config import SamplingConfig
 
 
 def decode(
@@ -35,11 +29,7 @@ def decode(
     speaker: Annotated[str | None, arg(metavar="S", help="whose voice; without it each row's own speaker")] = None,
     stream: Annotated[bool, arg(help="write samples while they are made, all rows one after another")] = False,
     model: Model = "mini",
-    temperature: Temperature = 1.0,
-    top_k: TopK = None,
-    seed: Seed = 0,
-    precision: Precision = "float32",
-    threads: Threads = None,
+    sampling: Sampling = SamplingConfig(),
     batch: Batch = 16,
     device: Device = "auto",
     overwrite: Overwrite = False,
@@ -59,22 +49,21 @@ def decode(
         check_destination(out)
     elif str(out) == STDOUT:
         raise ValueError("--out - is for --stream; without it give a folder")
-    net = load(model, device, threads)
+    net = load(model, device, sampling.threads)
     voices, failures = assign_speakers(net, tokens, speaker)
     paths = {} if stream else name_rows(voices, out, overwrite=overwrite)
     code = report_failures(failures)
     rows = (row for row in read_tokens(tokens) if row.id in voices)
-    options: DecodeOptions = {"temperature": temperature, "top_k": top_k, "seed": seed, "precision": precision}
     if stream and voices:
         samples, started_at = 0, time.perf_counter()
         with open_writer(out, net.sample_rate, overwrite=overwrite) as write:
             for row in rows:
-                for wav in net.decode_stream(row.tokens, voices[row.id], **options):
+                for wav in net.decode_stream(row.tokens, voices[row.id], sampling):
                     write(wav)
                     samples += len(wav)
         spoken = "1 utterance" if len(voices) == 1 else f"{len(voices)} utterances"
-        print_synthesis(spoken, samples, started_at, net, precision, file=sys.stderr)
+        print_synthesis(spoken, samples, started_at, net, sampling, file=sys.stderr)
     elif voices:
         lines = (DecodeJob(paths[row.id], row.tokens, voices[row.id]) for row in rows)
-        write_utterances(decode_jobs(net, lines, batch=batch, **options), len(voices), net, precision, overwrite)
+        write_utterances(decode_jobs(net, lines, sampling, batch=batch), len(voices), net, sampling, overwrite)
     return code

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
-from vqaudio.cli.console import Device, Model, Overwrite, Precision, Threads, load_any, load_kind, print_facts, steps
+from vqaudio.cli.console import Device, Model, Overwrite, Sampling, load_any, load_kind, print_facts, steps
 from vqaudio.report.config import ReportConfig
+from vqaudio.sampling.config import SamplingConfig
 
 if TYPE_CHECKING:
     from torch import nn
@@ -55,9 +57,7 @@ def evaluate(
     train_tokens: TrainTokens = None,
     features: Features = (),
     report: Annotated[ReportConfig, arg(name="")] = ReportConfig(),  # noqa: B008 (it is frozen)
-    precision: Precision = "float32",
-    seed: int = 0,
-    threads: Threads = None,
+    sampling: Sampling = SamplingConfig(),
     device: Device = "auto",
     overwrite: Overwrite = False,
 ) -> int:
@@ -69,19 +69,19 @@ def evaluate(
 
     Args:
         out: folder for the report
-        seed: of crops, halves and draws
     """
     from vqaudio.speech.model import SpeechVQVAE
     from vqaudio.speech.prior import CodePrior
 
-    net = load_any(model, device, threads)
+    net = load_any(model, device, sampling.threads)
     if not isinstance(net, SpeechVQVAE):
-        if len(data) != 1 or phones or features or train_tokens is not None or report != ReportConfig():
+        of_speech = replace(sampling, seed=0, precision="float32", threads=None) != SamplingConfig()
+        if len(data) != 1 or phones or features or train_tokens is not None or report != ReportConfig() or of_speech:
             raise ValueError(
-                f"{model} is an image model: --data is one folder, and --phones, --features, --train-tokens "
-                "and what a report asks are for speech"
+                f"{model} is an image model: --data is one folder, and --phones, --features, --train-tokens, "
+                "--temperature, --top-k, --top-p and the options of the report are for speech"
             )
-        figures = _of_images(net, model, data[0], out, prior, first, seed, device, overwrite)
+        figures = _of_images(net, model, data[0], out, prior, first, sampling.seed, device, overwrite)
         print_facts(
             {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in figures.items()}
         )
@@ -101,8 +101,7 @@ def evaluate(
         features=features,
         prior=None if prior is None else load_kind(prior, device, CodePrior),
         training=train_tokens,
-        precision=precision,
-        seed=seed,
+        sampling=sampling,
         overwrite=overwrite,
         progress=functools.partial(steps, unit="question"),
     )

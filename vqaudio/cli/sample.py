@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,21 +13,17 @@ from vqaudio.cli.console import (
     Device,
     Model,
     Overwrite,
-    Precision,
-    Seed,
-    Temperature,
-    Threads,
-    TopK,
+    Sampling,
     load,
     load_any,
     load_kind,
     print_facts,
     write_utterances,
 )
+from vqaudio.sampling.config import SamplingConfig
 
 if TYPE_CHECKING:
     from vqaudio.speech.model import SpeechVQVAE
-    from vqaudio.speech.synthesis import DecodeOptions
     from vqaudio.tokens.rows import TokenRow
 
 TOKENS = "tokens.jsonl"
@@ -45,18 +42,15 @@ def sample(
     label: Annotated[
         tuple[str, ...], arg(metavar="CLASS [CLASS ...]", help="of images: which classes; without it all that it knows")
     ] = (),
-    temperature: Temperature = 1.0,
-    top_k: TopK = None,
-    seed: Seed = 0,
-    precision: Precision = "float32",
+    sampling: Sampling = SamplingConfig(),
     batch: Batch = 16,
-    threads: Threads = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
 ) -> int:
     """Speech that nobody said, images that nobody took: codes drawn from a prior, decoded by their model.
 
-    Temperature and top-k are those of the codes; speech itself is decoded as vqaudio decode does.
+    --temperature, --top-k and --top-p apply to the codes, --precision to the decoder; samples of speech are drawn at
+    temperature 1.
 
     Args:
         out: folder; of speech for SPEAKER-NUMBER.wav and tokens.jsonl, of images for CLASS-NUMBER.png and
@@ -68,7 +62,7 @@ def sample(
     from vqaudio.speech.prior import CodePrior
     from vqaudio.tokens.sampling import sample_ids, sample_rows
 
-    over = load_any(prior, device, threads)
+    over = load_any(prior, device, sampling.threads)
     if isinstance(over, CodePrior):
         if label:
             raise ValueError(f"--label is for images, and {prior} is a prior over speech; name a --speaker")
@@ -76,10 +70,10 @@ def sample(
         voices = _voices(net, speaker)
         paths = _paths(sample_ids(voices, count), out, overwrite)
         before = None if prompt is None else net.tokenize(prompt)
-        rows = sample_rows(
-            over, net, voices, count, seconds, prompt=before, seed=seed, temperature=temperature, top_k=top_k
-        )
-        return _speak(net, list(rows), paths, out, batch, {"seed": seed, "precision": precision}, overwrite)
+        of_codes = replace(sampling, precision="float32")
+        of_speech = replace(sampling, temperature=1.0, top_k=None, top_p=None)
+        rows = sample_rows(over, net, voices, count, seconds, of_codes, prompt=before)
+        return _speak(net, list(rows), paths, out, batch, of_speech, overwrite)
     if not isinstance(over, ImagePrior):
         raise ValueError(
             f"{prior} is a model of kind {type(over).__name__}, not a prior; recipes/train_prior.py trains one"
@@ -90,9 +84,7 @@ def sample(
     from vqaudio.images.vqvae import ImageVQVAE
 
     images = load_kind(model, device, ImageVQVAE)
-    paths = sample_images(
-        over, images, out, label, count, seed=seed, overwrite=overwrite, temperature=temperature, top_k=top_k
-    )
+    paths = sample_images(over, images, out, label, count, sampling, overwrite=overwrite)
     print_facts({"written": f"{len(paths)} images and codes.safetensors, in {out}"})
     return 0
 
@@ -124,7 +116,7 @@ def _speak(
     paths: dict[str, Path],
     out: Path,
     batch: int,
-    options: DecodeOptions,
+    sampling: SamplingConfig,
     overwrite: bool,
 ) -> int:
     """Writes the codes and what they sound like."""
@@ -134,7 +126,5 @@ def _speak(
     out.mkdir(parents=True, exist_ok=True)
     write_tokens(out / TOKENS, rows, overwrite=overwrite)
     lines = (DecodeJob(paths[row.id], row.tokens, row.speaker) for row in rows)
-    write_utterances(
-        decode_jobs(net, lines, batch=batch, **options), len(rows), net, options.get("precision", "float32"), overwrite
-    )
+    write_utterances(decode_jobs(net, lines, sampling, batch=batch), len(rows), net, sampling, overwrite)
     return 0

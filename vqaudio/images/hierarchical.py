@@ -23,7 +23,8 @@ from vqaudio.images.prior import draw_maps, map_nll
 from vqaudio.nn.conv import ResidualBlock2d
 from vqaudio.nn.normalizer import Normalizer, NormalizerKind
 from vqaudio.nn.quantizer import VectorQuantizer, VectorQuantizerConfig
-from vqaudio.sampling.logits import DrawOptions
+from vqaudio.sampling.config import SamplingConfig, SamplingOptions
+from vqaudio.sampling.logits import Generators
 
 
 @dataclass(frozen=True)
@@ -97,9 +98,17 @@ class CodeMapVQVAE(nn.Module):
         """(B, D, L), (B, M, h, w) -> negative log-likelihood of each map in nats, (B,)."""
         return map_nll(self.decoder, codes, z.flatten(1), None)
 
-    def sample(self, z: Tensor, **options: Unpack[DrawOptions]) -> Tensor:
-        """(B, D, L) -> maps that the decoder draws for these latents, (B, M, h, w) int64."""
-        return draw_maps(self.decoder, self.cfg.map_shape, z.flatten(1), None, len(z), **options)
+    def sample(
+        self,
+        z: Tensor,
+        sampling: SamplingConfig = SamplingConfig(),
+        *,
+        generator: Generators | None = None,
+        **options: Unpack[SamplingOptions],
+    ) -> Tensor:
+        """(B, D, L) -> maps sampled from the decoder for these latents, (B, M, h, w) int64; as `ImagePrior.sample`."""
+        sampling = sampling.override(**options)
+        return draw_maps(self.decoder, self.cfg.map_shape, z.flatten(1), None, len(z), sampling, generator)
 
 
 class CodeMapVAE(nn.Module):
@@ -125,9 +134,17 @@ class CodeMapVAE(nn.Module):
         """(B, D, L), (B, M, h, w) -> negative log-likelihood of each map in nats, (B,)."""
         return map_nll(self.decoder, codes, z.flatten(1), None)
 
-    def sample(self, z: Tensor, **options: Unpack[DrawOptions]) -> Tensor:
-        """(B, D, L) -> maps that the decoder draws for these latents, (B, M, h, w) int64."""
-        return draw_maps(self.decoder, self.cfg.map_shape, z.flatten(1), None, len(z), **options)
+    def sample(
+        self,
+        z: Tensor,
+        sampling: SamplingConfig = SamplingConfig(),
+        *,
+        generator: Generators | None = None,
+        **options: Unpack[SamplingOptions],
+    ) -> Tensor:
+        """(B, D, L) -> maps sampled from the decoder for these latents, (B, M, h, w) int64; as `ImagePrior.sample`."""
+        sampling = sampling.override(**options)
+        return draw_maps(self.decoder, self.cfg.map_shape, z.flatten(1), None, len(z), sampling, generator)
 
 
 class MapEncoder(nn.Module):

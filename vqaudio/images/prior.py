@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from vqaudio.images.pixelcnn import PixelCNN, PixelCNNConfig
 from vqaudio.images.sampling import generate_map_cached
-from vqaudio.sampling.logits import DrawOptions
+from vqaudio.sampling.config import SamplingConfig, SamplingOptions
+from vqaudio.sampling.logits import Generators
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,21 @@ class ImagePrior(nn.Module):
         """(B, M, h, w) int64, classes (B,) -> negative log-likelihood of each map in nats, (B,)."""
         return map_nll(self.net, codes, None, label)
 
-    def sample(self, count: int = 1, label: Tensor | None = None, **options: Unpack[DrawOptions]) -> Tensor:
-        """Classes (B,), or `count` for B where there are none -> codes (B, M, h, w) int64."""
-        return draw_maps(self.net, self.cfg.map_shape, None, label, count, **options)
+    def sample(
+        self,
+        count: int = 1,
+        label: Tensor | None = None,
+        sampling: SamplingConfig = SamplingConfig(),
+        *,
+        generator: Generators | None = None,
+        **options: Unpack[SamplingOptions],
+    ) -> Tensor:
+        """Classes (B,), or `count` for B where there are none -> codes (B, M, h, w) int64.
+
+        Single fields of `sampling` can be given as keyword arguments instead; `generator` as in `generate_map`.
+        """
+        sampling = sampling.override(**options)
+        return draw_maps(self.net, self.cfg.map_shape, None, label, count, sampling, generator)
 
     def label_id(self, name: str) -> int:
         """Index of a class. Raises ValueError for a name that this prior does not know."""
@@ -81,9 +94,12 @@ def draw_maps(
     cond: Tensor | None,
     label: Tensor | None,
     count: int,
-    **options: Unpack[DrawOptions],
+    sampling: SamplingConfig,
+    generator: Generators | None,
 ) -> Tensor:
     """(B, D), (B,), or `count` for B where neither is given -> codes (B, M, h, w) int64, drawn one after the other."""
     maps, height, width = map_shape
-    rows = generate_map_cached(net, height, width * maps, cond, label, count=count, **options)
+    rows = generate_map_cached(
+        net, height, width * maps, cond, label, sampling=sampling, generator=generator, count=count
+    )
     return rearrange(rows, "b h (w m) -> b m h w", m=maps)

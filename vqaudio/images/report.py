@@ -29,6 +29,7 @@ from vqaudio.images.metrics import (
 from vqaudio.images.pictures import check_drawing, grid, plot_usage, save_png
 from vqaudio.images.prior import ImagePrior
 from vqaudio.images.vqvae import ImageVQVAE
+from vqaudio.sampling.config import SamplingConfig
 from vqaudio.training.health import TRAINED, HealthConfig, judge
 
 FIGURES = "figures.json"
@@ -122,10 +123,8 @@ def sample_images(
     out: Path,
     classes: Sequence[str],
     count: int,
+    sampling: SamplingConfig = SamplingConfig(),
     *,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    seed: int = 0,
     overwrite: bool = False,
 ) -> list[Path]:
     """`count` images of each class (all, where none is named) as PNG files, their codes in codes.safetensors."""
@@ -141,7 +140,7 @@ def sample_images(
     check_out(out, [*names, "codes.safetensors"], overwrite)
     labels = [prior.label_id(name) for name in chosen] or [None]
     wanted = [(label, number) for label in labels for number in range(count)]
-    codes = _draw(prior, wanted, seed, temperature=temperature, top_k=top_k)
+    codes = _draw(prior, wanted, sampling)
     for name, image in zip(names, _decode(model, codes), strict=True):
         save_png(out / name, image, overwrite=overwrite)
     ids = torch.tensor([label or 0 for label, _ in wanted])
@@ -155,12 +154,9 @@ def sample_images(
 def _draw(
     prior: ImagePrior,
     wanted: Sequence[tuple[int | None, int]],
-    seed: int,
-    *,
-    temperature: float = 1.0,
-    top_k: int | None = None,
+    sampling: SamplingConfig,
 ) -> Tensor:
-    """(class or None, number) of each image -> codes (B, M, h, w): they depend on these two, the seed, the options."""
+    """(class or None, number) of each image -> codes (B, M, h, w), which depend on these two and `sampling` alone."""
     device, codes = prior.net.embed.weight.device, []
     bar = tqdm(total=len(wanted), unit="img", disable=None)
     for start in range(0, len(wanted), IMAGES_AT_ONCE):
@@ -170,9 +166,8 @@ def _draw(
             prior.sample(
                 len(part),
                 torch.tensor(known, device=device) if known else None,
-                temperature=temperature,
-                top_k=top_k,
-                generator=[_generator(seed, -1 if label is None else label, number) for label, number in part],
+                sampling,
+                generator=[_generator(sampling.seed, -1 if label is None else label, number) for label, number in part],
             ).cpu()
         )
         bar.update(len(part))
@@ -239,11 +234,11 @@ def _save_samples(prior: ImagePrior, model: ImageVQVAE, out: Path, seed: int, ov
     classes = len(prior.cfg.classes)
     wanted = [(i % classes if classes else None, i) for i in range(COLUMNS**2)]
     for temperature in TEMPERATURES:
-        images = _decode(model, _draw(prior, wanted, seed, temperature=temperature))
+        images = _decode(model, _draw(prior, wanted, SamplingConfig(temperature=temperature, seed=seed)))
         save_png(out / f"samples-{temperature:g}.png", grid(images, COLUMNS, _enlarge(model)), overwrite=overwrite)
     if classes:
         rows = [(label, number) for label in range(min(classes, MOST_CLASSES)) for number in range(COLUMNS)]
-        images = _decode(model, _draw(prior, rows, seed))
+        images = _decode(model, _draw(prior, rows, SamplingConfig(seed=seed)))
         save_png(out / "classes.png", grid(images, COLUMNS, _enlarge(model)), overwrite=overwrite)
 
 

@@ -1,4 +1,4 @@
-"""Maps of codes drawn from a PixelCNN: the obvious loop, and one that keeps what it has computed.
+"""Maps of codes sampled from a PixelCNN: a reference loop, and one that caches features and must equal it.
 
 Letters: B maps, H rows, W columns, K codes, C channels, D width of the conditioning vector.
 """
@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from vqaudio.images.pixelcnn import PixelCNN
-from vqaudio.sampling.logits import Generators, check_controls, draw, uniforms
+from vqaudio.sampling.config import SamplingConfig
+from vqaudio.sampling.logits import Generators, draw, uniforms
 from vqaudio.sampling.reference import count_streams
 
 
@@ -21,24 +22,23 @@ def generate_map(
     cond: Tensor | None = None,
     label: Tensor | None = None,
     *,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    generator: Generators = None,
+    sampling: SamplingConfig = SamplingConfig(),
+    generator: Generators | None = None,
     count: int = 1,
 ) -> Tensor:
-    """cond (B, D), label (B,) -> codes (B, H, W) int64; `count` tells B where neither of them does.
+    """cond (B, D), label (B,) -> codes (B, H, W) int64; `count` gives B where neither of them does.
 
-    Runs the whole net over the whole map for each place: H * W passes.
+    Runs the whole net over the whole map for each place: H * W passes. `generator`: one for all maps or one for each
+    (None: one for all, seeded with `sampling.seed`). The net runs in PyTorch: `sampling.threads` does not apply.
+    Raises ValueError for a map without places, and for a precision other than float32.
     """
-    _check_size(height, width)
-    check_controls(height * width, temperature, top_k)
-    count = count_streams(cond, label, count)
-    uniform = uniforms(count, height * width, generator).to(net.embed.weight.device)
+    uniform = _uniforms(net, height, width, count_streams(cond, label, count), sampling, generator)
+    count = len(uniform)
     x = torch.zeros(count, height, width, dtype=torch.long, device=uniform.device)
     for place in range(height * width):
         row, column = divmod(place, width)
         logits = net(x, cond, label)[:, :, row, column]
-        x[:, row, column] = draw(logits, uniform[:, place], temperature, top_k)
+        x[:, row, column] = draw(logits, uniform[:, place], sampling)
     return x
 
 
@@ -50,20 +50,17 @@ def generate_map_cached(
     cond: Tensor | None = None,
     label: Tensor | None = None,
     *,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    generator: Generators = None,
+    sampling: SamplingConfig = SamplingConfig(),
+    generator: Generators | None = None,
     count: int = 1,
 ) -> Tensor:
-    """As `generate_map`: the same codes from the same draws, in one pass per row and a small one per place.
+    """As `generate_map`: the same codes from the same random numbers, in one pass per row and a small one per place.
 
-    The vertical stack of a row is known when the rows above are; of the horizontal one each place needs, in every
-    layer, the `reach` features to its left. What the passes round differently may tip a draw that lies on the edge.
+    The vertical stack of a row depends on the rows above alone; of the horizontal stack each place needs, in every
+    layer, the `reach` features to its left. Rounding differs, and may change a draw that lies between two codes.
     """
-    _check_size(height, width)
-    check_controls(height * width, temperature, top_k)
-    count = count_streams(cond, label, count)
-    uniform = uniforms(count, height * width, generator).to(net.embed.weight.device)
+    uniform = _uniforms(net, height, width, count_streams(cond, label, count), sampling, generator)
+    count = len(uniform)
     layers, conditions, reach = net.gated_layers, net.conditions(cond, label, count), net.cfg.reach
     columns = net.columns(width)
     nothing = columns.new_zeros(count, net.cfg.channels, 1, width)
@@ -75,8 +72,8 @@ def generate_map_cached(
         for i, layer in enumerate(layers):
             seen = torch.cat([above[i], v], 2)
             above[i] = seen[:, :, 1:]
-            v, heard = layer.vertical(seen, conditions[i][0])
-            linked.append(heard)
+            v, link = layer.vertical(seen, conditions[i][0])
+            linked.append(link)
         left = [nothing[..., :1].expand(-1, -1, -1, reach)] * len(layers)  # (B, C, 1, reach)
         for column in range(width):
             h = net.embedded(x[:, row : row + 1, column - 1 : column]) if column else nothing[..., :1]
@@ -88,10 +85,17 @@ def generate_map_cached(
                 h, skip = layer.horizontal(seen, linked[i][..., column : column + 1], conditions[i][1])
                 skips.append(skip)
             logits = net.head(torch.cat(skips, 1))[:, :, 0, 0]
-            x[:, row, column] = draw(logits, uniform[:, row * width + column], temperature, top_k)
+            x[:, row, column] = draw(logits, uniform[:, row * width + column], sampling)
     return x
 
 
-def _check_size(height: int, width: int) -> None:
+def _uniforms(
+    net: PixelCNN, height: int, width: int, count: int, sampling: SamplingConfig, generator: Generators | None
+) -> Tensor:
+    """Checks the arguments of both loops -> random numbers (B, H * W) on the net's device."""
     if height < 1 or width < 1:
         raise ValueError(f"a map must have at least one row and column, got {height} x {width}")
+    if sampling.precision != "float32":
+        raise ValueError(f"precision {sampling.precision} is for speech on a CPU; a prior over images takes float32")
+    generator = torch.Generator().manual_seed(sampling.seed) if generator is None else generator
+    return uniforms(count, height * width, generator).to(net.embed.weight.device)

@@ -1,1 +1,1 @@
-"""The compiled kernels behind Python fronts that check every argument; all of it is optional."""
+"""The compiled kernels (C++) behind Python functions that check every argument; all of them are optional."""

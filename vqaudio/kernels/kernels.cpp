@@ -3,14 +3,14 @@
 // One file, compiled once for each instruction set (setup.py); library.py loads the best that the machine runs.
 // Plain C interface at the end. The callers in Python have checked every argument.
 //
-// In this order: vectors, precisions, matrices, draws, WaveNet (its packed weights), two threads, a group of streams,
-// groups of streams, nearest codes, gates in training, what bounds a machine, the C interface.
+// In this order: vectors, precisions, matrices, sampling, WaveNet (its packed weights), two threads, a group of streams,
+// groups of streams, nearest codes, gates in training, limits of a machine, the C interface.
 //
 // Letters: B streams, T steps, N frames, L layers, R residual channels, S skip channels, Q classes, H hidden
 // channels of the conditioning, D width of a code.
 //
 // Every output of a matrix product is one accumulator that adds its inputs in their order, whatever the blocking.
-// A stream therefore has the same samples, bit for bit, alone, in a batch, on one thread, on two, and in pieces.
+// A stream therefore has the same samples, bit for bit, alone or in a batch, on one thread or two, whole or in pieces.
 
 #include <algorithm>
 #include <atomic>
@@ -43,7 +43,7 @@ constexpr int VECTOR_BYTES = 64;
 #elif defined(__AVX2__)
 constexpr int VECTOR_BYTES = 32;
 #else
-constexpr int VECTOR_BYTES = 16;  // SSE2, NEON, or whatever the compiler makes of it
+constexpr int VECTOR_BYTES = 16;  // SSE2, NEON, or what the compiler generates for it
 #endif
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int ACCUMULATORS = 16;  // of 32 registers
@@ -81,7 +81,7 @@ constexpr int power_of_two(int least) {  // rings of such a length need no divis
   return power;
 }
 
-// Of these two b, where either is not a number: through clamp and rectify it must reach the logits, which are checked.
+// Returns b where either is NaN: clamp and rectify must pass a NaN on to the logits, which are checked.
 inline Floats greater(Floats a, Floats b) {
 #if defined(__AVX512F__)
   return _mm512_max_ps(a, b);
@@ -111,7 +111,7 @@ inline Floats reciprocal(Floats x) {
 #endif
 }
 
-// e^x within 2e-7 of its value for x in [-87, 88], which the caller sees to. 2^x = 2^n 2^f, the latter by a
+// e^x with a relative error of 2e-7, for x in [-87, 88], which the caller ensures. 2^x = 2^n 2^f, the latter by a
 // polynomial on [-1/2, 1/2].
 inline Floats exponential(Floats x) {
   const Floats t = x * 1.44269504f, magic = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
@@ -147,7 +147,7 @@ inline void rectify(float* x, int n) {
 
 // ------------------------------------------------------------------------------------------------- precisions
 //
-// A precision says how weights lie in memory and how a product with them is formed:
+// A precision defines how weights are laid out in memory and how a product with them is formed:
 //   Weight, GROUP   weights of GROUP successive inputs lie together, in 32 bits
 //   Input           what a vector is turned into once (`convert`) before it is multiplied; LANES values at a time
 //   Loaded, Sum     a vector register of weights, unpacked; the accumulator
@@ -193,7 +193,7 @@ struct Bfloat16 {
       store(out + i, (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(x + i)));
     }
   }
-#else  // weights alone are bfloat16
+#else  // only weights are bfloat16
   using Input = float;
   struct Loaded {
     Floats even, odd;
@@ -228,7 +228,7 @@ struct Int8 {
     return (Ints)_mm512_dpbusd_epi32((__m512i)sum, _mm512_set1_epi32(four), weights);
   }
   static void convert(const float* x, int n, Input* out) {
-    // of the absolute values' bits, as integers: their order is the same, and what is not a number comes last
+    // maximum of the absolute values by their bits as integers: the order is the same, and NaN comes last
     __m512i largest = _mm512_castps_si512(_mm512_set1_ps(1e-12f));
     for (int i = 0; i < n; i += LANES) {
       largest = _mm512_max_epi32(largest, _mm512_castps_si512(_mm512_abs_ps(_mm512_loadu_ps(x + i))));
@@ -244,7 +244,7 @@ struct Int8 {
     }
     std::memcpy(out + n, &scale, sizeof scale);
   }
-#else  // weights alone are int8
+#else  // only weights are int8
   using Input = float;
   struct Loaded {
     Floats of[4];
@@ -267,20 +267,20 @@ struct Int8 {
 template <class P>
 constexpr int input_bytes(int n) {  // of a converted vector of n values, n a multiple of LANES
   const int bytes = n * static_cast<int>(sizeof(typename P::Input));
-  return P::SCALED_INPUT ? round_up(bytes + 4, VECTOR_BYTES) : bytes;  // no gap: layers lie in one row
+  return P::SCALED_INPUT ? round_up(bytes + 4, VECTOR_BYTES) : bytes;  // unpadded: the layers of a stream are contiguous
 }
 
 // --------------------------------------------------------------------------------------------------- matrices
 
-// Weights lie in panels of 1, 2, 4 or 8 vectors of rows: [panel][input group][row][input of the group].
+// Weights are stored in panels of 1, 2, 4 or 8 vectors of rows: [panel][input group][row][input of the group].
 struct Matrix {
   const uint8_t* weights = nullptr;
   const float* scale = nullptr;         // of each row (Int8)
   const int32_t* correction = nullptr;  // -128 times the sum of each row (Int8 with unsigned inputs)
   int vectors = 0;                      // rows / LANES
-  int groups = 0;                       // inputs / P::GROUP, from the one that `begin` says
+  int groups = 0;                       // inputs / P::GROUP, counted from `begin`
   int begin = 0;
-  int stored = 0;  // groups that lie in memory
+  int stored = 0;  // groups in memory
   int panel = 1;   // vectors of rows in a panel; the last one may be narrower
 };
 
@@ -330,14 +330,14 @@ class Buffer {  // zeros, aligned to cache lines
   std::unique_ptr<Value[], Free> values_;
 };
 
-// Vectors of rows that a product with so many columns at once takes together.
+// Vectors of rows that a product with this number of columns computes together.
 constexpr int tile_rows(int columns) {
   const int most = ACCUMULATORS / std::min(columns, MAX_COLUMNS);
   return most >= 8 ? 8 : most >= 4 ? 4 : 2;
 }
 
 // Row r, input i of the matrix is weight(r, i); rows beyond `rows` (up to a multiple of LANES) are 0.
-// Panels are as wide as a product with so many columns wants them.
+// Panels have the width that suits a product with this number of columns.
 template <class P, class Weight>
 Matrix pack(Arena& arena, int rows, int inputs, int columns, Weight weight) {
   Matrix m;
@@ -430,7 +430,7 @@ void multiply_tile(const Part* parts, int count, int column, int panel, int widt
     if constexpr (P::SCALED) {
 #pragma GCC unroll 8
       for (int c = 0; c < COLUMNS; c++) {
-        float input_scale = 1.0f;  // lies behind the inputs, whose number is a multiple of LANES
+        float input_scale = 1.0f;  // stored after the inputs, whose number is a multiple of LANES
         if constexpr (P::SCALED_INPUT) {
           std::memcpy(&input_scale, x[c] + round_up(m.groups * P::GROUP, LANES), 4);
         }
@@ -503,14 +503,64 @@ void multiply(const Matrix& m, const uint8_t* const* x, int columns, const float
   multiply<P>(&part, 1, columns, from, to);
 }
 
-// ------------------------------------------------------------------------------------------------------ draws
+// --------------------------------------------------------------------------------------------------- sampling
 
-constexpr int DRAW_BLOCK = 16;  // classes whose weights are summed on their own
+struct Sampling {     // how classes are drawn from logits
+  float temperature;  // 0: greedy
+  int32_t top_k;      // 0: all classes; 1: greedy
+  float top_p;        // in (0, 1]; 1: all classes
+};
 
-// Logits (Q), u in [0, 1) -> the class, as vqaudio/sampling/logits.py has it; -1 if the logits are not finite.
+constexpr int DRAW_BLOCK = 16;  // classes whose weights are summed separately
+
+float sum_block(const float* weights, int block) {
+  float sum = 0.0f;
+  for (int q = 0; q < DRAW_BLOCK; q++) sum += weights[block * DRAW_BLOCK + q];
+  return sum;
+}
+
+// The sum of all weights that are at least `threshold`; `padded` a multiple of LANES.
+inline float sum_at_least(const float* weights, int padded, float threshold) {
+  Floats sum = Floats{};
+  for (int i = 0; i < padded; i += LANES) {
+    const Floats weight = load<Floats>(weights + i);
+    sum += weight >= threshold ? weight : Floats{};
+  }
+  float total = 0.0f;
+  for (int lane = 0; lane < LANES; lane++) total += sum[lane];
+  return total;
+}
+
+// Top-p: sets the weights of all classes outside the nucleus to 0. The nucleus is the shortest beginning of the classes,
+// ordered by decreasing weight and, where that is equal, by increasing index, whose weight reaches top_p * total; at
+// least one class. Instead of sorting, it searches the largest threshold that enough weight lies above: by bisection of
+// the bits, which have the order of the numbers for numbers that are not negative. Sums of the same numbers in the same
+// order, some of them left out, grow with each number that is added, also when they are rounded.
+void keep_nucleus(float* weights, int padded, float total, float top_p) {
+  const float target = std::max(top_p * total, std::numeric_limits<float>::min());
+  const auto number = [](uint32_t bits) { return reinterpret<float>(bits); };
+  uint32_t enough = 1, too_little = reinterpret<uint32_t>(std::numeric_limits<float>::max());
+  if (sum_at_least(weights, padded, number(enough)) < target) return;  // by rounding: all classes are needed
+  while (too_little - enough > 1) {
+    const uint32_t middle = enough + (too_little - enough) / 2;
+    (sum_at_least(weights, padded, number(middle)) < target ? too_little : enough) = middle;
+  }
+  const float threshold = number(enough);
+  float reached = sum_at_least(weights, padded, number(too_little));
+  for (int q = 0; q < padded; q++) {
+    if (weights[q] < threshold || (weights[q] == threshold && reached >= target)) {
+      weights[q] = 0.0f;
+    } else if (weights[q] == threshold) {
+      reached += threshold;
+    }
+  }
+}
+
+// Logits (Q), u in [0, 1) -> the class, by the rule of `draw` in vqaudio/sampling/logits.py; -1 if logits are not finite.
 // `weights` has room for Q rounded up to DRAW_BLOCK.
-int draw(const float* logits, int classes, float u, float temperature, int top_k, float* weights) {
-  const int padded = round_up(classes, DRAW_BLOCK);
+int draw(const float* logits, int classes, float u, const Sampling& sampling, float* weights) {
+  const int padded = round_up(classes, DRAW_BLOCK), blocks = padded / DRAW_BLOCK;
+  const float temperature = sampling.temperature;
   constexpr float LEAST = -std::numeric_limits<float>::infinity();
   std::copy_n(logits, classes, weights);
   std::fill(weights + classes, weights + padded, logits[0]);
@@ -518,18 +568,18 @@ int draw(const float* logits, int classes, float u, float temperature, int top_k
   for (int i = 0; i < padded; i += LANES) {
     const Floats value = load<Floats>(weights + i);
     most = greater(value, most);
-    zero += value * 0.0f;  // not a number for what is not finite
+    zero += value * 0.0f;  // NaN for values that are not finite
   }
   float largest = most[0];
   for (int lane = 0; lane < LANES; lane++) {
     if (zero[lane] != 0.0f) return -1;
     largest = std::max(largest, most[lane]);
   }
-  if (temperature == 0.0f || top_k == 1) return int(std::find(logits, logits + classes, largest) - logits);
+  if (temperature == 0.0f || sampling.top_k == 1) return int(std::find(logits, logits + classes, largest) - logits);
   float threshold = LEAST;
-  if (top_k > 0 && top_k < classes) {
-    std::nth_element(weights, weights + top_k - 1, weights + classes, std::greater<float>());
-    threshold = weights[top_k - 1];
+  if (sampling.top_k > 0 && sampling.top_k < classes) {
+    std::nth_element(weights, weights + sampling.top_k - 1, weights + classes, std::greater<float>());
+    threshold = weights[sampling.top_k - 1];
     std::copy_n(logits, classes, weights);
   }
   std::fill(weights + classes, weights + padded, LEAST);
@@ -539,18 +589,21 @@ int draw(const float* logits, int classes, float u, float temperature, int top_k
     const auto impossible = (value < threshold) | (shifted < -87.0f);
     store(weights + i, impossible ? Floats{} : weight);
   }
-  float total = 0.0f;
-  auto block_total = [&](int block) {
-    float sum = 0.0f;
-    for (int q = 0; q < DRAW_BLOCK; q++) sum += weights[block * DRAW_BLOCK + q];
-    return sum;
+  const auto sum_all = [&] {
+    float total = 0.0f;
+    for (int block = 0; block < blocks; block++) total += sum_block(weights, block);
+    return total;
   };
-  for (int block = 0; block < padded / DRAW_BLOCK; block++) total += block_total(block);
+  float total = sum_all();
+  if (sampling.top_p < 1.0f) {
+    keep_nucleus(weights, padded, total, sampling.top_p);
+    total = sum_all();
+  }
   const float target = u * total;
   float cumulative = 0.0f;
   int block = 0, chosen = 0;
-  for (; block < padded / DRAW_BLOCK - 1; block++) {
-    const float sum = block_total(block);
+  for (; block < blocks - 1; block++) {
+    const float sum = sum_block(weights, block);
     if (cumulative + sum > target) break;
     cumulative += sum;
   }
@@ -582,39 +635,38 @@ struct Tensors {       // as vqaudio/nn/wavenet.py has them, row by row; those o
   const float *project_weight, *project_bias;      // (L * 2R, H), (L * 2R)
 };
 
-constexpr int MAX_GROUP = 16;        // streams that are taken a step together
+constexpr int MAX_GROUP = 16;        // streams that are advanced together
 constexpr int MAX_BLOCK = 8;         // steps whose past taps are computed at once
-constexpr int MAX_CALLS_ALONE = 16;  // extensions without a helper, while it finds no processor
+constexpr int MAX_CALLS_ALONE = 16;  // extensions without a helper thread, while no processor is free for it
 
 struct Layer {
   int dilation;
   int ring;                  // entries of the ring of past inputs, a power of two
-  int block;                 // steps whose past taps are computed at once: no more than they lie back
+  int block;                 // steps whose past taps are computed at once: at most the dilation
   std::vector<Matrix> past;  // (2R, R) for each tap but the last, the oldest first
   Matrix now, residual, project;
   const float *bias, *residual_bias;
 };
 
-struct Request {            // one call of extend
-  const float* cond;        // (B, N, D) or null
-  const int64_t* speakers;  // (B) or null
-  const int64_t* forced;    // (B, T) or null: the inputs of the steps
-  const float* uniforms;    // (B, T)
-  const int64_t* lengths;   // (B), not increasing
+struct Request {                  // one call of extend
+  const float* cond;              // (B, N, D) or null
+  const int64_t* speakers;        // (B) or null
+  const int64_t* teacher_forced;  // (B, T) or null: the inputs of the steps
+  const float* uniforms;          // (B, T)
+  const int64_t* lengths;         // (B), not increasing
   int64_t steps, frames;
-  float temperature;
-  int32_t top_k;
+  Sampling sampling;
   int64_t* chosen;  // (B, T)
   float* logits;    // (B, T, Q) or null
 };
 
-class Generation {  // streams in progress; what the C interface holds
+class Generation {  // streams in progress, as the C interface holds them
  public:
   virtual ~Generation() = default;
-  virtual bool extend(const Request& request) = 0;  // false: logits were not finite
+  virtual bool extend(const Request& request) = 0;  // false if logits were not finite
 };
 
-// The packed weights of a WaveNet, for groups of so many streams.
+// The packed weights of a WaveNet, for groups of `streams` streams.
 template <class P>
 class Net {
  public:
@@ -643,7 +695,7 @@ class Net {
     for (int r = 0; r < rows; r++) std::copy_n(from + size_t(r) * columns, columns, to + size_t(r) * padded);
     return to;
   }
-  const int streams_;  // of a group, for which the weights lie best
+  const int streams_;  // of a group, for which the weights are laid out
   Arena arena_;
 };
 
@@ -656,7 +708,7 @@ Net<P>::Net(const Shape& s, const Tensors& w, int streams) : shape(s), streams_(
   pack_layers(w);
   pack_output(w);
   pack_conditioning(w);
-  shape.dilations = nullptr;  // the caller's
+  shape.dilations = nullptr;  // belongs to the caller
 }
 
 template <class P>
@@ -677,7 +729,7 @@ void Net<P>::pack_layers(const Tensors& w) {
     layer.block = std::max(1, std::min(MAX_BLOCK / streams_, layer.dilation));
     for (int t = 0; t < k - 1; t++) layer.past.push_back(tap(l, t, streams_ * layer.block));
   }
-  for (int l = 0; l < shape.layers; l++) {  // apart from the past taps: a step reads these one after another
+  for (int l = 0; l < shape.layers; l++) {  // separate from the past taps: a step reads these one after another
     Layer& layer = layers[l];
     layer.now = tap(l, k - 1, streams_);
     if (l < shape.layers - 1) {
@@ -708,7 +760,7 @@ void Net<P>::pack_output(const Tensors& w) {
   out_bias = padded_copy(w.out_bias, 1, shape.classes, classes);
 }
 
-// It changes once per frame: float32 in every precision.
+// Computed once per frame: float32 in every precision.
 template <class P>
 void Net<P>::pack_conditioning(const Tensors& w) {
   const int h = shape.hidden;
@@ -742,8 +794,8 @@ double seconds_now() {
   return duration<double>(steady_clock::now().time_since_epoch()).count();
 }
 
-// Waits without giving the processor away at first, which would cost more than the wait -> seconds after that: the
-// other thread is not running, since the machine has other work.
+// Spins first, since yielding the processor would cost more than most waits. Returns the seconds spent yielding: they
+// mean that the other thread is not running because the machine has other work.
 template <class Ready>
 inline double wait_until(Ready ready) {
   for (int turns = 0; turns < 2000; turns++) {
@@ -761,7 +813,7 @@ inline double wait_until(Ready ready) {
 
 // Progress of the two threads, each counter on a cache line of its own.
 struct Progress {
-  alignas(128) std::atomic<int64_t> walked{0};   // by the first: layers, counted over all steps
+  alignas(128) std::atomic<int64_t> computed{0};   // by the first: layers, counted over all steps
   alignas(128) std::atomic<int64_t> filled{0};   // by the helper: layers whose gates are ready, over all steps
   alignas(128) std::atomic<int64_t> skipped{0};  // by the helper: steps whose skip sums lack only the last layer
   alignas(128) std::atomic<bool> stopped{false};
@@ -769,19 +821,19 @@ struct Progress {
 
 // ------------------------------------------------------------------------------------------- a group of streams
 //
-// Who owns what while two threads run:
-//   first    x, z, gated, the ring entry of the present step, head, logits; the skip sums once `skipped` says so
-//   helper   hidden, cond, frame_bias, past_*, filled_; the gates of a block until `filled` says that they are ready,
-//            the skip sums until `skipped` does
-// Why it holds: a block is no longer than its layer's dilation, so that all it reads was in the ring when the layer
-// had walked the step before; gates are filled again only when their block was walked; `gated` is written again only
-// after `skipped`, and a ring entry only after the block that still wanted it was filled.
+// Ownership of buffers while two threads run:
+//   first    x, z, gated, the ring entry of the current step, head, logits; the skip sums from `skipped` on
+//   helper   hidden, cond, frame_bias, past_*, filled_; the gates of a block until `filled` publishes them, the skip
+//            sums until `skipped` does
+// This is safe: a block is no longer than its layer's dilation, so that all it reads was in the ring when the layer had
+// computed the previous step; gates are filled again only after their block was used; `gated` is overwritten only after
+// `skipped`, and a ring entry only after the last block that reads it was filled.
 
-// Up to MAX_GROUP streams that are taken a step together, by one thread or by two.
+// Up to MAX_GROUP streams that are advanced together, by one thread or by two.
 //
-// What depends on steps before the present alone, the bias of a frame and the past taps, is computed for up to
-// `block` steps at once: weights are then read once for all of them. A second thread does this, and the skip
-// sums, while the first walks down the layers.
+// What depends on earlier steps alone, the bias of a frame and the past taps, is computed for up to `block` steps at
+// once, so that weights are read once for all of them. A second thread does this, and the skip sums, while the first
+// computes the layers in their order.
 template <class P>
 class Group {
  public:
@@ -789,7 +841,7 @@ class Group {
   bool extend(const Request& request);
 
  private:
-  // of the first stream; the others follow
+  // each returns the address for the first stream; the others follow
   uint8_t* ring_entry(int l, int64_t step) {
     return rings_[l].get() + size_t(step & (net_.layers[l].ring - 1)) * count_ * input_;
   }
@@ -799,10 +851,10 @@ class Group {
     return frame_bias_.get() + (size_t(frame & (frame_slots_ - 1)) * net_.layers.size() + l) * count_ * net_.gates;
   }
   uint8_t* gated_of(int l, int b) { return gated_.get() + (size_t(b) * net_.layers.size() + l) * input_; }
-  // a block is filled when the one before has been read
+  // a block is filled after the previous one has been read
   int slots(int l) const { return power_of_two(net_.layers[l].block); }
   int64_t frame_of(int64_t step) const { return request_->cond ? step / net_.shape.hop : 0; }
-  int active(int64_t t) const {  // streams that take step t of the call; those that end later come first
+  int active(int64_t t) const {  // streams that take step t of the call; the longest come first
     int count = 0;
     while (count < count_ && request_->lengths[members_[count]] > t) count++;
     return count;
@@ -812,42 +864,42 @@ class Group {
   int gather_past(int l, int64_t t, int64_t end);
   void fill_block(int l, int64_t t);
   void begin_step(int64_t t, int active);
-  void walk_layer(int l, int64_t t, int active);
+  void compute_layer(int l, int64_t t, int active);
   void add_residual(int l, int active);
   void add_skips(int first, int last, int active);
   bool finish_step(int64_t t, int active);
   bool run_alone();
   bool run_with_helper();
   void leave_helper() {
-    calls_alone_ = 1 + patience_;  // this call counts
-    patience_ = std::min(2 * patience_, MAX_CALLS_ALONE);
+    calls_alone_ = 1 + backoff_;  // this call counts
+    backoff_ = std::min(2 * backoff_, MAX_CALLS_ALONE);
   }
   bool has_helper() const { return with_helper_ && calls_alone_ == 0; }  // in this call
   void help(Progress& progress);
 
   const Net<P>& net_;
-  const std::vector<int> members_;  // which streams of the generation these are
+  const std::vector<int> members_;  // indices of these streams in the generation
   const int count_, input_, skip_input_;
   const bool with_helper_;
   int64_t position_ = 0;  // steps before this call
-  int calls_alone_ = 0;   // calls that are left until the helper is tried again
-  int patience_ = 1;      // calls alone that follow when it has no processor; doubled each time
+  int calls_alone_ = 0;   // calls left until the helper is tried again
+  int backoff_ = 1;       // calls without the helper when no processor is free for it; doubled each time
   const Request* request_ = nullptr;
   std::vector<Buffer<uint8_t>> rings_;  // of each layer: past inputs, [step mod ring][stream]
-  std::vector<Buffer<float>> gates_;    // of each layer: before the present input is added, [step mod slots][stream]
+  std::vector<Buffer<float>> gates_;    // of each layer: before the current input is added, [step mod slots][stream]
   std::vector<int64_t> filled_;         // of each layer: the first step of the call that is not filled
   const int frame_slots_;
-  int64_t hidden_frames_ = 0;           // frames whose hidden conditioning is there
-  std::vector<int64_t> biased_frames_;  // of each layer: frames whose bias is there
+  int64_t hidden_frames_ = 0;           // frames whose hidden conditioning is computed
+  std::vector<int64_t> biased_frames_;  // of each layer: frames whose bias is computed
   Buffer<float> frame_bias_;            // [frame mod slots][layer][stream][2R]
   Buffer<float> hidden_, x_, z_, skip_, head_, logits_, weights_;
-  Buffer<uint8_t> gated_, rectified_, cond_, present_;
-  // what `gather_past` found, for one thread: of each tap the inputs, and for all of them where sums begin and end
+  Buffer<uint8_t> gated_, rectified_, cond_, current_;
+  // results of `gather_past`, for one thread: the inputs of each tap, and for all of them where sums start and go
   std::vector<const uint8_t*> past_inputs_;
   std::vector<Part> past_parts_;
   const float* past_from_[MAX_GROUP];
   float* past_to_[MAX_GROUP];
-  std::vector<int64_t> before_;  // the class of the step before, of each stream
+  std::vector<int64_t> previous_;  // the class of the previous step, of each stream
 };
 
 template <class P>
@@ -870,17 +922,17 @@ Group<P>::Group(const Net<P>& net, const std::vector<int>& members, bool with_he
       gated_(net.layers.size() * count_ * size_t(input_)),
       rectified_(size_t(count_) * skip_input_),
       cond_(std::max(1, input_bytes<Float32>(net.condition))),
-      present_(size_t(count_) * input_),
+      current_(size_t(count_) * input_),
       past_inputs_(size_t(net.shape.kernel_size) * MAX_GROUP),
       past_parts_(net.shape.kernel_size),
-      before_(count_, net.shape.classes) {
-  const std::vector<float> silence(net.residual, 0.0f);
+      previous_(count_, net.shape.classes) {
+  const std::vector<float> zeros(net.residual, 0.0f);
   for (int l = 0; l < net.shape.layers; l++) {
     const Layer& layer = net.layers[l];
     rings_.emplace_back(size_t(layer.ring) * count_ * input_);
     gates_.emplace_back(size_t(slots(l)) * count_ * net.gates);
     for (int64_t entry = 0; entry < int64_t(layer.ring) * count_; entry++) {
-      P::convert(silence.data(), net.residual,
+      P::convert(zeros.data(), net.residual,
                  reinterpret_cast<typename P::Input*>(rings_.back().get() + size_t(entry) * input_));
     }
   }
@@ -888,7 +940,7 @@ Group<P>::Group(const Net<P>& net, const std::vector<int>& members, bool with_he
   biased_frames_.resize(net.layers.size());
 }
 
-// What codes and speaker say in a frame, before it is projected to the layers
+// The hidden conditioning of a frame, from codes and speaker, before it is projected to the layers
 template <class P>
 void Group<P>::fill_hidden(int64_t frame) {
   const Shape& s = net_.shape;
@@ -902,8 +954,8 @@ void Group<P>::fill_hidden(int64_t frame) {
       multiply<Float32>(net_.condition_weight, &x, 1, &net_.condition_bias, &h);
     }
     if (net_.speaker) {
-      const float* voice = net_.speaker + size_t(request_->speakers[members_[b]]) * net_.hidden;
-      for (int i = 0; i < net_.hidden; i++) h[i] += voice[i];
+      const float* embedding = net_.speaker + size_t(request_->speakers[members_[b]]) * net_.hidden;
+      for (int i = 0; i < net_.hidden; i++) h[i] += embedding[i];
     }
     rectify(h, net_.hidden);
   }
@@ -926,7 +978,7 @@ void Group<P>::fill_bias(int64_t frame, int l) {
   if (layer.project.weights) multiply<Float32>(layer.project, inputs, count_, from, to);
 }
 
-// Where the past taps of the steps t to `end` of a layer lie, and their sums -> their number
+// Finds the inputs of the past taps of a layer for the steps t to `end`, and their sums -> the number of sums
 template <class P>
 int Group<P>::gather_past(int l, int64_t t, int64_t end) {
   const Layer& layer = net_.layers[l];
@@ -952,11 +1004,11 @@ int Group<P>::gather_past(int l, int64_t t, int64_t end) {
   return columns;
 }
 
-// The gates of a layer before the present input is added, for the steps from t on: as many as lie in a block.
+// Computes the gates of a layer before the current input is added, for the block of steps from t on.
 template <class P>
 void Group<P>::fill_block(int l, int64_t t) {
   const Layer& layer = net_.layers[l];
-  // blocks of different layers begin at different steps, so that all steps have as much to do
+  // blocks of different layers begin at different steps, so that all steps have the same amount of work
   const int most = t == 0 ? 1 + l % layer.block : layer.block;
   filled_[l] = std::min(t + most, request_->steps);
   const int columns = gather_past(l, t, filled_[l]);
@@ -966,14 +1018,15 @@ void Group<P>::fill_block(int l, int64_t t) {
 template <class P>
 void Group<P>::begin_step(int64_t t, int active) {
   for (int b = 0; b < active; b++) {
-    const int64_t before = request_->forced ? request_->forced[members_[b] * request_->steps + t] : before_[b];
-    std::copy_n(net_.embed + size_t(before) * net_.residual, net_.residual, x_.get() + size_t(b) * net_.residual);
+    const int64_t* forced = request_->teacher_forced;
+    const int64_t input = forced ? forced[members_[b] * request_->steps + t] : previous_[b];
+    std::copy_n(net_.embed + size_t(input) * net_.residual, net_.residual, x_.get() + size_t(b) * net_.residual);
   }
 }
 
-// x -> the gated outputs of a layer; x joins its ring. Without a helper, the past taps come first.
+// x -> the gated outputs of a layer; x is stored in its ring. Without a helper, the past taps come first.
 template <class P>
-void Group<P>::walk_layer(int l, int64_t t, int active) {
+void Group<P>::compute_layer(int l, int64_t t, int active) {
   using Input = typename P::Input;
   const Layer& layer = net_.layers[l];
   const bool all_taps = !has_helper() && layer.block == 1;  // in one product
@@ -984,8 +1037,8 @@ void Group<P>::walk_layer(int l, int64_t t, int active) {
   }
   const uint8_t* inputs[MAX_GROUP];
   float* sums[MAX_GROUP];
-  // with all taps in one product, the oldest is still needed where x will lie
-  uint8_t* entry = all_taps ? present_.get() : ring_entry(l, position_ + t);
+  // with all taps in one product, the ring entry for x still holds the oldest input, which the product reads
+  uint8_t* entry = all_taps ? current_.get() : ring_entry(l, position_ + t);
   float* gates = gates_of(l, position_ + t);
   for (int b = 0; b < active; b++) {
     inputs[b] = entry + size_t(b) * input_;
@@ -1009,7 +1062,7 @@ void Group<P>::walk_layer(int l, int64_t t, int active) {
 template <class P>
 void Group<P>::add_residual(int l, int active) {
   const Layer& layer = net_.layers[l];
-  if (!layer.residual.weights) return;  // nothing follows the last layer
+  if (!layer.residual.weights) return;  // the last layer has no residual output
   const uint8_t* inputs[MAX_GROUP];
   float* sums[MAX_GROUP];
   for (int b = 0; b < active; b++) {
@@ -1022,7 +1075,7 @@ void Group<P>::add_residual(int l, int active) {
   multiply<P>(layer.residual, inputs, active, sums, sums);
 }
 
-// The gated outputs of the layers from `first` to before `last` join the skip sums.
+// Adds the gated outputs of the layers from `first` to before `last` to the skip sums.
 template <class P>
 void Group<P>::add_skips(int first, int last, int active) {
   const uint8_t* inputs[MAX_GROUP];
@@ -1070,10 +1123,10 @@ bool Group<P>::finish_step(int64_t t, int active) {
   multiply<P>(net_.out, inputs, active, out_bias, logits);
   for (int b = 0; b < active; b++) {
     const int64_t at = members_[b] * request_->steps + t;
-    const int chosen = draw(logits[b], net_.shape.classes, request_->uniforms[at], request_->temperature,
-                            request_->top_k, weights_.get());
+    const int chosen =
+        draw(logits[b], net_.shape.classes, request_->uniforms[at], request_->sampling, weights_.get());
     if (chosen < 0) return false;
-    request_->chosen[at] = before_[b] = chosen;
+    request_->chosen[at] = previous_[b] = chosen;
     if (request_->logits) {
       std::copy_n(logits[b], net_.shape.classes, request_->logits + size_t(at) * net_.shape.classes);
     }
@@ -1089,7 +1142,7 @@ bool Group<P>::run_alone() {
     if (!running) break;
     begin_step(t, running);
     for (int l = 0; l < layers; l++) {
-      walk_layer(l, t, running);
+      compute_layer(l, t, running);
       add_residual(l, running);
     }
     add_skips(0, layers, running);
@@ -1105,7 +1158,7 @@ bool Group<P>::run_with_helper() {
   std::thread helper;
   try {
     helper = std::thread([&] { help(progress); });
-  } catch (const std::exception&) {  // no thread left
+  } catch (const std::exception&) {  // no more threads
     leave_helper();
     return run_alone();
   }
@@ -1119,26 +1172,26 @@ bool Group<P>::run_with_helper() {
     for (int l = 0; l < layers; l++) {
       const int64_t layer = t * layers + l;
       waited += wait_until([&] { return progress.filled.load(std::memory_order_acquire) > layer; });
-      walk_layer(l, t, running);
-      progress.walked.store(layer + 1, std::memory_order_release);
+      compute_layer(l, t, running);
+      progress.computed.store(layer + 1, std::memory_order_release);
       add_residual(l, running);
     }
     waited += wait_until([&] { return progress.skipped.load(std::memory_order_acquire) > t; });
-    add_skips(layers - 1, layers, running);  // nobody has to be told about the last layer
+    add_skips(layers - 1, layers, running);  // the helper leaves the last layer to this thread
     finite = finish_step(t, running);
   }
   progress.stopped.store(true, std::memory_order_release);
   helper.join();
-  // on a machine that has no second core to spare, one thread is faster than two that wait for each other
+  // on a machine without a free second core, one thread is faster than two that wait for each other
   if (waited > 0.25 * (seconds_now() - begin)) {
     leave_helper();
   } else {
-    patience_ = 1;
+    backoff_ = 1;
   }
   return finite;
 }
 
-// The second thread: skip sums first, which the present step waits for, then the gates of the next step.
+// The second thread: skip sums first, which the current step waits for, then the gates of the next step.
 template <class P>
 void Group<P>::help(Progress& progress) {
   const int layers = static_cast<int>(net_.layers.size());
@@ -1150,20 +1203,20 @@ void Group<P>::help(Progress& progress) {
     const int running = active(t);
     if (layers == 1) progress.skipped.store(t + 1, std::memory_order_release);
     for (int skips = 0, fills = 0; skips < layers - 1 || fills < layers;) {
-      int64_t walked = 0;
+      int64_t computed = 0;
       bool stopped = false;
       wait_until([&] {
-        walked = progress.walked.load(std::memory_order_acquire) - t * layers;
+        computed = progress.computed.load(std::memory_order_acquire) - t * layers;
         stopped = progress.stopped.load(std::memory_order_acquire);
-        return (skips < layers - 1 && walked > skips) || (fills < layers && walked > fills) || stopped;
+        return (skips < layers - 1 && computed > skips) || (fills < layers && computed > fills) || stopped;
       });
       if (stopped) return;
-      if (skips < layers - 1 && walked > skips) {
-        const int last = static_cast<int>(std::min<int64_t>(walked, layers - 1));
+      if (skips < layers - 1 && computed > skips) {
+        const int last = static_cast<int>(std::min<int64_t>(computed, layers - 1));
         add_skips(skips, last, running);
         skips = last;
         if (skips == layers - 1) progress.skipped.store(t + 1, std::memory_order_release);
-      } else if (walked > fills) {
+      } else if (computed > fills) {
         if (t + 1 < request_->steps && filled_[fills] == t + 1) fill_block(fills, t + 1);
         fills++;
         progress.filled.store((t + 1) * layers + fills, std::memory_order_release);
@@ -1185,13 +1238,13 @@ bool Group<P>::extend(const Request& request) {
 
 // --------------------------------------------------------------------------------------------- groups of streams
 
-// Streams dealt to groups, groups to threads.
+// Streams are distributed over groups, and groups over threads.
 template <class P>
 class Groups final : public Generation {
  public:
   Groups(const Shape& shape, const Tensors& tensors, int streams, int groups, int threads)
       : net_(shape, tensors, (streams + groups - 1) / groups), workers_(std::min(threads, groups)) {
-    for (int g = 0; g < groups; g++) {  // like cards: those that end late are in all groups
+    for (int g = 0; g < groups; g++) {  // round robin, so that long streams are spread over all groups
       std::vector<int> members;
       for (int b = g; b < streams; b += groups) members.push_back(b);
       groups_.push_back(std::make_unique<Group<P>>(net_, members, threads >= 2 * groups));
@@ -1209,7 +1262,7 @@ class Groups final : public Generation {
     others.reserve(workers_);
     try {
       for (int worker = 1; worker < workers_; worker++) others.emplace_back(work);
-    } catch (const std::exception&) {  // no thread left: those that run do the work
+    } catch (const std::exception&) {  // no more threads: the running ones do the work
     }
     work();
     for (std::thread& other : others) other.join();
@@ -1235,7 +1288,7 @@ class NearestCode {
         padded_(round_up(count, BLOCK)),
         packed_(size_t(padded_) * width),
         half_norms_(padded_) {
-    Floats zero = Floats{};  // not a number where a code is not finite
+    Floats zero = Floats{};  // NaN where a code is not finite
     for (int first = 0; first < padded_; first += BLOCK) {
       float* to = packed_.get() + size_t(first) * width;
       for (int k = first; k < std::min(first + BLOCK, count); k++) {
@@ -1272,7 +1325,7 @@ class NearestCode {
     Ints found[MAX_COLUMNS];
     Ints lanes;
     for (int lane = 0; lane < LANES; lane++) lanes[lane] = lane;
-    for (int c = 0; c < MAX_COLUMNS; c++) {  // beyond the end: the last row again
+    for (int c = 0; c < MAX_COLUMNS; c++) {  // past the end: the last row again
       x[c] = reinterpret_cast<const uint8_t*>(rows + size_t(std::min(row + c, end - 1)) * width_);
       best[c] = broadcast(std::numeric_limits<float>::infinity());
       found[c] = Ints{};
@@ -1304,14 +1357,14 @@ class NearestCode {
         const bool equal_before = best[c][lane] == best[c][least] && found[c][lane] < found[c][least];
         if (nearer || equal_before) least = lane;
       }
-      const bool sound = std::isfinite(best[c][least]);
-      codes[row + c] = sound ? found[c][least] : find_unsound(reinterpret_cast<const float*>(x[c]));
+      const bool finite = std::isfinite(best[c][least]);
+      codes[row + c] = finite ? found[c][least] : find_not_finite(reinterpret_cast<const float*>(x[c]));
     }
   }
 
-  // For a row that is not finite, or whose sums overflow: as argmin in PyTorch, the first sum that is no number, else
-  // the least.
-  int find_unsound(const float* row) const {
+  // For a row that is not finite, or whose sums overflow: as argmin in PyTorch, the first sum that is NaN, else the
+  // smallest.
+  int find_not_finite(const float* row) const {
     float best = std::numeric_limits<float>::infinity();
     int found = 0;
     for (int k = 0; k < count_; k++) {
@@ -1331,7 +1384,7 @@ class NearestCode {
 
 // ------------------------------------------------------------------------------------------ gates in training
 //
-// Rows of a layer's products y (N * hop, 2 R), frames (N, 2 R) that are added to them, gated values z (N * hop, R), all
+// Pre-activations of a layer y (N * hop, 2 R), frames (N, 2 R) that are added to them, gated values z (N * hop, R), all
 // float or all bfloat16 (uint16_t); R a multiple of LANES. Arithmetic is in float.
 
 using Halves = uint16_t __attribute__((vector_size(VECTOR_BYTES / 2)));
@@ -1414,12 +1467,12 @@ void gate_frames_backward(const void* y, const void* dz, int64_t begin, int64_t 
   }
 }
 
-// work(begin, end) of equal shares of `count`, on up to `threads` threads; those that there are do it all
+// Calls work(begin, end) for equal parts of `count`, on up to `threads` threads, fewer if no more can be started.
 template <class Work>
-void share(int64_t count, int threads, Work work) {
+void parallel_for(int64_t count, int threads, Work work) {
   const auto bound = [&](int thread) { return count * thread / threads; };
   std::vector<std::thread> others;
-  int mine = threads;  // the shares from 0 to it are left to this thread
+  int mine = threads;  // the parts from 0 to it are left to this thread
   try {
     for (; mine > 1; mine--) others.emplace_back(work, bound(mine - 1), bound(mine));
   } catch (const std::exception&) {
@@ -1428,10 +1481,10 @@ void share(int64_t count, int threads, Work work) {
   for (std::thread& other : others) other.join();
 }
 
-// ------------------------------------------------------------------------------------------ what bounds a machine
+// -------------------------------------------------------------------------------------------- limits of a machine
 
-// Multiply-adds per second of this thread where nothing is waited for: the product of all others, over a panel of
-// weights that lies in the first cache. 0 float32, 1 bfloat16, 2 int8.
+// Peak multiply-adds per second of one thread: the inner loop of all products, over a panel of weights that fits in the
+// L1 cache.
 template <class P>
 double peak(double seconds) {
   constexpr int ROWS = ACCUMULATORS / MAX_COLUMNS, GROUPS = 64, PASSES = 256;
@@ -1444,7 +1497,7 @@ double peak(double seconds) {
   double elapsed = 0, rounds = 0;
   for (; elapsed < seconds; elapsed = seconds_now() - begin, rounds++) {
     for (int pass = 0; pass < PASSES; pass++) {
-      asm volatile("" : : "r"(weights.get()), "r"(inputs.get()) : "memory");  // who knows what they hold now
+      asm volatile("" : : "r"(weights.get()), "r"(inputs.get()) : "memory");  // keeps the compiler from removing passes
       accumulate<P, ROWS, MAX_COLUMNS>(sums, weights.get(), STRIDE, GROUPS, x);
     }
   }
@@ -1454,7 +1507,7 @@ double peak(double seconds) {
 #pragma GCC unroll 8
     for (int c = 0; c < MAX_COLUMNS; c++) total += sums[r][c];
   }
-  volatile typename P::Sum sink = total;  // all sums are needed
+  volatile typename P::Sum sink = total;  // keeps the compiler from removing sums
   (void)sink;
   return rounds * PASSES * GROUPS * ROWS * MAX_COLUMNS * LANES * P::GROUP / elapsed;
 }
@@ -1485,16 +1538,16 @@ double bandwidth(const float* buffer, int64_t bytes, double seconds) {
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
-EXPORT int32_t vq_interface() { return 2; }  // as INTERFACE in library.py
+EXPORT int32_t vq_interface() { return 3; }  // as INTERFACE in library.py
 
-// The best variant of this file that the machine runs; asked of the plainest one.
+// The fastest variant of this file that the machine runs; called in the generic one.
 EXPORT const char* vq_best_variant() {
 #if defined(__x86_64__)
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-#if defined(__clang__) || __GNUC__ >= 10  // others do not know the name
+#if defined(__clang__) || __GNUC__ >= 10  // older ones do not know the name
   if (avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni")) return "avx512bf16";
 #endif
   if (avx512) return "avx512";
@@ -1505,7 +1558,7 @@ EXPORT const char* vq_best_variant() {
 
 EXPORT int32_t vq_max_group() { return MAX_GROUP; }
 
-// precision: 0 float32, 1 bfloat16, 2 int8; at most vq_max_group() streams in a group. Null where memory is missing.
+// precision: 0 float32, 1 bfloat16, 2 int8; at most vq_max_group() streams in a group. Null if memory runs out.
 EXPORT void* vq_streams_new(const Shape* shape, const Tensors* tensors, int32_t precision, int32_t streams,
                             int32_t groups, int32_t threads) try {
   std::unique_ptr<Generation> made;
@@ -1530,17 +1583,17 @@ EXPORT int32_t vq_nearest(const float* rows, int64_t count, const float* codes, 
                           int32_t threads, int64_t* found) try {
   const NearestCode nearest(codes, num_codes, width);
   if (!nearest.finite()) return 1;
-  constexpr int64_t SHARE = 64;  // rows that a thread takes at a time
+  constexpr int64_t ROWS = 64;  // that a thread takes at a time
   std::atomic<int64_t> next{0};
   auto work = [&] {
-    for (int64_t begin; (begin = next.fetch_add(SHARE)) < count;) {
-      nearest.find(rows, begin, std::min(begin + SHARE, count), found);
+    for (int64_t begin; (begin = next.fetch_add(ROWS)) < count;) {
+      nearest.find(rows, begin, std::min(begin + ROWS, count), found);
     }
   };
   std::vector<std::thread> others;
   try {
     for (int thread = 1; thread < threads; thread++) others.emplace_back(work);
-  } catch (const std::exception&) {  // those that there are do it all
+  } catch (const std::exception&) {  // no more threads: the running ones do the work
   }
   work();
   for (std::thread& other : others) other.join();
@@ -1549,21 +1602,22 @@ EXPORT int32_t vq_nearest(const float* rows, int64_t count, const float* codes, 
   return 2;
 }
 
-// bfloat16: whether values are that, else float; the rest as in `gate_rows` and `gate_rows_backward`
+// bfloat16: 1 for bfloat16 values, 0 for float; the rest as in `gate_rows` and `gate_rows_backward`
 EXPORT void vq_gate(int32_t bfloat16, void* y, const void* frames, int64_t num_frames, int32_t hop, int32_t channels,
                     int32_t threads, void* z) {
-  share(num_frames, threads, [=](int64_t begin, int64_t end) {
+  parallel_for(num_frames, threads, [=](int64_t begin, int64_t end) {
     (bfloat16 ? gate_frames<uint16_t> : gate_frames<float>)(y, frames, begin, end, hop, channels, z);
   });
 }
 EXPORT void vq_gate_backward(int32_t bfloat16, const void* y, const void* dz, int64_t num_frames, int32_t hop,
                              int32_t channels, int32_t threads, void* dy, void* z, float* sums) {
-  share(num_frames, threads, [=](int64_t begin, int64_t end) {
+  parallel_for(num_frames, threads, [=](int64_t begin, int64_t end) {
     (bfloat16 ? gate_frames_backward<uint16_t> : gate_frames_backward<float>)(y, dz, begin, end, hop, channels, dy, z,
                                                                                sums);
   });
 }
 
+// precision: 0 float32, 1 bfloat16, 2 int8
 EXPORT double vq_peak(int32_t precision, double seconds) {
   return precision == 0 ? peak<Float32>(seconds) : precision == 1 ? peak<Bfloat16>(seconds) : peak<Int8>(seconds);
 }

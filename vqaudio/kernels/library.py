@@ -1,7 +1,7 @@
-"""Finds the compiled kernels (kernels.cpp) for this machine and loads them, once.
+"""Finds the compiled kernels (kernels.cpp) for this machine and loads them once.
 
-setup.py compiles them once for each instruction set that the compiler knows. Where there was no compiler there are
-none, and the callers do the same work in PyTorch.
+setup.py compiles one library for each instruction set that the compiler supports. Without a compiler there are none,
+and the callers do the same work in PyTorch.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import NamedTuple
 
-VARIANTS = ("generic", "avx2", "avx512", "avx512bf16")  # of kernels.cpp, from the plainest to the best
-INTERFACE = 2  # of the functions and structures at the end of kernels.cpp; both must be raised together
+VARIANTS = ("generic", "avx2", "avx512", "avx512bf16")  # of kernels.cpp, the fastest last
+INTERFACE = 3  # of the functions and structures at the end of kernels.cpp; raise both together
 VARIABLE = "VQAUDIO_NATIVE"  # environment: `off`, or one of the variants
-MAX_SIZE = 2**16  # of any one dimension of what the kernels are given: beyond it is a mistake
+MAX_SIZE = 2**16  # of any dimension of a tensor for the kernels; a larger one is a mistake
 
 
 class Kernels(NamedTuple):
@@ -28,10 +28,10 @@ class Kernels(NamedTuple):
 
 @functools.cache
 def kernels() -> Kernels | None:
-    """The best kernels that were compiled and that this machine runs, or None; `why_missing` then says why.
+    """The fastest kernels that were compiled and that this machine runs, or None; `why_missing` then says why.
 
-    The environment variable VQAUDIO_NATIVE chooses otherwise. Raises ValueError for a choice that this machine does
-    not have.
+    The environment variable VQAUDIO_NATIVE selects another variant, or none (`off`). Raises ValueError for a variant
+    that this machine does not have.
     """
     choice = os.environ.get(VARIABLE, "")
     if choice == "off":
@@ -44,7 +44,7 @@ def kernels() -> Kernels | None:
 
 @functools.cache
 def runnable() -> tuple[str, ...]:
-    """The variants that were compiled, that this machine runs, and that can be loaded; the best last."""
+    """The variants that were compiled, that this machine runs, and that can be loaded; the fastest last."""
     if not _path(VARIANTS[0]).exists():
         return ()
     try:
@@ -56,7 +56,7 @@ def runnable() -> tuple[str, ...]:
 
 
 def why_missing() -> str:
-    """A sentence for people who wait longer than they would have to."""
+    """Why there are no compiled kernels here, as a clause for messages."""
     if os.environ.get(VARIABLE) == "off":
         return f"the compiled kernels are switched off ({VARIABLE}=off)"
     if _path(VARIANTS[0]).exists():
@@ -65,7 +65,7 @@ def why_missing() -> str:
 
 
 def _why_not(variant: str) -> OSError | None:
-    """Why a variant cannot be loaded: another C++ library than it was built with, an older vqaudio's, ..."""
+    """Why a variant cannot be loaded: built with another C++ library, by an older vqaudio, ..."""
     try:
         load(variant)
     except OSError as error:

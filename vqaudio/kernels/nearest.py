@@ -1,4 +1,4 @@
-"""The front of the compiled search for the nearest code.
+"""Python interface of the compiled nearest-code search.
 
 Letters: M rows, K codes, D width of both.
 """
@@ -10,15 +10,15 @@ from torch import Tensor
 
 from vqaudio.kernels.library import MAX_SIZE, Kernels
 
-THREAD_WORK = 2**24  # multiply-adds that are worth a thread: 0.3 ms, where starting one takes 0.02 to 0.08
+THREAD_WORK = 2**24  # multiply-adds for each thread at least: 0.3 ms, where starting a thread takes 0.02 to 0.08
 
 
 def nearest_code(kernels: Kernels, rows: Tensor, codebook: Tensor, threads: int) -> Tensor:
-    """(M, D), (K, D) float32 -> (M,) int64: the code at the least Euclidean distance, the first one of equals.
+    """(M, D), (K, D) float32 -> (M,) int64: the code at the smallest Euclidean distance, the first of equals.
 
-    On up to `threads` threads, fewer where there is little to do. The code of a row is the same whatever the rows
-    beside it and the number of threads. Rows may hold what is not finite: a row with a NaN has code 0. Raises
-    ValueError for other shapes, sizes out of range, and codes that are not finite.
+    On up to `threads` threads, fewer for little work. The code of a row depends neither on the other rows nor on the
+    number of threads. Rows may hold values that are not finite: a row with a NaN has code 0. Raises ValueError for
+    other shapes, sizes out of range, and codes that are not finite.
     """
     if threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
@@ -26,7 +26,7 @@ def nearest_code(kernels: Kernels, rows: Tensor, codebook: Tensor, threads: int)
     _check("codebook", codebook)
     (count, width), (num_codes, code_width) = rows.shape, codebook.shape
     if width != code_width:
-        raise ValueError(f"rows and codes must be of one width, got {width} and {code_width}")
+        raise ValueError(f"rows and codes must have the same width, got {width} and {code_width}")
     for name, size in {"the number of codes": num_codes, "the width of a code": width}.items():
         if not 1 <= size <= MAX_SIZE:
             raise ValueError(f"{name} must lie in 1..{MAX_SIZE}, got {size}")

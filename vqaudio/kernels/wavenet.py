@@ -1,4 +1,4 @@
-"""The front of the compiled WaveNet: packed weights, and streams that are taken through it.
+"""Python interface of the compiled WaveNet: packed weights, and the state of streams that are generated with it.
 
 Letters: B streams, T steps, N frames, L layers, R residual channels, S skip channels, Q classes, H hidden channels of
 the conditioning, D width of a code.
@@ -10,18 +10,15 @@ import ctypes
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from vqaudio.kernels.library import MAX_SIZE, Kernels
+from vqaudio.kernels.precision import PRECISIONS, Precision
 
-Precision = Literal["float32", "bf16", "int8"]
-PRECISIONS: tuple[Precision, ...] = ("float32", "bf16", "int8")  # in the order of kernels.cpp
-
-MOST_REACH = 2**24  # steps that a layer looks back
-MOST_STATE = 2**36  # bytes that streams may remember
+MAX_REACH = 2**24  # steps that a layer looks back
+MAX_STATE_BYTES = 2**36  # of the ring buffers of all streams
 
 
 @dataclass(frozen=True)
@@ -47,22 +44,22 @@ class WaveNetShape:
 
         if min(self.dilations) < 1:
             raise ValueError(f"dilations must all be at least 1, got {self.dilations}")
-        if (reach := max(self.dilations) * (self.kernel_size - 1)) > MOST_REACH:
-            raise ValueError(f"dilation * (kernel_size - 1) must be at most {MOST_REACH:,} steps, got {reach:,}")
+        if (reach := max(self.dilations) * (self.kernel_size - 1)) > MAX_REACH:
+            raise ValueError(f"dilation * (kernel_size - 1) must be at most {MAX_REACH:,} steps, got {reach:,}")
 
     def state_bytes(self, streams: int) -> int:
-        """What the streams remember at most: rings whose lengths are powers of two, of padded float32 vectors."""
+        """Upper bound of the state: ring buffers whose lengths are powers of two, of padded float32 vectors."""
         rings = sum(1 << (dilation * (self.kernel_size - 1) - 1).bit_length() for dilation in self.dilations)
         return 4 * (self.residual + 32) * rings * streams
 
     @property
     def multiply_adds(self) -> int:
-        """Of one step of one stream, the conditioning left out."""
+        """Multiply-adds of one step of one stream, without the conditioning."""
         r, s, layers = self.residual, self.skip, len(self.dilations)
         return layers * (2 * r * r * self.kernel_size + r * r + r * s) - r * r + s * (s + self.classes)
 
     def tensors(self) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of the weights, in the order of kernels.cpp; conditioning that is absent is left out."""
+        """Names and shapes of the weights, in the order of kernels.cpp; () where there is no such conditioning."""
         r, s, q, h, layers = self.residual, self.skip, self.classes, self.hidden, len(self.dilations)
         shapes = {
             "embed": (q + 1, r),
@@ -93,24 +90,27 @@ class _Shape(ctypes.Structure):
     ]
 
 
+class _Sampling(ctypes.Structure):
+    _fields_ = [("temperature", ctypes.c_float), ("top_k", ctypes.c_int32), ("top_p", ctypes.c_float)]
+
+
 class _Request(ctypes.Structure):
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("cond", "speakers", "forced", "uniforms", "lengths")),
+        *((name, ctypes.c_void_p) for name in ("cond", "speakers", "teacher_forced", "uniforms", "lengths")),
         ("steps", ctypes.c_int64),
         ("frames", ctypes.c_int64),
-        ("temperature", ctypes.c_float),
-        ("top_k", ctypes.c_int32),
+        ("sampling", _Sampling),
         ("chosen", ctypes.c_void_p),
         ("logits", ctypes.c_void_p),
     ]
 
 
-class CompiledStreams:
+class CompiledState:
     """B streams of a WaveNet in progress, its weights packed for the kernels, on up to `threads` threads.
 
-    A stream has the same samples, bit for bit, whatever the number of threads, its neighbours, and the pieces in
-    which it is extended; on another instruction set it may differ by rounding. Only one Python thread at a time may
-    extend the same streams.
+    A stream has the same samples, bit for bit, for any number of threads, in any batch, and in whatever pieces it is
+    extended; on another instruction set it may differ by rounding. Only one Python thread at a time may extend the
+    same streams.
     """
 
     def __init__(
@@ -123,18 +123,24 @@ class CompiledStreams:
         streams: int,
         precision: Precision,
         threads: int,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
     ):
         """Weights as `shape.tensors()` lists them; speakers (B,) int64, or None for a net without.
 
-        Raises ValueError for weights that are not finite or of other shapes, speakers and sizes out of range.
+        Classes are drawn as `vqaudio.sampling.logits.draw` defines it for this temperature, top_k and top_p. Raises
+        ValueError for weights that are not finite or of other shapes, and for speakers, sizes and options out of range.
         """
         if precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
         if streams < 1 or threads < 1:
             raise ValueError(f"streams and threads must be at least 1, got {streams} and {threads}")
-        if (state := shape.state_bytes(streams)) > MOST_STATE:
+        self.sampling = _checked_sampling(temperature, top_k, top_p)
+        if (state := shape.state_bytes(streams)) > MAX_STATE_BYTES:
             raise ValueError(
-                f"{streams} streams of this WaveNet would remember {state:,} bytes, at most {MOST_STATE:,}"
+                f"the state of {streams} streams of this WaveNet would take {state:,} bytes, "
+                f"at most {MAX_STATE_BYTES:,} are allowed; open fewer streams at once"
             )
         self.shape, self.streams, self.position = shape, streams, 0
         self.ended = torch.zeros(streams, dtype=torch.bool)
@@ -164,28 +170,22 @@ class CompiledStreams:
         uniforms: Tensor,
         lengths: Tensor,
         *,
-        temperature: float,
-        top_k: int | None,
-        forced: Tensor | None = None,
+        teacher_forced: Tensor | None = None,
         logits: Tensor | None = None,
     ) -> Tensor:
         """cond (B, D, N), uniforms (B, T) in [0, 1), lengths (B,) int64 not increasing -> classes (B, T) int64.
 
-        Stream b takes lengths[b] steps; behind them its classes are 0, and it must not be extended again. With
+        Stream b takes lengths[b] steps; after them its classes are 0, and it must not be extended again. With
         local conditioning an extension begins with a frame: N = ceil(T / hop), and all but the last have T a
-        multiple of the hop. `forced` (B, T) int64: the classes before each step, instead of those that were drawn.
-        `logits` (B, T, Q) float32 is filled. Raises ValueError for other shapes and for values out of range, and
-        where logits are not finite; the streams cannot be extended then.
+        multiple of the hop. `teacher_forced` (B, T) int64: the input of each step, instead of the class drawn before
+        it. `logits` (B, T, Q) float32 is filled. Raises ValueError for other shapes and for values out of range,
+        and where logits are not finite, after which the streams cannot be extended again.
         """
         shape, streams, steps = self.shape, self.streams, uniforms.shape[-1]
         frames = -(-steps // shape.hop)
         if self.failed:
-            raise ValueError("these streams failed before and cannot be extended; begin new ones")
-        if not 0 <= temperature < float("inf"):
-            raise ValueError(f"temperature must be a finite number, 0 or more, got {temperature}")
-        if top_k is not None and top_k < 1:
-            raise ValueError(f"top_k must be at least 1, got {top_k}")
-        request = _Request(steps=steps, frames=frames, temperature=temperature, top_k=min(top_k or 0, MAX_SIZE))
+            raise ValueError("an earlier extension of these streams failed; open new ones")
+        request = _Request(steps=steps, frames=frames, sampling=self.sampling)
         chosen = torch.zeros(streams, steps, dtype=torch.int64)
         if not steps:
             return chosen
@@ -205,14 +205,15 @@ class CompiledStreams:
             raise ValueError(f"lengths must not increase and lie in 0..{steps}, got {lengths.tolist()}")
         if (again := lengths[self.ended]).any():
             raise ValueError(f"{int((again > 0).sum())} of the streams ended before and cannot be extended again")
-        if forced is not None:
-            forced = _of("forced", forced, (streams, steps), torch.int64)
-            if not 0 <= forced.min() <= forced.max() <= shape.classes:
-                raise ValueError(f"forced classes must lie in 0..{shape.classes}, got {forced.min()}..{forced.max()}")
+        if teacher_forced is not None:
+            teacher_forced = _of("teacher_forced", teacher_forced, (streams, steps), torch.int64)
+            low, high = int(teacher_forced.min()), int(teacher_forced.max())
+            if not 0 <= low <= high <= shape.classes:
+                raise ValueError(f"teacher_forced classes must lie in 0..{shape.classes}, got {low}..{high}")
         if logits is not None and not logits.is_contiguous():
             raise ValueError("logits must be contiguous")
         logits = None if logits is None else _of("logits", logits, (streams, steps, shape.classes), torch.float32)
-        tensors = {"cond": cond, "speakers": self.speakers, "forced": forced, "uniforms": uniforms}
+        tensors = {"cond": cond, "speakers": self.speakers, "teacher_forced": teacher_forced, "uniforms": uniforms}
         for name, tensor in {**tensors, "lengths": lengths, "chosen": chosen, "logits": logits}.items():
             setattr(request, name, None if tensor is None else tensor.data_ptr())
         failure = self.functions.vq_streams_extend(self.handle, ctypes.byref(request))
@@ -236,8 +237,19 @@ class CompiledStreams:
         return speakers
 
 
+def _checked_sampling(temperature: float, top_k: int | None, top_p: float | None) -> _Sampling:
+    """As the kernels take it: 0 for no top_k, 1 for no top_p."""
+    if not 0 <= temperature < float("inf"):
+        raise ValueError(f"temperature must be a finite number, 0 or more, got {temperature}")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k must be at least 1, got {top_k}")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top_p must be above 0 and at most 1, got {top_p}")
+    return _Sampling(temperature, min(top_k or 0, MAX_SIZE), 1.0 if top_p is None else top_p)
+
+
 def _checked(name: str, tensor: Tensor | None, size: tuple[int, ...]) -> Tensor | None:
-    """A weight as the kernels take it; None where the net has none."""
+    """A weight as the kernels take it; None if the net has none of this name."""
     if (tensor is None) != (size == ()):
         raise ValueError(f"{name}: {'missing' if tensor is None else 'this WaveNet has none'}")
     if tensor is None:

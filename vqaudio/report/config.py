@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,10 +17,6 @@ class ReportConfig:
     """of a set, at most; the speakers in turns"""
     decoded_utterances: int = 24
     """utterances of a set that are spoken again, for voices, words and signal; the speakers in turns"""
-    temperature: float = 1.0
-    """of the draws when they are spoken: 1 as the model learned it, below 1 more careful, 0 no draw"""
-    top_k: int | None = None
-    """draw from so many of the likeliest classes; without it from all"""
     phone_classes: Literal["paper", "labels"] = "paper"
     """in which phones are scored: the paper's 41, or every label for itself"""
     asr: str = SPHINX
@@ -35,8 +30,4 @@ class ReportConfig:
         if self.max_utterances < 1 or self.decoded_utterances < 1:
             raise ValueError(
                 f"max_utterances and decoded_utterances must be at least 1, got {self.max_utterances} and {self.decoded_utterances}"
-            )
-        if not 0 <= self.temperature < math.inf or (self.top_k is not None and self.top_k < 1):
-            raise ValueError(
-                f"temperature must be 0 or more and top_k at least 1, got {self.temperature} and {self.top_k}"
             )

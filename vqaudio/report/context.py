@@ -23,9 +23,9 @@ from vqaudio.metrics.conditioning_gap import ConditionedNLL, conditioned_nll
 from vqaudio.metrics.kmeans_baseline import MAX_FRAMES, FeatureKind, KMeansTokenizer, random_codes
 from vqaudio.metrics.phone_classes import Classes, fold
 from vqaudio.report.datasets import EvaluationSet, Wav, in_turns, spread
+from vqaudio.sampling.config import SamplingConfig
 from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.speech.prior import CodePrior
-from vqaudio.speech.synthesis import DecodeOptions
 from vqaudio.speech.tokens import Tokens
 from vqaudio.tokens.bulk import Source, tokenize_whole
 from vqaudio.tokens.chunks import CodeSequences
@@ -71,8 +71,8 @@ class EvaluationContext:
     classes: Classes
     """in which phones are scored"""
     spoken_utterances: int
-    options: DecodeOptions
-    seed: int
+    sampling: SamplingConfig
+    """how samples are drawn; its seed is that of crops and baselines too"""
     recogniser: Callable[[Sequence[str]], Recogniser] = SphinxRecogniser
     """of words, made for the texts of the corpus"""
     features: Sequence[Path] = ()
@@ -80,6 +80,11 @@ class EvaluationContext:
     prior: CodePrior | None = None
     training: CodeSequences | None = None
     """codes that bits are counted on"""
+
+    @property
+    def seed(self) -> int:
+        """Of everything random in the report."""
+        return self.sampling.seed
 
     @property
     def kmeans(self) -> dict[str, KMeansTokenizer]:
@@ -174,7 +179,7 @@ class EvaluationContext:
         spoken = []
         for start in range(0, len(tokens), SPOKEN_AT_ONCE):
             part = slice(start, start + SPOKEN_AT_ONCE)
-            spoken += [wav.numpy() for wav in self.model.decode_batch(tokens[part], voices[part], **self.options)]
+            spoken += [wav.numpy() for wav in self.model.decode_batch(tokens[part], voices[part], self.sampling)]
         return spoken
 
 

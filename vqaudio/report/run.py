@@ -5,12 +5,11 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from vqaudio.atomic import check_out, save_json
-from vqaudio.kernels.wavenet import Precision
 from vqaudio.metrics.asr import HubRecogniser, Recogniser, SphinxRecogniser
 from vqaudio.metrics.bitrate import Bitrates
 from vqaudio.metrics.conditioning_gap import summary
@@ -25,9 +24,9 @@ from vqaudio.report.published import PUBLISHED
 from vqaudio.report.showing import show
 from vqaudio.report.summary import sentences
 from vqaudio.report.tasks import QUESTIONS, SPEAKING, Question, check_features
+from vqaudio.sampling.config import SamplingConfig
 from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.speech.prior import CodePrior
-from vqaudio.speech.synthesis import DecodeOptions
 from vqaudio.tokens.chunks import sequences
 from vqaudio.tokens.files import read_tokens
 from vqaudio.tokens.sampling import check_prior
@@ -73,8 +72,7 @@ def evaluate_speech(
     features: Sequence[Path] = (),
     prior: CodePrior | None = None,
     training: Path | None = None,
-    precision: Precision = "float32",
-    seed: int = 0,
+    sampling: SamplingConfig = SamplingConfig(),
     overwrite: bool = False,
     progress: Callable[[Sequence[Any]], Iterable[Any]] = iter,
 ) -> Report:
@@ -83,7 +81,8 @@ def evaluate_speech(
     `data`: manifests, or folders of `vqaudio prepare`, of which test.jsonl is evaluated, and train.jsonl gives the
     baseline its speech, voices their enrolment and the recogniser more texts. `phones`: alignments (`find_alignments`).
     `features`: folders of ID.npy at the model's frame rate, further systems for ABX. `training`: a token file of
-    training utterances, on which bits are counted too. Utterances are limited to what `cfg` says.
+    training utterances, on which bits are counted too. Utterances are limited to what `cfg` says. `sampling`:
+    how samples are drawn for utterances that are decoded; its seed is that of crops, baselines and probes too.
 
     Raises ValueError for a prior or tokens of another model, labels without a class and what `open_sets` refuses,
     FileNotFoundError where there is no manifest, AudioError for an utterance that cannot be used; FileExistsError
@@ -102,9 +101,8 @@ def evaluate_speech(
     counted = None
     if training is not None:
         counted = sequences(read_tokens(training), known, model.codebook_size, model.fingerprint)
-    units, enrolled = functools.cache(lambda: fit_units(sets, model, seed)), enrolment(sets, model.speakers)
+    units, enrolled = functools.cache(lambda: fit_units(sets, model, sampling.seed)), enrolment(sets, model.speakers)
     recogniser = _recogniser(cfg.asr) if "words" in keys else SphinxRecogniser
-    options: DecodeOptions = {"temperature": cfg.temperature, "top_k": cfg.top_k, "precision": precision, "seed": seed}
     subjects = [
         EvaluationContext(
             model,
@@ -113,8 +111,7 @@ def evaluate_speech(
             enrolled,
             classes="paper" if cfg.phone_classes == "paper" else "as they are",
             spoken_utterances=cfg.decoded_utterances,
-            options=options,
-            seed=seed,
+            sampling=sampling,
             recogniser=recogniser,
             features=features,
             prior=prior,
@@ -194,7 +191,7 @@ def _plain(report: Report, model: SpeechVQVAE, name: str, subjects: Sequence[Eva
             "speakers": list(model.speakers),
             "nominal_bits_per_second": model.frame_rate * math.log2(model.codebook_size),
         },
-        "spoken_with": dict(subjects[0].options),
+        "spoken_with": {name: value for name, value in asdict(subjects[0].sampling).items() if name != "threads"},
         "verdict": report.verdict,
         "summary": report.summary,
         "sets": [

@@ -1,4 +1,4 @@
-"""Generation by the fastest means that the machine has; `reference.generate` is what it must equal.
+"""Generation by the fastest backend that the machine has; all of them must equal `reference.generate`.
 
 Letters: B streams, T steps, N frames, D code width.
 """
@@ -15,19 +15,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vqaudio.kernels.library import kernels, why_missing
-from vqaudio.kernels.wavenet import PRECISIONS, Precision
 from vqaudio.nn.wavenet import WaveNet
 from vqaudio.sampling.compiled import open_compiled, shape_of
-from vqaudio.sampling.graph import GraphStreams
+from vqaudio.sampling.config import SamplingConfig
+from vqaudio.sampling.graph import CudaGraphState
 from vqaudio.sampling.logits import Generators, uniforms
 from vqaudio.sampling.reference import check_prompt, check_request
-from vqaudio.sampling.ring import RingStreams
+from vqaudio.sampling.ring import RingBufferState
 
-BLOCK = 2**32  # multiply-adds after which an interrupt is heard: a tenth of a second on one thread
+BLOCK = 2**32  # multiply-adds between two checks for an interrupt: a tenth of a second on one thread
 
 
-class Streams(Protocol):
-    """B sequences in progress."""
+class StreamState(Protocol):
+    """B sequences in progress, and how their classes are drawn."""
 
     def extend(
         self,
@@ -35,75 +35,75 @@ class Streams(Protocol):
         uniforms: Tensor,
         lengths: Tensor,
         *,
-        temperature: float,
-        top_k: int | None,
-        forced: Tensor | None = None,
+        teacher_forced: Tensor | None = None,
     ) -> Tensor:
         """cond (B, D, N), uniforms (B, T), lengths (B,) int64 on the CPU, not increasing -> classes (B, T) int64.
 
-        Stream b takes lengths[b] steps, behind which its classes are 0. With local conditioning an extension begins
-        with a frame, and N = ceil(T / hop). `forced` (B, T) int64: the classes before each step (`net.start` before
-        the first), instead of those that were drawn.
+        Stream b takes lengths[b] steps, after which its classes are 0. With local conditioning an extension begins
+        with a frame, and N = ceil(T / hop). `teacher_forced` (B, T) int64: the input of each step, that is the class
+        of the step before (`net.start` before the first), instead of the one that was drawn.
         """
         ...
 
 
 class Sampler(NamedTuple):
-    """A way to generate."""
+    """A backend for one net and one configuration."""
 
-    name: str  # for people: what it is, and how it computes
-    open: Callable[[Tensor | None, int], Streams]  # speaker (B,) or None, B -> streams at their beginning
+    name: str  # for people: the backend, and how it computes
+    open: Callable[[Tensor | None, int], StreamState]  # speaker (B,) int64 or None, B -> streams at their beginning
 
 
-def choose(net: WaveNet, *, precision: Precision = "float32", threads: int | None = None) -> Sampler:
-    """The fastest sampler for a net where it is; its `name` says which.
+Backend = Callable[[WaveNet, SamplingConfig], Sampler]
 
-    `threads`: so many of the compiled kernels at most (None: as many as PyTorch has); PyTorch's own samplers use the
-    threads that PyTorch has. On a GPU these are ring buffers: `cuda_graph` has not been run on one yet. Raises
-    ValueError for a precision that only the compiled kernels have, where they are not.
+
+def choose(net: WaveNet, sampling: SamplingConfig = SamplingConfig()) -> Sampler:
+    """The fastest backend for a net on the device where it is; its `name` tells which.
+
+    On a CPU these are the compiled kernels, on up to `sampling.threads` threads (None: as many as PyTorch has), or
+    else ring buffers in PyTorch, on the threads that PyTorch has. On a GPU they are ring buffers; `cuda_graph` is
+    faster there, and is chosen explicitly. Raises ValueError for a precision that only the compiled kernels have
+    where they cannot be used.
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-    threads = torch.get_num_threads() if threads is None else threads
-    if threads < 1:
-        raise ValueError(f"threads must be at least 1, got {threads}")
     weight = net.out.weight
     on_cpu = weight.device.type == "cpu"
     compiled = kernels() if on_cpu and weight.dtype == torch.float32 else None
     if compiled is not None:
-        name = f"compiled ({compiled.variant}), {precision}, up to {threads} thread{'s' if threads > 1 else ''}"
-        options = {"precision": precision, "threads": threads}
-        return Sampler(name, lambda speaker, streams: open_compiled(compiled, net, speaker, streams, **options))
-    if precision != "float32":
-        where = why_missing() if on_cpu else f"this model is on {weight.device}"
+        threads = torch.get_num_threads() if sampling.threads is None else sampling.threads
+        limit = f"up to {threads} thread{'s' if threads > 1 else ''}"
+        name = f"compiled ({compiled.variant}), {sampling.precision}, {limit}"
+        return Sampler(name, lambda speaker, streams: open_compiled(compiled, net, speaker, streams, sampling))
+    if sampling.precision != "float32":
+        reason = why_missing() if on_cpu else f"this model is on {weight.device}"
         if on_cpu and weight.dtype != torch.float32:
-            where = f"this model is in {weight.dtype}"
-        raise ValueError(f"precision {precision} is the compiled kernels' on a CPU, and {where}; use float32")
+            reason = f"this model is in {weight.dtype}"
+        raise ValueError(
+            f"precision {sampling.precision} needs the compiled kernels on a CPU, and {reason}; use float32"
+        )
     if on_cpu and weight.dtype == torch.float32:
-        _notice()
-    return ring_buffers(net)
+        _warn_once()
+    return ring_buffers(net, sampling)
 
 
-def cuda_graph(net: WaveNet) -> Sampler:
-    """For GPUs, on which it has not been run yet; elsewhere it takes the same steps unrecorded."""
-    return Sampler(
-        f"CUDA graph, ring buffers, on {net.out.weight.device.type}", functools.partial(_open, GraphStreams, net)
-    )
+def cuda_graph(net: WaveNet, sampling: SamplingConfig = SamplingConfig()) -> Sampler:
+    """For GPUs: on an H200, 4 to 8 times as fast as `ring_buffers`. On other devices it takes its steps unrecorded."""
+    name = f"CUDA graph, ring buffers, on {net.out.weight.device.type}"
+    return Sampler(name, functools.partial(_open, CudaGraphState, net, sampling))
 
 
-def ring_buffers(net: WaveNet) -> Sampler:
-    """The sampler that runs wherever PyTorch does."""
-    return Sampler(
-        f"PyTorch, ring buffers, on {net.out.weight.device.type}", functools.partial(_open, RingStreams, net)
-    )
+def ring_buffers(net: WaveNet, sampling: SamplingConfig = SamplingConfig()) -> Sampler:
+    """The backend that runs wherever PyTorch does."""
+    name = f"PyTorch, ring buffers, on {net.out.weight.device.type}"
+    return Sampler(name, functools.partial(_open, RingBufferState, net, sampling))
 
 
-def _open(kind: type[RingStreams], net: WaveNet, speaker: Tensor | None, streams: int) -> Streams:
+def _open(
+    kind: type[RingBufferState], net: WaveNet, sampling: SamplingConfig, speaker: Tensor | None, streams: int
+) -> StreamState:
     """Streams in PyTorch. Raises ValueError for weights that are not finite, as the compiled kernels do."""
     for name, weight in net.named_parameters():
         if not weight.isfinite().all():
             raise ValueError(f"{name} holds values that are not finite; the weights of this WaveNet are broken")
-    return kind(net, speaker, streams)
+    return kind(net, speaker, streams, sampling)
 
 
 @torch.inference_mode()
@@ -113,22 +113,22 @@ def generate(
     speaker: Tensor | None = None,
     *,
     steps: int | Sequence[int],
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    generator: Generators = None,
+    sampling: SamplingConfig = SamplingConfig(),
+    generator: Generators | None = None,
     streams: int = 1,
     prompt: Tensor | None = None,
-    sampler: Sampler | None = None,
+    backend: Backend = choose,
 ) -> Tensor:
-    """cond (B, D, N), speaker (B,) -> classes (B, T) int64; as `reference.generate`, but fast.
+    """cond (B, D, N), speaker (B,) int64 -> classes (B, T) int64; as `reference.generate`, but fast.
 
-    `steps`: T, or each stream's own number, whose largest is T; behind a stream's end its classes are 0.
-    `sampler`: by which means (None: `choose(net)`).
+    `steps`: T, or each stream's own number, whose largest is T; after a stream's own end its classes are 0.
+    `backend`: `choose`, `ring_buffers` or `cuda_graph`.
     """
-    sampler = sampler or choose(net)
-    lengths, total = check_request(net, cond, speaker, steps, temperature, top_k, streams)
+    sampler = backend(net, sampling)
+    lengths, total = check_request(net, cond, speaker, steps, streams)
     streams = len(lengths)
-    order = lengths.argsort(descending=True, stable=True)  # streams that end make room for the others
+    generator = torch.Generator().manual_seed(sampling.seed) if generator is None else generator
+    order = lengths.argsort(descending=True, stable=True)  # streams that end early make room for the others
     uniform = uniforms(streams, total, generator)[order]
     lengths, device = lengths[order], net.out.weight.device
     cond = None if cond is None else cond[order.to(cond.device)]
@@ -136,30 +136,28 @@ def generate(
     chosen = torch.zeros(streams, total, dtype=torch.long, device=device)
     if not chosen.numel():
         return chosen
-    opened = sampler.open(None if speaker is None else speaker[order.to(speaker.device)], streams)
+    state = sampler.open(None if speaker is None else speaker[order.to(speaker.device)], streams)
     hop = net.cfg.hop
-    block, begun = block_steps(net, streams), 0
-    if prompt is not None:  # what came before, and the first step after it
-        seen = F.pad(prompt[order.to(prompt.device)].to(device), (1, 0), value=net.start)
-        draws = F.pad(uniform[:, :1], (seen.shape[1] - 1, 0)).to(device)
-        todo = seen.shape[1] * (lengths > 0)
-        first = opened.extend(None, draws, todo, temperature=temperature, top_k=top_k, forced=seen)
-        chosen[order.to(device), 0], begun = first[:, -1], 1
-    for start in range(begun, total, block):
+    block, done = block_steps(net, streams), 0
+    if prompt is not None:  # the prompt, and the first step after it
+        inputs = F.pad(prompt[order.to(prompt.device)].to(device), (1, 0), value=net.start)
+        draws = F.pad(uniform[:, :1], (inputs.shape[1] - 1, 0)).to(device)
+        first = state.extend(None, draws, inputs.shape[1] * (lengths > 0), teacher_forced=inputs)
+        chosen[order.to(device), 0], done = first[:, -1], 1
+    for start in range(done, total, block):
         stop = min(start + block, total)
         frames = None if cond is None else cond[:, :, start // hop : -(-stop // hop)]
-        todo = (lengths - start).clamp(0, stop - start)
-        part = uniform[:, start:stop].to(device)
-        chosen[order.to(device), start:stop] = opened.extend(frames, part, todo, temperature=temperature, top_k=top_k)
+        remaining = (lengths - start).clamp(0, stop - start)
+        chosen[order.to(device), start:stop] = state.extend(frames, uniform[:, start:stop].to(device), remaining)
     return chosen
 
 
 def block_steps(net: WaveNet, streams: int) -> int:
-    """Steps, of whole frames, that streams are extended by at once."""
+    """Steps, a multiple of the hop, by which streams are extended at once."""
     hop = net.cfg.hop
     return max(1, BLOCK // (shape_of(net.cfg).multiply_adds * streams * hop)) * hop
 
 
 @functools.cache
-def _notice() -> None:
-    logging.getLogger("vqaudio").warning("decoding with PyTorch, some twenty times slower: %s", why_missing())
+def _warn_once() -> None:
+    logging.getLogger("vqaudio").warning("decoding with PyTorch, about twenty times slower: %s", why_missing())

@@ -1,4 +1,4 @@
-"""Generation by the compiled kernels, on a CPU: a net's weights as they take them.
+"""Generation by the compiled kernels, on a CPU: the weights of a net in the form that they expect.
 
 Letters: B streams, L layers.
 """
@@ -11,21 +11,32 @@ import torch
 from torch import Tensor, nn
 
 from vqaudio.kernels.library import Kernels
-from vqaudio.kernels.wavenet import CompiledStreams, Precision, WaveNetShape
+from vqaudio.kernels.wavenet import CompiledState, WaveNetShape
 from vqaudio.nn.conv import CausalConv1d
 from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
+from vqaudio.sampling.config import SamplingConfig
 
 
 def open_compiled(
-    kernels: Kernels, net: WaveNet, speaker: Tensor | None, streams: int, *, precision: Precision, threads: int
-) -> CompiledStreams:
+    kernels: Kernels, net: WaveNet, speaker: Tensor | None, streams: int, sampling: SamplingConfig
+) -> CompiledState:
     """A float32 net on the CPU, speaker (B,) int64 or None -> B streams at their beginning; the net is not kept."""
-    shape, weights = shape_of(net.cfg), weights_of(net)
-    return CompiledStreams(kernels, shape, weights, speaker, streams=streams, precision=precision, threads=threads)
+    return CompiledState(
+        kernels,
+        shape_of(net.cfg),
+        weights_of(net),
+        speaker,
+        streams=streams,
+        precision=sampling.precision,
+        threads=torch.get_num_threads() if sampling.threads is None else sampling.threads,
+        temperature=sampling.temperature,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+    )
 
 
 def shape_of(cfg: WaveNetConfig) -> WaveNetShape:
-    """The sizes that the kernels want to know."""
+    """The sizes that the kernels need."""
     return WaveNetShape(
         classes=cfg.num_classes,
         kernel_size=cfg.kernel_size,
@@ -40,7 +51,7 @@ def shape_of(cfg: WaveNetConfig) -> WaveNetShape:
 
 
 def weights_of(net: WaveNet) -> dict[str, Tensor]:
-    """The weights by the kernels' names, layers stacked."""
+    """The weights under the kernels' names, with the layers stacked."""
     convs = cast(list[CausalConv1d], list(net.dilated))
     residual = cast(list[nn.Linear], list(net.residual))
     r = net.cfg.residual_channels

@@ -25,11 +25,11 @@ from vqaudio.nn.normalizer import Normalizer
 from vqaudio.nn.quantizer import Quantized, VectorQuantizer
 from vqaudio.nn.regularizers import jitter
 from vqaudio.nn.wavenet import WaveNet
+from vqaudio.sampling.config import SamplingConfig, SamplingOptions
 from vqaudio.speech import synthesis
 from vqaudio.speech.config import CODE_PARTS
 from vqaudio.speech.config import SpeechVQVAEConfig as SpeechVQVAEConfig
 from vqaudio.speech.speakers import speaker_id, speaker_ids
-from vqaudio.speech.synthesis import DecodeOptions
 from vqaudio.speech.tokenizer import CHUNK_FRAMES, audio_pieces, encode_in_chunks
 from vqaudio.speech.tokens import Tokens
 
@@ -245,19 +245,31 @@ class SpeechVQVAE(nn.Module):
 
     # --- codes to speech ---
 
-    def decode(self, tokens: Tokens, speaker: str | None = None, **options: Unpack[DecodeOptions]) -> Tensor:
-        """Tokens -> (T,) float32 in [-1, 1], spoken freely by `speaker`; as `decode_batch`."""
-        return self.decode_batch([tokens], speaker, **options)[0]
+    def decode(
+        self,
+        tokens: Tokens,
+        speaker: str | None = None,
+        sampling: SamplingConfig = SamplingConfig(),
+        **options: Unpack[SamplingOptions],
+    ) -> Tensor:
+        """Tokens -> (T,) float32 in [-1, 1], synthesised with the voice of `speaker`; as `decode_batch`."""
+        return self.decode_batch([tokens], speaker, sampling, **options)[0]
 
     def decode_batch(
-        self, batch: Sequence[Tokens], speaker: str | Sequence[str] | None = None, **options: Unpack[DecodeOptions]
+        self,
+        batch: Sequence[Tokens],
+        speaker: str | Sequence[str] | None = None,
+        sampling: SamplingConfig = SamplingConfig(),
+        **options: Unpack[SamplingOptions],
     ) -> list[Tensor]:
-        """Utterances decoded together, by one speaker or one each -> list of (T,) float32 in [-1, 1].
+        """Utterances decoded together, with one speaker or one for each -> list of (T,) float32 in [-1, 1].
 
-        What an utterance becomes depends on its codes, the speaker and the options; with the compiled kernels on
-        nothing else, otherwise on its neighbours through rounding. Raises ValueError for tokens of another model and
-        for unknown speakers.
+        `sampling` says how samples are drawn; single fields of it can be given as keyword arguments instead
+        (`temperature=0.8, top_p=0.9`). The waveform of an utterance depends on its codes, the speaker and `sampling`;
+        with the compiled kernels on nothing else, otherwise on the rest of the batch through rounding. Raises
+        ValueError for tokens of another model, unknown speakers and options out of range.
         """
+        sampling = sampling.override(**options)
         voices = self._speaker_ids(speaker, len(batch))
         for tokens in batch:
             self.check_tokens(tokens)
@@ -269,10 +281,14 @@ class SpeechVQVAE(nn.Module):
             own = None if voices is None else voices[row : row + 1]
             rows += [piece.cond.T for piece in synthesis.contextualize(self.context, self.decoder, whole, own)]
         cond = nn.utils.rnn.pad_sequence(rows, batch_first=True).mT  # (B, C, N)
-        return synthesis.synthesize(self.decoder, cond, voices, [tokens.num_samples for tokens in batch], **options)
+        return synthesis.synthesize(self.decoder, cond, voices, [tokens.num_samples for tokens in batch], sampling)
 
     def decode_stream(
-        self, tokens: Tokens | Iterable[int | Tensor], speaker: str | None = None, **options: Unpack[DecodeOptions]
+        self,
+        tokens: Tokens | Iterable[int | Tensor],
+        speaker: str | None = None,
+        sampling: SamplingConfig = SamplingConfig(),
+        **options: Unpack[SamplingOptions],
     ) -> Iterator[Tensor]:
         """An utterance in pieces, (T,) float32 in [-1, 1], which together equal `decode`.
 
@@ -288,18 +304,20 @@ class SpeechVQVAE(nn.Module):
             some, num_samples = tokens, None
         arriving = synthesis.pieces(self.quantizer, some, self.hop, num_samples)
         arriving = synthesis.contextualize(self.context, self.decoder, arriving, voices)
-        return synthesis.synthesize_stream(self.decoder, arriving, voices, **options)
+        return synthesis.synthesize_stream(self.decoder, arriving, voices, sampling.override(**options))
 
     def convert(
         self,
         audio: str | Path | np.ndarray | Tensor,
         speaker: str,
         sample_rate: int | None = None,
-        **options: Unpack[DecodeOptions],
+        sampling: SamplingConfig = SamplingConfig(),
+        **options: Unpack[SamplingOptions],
     ) -> Tensor:
         """What was said in a file or waveform, said by `speaker`: (T,) float32 in [-1, 1]."""
         self._speaker_ids(speaker, 1)  # before the work
-        return self.decode(self.tokenize(audio, sample_rate), speaker, **options)
+        sampling = sampling.override(**options)
+        return self.decode(self.tokenize(audio, sample_rate), speaker, sampling)
 
     def check_tokens(self, tokens: Tokens) -> None:
         """Raises ValueError for tokens that this model cannot speak."""

@@ -18,7 +18,8 @@ from vqaudio.config import to_dict
 from vqaudio.fingerprint import fingerprint
 from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
 from vqaudio.sampling.backends import generate
-from vqaudio.sampling.logits import DrawOptions
+from vqaudio.sampling.config import SamplingConfig, SamplingOptions
+from vqaudio.sampling.logits import Generators
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,27 @@ class CodePrior(nn.Module):
         return torch.tensor([self.null_speaker if name is None else known[name] for name in names], dtype=torch.long)
 
     def sample(
-        self, steps: int, speakers: Sequence[str | None], prompt: Tensor | None = None, **options: Unpack[DrawOptions]
+        self,
+        steps: int,
+        speakers: Sequence[str | None],
+        prompt: Tensor | None = None,
+        sampling: SamplingConfig = SamplingConfig(),
+        *,
+        generator: Generators | None = None,
+        **options: Unpack[SamplingOptions],
     ) -> Tensor:
-        """`steps` new codes for each speaker's name (None: nobody), after `prompt` (B, P) -> (B, steps) int64."""
+        """`steps` new codes for each speaker (None: the null speaker), after `prompt` (B, P) -> (B, steps) int64.
+
+        `sampling` and `options` as in `SpeechVQVAE.decode_batch`; `generator` as in `vqaudio.sampling.generate`.
+        """
         speaker = self.speaker_ids(speakers).to(self.net.out.weight.device) if self.cfg.speakers else None
-        return generate(self.net, None, speaker, steps=steps, streams=len(speakers), prompt=prompt, **options)
+        return generate(
+            self.net,
+            None,
+            speaker,
+            steps=steps,
+            sampling=sampling.override(**options),
+            generator=generator,
+            streams=len(speakers),
+            prompt=prompt,
+        )

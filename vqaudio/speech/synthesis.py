@@ -7,34 +7,23 @@ context).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from vqaudio.data.mulaw import mulaw_decode
-from vqaudio.kernels.wavenet import Precision
 from vqaudio.nn.context import Context
 from vqaudio.nn.quantizer import VectorQuantizer
 from vqaudio.nn.wavenet import WaveNet
-from vqaudio.sampling import choose, generate
-from vqaudio.sampling.logits import check_controls
+from vqaudio.sampling.backends import choose, generate
+from vqaudio.sampling.config import SamplingConfig
 
 CANNOT_DECODE = (
     "the decoder of this model has not been trained (stage: codes); train it first, with --init-from THIS_MODEL and "
     "--model.stage decoder"
 )
 STREAM_FRAMES = 16  # codes of an utterance that are spoken at once where all of them are there
-
-
-class DecodeOptions(TypedDict, total=False):
-    """How samples are drawn, as `decode`, `decode_batch`, `decode_stream` and `convert` of a model take it."""
-
-    temperature: float  # 1 (the default) as the model learned it, below 1 more careful, 0 the likeliest samples
-    top_k: int | None  # draw from so many of the likeliest classes; None (the default): from all
-    seed: int  # 0 by default: the same seed, the same speech on the same kind of machine
-    precision: Precision  # float32 by default; bf16 and int8 are faster, on a CPU with compiled kernels
-    threads: int | None  # of the compiled kernels, at most; None (the default): as many as PyTorch has
 
 
 class Piece(NamedTuple):
@@ -85,23 +74,19 @@ def synthesize(
     cond: Tensor,
     speaker: Tensor | None,
     num_samples: Sequence[int],
-    *,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    seed: int = 0,
-    precision: Precision = "float32",
-    threads: int | None = None,
+    sampling: SamplingConfig,
 ) -> list[Tensor]:
-    """cond (B, C, N), speaker (B,), samples of each utterance -> their waveforms, (T,) float32 in [-1, 1]."""
+    """cond (B, C, N), speaker (B,), samples of each utterance -> their waveforms, (T,) float32 in [-1, 1].
+
+    Each utterance has a generator of its own with the same seed, so that it does not depend on the others.
+    """
     classes = generate(
         decoder,
         cond,
         speaker,
         steps=num_samples,
-        temperature=temperature,
-        top_k=top_k,
-        generator=[torch.Generator().manual_seed(seed) for _ in num_samples],
-        sampler=choose(decoder, precision=precision, threads=threads),
+        sampling=sampling,
+        generator=[torch.Generator().manual_seed(sampling.seed) for _ in num_samples],
     )
     wavs = mulaw_decode(classes.cpu(), decoder.cfg.num_classes)
     return [wav[:length] for wav, length in zip(wavs, num_samples, strict=True)]
@@ -112,22 +97,16 @@ def synthesize_stream(
     decoder: WaveNet,
     pieces: Iterable[Piece],
     speaker: Tensor | None,
-    *,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    seed: int = 0,
-    precision: Precision = "float32",
-    threads: int | None = None,
+    sampling: SamplingConfig,
 ) -> Iterator[Tensor]:
     """Pieces of one utterance, speaker (1,) -> the waveform of each, (T,) float32 in [-1, 1], as it comes.
 
-    Together they equal `speak` on the whole utterance.
+    Together they equal `synthesize` on the whole utterance.
     """
-    check_controls(0, temperature, top_k)
-    streams = choose(decoder, precision=precision, threads=threads).open(speaker, 1)
-    generator = torch.Generator().manual_seed(seed)
+    state = choose(decoder, sampling).open(speaker, 1)
+    generator = torch.Generator().manual_seed(sampling.seed)
     for cond, num_samples in pieces:
         uniforms = torch.rand(1, num_samples, generator=generator).to(cond.device)
         lengths = torch.tensor([num_samples])
-        classes = streams.extend(cond[None], uniforms, lengths, temperature=temperature, top_k=top_k)
+        classes = state.extend(cond[None], uniforms, lengths)
         yield mulaw_decode(classes[0].cpu(), decoder.cfg.num_classes)

@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 
 from vqaudio.kernels.library import Kernels
-from vqaudio.kernels.wavenet import CompiledStreams
+from vqaudio.kernels.wavenet import CompiledState
 from vqaudio.sampling.compiled import open_compiled
+from vqaudio.sampling.config import SamplingConfig
 from vqaudio.speech.prior import CodePrior
 
 Codes = npt.NDArray[np.int64]
@@ -90,7 +91,7 @@ def decode(
         rows = np.zeros((size, int(own[0])), dtype=np.int64)
         for t in range(rows.shape[1]):
             todo = (own > t).long()
-            streams.extend(None, uniforms, todo, temperature=0.0, top_k=None, forced=before, logits=logits)
+            streams.extend(None, uniforms, todo, teacher_forced=before, logits=logits)
             going = int(todo.sum())
             try:
                 chosen = decoder.decode(family, counts(logits[:going, 0].numpy()))
@@ -168,18 +169,18 @@ def _forced_logits(
         logits = torch.zeros(len(codes), stop - begin, classes)
         uniforms = torch.zeros(len(codes), stop - begin)
         given = forced[:, begin:stop].contiguous()
-        streams.extend(None, uniforms, todo, temperature=0.0, top_k=None, forced=given, logits=logits)
+        streams.extend(None, uniforms, todo, teacher_forced=given, logits=logits)
         going = torch.arange(stop - begin)[:, None] < todo  # (T, B)
         yield logits.transpose(0, 1)[going].numpy(), targets[:, begin:stop].T[going].numpy()
 
 
-def _open(coder: Coder, speakers: Sequence[str | None]) -> CompiledStreams:
+def _open(coder: Coder, speakers: Sequence[str | None]) -> CompiledState:
     """Streams at their beginning; a speaker whom the prior does not know is nobody."""
     speaker: Tensor | None = None
     if coder.prior.cfg.speakers:
         speaker = coder.prior.speaker_ids([name if name in coder.prior.cfg.speakers else None for name in speakers])
-    options = {"precision": "float32", "threads": coder.threads}
-    return open_compiled(coder.kernels, coder.prior.net, speaker, len(speakers), **options)
+    sampling = SamplingConfig(temperature=0.0, threads=coder.threads)
+    return open_compiled(coder.kernels, coder.prior.net, speaker, len(speakers), sampling)
 
 
 def _parts(count: int, size: int) -> Iterator[slice]:

@@ -9,14 +9,14 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, Unpack
+from typing import NamedTuple
 
 from torch import Tensor
 
 from vqaudio.atomic import check_writable
 from vqaudio.data.audio import WRITABLE
+from vqaudio.sampling.config import SamplingConfig
 from vqaudio.speech.model import SpeechVQVAE
-from vqaudio.speech.synthesis import DecodeOptions
 from vqaudio.speech.tokens import Tokens
 from vqaudio.tokens.bulk import Source
 from vqaudio.tokens.files import read_tokens
@@ -39,7 +39,7 @@ class DecodedUtterance(NamedTuple):
 
 
 def decode_jobs(
-    model: SpeechVQVAE, lines: Iterable[DecodeJob], *, batch: int = 16, **options: Unpack[DecodeOptions]
+    model: SpeechVQVAE, lines: Iterable[DecodeJob], sampling: SamplingConfig = SamplingConfig(), *, batch: int = 16
 ) -> Iterator[DecodedUtterance]:
     """Decode all lines, `batch` at once; within a window of batches the longest come first.
 
@@ -52,7 +52,7 @@ def decode_jobs(
         for start in range(0, len(window), batch):
             together = window[start : start + batch]
             names = [line.speaker for line in together if line.speaker is not None]
-            wavs = model.decode_batch([line.tokens for line in together], names or None, **options)
+            wavs = model.decode_batch([line.tokens for line in together], names or None, sampling)
             for line, wav in zip(together, wavs, strict=True):
                 yield DecodedUtterance(line, wav)
 

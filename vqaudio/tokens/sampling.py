@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from vqaudio.sampling.logits import DrawOptions
+from vqaudio.sampling.config import SamplingConfig
 from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.speech.prior import CodePrior
 from vqaudio.speech.tokens import Tokens
@@ -39,11 +39,9 @@ def sample_rows(
     speakers: Sequence[str | None],
     count: int,
     seconds: float,
+    sampling: SamplingConfig = SamplingConfig(),
     *,
     prompt: Tokens | None = None,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    seed: int = 0,
 ) -> Iterator[TokenRow]:
     """`count` utterances of each speaker (None: of nobody in particular), `seconds` long, after the prompt's own codes.
 
@@ -57,18 +55,14 @@ def sample_rows(
     if prompt is not None:
         model.check_tokens(prompt)
     steps = max(1, round(seconds * model.frame_rate))
-    seeds = np.random.SeedSequence(seed).generate_state(count)
+    seeds = np.random.SeedSequence(sampling.seed).generate_state(count)
     wanted = [(speaker, number) for speaker in speakers for number in range(count)]
     for start in range(0, len(wanted), AT_ONCE):
         part = wanted[start : start + AT_ONCE]
         told = [speaker if speaker in prior.cfg.speakers else None for speaker, _ in part]
-        options: DrawOptions = {
-            "temperature": temperature,
-            "top_k": top_k,
-            "generator": [torch.Generator().manual_seed(int(seeds[number])) for _, number in part],
-        }
+        generators = [torch.Generator().manual_seed(int(seeds[number])) for _, number in part]
         before = None if prompt is None else prompt.codes.expand(len(part), -1)
-        drawn = prior.sample(steps, told, before, **options).cpu()
+        drawn = prior.sample(steps, told, before, sampling, generator=generators).cpu()
         for (speaker, number), codes in zip(part, drawn, strict=True):
             whole = codes if prompt is None else torch.cat([prompt.codes, codes])
             tokens = Tokens(whole, len(whole) * model.hop, model.sample_rate, model.hop, model.fingerprint)

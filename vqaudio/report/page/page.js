@@ -55,7 +55,7 @@ function opening() {
       `${m.speakers.length}: ${m.speakers.slice(0, 8).join(", ")}${m.speakers.length > 8 ? ", …" : ""}`,
     spoken:
       drawn &&
-      `at temperature ${number(drawn.temperature)}${drawn.top_k ? `, of the ${number(drawn.top_k)} likeliest` : ""}`,
+      `at temperature ${number(drawn.temperature)}${drawn.top_k ? `, top-k ${number(drawn.top_k)}` : ""}${drawn.top_p ? `, top-p ${number(drawn.top_p)}` : ""}`,
   };
   const given = Object.entries(facts).filter(([, value]) => value);
   const amount = (n, one) => `${number(n)} ${one}${n === 1 ? "" : "s"}`;
