@@ -9,9 +9,9 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGE = REPOSITORY / "vqaudio"
 
 LAYERS = [  # bottom to top
-    ["config", "atomic"],
+    ["config", "atomic", "fingerprint"],
     ["kernels"],
-    ["nn", "checkpoint", "fingerprint"],
+    ["nn", "checkpoint"],
     ["sampling", "data", "training"],  # data and training know no model, training not even the quantizer
     ["speech"],
     ["tokens", "images"],  # speech never imports images, and nothing but recipes and the command line does

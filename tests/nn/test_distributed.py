@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-import vqaudio.nn.quantizer as quantizer_module
+import vqaudio.nn.vector_quantizer as quantizer_module
 from vqaudio.nn.distributed import draw_rows, same_as_first, sum_over_processes
 from vqaudio.nn.normalizer import Normalizer
-from vqaudio.nn.quantizer import Quantized, VectorQuantizer, VectorQuantizerConfig
+from vqaudio.nn.vector_quantizer import Quantized, VectorQuantizer, VectorQuantizerConfig
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 D, STEPS = 3, 6
@@ -70,7 +70,7 @@ def _work(rank: int, folder: Path) -> None:
         results: list[Quantized] = [quantizer(*_part(step, sizes, rank)) for step in range(STEPS)]
         found[name] = {
             "state": _state(quantizer),
-            "codebook_size": [q.codes[_part(step, sizes, rank)[1]] for step, q in enumerate(results)],
+            "codes": [q.codes[_part(step, sizes, rank)[1]] for step, q in enumerate(results)],
             "perplexity": [q.perplexity for q in results],
         }
         before = _state(quantizer)

@@ -18,7 +18,7 @@ from vqaudio.data.audio import write_audio
 from vqaudio.data.mulaw import mulaw_encode
 from vqaudio.nn.encoder import EncoderConfig
 from vqaudio.nn.normalizer import NormalizerKind
-from vqaudio.nn.quantizer import VectorQuantizerConfig
+from vqaudio.nn.vector_quantizer import VectorQuantizerConfig
 from vqaudio.nn.wavenet import WaveNetConfig
 from vqaudio.speech.tokenizer import CHUNK_FRAMES
 

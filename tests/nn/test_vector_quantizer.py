@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from vqaudio.nn.quantizer import (
+from vqaudio.nn.vector_quantizer import (
     VectorQuantizer,
     VectorQuantizerConfig,
     kmeans,
@@ -473,9 +473,9 @@ def test_all_follows_from_the_inputs_and_the_state(codebook) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"codebook_size": 1}, "codes must be at least 2.*1"),
-        ({"dim": 0}, "width at least 1"),
-        ({"codebook_update": "kmeans"}, "'ema' or 'gradient', got 'kmeans'"),
+        ({"codebook_size": 1}, "codebook_size must be at least 2.*1"),
+        ({"dim": 0}, "dim at least 1"),
+        ({"codebook_update": "kmeans"}, "'ema', 'gradient' or 'simvq', got 'kmeans'"),
         ({"ema_decay": 1.0}, r"decay must lie in \[0, 1\), got 1.0"),
         ({"ema_decay": float("nan")}, "decay"),
         ({"commitment_weight": -0.1}, "commitment"),
