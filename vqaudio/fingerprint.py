@@ -51,8 +51,8 @@ def config_facts(config: Any) -> dict[str, Any]:
         if name not in fields or covered.listed.count(name) != 1:
             found = f"listed {covered.listed.count(name)} times" if name in fields else "no field"
             raise TypeError(
-                f"{kind.__name__}.FINGERPRINT must list each field once, and nothing else, but {name!r} is {found}; list "
-                "a new field under unless_default where it can change a code, under never where it cannot"
+                f"{kind.__name__}.FINGERPRINT must list each field once, and nothing else, but {name!r} is {found}: "
+                "list a new field under unless_default where it can change a code, under never where it cannot"
             )
     facts = {fact: getattr(config, name) for name, fact in covered.always.items()}
     for name in covered.unless_default:

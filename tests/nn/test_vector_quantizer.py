@@ -4,13 +4,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from vqaudio.nn.quantizer import perplexity
 from vqaudio.nn.vector_quantizer import (
     VectorQuantizer,
     VectorQuantizerConfig,
     kmeans,
     nearest,
     nearest_in_pytorch,
-    perplexity,
 )
 
 K, D = 8, 4

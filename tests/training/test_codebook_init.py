@@ -10,7 +10,7 @@ from vqaudio.training.codebook_init import initialise_codebooks
 
 def test_a_trained_codebook_keeps_its_values(tiny_model: SpeechVQVAE) -> None:
     model = copy.deepcopy(tiny_model).train()
-    before = {name: value.clone() for name, value in model.quantizer.state_dict().items()}
+    before = {name: value.clone() for name, value in model.get_submodule("quantizer").state_dict().items()}
 
     class NoBatches:
         seconds_per_step = 0.0
@@ -19,5 +19,5 @@ def test_a_trained_codebook_keeps_its_values(tiny_model: SpeechVQVAE) -> None:
             raise AssertionError("no batch is needed")
 
     initialise_codebooks(model, NoBatches(), None, 4)  # pyright: ignore[reportArgumentType]
-    after = model.quantizer.state_dict()
+    after = model.get_submodule("quantizer").state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
