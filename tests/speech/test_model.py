@@ -98,7 +98,8 @@ def test_the_shared_model_uses_many_codes(tiny_model: SpeechVQVAE) -> None:
 def test_codes_are_the_nearest_to_what_the_encoder_says(tiny_model: SpeechVQVAE, samples: int) -> None:
     wav = _wav(samples)
     z, _ = tiny_model.encoder(wav[None, None])  # all at once
-    distances = torch.cdist(tiny_model.normalizer(z)[0].T.double(), tiny_model.quantizer.code_weights()["codebook"].double())  # (N, K)
+    codebook = tiny_model.quantizer.code_weights()["codebook"].double()
+    distances = torch.cdist(tiny_model.normalizer(z)[0].T.double(), codebook)  # (N, K)
     chosen = distances.gather(1, _codes(tiny_model, wav)[:, None])[:, 0]
     torch.testing.assert_close(chosen, distances.min(1).values, rtol=0, atol=1e-4)  # rounding may decide a draw
 
@@ -374,7 +375,8 @@ def test_more_padding_changes_nothing_but_the_weight(tiny_config: SpeechVQVAECon
         # twice as many samples in the batch, half the weight of those that are valid
         torch.testing.assert_close(loss * 240 / 160, expected, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(padded_logs["perplexity"], logs["perplexity"])
-    torch.testing.assert_close(*(model.quantizer.code_weights()["codebook"] for model in (long, short)), rtol=1e-4, atol=1e-5)
+    codebooks = [model.quantizer.code_weights()["codebook"] for model in (long, short)]
+    torch.testing.assert_close(*codebooks, rtol=1e-4, atol=1e-5)
 
 
 def _tiny_training_model() -> SpeechVQVAE:

@@ -1,15 +1,21 @@
-"""First values are for codebooks that have none."""
+"""Codebook initialisation is for codebooks that are not initialised."""
 
 import copy
+from dataclasses import replace
 
+import pytest
 import torch
 
 from vqaudio import SpeechVQVAE
-from vqaudio.training.codebook_init import initialise_codebooks
+from vqaudio.nn.fsq import FSQConfig
+from vqaudio.training.codebook_init import initialise_codebooks, initialised_from_data
 
 
-def test_a_trained_codebook_keeps_its_values(tiny_model: SpeechVQVAE) -> None:
-    model = copy.deepcopy(tiny_model).train()
+@pytest.mark.parametrize("kind", ["trained", "fsq"])
+def test_what_is_initialised_keeps_its_values_and_needs_no_batch(tiny_model: SpeechVQVAE, kind: str) -> None:
+    trained, fsq = copy.deepcopy(tiny_model), replace(tiny_model.cfg, quantizer=FSQConfig(levels=(3, 3), dim=4))
+    model = (trained if kind == "trained" else SpeechVQVAE(fsq)).train()
+    assert [module is model.quantizer for module in initialised_from_data(model)] == [True]
     before = {name: value.clone() for name, value in model.get_submodule("quantizer").state_dict().items()}
 
     class NoBatches:

@@ -113,7 +113,9 @@ class Watched(SpeechVQVAE):
         self.seen: list[dict[str, Tensor]] = []
 
     def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        self.seen.append({name: value.detach().clone() for name, value in self.get_submodule("quantizer").state_dict().items()})
+        self.seen.append(
+            {name: value.detach().clone() for name, value in self.get_submodule("quantizer").state_dict().items()}
+        )
         return super().forward(*args, **kwargs)
 
 

@@ -15,6 +15,7 @@ from vqaudio.training.metrics_file import read_metrics
 
 STEPS = 40
 FIT = ("--fit.steps", STEPS, "--fit.lr", 5e-3, "--fit.lr_warmup_steps", 5, "--fit.evaluate_every", STEPS)
+PASSES = ("--fit.gradient_accumulation_steps", 2)
 KINDS = {
     "fsq": (["--model.quantizer.kind", "fsq", "--model.quantizer.levels", "5", "3", "3"], 45),
     "rotation": (["--model.quantizer.rotation-trick"], 16),
@@ -28,7 +29,7 @@ def trained(request, host, runs: Path, tiny: Path, recipe: Path) -> tuple[Path, 
     """A folder with a model of each kind, trained by the recipe; its number of codes."""
     flags, size = KINDS[request.param]
     out = runs / request.param
-    host.start(recipe, tiny, "--out", out, *FIT, *flags).finish()
+    host.start(recipe, tiny, "--out", out, *FIT, *PASSES, *flags).finish()
     return out, size
 
 
@@ -39,6 +40,8 @@ def test_it_is_trained_and_logged(trained) -> None:
     assert rows[-1]["bits_per_sample"] < rows[0]["bits_per_sample"] - 0.2
     assert all(1 <= row["perplexity"] <= size and 0 < row["usage"] <= 1 for row in rows)
     assert all(row["gradient_norm/encoder"] > 0 for row in rows)
+    updates = load_model(out).get_submodule("quantizer").get_buffer("updates")
+    assert updates.item() == STEPS  # one for each optimizer step, whatever its forward passes
 
 
 def test_it_tokenizes_alone_batched_and_streamed_alike_and_decodes(trained) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from vqaudio.nn.fsq import FSQ, FSQConfig
 from vqaudio.nn.quantizer_protocol import Quantized, Quantizer, perplexity
 from vqaudio.nn.vector_quantizer import VectorQuantizer, VectorQuantizerConfig
@@ -11,11 +9,12 @@ from vqaudio.nn.vector_quantizer import VectorQuantizer, VectorQuantizerConfig
 __all__ = ["Quantized", "Quantizer", "QuantizerConfig", "build_quantizer", "perplexity"]
 
 QuantizerConfig = VectorQuantizerConfig | FSQConfig  # told apart by `kind`; without it, the first
-_MODULES: dict[type, type[nn.Module]] = {VectorQuantizerConfig: VectorQuantizer, FSQConfig: FSQ}
 
 
 def build_quantizer(cfg: QuantizerConfig) -> Quantizer:
     """A configuration -> its quantizer, a module."""
-    quantizer = _MODULES[type(cfg)](cfg)
-    assert isinstance(quantizer, Quantizer)
-    return quantizer
+    match cfg:
+        case VectorQuantizerConfig():
+            return VectorQuantizer(cfg)
+        case FSQConfig():
+            return FSQ(cfg)
