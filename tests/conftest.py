@@ -9,7 +9,7 @@ from torch import nn
 
 from vqaudio import SpeechVQVAE, SpeechVQVAEConfig, save_model
 from vqaudio.nn.encoder import EncoderConfig
-from vqaudio.nn.quantizer import VectorQuantizerConfig
+from vqaudio.nn.vector_quantizer import VectorQuantizerConfig
 from vqaudio.nn.wavenet import WaveNetConfig
 
 

@@ -9,10 +9,10 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGE = REPOSITORY / "vqaudio"
 
 LAYERS = [  # bottom to top
-    ["config", "atomic"],
+    ["config", "atomic", "fingerprint"],
     ["upgrade"],
     ["kernels"],
-    ["nn", "checkpoint", "fingerprint"],
+    ["nn", "checkpoint"],
     ["sampling", "data", "training"],  # data and training know no model, training not even the quantizer
     ["speech"],
     ["tokens", "images"],  # speech never imports images, and nothing but recipes and the command line does
@@ -23,7 +23,7 @@ LAYERS = [  # bottom to top
 ]
 RANK = {unit: rank for rank, units in enumerate(LAYERS) for unit in units}
 FORBIDDEN = {  # though below
-    ("training", "nn.quantizer"),
+    *(("training", f"nn.{name}") for name in ("quantizer", "quantizer_protocol", "vector_quantizer", "fsq")),
     ("metrics", "images"),
     ("report", "images"),
     ("benchmark", "images"),

@@ -24,7 +24,8 @@ class ConfigError(ValueError):
 def from_dict(cls: type[T], values: Any, where: str = "") -> T:
     """A nested dictionary, as YAML or JSON give it -> an instance of the dataclass `cls`.
 
-    Keys left out keep their defaults. Raises ConfigError for unknown keys (the known ones are listed), for
+    Keys left out keep their defaults. A union of dataclasses is told apart by their field `kind: Literal["name"]`;
+    without a kind it is the first. Raises ConfigError for unknown keys and kinds (the known ones are listed), for
     values of another type, and for what the dataclass itself refuses.
     """
     place = where or "the configuration"
@@ -44,8 +45,11 @@ def from_dict(cls: type[T], values: Any, where: str = "") -> T:
         raise ConfigError(f"{place}: {error}") from error
 
 
-def load_yaml(cls: type[T], path: str | Path) -> T:
-    """A YAML file -> an instance of `cls`. Raises ConfigError, with the file's name, for what is wrong in it."""
+def load_yaml(cls: type[T], path: str | Path, args: Sequence[str] = ()) -> T:
+    """A YAML file -> an instance of `cls`. Raises ConfigError, with the file's name, for what is wrong in it.
+
+    args: flags; where they name another kind for a union (`--model.quantizer.kind fsq`), the instance is of that kind.
+    """
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -58,7 +62,7 @@ def load_yaml(cls: type[T], path: str | Path) -> T:
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not YAML: {error}") from error
     try:
-        return from_dict(cls, {} if values is None else values)
+        return from_dict(cls, _with_kinds_of_flags(cls, {} if values is None else values, args))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 
@@ -91,8 +95,10 @@ def parse(cls: type[T], default_yaml: str | Path, args: Sequence[str] | None = N
     args = list(sys.argv[1:] if args is None else args)
     path = args.pop(0) if args and not args[0].startswith("-") else default_yaml
     try:
-        default = load_yaml(cls, path)
-        return tyro.cli(cls, default=default, args=args, description=description or None)
+        default = load_yaml(cls, path, args)
+        # a union is of the kind that the file or a flag names, and no subcommand
+        config = (tyro.conf.AvoidSubcommands,)
+        return tyro.cli(cls, default=default, args=args, description=description or None, config=config)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
     except ValueError as error:  # what a dataclass refuses when flags change it
@@ -120,7 +126,8 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     if origin in (Union, types.UnionType):
         if value is None and type(None) in choices:
             return None
-        return _convert(next(choice for choice in choices if choice is not type(None)), value, where)
+        given = [choice for choice in choices if choice is not type(None)]
+        return _convert(_chosen(given, value, where) if len(given) > 1 else given[0], value, where)
     if origin is Literal:
         if value not in choices:
             raise ConfigError(f"{where} must be one of {', '.join(map(repr, choices))}, got {value!r}")
@@ -130,6 +137,56 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
             raise ConfigError(f"{where} must be a list, got {value!r}")
         return tuple(_convert(choices[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     return _convert_scalar(kind, value, where)
+
+
+def _chosen(choices: list[Any], value: Any, where: str) -> Any:
+    """Of dataclasses told apart by their field `kind`, the one that a mapping names; without a kind, the first."""
+    kinds = {_kind(choice): choice for choice in choices}
+    kind = value.get("kind", next(iter(kinds))) if isinstance(value, dict) else next(iter(kinds))
+    if kind not in list(kinds):
+        raise ConfigError(f"{_join(where, 'kind')} must be one of {', '.join(map(repr, kinds))}, got {kind!r}")
+    return kinds[kind]
+
+
+def _kind(choice: Any) -> str:
+    """ "vq" of a dataclass with the field `kind: Literal["vq"]`."""
+    (kind,) = get_args(get_type_hints(choice)["kind"])
+    return kind
+
+
+def _with_kinds_of_flags(cls: Any, values: Any, args: Sequence[str], where: str = "") -> Any:
+    """`values` of a file, where flags name another kind for a union of dataclasses: of that kind.
+
+    Of the values for the other kind those stay that the new one knows. Raises ConfigError for an unknown kind.
+    """
+    values = dict(values) if isinstance(values, dict) else values
+    for name, hint in get_type_hints(cls).items():
+        choices = [choice for choice in get_args(hint) if dataclasses.is_dataclass(choice)]
+        own = values.get(name, {}) if isinstance(values, dict) else None
+        if not isinstance(own, dict):
+            continue  # refused later, in words
+        if dataclasses.is_dataclass(hint):
+            nested = _with_kinds_of_flags(hint, own, args, _join(where, name))
+        elif len(choices) > 1 and (kind := _flag(_join(_join(where, name), "kind"), args)) is not None:
+            chosen = _chosen(choices, {"kind": kind}, _join(where, name))
+            before = _chosen(choices, own, _join(where, name))
+            known = {each.name for each in dataclasses.fields(chosen)}
+            nested = own if chosen is before else {key: own[key] for key in own if key in known} | {"kind": kind}
+        else:
+            continue
+        if nested:
+            values[name] = nested
+    return values
+
+
+def _flag(name: str, args: Sequence[str]) -> str | None:
+    """The value of the last flag --NAME VALUE or --NAME=VALUE, with - for _ as well."""
+    found = None
+    for i, arg in enumerate(args):
+        flag, equals, value = arg.partition("=")
+        if flag.startswith("--") and flag[2:].replace("-", "_") == name.replace("-", "_"):
+            found = value if equals else args[i + 1] if i + 1 < len(args) else None
+    return found
 
 
 def _convert_scalar(kind: Any, value: Any, where: str) -> Any:

@@ -1,17 +1,107 @@
-"""A short name for what decides a model's codes, so that tokens and models can be matched."""
+"""A short name for what decides a model's codes, so that tokens and models can be matched.
+
+A fingerprint is a hash of configuration facts and weights. Which fields of a configuration it covers stands beside the
+fields, in the class attribute FINGERPRINT of the configuration; every field must be listed there. Knows no model.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # bytes per number -> to compare bits
 
-def fingerprint(facts: dict[str, Any], weights: dict[str, Tensor]) -> str:
+
+@dataclasses.dataclass(frozen=True)
+class FingerprintFields:
+    """What of a configuration a fingerprint covers. Each field of the configuration stands in exactly one of these."""
+
+    always: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """field -> its name in the fingerprint, that of format 1"""
+    unless_default: tuple[str, ...] = ()
+    """fields that came after format 1: covered where they differ from their default, so that the models from before
+    keep their fingerprint. The default of such a field must never change"""
+    by_weights: tuple[str, ...] = ()
+    """fields that the names and sizes of the covered weights express"""
+    nested: tuple[str, ...] = ()
+    """configurations that list their own fields; whoever makes the fingerprint adds them"""
+    never: tuple[str, ...] = ()
+    """fields that cannot change a code: they matter in training alone"""
+
+    @property
+    def listed(self) -> list[str]:
+        """All fields named here."""
+        return [*self.always, *self.unless_default, *self.by_weights, *self.nested, *self.never]
+
+
+def config_facts(config: Any) -> dict[str, Any]:
+    """A dataclass instance with a FINGERPRINT -> name -> value of what its fingerprint covers.
+
+    Raises TypeError where a field is not listed exactly once, or a listed one does not exist.
+    """
+    kind, fields = type(config), {each.name: each for each in dataclasses.fields(config)}
+    covered: FingerprintFields = kind.FINGERPRINT
+    for name in sorted(fields.keys() | set(covered.listed)):
+        if name not in fields or covered.listed.count(name) != 1:
+            found = f"listed {covered.listed.count(name)} times" if name in fields else "no field"
+            raise TypeError(
+                f"{kind.__name__}.FINGERPRINT must list each field once, and nothing else, but {name!r} is {found}: "
+                "list a new field under unless_default where it can change a code, under never where it cannot"
+            )
+    facts = {fact: getattr(config, name) for name, fact in covered.always.items()}
+    for name in covered.unless_default:
+        if (value := getattr(config, name)) != _default(fields[name]):
+            facts[name] = value
+    return facts
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def fingerprint(facts: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:
     """The first 12 hex digits of the SHA-256 over configuration facts and named weights, in the order of names."""
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for name, weight in sorted(weights.items()):
         digest.update(name.encode() + weight.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:12]
+
+
+class CachedFingerprint:
+    """`fingerprint` for weights that seldom change: computed again when a fact or a bit of a weight has changed.
+
+    PyTorch's version counters do not count writes through `.data`, so the weights are compared with a copy. That takes
+    a fraction of the hash's time, and the memory of the weights.
+    """
+
+    def __init__(self) -> None:
+        self._known: tuple[dict[str, Any], dict[str, Tensor], str] | None = None
+
+    def of(self, facts: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:
+        """As `fingerprint`."""
+        if self._known is None or self._known[0] != facts or not _same_bits(self._known[1], weights):
+            copies = {name: weight.detach().clone() for name, weight in weights.items()}
+            self._known = dict(facts), copies, fingerprint(facts, copies)
+        return self._known[2]
+
+    def __reduce__(self) -> tuple[type[CachedFingerprint], tuple[()]]:
+        """A copy of a model, by copy.deepcopy or pickle, begins without one."""
+        return CachedFingerprint, ()
+
+
+def _same_bits(known: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> bool:
+    return known.keys() == now.keys() and all(_equal(known[name], weight.detach()) for name, weight in now.items())
+
+
+def _equal(known: Tensor, now: Tensor) -> bool:
+    """Whether two tensors have the same type, place, shape and bits: 0.0 and -0.0 differ, a NaN equals itself."""
+    if (known.dtype, known.device, known.shape) != (now.dtype, now.device, now.shape):
+        return False
+    integers = _INTEGERS[known.element_size()]
+    return torch.equal(known.view(integers), now.view(integers))

@@ -29,7 +29,7 @@ from bench_tokenize import peak_megabytes
 from torch import Tensor, nn
 
 from vqaudio.kernels.library import kernels, why_missing
-from vqaudio.nn.quantizer import VectorQuantizer, VectorQuantizerConfig
+from vqaudio.nn.vector_quantizer import VectorQuantizer, VectorQuantizerConfig
 
 PEER = "vector_quantize_pytorch"
 TRIALS, QUICK_TRIALS = 7, 2

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vqaudio.images.autoencoder import ImageCoderConfig
 from vqaudio.images.vqvae import ImageConfig, ImageVQVAE
-from vqaudio.nn.quantizer import VectorQuantizerConfig
+from vqaudio.nn.vector_quantizer import VectorQuantizerConfig
 
 
 @pytest.fixture(scope="session")

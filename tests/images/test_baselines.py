@@ -14,7 +14,7 @@ from vqaudio.images.autoencoder import ImageCoderConfig
 from vqaudio.images.baselines import ImageGumbel, ImageVAE, ImageVIMCO, divergence, draw_codes, vimco
 from vqaudio.images.elbo import gaussian
 from vqaudio.images.vqvae import ImageConfig
-from vqaudio.nn.quantizer import VectorQuantizerConfig
+from vqaudio.nn.vector_quantizer import VectorQuantizerConfig
 
 
 def test_the_gaussians_divergence_is_the_mean_over_many_draws() -> None:

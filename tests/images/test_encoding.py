@@ -12,7 +12,7 @@ from vqaudio.images.autoencoder import ImageCoderConfig
 from vqaudio.images.data import PackedImages, write_images
 from vqaudio.images.encoding import codes_of
 from vqaudio.images.vqvae import ImageConfig, ImageVQVAE
-from vqaudio.nn.quantizer import VectorQuantizerConfig
+from vqaudio.nn.vector_quantizer import VectorQuantizerConfig
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from torch import nn
 from vqaudio import load_model, save_model
 from vqaudio.images.hierarchical import CodeMapConfig, CodeMapVAE, CodeMapVQVAE
 from vqaudio.images.pixelcnn import PixelCNNConfig
-from vqaudio.nn.quantizer import VectorQuantizerConfig
+from vqaudio.nn.vector_quantizer import VectorQuantizerConfig
 
 CFG = CodeMapConfig(
     map_shape=(2, 4, 4),

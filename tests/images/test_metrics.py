@@ -17,7 +17,7 @@ from vqaudio.images.metrics import code_shares, image_figures, prior_figures, se
 from vqaudio.images.pixelcnn import PixelCNNConfig
 from vqaudio.images.prior import ImagePrior, ImagePriorConfig
 from vqaudio.images.vqvae import ImageConfig, ImageVQVAE
-from vqaudio.nn.quantizer import VectorQuantizerConfig
+from vqaudio.nn.vector_quantizer import VectorQuantizerConfig
 
 CODER = ImageCoderConfig(channels=6, blocks=1, num_maps=2, dim=3, num_mixtures=2)
 CFG = ImageConfig(size=8, coder=CODER, quantizer=VectorQuantizerConfig(codebook_size=6, dim=3), vimco_samples=3)

@@ -10,11 +10,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import vqaudio.nn.quantizer as quantizer_module
+import vqaudio.nn.vector_quantizer as quantizer_module
 from vqaudio.kernels import library
 from vqaudio.kernels.library import MAX_SIZE, VARIANTS, Kernels
 from vqaudio.kernels.nearest import THREAD_WORK, nearest_code
-from vqaudio.nn.quantizer import VectorQuantizer, VectorQuantizerConfig, nearest, nearest_in_pytorch
+from vqaudio.nn.vector_quantizer import VectorQuantizer, VectorQuantizerConfig, nearest, nearest_in_pytorch
 
 K, D = 512, 64
 INF, NAN = float("inf"), float("nan")

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-import vqaudio.nn.quantizer as quantizer_module
+import vqaudio.nn.vector_quantizer as quantizer_module
 from vqaudio.nn.distributed import draw_rows, same_as_first, sum_over_processes
+from vqaudio.nn.fsq import FSQ, FSQConfig
 from vqaudio.nn.normalizer import Normalizer
-from vqaudio.nn.quantizer import Quantized, VectorQuantizer, VectorQuantizerConfig
+from vqaudio.nn.quantizer import Quantized
+from vqaudio.nn.vector_quantizer import VectorQuantizer, VectorQuantizerConfig
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 D, STEPS = 3, 6
@@ -25,6 +27,15 @@ CASES = {
     "gradient codebook": (UNEVEN, {"codebook_update": "gradient"}),
     "no restarts": (UNEVEN, {"restart_threshold": 0.0}),
     "two passes per step": (UNEVEN, {"forwards_per_step": 2}),
+    "rotation trick": (UNEVEN, {"rotation_trick": True}),
+    "simvq": (UNEVEN, {"codebook_update": "simvq", "restart_threshold": 0.0}),
+    "simvq, two passes per step": (
+        UNEVEN,
+        {"codebook_update": "simvq", "restart_threshold": 0.0, "forwards_per_step": 2},
+    ),
+    "fsq": (UNEVEN, {"kind": "fsq"}),
+    "fsq, only padding on the second": (PADDING, {"kind": "fsq"}),
+    "fsq, two passes per step": (UNEVEN, {"kind": "fsq", "forwards_per_step": 2}),
 }
 
 
@@ -43,9 +54,14 @@ def _part(step: int, sizes: list[int], rank: int) -> tuple[Tensor, Tensor]:
     return z, (torch.arange(z.shape[2]) < len(rows))[None]
 
 
-def _quantizer(options: dict, rank: int) -> VectorQuantizer:
+def _quantizer(options: dict, rank: int) -> VectorQuantizer | FSQ:
     options = {"ema_decay": 0.5, "restart_threshold": 0.5, **options}
     forwards_per_step = options.pop("forwards_per_step", 1)
+    if options.pop("kind", "vq") == "fsq":
+        torch.manual_seed(0)  # data parallelism gives all processes the first one's parameters
+        fsq = FSQ(FSQConfig(levels=(3, 3), dim=D))
+        fsq.forwards_per_step = forwards_per_step
+        return fsq
     torch.manual_seed(rank)  # processes begin with different random codebooks
     quantizer = VectorQuantizer(VectorQuantizerConfig(codebook_size=8, dim=D, **options))
     quantizer.forwards_per_step = forwards_per_step
@@ -54,6 +70,17 @@ def _quantizer(options: dict, rank: int) -> VectorQuantizer:
 
 def _state(module: torch.nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+
+def _gradients(quantizer: VectorQuantizer | FSQ, z: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """Of a loss that is a sum over valid vectors: summed over processes, those of the joint batch."""
+    z.requires_grad_()
+    q = quantizer(z, mask)
+    rows = q.z_q.movedim(1, -1)[mask]
+    (q.loss * len(rows) + rows.pow(3).sum()).backward()
+    assert z.grad is not None
+    own = {name: p.grad for name, p in quantizer.named_parameters() if p.grad is not None}
+    return {"z": z.grad.movedim(1, -1)[mask], **{name: sum_over_processes(value) for name, value in own.items()}}
 
 
 def _loss(z: Tensor, mask: Tensor) -> Tensor:
@@ -77,6 +104,9 @@ def _work(rank: int, folder: Path) -> None:
         if rank == 0:  # evaluation is not collective: one process may evaluate alone
             quantizer.eval()(*_part(0, sizes, rank))
         found[name]["after evaluation"] = all(torch.equal(before[k], v) for k, v in _state(quantizer).items())
+        quantizer = _quantizer(options, rank)
+        quantizer.initialise([_rows(0).split(sizes)[rank]])
+        found[name]["gradients"] = _gradients(quantizer, *_part(1, sizes, rank))
     normalizer = Normalizer("affine", D)
     normalizer(*_part(0, UNEVEN, rank))
     found["normalizer"] = _state(normalizer)
@@ -133,7 +163,7 @@ def test_two_processes_hold_the_same_codebook_to_the_bit(processes, name) -> Non
 @pytest.mark.parametrize("name", CASES)
 def test_two_processes_equal_one_on_the_joint_batch(processes, name) -> None:
     sizes, options = CASES[name]
-    alone = _quantizer(options, rank=2)
+    alone = _quantizer(options, rank=0 if "simvq" in name else 2)  # of a codebook that stays, the first process's
     passes, alone.forwards_per_step = alone.forwards_per_step, 1
     alone.initialise([_rows(0)])
     for first in range(0, STEPS, passes):
@@ -148,6 +178,22 @@ def test_two_processes_equal_one_on_the_joint_batch(processes, name) -> None:
     state, joint = processes[0][name]["state"], _state(alone)
     for key in joint:
         torch.testing.assert_close(state[key], joint[key], rtol=1e-5, atol=1e-5, msg=lambda m, key=key: f"{key}: {m}")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_have_the_gradients_of_one(processes, name) -> None:
+    _, options = CASES[name]
+    alone = _quantizer(options, rank=0 if "simvq" in name else 2)
+    alone.initialise([_rows(0)])
+    expected = _gradients(alone, _rows(1).T[None].clone(), torch.ones(1, 16, dtype=torch.bool))
+    together = torch.cat([found[name]["gradients"].pop("z") for found in processes])
+    torch.testing.assert_close(together, expected.pop("z"), rtol=1e-4, atol=1e-4)
+    trained = {"gradient codebook": 1, "simvq": 1, "simvq, two passes per step": 1}
+    assert len(expected) == (4 if "fsq" in name else trained.get(name, 0))
+    for found in processes:
+        assert found[name]["gradients"].keys() == expected.keys()
+        for key, value in expected.items():
+            torch.testing.assert_close(found[name]["gradients"][key], value, rtol=1e-4, atol=1e-4)
 
 
 def test_the_cases_do_restart_codes(processes) -> None:

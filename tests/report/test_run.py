@@ -18,7 +18,7 @@ from vqaudio.metrics.conditioning_gap import conditioning
 from vqaudio.nn.context import ContextConfig
 from vqaudio.nn.encoder import EncoderConfig
 from vqaudio.nn.frontend import LogMelConfig
-from vqaudio.nn.quantizer import VectorQuantizerConfig
+from vqaudio.nn.vector_quantizer import VectorQuantizerConfig
 from vqaudio.nn.wavenet import WaveNetConfig
 from vqaudio.report.config import Key
 from vqaudio.report.context import CHANCE, CONVERSION, ORIGINAL, OURS, RECONSTRUCTION, UNITS

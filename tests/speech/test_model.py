@@ -18,7 +18,7 @@ from vqaudio.data.audio import write_audio
 from vqaudio.data.mulaw import mulaw_encode
 from vqaudio.nn.encoder import EncoderConfig
 from vqaudio.nn.normalizer import NormalizerKind
-from vqaudio.nn.quantizer import VectorQuantizerConfig
+from vqaudio.nn.vector_quantizer import VectorQuantizerConfig
 from vqaudio.nn.wavenet import WaveNetConfig
 from vqaudio.speech.tokenizer import CHUNK_FRAMES
 
@@ -98,7 +98,8 @@ def test_the_shared_model_uses_many_codes(tiny_model: SpeechVQVAE) -> None:
 def test_codes_are_the_nearest_to_what_the_encoder_says(tiny_model: SpeechVQVAE, samples: int) -> None:
     wav = _wav(samples)
     z, _ = tiny_model.encoder(wav[None, None])  # all at once
-    distances = torch.cdist(tiny_model.normalizer(z)[0].T.double(), tiny_model.quantizer.codebook.double())  # (N, K)
+    codebook = tiny_model.quantizer.code_weights()["codebook"].double()
+    distances = torch.cdist(tiny_model.normalizer(z)[0].T.double(), codebook)  # (N, K)
     chosen = distances.gather(1, _codes(tiny_model, wav)[:, None])[:, 0]
     torch.testing.assert_close(chosen, distances.min(1).values, rtol=0, atol=1e-4)  # rounding may decide a draw
 
@@ -331,7 +332,7 @@ def test_the_loss_is_equation_3(tiny_model: SpeechVQVAE) -> None:
     z, _ = tiny_model.encoder(batch["wav"])
     norms = torch.cat([z[0].norm(dim=0), z[1, :, :13].norm(dim=0)])  # 101 samples begin 13 frames
     torch.testing.assert_close(logs["encoder_norm"], norms.mean())
-    torch.testing.assert_close(logs["code_norm"], tiny_model.quantizer.codebook.norm(dim=1).mean())
+    torch.testing.assert_close(logs["code_norm"], tiny_model.quantizer.code_weights()["codebook"].norm(dim=1).mean())
     torch.testing.assert_close(logs["dead_codes"], 16 * (1 - logs["usage"]))
     assert all(value.shape == () and not value.requires_grad for value in logs.values())
 
@@ -374,7 +375,8 @@ def test_more_padding_changes_nothing_but_the_weight(tiny_config: SpeechVQVAECon
         # twice as many samples in the batch, half the weight of those that are valid
         torch.testing.assert_close(loss * 240 / 160, expected, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(padded_logs["perplexity"], logs["perplexity"])
-    torch.testing.assert_close(long.quantizer.codebook, short.quantizer.codebook, rtol=1e-4, atol=1e-5)
+    codebooks = [model.quantizer.code_weights()["codebook"] for model in (long, short)]
+    torch.testing.assert_close(*codebooks, rtol=1e-4, atol=1e-5)
 
 
 def _tiny_training_model() -> SpeechVQVAE:

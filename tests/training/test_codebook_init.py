@@ -1,16 +1,22 @@
-"""First values are for codebooks that have none."""
+"""Codebook initialisation is for codebooks that are not initialised."""
 
 import copy
+from dataclasses import replace
 
+import pytest
 import torch
 
 from vqaudio import SpeechVQVAE
-from vqaudio.training.codebook_init import initialise_codebooks
+from vqaudio.nn.fsq import FSQConfig
+from vqaudio.training.codebook_init import initialise_codebooks, initialised_from_data
 
 
-def test_a_trained_codebook_keeps_its_values(tiny_model: SpeechVQVAE) -> None:
-    model = copy.deepcopy(tiny_model).train()
-    before = {name: value.clone() for name, value in model.quantizer.state_dict().items()}
+@pytest.mark.parametrize("kind", ["trained", "fsq"])
+def test_what_is_initialised_keeps_its_values_and_needs_no_batch(tiny_model: SpeechVQVAE, kind: str) -> None:
+    trained, fsq = copy.deepcopy(tiny_model), replace(tiny_model.cfg, quantizer=FSQConfig(levels=(3, 3), dim=4))
+    model = (trained if kind == "trained" else SpeechVQVAE(fsq)).train()
+    assert [module is model.quantizer for module in initialised_from_data(model)] == [True]
+    before = {name: value.clone() for name, value in model.get_submodule("quantizer").state_dict().items()}
 
     class NoBatches:
         seconds_per_step = 0.0
@@ -19,5 +25,5 @@ def test_a_trained_codebook_keeps_its_values(tiny_model: SpeechVQVAE) -> None:
             raise AssertionError("no batch is needed")
 
     initialise_codebooks(model, NoBatches(), None, 4)  # pyright: ignore[reportArgumentType]
-    after = model.quantizer.state_dict()
+    after = model.get_submodule("quantizer").state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)

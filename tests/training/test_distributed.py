@@ -25,7 +25,7 @@ from vqaudio import SpeechVQVAE, SpeechVQVAEConfig, load_model
 from vqaudio.nn.context import ContextConfig
 from vqaudio.nn.encoder import EncoderConfig
 from vqaudio.nn.frontend import LogMelConfig
-from vqaudio.nn.quantizer import VectorQuantizerConfig
+from vqaudio.nn.vector_quantizer import VectorQuantizerConfig
 from vqaudio.nn.wavenet import WaveNetConfig
 from vqaudio.training import FitConfig, fit
 from vqaudio.training.loader import Batch
@@ -113,7 +113,9 @@ class Watched(SpeechVQVAE):
         self.seen: list[dict[str, Tensor]] = []
 
     def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        self.seen.append({name: value.detach().clone() for name, value in self.quantizer.state_dict().items()})
+        self.seen.append(
+            {name: value.detach().clone() for name, value in self.get_submodule("quantizer").state_dict().items()}
+        )
         return super().forward(*args, **kwargs)
 
 

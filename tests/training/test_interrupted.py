@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 
 from vqaudio import SpeechVQVAE, SpeechVQVAEConfig, load_model, save_model
 from vqaudio.nn.encoder import EncoderConfig
-from vqaudio.nn.quantizer import VectorQuantizerConfig
+from vqaudio.nn.vector_quantizer import VectorQuantizerConfig
 from vqaudio.nn.wavenet import WaveNetConfig
 from vqaudio.training import FitConfig, checkpoint, fit
 from vqaudio.training.loader import Batch

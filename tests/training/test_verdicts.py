@@ -14,7 +14,7 @@ from vqaudio.data.manifest import read_manifest
 from vqaudio.data.packed import PackedSpeech, pack
 from vqaudio.metrics.conditioning_gap import conditioning
 from vqaudio.nn.encoder import EncoderConfig
-from vqaudio.nn.quantizer import VectorQuantizerConfig
+from vqaudio.nn.vector_quantizer import VectorQuantizerConfig
 from vqaudio.nn.wavenet import WaveNetConfig
 from vqaudio.speech.model import SpeechVQVAE, SpeechVQVAEConfig
 from vqaudio.training import FitConfig, TrainingError, fit

@@ -6,10 +6,12 @@ Letters: B batch, H height, W width (h, w of the latent map), D width of a laten
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from einops import rearrange
 from torch import Tensor, nn
 
+from vqaudio.fingerprint import FingerprintFields
 from vqaudio.images.likelihoods import PixelMixture
 from vqaudio.nn.conv import ResidualBlock2d
 
@@ -17,6 +19,12 @@ from vqaudio.nn.conv import ResidualBlock2d
 @dataclass(frozen=True)
 class ImageCoderConfig:
     """Paper: two convolutions of stride 2 and window 4 x 4, two residual blocks, 256 channels; mirrored to decode."""
+
+    FINGERPRINT: ClassVar = FingerprintFields(
+        always={"num_maps": "maps"},
+        by_weights=("stages", "channels", "blocks", "dim"),
+        never=("num_mixtures",),  # of the decoder alone
+    )
 
     stages: int = 2
     """strided convolutions; each halves height and width"""

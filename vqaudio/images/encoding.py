@@ -56,7 +56,7 @@ def _source(images: PackedImages, size: int, mirrored: bool) -> str:
 
 
 def _encode(model: ImageVQVAE, images: PackedImages, mirrored: bool, source: str) -> CodeMaps:
-    device = model.quantizer.codebook.device
+    device = model.device
     codes, labels = [], []
     bar = tqdm(total=len(images) * (1 + mirrored), desc="writing codes", unit="img", disable=None)
     for flip in (False, True) if mirrored else (False,):

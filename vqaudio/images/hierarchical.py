@@ -22,7 +22,8 @@ from vqaudio.images.pixelcnn import PixelCNN, PixelCNNConfig
 from vqaudio.images.prior import draw_maps, map_nll
 from vqaudio.nn.conv import ResidualBlock2d
 from vqaudio.nn.normalizer import Normalizer, NormalizerKind
-from vqaudio.nn.quantizer import VectorQuantizer, VectorQuantizerConfig
+from vqaudio.nn.quantizer import QuantizerConfig, build_quantizer
+from vqaudio.nn.vector_quantizer import VectorQuantizerConfig
 from vqaudio.sampling.config import SamplingConfig, SamplingOptions
 from vqaudio.sampling.logits import Generators
 
@@ -41,7 +42,7 @@ class CodeMapConfig:
     """L, latent vectors for a whole map (paper: 3)"""
     normalizer: NormalizerKind = "frame"
     """what brings vectors to the codebook's scale"""
-    quantizer: VectorQuantizerConfig = field(default_factory=VectorQuantizerConfig)
+    quantizer: QuantizerConfig = field(default_factory=VectorQuantizerConfig)
     """of the second level; the continuous VAE takes its width from it"""
     net: PixelCNNConfig = field(default_factory=PixelCNNConfig)
     """the decoder; its maps and condition follow from the rest"""
@@ -70,20 +71,15 @@ class CodeMapVQVAE(nn.Module):
         self.cfg = cfg
         self.encoder = MapEncoder(cfg, cfg.quantizer.dim)
         self.normalizer = Normalizer(cfg.normalizer, cfg.quantizer.dim)
-        self.quantizer = VectorQuantizer(cfg.quantizer)
+        self.quantizer = build_quantizer(cfg.quantizer)
         self.decoder = PixelCNN(cfg.net)
 
     def forward(self, codes: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """(B, M, h, w) int64 -> loss () in nats per code of the first level, logs."""
         q = self.quantizer(self.normalizer(self.encoder(codes)))
         nats = self.nll(q.z_q, codes).mean()
-        usage = self.quantizer.usage()
-        logs = in_bits(nats.detach(), self.latent_nats(codes), self.cfg.dims, of="codes", per="code") | {
-            "quantizer_loss": q.loss.detach(),
-            "perplexity": q.perplexity,
-            "usage": usage,
-        }
-        return nats / self.cfg.dims + q.loss, logs
+        logs = in_bits(nats.detach(), self.latent_nats(codes), self.cfg.dims, of="codes", per="code")
+        return nats / self.cfg.dims + q.loss, logs | self.quantizer.metrics(q)
 
     def latents(self, codes: Tensor) -> tuple[Tensor, Tensor]:
         """(B, M, h, w) -> what the decoder hears (B, D, L), its cost under a uniform prior in nats (B,)."""
@@ -92,7 +88,7 @@ class CodeMapVQVAE(nn.Module):
 
     def latent_nats(self, codes: Tensor) -> Tensor:
         """() what a map's latents cost under a uniform prior."""
-        return torch.tensor(self.cfg.num_latents * math.log(self.cfg.quantizer.codebook_size), device=codes.device)
+        return torch.tensor(self.cfg.num_latents * math.log(self.quantizer.codebook_size), device=codes.device)
 
     def nll(self, z: Tensor, codes: Tensor) -> Tensor:
         """(B, D, L), (B, M, h, w) -> negative log-likelihood of each map in nats, (B,)."""

@@ -20,7 +20,7 @@ from vqaudio.images.likelihoods import LEVELS
 from vqaudio.images.prior import ImagePrior
 from vqaudio.images.vqvae import ImageVQVAE
 from vqaudio.nn.modes import check_evaluating
-from vqaudio.nn.quantizer import VectorQuantizer, perplexity
+from vqaudio.nn.quantizer import Quantizer, perplexity
 
 ImageModel = ImageVQVAE | ImageVAE | ImageVIMCO | ImageGumbel
 Z95 = 1.96  # standard errors on either side of a mean that make its 95 % interval
@@ -146,10 +146,11 @@ def _usage(counts: Tensor | None) -> dict[str, float]:
 def _codes_counted(model: nn.Module) -> Iterator[Tensor | None]:
     """Within, how often each code of the model's quantizer is chosen: (K,), or None for a model without one."""
     quantizer = getattr(model, "quantizer", None)
-    if not isinstance(quantizer, VectorQuantizer):
+    if quantizer is None:
         yield None
         return
-    counts = torch.zeros(quantizer.cfg.codebook_size)
+    assert isinstance(quantizer, Quantizer) and isinstance(quantizer, nn.Module)
+    counts = torch.zeros(quantizer.codebook_size)
 
     def count(_: nn.Module, __: Any, q: Any) -> None:
         counts.add_(torch.bincount(q.codes.flatten(), minlength=len(counts)).cpu())

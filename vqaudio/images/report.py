@@ -72,7 +72,7 @@ def evaluate_images(
     figures: dict[str, float | str] = {**found, "verdict": str(judge(found, 0, TRAINED))}
     _save_reconstructions(model, next(iter(batches()))["image"][:SHOWN], out, overwrite)
     if isinstance(model, ImageVQVAE):
-        device = model.quantizer.codebook.device
+        device = model.device
         codes = torch.cat([model.encode(batch["image"].to(device)).cpu() for batch in batches()])
         counts = torch.bincount(codes.flatten(), minlength=model.codebook_size)
         plot_usage(out / "usage.png", counts, overwrite=overwrite)
@@ -102,7 +102,7 @@ def evaluate_second_level(
     _check_fit(model, first)
     check_out(out, [FIGURES, "drawn.png"], overwrite)
     images = open_images(data / "test")
-    device = first.quantizer.codebook.device
+    device = first.device
     batches = [batch["image"] for batch in centre_batches(images, first.cfg.size, IMAGES_AT_ONCE)]
     codes = [first.encode(batch.to(device)) for batch in batches]
     found = second_level_figures(model, ({"codes": batch} for batch in codes), seed)
@@ -182,7 +182,7 @@ def _generator(seed: int, label: int, number: int) -> torch.Generator:
 
 def _decode(model: ImageVQVAE, codes: Tensor) -> Tensor:
     """Codes (B, M, h, w) -> (B, 3, H, W) uint8 on the CPU."""
-    device = model.quantizer.codebook.device
+    device = model.device
     return torch.cat([model.decode(part.to(device)).cpu() for part in codes.split(IMAGES_AT_ONCE)])
 
 
@@ -201,7 +201,7 @@ def _evaluate_prior(prior: ImagePrior, model: ImageVQVAE, maps: CodeMaps, data: 
 
     Those of a prior that is told the class are of images whose class is known.
     """
-    device = model.quantizer.codebook.device
+    device = model.device
     train = centre_batches(open_images(data / "train"), model.cfg.size, IMAGES_AT_ONCE)
     codes = torch.cat([model.encode(batch["image"].to(device)).cpu() for batch in train])
     shares = code_shares(replace(maps, codes=codes))

@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from vqaudio.fingerprint import fingerprint
+from vqaudio.fingerprint import CachedFingerprint, config_facts
 from vqaudio.images.autoencoder import ImageCoderConfig, ImageDecoder, ImageEncoder
 from vqaudio.images.elbo import in_bits
 from vqaudio.images.likelihoods import to_unit
 from vqaudio.nn.normalizer import Normalizer, NormalizerKind
-from vqaudio.nn.quantizer import Quantized, VectorQuantizer, VectorQuantizerConfig
+from vqaudio.nn.quantizer import Quantized, QuantizerConfig, build_quantizer
+from vqaudio.nn.vector_quantizer import VectorQuantizerConfig
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class ImageConfig:
     coder: ImageCoderConfig = field(default_factory=ImageCoderConfig)
     normalizer: NormalizerKind = "none"
     """what brings vectors to the codebook's scale: none, affine, batch, frame or unit (VQ-VAE alone)"""
-    quantizer: VectorQuantizerConfig = field(default_factory=VectorQuantizerConfig)
+    quantizer: QuantizerConfig = field(default_factory=VectorQuantizerConfig)
     """VIMCO and Gumbel-softmax take the number of codes from it, the continuous VAE nothing"""
     vimco_samples: int = 50
     """draws of the latents in VIMCO's bound"""
@@ -67,8 +68,9 @@ class ImageVQVAE(nn.Module):
         self.cfg = cfg
         self.encoder = ImageEncoder(cfg.coder)
         self.normalizer = Normalizer(cfg.normalizer, cfg.coder.dim)
-        self.quantizer = VectorQuantizer(cfg.quantizer)
+        self.quantizer = build_quantizer(cfg.quantizer)
         self.decoder = ImageDecoder(cfg.coder)
+        self._fingerprint = CachedFingerprint()
 
     def forward(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """(B, 3, H, W) uint8 -> loss () in nats per dimension, logs: equation 3 of the paper."""
@@ -76,7 +78,7 @@ class ImageVQVAE(nn.Module):
         q = self.quantizer(self.normalizer(z))
         nats = self.decoder.nll(q.z_q, image).mean()
         logs = in_bits(nats.detach(), self.latent_nats(image), self.cfg.dims, of="pixels", per="dim")
-        logs |= {**self.quantizer.figures(q), "encoder_norm": z.detach().float().norm(dim=1).mean()}
+        logs |= {**self.quantizer.metrics(q), "encoder_norm": z.detach().float().norm(dim=1).mean()}
         return nats / self.cfg.dims + q.loss, logs
 
     def quantize(self, image: Tensor) -> Quantized:
@@ -114,13 +116,17 @@ class ImageVQVAE(nn.Module):
     @property
     def codebook_size(self) -> int:
         """K."""
-        return self.cfg.quantizer.codebook_size
+        return self.quantizer.codebook_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return self.quantizer.device
 
     @property
     def fingerprint(self) -> str:
         """12 hex digits that stand for everything that decides the codes; the decoder has no part in it."""
         weights = {**self.encoder.state_dict(), **self.normalizer.state_dict(prefix="normalizer.")}
-        weights["codebook"] = self.quantizer.codebook
-        c = self.cfg
-        facts = {"maps": c.coder.num_maps, "normalizer": c.normalizer, "codes": c.quantizer.codebook_size}
-        return fingerprint(facts | {"unit_norm": c.quantizer.unit_norm}, weights)
+        facts = config_facts(self.cfg.coder) | {"normalizer": self.cfg.normalizer, "unit_norm": False}
+        facts |= config_facts(self.cfg.quantizer)
+        return self._fingerprint.of(facts, weights | self.quantizer.code_weights())

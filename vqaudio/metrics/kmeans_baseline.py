@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from vqaudio.nn.quantizer import nearest
+from vqaudio.nn.vector_quantizer import nearest
 
 Codes = npt.NDArray[np.int64]
 Wav = npt.NDArray[np.float32]

@@ -12,13 +12,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from itertools import repeat
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vqaudio.fingerprint import FingerprintFields
 from vqaudio.nn.conv import CausalConv1d, ResidualBlock1d
 from vqaudio.nn.frontend import LogMel, LogMelConfig
 
@@ -26,6 +27,19 @@ from vqaudio.nn.frontend import LogMel, LogMelConfig
 @dataclass(frozen=True)
 class EncoderConfig:
     """Channels grow as the rate falls: cheap where the rate is high."""
+
+    FINGERPRINT: ClassVar = FingerprintFields(
+        always={
+            "strides": "strides",
+            "channels": "channels",
+            "dilations": "dilations",
+            "kernel_size": "kernel_size",
+            "dim": "width",
+            "lookahead": "lookahead",
+            "input_gain": "gain",
+        },
+        nested=("frontend",),
+    )
 
     strides: tuple[int, ...] = (2, 2, 2, 2, 2, 2)
     """downsampling of each stage (window = 2 x stride); their product is the hop, in samples or frames of the front"""

@@ -6,10 +6,13 @@ Letters: B batch, T samples, N frames (N = T / hop), F bands.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from vqaudio.fingerprint import FingerprintFields
 
 FLOOR = 1e-10  # added to a band's power, so that silence is -100 dB; a sine of full scale has at most 0.25
 MIDDLE, SPREAD = -65.0, 20.0  # dB: about the mean and the standard deviation over speech
@@ -19,6 +22,17 @@ WARPS = 21  # filterbanks among which training draws, one of them as it is
 @dataclass(frozen=True)
 class LogMelConfig:
     """Of a LogMel. Without bands there is none, and the rest has no effect."""
+
+    FINGERPRINT: ClassVar = FingerprintFields(
+        always={
+            "n_mels": "bands",
+            "hop_length": "hop",
+            "win_length": "window",
+            "f_min": "lowest",
+            "f_max": "highest",
+        },
+        never=("warp",),
+    )
 
     n_mels: int = 0
     """F, mel bands; 0: no filterbank"""

@@ -9,13 +9,14 @@ broadcasting, never computed per step.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import ClassVar, NamedTuple, cast
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vqaudio.fingerprint import FingerprintFields
 from vqaudio.nn.conv import CausalConv1d
 from vqaudio.nn.regularizers import replace_inputs
 from vqaudio.nn.wavenet_fused import StackWeights, run_stack
@@ -24,6 +25,23 @@ from vqaudio.nn.wavenet_fused import StackWeights, run_stack
 @dataclass(frozen=True)
 class WaveNetConfig:
     """Defaults are a decoder that a compiled sampler runs faster than real time on one CPU core."""
+
+    FINGERPRINT: ClassVar = FingerprintFields(  # of a prior, whose probabilities it decides
+        always={
+            "num_classes": "classes",
+            "layers": "layers",
+            "layers_per_stack": "cycle",
+            "kernel_size": "kernel_size",
+            "residual_channels": "residual",
+            "skip_channels": "skip",
+            "hop": "hop",
+            "cond_dim": "condition",
+            "num_speakers": "speakers",
+            "cond_hidden_channels": "hidden",
+            "input_noise": "input_noise",
+            "input_dropout": "input_dropout",
+        }
+    )
 
     num_classes: int = 256
     """Q, values that a step can take"""

@@ -6,26 +6,16 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from vqaudio.fingerprint import config_facts
 from vqaudio.nn.context import ContextConfig
 from vqaudio.nn.encoder import EncoderConfig
 from vqaudio.nn.frontend import LogMelConfig
 from vqaudio.nn.normalizer import NormalizerKind
-from vqaudio.nn.quantizer import VectorQuantizerConfig
+from vqaudio.nn.quantizer import QuantizerConfig
+from vqaudio.nn.vector_quantizer import VectorQuantizerConfig
 from vqaudio.nn.wavenet import WaveNetConfig
 
 CODE_PARTS = ("encoder", "normalizer", "quantizer")  # of a SpeechVQVAE: those that make the codes
-# what decides the codes, by name: a field that a later version adds must not rename the models that are there
-# (the names on the left are those of format 1, which fingerprints keep)
-ENCODER_FACTS = {
-    "strides": "strides",
-    "channels": "channels",
-    "dilations": "dilations",
-    "kernel_size": "kernel_size",
-    "width": "dim",
-    "lookahead": "lookahead",
-    "gain": "input_gain",
-}
-FRONT_FACTS = {"bands": "n_mels", "hop": "hop_length", "window": "win_length", "lowest": "f_min", "highest": "f_max"}
 
 
 @dataclass(frozen=True)
@@ -39,7 +29,8 @@ class SpeechVQVAEConfig:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     normalizer: NormalizerKind = "frame"
     """what brings vectors to the codebook's scale: none, affine, batch, frame or unit"""
-    quantizer: VectorQuantizerConfig = field(default_factory=VectorQuantizerConfig)
+    quantizer: QuantizerConfig = field(default_factory=VectorQuantizerConfig)
+    """of the kind vq or fsq"""
     decoder: WaveNetConfig = field(default_factory=WaveNetConfig)
     """its hop, condition and speakers follow from the rest"""
     context: ContextConfig = field(default_factory=ContextConfig)
@@ -81,9 +72,8 @@ class SpeechVQVAEConfig:
 
     def facts_of_codes(self) -> dict[str, Any]:
         """What decides the codes beside the weights, for the fingerprint."""
-        facts = {fact: getattr(self.encoder, name) for fact, name in ENCODER_FACTS.items()}
-        facts |= {"sample_rate": self.sample_rate, "normalizer": self.normalizer, "codes": self.quantizer.codebook_size}
-        facts |= {"unit_norm": True} if self.quantizer.unit_norm else {}  # later fields, as above
+        facts = config_facts(self.encoder) | config_facts(self.quantizer)
+        facts |= {"sample_rate": self.sample_rate, "normalizer": self.normalizer}
         if self.encoder.frontend.n_mels:
-            facts["front"] = {fact: getattr(self.encoder.frontend, name) for fact, name in FRONT_FACTS.items()}
+            facts["front"] = config_facts(self.encoder.frontend)
         return facts

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqaudio.data.mulaw import mulaw_decode
-from vqaudio.fingerprint import fingerprint
+from vqaudio.fingerprint import CachedFingerprint
 from vqaudio.nn.context import Context, SpectrumHead
 from vqaudio.nn.encoder import Encoder
 from vqaudio.nn.normalizer import Normalizer
-from vqaudio.nn.quantizer import Quantized, VectorQuantizer
+from vqaudio.nn.quantizer import Quantized, build_quantizer
 from vqaudio.nn.regularizers import jitter
 from vqaudio.nn.wavenet import WaveNet
 from vqaudio.sampling.config import SamplingConfig, SamplingOptions
@@ -42,13 +42,13 @@ class SpeechVQVAE(nn.Module):
         self.cfg = cfg
         self.encoder = Encoder(cfg.encoder, cfg.sample_rate)
         self.normalizer = Normalizer(cfg.normalizer, cfg.encoder.dim)
-        self.quantizer = VectorQuantizer(cfg.quantizer)
+        self.quantizer = build_quantizer(cfg.quantizer)
         voice = cfg.decoder.cond_hidden_channels if cfg.speakers else 0
         self.context = Context(cfg.context, cfg.encoder.dim, voice) if cfg.context.dilations else None
         asked = (cfg.spectrum, cfg.context.channels, cfg.encoder.hop, cfg.sample_rate)
         self.spectrum = SpectrumHead(*asked) if cfg.spectrum.n_mels else None
         self.decoder = WaveNet(cfg.decoder)
-        self._fingerprint: tuple[object, str] | None = None  # of which versions of the weights, and what it is
+        self._fingerprint = CachedFingerprint()
         nn.ModuleList(self._frozen()).requires_grad_(False)
         if self.decoder.speaker is not None:
             self.decoder.speaker.requires_grad_(True)  # the context hears it too
@@ -84,7 +84,7 @@ class SpeechVQVAE(nn.Module):
         loss = q.loss * valid_frames * (self.cfg.stage != "decoder")
         logs = {
             "encoder_norm": (z.detach().float().norm(dim=1) * mask).sum() / mask.sum().clamp(min=1),
-            **self.quantizer.figures(q),
+            **self.quantizer.metrics(q),
         }
         if self.cfg.stage != "codes":
             nll = self._nll_of_each(target, cond, speaker, lengths).sum() / lengths.sum().clamp(min=1)
@@ -162,7 +162,7 @@ class SpeechVQVAE(nn.Module):
     @property
     def codebook_size(self) -> int:
         """K."""
-        return self.cfg.quantizer.codebook_size
+        return self.quantizer.codebook_size
 
     @property
     def speakers(self) -> tuple[str, ...]:
@@ -172,17 +172,13 @@ class SpeechVQVAE(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where its weights are."""
-        return self.quantizer.codebook.device
+        return self.quantizer.device
 
     @property
     def fingerprint(self) -> str:
         """12 hex digits that stand for everything that decides the codes; decoder and speakers have no part in it."""
         weights = {**self.encoder.state_dict(), **self.normalizer.state_dict(prefix="normalizer.")}
-        weights["codebook"] = self.quantizer.codebook
-        version = tuple((w.data_ptr(), 0 if w.is_inference() else w._version) for w in weights.values())
-        if self._fingerprint is None or self._fingerprint[0] != version:  # hashing takes milliseconds
-            self._fingerprint = version, fingerprint(self.cfg.facts_of_codes(), weights)
-        return self._fingerprint[1]
+        return self._fingerprint.of(self.cfg.facts_of_codes(), weights | self.quantizer.code_weights())
 
     def speaker_id(self, name: str) -> int:
         """Index of a voice. Raises ValueError for a name that this model does not know."""
@@ -271,8 +267,7 @@ class SpeechVQVAE(nn.Module):
         """
         sampling = sampling.override(**options)
         voices = self._speaker_ids(speaker, len(batch))
-        for tokens in batch:
-            self.check_tokens(tokens)
+        self.check_tokens(*batch)
         if not batch:
             return []
         rows = []
@@ -319,19 +314,21 @@ class SpeechVQVAE(nn.Module):
         sampling = sampling.override(**options)
         return self.decode(self.tokenize(audio, sample_rate), speaker, sampling)
 
-    def check_tokens(self, tokens: Tokens) -> None:
-        """Raises ValueError for tokens that this model cannot speak."""
-        if tokens.model != self.fingerprint:
-            raise ValueError(
-                f"these tokens were made by model {tokens.model}, this is model {self.fingerprint}; "
-                "decode them with the model that made them"
-            )
-        if (tokens.sample_rate, tokens.hop) != (self.sample_rate, self.hop):
-            raise ValueError(
-                f"sample_rate and hop must be those of the model, {self.sample_rate} and {self.hop}, "
-                f"got {tokens.sample_rate} and {tokens.hop}"
-            )
-        synthesis.check_codes(tokens.codes, self.codebook_size)
+    def check_tokens(self, *batch: Tokens) -> None:
+        """Raises ValueError for tokens that this model cannot decode."""
+        fingerprint = self.fingerprint  # once: it compares all weights
+        for tokens in batch:
+            if tokens.model != fingerprint:
+                raise ValueError(
+                    f"these tokens were made by model {tokens.model}, this is model {fingerprint}; "
+                    "decode them with the model that made them"
+                )
+            if (tokens.sample_rate, tokens.hop) != (self.sample_rate, self.hop):
+                raise ValueError(
+                    f"sample_rate and hop must be those of the model, {self.sample_rate} and {self.hop}, "
+                    f"got {tokens.sample_rate} and {tokens.hop}"
+                )
+            synthesis.check_codes(tokens.codes, self.codebook_size)
 
     def check_decodes(self) -> None:
         """Raises ValueError for a model that has learned codes alone."""

@@ -8,14 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Unpack
+from typing import ClassVar, Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqaudio.config import to_dict
-from vqaudio.fingerprint import fingerprint
+from vqaudio.fingerprint import CachedFingerprint, FingerprintFields, config_facts
 from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
 from vqaudio.sampling.backends import generate
 from vqaudio.sampling.config import SamplingConfig, SamplingOptions
@@ -25,6 +24,16 @@ from vqaudio.sampling.logits import Generators
 @dataclass(frozen=True)
 class CodePriorConfig:
     """Of a prior over speech codes; what a recipe does not fill in from the tokenizer is in `net`."""
+
+    FINGERPRINT: ClassVar = FingerprintFields(
+        always={
+            "speakers": "speakers",
+            "model": "model",
+            "frame_rate": "frame_rate",
+            "speaker_dropout": "speaker_dropout",
+        },
+        nested=("net",),
+    )
 
     speakers: tuple[str, ...] = ()
     """names of the voices that it is conditioned on; a recipe fills them in"""
@@ -55,6 +64,7 @@ class CodePrior(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.net = WaveNet(cfg.net)
+        self._fingerprint = CachedFingerprint()
 
     def forward(self, codes: Tensor, speaker: Tensor, lengths: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """(B, N) int64, (B,), valid codes (B,) -> loss () in nats per code, weighted with the valid share, logs."""
@@ -73,7 +83,8 @@ class CodePrior(nn.Module):
     @property
     def fingerprint(self) -> str:
         """A short name for what decides its probabilities: its configuration and its weights."""
-        return fingerprint(to_dict(self.cfg), self.state_dict())
+        facts = config_facts(self.cfg) | {"net": config_facts(self.cfg.net)}
+        return self._fingerprint.of(facts, self.state_dict())
 
     @property
     def null_speaker(self) -> int:

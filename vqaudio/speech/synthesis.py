@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vqaudio.data.mulaw import mulaw_decode
 from vqaudio.nn.context import Context
-from vqaudio.nn.quantizer import VectorQuantizer
+from vqaudio.nn.quantizer import Quantizer
 from vqaudio.nn.wavenet import WaveNet
 from vqaudio.sampling.backends import choose, generate
 from vqaudio.sampling.config import SamplingConfig
@@ -40,18 +40,18 @@ def check_codes(codes: Tensor, codebook_size: int) -> None:
 
 
 def pieces(
-    quantizer: VectorQuantizer, arriving: Iterable[int | Tensor], hop: int, num_samples: int | None
+    quantizer: Quantizer, arriving: Iterable[int | Tensor], hop: int, num_samples: int | None
 ) -> Iterator[Piece]:
     """Codes as they arrive, one or some (N,) at a time -> pieces, `num_samples` in all (None: whole frames)."""
     for some in arriving:
         codes = torch.as_tensor(some).reshape(-1)
         if codes.is_floating_point():
             raise ValueError(f"codes must be whole numbers, got {codes.dtype}")
-        check_codes(codes, quantizer.cfg.codebook_size)
+        check_codes(codes, quantizer.codebook_size)
         samples = len(codes) * hop if num_samples is None else min(len(codes) * hop, num_samples)
         num_samples = None if num_samples is None else num_samples - samples
         if samples:
-            yield Piece(quantizer.decode(codes.long().to(quantizer.codebook.device)[None])[0], samples)
+            yield Piece(quantizer.decode(codes.long().to(quantizer.device)[None])[0], samples)
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from vqaudio.training import checkpoint
 from vqaudio.training.checkpoint import TrainingError, TrainingState
-from vqaudio.training.codebook_init import initialise_codebooks, quantizers
+from vqaudio.training.codebook_init import initialise_codebooks, initialised_from_data
 from vqaudio.training.config import FitConfig
 from vqaudio.training.ema import ParameterEMA
 from vqaudio.training.health import FATAL, gradient_norms, judge
@@ -100,7 +100,7 @@ class _Run(Generic[Model]):
         self.average = ParameterEMA(model, cfg.ema_decay)
         self.parts = self.accelerator.num_processes * cfg.gradient_accumulation_steps
         self.first_part = self.accelerator.process_index * cfg.gradient_accumulation_steps
-        for quantizer in quantizers(model):
+        for quantizer in initialised_from_data(model):
             quantizer.forwards_per_step = cfg.gradient_accumulation_steps
         self.metrics = MetricsFile(out / "metrics.jsonl", self.accelerator.is_main_process)
         self.bar: tqdm[Any] | None = None
@@ -299,7 +299,7 @@ class _Run(Generic[Model]):
     def close(self) -> None:
         """Leaves the model as its owner knows it."""
         self.model.__dict__.pop("forward", None)
-        for quantizer in quantizers(self.model):
+        for quantizer in initialised_from_data(self.model):
             quantizer.forwards_per_step = 1
         if self.bar is not None:
             self.bar.close()

@@ -4,13 +4,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from vqaudio.nn.quantizer import (
+from vqaudio.nn.quantizer import perplexity
+from vqaudio.nn.vector_quantizer import (
     VectorQuantizer,
     VectorQuantizerConfig,
     kmeans,
     nearest,
     nearest_in_pytorch,
-    perplexity,
 )
 
 K, D = 8, 4
@@ -475,7 +475,7 @@ def test_all_follows_from_the_inputs_and_the_state(codebook) -> None:
     [
         ({"codebook_size": 1}, "codebook_size must be at least 2.*1"),
         ({"dim": 0}, "dim at least 1"),
-        ({"codebook_update": "kmeans"}, "'ema' or 'gradient', got 'kmeans'"),
+        ({"codebook_update": "kmeans"}, "'ema', 'gradient' or 'simvq', got 'kmeans'"),
         ({"ema_decay": 1.0}, r"decay must lie in \[0, 1\), got 1.0"),
         ({"ema_decay": float("nan")}, "decay"),
         ({"commitment_weight": -0.1}, "commitment"),

@@ -1,0 +1,384 @@
+"""The vector quantizer of the paper (van den Oord et al., arXiv 1711.00937), and variants of how it is trained.
+
+Letters: B batch, D code width, K number of codes, *S any spatial axes, M valid vectors of a batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vqaudio.fingerprint import FingerprintFields
+from vqaudio.kernels.library import MAX_SIZE, kernels
+from vqaudio.kernels.nearest import nearest_code
+from vqaudio.nn.distributed import draw_rows, joint_size, same_as_first, sum_over_processes
+from vqaudio.nn.quantizer_protocol import Quantized, check_width, perplexity, recent_usage, valid_rows
+
+NEAREST_ROWS = 4096  # vectors compared at once: bounds the memory of the distances to this many rows
+
+
+@dataclass(frozen=True)
+class VectorQuantizerConfig:
+    """Paper: K = 512, beta = 0.25. The rest is not stated there."""
+
+    FINGERPRINT: ClassVar = FingerprintFields(
+        always={"codebook_size": "codes"},
+        unless_default=("kind", "unit_norm"),
+        by_weights=("dim",),
+        never=(
+            "codebook_update",  # a codebook that is trained otherwise has other weights, or one more
+            "ema_decay",
+            "commitment_weight",
+            "commitment_start",
+            "commitment_warmup_steps",
+            "kmeans_iterations",
+            "restart_threshold",
+            "rotation_trick",
+        ),
+    )
+
+    kind: Literal["vq"] = "vq"
+    """a codebook of vectors"""
+    codebook_size: int = 512
+    """K, size of the codebook"""
+    dim: int = 64
+    """D, numbers in a code vector"""
+    codebook_update: Literal["ema", "gradient", "simvq"] = "ema"
+    """how the codebook is trained. ema: moving averages of the vectors (appendix A.1); gradient: the codebook loss
+    (equation 3); simvq: that loss too, but of a frozen random codebook behind one linear layer (arXiv 2411.02038)"""
+    ema_decay: float = 0.99
+    """of the moving averages, per optimizer step"""
+    commitment_weight: float = 0.25
+    """beta, final weight of the commitment loss"""
+    commitment_start: float = 0.0
+    """weight of the commitment loss at step 0; it grows linearly, since a decoder that does not use the codes yet would
+    let the loss collapse the codebook"""
+    commitment_warmup_steps: int = 500
+    """steps until the weight has grown to commitment_weight; 0: it has that weight from the start"""
+    kmeans_iterations: int = 10
+    """iterations of k-means in codebook initialisation; 0: codes start as randomly chosen vectors"""
+    restart_threshold: float = 0.1
+    """a code that is chosen less often than this fraction of the mean is moved to a vector of the batch; 0: never"""
+    unit_norm: bool = False
+    """compare directions alone: vectors and codes are brought to norm sqrt(D) (Yu et al., arXiv 2110.04627)"""
+    rotation_trick: bool = False
+    """pass the gradient on to the encoder rotated and rescaled from the code to the vector, instead of unchanged (Fifty
+    et al., arXiv 2410.06424)"""
+
+    def __post_init__(self) -> None:
+        if self.codebook_size < 2 or self.dim < 1:
+            raise ValueError(
+                f"codebook_size must be at least 2 and dim at least 1, got {self.codebook_size} and {self.dim}"
+            )
+        if self.codebook_update not in ("ema", "gradient", "simvq"):
+            raise ValueError(f"codebook_update must be 'ema', 'gradient' or 'simvq', got {self.codebook_update!r}")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
+        if min(self.commitment_weight, self.commitment_start, self.commitment_warmup_steps, self.kmeans_iterations) < 0:
+            raise ValueError(
+                f"commitment weights, commitment_warmup_steps and kmeans_iterations must be 0 or more: {self}"
+            )
+        if not 0 <= self.restart_threshold < 1:
+            raise ValueError(f"restart_threshold must lie in [0, 1), got {self.restart_threshold}")
+        if self.codebook_update == "simvq" and self.restart_threshold:
+            raise ValueError(
+                "codebook_update: simvq moves all codes together and can restart none of them; set restart_threshold "
+                f"to 0, got {self.restart_threshold}"
+            )
+
+
+class VectorQuantizer(nn.Module):
+    """Nearest code of a shared codebook, with the straight-through gradient or the rotation trick.
+
+    The codebook is initialised from the first training batch (or by `initialise`, from more). In training, each
+    optimizer step moves it once: `forwards_per_step` forward passes are looked up in the codebook from before, their
+    statistics summed, and applied after the last. All processes hold the same codebook: the one that a single process
+    would have on the joint batch.
+
+    codebook_update: simvq is SimVQ (Zhu et al., arXiv 2411.02038): codes are `codebook @ codebook_map`, of which the
+    map alone is trained, by the codebook loss; so each code moves whenever any of them does, and none can die.
+    """
+
+    codebook: Tensor  # (K, D)
+    codebook_map: nn.Parameter | None  # (D, D), of SimVQ
+    ema_count: Tensor  # (K,): moving average of the vectors per step and code; not of SimVQ
+    ema_sum: Tensor  # (K, D): moving average of their sums; not of SimVQ
+    last_used: Tensor  # (K,) int64: the update at which a code was last chosen
+    updates: Tensor  # () int64: updates so far; -1 before the codebook is initialised
+
+    def __init__(self, cfg: VectorQuantizerConfig):
+        super().__init__()
+        self.cfg = cfg
+        codebook = torch.randn(cfg.codebook_size, cfg.dim)
+        if cfg.codebook_update == "gradient":
+            self.codebook = nn.Parameter(codebook)
+        else:
+            self.register_buffer("codebook", codebook)
+        simvq = cfg.codebook_update == "simvq"
+        self.register_parameter("codebook_map", nn.Parameter(torch.eye(cfg.dim)) if simvq else None)
+        if not simvq:
+            self.register_buffer("ema_count", torch.zeros(cfg.codebook_size))
+            self.register_buffer("ema_sum", torch.zeros(cfg.codebook_size, cfg.dim))
+        self.register_buffer("last_used", torch.full((cfg.codebook_size,), -1))
+        self.register_buffer("updates", torch.tensor(-1))
+        self.forwards_per_step = 1
+        self._forwards: list[tuple[Tensor, Tensor, Tensor]] = []  # rows, counts and sums since the last update
+
+    def forward(self, z: Tensor, mask: Tensor | None = None) -> Quantized:
+        """(B, D, *S) float, mask (B, *S) bool (False: padding, which counts nowhere) -> Quantized."""
+        check_width(z, self.cfg.dim)
+        with torch.autocast(z.device.type, enabled=False):  # sums and smoothing underflow in half precision
+            z = self._directed(z.float())
+            if self.training and not self.initialised:
+                self.initialise([self.valid_rows(z, mask)])
+            rows = rearrange(z, "b d ... -> (b ...) d")
+            valid = torch.ones_like(rows[:, 0], dtype=torch.bool) if mask is None else mask.reshape(-1)
+            flat_codes = nearest(rows.detach(), self.vectors)
+            codes = flat_codes.view(z.shape[0], *z.shape[2:])  # (B, *S)
+            z_q = self.decode(codes)
+            counts, sums = self._statistics(rows.detach(), flat_codes, valid)
+            loss = self._loss(rows, rearrange(z_q, "b d ... -> (b ...) d"), valid)
+            if self.training:
+                self._forwards.append((self.valid_rows(z, mask), counts, sums))
+                if len(self._forwards) >= self.forwards_per_step:
+                    self._update()
+            z_q = rotated(z, z_q) if self.cfg.rotation_trick else z + (z_q - z).detach()
+            return Quantized(z_q, codes, loss, perplexity(counts))
+
+    def encode(self, z: Tensor) -> Tensor:
+        """(B, D, *S) float -> the nearest codes (B, *S) int64."""
+        check_width(z, self.cfg.dim)
+        rows = rearrange(self._directed(z.detach().float()), "b d ... -> (b ...) d")
+        return nearest(rows, self.vectors).view(z.shape[0], *z.shape[2:])
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """(B, *S) int64 in [0, K) -> (B, D, *S)."""
+        return rearrange(F.embedding(codes, self.vectors), "b ... d -> b d ...")
+
+    @property
+    def vectors(self) -> Tensor:
+        """(K, D): the codes as they are compared and handed out."""
+        codebook = self.codebook if self.codebook_map is None else self.codebook @ self.codebook_map
+        if not self.cfg.unit_norm:
+            return codebook
+        # a copy: restarts write to the codebook before the gradient has come back through its norms
+        return F.rms_norm(codebook.clone(), (self.cfg.dim,), eps=1e-6)
+
+    def _directed(self, z: Tensor) -> Tensor:
+        """(B, D, *S): as it is, or each vector at norm sqrt(D)."""
+        if not self.cfg.unit_norm:
+            return z
+        rows = rearrange(z, "b d ... -> b ... d")
+        return rearrange(F.rms_norm(rows, rows.shape[-1:], eps=1e-6), "b ... d -> b d ...")
+
+    @property
+    def initialised(self) -> bool:
+        """Whether the codebook has been initialised from data."""
+        return bool(self.updates >= 0)
+
+    @property
+    def commitment_weight(self) -> Tensor:
+        """() the weight of the commitment loss now."""
+        c = self.cfg
+        done = (
+            (self.updates.clamp(min=0) / c.commitment_warmup_steps).clamp(max=1) if c.commitment_warmup_steps else 1.0
+        )
+        return c.commitment_start + (c.commitment_weight - c.commitment_start) * torch.as_tensor(done)
+
+    @property
+    def codebook_size(self) -> int:
+        """K."""
+        return self.cfg.codebook_size
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        return self.cfg.dim
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.codebook.device
+
+    def usage(self, window: int = 100) -> Tensor:
+        """() fraction of the codes that were chosen within the last `window` updates, 0 to 1."""
+        return recent_usage(self.last_used, self.updates, window)
+
+    def metrics(self, q: Quantized) -> dict[str, Tensor]:
+        """What a run logs of a forward pass, each ()."""
+        usage = self.usage()
+        return {
+            "quantizer_loss": q.loss.detach(),
+            "perplexity": q.perplexity,
+            "usage": usage,
+            "dead_codes": (1 - usage) * self.cfg.codebook_size,
+            "code_norm": self.vectors.detach().norm(dim=1).mean(),
+        }
+
+    def code_weights(self) -> dict[str, Tensor]:
+        """The weights that decide which code a vector gets."""
+        weights = {"codebook": self.codebook}
+        return weights if self.codebook_map is None else weights | {"codebook_map": self.codebook_map}
+
+    def valid_rows(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, D, *S), mask (B, *S) -> the vectors that are not padding, (M, D) float32."""
+        return valid_rows(z, mask)
+
+    @torch.no_grad()
+    def initialise(self, passes: Sequence[Tensor]) -> None:
+        """Initialises the codebook: of each forward pass this process's vectors (M, D), M of any size.
+
+        k-means on the joint vectors (at most about 64 K of them), computed by the first process for all. SimVQ keeps
+        its random codebook, that of the first process, at the scale of those vectors. Raises ValueError where no
+        process has a vector.
+        """
+        self.updates.fill_(-1)  # what was before has no part in it
+        k, generator = self.cfg.codebook_size, self._generator()
+        most = -(-64 * k // len(passes))
+        sample = torch.cat(
+            [draw_rows(self._directed(rows.float()), min(most, joint_size(rows)), generator) for rows in passes]
+        )
+        if not len(sample):
+            raise ValueError("the codebook cannot be initialised: there is nothing but padding")
+        if self.codebook_map is not None:
+            self.codebook.copy_(same_as_first(self.codebook))
+            scale = sample.square().mean().sqrt()  # the codebook's own is 1
+            self.codebook_map.copy_(same_as_first(scale * torch.eye(self.cfg.dim, device=self.device)))
+        else:
+            self.codebook.copy_(same_as_first(kmeans(sample, k, self.cfg.kmeans_iterations, generator)))
+            self.ema_count.fill_(1.0)
+            self.ema_sum.copy_(self.codebook)
+        self.last_used.fill_(-1)
+        self.updates.fill_(0)
+        self._forwards.clear()
+
+    def _generator(self) -> torch.Generator:
+        """Chooses the same rows on every process, and again after a resume: a function of the update alone."""
+        return torch.Generator().manual_seed(int(self.updates) + 1)
+
+    @torch.no_grad()
+    def _statistics(self, rows: Tensor, codes: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """(M, D), (M,), (M,) -> how often each code was chosen in the joint batch (K,), the sums of its vectors."""
+        weight = valid.to(rows.dtype)
+        stacked = rows.new_zeros(self.cfg.codebook_size, 1 + self.cfg.dim)  # one all-reduce for both
+        stacked.index_add_(0, codes, torch.cat([weight[:, None], rows * weight[:, None]], dim=1))
+        if self.training:
+            stacked = sum_over_processes(stacked)
+        return stacked[:, 0], stacked[:, 1:]
+
+    def _loss(self, rows: Tensor, quantized: Tensor, valid: Tensor) -> Tensor:
+        """Equation 3 without the reconstruction: averaged over valid vectors and their D numbers."""
+        scale = valid.sum().clamp(min=1) * self.cfg.dim
+        weight = valid.to(rows.dtype)[:, None] / scale
+        loss = self.commitment_weight * ((rows - quantized.detach()).square() * weight).sum()
+        if self.cfg.codebook_update != "ema":
+            loss = loss + ((rows.detach() - quantized).square() * weight).sum()
+        return loss
+
+    @torch.no_grad()
+    def _update(self) -> None:
+        """Applies the statistics of the step's forward passes, then restarts dead codes, sums and counts with them."""
+        rows = torch.cat([rows for rows, _, _ in self._forwards])
+        counts = torch.stack([counts for _, counts, _ in self._forwards]).sum(0)
+        sums = torch.stack([sums for _, _, sums in self._forwards]).sum(0)
+        self._forwards.clear()
+        if not counts.sum():  # nothing but padding on any process
+            return
+        self.updates += 1
+        self.last_used[counts > 0] = self.updates
+        if self.codebook_map is not None:
+            return
+        # a short memory at first: vectors move fast early on, and codes that they left must be restarted soon
+        decay = min(self.cfg.ema_decay, float((1 + self.updates) / (10 + self.updates)))
+        self.ema_count.lerp_(counts, 1 - decay)
+        self.ema_sum.lerp_(sums, 1 - decay)
+        if self.cfg.codebook_update == "ema":
+            # a code whose count has decayed to nothing stays where it is
+            alive = self.ema_count > 1e-6
+            self.codebook[alive] = self.ema_sum[alive] / self.ema_count[alive, None]
+        if self.cfg.restart_threshold:
+            self._restart(rows)
+
+    def _restart(self, rows: Tensor) -> None:
+        mean_count = self.ema_count.mean()
+        dead = self.ema_count < self.cfg.restart_threshold * mean_count
+        fresh = draw_rows(
+            rows, self.cfg.codebook_size, self._generator()
+        )  # every step: all processes must call it alike
+        self.codebook[dead] = fresh[dead]
+        self.ema_count[dead] = mean_count
+        self.ema_sum[dead] = fresh[dead] * mean_count
+
+
+def nearest(rows: Tensor, codebook: Tensor) -> Tensor:
+    """(M, D), (K, D) -> (M,) int64: the code at the least Euclidean distance, the first one of equals.
+
+    By the compiled search where there is one, in which no row depends on those beside it; else in PyTorch. Where the
+    two choose differently, the distances are the same within float32 rounding.
+    """
+    codebook = codebook.detach()
+    if torch.compiler.is_compiling() or (compiled := kernels()) is None or not _for_compiled(rows, codebook):
+        return nearest_in_pytorch(rows, codebook)
+    return nearest_code(compiled, rows.detach(), codebook, torch.get_num_threads())
+
+
+def _for_compiled(rows: Tensor, codebook: Tensor) -> bool:
+    """Whether the compiled search takes them; it refuses broken codebooks, which a run that diverges has for a while.
+
+    A sum costs a sixth of isfinite(), and finite codes whose sum overflows may well go to PyTorch.
+    """
+    plain = all(type(t) in (Tensor, nn.Parameter) and t.device.type == "cpu" for t in (rows, codebook))
+    plain = plain and rows.dtype == codebook.dtype == torch.float32
+    return plain and max(codebook.shape) <= MAX_SIZE and math.isfinite(codebook.sum())
+
+
+def nearest_in_pytorch(rows: Tensor, codebook: Tensor) -> Tensor:
+    """As `nearest`, on any device, of any precision. |row|^2 is the same for all codes and left out."""
+    if rows.shape[0] == 0:
+        return torch.zeros(0, dtype=torch.long, device=rows.device)
+    codebook = codebook.detach()
+    with torch.autocast(rows.device.type, enabled=False):
+        half_norms = codebook.square().sum(1) / 2
+        chunks = rows.split(NEAREST_ROWS)
+        return torch.cat([torch.addmm(half_norms, chunk, codebook.T, alpha=-1).argmin(1) for chunk in chunks])
+
+
+def kmeans(rows: Tensor, k: int, iterations: int, generator: torch.Generator) -> Tensor:
+    """Lloyd's algorithm from randomly chosen rows: (M, D) -> (K, D). A centre without rows stays where it is."""
+    choice = torch.randperm(rows.shape[0], generator=generator)
+    centres = rows[choice.repeat(-(-k // rows.shape[0]))[:k].to(rows.device)].clone()
+    for _ in range(iterations):
+        codes = nearest(rows, centres)
+        sums = torch.zeros_like(centres).index_add_(0, codes, rows)
+        counts = torch.bincount(codes, minlength=k).to(rows.dtype)[:, None]
+        centres = torch.where(counts > 0, sums / counts.clamp(min=1), centres)
+    return centres
+
+
+def rotated(z: Tensor, z_q: Tensor) -> Tensor:
+    """The rotation trick: (B, D, *S), its codes (B, D, *S) -> the codes, with another gradient to z.
+
+    Each vector is mapped to its code by a rotation in the plane of both, and a factor. The gradient goes back through
+    this map, which is itself taken as constant, as is the code: what a step would do to the code, relative to its
+    direction, it does to the vector. A vector or code of length 0 has no direction; there the gradient goes straight
+    through.
+    """
+    rows, codes = rearrange(z, "b d ... -> b ... d"), rearrange(z_q, "b d ... -> b ... d").detach()
+    with torch.no_grad():
+        length, code_length = rows.norm(dim=-1, keepdim=True), codes.norm(dim=-1, keepdim=True)
+        defined = torch.minimum(length, code_length) > 1e-6
+        start = rows / length.clamp(min=1e-6)
+        end = codes / code_length.clamp(min=1e-6)
+        middle = F.normalize(start + end, dim=-1)
+        factor = code_length / length.clamp(min=1e-6)
+    # a reflection of the first direction, then one along the middle: together the rotation from start to end
+    turned = rows - 2 * (rows * middle).sum(-1, keepdim=True) * middle + 2 * (rows * start).sum(-1, keepdim=True) * end
+    through = torch.where(defined, factor * turned, rows)
+    return rearrange(codes + (through - through.detach()), "b ... d -> b d ...")  # exactly the codes
