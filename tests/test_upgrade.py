@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from vqaudio import SpeechVQVAEConfig, load_model, save_model
 from vqaudio.config import from_dict, to_dict
+from vqaudio.nn.vector_quantizer import VectorQuantizerConfig
 from vqaudio.upgrade import upgrade, upgrade_flat, upgrade_key
 
 FORMAT1 = Path(__file__).parent / "fixtures" / "format1"
@@ -47,6 +48,7 @@ def test_a_run_of_format_1_continues_to_the_weights_that_the_old_code_gave(
     model = from_dict(
         SpeechVQVAEConfig, upgrade(json.loads((FORMAT1 / "run/checkpoints/00000002/config.json").read_text())["config"])
     )
+    assert isinstance(model.quantizer, VectorQuantizerConfig)
     assert settings["model.quantizer.restart_below"] == model.quantizer.restart_threshold == 0.2
     flags = {
         "crops.samples": 256, "crops.batch_size": 2, "crops.seed": 3,
