@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.stats import entropy
 
-from vqaudio.metrics.codebook_usage import code_counts, code_figures, run_counts, top_ngrams
+from vqaudio.metrics.codebook_usage import code_counts, codebook_usage_metrics, run_counts, top_ngrams
 from vqaudio.metrics.confidence import Estimate
 
 K, RATE = 4, 250.0
@@ -21,7 +21,7 @@ def _arrays(*codes: list[int]) -> list[np.ndarray]:
 
 
 def _values(codes: list[np.ndarray], size: int = K) -> dict[str, float]:
-    return {name: figure.value for name, figure in code_figures(codes, codebook_size=size, frame_rate=RATE).items()}
+    return {name: figure.value for name, figure in codebook_usage_metrics(codes, codebook_size=size, frame_rate=RATE).items()}
 
 
 def _noise(count: int, shares: tuple[float, ...], seed: int = 0) -> list[np.ndarray]:
@@ -30,7 +30,7 @@ def _noise(count: int, shares: tuple[float, ...], seed: int = 0) -> list[np.ndar
 
 
 def test_one_code() -> None:
-    figures = code_figures(_arrays([2] * 10, [2] * 10), codebook_size=K, frame_rate=RATE)
+    figures = codebook_usage_metrics(_arrays([2] * 10, [2] * 10), codebook_size=K, frame_rate=RATE)
     expected = {"usage": 0.25, "perplexity": 1, "entropy": 0, "repeated": 1, "run_mean": 10, "run_mean_ms": 40}
     expected |= {"run_median": 10, "bigram_entropy": 0, "bigrams": 1, "bigram_type_token": 1 / 18}
     expected |= {"trigrams": 1, "trigram_type_token": 1 / 16}
@@ -97,7 +97,7 @@ def test_the_intervals_of_entropies_are_those_of_theory() -> None:
     codes = _noise(400, tuple(shares))
     costs = -np.log2(shares)
     half = 1.96 * math.sqrt(shares @ costs**2 - (shares @ costs) ** 2) / math.sqrt(sum(map(len, codes)))
-    figures = code_figures(codes, codebook_size=K, frame_rate=RATE)
+    figures = codebook_usage_metrics(codes, codebook_size=K, frame_rate=RATE)
     for name in ("entropy", "bigram_entropy"):
         figure = figures[name]
         assert figure.value == pytest.approx(shares @ costs, abs=2 * half)
@@ -107,15 +107,15 @@ def test_the_intervals_of_entropies_are_those_of_theory() -> None:
 
 def test_the_interval_of_usage_is_of_what_one_utterance_alone_uses() -> None:
     common = _arrays([0, 1], [1, 0], [0, 1, 1])
-    assert code_figures(common, codebook_size=K, frame_rate=RATE)["usage"] == Estimate(0.5, 0.5, 0.5, 3)
-    alone = code_figures([*common, *_arrays([2])], codebook_size=K, frame_rate=RATE)["usage"]
+    assert codebook_usage_metrics(common, codebook_size=K, frame_rate=RATE)["usage"] == Estimate(0.5, 0.5, 0.5, 3)
+    alone = codebook_usage_metrics([*common, *_arrays([2])], codebook_size=K, frame_rate=RATE)["usage"]
     assert alone == Estimate(0.75, 0.5, 1, 4)  # drawn never, once, twice; of four codes there are no more
 
 
 def test_every_interval_holds_its_figure_and_the_same_codes_give_the_same() -> None:
     codes = _noise(30, (0.4, 0.3, 0.2, 0.1))
-    figures = code_figures(codes, codebook_size=K, frame_rate=RATE)
-    assert figures == code_figures(codes, codebook_size=K, frame_rate=RATE)
+    figures = codebook_usage_metrics(codes, codebook_size=K, frame_rate=RATE)
+    assert figures == codebook_usage_metrics(codes, codebook_size=K, frame_rate=RATE)
     for name, figure in figures.items():
         assert figure.low <= figure.value <= figure.high, name
         assert figure.count == 30
@@ -141,6 +141,6 @@ def test_a_single_code_has_nothing_before_it() -> None:
 )
 def test_what_is_no_code_is_refused(codes: list[np.ndarray], said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        code_figures(codes, codebook_size=K, frame_rate=RATE)
+        codebook_usage_metrics(codes, codebook_size=K, frame_rate=RATE)
     with pytest.raises(ValueError, match="frame_rate must be above 0"):
-        code_figures(_arrays([0]), codebook_size=K, frame_rate=0)
+        codebook_usage_metrics(_arrays([0]), codebook_size=K, frame_rate=0)

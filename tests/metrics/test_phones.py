@@ -12,7 +12,7 @@ from vqaudio.data.alignments import Alignment, Segment, find_alignments
 from vqaudio.metrics.boundaries import boundaries, hits, r_value
 from vqaudio.metrics.confidence import Estimate
 from vqaudio.metrics.phone_classes import CLASSES, fold
-from vqaudio.metrics.phones import frame_phones, phone_counts, phone_figures
+from vqaudio.metrics.phones import frame_phones, phone_counts, phone_metrics
 
 RATE = 100.0
 TIMIT = Path(os.environ.get("VQAUDIO_DATA", Path(__file__).resolve().parents[3] / "shared" / "data")) / "timit8"
@@ -28,7 +28,7 @@ def _speech(labels: str, frames: int = 5) -> Alignment:
 
 
 def _figures(codes, alignments, speakers, k: int, **options) -> dict[str, Estimate]:
-    return phone_figures(
+    return phone_metrics(
         [np.array(c) for c in codes], alignments, speakers, frame_rate=RATE, codebook_size=k, **options
     )
 
@@ -253,10 +253,10 @@ def test_hand_labels_of_real_speech_within_seconds() -> None:
     alignments, speakers = [found[id] for id in ids], [id.split("_")[0] for id in ids]
     phones = [frame_phones(a, int(a[-1].end * 250), 250, CLASSES) for a in fold(alignments).alignments]
     started_at = time.perf_counter()
-    perfect = phone_figures(phones, alignments, speakers, frame_rate=250, codebook_size=41)
+    perfect = phone_metrics(phones, alignments, speakers, frame_rate=250, codebook_size=41)
     assert time.perf_counter() - started_at < 20
     assert perfect["accuracy"].value > 0.999 and perfect["accuracy"].count == 8  # half of them have no ZH
     assert perfect["pnmi"].value == pytest.approx(1)
     assert perfect["boundary_r_value"].value > 0.999
-    two = phone_figures([p // 21 for p in phones], alignments, speakers, frame_rate=250, codebook_size=41)
+    two = phone_metrics([p // 21 for p in phones], alignments, speakers, frame_rate=250, codebook_size=41)
     assert two["majority"].high < two["accuracy"].low

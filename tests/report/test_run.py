@@ -14,7 +14,7 @@ from vqaudio.cli.main import main
 from vqaudio.data.crops import validation_batches
 from vqaudio.data.manifest import read_manifest, write_manifest
 from vqaudio.data.packed import pack
-from vqaudio.metrics.conditioning_gap import conditioning
+from vqaudio.metrics.conditioning_gap import conditioning_metrics
 from vqaudio.nn.context import ContextConfig
 from vqaudio.nn.encoder import EncoderConfig
 from vqaudio.nn.frontend import LogMelConfig
@@ -139,7 +139,7 @@ def test_it_holds_what_the_decoder_loses_and_the_verdict(
     model = load_model(model_dir)
     speech = pack(read_manifest(data / "test.jsonl"), tmp_path / "packed", model.sample_rate, model.speakers)
     crops = validation_batches(speech, 8192, 16, 2, 2, num_classes=16)
-    expected = conditioning(model, crops)
+    expected = conditioning_metrics(model, crops)
     values = {figure["name"]: figure["value"] for figure in found["figures"]}
     assert values == pytest.approx({name: expected[name] for name in values}, abs=1e-5) and len(values) == 4
     assert found["model"]["fingerprint"] == model.fingerprint

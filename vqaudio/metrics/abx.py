@@ -31,7 +31,7 @@ from vqaudio.metrics.abx_items import Context, Features, Item, check_features, c
 from vqaudio.metrics.confidence import Estimate, Floats, bootstrap
 
 
-def abx_figures(
+def abx_metrics(
     features: Mapping[str, Features],
     items: Sequence[Item],
     *,

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vqaudio.data.alignments import Alignment
-from vqaudio.metrics.boundaries import boundaries, boundary_figures
+from vqaudio.metrics.boundaries import boundaries, boundary_metrics
 from vqaudio.metrics.confidence import Estimate, bootstrap, ratio
 from vqaudio.metrics.phone_classes import fold
 from vqaudio.metrics.phones import frame_phones
@@ -42,7 +42,7 @@ def agreement(made: Sequence[Alignment], by_hand: Sequence[Alignment], speakers:
         drawn = np.concatenate([np.tile(gaps, int(times)) for gaps, times in zip(of, weights, strict=True)])
         return float(np.median(drawn)) if len(drawn) else float("nan")
 
-    scores = boundary_figures(
+    scores = boundary_metrics(
         [boundaries(true) for _, true, _ in pairs], [boundaries(a) for a, _, _ in pairs], speakers
     )
     return {

@@ -26,13 +26,13 @@ Wav = npt.NDArray[np.float32]
 LONG = 30.0  # seconds from which a HubRecogniser hears in pieces: more than Whisper takes at once
 
 
-class Recogniser(Protocol):
+class ASR(Protocol):
     def transcribe(self, wav: Wav, sample_rate: int) -> str:
         """(T,) in [-1, 1] -> what is said in it; "" where nothing is heard."""
         ...
 
 
-class SphinxRecogniser:
+class PocketsphinxASR:
     """pocketsphinx with its acoustic model of US English, and an n-gram model of the given texts.
 
     The vocabulary is closed: whatever is said, it hears words of these texts, and prefers them in the order in which
@@ -79,7 +79,7 @@ class SphinxRecogniser:
         return heard.hypstr if heard else ""
 
 
-class HubRecogniser:
+class TransformersASR:
     """A recogniser of the Hugging Face Hub, or one that was saved to a folder: Whisper, wav2vec 2.0 with CTC, ..."""
 
     def __init__(self, name: str, device: str = "cpu"):
@@ -106,7 +106,7 @@ class HubRecogniser:
         return heard["text"].strip()
 
 
-def transcribe_all(recogniser: Recogniser, wavs: Iterable[Wav], sample_rate: int, *, workers: int = 1) -> Iterator[str]:
+def transcribe_all(recogniser: ASR, wavs: Iterable[Wav], sample_rate: int, *, workers: int = 1) -> Iterator[str]:
     """Wavs (T,) -> their texts, in order, as they become ready; the same for any number of workers.
 
     `workers`: processes, each with a recogniser of its own (pocketsphinx lets one thread work at a time). They are
@@ -121,10 +121,10 @@ def transcribe_all(recogniser: Recogniser, wavs: Iterable[Wav], sample_rate: int
         yield from pool.map(partial(_hear, sample_rate=sample_rate), wavs)
 
 
-_own: list[Recogniser] = []  # of a worker process
+_own: list[ASR] = []  # of a worker process
 
 
-def _employ(recogniser: Recogniser) -> None:
+def _employ(recogniser: ASR) -> None:
     _own.append(recogniser)
 
 

@@ -100,14 +100,14 @@ def bitrates(
     )
 
 
-def shares(found: CodeSequences) -> Bits:
+def smoothed_unigram(found: CodeSequences) -> Bits:
     """(K,): how often each code occurs, one added to every count so that no code is impossible."""
     return _shares(np.bincount(_joined(found.codes), minlength=found.codebook_size) + 1)
 
 
 def unigram_bits(codes: Sequence[Codes], training: CodeSequences | None = None) -> Bits:
     """Sequences (N,) -> (U,) bits by the shares of the codes in them; or in `training`, 1 added to each count."""
-    costs = _costs(_shares(np.bincount(_joined(codes))) if training is None else shares(training))
+    costs = _costs(_shares(np.bincount(_joined(codes))) if training is None else smoothed_unigram(training))
     return np.array([costs[own].sum() for own in codes])
 
 
@@ -123,7 +123,7 @@ def bigram_bits(codes: Sequence[Codes], training: CodeSequences | None = None) -
         alone = _shares(np.bincount(_joined(codes)))
         counted, smooth = codes, False
     else:
-        alone = shares(training)
+        alone = smoothed_unigram(training)
         counted, smooth = training.codes, True
     size = len(alone)
     pairs, times = np.unique(_joined([own[:-1] * size + own[1:] for own in counted]), return_counts=True)

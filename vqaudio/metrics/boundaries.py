@@ -70,7 +70,7 @@ def r_value(hit: float, reference: float, found: float) -> float:
 SCORES = {"precision": precision, "recall": recall, "f1": f1, "r_value": r_value}
 
 
-def boundary_figures(
+def boundary_metrics(
     reference: Sequence[Times],
     found: Sequence[Times],
     groups: Sequence[Hashable],

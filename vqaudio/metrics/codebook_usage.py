@@ -27,7 +27,7 @@ Codes = npt.NDArray[np.int64]
 Counts = npt.NDArray[np.int64]
 
 
-def code_figures(codes: Sequence[Codes], *, codebook_size: int, frame_rate: float) -> dict[str, Estimate]:
+def codebook_usage_metrics(codes: Sequence[Codes], *, codebook_size: int, frame_rate: float) -> dict[str, Estimate]:
     """Utterances (N,) of codes in 0..K-1, `frame_rate` of them per second -> figures by name.
 
     usage: share of the K codes that occur (0 to 1). entropy: of their shares, in bits (0 to log2 K); perplexity: 2 to

@@ -23,18 +23,18 @@ class ConditionedNLL(NamedTuple):
 
     nats: Tensor  # (4, B): with their codes, another's, the mean of all, their codes in another's voice
     num_samples: Tensor  # (B,) that these are the cost of
-    voices: int  # different speakers that the decoder was told
+    num_speakers: int  # different speakers that the decoder was told
     counts: Tensor  # (K,) frames of each code
     classes: int  # Q
 
 
-def conditioning(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]]) -> dict[str, float]:
+def conditioning_metrics(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]]) -> dict[str, float]:
     """Batches as the model is trained on -> the figures of `summary`; of one that learns codes alone, of `spectrum`."""
-    return spectrum(model, batches) if model.cfg.stage == "codes" else summary(conditioned_nll(model, batches))
+    return spectrum_metrics(model, batches) if model.cfg.stage == "codes" else gap_metrics(conditioned_nll(model, batches))
 
 
 @torch.no_grad()
-def spectrum(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]]) -> dict[str, float]:
+def spectrum_metrics(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]]) -> dict[str, float]:
     """Batches as the model is trained on -> how well codes and speaker tell the spectrum, and what each is worth to it.
 
     spectrum_error: mean squared error of standardised log-mel spectra, whose variance is about 1. conditioning_gap and
@@ -107,7 +107,7 @@ def conditioned_nll(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]]) ->
     )
 
 
-def summary(heard: ConditionedNLL) -> dict[str, float]:
+def gap_metrics(heard: ConditionedNLL) -> dict[str, float]:
     """Figures averaged over all samples.
 
     bits_per_sample: cross-entropy of the next sample given the past, the codes and the speaker (teacher-forced).
@@ -117,7 +117,7 @@ def summary(heard: ConditionedNLL) -> dict[str, float]:
     codebook_size: what they are compared with.
     """
     true, other_codes, mean_code, other_speakers = (heard.nats.sum(1) / heard.num_samples.sum() / math.log(2)).tolist()
-    exchanged = {"speaker_gap": other_speakers - true} if heard.voices > 1 else {}
+    exchanged = {"speaker_gap": other_speakers - true} if heard.num_speakers > 1 else {}
     return {
         "bits_per_sample": true,
         "conditioning_gap": other_codes - true,
@@ -128,11 +128,11 @@ def summary(heard: ConditionedNLL) -> dict[str, float]:
     }
 
 
-def estimates(heard: ConditionedNLL) -> dict[str, Estimate]:
+def gap_estimates(heard: ConditionedNLL) -> dict[str, Estimate]:
     """bits_per_sample and the gaps of `summary`, with intervals over the rows of the batches."""
     bits = heard.nats.double().cpu().numpy() / math.log(2)
     gaps = {"conditioning_gap": bits[1] - bits[0], "conditioning_gap_mean": bits[2] - bits[0]}
-    gaps |= {"speaker_gap": bits[3] - bits[0]} if heard.voices > 1 else {}
+    gaps |= {"speaker_gap": bits[3] - bits[0]} if heard.num_speakers > 1 else {}
     num_samples = heard.num_samples.cpu().numpy()
     return {name: ratio(cost, num_samples) for name, cost in {"bits_per_sample": bits[0], **gaps}.items()}
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vqaudio.data.alignments import Alignment
-from vqaudio.metrics.boundaries import SCORES, boundaries, boundary_figures
+from vqaudio.metrics.boundaries import SCORES, boundaries, boundary_metrics
 from vqaudio.metrics.confidence import Estimate, bootstrap, ratio
 from vqaudio.metrics.phone_classes import Classes, fold
 
@@ -41,7 +41,7 @@ class _Frames(NamedTuple):
     index: Ints  # in its utterance
 
 
-def phone_figures(
+def phone_metrics(
     codes: Sequence[Codes],
     alignments: Sequence[Alignment],
     speakers: Sequence[str],
@@ -95,7 +95,7 @@ def phone_figures(
     reference = [boundaries(alignment) for alignment in folded.alignments]
     for name, units, shown in (("boundary", frames.code, SCORES), ("mapped_boundary", named, ("f1", "r_value"))):
         found = _changes(frames, units, len(codes), frame_rate)
-        scores = boundary_figures(reference, found, speakers, shown)
+        scores = boundary_metrics(reference, found, speakers, shown)
         figures |= {f"{name}_{score}": estimate for score, estimate in scores.items()}
     return figures
 

@@ -15,7 +15,7 @@ from vqaudio.speech.prior import CodePrior
 from vqaudio.tokens.chunks import CodeSequences
 
 
-def code_prior_figures(prior: CodePrior, found: CodeSequences, unigram: Bits) -> dict[str, float]:
+def code_prior_metrics(prior: CodePrior, found: CodeSequences, unigram: Bits) -> dict[str, float]:
     """Utterances, and the shares (K,) of the codes that it was trained on -> figures, in bits per code; float32.
 
     bits_per_code: under the prior, told who speaks; bits_unknown: not told, where it knows speakers; label_gap: told

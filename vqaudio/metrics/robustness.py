@@ -41,7 +41,7 @@ class Change(NamedTuple):
     skipped: int = 0  # codes of `before` that stand for what `after` lacks
 
 
-def stability_figures(
+def robustness_metrics(
     tokenize: Callable[[Wav], Codes], wavs: Sequence[Wav], *, sample_rate: int, hop: int, seed: int = 0
 ) -> dict[str, Estimate]:
     """Waveforms (T,) in [-1, 1], and what makes N = ceil(T / hop) codes of one -> edits per code, by names.
@@ -55,7 +55,7 @@ def stability_figures(
     Raises ValueError for no waveforms, one that is not longer than a hop, and a number of codes that is not N;
     ModuleNotFoundError without rapidfuzz.
     """
-    check_distances()
+    check_rapidfuzz()
     codings = sorted(CODINGS.keys() - missing_codings(sample_rate).keys())
     edits: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)  # of each utterance, and its codes
     for u, wav in enumerate(wavs):
@@ -120,7 +120,7 @@ def distance(before: Codes, after: Codes) -> int:
     return Levenshtein.distance(before.tolist(), after.tolist())
 
 
-def check_distances() -> None:
+def check_rapidfuzz() -> None:
     """Raises ModuleNotFoundError, with what to install, where edits cannot be counted."""
     try:
         import rapidfuzz  # noqa: F401

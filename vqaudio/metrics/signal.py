@@ -31,7 +31,7 @@ DECIBELS = 10 / math.log(10)
 SHORTEST, MISMATCH = 0.1, 0.1  # seconds a pair must last, and by which its lengths may differ
 GROSS = 0.2  # of the pitch: a greater error is a gross one
 PESQ_RATE = 16_000
-FRAME_FIGURES = {  # name: errors, and the frames that they are counted over
+FRAME_METRICS = {  # name: errors, and the frames that they are counted over
     "mcd": ("distance", "path"),
     "log_mel_distance": ("log_mel", "frames"),
     "voicing_error": ("decisions", "frames"),
@@ -39,7 +39,7 @@ FRAME_FIGURES = {  # name: errors, and the frames that they are counted over
     "voiced_share_original": ("voiced", "frames"),
     "voiced_share": ("voiced_other", "frames"),
 }
-PAIR_FIGURES = ("level_difference", "pesq", "stoi", "estoi")
+PAIR_METRICS = ("level_difference", "pesq", "stoi", "estoi")
 
 
 class Tracks(NamedTuple):
@@ -51,7 +51,7 @@ class Tracks(NamedTuple):
     other: float
 
 
-def signal_figures(
+def signal_metrics(
     originals: Sequence[Wav],
     others: Sequence[Wav],
     sample_rate: int,
@@ -76,13 +76,13 @@ def signal_figures(
     list it is a warning. A figure that is left with no pair is NaN. Raises ValueError for no pairs, lists of different
     lengths, audio that is not (T,) or not finite, shorter than 0.1 s, or longer than its partner by more than 0.1 s.
     """
-    check_judges()
+    check_packages()
     _check(originals, others, sample_rate)
     names = [str(u) for u in range(len(originals))] if names is None else names
     if len(names) != len(originals):
         raise ValueError(f"{len(originals)} pairs have {len(names)} names; give as many of both")
-    sums: dict[str, list[float]] = {name: [] for pair in FRAME_FIGURES.values() for name in pair}
-    whole: dict[str, list[float]] = {name: [] for name in PAIR_FIGURES}
+    sums: dict[str, list[float]] = {name: [] for pair in FRAME_METRICS.values() for name in pair}
+    whole: dict[str, list[float]] = {name: [] for name in PAIR_METRICS}
     tracks: list[Tracks] = []
     for name, original, other in zip(names, originals, others, strict=True):
         length = min(len(original), len(other))
@@ -96,7 +96,7 @@ def signal_figures(
                 whole[key].append(value)
             else:
                 _tell(f"utterance {name} has no {key}: {value}", left_out)
-    figures = {name: ratio(sums[above], sums[below]) for name, (above, below) in FRAME_FIGURES.items()}
+    figures = {name: ratio(sums[above], sums[below]) for name, (above, below) in FRAME_METRICS.items()}
     squares = ratio([track.error for track in tracks], sums["both"])
     figures["f0_rmse"] = squares._replace(**{end: math.sqrt(getattr(squares, end)) for end in ("value", "low", "high")})
     figures["f0_correlation"] = _correlation(tracks)
@@ -191,7 +191,7 @@ def _of_whole(original: Wav, other: Wav, sample_rate: int) -> dict[str, float | 
     """PAIR_FIGURES of a pair, or in words why there is none."""
     levels = [float(np.sqrt(np.square(wav, dtype=np.float64).mean())) for wav in (original, other)]
     if min(levels) == 0:
-        return dict.fromkeys(PAIR_FIGURES, f"the {'original' if levels[0] == 0 else 'other'} is silent")
+        return dict.fromkeys(PAIR_METRICS, f"the {'original' if levels[0] == 0 else 'other'} is silent")
     return {
         "level_difference": 20 * math.log10(levels[1] / levels[0]),
         "pesq": _pesq(original, other, sample_rate),
@@ -232,7 +232,7 @@ def _words(error: Exception) -> str:
     return said.decode() if isinstance(said, bytes) else str(said)
 
 
-def check_judges() -> None:
+def check_packages() -> None:
     """Raises ModuleNotFoundError, with what to install, where PESQ or STOI cannot be computed."""
     try:
         import pesq  # noqa: F401

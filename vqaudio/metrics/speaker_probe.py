@@ -36,7 +36,7 @@ class _Segments(NamedTuple):
     utterance: list[int]  # (M,)
 
 
-def speaker_probe_figures(
+def speaker_probe_metrics(
     codes: Sequence[Codes],
     speakers: Sequence[str],
     *,

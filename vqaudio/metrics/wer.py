@@ -13,7 +13,7 @@ from vqaudio.data.text import words_of
 from vqaudio.metrics.confidence import Estimate, ratio
 
 
-def word_figures(texts: Sequence[str], heard: Sequence[str]) -> dict[str, Estimate]:
+def wer_metrics(texts: Sequence[str], heard: Sequence[str]) -> dict[str, Estimate]:
     """True texts and what was heard, utterance by utterance -> error rates over all words, drawn by utterances.
 
     wer, cer                    of words, and of characters with the spaces between words
@@ -23,7 +23,7 @@ def word_figures(texts: Sequence[str], heard: Sequence[str]) -> dict[str, Estima
     Both sides are compared in the spelling of `words_of`. Raises ValueError for lists of different lengths or without
     utterances, and for a text without words.
     """
-    check_counting()
+    check_jiwer()
     if len(texts) != len(heard) or not texts:
         raise ValueError(f"{len(texts)} texts and {len(heard)} that were heard; give as many of both, 1 or more")
     true, hypotheses = [" ".join(words_of(text)) for text in texts], [" ".join(words_of(text)) for text in heard]
@@ -38,7 +38,7 @@ def word_figures(texts: Sequence[str], heard: Sequence[str]) -> dict[str, Estima
     return figures
 
 
-def check_counting() -> None:
+def check_jiwer() -> None:
     """Raises ModuleNotFoundError, with what to install, where errors cannot be counted."""
     try:
         import jiwer  # noqa: F401

@@ -17,7 +17,7 @@ from vqaudio.data.alignments import Alignment
 from vqaudio.data.crops import validation_batches
 from vqaudio.data.manifest import Utterance
 from vqaudio.data.packed import pack
-from vqaudio.metrics.asr import Recogniser, SphinxRecogniser
+from vqaudio.metrics.asr import ASR, PocketsphinxASR
 from vqaudio.metrics.bitrate import Bitrates, bitrates
 from vqaudio.metrics.conditioning_gap import ConditionedNLL, conditioned_nll
 from vqaudio.metrics.kmeans_baseline import MAX_FRAMES, FeatureKind, KMeansTokenizer, random_codes
@@ -73,7 +73,7 @@ class EvaluationContext:
     spoken_utterances: int
     options: DecodeOptions
     seed: int
-    recogniser: Callable[[Sequence[str]], Recogniser] = SphinxRecogniser
+    recogniser: Callable[[Sequence[str]], ASR] = PocketsphinxASR
     """of words, made for the texts of the corpus"""
     features: Sequence[Path] = ()
     """folders of ID.npy, (N, D) or (N,) at the model's frame rate: other systems for ABX"""

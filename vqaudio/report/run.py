@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 from vqaudio.atomic import check_out, save_json
 from vqaudio.kernels.wavenet import Precision
-from vqaudio.metrics.asr import HubRecogniser, Recogniser, SphinxRecogniser
+from vqaudio.metrics.asr import TransformersASR, ASR, PocketsphinxASR
 from vqaudio.metrics.bitrate import Bitrates
-from vqaudio.metrics.conditioning_gap import summary
+from vqaudio.metrics.conditioning_gap import gap_metrics
 from vqaudio.metrics.confidence import Estimate
 from vqaudio.report.assets import AUDIO, PICTURES, check_drawing
 from vqaudio.report.config import SPHINX, ReportConfig
@@ -103,7 +103,7 @@ def evaluate_speech(
     if training is not None:
         counted = sequences(read_tokens(training), known, model.codebook_size, model.fingerprint)
     units, enrolled = functools.cache(lambda: fit_units(sets, model, seed)), enrolment(sets, model.speakers)
-    recogniser = _recogniser(cfg.asr) if "words" in keys else SphinxRecogniser
+    recogniser = _recogniser(cfg.asr) if "words" in keys else PocketsphinxASR
     options: DecodeOptions = {"temperature": cfg.temperature, "top_k": cfg.top_k, "precision": precision, "seed": seed}
     subjects = [
         EvaluationContext(
@@ -161,11 +161,11 @@ def _clear(out: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-def _recogniser(name: str) -> Callable[[Sequence[str]], Recogniser]:
+def _recogniser(name: str) -> Callable[[Sequence[str]], ASR]:
     """One of the Hub is fetched now, not after hours of work."""
     if name == SPHINX:
-        return SphinxRecogniser
-    fetched = HubRecogniser(name)
+        return PocketsphinxASR
+    fetched = TransformersASR(name)
     return lambda texts: fetched
 
 
@@ -174,7 +174,7 @@ def _verdict(subjects: Sequence[EvaluationContext]) -> str:
     reason = ""
     for subject in subjects:
         try:
-            return str(judge(summary(subject.nll), 0, TRAINED))
+            return str(judge(gap_metrics(subject.nll), 0, TRAINED))
         except NotApplicableError as error:
             reason = str(error)
     return f"not told: {reason}"

@@ -13,19 +13,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vqaudio.data.text import words_of
-from vqaudio.metrics.abx import abx_figures
+from vqaudio.metrics.abx import abx_metrics
 from vqaudio.metrics.abx_items import items_of, load_features
 from vqaudio.metrics.asr import transcribe_all
-from vqaudio.metrics.codebook_usage import code_figures
-from vqaudio.metrics.conditioning_gap import estimates
+from vqaudio.metrics.codebook_usage import codebook_usage_metrics
+from vqaudio.metrics.conditioning_gap import gap_estimates
 from vqaudio.metrics.confidence import Estimate
-from vqaudio.metrics.phones import phone_figures
-from vqaudio.metrics.robustness import missing_codings, stability_figures
-from vqaudio.metrics.signal import signal_figures
-from vqaudio.metrics.speaker_probe import speaker_probe_figures
+from vqaudio.metrics.phones import phone_metrics
+from vqaudio.metrics.robustness import missing_codings, robustness_metrics
+from vqaudio.metrics.signal import signal_metrics
+from vqaudio.metrics.speaker_probe import speaker_probe_metrics
 from vqaudio.metrics.speaker_verification import SpeakerVerifier
 from vqaudio.metrics.voice_conversion import voice_conversion_metrics
-from vqaudio.metrics.wer import word_figures
+from vqaudio.metrics.wer import wer_metrics
 from vqaudio.report.context import (
     CHANCE,
     CONVERSION,
@@ -53,7 +53,7 @@ class Question(NamedTuple):
 
 
 def listening(subject: EvaluationContext) -> Answers:
-    yield OURS, estimates(subject.nll)
+    yield OURS, gap_estimates(subject.nll)
 
 
 def phones(subject: EvaluationContext) -> Answers:
@@ -66,7 +66,7 @@ def phones(subject: EvaluationContext) -> Answers:
     for system, codes in subject.codes.items():
         yield (
             system,
-            phone_figures(
+            phone_metrics(
                 [codes[i] for i in chosen],
                 [subject.alignments[u.id] for u in own],
                 [u.speaker for u in own],
@@ -84,7 +84,7 @@ def abx(subject: EvaluationContext) -> Answers:
     speakers = {subject.set.utterances[i].id: subject.set.utterances[i].speaker for i in chosen}
     items = items_of({id: subject.alignments[id] for id in ids}, speakers)
     figures = functools.partial(
-        abx_figures,
+        abx_metrics,
         items=items,
         frame_rate=subject.model.frame_rate,
         max_items_per_cell=ABX_TOKENS,
@@ -108,7 +108,7 @@ def codes(subject: EvaluationContext) -> Answers:
     for system, own in subject.codes.items():
         yield (
             system,
-            code_figures(own, codebook_size=subject.model.codebook_size, frame_rate=subject.model.frame_rate),
+            codebook_usage_metrics(own, codebook_size=subject.model.codebook_size, frame_rate=subject.model.frame_rate),
         )
 
 
@@ -126,7 +126,7 @@ def stability(subject: EvaluationContext) -> Answers:
     makers = {OURS: lambda wav: model.tokenize(wav).codes.numpy()}
     makers |= {name: units.encode for name, units in subject.kmeans.items()}
     for system, tokenize in makers.items():
-        yield system, stability_figures(tokenize, wavs, sample_rate=model.sample_rate, hop=model.hop, seed=subject.seed)
+        yield system, robustness_metrics(tokenize, wavs, sample_rate=model.sample_rate, hop=model.hop, seed=subject.seed)
     if missing := missing_codings(model.sample_rate):
         raise NotApplicableError("; ".join(f"{coding}: {why}" for coding, why in missing.items()))
 
@@ -148,7 +148,7 @@ def speaker(subject: EvaluationContext) -> Answers:
         if system == CHANCE:  # is told by `chance`
             continue
         own = [codes[i] for i in chosen]
-        yield system, speaker_probe_figures(own, names, codebook_size=size, frame_rate=rate, seed=subject.seed)
+        yield system, speaker_probe_metrics(own, names, codebook_size=size, frame_rate=rate, seed=subject.seed)
 
 
 def conversion(subject: EvaluationContext) -> Answers:
@@ -188,7 +188,7 @@ def words(subject: EvaluationContext) -> Answers:
     recogniser = subject.recogniser(every)
     for audio, wavs in _audio(subject).items():
         heard = transcribe_all(recogniser, [wavs[i] for i in told], subject.model.sample_rate)
-        yield audio, word_figures(texts, list(heard))
+        yield audio, wer_metrics(texts, list(heard))
 
 
 def signal(subject: EvaluationContext) -> Answers:
@@ -197,7 +197,7 @@ def signal(subject: EvaluationContext) -> Answers:
     names = [u.id for u in spoken.utterances]
     yield (
         RECONSTRUCTION,
-        signal_figures(spoken.originals, spoken.reconstructions, rate, names=names, left_out=left_out),
+        signal_metrics(spoken.originals, spoken.reconstructions, rate, names=names, left_out=left_out),
     )
     if left_out:
         raise NotApplicableError("; ".join(left_out))
