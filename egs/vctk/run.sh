@@ -49,7 +49,7 @@ if runs 5; then
     accelerate launch "$repository/recipes/train_prior.py" "$prior" --model "$out" --data "$manifests" \
         --out "$out/prior" "$@"
     vqaudio evaluate --model "$out" --prior "$out/prior" --train-tokens "$out/codes/train.jsonl" \
-        --data "$manifests" --only listening bits --no-html --out "$out/report" --overwrite
+        --data "$manifests" --only conditioning_gap bitrate --no-html --out "$out/report" --overwrite
 fi
 if runs 6; then
     echo "== Stage 6: all tokens in an archive, and back =="

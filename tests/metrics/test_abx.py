@@ -74,8 +74,8 @@ def test_contexts_are_averaged_before_speakers() -> None:
     spoken += [("t", "a-p-a", 0), ("t", "a-p-a", 2), ("t", "a-q-a", 0.5)]
     found = _abx(spoken, context="triphone")
     assert found["abx_within"].value == ((0 + 1) / 2 + 1) / 2
-    assert found["abx_cells_within"].value == 3 and found["abx_same_context"].value == 1
-    assert _abx(spoken)["abx_same_context"].value == 0 == _abx(spoken, context="auto")["abx_same_context"].value
+    assert found["abx_cells_within"].value == 3 and found["abx_triphone_context"].value == 1
+    assert _abx(spoken)["abx_triphone_context"].value == 0 == _abx(spoken, context="auto")["abx_triphone_context"].value
 
 
 def _naive(spoken: Spoken, across: bool) -> float:

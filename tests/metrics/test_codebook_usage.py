@@ -31,27 +31,27 @@ def _noise(count: int, shares: tuple[float, ...], seed: int = 0) -> list[np.ndar
 
 def test_one_code() -> None:
     figures = codebook_usage_metrics(_arrays([2] * 10, [2] * 10), codebook_size=K, frame_rate=RATE)
-    expected = {"usage": 0.25, "perplexity": 1, "entropy": 0, "repeated": 1, "run_mean": 10, "run_mean_ms": 40}
-    expected |= {"run_median": 10, "bigram_entropy": 0, "bigrams": 1, "bigram_type_token": 1 / 18}
-    expected |= {"trigrams": 1, "trigram_type_token": 1 / 16}
+    expected = {"usage": 0.25, "perplexity": 1, "entropy": 0, "repeat_rate": 1, "run_length_mean": 10, "run_length_ms": 40}
+    expected |= {"run_length_median": 10, "bigram_entropy": 0, "distinct_bigrams": 1, "bigram_type_token_ratio": 1 / 18}
+    expected |= {"distinct_trigrams": 1, "trigram_type_token_ratio": 1 / 16}
     assert figures == {name: pytest.approx(Estimate(value, value, value, 2)) for name, value in expected.items()}
 
 
 def test_each_code_equally_often() -> None:
     values = _values(_arrays([0, 1, 2, 3, 3, 2, 1, 0]))
     assert values["usage"] == 1 and values["entropy"] == 2 and values["perplexity"] == 4
-    assert values["repeated"] == pytest.approx(1 / 7) and values["run_mean"] == pytest.approx(8 / 7)
+    assert values["repeat_rate"] == pytest.approx(1 / 7) and values["run_length_mean"] == pytest.approx(8 / 7)
     # after 0: 1; after 1: 2 or 0; after 2: 3 or 1; after 3: 3 or 2
     assert values["bigram_entropy"] == pytest.approx(6 / 7)
-    assert values["bigrams"] == 7 and values["bigram_type_token"] == 1
-    assert values["trigrams"] == 6 and values["trigram_type_token"] == 1
+    assert values["distinct_bigrams"] == 7 and values["bigram_type_token_ratio"] == 1
+    assert values["distinct_trigrams"] == 6 and values["trigram_type_token_ratio"] == 1
 
 
 def test_two_codes_in_turns() -> None:
     values = _values(_arrays([0, 1] * 50))
-    assert values["entropy"] == 1 and values["bigram_entropy"] == 0 and values["repeated"] == 0
-    assert values["run_mean"] == values["run_median"] == 1 and values["run_mean_ms"] == pytest.approx(4)
-    assert values["bigrams"] == values["trigrams"] == 2
+    assert values["entropy"] == 1 and values["bigram_entropy"] == 0 and values["repeat_rate"] == 0
+    assert values["run_length_mean"] == values["run_length_median"] == 1 and values["run_length_ms"] == pytest.approx(4)
+    assert values["distinct_bigrams"] == values["distinct_trigrams"] == 2
 
 
 def test_several_utterances_by_hand() -> None:
@@ -59,9 +59,9 @@ def test_several_utterances_by_hand() -> None:
     codes = _arrays([0, 0, 1, 1, 1], [1, 0], [3])
     values = _values(codes)
     assert values["usage"] == 0.75
-    assert values["run_mean"] == pytest.approx(8 / 5) and values["run_median"] == 1
-    assert values["repeated"] == pytest.approx(3 / 5)
-    assert values["bigrams"] == 4 and values["trigrams"] == 3  # 00 01 11 10, 001 011 111
+    assert values["run_length_mean"] == pytest.approx(8 / 5) and values["run_length_median"] == 1
+    assert values["repeat_rate"] == pytest.approx(3 / 5)
+    assert values["distinct_bigrams"] == 4 and values["distinct_trigrams"] == 3  # 00 01 11 10, 001 011 111
     # after 0: 0 or 1; after 1: 1, 1 or 0
     assert values["bigram_entropy"] == pytest.approx((2 + 3 * (math.log2(3) - 2 / 3)) / 5)
     assert code_counts(codes, K).tolist() == [3, 4, 0, 1]
@@ -79,16 +79,16 @@ def test_random_codes_against_scipy_and_a_counter() -> None:
     assert values["perplexity"] == pytest.approx(math.exp(float(entropy(code_counts(codes, K)))))
     of_pairs, of_first = (float(entropy(list(c.values()), base=2)) for c in (pairs, before))
     assert values["bigram_entropy"] == pytest.approx(of_pairs - of_first)
-    assert values["bigrams"] == len(pairs) and values["bigram_type_token"] == len(pairs) / pairs.total()
+    assert values["distinct_bigrams"] == len(pairs) and values["bigram_type_token_ratio"] == len(pairs) / pairs.total()
     runs = [len(list(group)) for own in codes for _, group in itertools.groupby(own)]
-    assert values["run_median"] == np.median(runs) and values["run_mean"] == pytest.approx(np.mean(runs))
+    assert values["run_length_median"] == np.median(runs) and values["run_length_mean"] == pytest.approx(np.mean(runs))
     assert run_counts(codes).tolist() == np.bincount(runs)[1:].tolist()
 
 
 @pytest.mark.parametrize("lengths", [[1, 2], [1, 2, 3], [1, 1, 2, 4, 4, 5]])
 def test_the_median_is_numpys(lengths: list[int]) -> None:
     codes = np.repeat(np.arange(len(lengths)) % 2, lengths)
-    assert _values([codes])["run_median"] == np.median(lengths)
+    assert _values([codes])["run_length_median"] == np.median(lengths)
 
 
 def test_the_intervals_of_entropies_are_those_of_theory() -> None:
@@ -124,9 +124,9 @@ def test_every_interval_holds_its_figure_and_the_same_codes_give_the_same() -> N
 
 def test_a_single_code_has_nothing_before_it() -> None:
     values = _values(_arrays([1], [2]))
-    assert math.isnan(values["repeated"]) and math.isnan(values["bigram_entropy"])
-    assert values["bigrams"] == 0 and math.isnan(values["bigram_type_token"])
-    assert values["entropy"] == 1 and values["run_mean"] == 1
+    assert math.isnan(values["repeat_rate"]) and math.isnan(values["bigram_entropy"])
+    assert values["distinct_bigrams"] == 0 and math.isnan(values["bigram_type_token_ratio"])
+    assert values["entropy"] == 1 and values["run_length_mean"] == 1
 
 
 @pytest.mark.parametrize(

@@ -60,10 +60,10 @@ def test_two_speakers_by_hand() -> None:
     assert found["accuracy"].value == pytest.approx(19 / 20)
     assert (found["accuracy"].low, found["accuracy"].high) == (7 / 8, 1.0) and found["accuracy"].count == 2
     # the commonest is AA for both halves: 8 of a's 12, 4 of b's 8
-    assert found["majority"].value == pytest.approx(12 / 20)
+    assert found["majority_accuracy"].value == pytest.approx(12 / 20)
     # counts: code 0: 7 AA; code 1: 1 AA, 8 IY; code 2: 4 AA
-    assert found["purity_of_codes"].value == pytest.approx((7 + 8 + 4) / 20)
-    assert found["purity_of_phones"].value == pytest.approx((7 + 8) / 20)
+    assert found["phone_purity"].value == pytest.approx((7 + 8 + 4) / 20)
+    assert found["cluster_purity"].value == pytest.approx((7 + 8) / 20)
     # boundaries at 4 and 8, at 4; codes change at 4 and 8, at 3
     assert all(found[f"boundary_{name}"][:3] == (1, 1, 1) for name in ("precision", "recall", "f1", "r_value"))
 
@@ -81,11 +81,11 @@ def test_a_pair_of_codes_says_more_than_one() -> None:
 def test_perfect_codes() -> None:
     alignments, speakers = _corpus()
     found = _figures(_phones(alignments), alignments, speakers, k=len(CLASSES))
-    for name in ("accuracy", "pnmi", "purity_of_codes", "purity_of_phones", "bigram_accuracy"):
+    for name in ("accuracy", "pnmi", "phone_purity", "cluster_purity", "bigram_accuracy"):
         assert found[name][:3] == pytest.approx((1, 1, 1)), name
     for name in ("boundary_f1", "boundary_r_value", "mapped_boundary_f1", "mapped_boundary_r_value"):
         assert found[name][:3] == pytest.approx((1, 1, 1)), name
-    assert found["shuffled"].high < 0.6
+    assert found["shuffled_accuracy"].high < 0.6
 
 
 def test_random_codes_say_nothing() -> None:
@@ -93,18 +93,18 @@ def test_random_codes_say_nothing() -> None:
     rng = np.random.default_rng(1)
     codes = [rng.integers(8, size=len(phones)) for phones in _phones(alignments)]
     found = _figures(codes, alignments, speakers, k=8)
-    majority = found["majority"].value
+    majority = found["majority_accuracy"].value
     assert found["accuracy"].low <= majority <= found["accuracy"].high
-    assert found["shuffled"].low <= majority <= found["shuffled"].high
+    assert found["shuffled_accuracy"].low <= majority <= found["shuffled_accuracy"].high
     assert found["pnmi"].value < 0.01 and found["pnmi"].value == pytest.approx(found["pnmi_shuffled"].value, abs=0.003)
 
 
 def test_one_code_is_the_majority() -> None:
     alignments, speakers = _corpus()
     found = _figures([np.zeros(len(p), int) for p in _phones(alignments)], alignments, speakers, k=4)
-    assert found["accuracy"] == found["majority"] == found["shuffled"] == found["bigram_accuracy"]
+    assert found["accuracy"] == found["majority_accuracy"] == found["shuffled_accuracy"] == found["bigram_accuracy"]
     assert found["pnmi"][:3] == pytest.approx((0, 0, 0), abs=1e-12)
-    assert found["purity_of_phones"].value == 1
+    assert found["cluster_purity"].value == 1
     assert found["boundary_recall"].value == 0 and np.isnan(found["boundary_precision"].value)
     assert found["boundary_f1"].value == 0
 
@@ -161,7 +161,7 @@ def test_the_same_seed_shuffles_alike_and_the_order_of_utterances_does_not_matte
     assert first == _figures(codes, alignments, speakers, k=5)
     other = _figures(codes, alignments, speakers, k=5, seed=1)
     assert "pnmi_shuffled" in (changed := {name for name in first if first[name] != other[name]})
-    assert changed <= {"shuffled", "pnmi_shuffled"}
+    assert changed <= {"shuffled_accuracy", "pnmi_shuffled"}
     backwards = _figures(codes[::-1], alignments[::-1], speakers[::-1], k=5)
     assert backwards["accuracy"].value == first["accuracy"].value
 
@@ -259,4 +259,4 @@ def test_hand_labels_of_real_speech_within_seconds() -> None:
     assert perfect["pnmi"].value == pytest.approx(1)
     assert perfect["boundary_r_value"].value > 0.999
     two = phone_metrics([p // 21 for p in phones], alignments, speakers, frame_rate=250, codebook_size=41)
-    assert two["majority"].high < two["accuracy"].low
+    assert two["majority_accuracy"].high < two["accuracy"].low

@@ -41,12 +41,12 @@ def test_they_are_means_over_all_codes(randomise: Callable[..., nn.Module]) -> N
     assert figures["unigram_bits"] == pytest.approx(expected, rel=1e-5)
     assert figures["uniform_bits"] == 2
     assert figures["label_gap"] != 0
-    assert figures["bits_unknown"] != figures["bits_per_code"]
+    assert figures["bits_null_speaker"] != figures["bits_per_code"]
     with pytest.raises(RuntimeError, match="training mode"):
         code_prior_metrics(prior.train(), FOUND, smoothed_unigram(FOUND))
 
 
-@pytest.mark.parametrize(("speakers", "more"), [((), set()), (("anna",), {"bits_unknown"})])
+@pytest.mark.parametrize(("speakers", "more"), [((), set()), (("anna",), {"bits_null_speaker"})])
 def test_without_another_speaker_there_is_no_gap(speakers: tuple[str, ...], more: set[str]) -> None:
     prior = CodePrior(CodePriorConfig(speakers=speakers, model="m", net=NET)).eval()
     found = CodeSequences(FOUND.codes, np.array([0, len(speakers), 0]), codebook_size=4, model="m")

@@ -52,7 +52,7 @@ def test_speech_is_like_itself(speech: list[np.ndarray]) -> None:
     for name in ("f0_correlation", "stoi", "estoi"):
         assert figures[name] == pytest.approx(1, abs=1e-6), name
     assert figures["pesq"] == pytest.approx(4.644, abs=1e-3)  # the end of its scale
-    assert 0.2 < figures["voiced_share"] == figures["voiced_share_original"] < 0.8
+    assert 0.2 < figures["voiced_fraction"] == figures["voiced_fraction_original"] < 0.8
 
 
 @pytest.mark.data
@@ -72,7 +72,7 @@ def test_an_octave_up_is_1200_cents_and_a_gross_error_in_every_frame() -> None:
     assert figures["f0_rmse"] == pytest.approx(1200, abs=5)
     assert figures["gross_pitch_error"] == 1 and figures["voicing_error"] < 0.05
     assert figures["f0_correlation"] == pytest.approx(1, abs=0.01)
-    assert figures["voiced_share_original"] > 0.95 and figures["mcd"] > 1
+    assert figures["voiced_fraction_original"] > 0.95 and figures["mcd"] > 1
 
 
 def test_opposite_melodies_correlate_negatively() -> None:
@@ -91,14 +91,14 @@ def test_voices_of_different_pitch_do_not_correlate_by_it() -> None:
 
 def test_a_voice_that_became_noise_is_voiced_nowhere() -> None:
     figures = _values([_tone(120)], [_noise(1)])
-    assert figures["voiced_share_original"] > 0.95 and figures["voiced_share"] < 0.05
+    assert figures["voiced_fraction_original"] > 0.95 and figures["voiced_fraction"] < 0.05
     assert figures["voicing_error"] > 0.9
 
 
 def test_silence_has_no_pitch_no_level_and_no_judgement() -> None:
     silence, told = np.zeros(RATE, np.float32), []
     figures = signal_metrics([silence], [silence], RATE, left_out=told)
-    assert figures["mcd"].value == figures["log_mel_distance"].value == figures["voiced_share"].value == 0
+    assert figures["mcd"].value == figures["log_mel_distance"].value == figures["voiced_fraction"].value == 0
     for name in ("f0_rmse", "f0_correlation", "gross_pitch_error", "level_difference", "pesq", "stoi", "estoi"):
         assert math.isnan(figures[name].value), name
     assert figures["pesq"].count == 0 and figures["mcd"].count == 1

@@ -50,7 +50,7 @@ def abx_metrics(
 
     abx_within, abx_across: NaN where there is no cell, such as across one speaker; their intervals are by speakers,
     drawn with replacement, as speakers of A and B and of X alike. With them come numbers: abx_cells_within and
-    abx_cells_across; abx_items, how many of `count` were used; abx_same_context, 1 for "triphone" and 0 for "any".
+    abx_cells_across; abx_items, how many of `count` were used; abx_triphone_context, 1 for "triphone" and 0 for "any".
 
     Raises ValueError for features that are missing, too short, or not what the distance compares, and where there is no
     cell at all.
@@ -80,7 +80,7 @@ def abx_metrics(
             "of one phone and one of another in the same context, of one speaker or of two"
         )
     numbers = {"abx_cells_within": cells[0], "abx_cells_across": cells[1], "abx_items": len(used)}
-    numbers["abx_same_context"] = int(chosen == "triphone")
+    numbers["abx_triphone_context"] = int(chosen == "triphone")
     return {
         "abx_within": _estimate(within, len(speakers)),
         "abx_across": _estimate(across, len(speakers)),

@@ -23,23 +23,29 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from vqaudio.metrics.confidence import Estimate, ratio
 from vqaudio.speech.prior import CodePrior
 from vqaudio.tokens.chunks import CodeSequences, sequences, whole_utterances
 from vqaudio.tokens.rows import TokenRow
 
 Codes = npt.NDArray[np.int64]
 Bits = npt.NDArray[np.float64]
-DRAWS = 1000  # of the bootstrap
 CODES_AT_ONCE = 2**14  # of a prior's batches
 
 
 class Rate(NamedTuple):
-    """One price of the tokens."""
+    """One bitrate, with the 95 % interval of `confidence.ratio` over utterances."""
 
     bits_per_second: float  # of audio
-    low: float  # of its 95 % interval: utterances are drawn again and again (percentile bootstrap)
+    low: float
     high: float
-    bits_per_code: float  # of the codes as they are, merged or not
+    count: int  # utterances
+    bits_per_code: float  # of the original codes, also where runs were merged
+
+    @property
+    def estimate(self) -> Estimate:
+        """In bits per second."""
+        return Estimate(*self[:4])
 
 
 class Bitrates(NamedTuple):
@@ -185,15 +191,10 @@ def _costs(alone: Bits) -> Bits:
     return -np.log2(alone, where=alone > 0, out=np.zeros_like(alone))
 
 
-def _rates(bits: dict[str, Bits], seconds: Bits, lengths: npt.NDArray[np.int64], own: list[int]) -> dict[str, Rate]:
-    """Bits of each utterance by the rates' names, and which utterances -> their rates."""
-    costs = np.stack([values[own] for values in bits.values()], axis=1)  # (U, R)
-    time, total, generator = seconds[own], costs.sum(0), np.random.default_rng(0)
-    draws = (generator.integers(len(own), size=len(own)) for _ in range(DRAWS))
-    drawn = np.array([costs[draw].sum(0) / time[draw].sum() for draw in draws])  # (DRAWS, R)
-    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
-    count = lengths[own].sum()
+def _rates(bits: dict[str, Bits], seconds: Bits, lengths: npt.NDArray[np.int64], chosen: list[int]) -> dict[str, Rate]:
+    """Bits (U,) by rate, seconds (U,), numbers of codes (U,), and the utterances to take -> rates."""
+    count = lengths[chosen].sum()
     return {
-        name: Rate(float(total[r] / time.sum()), float(low[r]), float(high[r]), float(total[r] / count))
-        for r, name in enumerate(bits)
+        name: Rate(*ratio(costs[chosen], seconds[chosen]), float(costs[chosen].sum() / count))
+        for name, costs in bits.items()
     }

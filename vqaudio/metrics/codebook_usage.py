@@ -32,9 +32,9 @@ def codebook_usage_metrics(codes: Sequence[Codes], *, codebook_size: int, frame_
 
     usage: share of the K codes that occur (0 to 1). entropy: of their shares, in bits (0 to log2 K); perplexity: 2 to
     that power, how many codes used equally often would be as varied (1 to K). repeated: share of the codes that equal
-    the one before (0 to 1). run_mean in frames, run_mean_ms, run_median in frames: how long a code stays.
+    the one before (0 to 1). run_length_mean in frames, run_length_ms, run_length_median in frames: how long a code stays.
     bigram_entropy: bits of a code for somebody who knows the one before. bigrams, trigrams: how many different ones
-    occur; bigram_type_token, trigram_type_token: divided by how many there are in all (0 to 1); 1 where none ever comes
+    occur; bigram_type_token_ratio, trigram_type_token_ratio: divided by how many there are in all (0 to 1); 1 where none ever comes
     back. NaN where utterances of a single code leave nothing to count. Raises ValueError as `check_codes` does.
     """
     check_codes(codes, codebook_size)
@@ -42,22 +42,22 @@ def codebook_usage_metrics(codes: Sequence[Codes], *, codebook_size: int, frame_
         raise ValueError(f"frame_rate must be above 0 codes per second, got {frame_rate}")
     lengths, runs = np.array([len(own) for own in codes]), _runs(codes).astype(np.float64)
     entropy = _at_most(math.log2(codebook_size), ratio(unigram_bits(codes), lengths))
-    run_mean = ratio(lengths, runs.sum(1))
+    run_length_mean = ratio(lengths, runs.sum(1))
     bits_of_pairs = unigram_bits(_ngrams(codes, 2)) - unigram_bits([own[:-1] for own in codes])
     figures = {
         "usage": _at_most(1, _different(codes, codebook_size)),
         "perplexity": _transformed(entropy, lambda bits: 2**bits),
         "entropy": entropy,
-        "repeated": ratio(lengths - runs.sum(1), lengths - 1),
-        "run_mean": run_mean,
-        "run_mean_ms": _transformed(run_mean, lambda frames: 1000 / frame_rate * frames),
-        "run_median": bootstrap(lambda weights: _median(weights @ runs), len(codes)),
+        "repeat_rate": ratio(lengths - runs.sum(1), lengths - 1),
+        "run_length_mean": run_length_mean,
+        "run_length_ms": _transformed(run_length_mean, lambda frames: 1000 / frame_rate * frames),
+        "run_length_median": bootstrap(lambda weights: _median(weights @ runs), len(codes)),
         "bigram_entropy": _at_most(math.log2(codebook_size), ratio(bits_of_pairs, lengths - 1)),
     }
     for name, n in {"bigram": 2, "trigram": 3}.items():
         grams = _ngrams(codes, n)
-        figures[f"{name}s"] = _different(grams, 1)
-        figures[f"{name}_type_token"] = _different(grams, np.array([len(own) for own in grams]))
+        figures[f"distinct_{name}s"] = _different(grams, 1)
+        figures[f"{name}_type_token_ratio"] = _different(grams, np.array([len(own) for own in grams]))
     return figures
 
 

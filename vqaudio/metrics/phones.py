@@ -57,8 +57,8 @@ def phone_metrics(
     accuracy: share of frames whose phone the code names; bigram_accuracy: the code and the one before it. majority: of
     naming the commonest phone always; shuffled: of codes that changed places within their utterance (`seed`).
     pnmi: I(phone; code) / H(phone), 0 to 1, counted on the very frames that it is told of, which flatters many codes
-    on little speech: pnmi_shuffled says by how much. purity_of_codes: share of frames that have their code's commonest
-    phone; purity_of_phones: that have their phone's commonest code. boundary_precision, _recall, _f1 and _r_value: do
+    on little speech: pnmi_shuffled says by how much. phone_purity: share of frames that have their code's commonest
+    phone; cluster_purity: that have their phone's commonest code. boundary_precision, _recall, _f1 and _r_value: do
     codes change where phones do, within 20 ms; mapped_boundary_*: do the phones change that codes were taken for.
 
     Phones are the classes of `fold`. A frame has the phone that is spoken at its middle; frames of which the alignment
@@ -83,8 +83,8 @@ def phone_metrics(
     named = _learned(frames.code, frames.phone, half, most)
     guesses = {
         "accuracy": named,
-        "majority": most,
-        "shuffled": _learned(shuffled, frames.phone, half, most),
+        "majority_accuracy": most,
+        "shuffled_accuracy": _learned(shuffled, frames.phone, half, most),
         "bigram_accuracy": _learned(before * codebook_size + frames.code, frames.phone, half, named),
     }
     of, phone = np.searchsorted(heard, speaker[known]), frames.phone[known]
@@ -202,15 +202,15 @@ def _counted(speaker: Ints, code: Ints, phone: Ints) -> dict[str, Callable[[Floa
         entropy = math.log(total) - phones
         return (_spread(cells) / total - codes + entropy) / entropy if entropy > 0 else math.nan
 
-    def purity_of_codes(weights: Floats) -> float:
+    def phone_purity(weights: Floats) -> float:
         cells = weights @ counts
         return float(np.maximum.reduceat(cells, codes_begin).sum() / cells.sum())
 
-    def purity_of_phones(weights: Floats) -> float:
+    def cluster_purity(weights: Floats) -> float:
         cells = weights @ counts
         return float(np.maximum.reduceat(cells[by_phone], phones_begin).sum() / cells.sum())
 
-    return {f.__name__: f for f in (pnmi, purity_of_codes, purity_of_phones)}
+    return {f.__name__: f for f in (pnmi, phone_purity, cluster_purity)}
 
 
 def _spread(counts: Floats) -> float:

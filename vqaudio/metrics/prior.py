@@ -18,7 +18,7 @@ from vqaudio.tokens.chunks import CodeSequences
 def code_prior_metrics(prior: CodePrior, found: CodeSequences, unigram: Bits) -> dict[str, float]:
     """Utterances, and the shares (K,) of the codes that it was trained on -> figures, in bits per code; float32.
 
-    bits_per_code: under the prior, told who speaks; bits_unknown: not told, where it knows speakers; label_gap: told
+    bits_per_code: under the prior, told who speaks; bits_null_speaker: not told, where it knows speakers; label_gap: told
     another speaker instead, less bits_per_code, where it knows several. unigram_bits: what the codes cost by their
     shares alone: a prior that is no better has learned nothing. uniform_bits: log2 K.
     """
@@ -33,7 +33,7 @@ def code_prior_metrics(prior: CodePrior, found: CodeSequences, unigram: Bits) ->
         "uniform_bits": math.log2(found.codebook_size),
     }
     if prior.cfg.speakers:
-        figures["bits_unknown"] = told(np.full_like(own, nobody))
+        figures["bits_null_speaker"] = told(np.full_like(own, nobody))
     if len(prior.cfg.speakers) > 1:
         figures["label_gap"] = told((own + 1) % nobody) - figures["bits_per_code"]
     return figures

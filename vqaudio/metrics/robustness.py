@@ -27,7 +27,7 @@ Codes = npt.NDArray[np.int64]
 Wav = npt.NDArray[np.float32]
 SIX_DECIBELS = np.float32(10 ** (6 / 20))
 LOUDEST = 0.99  # a peak that is not clipped yet
-CODINGS: dict[str, dict[str, Any]] = {  # for soundfile; levels run from 0, the best, to 1
+CODECS: dict[str, dict[str, Any]] = {  # for soundfile; levels run from 0, the best, to 1
     "mp3": {"format": "MP3", "subtype": "MPEG_LAYER_III", "bitrate_mode": "VARIABLE", "compression_level": 0.5},
     "opus": {"format": "OGG", "subtype": "OPUS", "compression_level": 0.9},
 }
@@ -46,40 +46,40 @@ def robustness_metrics(
 ) -> dict[str, Estimate]:
     """Waveforms (T,) in [-1, 1], and what makes N = ceil(T / hop) codes of one -> edits per code, by names.
 
-    stability_gain_minus6, _gain_plus6: 6 dB softer or louder; where the latter would clip, both are turned down.
-    stability_noise_20, _noise_10: white noise so many dB below the utterance. stability_shift_hop: without the first
-    hop, against the codes from the second on; _shift_half: without half a hop. stability_resample_8k, _resample_44k: at
-    8 or 44.1 kHz and back. stability_mp3, _opus: coded at about 40 and 30 kbit/s (16 kHz), where libsndfile can;
-    `missing_codings` tells why there is no figure. Each of them also with _merged behind.
+    edit_rate_gain_minus6, _gain_plus6: 6 dB softer or louder; where the latter would clip, both are turned down.
+    edit_rate_noise_20, _noise_10: white noise so many dB below the utterance. edit_rate_shift_hop: without the first
+    hop, against the codes from the second on; _shift_half: without half a hop. edit_rate_resample_8k, _resample_44k: at
+    8 or 44.1 kHz and back. edit_rate_mp3, _opus: coded at about 40 and 30 kbit/s (16 kHz), where libsndfile can;
+    `missing_codecs` tells why there is no figure. Each of them also with _merged behind.
 
     Raises ValueError for no waveforms, one that is not longer than a hop, and a number of codes that is not N;
     ModuleNotFoundError without rapidfuzz.
     """
     check_rapidfuzz()
-    codings = sorted(CODINGS.keys() - missing_codings(sample_rate).keys())
+    codecs = sorted(CODECS.keys() - missing_codecs(sample_rate).keys())
     edits: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)  # of each utterance, and its codes
     for u, wav in enumerate(wavs):
         if wav.ndim != 1 or len(wav) <= hop:
             raise ValueError(f"a waveform must be (T,) with T above {hop}, the hop, got {wav.shape} for utterance {u}")
         noise = np.random.default_rng((seed, u)).standard_normal(len(wav), np.float32)
         own = _codes(tokenize, wav, hop)
-        for name, change in _changes(wav, noise, sample_rate, hop, codings).items():
+        for name, change in _changes(wav, noise, sample_rate, hop, codecs).items():
             before = own if change.before is wav else _codes(tokenize, change.before, hop)
             before, after = before[change.skipped :], _codes(tokenize, change.after, hop)
-            edits[f"stability_{name}"].append((distance(before, after), len(before)))
+            edits[f"edit_rate_{name}"].append((distance(before, after), len(before)))
             before, after = merged(before), merged(after)
-            edits[f"stability_{name}_merged"].append((distance(before, after), len(before)))
+            edits[f"edit_rate_{name}_merged"].append((distance(before, after), len(before)))
     if not edits:
         raise ValueError("there are no waveforms")
     return {name: ratio(*zip(*counts, strict=True)) for name, counts in edits.items()}
 
 
-def missing_codings(sample_rate: int) -> dict[str, str]:
-    """Names of the codings (mp3, opus) that have no figures at this rate, and why."""
+def missing_codecs(sample_rate: int) -> dict[str, str]:
+    """Names of the codecs (mp3, opus) that have no figures at this rate, and why."""
     import soundfile
 
     missing = {}
-    for name in CODINGS:
+    for name in CODECS:
         try:
             coded(np.zeros(sample_rate // 10, np.float32), sample_rate, name)
         except soundfile.LibsndfileError as error:  # whose full text names an address in memory
@@ -94,7 +94,7 @@ def coded(wav: Wav, sample_rate: int, name: str) -> Wav:
     import soundfile
 
     file = io.BytesIO()
-    soundfile.write(file, wav, sample_rate, **CODINGS[name])
+    soundfile.write(file, wav, sample_rate, **CODECS[name])
     file.seek(0)
     decoded, _ = soundfile.read(file, dtype="float32")
     return _in_range(aligned(decoded, wav))
@@ -128,7 +128,7 @@ def check_rapidfuzz() -> None:
         raise ModuleNotFoundError("edits are counted with rapidfuzz: pip install 'vqaudio[metrics]'") from error
 
 
-def _changes(wav: Wav, noise: Wav, sample_rate: int, hop: int, codings: Iterable[str]) -> dict[str, Change]:
+def _changes(wav: Wav, noise: Wav, sample_rate: int, hop: int, codecs: Iterable[str]) -> dict[str, Change]:
     """(T,), standard normal noise (T,) -> the changes by their names."""
     level = np.sqrt(np.mean(np.square(wav, dtype=np.float64)))
     room = LOUDEST / (SIX_DECIBELS * max(np.abs(wav).max(), 1e-6))
@@ -143,7 +143,7 @@ def _changes(wav: Wav, noise: Wav, sample_rate: int, hop: int, codings: Iterable
         changes[f"noise_{decibels}"] = Change(wav, _in_range(wav + level * 10 ** (-decibels / 20) * noise))
     for name, rate in {"8k": 8000, "44k": 44100}.items():
         changes[f"resample_{name}"] = Change(wav, _there_and_back(wav, sample_rate, rate))
-    return changes | {name: Change(wav, coded(wav, sample_rate, name)) for name in codings}
+    return changes | {name: Change(wav, coded(wav, sample_rate, name)) for name in codecs}
 
 
 def _there_and_back(wav: Wav, sample_rate: int, rate: int) -> Wav:

@@ -36,8 +36,8 @@ FRAME_METRICS = {  # name: errors, and the frames that they are counted over
     "log_mel_distance": ("log_mel", "frames"),
     "voicing_error": ("decisions", "frames"),
     "gross_pitch_error": ("gross", "both"),
-    "voiced_share_original": ("voiced", "frames"),
-    "voiced_share": ("voiced_other", "frames"),
+    "voiced_fraction_original": ("voiced", "frames"),
+    "voiced_fraction": ("voiced_other", "frames"),
 }
 PAIR_METRICS = ("level_difference", "pesq", "stoi", "estoi")
 
@@ -67,7 +67,7 @@ def signal_metrics(
     f0_rmse                 cents
     gross_pitch_error       share of the frames voiced in both whose pitches differ by more than 20 %
     voicing_error           share of all frames that are voiced in one only
-    voiced_share, _original share of the frames of the other, and of the original
+    voiced_fraction, _original share of the frames of the other, and of the original
     level_difference        dB, of the other against the original
     pesq, stoi, estoi       wide-band PESQ (MOS-LQO), STOI and extended STOI
 

@@ -29,10 +29,10 @@ def voice_conversion_metrics(
     A voice is the mean of the vectors of a speaker's real utterances; similarities are cosines. `originals`: the place
     of each one's source utterance in `enrolled[source]`, if it is there; it is left out of the source's voice.
 
-    Where target and source differ: similarity_target, similarity_source, target_closer (nearer to the target than to
-    the source), target_named (nearest to the target of all V). Where they are the same, in a reconstruction:
-    similarity_own, own_named. What these can be at best and at worst, by the real utterances: real_same and real_named
-    (to the voice of their speaker's other utterances), real_other (to the voices of the others), chance (1 / V), and
+    Where target and source differ: similarity_target, similarity_source, closer_to_target (nearer to the target than to
+    the source), target_identified (nearest to the target of all V). Where they are the same, in a reconstruction:
+    similarity_speaker, speaker_identified. What these can be at best and at worst, by the real utterances: real_same_speaker and real_identified
+    (to the voice of their speaker's other utterances), real_other_speakers (to the voices of the others), chance (1 / V), and
     the verifier's equal_error between the two. What is made of one source utterance is drawn together. Figures that
     nothing was given for are left out. Raises ValueError for fewer than 2 speakers, a speaker of fewer than 2
     utterances, names that are not enrolled, places that do not exist, and lists of different lengths.
@@ -70,10 +70,10 @@ def _of_converted(
     values = {
         "similarity_target": (to_target, changed),
         "similarity_source": (to_source, changed),
-        "target_closer": (to_target > to_source, changed),
-        "target_named": (named, changed),
-        "similarity_own": (to_target, ~changed),
-        "own_named": (named, ~changed),
+        "closer_to_target": (to_target > to_source, changed),
+        "target_identified": (named, changed),
+        "similarity_speaker": (to_target, ~changed),
+        "speaker_identified": (named, ~changed),
     }
     return {
         name: mean(value[where], [groups[c] for c in np.flatnonzero(where).tolist()])
@@ -92,10 +92,10 @@ def _of_real(found: Floats, speaker: npt.NDArray[np.intp]) -> dict[str, Estimate
         return equal_error_rate(found.ravel(), own.ravel(), weights.repeat(found.shape[1]))
 
     return {
-        "real_same": mean(same),
-        "real_other": mean(other),
-        "real_named": mean(found.argmax(1) == speaker),
-        "equal_error": bootstrap(equal_error, len(found)),
+        "real_same_speaker": mean(same),
+        "real_other_speakers": mean(other),
+        "real_identified": mean(found.argmax(1) == speaker),
+        "equal_error_rate": bootstrap(equal_error, len(found)),
         "chance": mean(np.full(len(found), 1 / found.shape[1])),
     }
 
