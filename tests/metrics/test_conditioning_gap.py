@@ -24,7 +24,7 @@ def _batches(model: SpeechVQVAE, samples: int = 160) -> list[dict[str, torch.Ten
 @pytest.mark.parametrize("most", [1, 320, 1000])
 def test_what_the_decoder_takes_at_once_changes_nothing(tiny_model: SpeechVQVAE, monkeypatch, most: int) -> None:
     expected = conditioning_metrics(tiny_model, _batches(tiny_model))
-    monkeypatch.setattr(module, "MOST_SAMPLES", most)
+    monkeypatch.setattr(module, "MAX_SAMPLES", most)
     assert conditioning_metrics(tiny_model, _batches(tiny_model)) == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 

@@ -12,7 +12,7 @@ from vqaudio.data.alignments import Alignment, Segment, find_alignments
 from vqaudio.metrics.boundaries import boundaries, hits, r_value
 from vqaudio.metrics.confidence import Estimate
 from vqaudio.metrics.phone_classes import CLASSES, fold
-from vqaudio.metrics.phones import frame_phones, phone_counts, phone_metrics
+from vqaudio.metrics.phones import frame_phones, phone_metrics
 
 RATE = 100.0
 TIMIT = Path(os.environ.get("VQAUDIO_DATA", Path(__file__).resolve().parents[3] / "shared" / "data")) / "timit8"
@@ -120,19 +120,6 @@ def test_mutual_information_is_that_of_scikit_learn() -> None:
     assert found.low < found.value < found.high
 
 
-def test_counts_are_those_of_a_loop() -> None:
-    alignments, _ = _corpus(2, 2)
-    rng = np.random.default_rng(3)
-    codes = [rng.integers(6, size=len(p)) for p in _phones(alignments)]
-    found = phone_counts(codes, alignments, frame_rate=RATE, codebook_size=7)
-    expected = np.zeros((7, len(CLASSES)), int)
-    for sequence, alignment in zip(codes, alignments, strict=True):
-        for n, code in enumerate(sequence):
-            (label,) = [s.label for s in alignment if s.start <= (n + 0.5) / RATE < s.end]
-            expected[code, CLASSES.index(label)] += 1
-    assert found.classes == CLASSES and np.array_equal(found.counts, expected)
-
-
 def test_gaps_are_left_out() -> None:
     """Frames before the first phone, between phones, and after the last: their codes do not matter."""
     alignments = [_speech("_ AA _ IY T", 4)] * 2
@@ -143,7 +130,6 @@ def test_gaps_are_left_out() -> None:
     assert found[0]["boundary_f1"].value == 1  # of both edges of the gap, and of IY and T
     noisy = np.where(phones < 0, np.arange(24) % 2 + 3, phones)
     assert _figures([noisy] * 2, alignments, ["a", "b"], k=6)["boundary_precision"].value == 1
-    assert phone_counts([phones.clip(0)], alignments[:1], frame_rate=RATE, codebook_size=3).counts.sum() == 12
 
 
 def test_every_speaker_is_asked_what_others_taught() -> None:

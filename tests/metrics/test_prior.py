@@ -51,5 +51,6 @@ def test_without_another_speaker_there_is_no_gap(speakers: tuple[str, ...], more
     prior = CodePrior(CodePriorConfig(speakers=speakers, model="m", net=NET)).eval()
     found = CodeSequences(FOUND.codes, np.array([0, len(speakers), 0]), codebook_size=4, model="m")
     assert (
-        set(code_prior_metrics(prior, found, smoothed_unigram(found))) == {"bits_per_code", "unigram_bits", "uniform_bits"} | more
+        set(code_prior_metrics(prior, found, smoothed_unigram(found)))
+        == {"bits_per_code", "unigram_bits", "uniform_bits"} | more
     )

@@ -206,7 +206,7 @@ def test_what_cannot_be_compared_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
         robustness_metrics(_levels, [], sample_rate=RATE, hop=HOP)
     with pytest.raises(ValueError, match=r"T above 80, the hop, got \(80,\) for utterance 1"):
         robustness_metrics(_levels, [_voice(), _voice(samples=80)], sample_rate=RATE, hop=HOP)
-    with pytest.raises(ValueError, match=r"8040 samples at 40 samples per code make 201 codes, got \(101,\)"):
+    with pytest.raises(ValueError, match=r"8040 samples with a hop of 40 make 201 codes, got \(101,\)"):
         robustness_metrics(_levels, [_voice()], sample_rate=RATE, hop=40)
     monkeypatch.setitem(sys.modules, "rapidfuzz", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'vqaudio\[metrics\]'"):

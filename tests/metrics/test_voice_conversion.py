@@ -121,7 +121,7 @@ def test_real_speakers_are_told_apart(verifier: SpeakerVerifier) -> None:
 @pytest.mark.parametrize(
     ("count", "sources", "targets", "speakers", "originals", "said"),
     [
-        (1, ["a", "b"], ["b"], "abc", None, "1 converted utterances have 2 sources, 1 targets"),
+        (1, ["a", "b"], ["b"], "abc", None, "1 decoded utterances have 2 sources, 1 targets"),
         (1, ["a"], ["b"], "abc", [0, 1], "2 originals"),
         (1, ["a"], ["a"], "a", None, "2 or more enrolled speakers, got 1"),
         (1, ["a"], ["z"], "abc", None, "'z' is not enrolled"),

@@ -12,7 +12,7 @@ import pytest
 
 from vqaudio.data.audio import read_audio
 from vqaudio.data.text import spelled, words_of
-from vqaudio.metrics.asr import TransformersASR, PocketsphinxASR, transcribe_all
+from vqaudio.metrics.asr import PocketsphinxASR, TransformersASR, transcribe_all
 from vqaudio.metrics.language_model import arpa
 from vqaudio.metrics.wer import wer_metrics
 
@@ -64,9 +64,9 @@ def test_nothing_heard_is_all_deleted_and_much_heard_more_than_all() -> None:
 @pytest.mark.parametrize(
     ("texts", "heard", "said"),
     [
-        (["one", " ... "], ["one", "two"], r"text 1 \(' ... '\) holds no words"),
-        (["one"], [], "1 texts and 0 that were heard"),
-        ([], [], "0 texts"),
+        (["one", " ... "], ["one", "two"], r"reference 1 \(' ... '\) has no words"),
+        (["one"], [], "1 references and 0 hypotheses"),
+        ([], [], "0 references"),
     ],
 )
 def test_what_has_no_error_rate_is_refused(texts: list[str], heard: list[str], said: str) -> None:
