@@ -71,7 +71,9 @@ def main() -> None:
 
     crops = SpeechCrops(speech, cfg.crops, classes)
     facts = flatten({name: to_dict(cfg)[name] for name in ("train", "crops", "model", "init_from")})
-    model = fit(model, crops, cfg.fit, cfg.out, evaluate=lambda m: conditioning_metrics(m, batches), save=save, facts=facts)
+    model = fit(
+        model, crops, cfg.fit, cfg.out, evaluate=lambda m: conditioning_metrics(m, batches), save=save, facts=facts
+    )
     if processes().is_main_process:
         save(model, cfg.out)
         plot_curves(cfg.out / "metrics.jsonl", cfg.out / "curves.png")

@@ -46,9 +46,9 @@ def without_peer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("model", "preset"), [(BASE, "base"), (PAPER, "paper")])
 def test_presets_are_timed_as_they_are_trained(model: BenchmarkModel, preset: str) -> None:
-    model = yaml.safe_load((VCTK / f"conf/{preset}.yaml").read_text())["model"]
+    settings = yaml.safe_load((VCTK / f"conf/{preset}.yaml").read_text())["model"]
     speakers = tuple(f"p{i}" for i in range(109))
-    cfg = replace(from_dict(SpeechVQVAEConfig, model), speakers=speakers)
+    cfg = replace(from_dict(SpeechVQVAEConfig, settings), speakers=speakers)
     assert model.net == cfg.decoder
     assert (model.name, model.rate) == (preset, cfg.sample_rate)
 

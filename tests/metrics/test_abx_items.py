@@ -53,7 +53,8 @@ def test_what_silence_is_can_be_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("alignments", "said"), [({}, "0 alignments"), ({"u": SPEECH[:1]}, "no phones"), ({"v": SPEECH}, "utterance v has no speaker")]
+    ("alignments", "said"),
+    [({}, "0 alignments"), ({"u": SPEECH[:1]}, "no phones"), ({"v": SPEECH}, "v has no speaker")],
 )
 def test_what_has_no_items_is_refused(alignments, said: str) -> None:
     with pytest.raises(ValueError, match=said):

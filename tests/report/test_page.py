@@ -63,7 +63,8 @@ def example(tiny_model: SpeechVQVAE, tmp_path_factory: pytest.TempPathFactory) -
         "model": {"name": "tiny", "fingerprint": model.fingerprint, "frame_rate": model.frame_rate, "hop": model.hop,
                   "sample_rate": model.sample_rate, "codebook_size": model.codebook_size,
                   "speakers": list(model.speakers)},
-        "sets": [{"name": "mini", "utterances": 4, "speakers": 2, "seconds": 4 * SECONDS, "available": ["phones", "texts"]}],
+        "sets": [{"name": "mini", "utterances": 4, "speakers": 2, "seconds": 4 * SECONDS,
+                  "available": ["phones", "texts"]}],
         "verdict": "posterior collapse: conditioning_gap 0.01, below 0.05: train longer",
         "summary": ["This model was never trained.", NASTY],
         "tasks": [{"key": "codebook_usage", "title": "Codebook usage", "description": "Which codes are used."},
@@ -340,16 +341,16 @@ def test_it_is_light_or_dark_as_the_reader_likes(chromium: Any, example: tuple[d
 @pytest.mark.parametrize(
     ("report", "said"),
     [
-        ({"title": "bare"}, ["No figure was measured.", "nothing of single codes", "No utterance", "No audio"]),
-        ({"title": "a", "codes": [{"code": 0, "share": 1.0, "count": 3, "phones": {}, "speakers": {},
-                                   "mean_run_ms": 4.0, "snippets": []}]}, ["Phones are not known here"]),
+        ({"title": "bare"}, ["has no metrics", "has no data on single codes", "has no timelines", "has no audio"]),
+        ({"title": "a", "codes": [{"code": 0, "fraction": 1.0, "count": 3, "phones": {}, "speakers": {},
+                                   "mean_run_ms": 4.0, "snippets": []}]}, ["There are no phone alignments"]),
         ({"title": "a", "timelines": [{"id": "x", "speaker": None, "text": None, "audio": None, "waveform": [],
                                        "picture": None, "frame_rate": 10, "codes": [0, 0, 1], "segments": [],
-                                       "seconds": 0.3}]}, ["Its audio is not in this report."]),
-        ({"title": "a", "missing": [{"question": "words", "set": "x", "why": "no texts"}]}, ["words, x: no texts"]),
+                                       "seconds": 0.3}]}, ["The audio of this utterance is not in the report."]),
+        ({"title": "a", "missing": [{"task": "wer", "set": "x", "reason": "no texts"}]}, ["wer, x: no texts"]),
     ],
 )  # fmt: skip
-def test_what_a_report_lacks_is_said(chromium: Any, tmp_path: Path, report: dict[str, Any], said: list[str]) -> None:
+def test_a_section_without_data_says_so(chromium: Any, tmp_path: Path, report: dict[str, Any], said: list[str]) -> None:
     write_page(report, tmp_path)
     with _opened(chromium, tmp_path) as page:
         text = page.locator("main").inner_text()

@@ -37,7 +37,7 @@ def align(
     Args:
         out: NAME.tsv, with utterance, start, end (in seconds) and label in each line
     """
-    from vqaudio.data.alignments import Alignment, check_table, find_alignments, write_alignments
+    from vqaudio.data.alignments import check_table, find_alignments, write_alignments
     from vqaudio.data.forced_alignment import align_all
     from vqaudio.data.manifest import read_manifest
 

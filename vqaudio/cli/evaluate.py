@@ -138,7 +138,7 @@ def _evaluate_images(
     if isinstance(net, CodeMapVQVAE | CodeMapVAE):
         if first is None or prior is not None:
             raise ValueError(
-                f"{model} is a second-level model: --first names the image model whose codes it models; it takes no --prior"
+                f"{model} is a second-level model: --first names the image model below it; it takes no --prior"
             )
         first_level = load_kind(first, device, ImageVQVAE)
         return evaluate_second_level(net, first_level, data, out, seed=seed, overwrite=overwrite)

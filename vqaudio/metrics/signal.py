@@ -67,7 +67,7 @@ def signal_metrics(
     f0_rmse                 cents
     gross_pitch_error       fraction of the frames voiced in both whose F0 differs by more than 20 %
     voicing_error           fraction of all frames that are voiced in one only
-    voiced_fraction, _original share of the frames of the other, and of the original
+    voiced_fraction, _original fraction of voiced frames in the decoded audio, and in the original
     level_difference        dB, of the decoded audio relative to the original
     pesq, stoi, estoi       wide-band PESQ (MOS-LQO), STOI and extended STOI
 

@@ -34,7 +34,7 @@ ABX_ITEMS = 10  # of a phone by a speaker, at most
 
 
 def compute(task: Task, context: EvaluationContext) -> Results:
-    """Names of systems and their metrics, as they become ready. Raises as the module says."""
+    """Names of systems and their metrics, as they become ready. Raises as described for the module."""
     if task.inputs == "context":
         yield from task.function(context)
         return
@@ -111,7 +111,7 @@ def speaker_probe(context: EvaluationContext) -> Results:
         )
     speakers = [context.dataset.utterances[i].speaker for i in chosen]
     for system, codes in context.codes.items():
-        if system != RANDOM:  # the metric `chance` says what random codes would give
+        if system != RANDOM:  # the metric `chance` covers random codes
             yield (
                 system,
                 speaker_probe_metrics(
