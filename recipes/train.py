@@ -17,7 +17,7 @@ from vqaudio.config import flatten, parse, save_yaml, to_dict
 from vqaudio.data.crops import CropConfig, SpeechCrops, ValidationConfig, validation_batches
 from vqaudio.data.manifest import read_manifest
 from vqaudio.data.packed import PackedSpeech, pack
-from vqaudio.metrics.conditioning_gap import conditioning
+from vqaudio.metrics.conditioning_gap import conditioning_metrics
 from vqaudio.speech.init_from import init_from
 from vqaudio.speech.model import SpeechVQVAE, SpeechVQVAEConfig
 from vqaudio.training import FitConfig, TrainingError, fit, processes
@@ -71,7 +71,9 @@ def main() -> None:
 
     crops = SpeechCrops(speech, cfg.crops, classes)
     facts = flatten({name: to_dict(cfg)[name] for name in ("train", "crops", "model", "init_from")})
-    model = fit(model, crops, cfg.fit, cfg.out, evaluate=lambda m: conditioning(m, batches), save=save, facts=facts)
+    model = fit(
+        model, crops, cfg.fit, cfg.out, evaluate=lambda m: conditioning_metrics(m, batches), save=save, facts=facts
+    )
     if processes().is_main_process:
         save(model, cfg.out)
         plot_curves(cfg.out / "metrics.jsonl", cfg.out / "curves.png")

@@ -26,8 +26,8 @@ from vqaudio.images.hierarchical import CodeMapConfig, CodeMapVAE, CodeMapVQVAE
 from vqaudio.images.metrics import code_shares, prior_figures, second_level_figures
 from vqaudio.images.prior import ImagePrior, ImagePriorConfig
 from vqaudio.images.vqvae import ImageVQVAE
-from vqaudio.metrics.bitrate import shares
-from vqaudio.metrics.prior import code_prior_figures
+from vqaudio.metrics.bitrate import smoothed_unigram
+from vqaudio.metrics.prior import code_prior_metrics
 from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.speech.prior import CodePrior, CodePriorConfig
 from vqaudio.tokens.bulk import tokens_of
@@ -86,8 +86,8 @@ def speech(cfg: TrainPriorConfig, tokenizer: SpeechVQVAE) -> Task:
     train, valid = (sequences(rows, names, k, model) for rows in token_rows(cfg, tokenizer))
     net = replace(cfg.speech.net, num_classes=k)
     over = replace(cfg.speech, speakers=names, model=model, frame_rate=tokenizer.frame_rate, net=net)
-    unigram = shares(train)
-    return Task(CodePrior(over), CodeCrops(train, cfg.crops), lambda m: code_prior_figures(m, valid, unigram), model)
+    unigram = smoothed_unigram(train)
+    return Task(CodePrior(over), CodeCrops(train, cfg.crops), lambda m: code_prior_metrics(m, valid, unigram), model)
 
 
 def token_rows(cfg: TrainPriorConfig, tokenizer: SpeechVQVAE) -> tuple[Iterable[TokenRow], Iterable[TokenRow]]:

@@ -168,7 +168,7 @@ def test_stages_1_to_6_run(tmp_path: Path) -> None:
         [*command, "--", "--fit.steps", "2"], capture_output=True, text=True, env={**os.environ, "PATH": path}
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    reports = {file.parent.name for file in (tmp_path / "exp/report").glob("*/figures.json")}
+    reports = {file.parent.name for file in (tmp_path / "exp/report").glob("*/report.json")}
     assert reports == {"vqvae", "vae", "vimco", "gumbel", "second", "second-vae"}
     assert len(list((tmp_path / "exp/samples").glob("*.png"))) == 8
 

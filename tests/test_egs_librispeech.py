@@ -51,7 +51,7 @@ def test_stages_1_to_6_run_on_real_speech(tmp_path: Path) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": path})
     assert done.returncode == 0, done.stdout + done.stderr
-    figures = json.loads((tmp_path / "exp/report/figures.json").read_text())
+    figures = json.loads((tmp_path / "exp/report/report.json").read_text())
     assert figures["rates"]["data"]["overall"]["nominal"]["bits_per_second"] == pytest.approx(4 * 125, rel=0.01)
     wavs = sorted((tmp_path / "exp/samples").glob("*.wav"))
     assert len(wavs) == 4

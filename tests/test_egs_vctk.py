@@ -68,7 +68,7 @@ def test_stages_1_to_7_run_on_real_speech(tmp_path: Path) -> None:
     assert all(len(row["codes"]) == -(-row["num_samples"] // 64) for row in rows)
     assert len(list((tmp_path / "exp/converted").glob("*.wav"))) == 4
     assert len(list((tmp_path / "exp/samples").glob("*.wav"))) == 4
-    rates = json.loads((tmp_path / "exp/report/figures.json").read_text())["rates"]["data"]
+    rates = json.loads((tmp_path / "exp/report/report.json").read_text())["rates"]["data"]
     assert len(rates["by_speaker"]) == 8
     assert set(rates["overall"]) == {
         "nominal",

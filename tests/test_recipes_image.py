@@ -107,8 +107,8 @@ def _evaluate(images: Path, runs: Path) -> None:
         "samples-1.png",
         "classes.png",
     }
-    assert {path.name for path in (runs / "report").iterdir()} == {"figures.json", *pictures}
-    figures = json.loads((runs / "report/figures.json").read_text())
+    assert {path.name for path in (runs / "report").iterdir()} == {"report.json", *pictures}
+    figures = json.loads((runs / "report/report.json").read_text())
     assert figures["images"] == 8
     assert figures["bits_of_latents"] == pytest.approx(2 * 64 * 4 / 3072)
     assert figures["prior_uniform_bits"] == 4
@@ -118,11 +118,11 @@ def _evaluate(images: Path, runs: Path) -> None:
     for kind in ("vae", "vimco"):
         given = ["--model", runs / kind, "--data", images, "--out", runs / f"report-{kind}"]
         assert main(["evaluate", *map(str, given)]) == 0
-        assert json.loads((runs / f"report-{kind}/figures.json").read_text())["bits_per_dim"] > 0
+        assert json.loads((runs / f"report-{kind}/report.json").read_text())["bits_per_dim"] > 0
     for kind in ("vqvae", "vae"):
         given = ["--model", runs / f"over-{kind}", "--first", runs / "vqvae", "--data", images]
         assert main(["evaluate", *map(str, given), "--out", str(runs / f"second-{kind}")]) == 0
-        assert "conditioning_gap" in json.loads((runs / f"second-{kind}/figures.json").read_text())
+        assert "conditioning_gap" in json.loads((runs / f"second-{kind}/report.json").read_text())
 
 
 def _sample(runs: Path) -> None:
@@ -151,9 +151,9 @@ def _refuse(images: Path, runs: Path, capsys: pytest.CaptureFixture[str]) -> Non
         (["sample", "--prior", prior, "--model", vqvae, "--speaker", "p225"], "--speaker and --prompt are for speech"),
         (["evaluate", "--model", prior, *data], "ImagePrior is not evaluated alone"),
         (["evaluate", "--model", second, *data], "--first names the image model"),
-        (["evaluate", "--model", vqvae, "--first", vqvae, *data], "--first is for a second level"),
+        (["evaluate", "--model", vqvae, "--first", vqvae, *data], "--first is for a second-level image model"),
         (["evaluate", "--model", vae, "--prior", prior, *data], "the model is of kind ImageVAE"),
-        (["evaluate", "--model", vae, "--only", "codes", *data], "and what a report asks are for speech"),
+        (["evaluate", "--model", vae, "--only", "codebook_usage", *data], "do not apply to it"),
     ):
         capsys.readouterr()
         assert main([*arguments, "--out", out]) == 2

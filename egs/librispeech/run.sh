@@ -45,7 +45,7 @@ fi
 if runs 4; then
     echo "== Stage 4: what the tokens of the test utterances cost =="
     vqaudio evaluate --model "$out" --prior "$out/prior" --train-tokens "$out/tokens/train.jsonl" \
-        --data "$manifests" --only listening bits --no-html --out "$out/report" --overwrite
+        --data "$manifests" --only conditioning_gap bitrate --no-html --out "$out/report" --overwrite
 fi
 if runs 5; then
     echo "== Stage 5: the test utterances' tokens in an archive, and back =="

@@ -28,7 +28,7 @@ import torch
 from vqaudio.atomic import atomic_file
 from vqaudio.checkpoint import load_model
 from vqaudio.data.manifest import Utterance, read_manifest
-from vqaudio.metrics.speaker_probe import speaker_probe_figures
+from vqaudio.metrics.speaker_probe import speaker_probe_metrics
 from vqaudio.training.metrics_file import read_metrics
 
 ROOT = Path(__file__).parent.parent.parent
@@ -116,7 +116,7 @@ def figures(folder: Path) -> dict[str, Any]:
     model = load_model(folder)
     utterances = [u for corpus in ("vctk_mini", "libri3", "so762") for u in some_of_each(corpus)]
     codes = [model.tokenize(u.path).codes.numpy() for u in utterances]
-    named = speaker_probe_figures(
+    named = speaker_probe_metrics(
         codes, [u.speaker for u in utterances], codebook_size=model.codebook_size, frame_rate=model.frame_rate
     )
     probe = named["linear_accuracy"]

@@ -52,7 +52,7 @@ if runs 5; then
     accelerate launch "$repository/recipes/train_prior.py" "$prior" --model "$out" --out "$out/prior" \
         --tokens "$out/tokens/train.jsonl" --valid-tokens "$out/tokens/valid.jsonl" "$@"
     vqaudio evaluate --model "$out" --prior "$out/prior" --train-tokens "$out/tokens/train.jsonl" \
-        --data "$manifests" --only listening bits --no-html --out "$out/report" --overwrite
+        --data "$manifests" --only conditioning_gap bitrate --no-html --out "$out/report" --overwrite
 fi
 if runs 6; then
     echo "== Stage 6: all tokens in an archive, and back =="

@@ -122,7 +122,7 @@ def test_the_obvious_loop_passes_over_the_receptive_field_for_each_step(clock: C
         clock.now += 0.125
 
     net.register_forward_hook(passed)
-    assert rates.obvious_rate(net, 1, seconds=0.5, repeats=3) == pytest.approx(8)
+    assert rates.reference_rate(net, 1, seconds=0.5, repeats=3) == pytest.approx(8)
     assert set(lengths) == {TINY.receptive_field}
     assert len(lengths) == 1 + 3 * 4
 

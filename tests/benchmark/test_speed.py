@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from vqaudio.benchmark import speed
-from vqaudio.benchmark.speed import BASE, COMPILED, OBVIOUS, PAPER, PEER, RING, Machine, Plan, Subject
+from vqaudio.benchmark.speed import BASE, COMPILED, PAPER, PEER, REFERENCE, RING, BenchmarkModel, Machine, Plan
 from vqaudio.config import from_dict
 from vqaudio.kernels import machine
 from vqaudio.kernels.library import kernels, why_missing
@@ -31,7 +31,7 @@ _NET = WaveNetConfig(
     cond_hidden_channels=6,
     kernel_size=3,
 )
-TINY = Subject("tiny", _NET, rate=100.0)
+TINY = BenchmarkModel("tiny", _NET, rate=100.0)
 PLAN = Plan((TINY,), streams=(3,), seconds=1e-6, repeats=1)
 needs_kernels = pytest.mark.skipif(kernels() is None, reason=why_missing())
 
@@ -44,31 +44,31 @@ def without_peer(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- what is timed ---
 
 
-@pytest.mark.parametrize(("subject", "preset"), [(BASE, "base"), (PAPER, "paper")])
-def test_presets_are_timed_as_they_are_trained(subject: Subject, preset: str) -> None:
-    model = yaml.safe_load((VCTK / f"conf/{preset}.yaml").read_text())["model"]
+@pytest.mark.parametrize(("model", "preset"), [(BASE, "base"), (PAPER, "paper")])
+def test_presets_are_timed_as_they_are_trained(model: BenchmarkModel, preset: str) -> None:
+    settings = yaml.safe_load((VCTK / f"conf/{preset}.yaml").read_text())["model"]
     speakers = tuple(f"p{i}" for i in range(109))
-    cfg = replace(from_dict(SpeechVQVAEConfig, model), speakers=speakers)
-    assert subject.net == cfg.decoder
-    assert (subject.name, subject.rate) == (preset, cfg.sample_rate)
+    cfg = replace(from_dict(SpeechVQVAEConfig, settings), speakers=speakers)
+    assert model.net == cfg.decoder
+    assert (model.name, model.rate) == (preset, cfg.sample_rate)
 
 
-@pytest.mark.parametrize("subject", [*speed.FULL.subjects, TINY], ids=lambda subject: subject.name)
-def test_a_step_multiplies_every_weight_of_the_layers_once(subject: Subject) -> None:
+@pytest.mark.parametrize("model", [*speed.FULL.models, TINY], ids=lambda model: model.name)
+def test_a_step_multiplies_every_weight_of_the_layers_once(model: BenchmarkModel) -> None:
     with torch.device("meta"):
-        net = WaveNet(subject.net)
+        net = WaveNet(model.net)
     layers = [net.dilated, net.residual, net.skip, net.head, net.out]
     weights = [weight for layer in layers for name, weight in layer.named_parameters() if name.endswith("weight")]
-    assert subject.multiply_adds == sum(weight.numel() for weight in weights)
-    assert subject.weight_bytes == sum(weight.numel() * weight.element_size() for weight in weights)
+    assert model.multiply_adds == sum(weight.numel() for weight in weights)
+    assert model.weight_bytes == sum(weight.numel() * weight.element_size() for weight in weights)
 
 
 # --- what follows ---
 
 
 def test_figures_follow_from_rates(without_peer: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    rates = {RING: 50.0, OBVIOUS: 2.0}
-    monkeypatch.setattr(speed, "obvious_rate", lambda *_, **__: rates[OBVIOUS])
+    rates = {RING: 50.0, REFERENCE: 2.0}
+    monkeypatch.setattr(speed, "reference_rate", lambda *_, **__: rates[REFERENCE])
     monkeypatch.setattr(
         speed, "sampler_rate", lambda _, sampler, *__, **___: rates.get(RING) if "ring" in sampler.name else 400.0
     )
@@ -77,18 +77,20 @@ def test_figures_follow_from_rates(without_peer: None, monkeypatch: pytest.Monke
     work, found = TINY.multiply_adds, list(speed.compare(TINY, host, 1e7, PLAN))
     for row in found:
         if row.rate is None:
-            assert row.way == PEER and row.note == "not installed: for a test" and row.real_time is None
+            assert (
+                row.implementation == PEER and row.note == "not installed: for a test" and row.real_time_factor is None
+            )
             continue
-        assert row.real_time == row.rate / 100
+        assert row.real_time_factor == row.rate / 100
         assert row.multiply_adds == row.rate * work
-        assert row.of_ring == {RING: 1.0, OBVIOUS: 0.04, COMPILED: 8.0}[row.way]
-        compiled = row.way == COMPILED
+        assert row.of_ring == {RING: 1.0, REFERENCE: 0.04, COMPILED: 8.0}[row.implementation]
+        compiled = row.implementation == COMPILED
         assert row.of_peak == (400 * work / (row.threads * peak[row.precision]) if compiled else None)
         bound = compiled and (row.precision, row.streams, row.threads) == ("float32", 1, 1)
         assert row.of_bandwidth == (400 * 4 * work / 1e7 if bound else None)
     for streams, threads in ((1, 1), (1, 2), (3, 2)):
-        ways = [row.way for row in found if (row.streams, row.threads) == (streams, threads)]
-        assert ways == [RING] + [OBVIOUS, PEER] * (streams == 1) + [COMPILED] * (len(PRECISIONS) if kernels() else 0)
+        ways = [row.implementation for row in found if (row.streams, row.threads) == (streams, threads)]
+        assert ways == [RING] + [REFERENCE, PEER] * (streams == 1) + [COMPILED] * (len(PRECISIONS) if kernels() else 0)
 
 
 def test_every_way_really_decodes(without_peer: None) -> None:
@@ -97,7 +99,9 @@ def test_every_way_really_decodes(without_peer: None) -> None:
     timed = [row for row in found if row.rate is not None]
     assert len(timed) == len(found) - 2  # the peer, on one thread and on two
     assert all(0 < row.rate < float("inf") for row in timed if row.rate)
-    assert {row.precision for row in timed if row.way == COMPILED} == (set(PRECISIONS) if kernels() else set())
+    assert {row.precision for row in timed if row.implementation == COMPILED} == (
+        set(PRECISIONS) if kernels() else set()
+    )
 
 
 def test_without_kernels_pytorch_alone_is_timed(without_peer: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +109,7 @@ def test_without_kernels_pytorch_alone_is_timed(without_peer: None, monkeypatch:
     host = speed.measure_machine(1)
     assert (host.kernels, host.peak) == (None, {})
     assert speed.measure_bandwidth(TINY) is None
-    assert {row.way for row in speed.compare(TINY, host, None, PLAN)} == {RING, OBVIOUS, PEER}
+    assert {row.implementation for row in speed.compare(TINY, host, None, PLAN)} == {RING, REFERENCE, PEER}
 
 
 @needs_kernels

@@ -1,4 +1,4 @@
-"""Figures on paper, and `vqaudio bench`, run in this process on a tiny WaveNet for an instant."""
+"""Tables, and `vqaudio bench`, run in this process on a tiny WaveNet for an instant."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from vqaudio.benchmark import speed, table
-from vqaudio.benchmark.speed import COMPILED, PEER, RING, Machine, Plan, Speed, Subject
+from vqaudio.benchmark.speed import COMPILED, PEER, RING, BenchmarkModel, Machine, Plan, Speed
 from vqaudio.cli.main import main
 from vqaudio.kernels.library import VARIABLE, kernels
 from vqaudio.nn.wavenet import WaveNetConfig
 
-TINY = Subject(
+TINY = BenchmarkModel(
     "tiny",
     WaveNetConfig(
         num_classes=6, layers=2, layers_per_stack=2, residual_channels=4, skip_channels=5, hop=4, cond_hidden_channels=6
@@ -46,7 +46,7 @@ def test_columns_stand_under_their_names() -> None:
         "machine: a machine, kernels avx2, up to 2 threads",
         "peak of one thread, multiply-adds per second: float32 52.5 G",
     ]
-    *_, title, bound, header = table.describe_subject(speed.CODE_PRIOR, 1e11)
+    *_, title, bound, header = table.describe_model(speed.CODE_PRIOR, 1e11)
     assert title.startswith("code prior: 10 layers, residual 128, skip 256, 512 classes; 1.")
     assert bound == (
         "one thread reads 5.31 MB of float32 weights at 100 GB/s, once per code: 18,800 codes/s (the bound)"
@@ -54,8 +54,8 @@ def test_columns_stand_under_their_names() -> None:
     measured = Speed(COMPILED, "float32", 1, 1, 33512.0, "", 2.0945, 1e9, 29.71, 0.4149, 0.8812)
     missing = Speed(PEER, "float32", 1, 2, None, "not installed")
     assert [header, table.row_of(measured), table.row_of(missing)] == [
-        "streams  threads  how              precision     codes/s  x real time  x ring buffers  of peak  of bandwidth",
-        "      1        1  compiled         float32        33,500         2.09            29.7      41%           88%",
+        "streams  threads  implementation   precision     codes/s     RTF  x ring buffers  of peak  of bandwidth",
+        "      1        1  compiled         float32        33,500    2.09            29.7      41%           88%",
         "      1        2  wavenet_vocoder  float32  not installed",
     ]
 
@@ -78,7 +78,7 @@ def test_the_verb_prints_what_the_file_holds(tmp_path: Path, capsys: pytest.Capt
     figures = json.loads(out.read_text())
     assert printed.err == ""
     assert figures["machine"]["threads"] == 2
-    (tiny,) = figures["subjects"]
+    (tiny,) = figures["models"]
     assert tiny["net"] == {**vars(TINY.net)}
     rows = [table.row_of(Speed(**row)) for row in tiny["speeds"]]
     assert printed.out.splitlines()[-len(rows) :] == rows
@@ -93,7 +93,7 @@ def test_a_file_that_exists_is_kept_and_nothing_is_timed(tmp_path: Path, capsys:
     assert (printed.out, printed.err) == ("", f"error: {out} exists already; pass --overwrite to replace it\n")
     assert out.read_text() == "mine"
     assert main(["bench", "--out", str(out), "--overwrite"]) == 0
-    assert json.loads(out.read_text())["subjects"] == []
+    assert json.loads(out.read_text())["models"] == []
 
 
 def test_no_thread_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,7 +104,7 @@ def test_no_thread_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
 def test_it_says_so_where_no_kernels_are(no_kernels: None, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--quick", "--threads", "1"]) == 0
     printed = capsys.readouterr().out
-    assert f"PyTorch alone is timed: the compiled kernels are switched off ({VARIABLE}=off)" in printed
+    assert f"only PyTorch is timed: the compiled kernels are switched off ({VARIABLE}=off)" in printed
     assert COMPILED not in printed.replace("no compiled kernels", "").replace("the compiled kernels", "")
     assert RING in printed
     assert "the bound" not in printed

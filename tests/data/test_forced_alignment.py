@@ -40,9 +40,9 @@ def test_phones_are_where_the_synthesiser_put_them(spoken: list[Utterance]) -> N
         assert phones[0].start == 0 and phones[-1].end == pytest.approx(utterance.seconds)
         assert all(a.end == b.start for a, b in pairwise(phones))
     planned = find_alignments(EMBEDDED / "phones", found)
-    figures = agreement([found[u.id] for u in spoken], [planned[u.id] for u in spoken], [u.speaker for u in spoken])
-    assert figures["same_class"].value > 0.6 and figures["boundary_recall"].value > 0.6
-    assert figures["deviation"].value < 0.02
+    metrics = agreement([found[u.id] for u in spoken], [planned[u.id] for u in spoken], [u.speaker for u in spoken])
+    assert metrics["same_class"].value > 0.6 and metrics["boundary_recall"].value > 0.6
+    assert metrics["deviation"].value < 0.02
 
 
 def test_the_text_says_which_phones_there_are(spoken: list[Utterance]) -> None:
@@ -100,8 +100,8 @@ def test_agreement_by_hand() -> None:
     """Two phones of 0.1 s and silence; the first boundary is 10 ms late, the second 50 ms early."""
     hand = [Segment(0, 0.1, "aa"), Segment(0.1, 0.2, "iy"), Segment(0.2, 0.3, "h#")]
     made = [Segment(0, 0.11, "AA1"), Segment(0.11, 0.15, "IY0"), Segment(0.15, 0.3, "SIL")]
-    figures = agreement([made], [hand], ["a"])
-    values = {name: estimate.value for name, estimate in figures.items()}
+    metrics = agreement([made], [hand], ["a"])
+    values = {name: estimate.value for name, estimate in metrics.items()}
     assert values == pytest.approx(
         {"same_class": 0.8, "boundary_recall": 0.5, "boundary_precision": 0.5, "deviation": 0.03, "offset": -0.02}
     )
@@ -135,6 +135,9 @@ def test_the_verb_writes_a_table_and_names_what_it_could_not_do(
         align_verb((manifest,), out)
     write_manifest(manifest, spoken[:1], overwrite=True)
     assert align_verb((manifest,), out, overwrite=True) == 0 and list(read_tsv(out)) == [spoken[0].id]
+    assert "same class as TIMIT's hand labels" in capsys.readouterr().out
+    assert align_verb((manifest,), tmp_path / "again.tsv", reference=(out,)) == 0
+    assert "on 1 utterances, same class as the reference in 100.0 % (100.0 to 100.0)" in capsys.readouterr().out
     with pytest.raises(ValueError, match=f"2 utterances have the id '{spoken[0].id}'"):
         align_verb((manifest, manifest), out, overwrite=True)
     write_manifest(manifest, others[:2], overwrite=True)
@@ -156,7 +159,7 @@ def test_it_agrees_with_peoples_labels_as_documented() -> None:
     found = dict(align_all(utterances, failures := []))
     hand = find_alignments(TIMIT / "phn", found)
     assert not failures and len(hand) == len(found) == 24
-    figures = agreement(list(found.values()), list(hand.values()), [id.split("_")[0] for id in found])
-    assert figures["same_class"].value == pytest.approx(0.74, abs=0.03)
-    assert figures["boundary_recall"].value == pytest.approx(0.75, abs=0.04)
-    assert figures["deviation"].value < 0.012 and abs(figures["offset"].value) < 0.004
+    metrics = agreement(list(found.values()), list(hand.values()), [id.split("_")[0] for id in found])
+    assert metrics["same_class"].value == pytest.approx(0.74, abs=0.03)
+    assert metrics["boundary_recall"].value == pytest.approx(0.75, abs=0.04)
+    assert metrics["deviation"].value < 0.012 and abs(metrics["offset"].value) < 0.004

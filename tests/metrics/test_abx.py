@@ -11,7 +11,7 @@ import pytest
 
 from vqaudio import load_model
 from vqaudio.data.alignments import find_alignments
-from vqaudio.metrics.abx import abx_figures
+from vqaudio.metrics.abx import abx_metrics
 from vqaudio.metrics.abx_items import Item, items_of
 from vqaudio.metrics.confidence import Estimate
 from vqaudio.metrics.phone_classes import fold
@@ -33,7 +33,7 @@ def _corpus(spoken: Spoken) -> tuple[dict[str, np.ndarray], list[Item]]:
 
 
 def _abx(spoken: Spoken, **options) -> dict[str, Estimate]:
-    return abx_figures(*_corpus(spoken), frame_rate=1, **{"distance": "euclidean", "context": "any", **options})
+    return abx_metrics(*_corpus(spoken), frame_rate=1, **{"distance": "euclidean", "context": "any", **options})
 
 
 def test_one_speaker_by_hand() -> None:
@@ -74,8 +74,8 @@ def test_contexts_are_averaged_before_speakers() -> None:
     spoken += [("t", "a-p-a", 0), ("t", "a-p-a", 2), ("t", "a-q-a", 0.5)]
     found = _abx(spoken, context="triphone")
     assert found["abx_within"].value == ((0 + 1) / 2 + 1) / 2
-    assert found["abx_cells_within"].value == 3 and found["abx_same_context"].value == 1
-    assert _abx(spoken)["abx_same_context"].value == 0 == _abx(spoken, context="auto")["abx_same_context"].value
+    assert found["abx_cells_within"].value == 3 and found["abx_triphone_context"].value == 1
+    assert _abx(spoken)["abx_triphone_context"].value == 0 == _abx(spoken, context="auto")["abx_triphone_context"].value
 
 
 def _naive(spoken: Spoken, across: bool) -> float:
@@ -129,13 +129,13 @@ def test_codes_that_are_the_phones_make_no_error_and_one_code_makes_half() -> No
     perfect = {name: np.zeros(length, np.int64) for name, length in lengths.items()}
     for item in items:
         perfect[item.utterance][round(item.start * 100) : round(item.end * 100)] = ord(item.phone)
-    found = abx_figures(perfect, items, frame_rate=100, distance="identity")
+    found = abx_metrics(perfect, items, frame_rate=100, distance="identity")
     assert found["abx_within"] == found["abx_across"] == Estimate(0, 0, 0, 8)
     one = {name: np.full(length, 7) for name, length in lengths.items()}
-    found = abx_figures(one, items, frame_rate=100, distance="identity")
+    found = abx_metrics(one, items, frame_rate=100, distance="identity")
     assert found["abx_within"] == found["abx_across"] == Estimate(0.5, 0.5, 0.5, 8)
     silent = {name: np.zeros((length, 3), np.float32) for name, length in lengths.items()}
-    assert abx_figures(silent, items, frame_rate=100)["abx_within"] == Estimate(0.5, 0.5, 0.5, 8)
+    assert abx_metrics(silent, items, frame_rate=100)["abx_within"] == Estimate(0.5, 0.5, 0.5, 8)
 
 
 def test_random_codes_are_at_chance_within_their_interval() -> None:
@@ -145,7 +145,7 @@ def test_random_codes_are_at_chance_within_their_interval() -> None:
         lengths, items = _speech(seed, tokens=4)
         rng = np.random.default_rng(seed)
         codes = {name: rng.integers(0, 16, length) for name, length in lengths.items()}
-        found = abx_figures(codes, items, frame_rate=100, distance="identity")
+        found = abx_metrics(codes, items, frame_rate=100, distance="identity")
         for name in hits:
             assert found[name].value == pytest.approx(0.5, abs=0.06)
             hits[name] += found[name].low <= 0.5 <= found[name].high
@@ -158,7 +158,7 @@ def test_the_interval_is_over_speakers() -> None:
     codes = {name: np.zeros(length, np.int64) for name, length in lengths.items()}
     for item in items[: len(items) // 2]:
         codes[item.utterance][round(item.start * 100) : round(item.end * 100)] = ord(item.phone)
-    found = abx_figures(codes, items, frame_rate=100, distance="identity")["abx_within"]
+    found = abx_metrics(codes, items, frame_rate=100, distance="identity")["abx_within"]
     assert found.value == pytest.approx(0.25) and found.count == 8
     half = 1.96 * 0.25 / 8**0.5  # the standard error of the mean of eight
     assert found.low == pytest.approx(0.25 - half, abs=0.07) and found.high == pytest.approx(0.25 + half, abs=0.07)
@@ -168,12 +168,12 @@ def test_more_items_and_pairs_than_are_asked_for_are_drawn_and_told() -> None:
     lengths, items = _speech()
     codes = {name: np.random.default_rng(0).integers(0, 9, length) for name, length in lengths.items()}
     options = {"frame_rate": 100, "distance": "identity", "max_items_per_cell": 3}
-    drawn = abx_figures(codes, items, **options)
+    drawn = abx_metrics(codes, items, **options)
     assert drawn["abx_items"] == Estimate(96, 96, 96, 192)
-    assert drawn == abx_figures(codes, items, **options)
-    assert drawn["abx_within"] != abx_figures(codes, items, **options, seed=1)["abx_within"]
+    assert drawn == abx_metrics(codes, items, **options)
+    assert drawn["abx_within"] != abx_metrics(codes, items, **options, seed=1)["abx_within"]
     assert drawn["abx_cells_within"].value == 8 * 12 and drawn["abx_cells_across"].value == 8 * 7 * 12
-    few = abx_figures(codes, items, **options, max_speaker_pairs=5)
+    few = abx_metrics(codes, items, **options, max_speaker_pairs=5)
     assert few["abx_cells_across"].value == 5 * 2 * 12 and few["abx_within"] == drawn["abx_within"]
 
 
@@ -194,7 +194,7 @@ def test_more_items_and_pairs_than_are_asked_for_are_drawn_and_told() -> None:
 def test_what_cannot_be_asked_is_refused(change: dict, said: str) -> None:
     features, items = _corpus([("s", "p", 0), ("s", "p", 1), ("s", "q", 2)])
     with pytest.raises(ValueError, match=said):
-        abx_figures(**{"features": features, "items": items, "frame_rate": 1, **change})
+        abx_metrics(**{"features": features, "items": items, "frame_rate": 1, **change})
 
 
 @pytest.mark.slow
@@ -208,13 +208,13 @@ def test_the_shipped_model_on_real_speech() -> None:
     alignments = dict(zip(found, fold(list(found.values())).alignments, strict=True))
     items = items_of(alignments, {name: name.split("_")[0] for name in tokens})
     rng = np.random.default_rng(0)
-    vectors = abx_figures(
+    vectors = abx_metrics(
         {name: model.quantizer.decode(codes[None])[0].T.numpy() for name, codes in tokens.items()},
         items,
         frame_rate=model.frame_rate,
     )
     codes, noise = (
-        abx_figures(own, items, frame_rate=model.frame_rate, distance="identity")
+        abx_metrics(own, items, frame_rate=model.frame_rate, distance="identity")
         for own in (
             {name: codes.numpy() for name, codes in tokens.items()},
             {name: rng.integers(0, 512, len(codes)) for name, codes in tokens.items()},

@@ -15,7 +15,6 @@ from vqaudio.metrics.abx_items import (
     frames_of,
     items_of,
     load_features,
-    read_items,
     save_for_fastabx,
     write_items,
 )
@@ -54,7 +53,8 @@ def test_what_silence_is_can_be_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("alignments", "said"), [({}, "0 alignments"), ({"u": SPEECH[:1]}, "no phones"), ({"v": SPEECH}, "who says v")]
+    ("alignments", "said"),
+    [({}, "0 alignments"), ({"u": SPEECH[:1]}, "no phones"), ({"v": SPEECH}, "v has no speaker")],
 )
 def test_what_has_no_items_is_refused(alignments, said: str) -> None:
     with pytest.raises(ValueError, match=said):
@@ -124,8 +124,8 @@ def test_a_file_of_something_else_is_named(tmp_path: Path, content, said: str) -
     assert str(path) in str(raised.value)
 
 
-def test_items_are_read_as_they_were_written(tmp_path: Path) -> None:
-    """Also by others: the header and the form of the ZeroSpeech challenges, times to the sample at 16 kHz."""
+def test_items_are_written_in_the_form_of_the_challenges(tmp_path: Path) -> None:
+    """Header and columns of the ZeroSpeech challenges, times to the sample at 16 kHz."""
     items = [Item("u1", 2260 / 16000, 4071 / 16000, "SH", "SIL", "IY", "faem0"), _item(0, 1 / 16000)]
     write_items(tmp_path / "x.item", items)
     assert (tmp_path / "x.item").read_text().splitlines() == [
@@ -133,41 +133,11 @@ def test_items_are_read_as_they_were_written(tmp_path: Path) -> None:
         "u1 0.1412500 0.2544375 SH SIL IY faem0",
         "u 0.0000000 0.0000625 p a b s",
     ]
-    assert read_items(tmp_path / "x.item") == items
     with pytest.raises(FileExistsError):
         write_items(tmp_path / "x.item", items)
     write_items(tmp_path / "x.item", items[:1], overwrite=True)
-    assert read_items(tmp_path / "x.item") == items[:1]
+    assert (tmp_path / "x.item").read_text().count("\n") == 2
     assert [path.name for path in tmp_path.iterdir()] == ["x.item"]
-
-
-def test_columns_in_another_order_and_more_of_them_are_read(tmp_path: Path) -> None:
-    path = tmp_path / "x.item"
-    path.write_text(
-        "speaker #file dialect onset offset next-phone prev-phone #phone\n6295 a/b us 0.2925 0.4725 N L IH\n\n"
-    )
-    assert read_items(path) == [Item("a/b", 0.2925, 0.4725, "IH", "L", "N", "6295")]
-
-
-HEADER = "#file onset offset #phone prev-phone next-phone speaker\n"
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("", "no column '#file'"),
-        (HEADER.replace(" speaker", ""), "no column 'speaker'"),
-        (HEADER + "u 0 1 p a b", "line 2: expected #file"),
-        (HEADER + "u 0 1 p a b s\nu 0 one p a b s", "line 3: expected #file"),
-        (HEADER + "u 1 1 p a b s", "line 2: a start must lie before its end, got 1.0 and 1.0"),
-        (HEADER + "u -1 1 p a b s", "got -1.0"),
-        (HEADER + "u nan 1 p a b s", "got nan"),
-    ],
-)
-def test_what_is_no_item_file_is_refused(tmp_path: Path, text: str, said: str) -> None:
-    (tmp_path / "x.item").write_text(text)
-    with pytest.raises(ValueError, match=said):
-        read_items(tmp_path / "x.item")
 
 
 @pytest.mark.parametrize("name", ["two words", "", "line\nbreak", " edge"])
@@ -187,8 +157,9 @@ def test_a_folder_for_fastabx_holds_what_it_reads_and_nothing_that_it_stops_at(t
         Item("v", 0.05, 0.09, "q", "x", "y", "s"),  # beyond the features
     ]
     assert save_for_fastabx(tmp_path / "out", features, items, 100) == 2
-    assert read_items(tmp_path / "out" / "items.item") == items[:2]
-    for line in (tmp_path / "out" / "items.item").read_text().splitlines()[1:]:
+    lines = (tmp_path / "out" / "items.item").read_text().splitlines()[1:]
+    assert [line.split()[0] for line in lines] == ["a/u", "v"]
+    for line in lines:
         name, onset, offset = line.split()[:3]
         loaded = torch.load(tmp_path / "out" / "features" / f"{name}.pt")
         first, last = (Decimal(value) * 100 - Decimal("0.5") for value in (onset, offset))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.stats import entropy
 
-from vqaudio.metrics.codebook_usage import code_counts, code_figures, run_counts, top_ngrams
+from vqaudio.metrics.codebook_usage import codebook_usage_metrics
 from vqaudio.metrics.confidence import Estimate
 
 K, RATE = 4, 250.0
@@ -21,7 +21,10 @@ def _arrays(*codes: list[int]) -> list[np.ndarray]:
 
 
 def _values(codes: list[np.ndarray], size: int = K) -> dict[str, float]:
-    return {name: figure.value for name, figure in code_figures(codes, codebook_size=size, frame_rate=RATE).items()}
+    return {
+        name: figure.value
+        for name, figure in codebook_usage_metrics(codes, codebook_size=size, frame_rate=RATE).items()
+    }
 
 
 def _noise(count: int, shares: tuple[float, ...], seed: int = 0) -> list[np.ndarray]:
@@ -30,28 +33,35 @@ def _noise(count: int, shares: tuple[float, ...], seed: int = 0) -> list[np.ndar
 
 
 def test_one_code() -> None:
-    figures = code_figures(_arrays([2] * 10, [2] * 10), codebook_size=K, frame_rate=RATE)
-    expected = {"usage": 0.25, "perplexity": 1, "entropy": 0, "repeated": 1, "run_mean": 10, "run_mean_ms": 40}
-    expected |= {"run_median": 10, "bigram_entropy": 0, "bigrams": 1, "bigram_type_token": 1 / 18}
-    expected |= {"trigrams": 1, "trigram_type_token": 1 / 16}
+    figures = codebook_usage_metrics(_arrays([2] * 10, [2] * 10), codebook_size=K, frame_rate=RATE)
+    expected = {
+        "usage": 0.25,
+        "perplexity": 1,
+        "entropy": 0,
+        "repeat_rate": 1,
+        "run_length_mean": 10,
+        "run_length_ms": 40,
+    }
+    expected |= {"run_length_median": 10, "bigram_entropy": 0, "distinct_bigrams": 1, "bigram_type_token_ratio": 1 / 18}
+    expected |= {"distinct_trigrams": 1, "trigram_type_token_ratio": 1 / 16}
     assert figures == {name: pytest.approx(Estimate(value, value, value, 2)) for name, value in expected.items()}
 
 
 def test_each_code_equally_often() -> None:
     values = _values(_arrays([0, 1, 2, 3, 3, 2, 1, 0]))
     assert values["usage"] == 1 and values["entropy"] == 2 and values["perplexity"] == 4
-    assert values["repeated"] == pytest.approx(1 / 7) and values["run_mean"] == pytest.approx(8 / 7)
+    assert values["repeat_rate"] == pytest.approx(1 / 7) and values["run_length_mean"] == pytest.approx(8 / 7)
     # after 0: 1; after 1: 2 or 0; after 2: 3 or 1; after 3: 3 or 2
     assert values["bigram_entropy"] == pytest.approx(6 / 7)
-    assert values["bigrams"] == 7 and values["bigram_type_token"] == 1
-    assert values["trigrams"] == 6 and values["trigram_type_token"] == 1
+    assert values["distinct_bigrams"] == 7 and values["bigram_type_token_ratio"] == 1
+    assert values["distinct_trigrams"] == 6 and values["trigram_type_token_ratio"] == 1
 
 
 def test_two_codes_in_turns() -> None:
     values = _values(_arrays([0, 1] * 50))
-    assert values["entropy"] == 1 and values["bigram_entropy"] == 0 and values["repeated"] == 0
-    assert values["run_mean"] == values["run_median"] == 1 and values["run_mean_ms"] == pytest.approx(4)
-    assert values["bigrams"] == values["trigrams"] == 2
+    assert values["entropy"] == 1 and values["bigram_entropy"] == 0 and values["repeat_rate"] == 0
+    assert values["run_length_mean"] == values["run_length_median"] == 1 and values["run_length_ms"] == pytest.approx(4)
+    assert values["distinct_bigrams"] == values["distinct_trigrams"] == 2
 
 
 def test_several_utterances_by_hand() -> None:
@@ -59,36 +69,32 @@ def test_several_utterances_by_hand() -> None:
     codes = _arrays([0, 0, 1, 1, 1], [1, 0], [3])
     values = _values(codes)
     assert values["usage"] == 0.75
-    assert values["run_mean"] == pytest.approx(8 / 5) and values["run_median"] == 1
-    assert values["repeated"] == pytest.approx(3 / 5)
-    assert values["bigrams"] == 4 and values["trigrams"] == 3  # 00 01 11 10, 001 011 111
+    assert values["run_length_mean"] == pytest.approx(8 / 5) and values["run_length_median"] == 1
+    assert values["repeat_rate"] == pytest.approx(3 / 5)
+    assert values["distinct_bigrams"] == 4 and values["distinct_trigrams"] == 3  # 00 01 11 10, 001 011 111
     # after 0: 0 or 1; after 1: 1, 1 or 0
     assert values["bigram_entropy"] == pytest.approx((2 + 3 * (math.log2(3) - 2 / 3)) / 5)
-    assert code_counts(codes, K).tolist() == [3, 4, 0, 1]
-    assert run_counts(codes).tolist() == [3, 1, 1]
-    assert top_ngrams(codes, 2) == [((1, 1), 2), ((0, 0), 1), ((0, 1), 1), ((1, 0), 1)]
-    assert top_ngrams(codes, 3, count=1) == [((0, 0, 1), 1)]
 
 
 def test_random_codes_against_scipy_and_a_counter() -> None:
     codes = _noise(20, (0.5, 0.3, 0.2, 0.0))
     values = _values(codes)
+    counts = np.bincount(np.concatenate(codes))
     pairs = Counter(pair for own in codes for pair in itertools.pairwise(own.tolist()))
     before = Counter(c for own in codes for c in own[:-1].tolist())
-    assert values["entropy"] == pytest.approx(entropy(code_counts(codes, K), base=2))
-    assert values["perplexity"] == pytest.approx(math.exp(float(entropy(code_counts(codes, K)))))
+    assert values["entropy"] == pytest.approx(entropy(counts, base=2))
+    assert values["perplexity"] == pytest.approx(math.exp(float(entropy(counts))))
     of_pairs, of_first = (float(entropy(list(c.values()), base=2)) for c in (pairs, before))
     assert values["bigram_entropy"] == pytest.approx(of_pairs - of_first)
-    assert values["bigrams"] == len(pairs) and values["bigram_type_token"] == len(pairs) / pairs.total()
+    assert values["distinct_bigrams"] == len(pairs) and values["bigram_type_token_ratio"] == len(pairs) / pairs.total()
     runs = [len(list(group)) for own in codes for _, group in itertools.groupby(own)]
-    assert values["run_median"] == np.median(runs) and values["run_mean"] == pytest.approx(np.mean(runs))
-    assert run_counts(codes).tolist() == np.bincount(runs)[1:].tolist()
+    assert values["run_length_median"] == np.median(runs) and values["run_length_mean"] == pytest.approx(np.mean(runs))
 
 
 @pytest.mark.parametrize("lengths", [[1, 2], [1, 2, 3], [1, 1, 2, 4, 4, 5]])
 def test_the_median_is_numpys(lengths: list[int]) -> None:
     codes = np.repeat(np.arange(len(lengths)) % 2, lengths)
-    assert _values([codes])["run_median"] == np.median(lengths)
+    assert _values([codes])["run_length_median"] == np.median(lengths)
 
 
 def test_the_intervals_of_entropies_are_those_of_theory() -> None:
@@ -97,7 +103,7 @@ def test_the_intervals_of_entropies_are_those_of_theory() -> None:
     codes = _noise(400, tuple(shares))
     costs = -np.log2(shares)
     half = 1.96 * math.sqrt(shares @ costs**2 - (shares @ costs) ** 2) / math.sqrt(sum(map(len, codes)))
-    figures = code_figures(codes, codebook_size=K, frame_rate=RATE)
+    figures = codebook_usage_metrics(codes, codebook_size=K, frame_rate=RATE)
     for name in ("entropy", "bigram_entropy"):
         figure = figures[name]
         assert figure.value == pytest.approx(shares @ costs, abs=2 * half)
@@ -107,15 +113,15 @@ def test_the_intervals_of_entropies_are_those_of_theory() -> None:
 
 def test_the_interval_of_usage_is_of_what_one_utterance_alone_uses() -> None:
     common = _arrays([0, 1], [1, 0], [0, 1, 1])
-    assert code_figures(common, codebook_size=K, frame_rate=RATE)["usage"] == Estimate(0.5, 0.5, 0.5, 3)
-    alone = code_figures([*common, *_arrays([2])], codebook_size=K, frame_rate=RATE)["usage"]
+    assert codebook_usage_metrics(common, codebook_size=K, frame_rate=RATE)["usage"] == Estimate(0.5, 0.5, 0.5, 3)
+    alone = codebook_usage_metrics([*common, *_arrays([2])], codebook_size=K, frame_rate=RATE)["usage"]
     assert alone == Estimate(0.75, 0.5, 1, 4)  # drawn never, once, twice; of four codes there are no more
 
 
 def test_every_interval_holds_its_figure_and_the_same_codes_give_the_same() -> None:
     codes = _noise(30, (0.4, 0.3, 0.2, 0.1))
-    figures = code_figures(codes, codebook_size=K, frame_rate=RATE)
-    assert figures == code_figures(codes, codebook_size=K, frame_rate=RATE)
+    figures = codebook_usage_metrics(codes, codebook_size=K, frame_rate=RATE)
+    assert figures == codebook_usage_metrics(codes, codebook_size=K, frame_rate=RATE)
     for name, figure in figures.items():
         assert figure.low <= figure.value <= figure.high, name
         assert figure.count == 30
@@ -124,9 +130,9 @@ def test_every_interval_holds_its_figure_and_the_same_codes_give_the_same() -> N
 
 def test_a_single_code_has_nothing_before_it() -> None:
     values = _values(_arrays([1], [2]))
-    assert math.isnan(values["repeated"]) and math.isnan(values["bigram_entropy"])
-    assert values["bigrams"] == 0 and math.isnan(values["bigram_type_token"])
-    assert values["entropy"] == 1 and values["run_mean"] == 1
+    assert math.isnan(values["repeat_rate"]) and math.isnan(values["bigram_entropy"])
+    assert values["distinct_bigrams"] == 0 and math.isnan(values["bigram_type_token_ratio"])
+    assert values["entropy"] == 1 and values["run_length_mean"] == 1
 
 
 @pytest.mark.parametrize(
@@ -141,6 +147,6 @@ def test_a_single_code_has_nothing_before_it() -> None:
 )
 def test_what_is_no_code_is_refused(codes: list[np.ndarray], said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        code_figures(codes, codebook_size=K, frame_rate=RATE)
+        codebook_usage_metrics(codes, codebook_size=K, frame_rate=RATE)
     with pytest.raises(ValueError, match="frame_rate must be above 0"):
-        code_figures(_arrays([0]), codebook_size=K, frame_rate=0)
+        codebook_usage_metrics(_arrays([0]), codebook_size=K, frame_rate=0)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vqaudio.metrics import conditioning_gap as module
-from vqaudio.metrics.conditioning_gap import conditioned_nll, conditioning, estimates, summary
+from vqaudio.metrics.conditioning_gap import conditioned_nll, conditioning_metrics, gap_estimates, gap_metrics
 from vqaudio.speech.model import SpeechVQVAE
 
 
@@ -23,16 +23,16 @@ def _batches(model: SpeechVQVAE, samples: int = 160) -> list[dict[str, torch.Ten
 
 @pytest.mark.parametrize("most", [1, 320, 1000])
 def test_what_the_decoder_takes_at_once_changes_nothing(tiny_model: SpeechVQVAE, monkeypatch, most: int) -> None:
-    expected = conditioning(tiny_model, _batches(tiny_model))
-    monkeypatch.setattr(module, "MOST_SAMPLES", most)
-    assert conditioning(tiny_model, _batches(tiny_model)) == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    expected = conditioning_metrics(tiny_model, _batches(tiny_model))
+    monkeypatch.setattr(module, "MAX_SAMPLES", most)
+    assert conditioning_metrics(tiny_model, _batches(tiny_model)) == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
 def test_a_decoder_that_ignores_its_codes_has_no_gap(tiny_model: SpeechVQVAE) -> None:
-    listening = conditioning(tiny_model, _batches(tiny_model))
+    listening = conditioning_metrics(tiny_model, _batches(tiny_model))
     deaf = copy.deepcopy(tiny_model)
     deaf.decoder.condition.weight.data.zero_()  # pyright: ignore[reportOptionalMemberAccess]
-    found = conditioning(deaf, _batches(deaf))
+    found = conditioning_metrics(deaf, _batches(deaf))
     assert found["conditioning_gap"] == pytest.approx(0, abs=1e-6) and found["conditioning_gap_mean"] == pytest.approx(
         0, abs=1e-6
     )
@@ -42,16 +42,16 @@ def test_a_decoder_that_ignores_its_codes_has_no_gap(tiny_model: SpeechVQVAE) ->
 def test_a_batch_needs_somebody_to_exchange_codes_with(tiny_model: SpeechVQVAE) -> None:
     (batch, *_) = _batches(tiny_model)
     with pytest.raises(ValueError, match="at least 2 utterances"):
-        conditioning(tiny_model, [{name: value[:1] for name, value in batch.items()}])
+        conditioning_metrics(tiny_model, [{name: value[:1] for name, value in batch.items()}])
     with pytest.raises(ValueError, match="no batch"):
-        conditioning(tiny_model, [])
+        conditioning_metrics(tiny_model, [])
     with pytest.raises(RuntimeError, match="training mode"):
-        conditioning(copy.deepcopy(tiny_model).train(), [batch])
+        conditioning_metrics(copy.deepcopy(tiny_model).train(), [batch])
 
 
 def test_estimates_are_the_summary_with_intervals_over_utterances(tiny_model: SpeechVQVAE) -> None:
     heard = conditioned_nll(tiny_model, _batches(tiny_model))
-    found, whole = estimates(heard), summary(heard)
+    found, whole = gap_estimates(heard), gap_metrics(heard)
     assert heard.nats.shape == (4, 6)
     for name in ("bits_per_sample", "conditioning_gap", "conditioning_gap_mean", "speaker_gap"):
         assert found[name].value == pytest.approx(whole[name], abs=1e-5) and found[name].count == 6
@@ -60,5 +60,5 @@ def test_estimates_are_the_summary_with_intervals_over_utterances(tiny_model: Sp
 
 def test_a_single_voice_has_no_gap_to_another(tiny_model: SpeechVQVAE) -> None:
     alone = [{**batch, "speaker": torch.zeros(3, dtype=torch.long)} for batch in _batches(tiny_model)]
-    assert "speaker_gap" not in conditioning(tiny_model, alone)
-    assert "speaker_gap" not in estimates(conditioned_nll(tiny_model, alone))
+    assert "speaker_gap" not in conditioning_metrics(tiny_model, alone)
+    assert "speaker_gap" not in gap_estimates(conditioned_nll(tiny_model, alone))

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from vqaudio.metrics.bitrate import shares
-from vqaudio.metrics.prior import code_prior_figures
+from vqaudio.metrics.bitrate import smoothed_unigram
+from vqaudio.metrics.prior import code_prior_metrics
 from vqaudio.nn.wavenet import WaveNetConfig
 from vqaudio.speech.prior import CodePrior, CodePriorConfig
 from vqaudio.tokens.chunks import CodeSequences
@@ -30,7 +30,7 @@ def test_they_are_means_over_all_codes(randomise: Callable[..., nn.Module]) -> N
     prior = CodePrior(CodePriorConfig(speakers=("anna", "bert"), model="m", net=NET))
     randomise(prior)
     prior.eval()
-    figures = code_prior_figures(prior, FOUND, shares(FOUND))
+    figures = code_prior_metrics(prior, FOUND, smoothed_unigram(FOUND))
     total = sum(
         prior.nll(torch.tensor(codes)[None], torch.tensor([speaker]), torch.tensor([len(codes)])).item()
         for codes, speaker in zip(FOUND.codes, FOUND.speaker_ids, strict=True)
@@ -41,15 +41,16 @@ def test_they_are_means_over_all_codes(randomise: Callable[..., nn.Module]) -> N
     assert figures["unigram_bits"] == pytest.approx(expected, rel=1e-5)
     assert figures["uniform_bits"] == 2
     assert figures["label_gap"] != 0
-    assert figures["bits_unknown"] != figures["bits_per_code"]
+    assert figures["bits_null_speaker"] != figures["bits_per_code"]
     with pytest.raises(RuntimeError, match="training mode"):
-        code_prior_figures(prior.train(), FOUND, shares(FOUND))
+        code_prior_metrics(prior.train(), FOUND, smoothed_unigram(FOUND))
 
 
-@pytest.mark.parametrize(("speakers", "more"), [((), set()), (("anna",), {"bits_unknown"})])
+@pytest.mark.parametrize(("speakers", "more"), [((), set()), (("anna",), {"bits_null_speaker"})])
 def test_without_another_speaker_there_is_no_gap(speakers: tuple[str, ...], more: set[str]) -> None:
     prior = CodePrior(CodePriorConfig(speakers=speakers, model="m", net=NET)).eval()
     found = CodeSequences(FOUND.codes, np.array([0, len(speakers), 0]), codebook_size=4, model="m")
     assert (
-        set(code_prior_figures(prior, found, shares(found))) == {"bits_per_code", "unigram_bits", "uniform_bits"} | more
+        set(code_prior_metrics(prior, found, smoothed_unigram(found)))
+        == {"bits_per_code", "unigram_bits", "uniform_bits"} | more
     )

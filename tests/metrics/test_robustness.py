@@ -1,4 +1,4 @@
-"""Edits per code: distances by hand and by the textbook, tokenizers whose answer is known, codings put in place."""
+"""Edits per code: distances by hand and by the textbook, tokenizers whose answer is known, codecs put in place."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import soundfile
 from vqaudio.metrics import robustness
 from vqaudio.metrics.bitrate import merged
 from vqaudio.metrics.confidence import Estimate
-from vqaudio.metrics.robustness import aligned, coded, distance, missing_codings, stability_figures
+from vqaudio.metrics.robustness import aligned, coded, distance, missing_codecs, robustness_metrics
 
 RATE, HOP = 16000, 80
 NAMES = ["gain_minus6", "gain_plus6", "shift_hop", "shift_half", "noise_20", "noise_10", "resample_8k", "resample_44k"]
@@ -76,11 +76,11 @@ def test_merged_codes_are_those_of_the_runs() -> None:
 
 def test_codes_that_never_change_have_no_edits() -> None:
     wavs = [_voice(seed) for seed in range(3)]
-    figures = stability_figures(lambda wav: np.full(-(-len(wav) // HOP), 7), wavs, sample_rate=RATE, hop=HOP)
-    names = [*NAMES, *(name for name in ("mp3", "opus") if name not in missing_codings(RATE))]
-    assert list(figures) == [f"stability_{name}{kind}" for name in names for kind in ("", "_merged")]
+    figures = robustness_metrics(lambda wav: np.full(-(-len(wav) // HOP), 7), wavs, sample_rate=RATE, hop=HOP)
+    names = [*NAMES, *(name for name in ("mp3", "opus") if name not in missing_codecs(RATE))]
+    assert list(figures) == [f"edit_rate_{name}{kind}" for name in names for kind in ("", "_merged")]
     # without half a hop there is one code fewer
-    assert figures.pop("stability_shift_half") == pytest.approx(Estimate(1 / 101, 1 / 101, 1 / 101, 3))
+    assert figures.pop("edit_rate_shift_half") == pytest.approx(Estimate(1 / 101, 1 / 101, 1 / 101, 3))
     assert set(figures.values()) == {Estimate(0, 0, 0, 3)}
 
 
@@ -93,28 +93,28 @@ def test_edits_are_summed_over_all_utterances() -> None:
         codes[0] = not any(np.array_equal(wav, own) for own in wavs)
         return codes
 
-    figures = stability_figures(tokenize, wavs, sample_rate=RATE, hop=HOP)
+    figures = robustness_metrics(tokenize, wavs, sample_rate=RATE, hop=HOP)
     for name in set(NAMES) - {"shift_hop"}:
-        assert figures[f"stability_{name}"] == pytest.approx(Estimate(2 / 14, 1 / 9, 1 / 5, 2)), name
-        assert figures[f"stability_{name}_merged"] == Estimate(1, 1, 1, 2), name
-    assert figures["stability_shift_hop"].value == 2 / 12
+        assert figures[f"edit_rate_{name}"] == pytest.approx(Estimate(2 / 14, 1 / 9, 1 / 5, 2)), name
+        assert figures[f"edit_rate_{name}_merged"] == Estimate(1, 1, 1, 2), name
+    assert figures["edit_rate_shift_hop"].value == 2 / 12
 
 
 def test_a_tokenizer_that_hears_loudness_alone() -> None:
     quiet, loud = _voice(0, 0.3), _voice(1, 0.97)  # the latter leaves no room for 6 dB
-    figures = stability_figures(_levels, [quiet, loud], sample_rate=RATE, hop=HOP)
+    figures = robustness_metrics(_levels, [quiet, loud], sample_rate=RATE, hop=HOP)
     codes = [_levels(wav) for wav in (quiet, loud)]
     softer = sum(distance(own, own - 1) for own in codes) / 202
     assert softer > 0.05
-    assert figures["stability_gain_minus6"].value == pytest.approx(softer)
+    assert figures["edit_rate_gain_minus6"].value == pytest.approx(softer)
     turned_down = _levels(loud * np.float32(0.99 / SIX / 0.97))
     louder = (distance(codes[0], codes[0] + 1) + distance(turned_down, turned_down + 1)) / 202
-    assert figures["stability_gain_plus6"].value == pytest.approx(louder)
+    assert figures["edit_rate_gain_plus6"].value == pytest.approx(louder)
     half = sum(distance(_levels(wav), _levels(wav[40:])) for wav in (quiet, loud)) / 202
-    assert figures["stability_shift_half"].value == pytest.approx(half) and half > 0
-    assert figures["stability_shift_hop"].value == 0  # frame by frame the same
+    assert figures["edit_rate_shift_half"].value == pytest.approx(half) and half > 0
+    assert figures["edit_rate_shift_hop"].value == 0  # frame by frame the same
     merged_softer = sum(distance(merged(own), merged(own) - 1) for own in codes)
-    assert figures["stability_gain_minus6_merged"].value == merged_softer / sum(len(merged(own)) for own in codes)
+    assert figures["edit_rate_gain_minus6_merged"].value == merged_softer / sum(len(merged(own)) for own in codes)
 
 
 def test_the_changes_are_what_they_are_called() -> None:
@@ -125,7 +125,7 @@ def test_the_changes_are_what_they_are_called() -> None:
         heard.append(changed)
         return _levels(changed)
 
-    stability_figures(tokenize, [wav], sample_rate=RATE, hop=HOP)
+    robustness_metrics(tokenize, [wav], sample_rate=RATE, hop=HOP)
     changed = dict(zip(NAMES, heard[1:], strict=False))  # there is room for all: only the utterance itself comes first
     assert np.array_equal(heard[0], wav)
     assert changed["gain_minus6"] == pytest.approx(wav * 10**-0.3) and changed["gain_plus6"] == pytest.approx(wav * SIX)
@@ -151,8 +151,8 @@ def test_a_late_waveform_is_moved_back_to_the_sample(delay: int) -> None:
 
 @pytest.mark.parametrize("name", ["mp3", "opus"])
 def test_what_was_coded_is_in_its_place(name: str) -> None:
-    if name in missing_codings(RATE):
-        pytest.skip(missing_codings(RATE)[name])
+    if name in missing_codecs(RATE):
+        pytest.skip(missing_codecs(RATE)[name])
     wav = _voice(seed=1)
     back = coded(wav, RATE, name)
     assert back.shape == wav.shape and back.dtype == np.float32
@@ -161,8 +161,8 @@ def test_what_was_coded_is_in_its_place(name: str) -> None:
 
 
 def test_an_mp3_without_a_header_comes_late_and_is_put_back() -> None:
-    if "mp3" in missing_codings(RATE):
-        pytest.skip(missing_codings(RATE)["mp3"])
+    if "mp3" in missing_codecs(RATE):
+        pytest.skip(missing_codecs(RATE)["mp3"])
     wav, file = _voice(), io.BytesIO()
     soundfile.write(
         file, wav, RATE, format="MP3", subtype="MPEG_LAYER_III", bitrate_mode="CONSTANT", compression_level=0.9
@@ -174,18 +174,18 @@ def test_an_mp3_without_a_header_comes_late_and_is_put_back() -> None:
 
 
 def test_a_coding_that_libsndfile_lacks_is_left_out_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    reason = missing_codings(11025)["opus"]
-    assert reason.startswith("opus at 11025 Hz: ") and "16000" in reason and reason == missing_codings(11025)["opus"]
-    figures = stability_figures(_levels, [_voice()], sample_rate=11025, hop=HOP)
-    assert "stability_opus" not in figures and "stability_resample_44k" in figures
-    monkeypatch.setitem(robustness.CODINGS, "mp3", {"format": "MP3", "subtype": "OPUS"})  # soundfile knows better
-    assert set(missing_codings(11025)) == {"mp3", "opus"}
+    reason = missing_codecs(11025)["opus"]
+    assert reason.startswith("opus at 11025 Hz: ") and "16000" in reason and reason == missing_codecs(11025)["opus"]
+    figures = robustness_metrics(_levels, [_voice()], sample_rate=11025, hop=HOP)
+    assert "edit_rate_opus" not in figures and "edit_rate_resample_44k" in figures
+    monkeypatch.setitem(robustness.CODECS, "mp3", {"format": "MP3", "subtype": "OPUS"})  # soundfile knows better
+    assert set(missing_codecs(11025)) == {"mp3", "opus"}
 
 
 def test_silence_stays_silent() -> None:
-    figures = stability_figures(_levels, [np.zeros(800, np.float32)], sample_rate=RATE, hop=HOP)
+    figures = robustness_metrics(_levels, [np.zeros(800, np.float32)], sample_rate=RATE, hop=HOP)
     for name in ("gain_minus6", "gain_plus6", "noise_20", "noise_10", "shift_hop", "resample_8k", "resample_44k"):
-        assert figures[f"stability_{name}"] == Estimate(0, 0, 0, 1)
+        assert figures[f"edit_rate_{name}"] == Estimate(0, 0, 0, 1)
 
 
 def test_the_same_seed_gives_the_same_figures() -> None:
@@ -193,21 +193,21 @@ def test_the_same_seed_gives_the_same_figures() -> None:
         return (wav[::HOP] > 0).astype(np.int64)
 
     wavs = [_voice(seed) for seed in range(3)]
-    first, again, other = (stability_figures(signs, wavs, sample_rate=RATE, hop=HOP, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (robustness_metrics(signs, wavs, sample_rate=RATE, hop=HOP, seed=seed) for seed in (0, 0, 1))
     assert first == again
-    assert {name for name in first if first[name] != other[name]} >= {"stability_noise_10"}
+    assert {name for name in first if first[name] != other[name]} >= {"edit_rate_noise_10"}
     assert {name for name in first if first[name] != other[name]} <= {
-        f"stability_noise_{decibels}{kind}" for decibels in (10, 20) for kind in ("", "_merged")
+        f"edit_rate_noise_{decibels}{kind}" for decibels in (10, 20) for kind in ("", "_merged")
     }
 
 
 def test_what_cannot_be_compared_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="there are no waveforms"):
-        stability_figures(_levels, [], sample_rate=RATE, hop=HOP)
+        robustness_metrics(_levels, [], sample_rate=RATE, hop=HOP)
     with pytest.raises(ValueError, match=r"T above 80, the hop, got \(80,\) for utterance 1"):
-        stability_figures(_levels, [_voice(), _voice(samples=80)], sample_rate=RATE, hop=HOP)
-    with pytest.raises(ValueError, match=r"8040 samples at 40 samples per code make 201 codes, got \(101,\)"):
-        stability_figures(_levels, [_voice()], sample_rate=RATE, hop=40)
+        robustness_metrics(_levels, [_voice(), _voice(samples=80)], sample_rate=RATE, hop=HOP)
+    with pytest.raises(ValueError, match=r"8040 samples with a hop of 40 make 201 codes, got \(101,\)"):
+        robustness_metrics(_levels, [_voice()], sample_rate=RATE, hop=40)
     monkeypatch.setitem(sys.modules, "rapidfuzz", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'vqaudio\[metrics\]'"):
-        stability_figures(_levels, [_voice()], sample_rate=RATE, hop=HOP)
+        robustness_metrics(_levels, [_voice()], sample_rate=RATE, hop=HOP)

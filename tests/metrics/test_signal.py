@@ -12,7 +12,7 @@ import pytest
 
 from vqaudio.data.audio import read_audio
 from vqaudio.metrics.pitch import pitch
-from vqaudio.metrics.signal import BANDS, log_mel, mel_cepstral_distortion, signal_figures
+from vqaudio.metrics.signal import BANDS, log_mel, mel_cepstral_distortion, signal_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("VQAUDIO_DATA", ROOT / "../shared/data")) / "timit8"
@@ -38,7 +38,7 @@ def speech() -> list[np.ndarray]:
 
 
 def _values(originals: list[np.ndarray], others: list[np.ndarray], rate: int = RATE) -> dict[str, float]:
-    return {name: estimate.value for name, estimate in signal_figures(originals, others, rate).items()}
+    return {name: estimate.value for name, estimate in signal_metrics(originals, others, rate).items()}
 
 
 # --- known answers ---
@@ -52,7 +52,7 @@ def test_speech_is_like_itself(speech: list[np.ndarray]) -> None:
     for name in ("f0_correlation", "stoi", "estoi"):
         assert figures[name] == pytest.approx(1, abs=1e-6), name
     assert figures["pesq"] == pytest.approx(4.644, abs=1e-3)  # the end of its scale
-    assert 0.2 < figures["voiced_share"] == figures["voiced_share_original"] < 0.8
+    assert 0.2 < figures["voiced_fraction"] == figures["voiced_fraction_original"] < 0.8
 
 
 @pytest.mark.data
@@ -72,7 +72,7 @@ def test_an_octave_up_is_1200_cents_and_a_gross_error_in_every_frame() -> None:
     assert figures["f0_rmse"] == pytest.approx(1200, abs=5)
     assert figures["gross_pitch_error"] == 1 and figures["voicing_error"] < 0.05
     assert figures["f0_correlation"] == pytest.approx(1, abs=0.01)
-    assert figures["voiced_share_original"] > 0.95 and figures["mcd"] > 1
+    assert figures["voiced_fraction_original"] > 0.95 and figures["mcd"] > 1
 
 
 def test_opposite_melodies_correlate_negatively() -> None:
@@ -91,14 +91,14 @@ def test_voices_of_different_pitch_do_not_correlate_by_it() -> None:
 
 def test_a_voice_that_became_noise_is_voiced_nowhere() -> None:
     figures = _values([_tone(120)], [_noise(1)])
-    assert figures["voiced_share_original"] > 0.95 and figures["voiced_share"] < 0.05
+    assert figures["voiced_fraction_original"] > 0.95 and figures["voiced_fraction"] < 0.05
     assert figures["voicing_error"] > 0.9
 
 
 def test_silence_has_no_pitch_no_level_and_no_judgement() -> None:
     silence, told = np.zeros(RATE, np.float32), []
-    figures = signal_figures([silence], [silence], RATE, left_out=told)
-    assert figures["mcd"].value == figures["log_mel_distance"].value == figures["voiced_share"].value == 0
+    figures = signal_metrics([silence], [silence], RATE, left_out=told)
+    assert figures["mcd"].value == figures["log_mel_distance"].value == figures["voiced_fraction"].value == 0
     for name in ("f0_rmse", "f0_correlation", "gross_pitch_error", "level_difference", "pesq", "stoi", "estoi"):
         assert math.isnan(figures[name].value), name
     assert figures["pesq"].count == 0 and figures["mcd"].count == 1
@@ -109,14 +109,14 @@ def test_who_cannot_be_judged_is_named_and_not_counted() -> None:
     """PESQ wants a quarter of a second, STOI about 0.4 s; two tones of a second have both."""
     originals = [_tone(110), _noise(0.2), _tone(130)]
     told: list[str] = []
-    figures = signal_figures(originals, originals, RATE, names=["a", "b", "c"], left_out=told)
+    figures = signal_metrics(originals, originals, RATE, names=["a", "b", "c"], left_out=told)
     assert figures["pesq"].count == figures["stoi"].count == 2 and figures["mcd"].count == 3
     assert [sentence.split(":")[0] for sentence in told] == [
         f"utterance b has no {n}" for n in ("pesq", "stoi", "estoi")
     ]
     assert "buffer" in told[0].lower() and "frames" in told[1]
     with pytest.warns(UserWarning, match="utterance 0 has no (pesq|stoi|estoi): ") as warned:
-        signal_figures([_noise(0.2)], [_noise(0.2)], RATE)
+        signal_metrics([_noise(0.2)], [_noise(0.2)], RATE)
     assert len(warned) == 3
 
 
@@ -202,8 +202,8 @@ def test_time_is_warped() -> None:
 
 def test_the_same_pairs_give_the_same_figures() -> None:
     pairs = [_tone(110), _tone(150)], [_tone(112)[:-60], _tone(140)]
-    first = signal_figures(*pairs, RATE)
-    assert first == signal_figures(*pairs, RATE)
+    first = signal_metrics(*pairs, RATE)
+    assert first == signal_metrics(*pairs, RATE)
     assert first["mcd"].low < first["mcd"].value < first["mcd"].high
 
 
@@ -227,9 +227,9 @@ def test_another_rate_says_much_the_same() -> None:
 )
 def test_what_is_no_pair_is_refused(originals: list[np.ndarray], others: list[np.ndarray], said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        signal_figures(originals, others, RATE)
+        signal_metrics(originals, others, RATE)
 
 
 def test_names_are_as_many_as_pairs() -> None:
     with pytest.raises(ValueError, match="1 pairs have 2 names"):
-        signal_figures([_noise(1)], [_noise(1)], RATE, names=["a", "b"])
+        signal_metrics([_noise(1)], [_noise(1)], RATE, names=["a", "b"])

@@ -6,7 +6,7 @@ import torch
 
 from vqaudio.metrics import speaker_probe as module
 from vqaudio.metrics.confidence import Estimate
-from vqaudio.metrics.speaker_probe import PENALTY, linear_log_odds, speaker_probe_figures
+from vqaudio.metrics.speaker_probe import PENALTY, linear_log_odds, speaker_probe_metrics
 
 K = 16
 
@@ -24,7 +24,7 @@ def _corpus(own: float, seed: int = 0, per_speaker: int = 12) -> tuple[list[np.n
 
 
 def _probe(codes: list[np.ndarray], names: list[str], segment: int = 100, rate: float = 250) -> dict[str, Estimate]:
-    return speaker_probe_figures(codes, names, codebook_size=K, frame_rate=rate, seconds=segment / rate)
+    return speaker_probe_metrics(codes, names, codebook_size=K, frame_rate=rate, seconds=segment / rate)
 
 
 @pytest.fixture

@@ -59,23 +59,23 @@ def test_similarities_are_the_cosines_to_centroids(voices: Voices, verifier: Spe
     other = [cosine(v, vectors[m]) for n, own in vectors.items() for v in own for m in voices if m != n]
     assert found["similarity_target"].value == pytest.approx(np.mean(to_target), abs=1e-5)
     assert found["similarity_source"].value == pytest.approx(np.mean(to_source), abs=1e-5)
-    assert found["real_same"].value == pytest.approx(np.mean(same), abs=1e-5)
-    assert found["real_other"].value == pytest.approx(np.mean(other), abs=1e-5)
-    assert found["real_same"].count == 12 and found["chance"].value == pytest.approx(1 / 3)
-    assert "similarity_own" not in found
+    assert found["real_same_speaker"].value == pytest.approx(np.mean(same), abs=1e-5)
+    assert found["real_other_speakers"].value == pytest.approx(np.mean(other), abs=1e-5)
+    assert found["real_same_speaker"].count == 12 and found["chance"].value == pytest.approx(1 / 3)
+    assert "similarity_speaker" not in found
 
 
 def test_perfect_conversions_and_such_that_change_nothing(voices: Voices, verifier: SpeakerVerifier) -> None:
     sources, targets, originals = ["a", "a", "b", "c"], ["b", "c", "c", "a"], [0, 0, 1, 2]
     real = _figures([], [], [], voices, verifier)
-    assert real["real_named"].value == 1 and real["equal_error"].value == 0
-    assert set(real) == {"real_same", "real_other", "real_named", "equal_error", "chance"}
+    assert real["real_identified"].value == 1 and real["equal_error_rate"].value == 0
+    assert set(real) == {"real_same_speaker", "real_other_speakers", "real_identified", "equal_error_rate", "chance"}
     perfect = _figures([voices[t][3] for t in targets], sources, targets, voices, verifier, originals)
-    assert perfect["target_closer"].value == perfect["target_named"].value == 1
-    assert perfect["target_closer"].count == 3  # the first two were made of one utterance
+    assert perfect["closer_to_target"].value == perfect["target_identified"].value == 1
+    assert perfect["closer_to_target"].count == 3  # the first two were made of one utterance
     unchanged = [voices[s][i] for s, i in zip(sources, originals, strict=True)]
     idle = _figures(unchanged, sources, targets, voices, verifier, originals)
-    assert idle["target_closer"].value == idle["target_named"].value == 0
+    assert idle["closer_to_target"].value == idle["target_identified"].value == 0
     assert idle["similarity_source"].value > idle["similarity_target"].value
     assert {name: idle[name] for name in real} == real
 
@@ -86,12 +86,12 @@ def test_a_reconstruction_is_a_conversion_to_oneself(voices: Voices, verifier: S
     found = _figures(
         [w for own in voices.values() for w in own], everyone, everyone, voices, verifier, [0, 1, 2, 3] * 3
     )
-    assert found["similarity_own"] == pytest.approx(found["real_same"])
-    assert found["own_named"] == found["real_named"]
-    assert not {"similarity_target", "similarity_source", "target_closer", "target_named"} & set(found)
+    assert found["similarity_speaker"] == pytest.approx(found["real_same_speaker"])
+    assert found["speaker_identified"] == found["real_identified"]
+    assert not {"similarity_target", "similarity_source", "closer_to_target", "target_identified"} & set(found)
     flattered = _figures([voices["a"][0]], ["a"], ["a"], voices, verifier)  # it is a part of the voice
     alone = _figures([voices["a"][0]], ["a"], ["a"], voices, verifier, [0])
-    assert flattered["similarity_own"].value > alone["similarity_own"].value
+    assert flattered["similarity_speaker"].value > alone["similarity_speaker"].value
 
 
 def test_voices_without_regard_to_the_target_are_named_by_chance(voices: Voices, verifier: SpeakerVerifier) -> None:
@@ -100,8 +100,8 @@ def test_voices_without_regard_to_the_target_are_named_by_chance(voices: Voices,
     targets = [names[(names.index(s) + rng.integers(1, 3)) % 3] for s in sources]
     converted = [voices[names[rng.integers(3)]][rng.integers(4)] for _ in sources]
     found = _figures(converted, sources, targets, voices, verifier)
-    assert found["target_named"].low < 1 / 3 < found["target_named"].high
-    assert found["target_closer"].low < 0.5 < found["target_closer"].high
+    assert found["target_identified"].low < 1 / 3 < found["target_identified"].high
+    assert found["closer_to_target"].low < 0.5 < found["closer_to_target"].high
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"{DATA} is absent; set VQAUDIO_DATA to the folder of vctk_mini")
@@ -113,15 +113,15 @@ def test_real_speakers_are_told_apart(verifier: SpeakerVerifier) -> None:
     converted = [speech["p226"][3], speech["p225"][3]]
     speech["p226"], speech["p225"] = speech["p226"][:3], speech["p225"][:3]
     found = _figures(converted, ["p225", "p226"], ["p226", "p225"], speech, verifier)
-    assert found["target_named"].value == found["real_named"].value == 1
+    assert found["target_identified"].value == found["real_identified"].value == 1
     assert found["similarity_target"].value > found["similarity_source"].value + 0.1
-    assert found["equal_error"].value < 0.1
+    assert found["equal_error_rate"].value < 0.1
 
 
 @pytest.mark.parametrize(
     ("count", "sources", "targets", "speakers", "originals", "said"),
     [
-        (1, ["a", "b"], ["b"], "abc", None, "1 converted utterances have 2 sources, 1 targets"),
+        (1, ["a", "b"], ["b"], "abc", None, "1 decoded utterances have 2 sources, 1 targets"),
         (1, ["a"], ["b"], "abc", [0, 1], "2 originals"),
         (1, ["a"], ["a"], "a", None, "2 or more enrolled speakers, got 1"),
         (1, ["a"], ["z"], "abc", None, "'z' is not enrolled"),

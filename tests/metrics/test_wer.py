@@ -12,9 +12,9 @@ import pytest
 
 from vqaudio.data.audio import read_audio
 from vqaudio.data.text import spelled, words_of
-from vqaudio.metrics.asr import HubRecogniser, SphinxRecogniser, transcribe_all
+from vqaudio.metrics.asr import PocketsphinxASR, TransformersASR, transcribe_all
 from vqaudio.metrics.language_model import arpa
-from vqaudio.metrics.wer import word_figures
+from vqaudio.metrics.wer import wer_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("VQAUDIO_DATA", ROOT / "../shared/data")) / "timit8"
@@ -25,7 +25,7 @@ DATA = Path(os.environ.get("VQAUDIO_DATA", ROOT / "../shared/data")) / "timit8"
 
 def test_error_rates_by_hand() -> None:
     """One word of four replaced, one of two added: (1 + 1) / (4 + 2); characters of "sit" and "sat": 1, "go " 3."""
-    figures = word_figures(["The cat sat down.", "Go home!"], ["the cat sit down", "go go home"])
+    figures = wer_metrics(["The cat sat down.", "Go home!"], ["the cat sit down", "go go home"])
     assert figures["wer"].value == pytest.approx(2 / 6)
     assert figures["cer"].value == pytest.approx((1 + 3) / (len("the cat sat down") + len("go home")))
     assert figures["wer"].count == 2
@@ -34,44 +34,44 @@ def test_error_rates_by_hand() -> None:
 
 def test_error_rates_of_the_others_texts() -> None:
     """Of two utterances each is compared with the other: 2 deleted and 2 replaced, 2 inserted and 2 replaced."""
-    figures = word_figures(["a b c d", "x y"], ["a b c d", "x y"])
+    figures = wer_metrics(["a b c d", "x y"], ["a b c d", "x y"])
     assert figures["wer"].value == figures["cer"].value == 0
     assert figures["wer_shuffled"].value == pytest.approx(8 / 6)
 
 
 def test_others_with_the_same_text_are_no_others() -> None:
-    figures = word_figures(["one two", "One, two?", "three four"], ["one two", "one two", "three four"])
+    figures = wer_metrics(["one two", "One, two?", "three four"], ["one two", "one two", "three four"])
     assert figures["wer_shuffled"].value == 1
-    assert set(word_figures(["one", "one"], ["one", "two"])) == {"wer", "cer"}
+    assert set(wer_metrics(["one", "one"], ["one", "two"])) == {"wer", "cer"}
 
 
 def test_error_rates_are_those_of_jiwer() -> None:
     rng = np.random.default_rng(0)
     texts = [" ".join(rng.choice(list("abcd"), size=rng.integers(1, 9))) for _ in range(50)]
     heard = [" ".join(rng.choice(list("abcd"), size=rng.integers(0, 9))) for _ in range(50)]
-    figures = word_figures(texts, heard)
+    figures = wer_metrics(texts, heard)
     assert figures["wer"].value == pytest.approx(jiwer.wer(texts, heard))
     assert figures["cer"].value == pytest.approx(jiwer.cer(texts, heard))
     assert figures["wer"].low < figures["wer"].value < figures["wer"].high
-    assert figures == word_figures(texts, heard)
+    assert figures == wer_metrics(texts, heard)
 
 
 def test_nothing_heard_is_all_deleted_and_much_heard_more_than_all() -> None:
-    assert word_figures(["one two", "three"], ["", ""])["wer"][:3] == (1, 1, 1)
-    assert word_figures(["one"], ["one two three four"])["wer"].value == 3
+    assert wer_metrics(["one two", "three"], ["", ""])["wer"][:3] == (1, 1, 1)
+    assert wer_metrics(["one"], ["one two three four"])["wer"].value == 3
 
 
 @pytest.mark.parametrize(
     ("texts", "heard", "said"),
     [
-        (["one", " ... "], ["one", "two"], r"text 1 \(' ... '\) holds no words"),
-        (["one"], [], "1 texts and 0 that were heard"),
-        ([], [], "0 texts"),
+        (["one", " ... "], ["one", "two"], r"reference 1 \(' ... '\) has no words"),
+        (["one"], [], "1 references and 0 hypotheses"),
+        ([], [], "0 references"),
     ],
 )
 def test_what_has_no_error_rate_is_refused(texts: list[str], heard: list[str], said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        word_figures(texts, heard)
+        wer_metrics(texts, heard)
 
 
 # --- texts ---
@@ -157,22 +157,22 @@ def speech() -> Iterator[tuple[list[str], list[np.ndarray]]]:
 
 
 @pytest.fixture(scope="module")
-def sphinx(speech: tuple[list[str], list[np.ndarray]]) -> SphinxRecogniser:
-    return SphinxRecogniser(speech[0])
+def sphinx(speech: tuple[list[str], list[np.ndarray]]) -> PocketsphinxASR:
+    return PocketsphinxASR(speech[0])
 
 
 @pytest.mark.data
-def test_clear_speech_is_heard_and_noise_is_not(sphinx: SphinxRecogniser, speech) -> None:
+def test_clear_speech_is_heard_and_noise_is_not(sphinx: PocketsphinxASR, speech) -> None:
     texts, wavs = speech
-    assert word_figures(texts, list(transcribe_all(sphinx, wavs, 16_000)))["wer"].value < 0.1
+    assert wer_metrics(texts, list(transcribe_all(sphinx, wavs, 16_000)))["wer"].value < 0.1
     rng = np.random.default_rng(0)
     noise = [rng.normal(0, 0.05, len(wav)).astype(np.float32) for wav in wavs]
-    assert word_figures(texts, list(transcribe_all(sphinx, noise, 16_000)))["wer"].value > 0.8
+    assert wer_metrics(texts, list(transcribe_all(sphinx, noise, 16_000)))["wer"].value > 0.8
 
 
 @pytest.mark.data
 @pytest.mark.slow
-def test_what_is_heard_hangs_on_nothing_but_the_audio(sphinx: SphinxRecogniser, speech) -> None:
+def test_what_is_heard_hangs_on_nothing_but_the_audio(sphinx: PocketsphinxASR, speech) -> None:
     """Noisy, so that small differences would show: in any order, by any number of processes, at another rate."""
     rng = np.random.default_rng(1)
     wavs = [(wav + rng.normal(0, 0.01, len(wav))).astype(np.float32) for wav in speech[1]]
@@ -182,7 +182,7 @@ def test_what_is_heard_hangs_on_nothing_but_the_audio(sphinx: SphinxRecogniser, 
 
 
 @pytest.mark.data
-def test_other_rates_are_heard_too(sphinx: SphinxRecogniser, speech) -> None:
+def test_other_rates_are_heard_too(sphinx: PocketsphinxASR, speech) -> None:
     import soxr
 
     heard = sphinx.transcribe(soxr.resample(speech[1][0], 16_000, 22_050), 22_050)
@@ -190,7 +190,7 @@ def test_other_rates_are_heard_too(sphinx: SphinxRecogniser, speech) -> None:
 
 
 @pytest.mark.data
-def test_where_there_is_nothing_nothing_is_heard(sphinx: SphinxRecogniser) -> None:
+def test_where_there_is_nothing_nothing_is_heard(sphinx: PocketsphinxASR) -> None:
     for length in (0, 1, 100):
         assert sphinx.transcribe(np.zeros(length, np.float32), 16_000) == ""
     with pytest.raises(ValueError, match="mono"):
@@ -200,9 +200,9 @@ def test_where_there_is_nothing_nothing_is_heard(sphinx: SphinxRecogniser) -> No
 
 
 def test_words_that_the_dictionary_lacks_are_listed() -> None:
-    assert SphinxRecogniser(["Hello xqzzt", "world qqvvt"]).missing == ("qqvvt", "xqzzt")
+    assert PocketsphinxASR(["Hello xqzzt", "world qqvvt"]).missing == ("qqvvt", "xqzzt")
     with pytest.raises(ValueError, match="no word of the 1 texts"):
-        SphinxRecogniser(["xqzzt"])
+        PocketsphinxASR(["xqzzt"])
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +238,7 @@ def test_a_recogniser_of_the_hub_hears(tiny_whisper) -> None:
     from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
 
     wav = np.random.default_rng(0).normal(0, 0.1, 8_000).astype(np.float32)
-    recogniser = HubRecogniser(str(tiny_whisper))
+    recogniser = TransformersASR(str(tiny_whisper))
     model = WhisperForConditionalGeneration.from_pretrained(tiny_whisper)
     features = WhisperFeatureExtractor.from_pretrained(tiny_whisper)(wav, sampling_rate=16_000, return_tensors="pt")
     tokens: Any = model.generate(features["input_features"], num_beams=5)  # the beams of the pipeline

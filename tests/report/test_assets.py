@@ -1,4 +1,4 @@
-"""What the page shows of codes and utterances, against cases worked out by hand."""
+"""Assets of the page against cases worked out by hand."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from vqaudio.data.alignments import Segment
 from vqaudio.data.audio import read_audio
-from vqaudio.report.assets import MELS, clip, code_exhibits, draw_spectrogram, envelope, runs, timeline
+from vqaudio.report.assets import MELS, clip, code_entries, draw_spectrogram, envelope, runs, timeline
 from vqaudio.speech.tokens import Tokens
 from vqaudio.tokens.rows import TokenRow
 
@@ -29,18 +29,18 @@ WAVS = {
 ALIGNMENTS = {"a": [Segment(0.0, 0.24, "sil"), Segment(0.24, 0.55, "s")], "b": [Segment(0.1, 0.3, "s")]}
 
 
-def test_runs_are_where_codes_stay_the_same() -> None:
+def test_runs_of_equal_codes() -> None:
     assert runs(np.array([4, 4, 1, 4])) == [(4, 0, 2), (1, 2, 3), (4, 3, 4)]
     assert runs(np.array([7])) == [(7, 0, 1)] and runs(np.array([], dtype=np.int64)) == []
 
 
-def test_a_code_is_known_by_its_use_phones_speakers_and_sound(tmp_path: Path) -> None:
-    zero, one, two, three = code_exhibits(ROWS, 4, tmp_path, wavs=WAVS, alignments=ALIGNMENTS)
+def test_a_code_has_its_frequency_phones_speakers_and_snippets(tmp_path: Path) -> None:
+    zero, one, two, three = code_entries(ROWS, 4, tmp_path, wavs=WAVS, alignments=ALIGNMENTS)
     assert [code["count"] for code in (zero, one, two, three)] == [5, 8, 1, 0]
-    assert zero["share"] == pytest.approx(5 / 14, abs=1e-6) and three["share"] == 0
+    assert zero["fraction"] == pytest.approx(5 / 14, abs=1e-6) and three["fraction"] == 0
     # frames of code 1 in `a` lie at 0.25, 0.35, 0.45 s: all in s; in `b` those at 0.15 and 0.25 s
     assert one["phones"] == {"s": 1.0}
-    # of code 0 in `a`, 0.05 and 0.15 s lie in sil, and 0.55 s where nothing is known any more
+    # of code 0 in `a`, 0.05 and 0.15 s lie in sil, and 0.55 s after the last segment
     assert zero["phones"] == {"sil": 1.0} and two["phones"] == {}
     assert one["speakers"] == {"bert": round(4 / 7, 4), "anna": round(3 / 7, 4)}
     assert zero["speakers"] == {"anna": 0.75, "bert": 0.25}
@@ -49,24 +49,24 @@ def test_a_code_is_known_by_its_use_phones_speakers_and_sound(tmp_path: Path) ->
     assert zero["snippets"][:2] == ["audio/a.wav#t=0.000,0.400", "audio/b.wav#t=0.200,0.600"]
     assert three["snippets"] == [] and three["speakers"] == {}
     assert sorted(path.name for path in (tmp_path / "audio").iterdir()) == ["a.wav", "b.wav", "c.wav"]
-    heard = read_audio(tmp_path / "audio/b.wav", RATE)
-    assert np.abs(heard - WAVS["b"]).max() <= 0.5 / 32768 + 1e-7
+    written = read_audio(tmp_path / "audio/b.wav", RATE)
+    assert np.abs(written - WAVS["b"]).max() <= 0.5 / 32768 + 1e-7
 
 
 def test_the_order_of_utterances_does_not_matter(tmp_path: Path) -> None:
-    forward = code_exhibits(ROWS, 3, tmp_path, wavs=WAVS, alignments=ALIGNMENTS)
-    assert code_exhibits(ROWS[::-1], 3, tmp_path, wavs=WAVS, alignments=ALIGNMENTS) == forward
+    forward = code_entries(ROWS, 3, tmp_path, wavs=WAVS, alignments=ALIGNMENTS)
+    assert code_entries(ROWS[::-1], 3, tmp_path, wavs=WAVS, alignments=ALIGNMENTS) == forward
 
 
-def test_snippets_are_few_and_only_of_what_may_be_heard(tmp_path: Path) -> None:
-    _, one, _ = code_exhibits(ROWS, 3, tmp_path, wavs=WAVS, snippets=1)
+def test_snippets_are_limited_and_only_of_utterances_with_audio(tmp_path: Path) -> None:
+    _, one, _ = code_entries(ROWS, 3, tmp_path, wavs=WAVS, snippets=1)
     assert one["snippets"] == ["audio/b.wav#t=0.000,0.600"] and one["phones"] == {}
-    _, one, _ = code_exhibits(ROWS, 3, tmp_path, wavs={"c": WAVS["c"]})
+    _, one, _ = code_entries(ROWS, 3, tmp_path, wavs={"c": WAVS["c"]})
     assert one["snippets"] == ["audio/c.wav#t=0.000,0.200"] and one["count"] == 8
 
 
 def test_without_audio_nothing_is_written(tmp_path: Path) -> None:
-    assert all(code["snippets"] == [] for code in code_exhibits(ROWS, 3, tmp_path))
+    assert all(code["snippets"] == [] for code in code_entries(ROWS, 3, tmp_path))
     shown = timeline(ROWS[0], tmp_path)
     assert shown["audio"] is None and shown["waveform"] == [] and shown["codes"] == [0, 0, 1, 1, 1, 0]
     assert list(tmp_path.iterdir()) == []
@@ -74,10 +74,10 @@ def test_without_audio_nothing_is_written(tmp_path: Path) -> None:
 
 def test_codes_of_another_codebook_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"codes of b must lie in 0\.\.1, got 0\.\.2"):
-        code_exhibits(ROWS, 2, tmp_path)
+        code_entries(ROWS, 2, tmp_path)
 
 
-def test_an_envelope_holds_the_lowest_and_the_highest_of_each_part() -> None:
+def test_an_envelope_holds_minimum_and_maximum_of_each_part() -> None:
     wav = np.array([0, 1, -1, 0.5, 0.25, 0.25], np.float32)
     assert envelope(wav, 3).tolist() == [[0, 1], [-1, 0.5], [0.25, 0.25]]
     assert envelope(wav, 100).tolist() == [[x, x] for x in wav.tolist()]  # no more points than samples
@@ -85,7 +85,7 @@ def test_an_envelope_holds_the_lowest_and_the_highest_of_each_part() -> None:
     assert len(envelope(long)) == 1000 and envelope(long).min() == long.min() and envelope(long).max() == long.max()
 
 
-def test_a_timeline_is_an_utterance_as_it_lies_in_the_report(tmp_path: Path) -> None:
+def test_a_timeline_refers_to_files_of_the_report(tmp_path: Path) -> None:
     shown = timeline(ROWS[0], tmp_path, wav=WAVS["a"], segments=ALIGNMENTS["a"], text="so")
     assert (shown["id"], shown["speaker"], shown["text"], shown["seconds"]) == ("a", "anna", "so", 0.6)
     assert shown["frame_rate"] == 10 and shown["segments"] == [[0.0, 0.24, "sil"], [0.24, 0.55, "s"]]
@@ -93,7 +93,7 @@ def test_a_timeline_is_an_utterance_as_it_lies_in_the_report(tmp_path: Path) -> 
     assert len(shown["waveform"]) == 600
 
 
-def test_a_spectrogram_has_a_tone_at_its_height(tmp_path: Path) -> None:
+def test_a_spectrogram_shows_a_tone_at_its_frequency(tmp_path: Path) -> None:
     from librosa import mel_frequencies
     from matplotlib import image
 
@@ -112,6 +112,6 @@ def test_silence_is_drawn_too(tmp_path: Path) -> None:
     assert np.ptp(image.imread(tmp_path / "silence.png")[..., :3], axis=(0, 1)).max() == 0
 
 
-def test_a_clip_has_a_name_that_files_may_have(tmp_path: Path) -> None:
+def test_a_clip_has_a_valid_file_name(tmp_path: Path) -> None:
     assert clip(tmp_path, "set/one two", WAVS["a"], RATE) == "audio/set_one two.wav"
     assert (tmp_path / "audio/set_one two.wav").is_file()

@@ -1,4 +1,4 @@
-"""What a model is judged on: manifests, their phones, and a share of their utterances."""
+"""Evaluation sets: manifests, their phone alignments, and subsets of their utterances."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from vqaudio.data.alignments import Segment, write_alignments
 from vqaudio.data.manifest import Utterance, write_manifest
-from vqaudio.report.datasets import EvaluationSet, in_turns, open_sets, spread
+from vqaudio.report.datasets import EvaluationSet, open_sets, round_robin, spread
 
 
 def _utterance(id: str, speaker: str = "anna", text: str | None = None) -> Utterance:
@@ -28,10 +28,10 @@ def corpus(tmp_path: Path) -> Path:
 def test_a_prepared_folder_brings_its_training_utterances_and_a_manifest_none(corpus: Path, tmp_path: Path) -> None:
     (one,) = open_sets([corpus], [], 16000)
     assert (one.name, one.speakers, one.seconds) == ("corpus", ["anna", "bert"], 3.0)
-    assert [u.id for u in one.training] == ["a2"] and one.has == ["texts", "training"]
+    assert [u.id for u in one.training] == ["a2"] and one.available == ["texts", "training"]
     write_manifest(tmp_path / "few.jsonl", [_utterance("c1")])
     first, second = open_sets([corpus, tmp_path / "few.jsonl"], [], 16000)
-    assert (first.name, second.name, second.training, second.has) == ("corpus", "few", [], [])
+    assert (first.name, second.name, second.training, second.available) == ("corpus", "few", [], [])
 
 
 def test_phones_go_to_the_set_whose_utterances_they_are_of(corpus: Path, tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_phones_go_to_the_set_whose_utterances_they_are_of(corpus: Path, tmp_pat
     write_alignments(tmp_path / "phones.tsv", phones)
     first, second = open_sets([corpus, tmp_path / "few.jsonl"], [tmp_path / "phones.tsv"], 16000)
     assert first.alignments == {"b1": phones["b1"]} and second.alignments == {"c1": phones["c1"]}
-    assert "phones" in first.has
+    assert "phones" in first.available
 
 
 def test_what_is_no_set_is_refused(corpus: Path, tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_items_are_spread_over_their_groups_and_keep_their_order() -> None:
     assert spread(items, 5, lambda item: item[0]) == ["a1", "a2", "b1", "c1", "c2"]
     assert spread(items, 9, lambda item: item[0]) == items
     assert spread(items, 0, lambda item: item[0]) == []
-    assert in_turns(items, lambda item: item[0]) == ["a1", "b1", "c1", "a2", "c2", "a3"]
+    assert round_robin(items, lambda item: item[0]) == ["a1", "b1", "c1", "a2", "c2", "a3"]
 
 
 def test_a_limited_set_keeps_the_utterances_with_phones_first() -> None:

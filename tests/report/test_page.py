@@ -1,4 +1,4 @@
-"""The page as a file, and as a person meets it: opened from the disk in Chromium, listened to, sorted, clicked."""
+"""The page as a file, and opened from disk in Chromium: played, sorted, clicked."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vqaudio.data.alignments import find_alignments
 from vqaudio.data.audio import read_audio
 from vqaudio.data.manifest import read_manifest
 from vqaudio.metrics.confidence import Estimate, mean, ratio
-from vqaudio.report.assets import clip, code_exhibits, runs, timeline
+from vqaudio.report.assets import clip, code_entries, runs, timeline
 from vqaudio.report.page import write_page
 from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.tokens.rows import TokenRow
@@ -29,15 +29,15 @@ SECONDS = 0.8  # of each utterance: the tiny model has 2,000 codes a second
 NASTY = "</script><script>alert(1)</script> & \u2028 {{js}} \"'é"
 
 
-def _figure(name: str, system: str, estimate: Estimate, **facts: Any) -> dict[str, Any]:
+def _metric(name: str, system: str, estimate: Estimate, **facts: Any) -> dict[str, Any]:
     common: dict[str, Any] = {
-        "question": "codes",
+        "task": "codebook_usage",
         "set": "mini",
         "unit": "",
         "better": "higher",
-        "meaning": f"What {name} means.",
+        "meaning": f"Definition of {name}.",
     }
-    return {**common, "name": name, "system": system, **estimate._asdict(), **facts}
+    return {**common, "metric": name, "system": system, **estimate._asdict(), **facts}
 
 
 @pytest.fixture(scope="module")
@@ -53,35 +53,36 @@ def example(tiny_model: SpeechVQVAE, tmp_path_factory: pytest.TempPathFactory) -
     codes = [row.tokens.codes.numpy() for row in rows]
     usage = mean([len(np.unique(own)) / model.codebook_size for own in codes])
     rates = ratio([len(runs(own)) for own in codes], [row.tokens.seconds for row in rows])
-    spoken = model.decode(rows[0].tokens, speaker="anna"), model.decode(rows[0].tokens, speaker="bert")
+    decoded = model.decode(rows[0].tokens, speaker="anna"), model.decode(rows[0].tokens, speaker="bert")
     original, again, bert = (
         clip(folder, name, np.asarray(wav), model.sample_rate)
-        for name, wav in (("o #1", wavs[rows[0].id]), ("r", spoken[0]), ("c", spoken[1]))
+        for name, wav in (("o #1", wavs[rows[0].id]), ("r", decoded[0]), ("c", decoded[1]))
     )
     report = {
         "title": "vqaudio report: tiny",
         "model": {"name": "tiny", "fingerprint": model.fingerprint, "frame_rate": model.frame_rate, "hop": model.hop,
                   "sample_rate": model.sample_rate, "codebook_size": model.codebook_size,
                   "speakers": list(model.speakers)},
-        "sets": [{"name": "mini", "utterances": 4, "speakers": 2, "seconds": 4 * SECONDS, "has": ["phones", "texts"]}],
-        "verdict": "codes ignored: conditioning_gap 0.01, at least 0.05 is alive: train longer",
+        "sets": [{"name": "mini", "utterances": 4, "speakers": 2, "seconds": 4 * SECONDS,
+                  "available": ["phones", "texts"]}],
+        "verdict": "posterior collapse: conditioning_gap 0.01, below 0.05: train longer",
         "summary": ["This model was never trained.", NASTY],
-        "questions": [{"key": "codes", "title": "Codes", "asks": "How are the codes used?"},
-                      {"key": "words", "title": "Words", "asks": "Are the words understood?"}],
-        "figures": [
-            _figure("usage", "tokens", usage, unit="share"),
-            _figure("usage", "random codes", Estimate(0.99, 0.985, 1.0, 4), unit="share"),
-            _figure("runs_per_second", "tokens", rates, better="neither"),
-            _figure("beaten", "tokens", Estimate(5.0, 4.0, 6.0, 4), better="lower"),
-            _figure("beaten", "random codes", Estimate(5.5, 5.0, 7.0, 4), better="lower"),
-            _figure("no_number", "tokens", Estimate(float("nan"), float("nan"), float("nan"), 4)),
-            _figure("wer", "original", Estimate(0.1, 0.05, 0.2, 4), question="words", better="lower"),
-            _figure("wer", "reconstruction", Estimate(0.9, 0.8, 1.0, 4), question="words", better="lower"),
+        "tasks": [{"key": "codebook_usage", "title": "Codebook usage", "description": "Which codes are used."},
+                  {"key": "wer", "title": "Word error rate", "description": "Speech recognition."}],
+        "metrics": [
+            _metric("usage", "tokens", usage, unit="fraction"),
+            _metric("usage", "random codes", Estimate(0.99, 0.985, 1.0, 4), unit="fraction"),
+            _metric("runs_per_second", "tokens", rates, better="neither"),
+            _metric("beaten", "tokens", Estimate(5.0, 4.0, 6.0, 4), better="lower"),
+            _metric("beaten", "random codes", Estimate(5.5, 5.0, 7.0, 4), better="lower"),
+            _metric("no_number", "tokens", Estimate(float("nan"), float("nan"), float("nan"), 4)),
+            _metric("wer", "original", Estimate(0.1, 0.05, 0.2, 4), task="wer", better="lower"),
+            _metric("wer", "reconstruction", Estimate(0.9, 0.8, 1.0, 4), task="wer", better="lower"),
         ],
-        "missing": [{"question": "words", "set": "so762", "why": "no texts"}],
-        "published": [{"question": "codes", "name": "usage, peer", "value": 0.5, "unit": "share", "source": "Nobody",
-                       "note": "never measured"}],
-        "codes": code_exhibits(rows, model.codebook_size, folder, wavs=wavs, alignments=shown),
+        "missing": [{"task": "wer", "set": "so762", "reason": "no texts"}],
+        "published": [{"task": "codebook_usage", "metric": "usage", "system": "peer", "value": 0.5, "unit": "fraction",
+                       "source": "Nobody", "note": "never measured"}],
+        "codes": code_entries(rows, model.codebook_size, folder, wavs=wavs, alignments=shown),
         "timelines": [timeline(row, folder, wav=wavs[row.id], segments=shown.get(row.id, ()), text=f"Text of {row.id}")
                       for row in rows],
         "audio": [{"id": rows[0].id, "speaker": rows[0].speaker, "text": "They enjoyed", "original": original,
@@ -108,7 +109,7 @@ def _held(page: str) -> Any:
 def test_the_page_holds_the_report_whatever_is_in_it(example: tuple[dict[str, Any], Path]) -> None:
     report, folder = example
     page, expected = _written(folder), copy.deepcopy(report)
-    no_number = next(figure for figure in expected["figures"] if figure["name"] == "no_number")
+    no_number = next(own for own in expected["metrics"] if own["metric"] == "no_number")
     no_number |= {"value": None, "low": None, "high": None}  # JSON has no NaN
     assert _held(page) == expected and NASTY in expected["summary"]
     assert page.count("</script") == 2 and "\u2028" not in page and "<title>vqaudio report: tiny</title>" in page
@@ -176,18 +177,18 @@ def _opened(chromium: Any, folder: Path, width: int = 1280, scheme: str = "light
 
 
 def _names(page: Any) -> list[str]:
-    return page.locator("#figures-table tbody th summary").evaluate_all("all => all.map(e => e.firstChild.data.trim())")
+    return page.locator("#metrics-table tbody th summary").evaluate_all("all => all.map(e => e.firstChild.data.trim())")
 
 
-def test_it_opens_without_errors_and_says_what_it_holds(chromium: Any, example: tuple[dict[str, Any], Path]) -> None:
+def test_it_opens_without_errors_and_shows_its_sections(chromium: Any, example: tuple[dict[str, Any], Path]) -> None:
     with _opened(chromium, example[1]) as page:
         assert page.locator("h1").inner_text() == "vqaudio report: tiny"
-        assert page.locator(".verdict .bad").inner_text() == "codes ignored"
+        assert page.locator(".verdict .bad").inner_text() == "posterior collapse"
         assert page.locator("#summary li").inner_text().startswith("</script><script>alert(1)")
         assert page.locator(".absent:visible").count() == 0
         assert page.locator("#codes-grid .cell").count() == 16
         assert page.locator("#links a").all_inner_texts() == [
-            "Figures", "Published", "Codes", "Timeline", "Listen", "Pictures",
+            "Metrics", "Published", "Codes", "Timeline", "Listen", "Pictures",
         ]  # fmt: skip
         page.locator("#pictures img").scroll_into_view_if_needed()
         page.wait_for_function("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
@@ -211,52 +212,52 @@ def test_every_audio_element_loads_what_its_file_holds(chromium: Any, example: t
 def test_the_table_is_sorted_and_filtered(chromium: Any, example: tuple[dict[str, Any], Path]) -> None:
     with _opened(chromium, example[1]) as page:
         assert _names(page) == ["usage", "runs per second", "beaten", "no number"]
-        tokens = page.locator("#figures-table thead th", has_text="tokens")
+        tokens = page.locator("#metrics-table thead th", has_text="tokens")
         tokens.locator("button").click()
         assert _names(page) == ["usage", "beaten", "runs per second", "no number"]
         assert tokens.get_attribute("aria-sort") == "ascending"
         tokens.locator("button").click()
-        assert _names(page) == ["runs per second", "beaten", "usage", "no number"]  # what is no number stays last
+        assert _names(page) == ["runs per second", "beaten", "usage", "no number"]  # undefined values stay last
         assert tokens.get_attribute("aria-sort") == "descending"
-        page.locator("#figures-table thead th", has_text="Figure").locator("button").click()
+        page.locator("#metrics-table thead th", has_text="Metric").locator("button").click()
         assert _names(page) == ["beaten", "no number", "runs per second", "usage"]
         assert tokens.get_attribute("aria-sort") == "none"
         assert "no texts" not in page.locator("#missing").inner_text()
-        page.get_by_role("button", name="Words", exact=True).click()
+        page.get_by_role("button", name="Word error rate", exact=True).click()
         assert _names(page) == ["wer"] and "no texts" in page.locator("#missing").inner_text()
-        assert page.locator("#asks").inner_text() == "Are the words understood?"
-        page.get_by_role("button", name="all questions").click()
+        assert page.locator("#description").inner_text() == "Speech recognition."
+        page.get_by_role("button", name="all tasks").click()
         assert len(_names(page)) == 5
 
 
-def test_a_row_says_who_is_ahead_what_it_means_and_what_was_published(chromium: Any, example: Any) -> None:
+def test_a_row_shows_the_best_system_the_definition_and_published_results(chromium: Any, example: Any) -> None:
     with _opened(chromium, example[1]) as page:
-        cells = page.locator("#figures-table tbody tr", has_text="usage").locator("td")
+        cells = page.locator("#metrics-table tbody tr", has_text="usage").locator("td")
         assert "●" in cells.nth(1).inner_text() and "●" not in cells.nth(0).inner_text()  # intervals lie apart
         assert re.search(r"99\.0 % ●\s+98\.5 . 100\.0 · n = 4", cells.nth(1).inner_text())
         assert re.search(r"50\.0 %\s+peer", cells.nth(2).inner_text())
-        beaten = page.locator("#figures-table tbody tr", has_text="beaten").locator("td")
+        beaten = page.locator("#metrics-table tbody tr", has_text="beaten").locator("td")
         assert "○" in beaten.nth(0).inner_text() and "○" not in beaten.nth(1).inner_text()  # they overlap
-        row = page.locator("#figures-table tbody tr", has_text="no number")
+        row = page.locator("#metrics-table tbody tr", has_text="no number")
         assert row.locator("td").first.inner_text() == "not defined"
-        assert not page.get_by_text("What usage means.").is_visible()
+        assert not page.get_by_text("Definition of usage.").is_visible()
         page.locator("summary", has_text="usage").click()
-        assert page.get_by_text("What usage means.").is_visible()
-        page.get_by_role("button", name="Words", exact=True).click()
-        assert page.locator("#figures-table tbody .ahead").count() == 0  # the original is no rival
+        assert page.get_by_text("Definition of usage.").is_visible()
+        page.get_by_role("button", name="Word error rate", exact=True).click()
+        assert page.locator("#metrics-table tbody .best").count() == 0  # the original does not compete
 
 
-def test_one_item_proves_nothing_and_what_was_not_asked_is_no_failure(chromium: Any, tmp_path: Path) -> None:
-    ours = _figure("usage", "tokens", Estimate(0.9, 0.9, 0.9, 1))
-    other = _figure("usage", "random codes", Estimate(0.2, 0.2, 0.2, 1))
-    facts = {"title": "one", "verdict": "not asked", "figures": [ours, other]}
+def test_a_single_item_is_not_significant_and_a_missing_verdict_is_no_failure(chromium: Any, tmp_path: Path) -> None:
+    ours = _metric("usage", "tokens", Estimate(0.9, 0.9, 0.9, 1))
+    other = _metric("usage", "random codes", Estimate(0.2, 0.2, 0.2, 1))
+    facts = {"title": "one", "verdict": "not measured", "metrics": [ours, other]}
     write_page(facts, tmp_path)
     with _opened(chromium, tmp_path) as page:
-        assert page.locator("#figures-table tbody .ahead").inner_text().strip() == "○"
+        assert page.locator("#metrics-table tbody .best").inner_text().strip() == "○"
         assert page.locator(".verdict b").get_attribute("class") is None
 
 
-def test_a_code_can_be_clicked_read_and_heard(chromium: Any, example: tuple[dict[str, Any], Path]) -> None:
+def test_a_code_can_be_selected_and_played(chromium: Any, example: tuple[dict[str, Any], Path]) -> None:
     report, folder = example
     code = max(report["codes"], key=lambda own: own["count"])
     with _opened(chromium, folder) as page:
@@ -267,12 +268,12 @@ def test_a_code_can_be_clicked_read_and_heard(chromium: Any, example: tuple[dict
         assert f"Code {code['code']}" in said and f"{code['count']:,}" in said and "1st of 16" in said
         assert panel.locator(".bars").nth(1).locator("span").first.inner_text() in ("flite_awb", "espeak_rp_f3")
         start, end = map(float, code["snippets"][0].split("#t=")[1].split(","))
-        page.evaluate("""() => { window.heard = []; const player = document.getElementById('snippet-player');
-            player.addEventListener('playing', () => heard.push(player.currentTime)); }""")
+        page.evaluate("""() => { window.played = []; const player = document.getElementById('snippet-player');
+            player.addEventListener('playing', () => played.push(player.currentTime)); }""")
         panel.locator(".snippet").first.click()
-        stopped = "() => { const p = document.getElementById('snippet-player'); return heard.length && p.paused }"
+        stopped = "() => { const p = document.getElementById('snippet-player'); return played.length && p.paused }"
         page.wait_for_function(stopped)
-        assert page.evaluate("heard[0]") == pytest.approx(start, abs=0.1)
+        assert page.evaluate("played[0]") == pytest.approx(start, abs=0.1)
         assert end - 0.02 <= page.evaluate("document.getElementById('snippet-player').currentTime") < end + 0.15
         page.get_by_role("button", name="next code").click()
         assert f"Code {code['code']}\n" not in panel.inner_text()
@@ -318,7 +319,7 @@ def test_a_timeline_is_chosen_played_and_clicked(chromium: Any, example: tuple[d
 
 def test_a_phone_shows_it_without_sideways_scrolling(chromium: Any, example: tuple[dict[str, Any], Path]) -> None:
     with _opened(chromium, example[1], width=360) as page:
-        page.get_by_role("button", name="all questions").click()
+        page.get_by_role("button", name="all tasks").click()
         page.locator("#codes-grid .cell").first.click()
         assert page.evaluate("document.documentElement.scrollWidth") == 360
         box = page.locator("#code-panel").bounding_box()
@@ -340,16 +341,16 @@ def test_it_is_light_or_dark_as_the_reader_likes(chromium: Any, example: tuple[d
 @pytest.mark.parametrize(
     ("report", "said"),
     [
-        ({"title": "bare"}, ["No figure was measured.", "nothing of single codes", "No utterance", "No audio"]),
-        ({"title": "a", "codes": [{"code": 0, "share": 1.0, "count": 3, "phones": {}, "speakers": {},
-                                   "mean_run_ms": 4.0, "snippets": []}]}, ["Phones are not known here"]),
+        ({"title": "bare"}, ["has no metrics", "has no data on single codes", "has no timelines", "has no audio"]),
+        ({"title": "a", "codes": [{"code": 0, "fraction": 1.0, "count": 3, "phones": {}, "speakers": {},
+                                   "mean_run_ms": 4.0, "snippets": []}]}, ["There are no phone alignments"]),
         ({"title": "a", "timelines": [{"id": "x", "speaker": None, "text": None, "audio": None, "waveform": [],
                                        "picture": None, "frame_rate": 10, "codes": [0, 0, 1], "segments": [],
-                                       "seconds": 0.3}]}, ["Its audio is not in this report."]),
-        ({"title": "a", "missing": [{"question": "words", "set": "x", "why": "no texts"}]}, ["words, x: no texts"]),
+                                       "seconds": 0.3}]}, ["The audio of this utterance is not in the report."]),
+        ({"title": "a", "missing": [{"task": "wer", "set": "x", "reason": "no texts"}]}, ["wer, x: no texts"]),
     ],
 )  # fmt: skip
-def test_what_a_report_lacks_is_said(chromium: Any, tmp_path: Path, report: dict[str, Any], said: list[str]) -> None:
+def test_a_section_without_data_says_so(chromium: Any, tmp_path: Path, report: dict[str, Any], said: list[str]) -> None:
     write_page(report, tmp_path)
     with _opened(chromium, tmp_path) as page:
         text = page.locator("main").inner_text()

@@ -9,7 +9,7 @@ import torch
 
 from vqaudio import SpeechVQVAE, Tokens
 from vqaudio.checkpoint import ModelError, load_model, save_model
-from vqaudio.metrics.conditioning_gap import conditioning
+from vqaudio.metrics.conditioning_gap import conditioning_metrics
 from vqaudio.nn.context import CONTEXT_CHUNK, Context, ContextConfig
 from vqaudio.nn.encoder import EncoderConfig
 from vqaudio.nn.frontend import LogMelConfig
@@ -168,7 +168,7 @@ def test_what_codes_and_speakers_are_worth_to_the_spectrum(config, model) -> Non
         "speaker": torch.tensor([0, 1, 2]),
         "lengths": torch.tensor([800, 800, 320]),
     }
-    figures = conditioning(learner.eval(), [batch])
+    figures = conditioning_metrics(learner.eval(), [batch])
     with torch.no_grad():
         _, q = learner.quantize(batch["wav"], batch["lengths"])
         cond = learner.conditioned(q.z_q.roll(1, 0), batch["speaker"])
@@ -177,7 +177,7 @@ def test_what_codes_and_speakers_are_worth_to_the_spectrum(config, model) -> Non
     assert {"speaker_gap", "perplexity", "codebook_size"} <= set(figures)
     one = {name: value[:1] for name, value in batch.items()}
     with pytest.raises(ValueError, match="at least 2"):
-        conditioning(learner, [one])
+        conditioning_metrics(learner, [one])
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from vqaudio import SpeechVQVAE
-from vqaudio.metrics.conditioning_gap import conditioning
+from vqaudio.metrics.conditioning_gap import conditioning_metrics
 from vqaudio.speech.speaker_bits import bits_by_speaker, quantized_codes
 
 
@@ -27,7 +27,7 @@ def test_each_voice_costs_what_conditioning_says(tiny_model: SpeechVQVAE, batche
     bits = bits_by_speaker(tiny_model, batches, [2, 0, 1])
     for voice, found in zip([2, 0, 1], bits, strict=True):
         own = [{**batch, "speaker": torch.full((2,), voice)} for batch in batches]
-        assert found == pytest.approx(conditioning(tiny_model, own)["bits_per_sample"], abs=1e-5)
+        assert found == pytest.approx(conditioning_metrics(tiny_model, own)["bits_per_sample"], abs=1e-5)
     assert len(set(bits)) == 3
 
 

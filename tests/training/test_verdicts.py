@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vqaudio.data.crops import CropConfig, SpeechCrops, validation_batches
 from vqaudio.data.manifest import read_manifest
 from vqaudio.data.packed import PackedSpeech, pack
-from vqaudio.metrics.conditioning_gap import conditioning
+from vqaudio.metrics.conditioning_gap import conditioning_metrics
 from vqaudio.nn.encoder import EncoderConfig
 from vqaudio.nn.vector_quantizer import VectorQuantizerConfig
 from vqaudio.nn.wavenet import WaveNetConfig
@@ -60,7 +60,7 @@ def train(speech: tuple[PackedSpeech, list[dict[str, Tensor]]], tmp_path: Path) 
         options = {"lr": 1e-3, "ema_decay": 0.9, "save_every": STEPS, **settings}
         cfg = FitConfig(steps=STEPS, evaluate_every=STEPS // 2, **options)
         try:
-            fit(model, crops, cfg, tmp_path, evaluate=lambda m: conditioning(m, speech[1]))
+            fit(model, crops, cfg, tmp_path, evaluate=lambda m: conditioning_metrics(m, speech[1]))
         finally:
             rows = read_metrics(tmp_path / "metrics.jsonl")
         return [row["verdict"] for row in rows if row["kind"] == "valid"]

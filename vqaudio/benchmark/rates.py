@@ -1,4 +1,4 @@
-"""Steps per second of one WaveNet: a function for each way to decode it, of all streams together.
+"""Decoding rates of a WaveNet, in steps per second of all streams together: a function for each implementation.
 
 Letters: B streams, T steps, N frames, D width of the conditioning.
 """
@@ -25,11 +25,11 @@ from vqaudio.sampling.logits import draw
 def sampler_rate(
     net: WaveNet, sampler: Sampler, streams: int, threads: int, *, seconds: float = 0.2, repeats: int = 5
 ) -> float:
-    """Streams that are opened once and extended again and again, in the pieces that `generate` takes.
+    """Steps per second of streams that are opened once and extended repeatedly, in blocks as `generate` does.
 
-    `threads`: of PyTorch; a sampler may have others of its own.
+    `threads`: of PyTorch; a sampler may use its own threads besides.
     """
-    _, speaker = _given(net.cfg, streams, 0)
+    _, speaker = _inputs(net.cfg, streams, 0)
     piece = block_steps(net, streams)
     with _torch_threads(threads):
         opened = sampler.open(speaker, streams)
@@ -37,17 +37,17 @@ def sampler_rate(
         def extend(steps: int) -> None:
             for start in range(0, steps, piece):
                 part = min(piece, steps - start)
-                cond, _ = _given(net.cfg, streams, part)
+                cond, _ = _inputs(net.cfg, streams, part)
                 lengths = torch.full((streams,), part)
                 opened.extend(cond, torch.rand(streams, part), lengths)
 
         return streams * median_rate(extend, least=net.cfg.hop, seconds=seconds, repeats=repeats)
 
 
-def obvious_rate(net: WaveNet, threads: int, *, seconds: float = 0.2, repeats: int = 5) -> float:
-    """One stream of `reference.generate` with a receptive field behind it: a pass over the field for every step."""
+def reference_rate(net: WaveNet, threads: int, *, seconds: float = 0.2, repeats: int = 5) -> float:
+    """One stream of `reference.generate` after a full receptive field: one pass over the field per step."""
     length = net.cfg.receptive_field
-    cond, speaker = _given(net.cfg, 1, length)
+    cond, speaker = _inputs(net.cfg, 1, length)
     x = torch.randint(net.cfg.num_classes, (1, length))
 
     @torch.inference_mode()
@@ -61,19 +61,19 @@ def obvious_rate(net: WaveNet, threads: int, *, seconds: float = 0.2, repeats: i
 
 
 def peer_missing() -> str:
-    """Why `peer_rate` has nothing to time; empty where it has."""
+    """The reason why `peer_rate` cannot run; empty if it can."""
     found = importlib.util.find_spec("wavenet_vocoder")
     return "" if found else "not installed: pip install 'vqaudio[bench]'"
 
 
 def peer_rate(cfg: WaveNetConfig, threads: int, *, seconds: float = 0.2, repeats: int = 5) -> float:
-    """One stream of `incremental_forward` of the package wavenet_vocoder: as many layers, channels and classes.
+    """One stream of `incremental_forward` of the package wavenet_vocoder with the same layers, channels and classes.
 
-    It draws from one stream only. Its weights are taken out of their normalization before, as it is meant to be.
+    It supports a single stream. Weight normalization is removed first, as its authors do.
     """
     peer = importlib.import_module("wavenet_vocoder")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # it is of 2018: PyTorch's weight_norm has a successor
+        warnings.simplefilter("ignore", FutureWarning)  # the package is from 2018 and uses the old weight_norm
         net = peer.WaveNet(
             out_channels=cfg.num_classes,
             layers=cfg.layers,
@@ -89,7 +89,7 @@ def peer_rate(cfg: WaveNetConfig, threads: int, *, seconds: float = 0.2, repeats
         )
     net.eval().make_generation_fast_()
     speaker = torch.zeros(1, 1, dtype=torch.long) if cfg.num_speakers else None
-    first = torch.eye(cfg.num_classes)[None, :, :1]  # its own first input needs more than 127 classes
+    first = torch.eye(cfg.num_classes)[None, :, :1]  # its default first input needs more than 127 classes
 
     @torch.inference_mode()
     def run(steps: int) -> None:
@@ -103,9 +103,8 @@ def peer_rate(cfg: WaveNetConfig, threads: int, *, seconds: float = 0.2, repeats
 def median_rate(work: Callable[[int], object], *, least: int, seconds: float, repeats: int) -> float:
     """Steps per second of work(steps), steps a multiple of `least`.
 
-    The median of `repeats` calls of about `seconds` each, after some that warm up and tell how many steps that is.
-    What is slow has fewer calls, so that they last no more than about twice as long: 3, or only the one that comes
-    first where that is as long.
+    The median of `repeats` calls of about `seconds` each, after warm-up calls that find the number of steps. Slow work
+    has fewer calls, so that the total is at most about twice as long: 3, or the warm-up call alone.
     """
     longest = 2 * repeats * seconds
     steps, elapsed = least, _time(work, least)
@@ -127,8 +126,8 @@ def _time(work: Callable[[int], object], steps: int) -> float:
     return time.perf_counter() - began
 
 
-def _given(cfg: WaveNetConfig, streams: int, steps: int) -> tuple[Tensor | None, Tensor | None]:
-    """cond (B, D, N) of T steps and speaker (B,), as the net takes them."""
+def _inputs(cfg: WaveNetConfig, streams: int, steps: int) -> tuple[Tensor | None, Tensor | None]:
+    """Random conditioning (B, D, N) for T steps and speakers (B,)."""
     cond = torch.randn(streams, cfg.cond_dim, -(-steps // cfg.hop)) if cfg.cond_dim else None
     return cond, torch.arange(streams) % cfg.num_speakers if cfg.num_speakers else None
 

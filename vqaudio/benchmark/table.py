@@ -1,4 +1,4 @@
-"""The figures of `speed` as tables for people and as one dictionary for JSON."""
+"""The results of `speed` as text tables and as a dictionary for JSON."""
 
 from __future__ import annotations
 
@@ -14,94 +14,99 @@ from vqaudio.atomic import atomic_file, check_writable
 from vqaudio.benchmark.rates import peer_missing
 from vqaudio.benchmark.speed import (
     PEER,
+    BenchmarkModel,
     Machine,
     Plan,
     Speed,
-    Subject,
     compare,
     measure_bandwidth,
     measure_machine,
 )
 from vqaudio.kernels.library import why_missing
 
-HEADER = ("streams", "threads", "how", "precision", "x real time", "x ring buffers", "of peak", "of bandwidth")
-WIDTHS = (7, 9, 17, 11, 12, 13, 16, 9, 14)
+HEADER = ("streams", "threads", "implementation", "precision", "RTF", "x ring buffers", "of peak", "of bandwidth")
+WIDTHS = (7, 9, 17, 11, 12, 8, 16, 9, 14)
 
 
 def bench(
-    plan: Plan, threads: int | None, tell: Callable[[str], object], *, out: Path | None = None, overwrite: bool = False
+    plan: Plan,
+    threads: int | None,
+    print_line: Callable[[str], object],
+    *,
+    out: Path | None = None,
+    overwrite: bool = False,
 ) -> dict[str, object]:
-    """Times all that is planned and tells each line as it comes -> all figures, which `out` holds as JSON.
+    """Times all of `plan`, printing line by line -> all results, which are also written to `out` as JSON.
 
-    `threads`: at most so many (None: as PyTorch has it). Raises ValueError for less than one, OSError for an `out`
-    that cannot be written, both at once.
+    `threads`: maximum number (None: that of PyTorch). Raises ValueError for less than one and OSError for an `out` that
+    cannot be written, both before anything is timed.
     """
     if out is not None:
         check_writable(out, overwrite=overwrite)
     host = measure_machine(torch.get_num_threads() if threads is None else threads, plan.seconds)
-    _tell_all(describe_machine(host), tell)
-    subjects = []
-    for subject in plan.subjects:
-        bandwidth = measure_bandwidth(subject, plan.seconds)
-        _tell_all(describe_subject(subject, bandwidth), tell)
+    _print_all(describe_machine(host), print_line)
+    models = []
+    for model in plan.models:
+        bandwidth = measure_bandwidth(model, plan.seconds)
+        _print_all(describe_model(model, bandwidth), print_line)
         speeds = []
-        for speed in compare(subject, host, bandwidth, plan):
-            tell(row_of(speed))
+        for speed in compare(model, host, bandwidth, plan):
+            print_line(row_of(speed))
             speeds.append(speed._asdict())
-        facts = {"multiply_adds": subject.multiply_adds, "weight_bytes": subject.weight_bytes, "bandwidth": bandwidth}
-        subjects.append({**asdict(subject), **facts, "speeds": speeds})
-    figures = {"machine": host._asdict(), "subjects": subjects}
+        facts = {"multiply_adds": model.multiply_adds, "weight_bytes": model.weight_bytes, "bandwidth": bandwidth}
+        models.append({**asdict(model), **facts, "speeds": speeds})
+    results = {"machine": host._asdict(), "models": models}
     if out is not None:
         with atomic_file(out, overwrite=overwrite) as path:
-            path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    return figures
+            path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    return results
 
 
 def describe_machine(host: Machine) -> list[str]:
-    """What bounds it, and what is missing."""
+    """Lines on the machine, its peak and missing packages."""
     kernels = f"kernels {host.kernels}" if host.kernels else "no compiled kernels"
     lines = [f"machine: {host.processor}, {kernels}, up to {host.threads} thread{'s' if host.threads > 1 else ''}"]
     if host.kernels:
-        peaks = ", ".join(f"{precision} {_figure(rate / 1e9)} G" for precision, rate in host.peak.items())
+        peaks = ", ".join(f"{precision} {_number(rate / 1e9)} G" for precision, rate in host.peak.items())
         lines.append(f"peak of one thread, multiply-adds per second: {peaks}")
     else:
-        lines.append(f"PyTorch alone is timed: {why_missing()}")
-    alone = "" if peer_missing() else f"; {PEER} draws one stream at a time"
+        lines.append(f"only PyTorch is timed: {why_missing()}")
+    alone = "" if peer_missing() else f"; {PEER} supports a single stream"
     return [*lines, f"rates are of all streams together{alone}"]
 
 
-def describe_subject(subject: Subject, bandwidth: float | None) -> list[str]:
-    """What is timed, the bound, and the head of its table."""
-    net, step = subject.net, subject.step
+def describe_model(model: BenchmarkModel, bandwidth: float | None) -> list[str]:
+    """Lines on the model, its bandwidth bound, and the header of its table."""
+    net, step = model.net, model.step
     sizes = (
         f"{net.layers} layers, residual {net.residual_channels}, skip {net.skip_channels}, {net.num_classes} classes"
     )
-    lines = ["", f"{subject.name}: {sizes}; {subject.multiply_adds / 1e6:.2f} M multiply-adds per {step}"]
-    weights = f"{_figure(subject.weight_bytes / 1e6)} MB of float32 weights"
+    lines = ["", f"{model.name}: {sizes}; {model.multiply_adds / 1e6:.2f} M multiply-adds per {step}"]
+    weights = f"{_number(model.weight_bytes / 1e6)} MB of float32 weights"
     if bandwidth is not None:
-        bound = f"once per {step}: {_figure(bandwidth / subject.weight_bytes)} {step}s/s"
-        lines.append(f"one thread reads {weights} at {_figure(bandwidth / 1e9)} GB/s, {bound} (the bound)")
+        bound = f"once per {step}: {_number(bandwidth / model.weight_bytes)} {step}s/s"
+        lines.append(f"one thread reads {weights} at {_number(bandwidth / 1e9)} GB/s, {bound} (the bound)")
     return [*lines, _aligned((*HEADER[:4], f"{step}s/s", *HEADER[4:]))]
 
 
 def row_of(speed: Speed) -> str:
-    """A line of the table; a note instead of figures where there are none."""
-    first = (str(speed.streams), str(speed.threads), speed.way, speed.precision)
+    """A row of the table; with a note where there is no rate."""
+    first = (str(speed.streams), str(speed.threads), speed.implementation, speed.precision)
     if speed.rate is None:
         return f"{_aligned(first)}  {speed.note}"
-    shares = ("" if share is None else f"{share:.0%}" for share in (speed.of_peak, speed.of_bandwidth))
-    figures = ("" if figure is None else _figure(figure) for figure in (speed.rate, speed.real_time, speed.of_ring))
-    return _aligned((*first, *figures, *shares))
+    fractions = ("" if own is None else f"{own:.0%}" for own in (speed.of_peak, speed.of_bandwidth))
+    numbers = ("" if own is None else _number(own) for own in (speed.rate, speed.real_time_factor, speed.of_ring))
+    return _aligned((*first, *numbers, *fractions))
 
 
-def _figure(value: float) -> str:
-    """A number above 0 with three digits that count, without an exponent."""
+def _number(value: float) -> str:
+    """A number above 0 with three significant digits, without an exponent."""
     rounded = float(f"{value:.3g}")
     return f"{rounded:,.{max(0, 2 - math.floor(math.log10(rounded)))}f}"
 
 
 def _aligned(cells: Iterable[str]) -> str:
-    """Words to the left, figures to the right."""
+    """Words aligned left, numbers aligned right."""
     texts = zip(cells, WIDTHS, strict=False)
     return "".join(
         f"  {cell:<{width - 2}}" if column in (2, 3) else f"{cell:>{width}}"
@@ -109,6 +114,6 @@ def _aligned(cells: Iterable[str]) -> str:
     ).rstrip()
 
 
-def _tell_all(lines: Iterable[str], tell: Callable[[str], object]) -> None:
+def _print_all(lines: Iterable[str], print_line: Callable[[str], object]) -> None:
     for line in lines:
-        tell(line)
+        print_line(line)

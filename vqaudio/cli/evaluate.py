@@ -1,4 +1,4 @@
-"""What a model is worth."""
+"""Evaluation of a model on held-out data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Data = Annotated[
     Paths,
     arg(
         metavar="DIR [DIR ...]",
-        help="folders of vqaudio prepare, or manifests; of images one folder",
+        help="folders of vqaudio prepare, or manifests; for an image model one folder",
         help_behavior_hint="(required)",
     ),
 ]
@@ -29,20 +29,25 @@ Phones = Annotated[
     Paths,
     arg(
         metavar="PATH [PATH ...]",
-        help="alignments: folders with ID.phn or ID.TextGrid, .ctm or .tsv files (vqaudio align)",
+        help="phone alignments: folders with ID.phn or ID.TextGrid, .ctm files or .tsv files (vqaudio align)",
     ),
 ]
-Prior = Annotated[str | None, arg(metavar="P", help="a prior over the model's codes, evaluated too")]
-First = Annotated[str | None, arg(metavar="M", help="for a second level: the image model whose codes it models")]
+Prior = Annotated[str | None, arg(metavar="P", help="a trained prior over the model's codes, evaluated as well")]
+First = Annotated[
+    str | None, arg(metavar="M", help="for a second-level image model: the first-level model whose codes it models")
+]
 TrainTokens = Annotated[
     Path | None,
-    arg(metavar="FILE", help="of speech: tokens of training utterances, on which bits are counted too"),
+    arg(
+        metavar="FILE",
+        help="for speech: tokens of training utterances, for the bitrates unigram_trained and bigram_trained",
+    ),
 ]
 Features = Annotated[
     Paths,
     arg(
         metavar="DIR [DIR ...]",
-        help="folders of ID.npy, (N, D) or (N,) at the model's frame rate: further systems for ABX",
+        help="features of other systems to compare by ABX: folders of ID.npy, (N, D) or (N,) at the model's frame rate",
     ),
 ]
 
@@ -61,11 +66,11 @@ def evaluate(
     device: Device = "auto",
     overwrite: Overwrite = False,
 ) -> int:
-    """What a model is worth on data that it was not trained on: figures.json, and a page to read and listen to.
+    """Evaluate a model on data that it was not trained on; writes report.json and, for speech, an HTML page.
 
-    Speech: what the tokens know of phones, speakers and words, how the decoder speaks them, what they cost and how
-    stable they are, beside k-means of spectral features and random codes; index.html opens without a network. Images:
-    bits per dimension, reconstructions, and with --prior bits per code and samples.
+    Speech: conditioning gap, phones, ABX, speaker probe, voice conversion, word error rate, signal, codebook usage,
+    bitrate and robustness, with confidence intervals and beside k-means and random baselines. The page index.html
+    needs no network. Images: bits per dimension, reconstructions, and with --prior bits per code and samples.
 
     Args:
         out: folder for the report
@@ -78,20 +83,20 @@ def evaluate(
         of_speech = replace(sampling, seed=0, precision="float32", threads=None) != SamplingConfig()
         if len(data) != 1 or phones or features or train_tokens is not None or report != ReportConfig() or of_speech:
             raise ValueError(
-                f"{model} is an image model: --data is one folder, and --phones, --features, --train-tokens, "
-                "--temperature, --top-k, --top-p and the options of the report are for speech"
+                f"{model} is an image model: --data takes one folder, and --phones, --features, --train-tokens and the "
+                "options of sampling and of the speech report do not apply to it"
             )
-        figures = _of_images(net, model, data[0], out, prior, first, sampling.seed, device, overwrite)
+        metrics = _evaluate_images(net, model, data[0], out, prior, first, sampling.seed, device, overwrite)
         print_facts(
-            {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in figures.items()}
+            {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in metrics.items()}
         )
         print_facts({"written": str(out)})
         return 0
     if first is not None:
-        raise ValueError(f"--first is for a second level over images, and {model} is a model of speech")
+        raise ValueError(f"--first is for a second-level image model, and {model} is a speech model")
     from vqaudio.report.run import evaluate_speech
 
-    found = evaluate_speech(
+    result = evaluate_speech(
         net,
         data,
         out,
@@ -103,17 +108,17 @@ def evaluate(
         training=train_tokens,
         sampling=sampling,
         overwrite=overwrite,
-        progress=functools.partial(steps, unit="question"),
+        progress=functools.partial(steps, unit="task"),
     )
-    for sentence in found.summary:
+    for sentence in result.summary:
         print(sentence)
-    for lack in found.missing:
-        print(f"not measured  {lack['question']} on {lack['set']}: {lack['why']}")
-    print_facts({"verdict": found.verdict, "figures": str(len(found.figures)), "written": str(out)})
+    for own in result.missing:
+        print(f"not measured  {own['task']} on {own['set']}: {own['reason']}")
+    print_facts({"verdict": result.verdict, "metrics": str(len(result.results)), "written": str(out)})
     return 0
 
 
-def _of_images(
+def _evaluate_images(
     net: nn.Module,
     model: str,
     data: Path,
@@ -132,11 +137,11 @@ def _of_images(
     if isinstance(net, CodeMapVQVAE | CodeMapVAE):
         if first is None or prior is not None:
             raise ValueError(
-                f"{model} is a second level: --first names the image model whose codes it models, no --prior"
+                f"{model} is a second-level model: --first names the image model below it; it takes no --prior"
             )
-        below = load_kind(first, device, ImageVQVAE)
-        return evaluate_second_level(net, below, data, out, seed=seed, overwrite=overwrite)
+        first_level = load_kind(first, device, ImageVQVAE)
+        return evaluate_second_level(net, first_level, data, out, seed=seed, overwrite=overwrite)
     if first is not None:
-        raise ValueError(f"--first is for a second level; {model} is an image model")
-    over = None if prior is None else load_kind(prior, device, ImagePrior)
-    return evaluate_images(net, data, out, over, seed=seed, overwrite=overwrite)
+        raise ValueError(f"--first is for a second-level image model, and {model} is a first-level one")
+    code_prior = None if prior is None else load_kind(prior, device, ImagePrior)
+    return evaluate_images(net, data, out, code_prior, seed=seed, overwrite=overwrite)

@@ -1,4 +1,4 @@
-"""The report of one image model on one corpus: figures.json, and pictures beside it."""
+"""The report of one image model on one corpus: report.json, and pictures beside it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from vqaudio.images.vqvae import ImageVQVAE
 from vqaudio.sampling.config import SamplingConfig
 from vqaudio.training.health import TRAINED, HealthConfig, judge
 
-FIGURES = "figures.json"
+REPORT = "report.json"
 IMAGES_AT_ONCE = 64
 SHOWN = 16  # originals and reconstructions
 COLUMNS, MOST_CLASSES = 8, 10  # of grids of samples
@@ -57,7 +57,7 @@ def evaluate_images(
         )
     if prior is not None:
         _check_fit(prior, model)
-    names = [FIGURES, "reconstructions.png"]
+    names = [REPORT, "reconstructions.png"]
     names += ["usage.png"] if isinstance(model, ImageVQVAE) else []
     check_drawing()
     if prior is not None:
@@ -81,7 +81,7 @@ def evaluate_images(
             maps = CodeMaps(codes, labels, images.classes, model.codebook_size, model.fingerprint, source="test")
             figures |= _evaluate_prior(prior, model, maps, data)
             _save_samples(prior, model, out, seed, overwrite)
-    save_json(out / FIGURES, {**figures, "images": len(images)}, overwrite=overwrite)
+    save_json(out / REPORT, {**figures, "images": len(images)}, overwrite=overwrite)
     return figures
 
 
@@ -100,7 +100,7 @@ def evaluate_second_level(
     level's latents of it. Raises ValueError for a first level that does not fit, FileNotFoundError without images.
     """
     _check_fit(model, first)
-    check_out(out, [FIGURES, "drawn.png"], overwrite)
+    check_out(out, [REPORT, "drawn.png"], overwrite)
     images = open_images(data / "test")
     device = first.device
     batches = [batch["image"] for batch in centre_batches(images, first.cfg.size, IMAGES_AT_ONCE)]
@@ -113,7 +113,7 @@ def evaluate_second_level(
     drawn = model.sample(z, generator=[_generator(seed, -1, number) for number in range(len(shown))])
     rows = [batches[0][:SHOWN], _decode(first, shown), _decode(first, drawn)]
     save_png(out / "drawn.png", _beneath(rows, first), overwrite=overwrite)
-    save_json(out / FIGURES, {**figures, "images": len(images)}, overwrite=overwrite)
+    save_json(out / REPORT, {**figures, "images": len(images)}, overwrite=overwrite)
     return figures
 
 

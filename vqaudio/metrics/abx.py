@@ -1,7 +1,7 @@
-"""ABX: is a phone nearer to another token of itself than to a token of another phone? No probe is trained.
+"""ABX phone discrimination: how often a phone is nearer to another phone than to another token of itself.
 
-X and A are two tokens of one phone, B is one of another phone. The answer is wrong where d(A, X) > d(B, X), and half
-wrong where the two are equal; 0.5 is what chance gives. This is the machine ABX of Schatz et al. (Interspeech 2013) and
+X and A are two tokens of one phone, B is one of another phone. An error is d(A, X) > d(B, X); a tie counts as half an
+error; chance is 0.5. No probe is trained. This is the machine ABX of Schatz et al. (Interspeech 2013) and
 of the ZeroSpeech challenges (Dunbar et al., 2017 to 2021), with the frames and the averages of fastabx (Poli et al.):
 
 d      dynamic time warping over frames (`abx_distances`)
@@ -10,8 +10,8 @@ cell   one context, an ordered pair of phones (that of A and X, and that of B), 
 error  of a cell: over all its triples; then the plain mean of these over contexts (across speakers over contexts and
        speakers of X in one); then over the speakers of A and B; then over the pairs of phones
 
-What knows nothing of phones but is as long as they are need not come out at 0.5: random codes on 80 sentences of TIMIT
-come to 0.51 to 0.53. One code for everything does, exactly.
+Features without phonetic information need not give exactly 0.5, because durations differ: random codes on 80 sentences
+of TIMIT give 0.51 to 0.53. A constant code gives exactly 0.5.
 
 Letters: I items of X, J of A and B, P phones, S speakers, M pairs of speakers.
 """
@@ -31,7 +31,7 @@ from vqaudio.metrics.abx_items import Context, Features, Item, check_features, c
 from vqaudio.metrics.confidence import Estimate, Floats, bootstrap
 
 
-def abx_figures(
+def abx_metrics(
     features: Mapping[str, Features],
     items: Sequence[Item],
     *,
@@ -44,16 +44,16 @@ def abx_figures(
 ) -> dict[str, Estimate]:
     """Features of utterances, (N, D) or codes (N,), and their items (`items_of`) -> ABX error rates, lower is better.
 
-    `context`: "triphone" compares items between the same two neighbours, "any" all of a speaker or two; "auto" leaves
-    it to `choose_context`. `max_items_per_cell`: of more tokens of a phone (of a speaker, in a context) so many are
-    drawn; `max_speaker_pairs`: of more pairs of speakers so many.
+    `context`: "triphone" compares items with equal neighbours, "any" all items of one or two speakers; "auto" leaves
+    the choice to `choose_context`. `max_items_per_cell`: maximum number of tokens of a phone by a speaker in a context;
+    `max_speaker_pairs`: maximum number of pairs of speakers; both are random subsets.
 
-    abx_within, abx_across: NaN where there is no cell, such as across one speaker; their intervals are by speakers,
-    drawn with replacement, as speakers of A and B and of X alike. With them come numbers: abx_cells_within and
-    abx_cells_across; abx_items, how many of `count` were used; abx_same_context, 1 for "triphone" and 0 for "any".
+    abx_within, abx_across: NaN without any cell, such as across a single speaker; intervals are over speakers. Besides
+    them: numbers of cells abx_cells_within and abx_cells_across; abx_items, how many of `count` items were used;
+    abx_triphone_context, 1 for "triphone" and 0 for "any".
 
-    Raises ValueError for features that are missing, too short, or not what the distance compares, and where there is no
-    cell at all.
+    Raises ValueError for features that are missing, too short or of the wrong kind for the distance, and where there is
+    no cell at all.
     """
     if not items:
         raise ValueError("there are no items to compare; items_of makes them from alignments")
@@ -80,7 +80,7 @@ def abx_figures(
             "of one phone and one of another in the same context, of one speaker or of two"
         )
     numbers = {"abx_cells_within": cells[0], "abx_cells_across": cells[1], "abx_items": len(used)}
-    numbers["abx_same_context"] = int(chosen == "triphone")
+    numbers["abx_triphone_context"] = int(chosen == "triphone")
     return {
         "abx_within": _estimate(within, len(speakers)),
         "abx_across": _estimate(across, len(speakers)),
@@ -89,7 +89,7 @@ def abx_figures(
 
 
 class _Cells(NamedTuple):
-    """Of pairs of speakers: what their cells' error rates add up to, and how many there are."""
+    """Sums and numbers of the error rates of cells, by pair of speakers."""
 
     of_ab: Integers  # (M,) the speaker of A and B
     of_x: Integers  # (M,)
@@ -98,7 +98,7 @@ class _Cells(NamedTuple):
 
 
 def _draw(items: Sequence[Item], context: Context, most: int, rng: np.random.Generator) -> list[Item]:
-    """At most so many items of each context, speaker and phone, in the order of these."""
+    """At most `most` items of each context, speaker and phone, sorted by these."""
     groups: defaultdict[tuple[str, ...], list[Item]] = defaultdict(list)
     for item in items:
         groups[(*_context_of(item, context), item.speaker, item.phone)].append(item)
@@ -114,7 +114,7 @@ def _context_of(item: Item, context: Context) -> tuple[str, ...]:
 
 
 def _cut(features: Mapping[str, Features], items: Sequence[Item], frame_rate: float) -> list[Features]:
-    """The frames of each item."""
+    """Features of each item."""
     if frame_rate <= 0:
         raise ValueError(f"the frame rate must be above 0 Hz, got {frame_rate}")
     for utterance in dict.fromkeys(item.utterance for item in items):
@@ -126,7 +126,7 @@ def _cut(features: Mapping[str, Features], items: Sequence[Item], frame_rate: fl
 def _scores(
     tokens: Stretches, items: Sequence[Item], context: Context, speakers: list[str], pairs: list[tuple[int, int]]
 ) -> tuple[_Cells, _Cells]:
-    """Items in the order of context, speaker and phone -> the cells within speakers, and those across pairs of them."""
+    """Items sorted by context, speaker and phone -> cells within speakers, cells across speakers."""
     names = {name: i for i, name in enumerate(sorted({item.phone for item in items}))}
     phones = np.array([names[item.phone] for item in items])
     contexts: defaultdict[tuple[str, ...], defaultdict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
@@ -160,31 +160,31 @@ def _scores(
 
 
 def _estimate(cells: _Cells, num_speakers: int) -> Estimate:
-    """The mean over cells, speakers and pairs of phones, by speakers that are drawn."""
-    asked = cells.counts.sum(0) > 0
-    sums, counts = cells.sums[:, asked], cells.counts[:, asked]
+    """The mean over cells, speakers and pairs of phones, with an interval over speakers."""
+    used = cells.counts.sum(0) > 0
+    sums, counts = cells.sums[:, used], cells.counts[:, used]
     own = np.arange(num_speakers)[:, None] == cells.of_ab  # (S, M)
 
     def statistic(weights: Floats) -> float:
-        share = own * weights[cells.of_x]
-        above, below = share @ sums, share @ counts  # (S, pairs of phones)
-        told = weights @ (below > 0)
+        weighted = own * weights[cells.of_x]
+        above, below = weighted @ sums, weighted @ counts  # (S, pairs of phones)
+        total = weights @ (below > 0)
         means = np.divide(above, below, where=below > 0, out=np.zeros_like(above))
-        return float(((weights @ means)[told > 0] / told[told > 0]).mean()) if told.any() else float("nan")
+        return float(((weights @ means)[total > 0] / total[total > 0]).mean()) if total.any() else float("nan")
 
     return bootstrap(statistic, num_speakers)
 
 
 @cache
 def _count_compiled() -> Callable[..., None]:
-    """Half a second, when first asked for."""
+    """Compiled at the first call, in half a second."""
     from numba import njit
 
     return njit(_count)
 
 
 def _count(found, of_x, of_ab, same, sums, counts) -> None:
-    """(I, J) distances of items that are sorted by phone, and the (P + 1,) bounds of those -> adds to (P, P)."""
+    """Distances (I, J) of items sorted by phone, and the bounds (P + 1,) of the phones -> adds to (P, P)."""
     phones = len(of_x) - 1
     for p in range(phones):
         triples_of_b = (of_x[p + 1] - of_x[p]) * (of_ab[p + 1] - of_ab[p] - same)

@@ -1,12 +1,11 @@
-"""How far apart two stretches of frames are: dynamic time warping over the distances of their frames.
+"""Distances between sequences of frames: dynamic time warping (DTW).
 
 A path leads from the first frames of both to their last by steps of one frame in either or in both. The distance is the
-cost of the cheapest path, added up over its frame pairs, divided by their number. Two paths may cost the same and
-differ in length: the shortest counts, so that the distance is the same both ways (fastabx takes the one that a walk
-back from the end meets first; ABX of codes differs by 0.0001 or less). Costs are added as integers, in
-2^30 steps from 0 to the greatest, so that equal sums are equal in whatever order they come.
+cost of the cheapest path divided by its length. Of paths with equal cost the shortest counts, so that the distance is
+symmetric (fastabx takes the one that backtracking meets first; ABX of codes differs by 0.0001 or less). Costs are
+integers, in 2^30 steps from 0 to the greatest, so that sums do not depend on their order.
 
-Letters: I and J stretches, F frames of all of them, D width, U different frames.
+Letters: I and J sequences, F frames of all of them, D width, U distinct frames.
 """
 
 from __future__ import annotations
@@ -26,23 +25,23 @@ Distance = Literal["angular", "euclidean", "identity"]
 Integers = npt.NDArray[np.int64]
 Costs = npt.NDArray[np.int32]  # in UNITs
 UNIT = 2**30  # beside 16 bits for a path's length, 2^16 such costs fill an int64
-LONGEST = 2**15  # frames of a stretch, so that 16 bits can say how long a path is
-MOST_DIFFERENT = 2048  # frames whose distances are kept in a table: those of codes and of their vectors
-FRAME_PAIRS_AT_ONCE = 2**22  # of other vectors: about 100 MB
+LONGEST = 2**15  # frames of a sequence, so that 16 bits can hold the length of a path
+MOST_DIFFERENT = 2048  # distinct frames up to which distances are kept in a table, as for codes and code vectors
+FRAME_PAIRS_AT_ONCE = 2**22  # without a table: about 100 MB
 
 
 class Stretches(NamedTuple):
-    """Stretches of frames, ready to be compared."""
+    """Sequences of frames, prepared for distances."""
 
     starts: Integers  # (I + 1,) into the frames
-    symbols: Integers  # (F,) which of the different frames each is
-    different: Floats  # (U, D), scaled so that no two are further apart than 1; (U, 1) of codes, their numbers
+    symbols: Integers  # (F,) index of each frame into the distinct frames
+    different: Floats  # (U, D), scaled so that distances are at most 1; (U, 1) of codes, their numbers
     cost: Callable[[Floats, Floats], Costs]
     table: Costs | None  # (U, U); None where it would be large
-    unit: float  # the distance that a cost of UNIT stands for
+    unit: float  # the distance of a cost of UNIT
 
     def distances(self, first: Integers, second: Integers) -> Floats:
-        """Numbers of I stretches and of J -> (I, J)."""
+        """Indices of I and of J sequences -> distances (I, J)."""
         found = np.empty((len(first), len(second)))
         columns, column_starts = self._frames(second)
         line = np.empty(np.diff(column_starts).max(), np.int64)
@@ -59,18 +58,18 @@ class Stretches(NamedTuple):
         return found * (self.unit / UNIT)
 
     def _frames(self, numbers: Integers) -> tuple[Integers, Integers]:
-        """Their symbols one after the other, and where each stretch begins in these, and the last one ends."""
+        """Concatenated symbols, and the start of each sequence in them, followed by the end of the last."""
         lengths = np.diff(self.starts)[numbers]
         starts = np.append(0, np.cumsum(lengths))
         return self.symbols[np.arange(starts[-1]) + np.repeat(self.starts[numbers] - starts[:-1], lengths)], starts
 
 
 def stretches(frames: Sequence[Features], distance: Distance = "angular") -> Stretches:
-    """Stretches of vectors (N, D), or of codes (N,) -> how far apart their frames are, by one of three distances.
+    """Sequences of vectors (N, D) or of codes (N,) -> prepared for one of three distances.
 
-    "angular": the angle between two vectors as a share of pi; one of length 0 is at a right angle to all others.
-    "euclidean": the length of their difference. "identity", for codes: 0 for the same code, 1 for another one. Raises
-    ValueError for the wrong kind of frames, different widths, and stretches that are empty or longer than 32,768.
+    "angular": the angle between two vectors over pi; a vector of length 0 is orthogonal to all others.
+    "euclidean": the length of their difference. "identity", for codes: 0 for equal codes, else 1. Raises
+    ValueError for the wrong kind of frames, different widths, and sequences that are empty or longer than 32,768.
     """
     if distance not in get_args(Distance):
         raise ValueError(f"distance must be one of {', '.join(get_args(Distance))}, got {distance!r}")
@@ -103,7 +102,7 @@ def stretches(frames: Sequence[Features], distance: Distance = "angular") -> Str
 
 
 def _others(first: Floats, second: Floats) -> Costs:
-    """(I, 1) and (J, 1), numbers of codes -> (I, J)."""
+    """(I, 1) and (J, 1), codes -> (I, J)."""
     return (first != second.T) * np.int32(UNIT)
 
 
@@ -124,17 +123,17 @@ def _lengths(first: Floats, second: Floats) -> Costs:
 
 @cache
 def _warp_compiled() -> Callable[..., None]:
-    """Half a second, when first asked for: a cache on disk would lie in the installed package."""
+    """Compiled at the first call, in half a second: a cache on disk would be written into the installed package."""
     from numba import njit
 
     return njit(_warp)
 
 
 def _warp(costs, rows, row_starts, columns, column_starts, line, found) -> None:
-    """Costs of frame pairs, symbols of I and of J stretches and where each begins -> fills found (I, J), in UNITs.
+    """Costs of frame pairs, symbols and starts of I and of J sequences -> fills found (I, J), in UNITs.
 
-    `line`: room for as many frames as the longest of the J has.
-    A path's cost and its length are one integer, the cost above 16 bits: the least is the shortest of the cheapest.
+    `line`: a buffer for as many frames as the longest of the J has. The cost of a path and its length are one integer,
+    the cost above 16 bits: the minimum is the shortest of the cheapest paths.
     """
     for i in range(len(row_starts) - 1):
         for j in range(len(column_starts) - 1):

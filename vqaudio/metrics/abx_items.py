@@ -1,7 +1,7 @@
-"""What ABX compares: tokens of phones with who says them and between what, and features of the utterances they are in.
+"""ABX items: phone tokens with speaker and context, and the features of their utterances.
 
-Both go to and fro as the field's programs have them: .item files (of the ZeroSpeech challenges and of fastabx) and a
-folder with one file of features for each utterance.
+Files are those of the ZeroSpeech challenges and of fastabx: .item files, and a folder with one feature file per
+utterance.
 
 Letters: N frames, D width.
 """
@@ -24,15 +24,15 @@ from vqaudio.data.alignments import ROUNDING, Segment
 Features = npt.NDArray[Any]  # (N, D) floats, or (N,) integers that are codes
 Context = Literal["triphone", "any"]
 COLUMNS = ("#file", "onset", "offset", "#phone", "prev-phone", "next-phone", "speaker")
-SILENCE = "SIL"  # also what is beside a gap and at the ends of an utterance
+SILENCE = "SIL"  # also the context at the ends of an utterance and beside unlabelled time
 SILENCES = ("sil", "spn", "sp", "h#", "pau", "epi")
-LEAST_CELLS = 1000  # of one speaker, for triphones: LibriSpeech dev-clean has 118,000 of them, 80 sentences of TIMIT 20
-LACKING = 2  # frames that a system without padding may have too few
+MIN_CELLS = 1000  # within speakers, for triphones: LibriSpeech dev-clean has 118,000 of them, 80 sentences of TIMIT 20
+MAX_MISSING = 2  # frames by which features of a system without padding may be too short
 _NOTHING = Segment(0.0, 0.0, SILENCE)
 
 
 class Item(NamedTuple):
-    """One token of a phone."""
+    """A phone token."""
 
     utterance: str
     start: float  # seconds: of the phone, or of the phone and its two neighbours
@@ -59,7 +59,7 @@ def items_of(
     items = []
     for utterance, alignment in alignments.items():
         if utterance not in speakers:
-            raise ValueError(f"nobody is named who says {utterance}; give a speaker for every aligned utterance")
+            raise ValueError(f"utterance {utterance} has no speaker; give a speaker for every aligned utterance")
         for n, own in enumerate(alignment):
             if own.label.lower() in silences:
                 continue
@@ -77,12 +77,13 @@ def items_of(
     return items
 
 
-def choose_context(items: Iterable[Item], least: int = LEAST_CELLS) -> Context:
+def choose_context(items: Iterable[Item], least: int = MIN_CELLS) -> Context:
     """ "triphone" where that leaves enough to compare within speakers, else "any".
 
-    Enough: so many cells (speaker, both neighbours, pair of phones) with two tokens of the first and one of the other.
-    Phones in any context need few sentences, but sentences that all speakers read make it easier across them: there X
-    and A may be of one word. Two of ten are such in TIMIT; without them the error grows by 0.002 to 0.005.
+    Enough: at least so many cells (speaker, both neighbours, pair of phones) with two tokens of the first phone and one
+    of the other. Phones in any context need few sentences, but sentences that all speakers read make comparisons across
+    speakers easier, because X and A may come from the same word. Two of ten sentences are such in TIMIT; without them
+    the error grows by 0.002 to 0.005.
     """
     tokens: defaultdict[tuple[str, str, str], Counter[str]] = defaultdict(Counter)
     for item in items:
@@ -92,15 +93,15 @@ def choose_context(items: Iterable[Item], least: int = LEAST_CELLS) -> Context:
 
 
 def frames_of(item: Item, frame_rate: float, length: int) -> slice:
-    """The frames, of so many in its utterance, whose middles the item holds; where it holds none, that at its own.
+    """The frames, of `length` in the utterance, whose middles lie in the item; without any, the one at its middle.
 
-    Raises ValueError where the utterance ends more than LACKING frames before the item does.
+    Raises ValueError where the utterance ends more than MAX_MISSING frames before the item does.
     """
     first, stop = _middles(item, frame_rate)
     if stop <= first:
         first = math.floor((item.start + item.end) / 2 * frame_rate)
         stop = first + 1
-    if stop > length + LACKING:
+    if stop > length + MAX_MISSING:
         raise ValueError(
             f"{item.utterance} has {length} frames; at {frame_rate:g} a second its item that ends at {item.end:.3f} s "
             f"needs {stop}: are the frame rate and the features those of this utterance?"
@@ -158,29 +159,6 @@ def write_items(path: str | Path, items: Iterable[Item], *, overwrite: bool = Fa
         temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
-def read_items(path: str | Path) -> list[Item]:
-    """An .item file, its columns in any order. Raises ValueError with file and line."""
-    header, *lines = Path(path).read_text(encoding="utf-8").splitlines() or [""]
-    names = header.split()
-    absent = [name for name in COLUMNS if name not in names]
-    if absent:
-        raise ValueError(f"{path} has no column {absent[0]!r}; its first line must name {' '.join(COLUMNS)}")
-    items = []
-    for number, line in enumerate(lines, start=2):
-        values = line.split()
-        if not values:
-            continue
-        try:
-            row = dict(zip(names, values, strict=True))
-            start, end = float(row["onset"]), float(row["offset"])
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}: expected {' '.join(names)}, got {line!r}") from error
-        if not 0 <= start < end < math.inf:
-            raise ValueError(f"{path}, line {number}: a start must lie before its end, got {start} and {end}")
-        items.append(Item(row["#file"], start, end, *(row[name] for name in COLUMNS[3:])))
-    return items
-
-
 def save_for_fastabx(
     folder: str | Path,
     features: Mapping[str, Features],
@@ -191,7 +169,7 @@ def save_for_fastabx(
 ) -> int:
     """FOLDER/items.item and FOLDER/features/ID.pt, whole or not at all -> the number of items in them.
 
-    As `fastabx` reads them without being told more than the frame rate: tensors (N, D), of codes (N, 1) for its
+    As `fastabx` reads them, given the frame rate: tensors (N, D), of codes (N, 1) for its
     distance "identical". It stops at an item that holds the middle of no frame or that ends after the features: those
     are left out here.
     """

@@ -1,16 +1,16 @@
-"""What the tokens of speech cost, in bits per second, by ever better models of the codes.
+"""Bitrates of tokens in bits per second of audio, under increasingly strong models of the code sequence.
 
-nominal   log2 K for every code
-unigram   by how often each code occurs
-bigram    by how often it follows the one before it
-merged    the convention of the ZeroSpeech challenges, on runs of one code
-prior     under a CodePrior
+nominal   log2 K bits per code
+unigram   code frequencies
+bigram    frequencies of pairs of successive codes
+merged    unigram after runs of equal codes have been merged: the rule of the ZeroSpeech challenges
+prior     negative log-likelihood under a CodePrior
 
-`unigram` and `bigram` are entropies: their shares are counted on the very utterances that they cost, so they flatter,
-the bigram by much where there are few. `unigram_trained` and `bigram_trained` are what the same utterances cost under
-shares counted on others, the training utterances: with those the prior is to be compared.
+`unigram` and `bigram` are empirical entropies of the evaluated utterances themselves and therefore too low, the bigram
+by much on little speech. `unigram_trained` and `bigram_trained` use counts of training utterances: these are what the
+prior should be compared with.
 
-Letters: U utterances, K codes, R rates.
+Letters: U utterances, N codes of one, K codebook size.
 """
 
 from __future__ import annotations
@@ -23,30 +23,36 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from vqaudio.metrics.confidence import Estimate, ratio
 from vqaudio.speech.prior import CodePrior
 from vqaudio.tokens.chunks import CodeSequences, sequences, whole_utterances
 from vqaudio.tokens.rows import TokenRow
 
 Codes = npt.NDArray[np.int64]
 Bits = npt.NDArray[np.float64]
-DRAWS = 1000  # of the bootstrap
-CODES_AT_ONCE = 2**14  # of a prior's batches
+CODES_AT_ONCE = 2**14  # in a batch of the prior
 
 
 class Rate(NamedTuple):
-    """One price of the tokens."""
+    """One bitrate, with the 95 % interval of `confidence.ratio` over utterances."""
 
     bits_per_second: float  # of audio
-    low: float  # of its 95 % interval: utterances are drawn again and again (percentile bootstrap)
+    low: float
     high: float
-    bits_per_code: float  # of the codes as they are, merged or not
+    count: int  # utterances
+    bits_per_code: float  # of the original codes, also where runs were merged
+
+    @property
+    def estimate(self) -> Estimate:
+        """In bits per second."""
+        return Estimate(*self[:4])
 
 
 class Bitrates(NamedTuple):
-    """The rates side by side, by their names."""
+    """Rates by name."""
 
     overall: dict[str, Rate]
-    by_speaker: dict[str | None, dict[str, Rate]]  # None: rows that name none
+    by_speaker: dict[str | None, dict[str, Rate]]  # None: rows without a speaker
 
 
 def bitrates(
@@ -56,13 +62,12 @@ def bitrates(
     training: CodeSequences | None = None,
     prior: CodePrior | None = None,
 ) -> Bitrates:
-    """Token rows of one model with codes in 0..K-1 -> all rates that can be told.
+    """Token rows of one model with codes in 0..K-1 -> all rates that can be computed.
 
-    `training`: utterances of the same model, for the rates whose names end in _trained. The prior is told who speaks
-    where it knows the speaker, and else that it is nobody. A speaker's rates are what that speaker's utterances cost
-    under counts of all utterances. The intervals say what other utterances would have cost under the same counts; of a
-    single one they are a point. Raises ValueError for no rows, rows, training or a prior of several models or K, and
-    codes out of range; RuntimeError for a prior in training mode.
+    `training`: utterances of the same model, for the rates whose names end in _trained. The prior is given the speaker
+    if it knows the speaker, else the null speaker. A speaker's rates use counts of all utterances. The intervals are
+    over utterances, with the counts kept fixed. Raises ValueError for no rows, for rows, training or a prior of several
+    models or K, and for codes out of range; RuntimeError for a prior in training mode.
     """
     rows = list(rows)
     if not rows:
@@ -100,30 +105,30 @@ def bitrates(
     )
 
 
-def shares(found: CodeSequences) -> Bits:
-    """(K,): how often each code occurs, one added to every count so that no code is impossible."""
-    return _shares(np.bincount(_joined(found.codes), minlength=found.codebook_size) + 1)
+def smoothed_unigram(found: CodeSequences) -> Bits:
+    """Probabilities (K,) of the codes, with add-one smoothing so that none is 0."""
+    return _normalised(np.bincount(_joined(found.codes), minlength=found.codebook_size) + 1)
 
 
 def unigram_bits(codes: Sequence[Codes], training: CodeSequences | None = None) -> Bits:
-    """Sequences (N,) -> (U,) bits by the shares of the codes in them; or in `training`, 1 added to each count."""
-    costs = _costs(_shares(np.bincount(_joined(codes))) if training is None else shares(training))
+    """Sequences (N,) -> (U,) bits under their own code frequencies, or under the smoothed ones of `training`."""
+    costs = _costs(_normalised(np.bincount(_joined(codes))) if training is None else smoothed_unigram(training))
     return np.array([costs[own].sum() for own in codes])
 
 
 def bigram_bits(codes: Sequence[Codes], training: CodeSequences | None = None) -> Bits:
-    """Sequences (N,) -> (U,) bits by what follows what in them, the first code of each by its share; or in `training`.
+    """Sequences (N,) -> (U,) bits under their own bigrams, or under smoothed ones of `training`; first codes: unigram.
 
-    There a pair (b, c) has the probability (n(b, c) + t(b) p(c)) / (n(b) + t(b)): n pairs in the training utterances,
-    t(b) how many different codes followed b in them, p the shares of `unigram_bits`; where nothing followed b it is
-    p(c). This is the interpolation of Witten and Bell (1991; Chen and Goodman, 1999, section 2.5), in which the rarer
-    a context and the more varied what follows it, the more the unigram has to say; it has no number to be tuned.
+    Smoothed, a pair (b, c) has the probability (n(b, c) + t(b) p(c)) / (n(b) + t(b)): n pairs in the training
+    utterances, t(b) the number of different codes that follow b, p the unigram; where nothing follows b it is p(c).
+    This is the interpolation of Witten and Bell (1991; Chen and Goodman, 1999, section 2.5): the rarer and the more
+    varied a context, the larger the weight of the unigram. It has no parameter to tune.
     """
     if training is None:
-        alone = _shares(np.bincount(_joined(codes)))
+        alone = _normalised(np.bincount(_joined(codes)))
         counted, smooth = codes, False
     else:
-        alone = shares(training)
+        alone = smoothed_unigram(training)
         counted, smooth = training.codes, True
     size = len(alone)
     pairs, times = np.unique(_joined([own[:-1] * size + own[1:] for own in counted]), return_counts=True)
@@ -131,9 +136,9 @@ def bigram_bits(codes: Sequence[Codes], training: CodeSequences | None = None) -
     different = np.bincount(pairs // size, minlength=size) * float(smooth)
 
     def cost(own: Codes) -> float:
-        asked = own[:-1] * size + own[1:]
-        place = np.searchsorted(pairs, asked)
-        seen = np.append(pairs, -1)[place] == asked
+        wanted = own[:-1] * size + own[1:]
+        place = np.searchsorted(pairs, wanted)
+        seen = np.append(pairs, -1)[place] == wanted
         count = np.where(seen, np.append(times, 0)[place], 0)
         begun, kinds = before[own[:-1]], different[own[:-1]]
         mixed = count + kinds * alone[own[1:]]
@@ -144,25 +149,24 @@ def bigram_bits(codes: Sequence[Codes], training: CodeSequences | None = None) -
 
 
 def merged_bits(codes: Sequence[Codes]) -> Bits:
-    """Sequences (N,) -> (U,) bits of their runs: a run of one code is one symbol, whose length is not told.
+    """Sequences (N,) -> (U,) bits of their runs: a run of equal codes is one symbol, and its length is discarded.
 
     The bitrate of the ZeroSpeech challenges (Dunbar et al., arXiv 1904.11469) is the number of symbols times the
-    entropy of their shares over the seconds of audio, whatever a system calls a symbol. To merge the runs of codes at a
-    fixed rate first is the segment bitrate, or lossy run-length coding, that the authors of ResDAVEnet-VQ (Harwath, Hsu
-    and Glass, arXiv 1911.09602) added to the challenge's script. The codes themselves cannot be sent at this rate: it
-    is to be placed beside published ones.
+    entropy of their distribution, over the seconds of audio. Merging runs first is the segment bitrate, or lossy
+    run-length coding, that the authors of ResDAVEnet-VQ (Harwath, Hsu and Glass, arXiv 1911.09602) added to the
+    challenge's script. The codes cannot be recovered at this rate; it is for comparison with published results.
     """
     return unigram_bits([merged(own) for own in codes])
 
 
 def merged(codes: Codes) -> Codes:
-    """(N,) -> one code for each run of equal ones."""
+    """(N,) -> one code per run of equal codes."""
     return codes[np.append(True, codes[1:] != codes[:-1])[: len(codes)]]
 
 
 @torch.no_grad()
 def prior_bits(found: CodeSequences, prior: CodePrior) -> Bits:
-    """Sequences with the speakers' indices in the prior -> (U,) bits under it, computed in padded batches."""
+    """Sequences, with speaker indices of the prior -> (U,) bits under the prior, computed in padded batches."""
     if prior.training:
         raise RuntimeError("the prior is in training mode; call prior.eval() before it is evaluated")
     device, bits = prior.net.out.weight.device, np.zeros(len(found.codes))
@@ -176,24 +180,19 @@ def _joined(codes: Iterable[Codes]) -> Codes:
     return np.concatenate(list(codes))
 
 
-def _shares(counts: npt.NDArray[np.int64]) -> Bits:
+def _normalised(counts: npt.NDArray[np.int64]) -> Bits:
     return counts / counts.sum()
 
 
 def _costs(alone: Bits) -> Bits:
-    """Shares of codes -> bits of each; what does not occur costs nothing, because it is never asked for."""
+    """Probabilities of codes -> bits of each; 0 for codes that do not occur, which are never looked up."""
     return -np.log2(alone, where=alone > 0, out=np.zeros_like(alone))
 
 
-def _rates(bits: dict[str, Bits], seconds: Bits, lengths: npt.NDArray[np.int64], own: list[int]) -> dict[str, Rate]:
-    """Bits of each utterance by the rates' names, and which utterances -> their rates."""
-    costs = np.stack([values[own] for values in bits.values()], axis=1)  # (U, R)
-    time, total, generator = seconds[own], costs.sum(0), np.random.default_rng(0)
-    draws = (generator.integers(len(own), size=len(own)) for _ in range(DRAWS))
-    drawn = np.array([costs[draw].sum(0) / time[draw].sum() for draw in draws])  # (DRAWS, R)
-    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
-    count = lengths[own].sum()
+def _rates(bits: dict[str, Bits], seconds: Bits, lengths: npt.NDArray[np.int64], chosen: list[int]) -> dict[str, Rate]:
+    """Bits (U,) by rate, seconds (U,), numbers of codes (U,), and the utterances to take -> rates."""
+    count = lengths[chosen].sum()
     return {
-        name: Rate(float(total[r] / time.sum()), float(low[r]), float(high[r]), float(total[r] / count))
-        for r, name in enumerate(bits)
+        name: Rate(*ratio(costs[chosen], seconds[chosen]), float(costs[chosen].sum() / count))
+        for name, costs in bits.items()
     }

@@ -1,6 +1,6 @@
-"""Where one unit ends and the next begins: how well two sets of boundaries agree.
+"""Segment boundaries: precision, recall, F1 and R-value of one set of boundaries against a reference.
 
-Letters: R boundaries of the reference, F found ones.
+Letters: R reference boundaries, F found boundaries.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from vqaudio.data.alignments import ROUNDING, Alignment
 from vqaudio.metrics.confidence import Estimate, bootstrap
 
 Times = npt.NDArray[np.float64]
-TOLERANCE = 0.02  # seconds: what the field allows
-SLACK = 1e-9  # seconds, of arithmetic
+TOLERANCE = 0.02  # seconds: the usual tolerance of the field
+SLACK = 1e-9  # seconds, for rounding errors
 
 
 def boundaries(alignment: Alignment) -> Times:
-    """Where segments begin and end (R,), sorted, without the first beginning and the last end."""
+    """Starts and ends of segments (R,), sorted, without the first start and the last end."""
     times = [segment.start for segment in alignment[1:]]
     times += [first.end for first, second in pairwise(alignment) if second.start - first.end > ROUNDING]
     return np.sort(np.array(times, dtype=np.float64))
 
 
 def hits(reference: Times, found: Times, tolerance: float = TOLERANCE) -> int:
-    """How many pairs of two sorted (R,), (F,) are within the tolerance, if none is in two pairs: as many as can be.
+    """The size of the largest one-to-one matching of two sorted (R,), (F,) within the tolerance.
 
-    The earliest found boundary that still fits is taken by the earliest of the reference: for a tolerance that is the
-    same everywhere no other matching has more pairs.
+    Greedy: the earliest reference boundary takes the earliest found one within the tolerance, which is optimal for a
+    constant tolerance.
     """
     count, first, reach = 0, 0, tolerance + SLACK
-    late = np.searchsorted(found, reference - reach)  # (R,): what is found before is too early for it
+    late = np.searchsorted(found, reference - reach)  # (R,): index of the first found boundary that is not too early
     for time, start in zip(reference.tolist(), late.tolist(), strict=True):
         first = max(first, start)
         if first < len(found) and found[first] <= time + reach:
@@ -51,34 +51,34 @@ def recall(hit: float, reference: float, found: float) -> float:
 
 
 def f1(hit: float, reference: float, found: float) -> float:
-    """Numbers of boundaries -> the harmonic mean of precision and recall; NaN where there are none at all."""
+    """Numbers of boundaries -> the harmonic mean of precision and recall; NaN without any boundaries."""
     return 2 * hit / (reference + found) if reference + found else math.nan
 
 
 def r_value(hit: float, reference: float, found: float) -> float:
     """Numbers of boundaries -> the R-value of Räsänen, Laine and Altosaar (2009), at most 1; NaN without a reference.
 
-    Unlike F1 it cannot be raised by finding boundaries everywhere: it is one minus the mean of two distances, to all
-    hits without a boundary too many, and to the line on which every further boundary is a hit.
+    Unlike F1 it penalises over-segmentation: it is one minus the mean of two distances in the plane of hit rate and
+    over-segmentation, to the ideal point and to the line on which every additional boundary is a hit.
     """
     if not reference:
         return math.nan
-    missed, too_many = 1 - hit / reference, found / reference - 1
-    return 1 - (math.hypot(missed, too_many) + abs(missed + too_many) / math.sqrt(2)) / 2
+    missed, excess = 1 - hit / reference, found / reference - 1
+    return 1 - (math.hypot(missed, excess) + abs(missed + excess) / math.sqrt(2)) / 2
 
 
 SCORES = {"precision": precision, "recall": recall, "f1": f1, "r_value": r_value}
 
 
-def boundary_figures(
+def boundary_metrics(
     reference: Sequence[Times],
     found: Sequence[Times],
     groups: Sequence[Hashable],
     scores: Iterable[str] = tuple(SCORES),
 ) -> dict[str, Estimate]:
-    """Boundaries of utterances, in seconds, and what is drawn together, such as a speaker's -> SCORES.
+    """Boundaries of utterances in seconds, and groups that are resampled together, such as speakers -> SCORES.
 
-    The boundaries of all utterances count together. A group that has none tells nothing and is not drawn.
+    Counts are summed over utterances. A group without boundaries is not resampled.
     """
     table = {name: np.zeros(3) for name in dict.fromkeys(groups)}
     for theirs, ours, name in zip(reference, found, groups, strict=True):

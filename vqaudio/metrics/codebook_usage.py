@@ -1,15 +1,15 @@
-"""What the codes look like, before anybody asks what they mean: which are used, how long they stay, what follows what.
+"""Codebook usage: which codes occur, how long they last, and how predictable the next one is.
 
-Letters: U utterances, N codes of one, K codes in all, L lengths of runs (frames in which one code stays).
+Letters: U utterances, N codes of one, K codebook size, L lengths of runs (frames for which a code stays the same).
 
-All figures describe the utterances at hand. Entropies from counts come out too low, and the less there is to count the
-more so, that of pairs by much (K squared of them can occur); numbers of different things grow with every utterance.
-Compare them between tokenizers on the same utterances only.
+All metrics describe the given utterances. Entropies from counts are biased low, the more so the less speech there is,
+and most for pairs (K squared of them can occur); numbers of distinct items grow with every utterance. Compare
+tokenizers on the same utterances only.
 
-Utterances drawn again and again would add to these errors: a draw lacks a third of the utterances, and with them what
-is found nowhere else, so that its entropy, and how much it uses, would lie below the figure nearly always. Hence the
-counts are kept, and what is drawn is each utterance's part in the figure (its influence, in the words of the
-statisticians): the bits that its codes cost under the shares of all, the codes that it alone uses.
+A plain bootstrap would add to this bias: a resample lacks a third of the utterances and everything that occurs only in
+them, so nearly all resampled entropies and usages would lie below the value. Hence the counts are kept fixed, and each
+utterance's contribution (its influence) is resampled: the bits of its codes under the frequencies of all utterances,
+and the codes that occur in no other utterance.
 """
 
 from __future__ import annotations
@@ -27,56 +27,38 @@ Codes = npt.NDArray[np.int64]
 Counts = npt.NDArray[np.int64]
 
 
-def code_figures(codes: Sequence[Codes], *, codebook_size: int, frame_rate: float) -> dict[str, Estimate]:
-    """Utterances (N,) of codes in 0..K-1, `frame_rate` of them per second -> figures by name.
+def codebook_usage_metrics(codes: Sequence[Codes], *, codebook_size: int, frame_rate: float) -> dict[str, Estimate]:
+    """Codes (N,) of utterances, in 0..K-1 and at `frame_rate` Hz -> metrics by name.
 
-    usage: share of the K codes that occur (0 to 1). entropy: of their shares, in bits (0 to log2 K); perplexity: 2 to
-    that power, how many codes used equally often would be as varied (1 to K). repeated: share of the codes that equal
-    the one before (0 to 1). run_mean in frames, run_mean_ms, run_median in frames: how long a code stays.
-    bigram_entropy: bits of a code for somebody who knows the one before. bigrams, trigrams: how many different ones
-    occur; bigram_type_token, trigram_type_token: divided by how many there are in all (0 to 1); 1 where none ever comes
-    back. NaN where utterances of a single code leave nothing to count. Raises ValueError as `check_codes` does.
+    usage: fraction of the K codes that occur. entropy: of the code distribution, in bits (0 to log2 K); perplexity: 2
+    to the power of the entropy (1 to K). repeat_rate: fraction of the codes that equal the one before.
+    run_length_mean in frames, run_length_ms, run_length_median in frames: how long a code stays the same.
+    bigram_entropy: conditional entropy of a code given the one before, in bits. distinct_bigrams, distinct_trigrams:
+    numbers of different ones; bigram_type_token_ratio, trigram_type_token_ratio: those over all (0 to 1). NaN where
+    utterances of a single code leave nothing to count. Raises ValueError as `check_codes` does.
     """
     check_codes(codes, codebook_size)
     if not frame_rate > 0:
         raise ValueError(f"frame_rate must be above 0 codes per second, got {frame_rate}")
     lengths, runs = np.array([len(own) for own in codes]), _runs(codes).astype(np.float64)
     entropy = _at_most(math.log2(codebook_size), ratio(unigram_bits(codes), lengths))
-    run_mean = ratio(lengths, runs.sum(1))
+    run_length_mean = ratio(lengths, runs.sum(1))
     bits_of_pairs = unigram_bits(_ngrams(codes, 2)) - unigram_bits([own[:-1] for own in codes])
-    figures = {
-        "usage": _at_most(1, _different(codes, codebook_size)),
+    metrics = {
+        "usage": _at_most(1, _distinct(codes, codebook_size)),
         "perplexity": _transformed(entropy, lambda bits: 2**bits),
         "entropy": entropy,
-        "repeated": ratio(lengths - runs.sum(1), lengths - 1),
-        "run_mean": run_mean,
-        "run_mean_ms": _transformed(run_mean, lambda frames: 1000 / frame_rate * frames),
-        "run_median": bootstrap(lambda weights: _median(weights @ runs), len(codes)),
+        "repeat_rate": ratio(lengths - runs.sum(1), lengths - 1),
+        "run_length_mean": run_length_mean,
+        "run_length_ms": _transformed(run_length_mean, lambda frames: 1000 / frame_rate * frames),
+        "run_length_median": bootstrap(lambda weights: _median(weights @ runs), len(codes)),
         "bigram_entropy": _at_most(math.log2(codebook_size), ratio(bits_of_pairs, lengths - 1)),
     }
     for name, n in {"bigram": 2, "trigram": 3}.items():
         grams = _ngrams(codes, n)
-        figures[f"{name}s"] = _different(grams, 1)
-        figures[f"{name}_type_token"] = _different(grams, np.array([len(own) for own in grams]))
-    return figures
-
-
-def code_counts(codes: Sequence[Codes], codebook_size: int) -> Counts:
-    """(K,): how often each code occurs."""
-    return np.bincount(np.concatenate(codes), minlength=codebook_size)
-
-
-def run_counts(codes: Sequence[Codes]) -> Counts:
-    """(L,): how many runs are 1, 2, ... L frames long; a run ends with its utterance."""
-    return _runs(codes).sum(0)[1:]
-
-
-def top_ngrams(codes: Sequence[Codes], n: int, count: int = 20) -> list[tuple[tuple[int, ...], int]]:
-    """The most frequent n codes in a row, at most `count`, and how often they occur; the smallest of equals first."""
-    rows = np.concatenate([_windows(own, n) for own in codes])
-    different, times = np.unique(rows, axis=0, return_counts=True)
-    order = np.argsort(-times, kind="stable")[:count]
-    return [(tuple(different[i].tolist()), int(times[i])) for i in order]
+        metrics[f"distinct_{name}s"] = _distinct(grams, 1)
+        metrics[f"{name}_type_token_ratio"] = _distinct(grams, np.array([len(own) for own in grams]))
+    return metrics
 
 
 def check_codes(codes: Sequence[Codes], codebook_size: int) -> None:
@@ -101,16 +83,16 @@ def _windows(own: Codes, n: int) -> Codes:
 
 
 def _ngrams(codes: Sequence[Codes], n: int) -> list[Codes]:
-    """Sequences (N,) -> (N - n + 1,) numbers of what n codes they have in a row: 0, 1, ... with none left out."""
+    """Sequences (N,) -> (N - n + 1,) consecutive numbers of their n-grams: equal n-grams have equal numbers."""
     rows = [_windows(own, n) for own in codes]
     _, numbers = np.unique(np.concatenate(rows), axis=0, return_inverse=True)
     return np.split(numbers.ravel(), np.cumsum([len(own) for own in rows])[:-1])
 
 
-def _different(symbols: Sequence[Codes], below: int | Counts) -> Estimate:
-    """How many different symbols all utterances have, over a number, or over the sum of (U,).
+def _distinct(symbols: Sequence[Codes], below: int | Counts) -> Estimate:
+    """Number of distinct symbols of all utterances, over `below` or over the sum of `below` (U,).
 
-    What is drawn is the number of those that an utterance alone has: so many less there would be without it.
+    Resampled is the number of symbols that occur in one utterance only: the number that it adds.
     """
     own = [np.unique(sequence) for sequence in symbols]
     of = np.repeat(np.arange(len(own)), [len(sequence) for sequence in own])
@@ -124,17 +106,18 @@ def _different(symbols: Sequence[Codes], below: int | Counts) -> Estimate:
     return bootstrap(statistic, len(own))
 
 
-def _transformed(figure: Estimate, grows: Callable[[float], float]) -> Estimate:
-    return Estimate(grows(figure.value), grows(figure.low), grows(figure.high), figure.count)
+def _transformed(estimate: Estimate, function: Callable[[float], float]) -> Estimate:
+    value, low, high = map(function, estimate[:3])
+    return Estimate(value, low, high, estimate.count)
 
 
-def _at_most(limit: float, figure: Estimate) -> Estimate:
-    """A figure whose interval ends where it must: parts that are drawn do not know it."""
-    return figure._replace(high=min(figure.high, limit))
+def _at_most(limit: float, estimate: Estimate) -> Estimate:
+    """Clips the interval to the maximum of the metric, which resampled contributions can exceed."""
+    return estimate._replace(high=min(estimate.high, limit))
 
 
 def _runs(codes: Sequence[Codes]) -> Counts:
-    """(U, L + 1): how many runs of 0, 1, ... L frames each utterance has."""
+    """(U, L + 1): number of runs of 0, 1, ... L frames in each utterance."""
     found = []
     for own in codes:
         ends = np.flatnonzero(np.append(own[1:] != own[:-1], True))
@@ -146,7 +129,7 @@ def _runs(codes: Sequence[Codes]) -> Counts:
 
 
 def _median(times: Floats) -> float:
-    """Of lengths 0, 1, ..., that occur so many times (L + 1,)."""
+    """The median of lengths 0, 1, ... L with counts (L + 1,)."""
     up_to = np.cumsum(times)
     half = up_to[-1] / 2
     return float(np.searchsorted(up_to, half) + np.searchsorted(up_to, half, side="right")) / 2

@@ -1,4 +1,4 @@
-"""Does the decoder listen? What the codes and the speaker are worth to it, in bits per sample."""
+"""Conditioning gap, the check for posterior collapse: how much the decoder uses the codes and the speaker, in bits."""
 
 from __future__ import annotations
 
@@ -15,31 +15,33 @@ from vqaudio.nn.modes import check_evaluating
 from vqaudio.nn.quantizer import perplexity
 from vqaudio.speech.model import SpeechVQVAE
 
-MOST_SAMPLES = 2**16  # that the decoder takes at once: about a gigabyte
+MAX_SAMPLES = 2**16  # in a batch of the decoder: about a gigabyte
 
 
 class ConditionedNLL(NamedTuple):
-    """What utterances cost the decoder under what it is told, and which codes they have."""
+    """Negative log-likelihoods of utterances under four conditionings, and their codes."""
 
-    nats: Tensor  # (4, B): with their codes, another's, the mean of all, their codes in another's voice
-    num_samples: Tensor  # (B,) that these are the cost of
-    voices: int  # different speakers that the decoder was told
+    nats: Tensor  # (4, B): given their codes, those of another utterance, the mean code vector, another speaker
+    num_samples: Tensor  # (B,)
+    num_speakers: int  # different speakers of the utterances
     counts: Tensor  # (K,) frames of each code
     classes: int  # Q
 
 
-def conditioning(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]]) -> dict[str, float]:
-    """Batches as the model is trained on -> the figures of `summary`; of one that learns codes alone, of `spectrum`."""
-    return spectrum(model, batches) if model.cfg.stage == "codes" else summary(conditioned_nll(model, batches))
+def conditioning_metrics(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]]) -> dict[str, float]:
+    """Batches as in training -> `gap_metrics`; for a model with stage: codes, `spectrum_metrics`."""
+    if model.cfg.stage == "codes":
+        return spectrum_metrics(model, batches)
+    return gap_metrics(conditioned_nll(model, batches))
 
 
 @torch.no_grad()
-def spectrum(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]]) -> dict[str, float]:
-    """Batches as the model is trained on -> how well codes and speaker tell the spectrum, and what each is worth to it.
+def spectrum_metrics(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]]) -> dict[str, float]:
+    """Batches as in training -> how well codes and speaker predict the spectrum, and how much each contributes.
 
     spectrum_error: mean squared error of standardised log-mel spectra, whose variance is about 1. conditioning_gap and
-    speaker_gap: by how much it grows with the codes, or the speakers, of the batch's next utterance. perplexity,
-    usage, dead_codes and codebook_size as in `summary`. Raises as `listen` does.
+    speaker_gap: its increase with the codes, or the speaker, of the batch's next utterance. perplexity, entropy, usage,
+    dead_codes and codebook_size as in `gap_metrics`. Raises as `conditioned_nll` does.
     """
     check_evaluating(model)
     errors, speakers = torch.zeros(3, dtype=torch.float64), set[int]()
@@ -57,18 +59,18 @@ def spectrum(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]]) -> dict[s
     if not counts.sum():
         raise ValueError("there is nothing to evaluate: no batch")
     true, other_codes, other_speakers = (errors / counts.sum().item()).tolist()
-    exchanged = {"speaker_gap": other_speakers - true} if model.speakers and len(speakers) > 1 else {}
-    figures = {"spectrum_error": true, "conditioning_gap": other_codes - true, **exchanged}
-    return figures | _use(counts)
+    of_speaker = {"speaker_gap": other_speakers - true} if model.speakers and len(speakers) > 1 else {}
+    metrics = {"spectrum_error": true, "conditioning_gap": other_codes - true, **of_speaker}
+    return metrics | _usage(counts)
 
 
 def _check_batch(lengths: Tensor) -> None:
     if len(lengths) < 2:
-        raise ValueError("a batch must hold at least 2 utterances: codes are exchanged between them")
+        raise ValueError("a batch must hold at least 2 utterances: each is also given the codes of the next one")
 
 
-def _use(counts: Tensor) -> dict[str, float]:
-    """Frames of each code (K,) -> perplexity, entropy, usage, dead_codes, codebook_size."""
+def _usage(counts: Tensor) -> dict[str, float]:
+    """Frame counts (K,) -> perplexity, entropy, usage, dead_codes, codebook_size."""
     spread, used, codes = perplexity(counts).item(), int((counts > 0).sum()), len(counts)
     return {
         "perplexity": spread,
@@ -81,10 +83,10 @@ def _use(counts: Tensor) -> dict[str, float]:
 
 @torch.no_grad()
 def conditioned_nll(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]]) -> ConditionedNLL:
-    """Batches as the model is trained on -> their costs, teacher-forced, in evaluation mode and float32.
+    """Batches as in training -> teacher-forced negative log-likelihoods, in evaluation mode and float32.
 
-    Codes and speakers are exchanged with those of the batch's next utterance. Raises ValueError for no batch, and for
-    one of a single utterance; RuntimeError for a model in training mode.
+    Other codes and other speakers are those of the batch's next utterance. Raises ValueError for no batch and for a
+    batch of a single utterance; RuntimeError for a model in training mode.
     """
     check_evaluating(model)
     device = model.device
@@ -107,44 +109,44 @@ def conditioned_nll(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]]) ->
     )
 
 
-def summary(heard: ConditionedNLL) -> dict[str, float]:
-    """Figures averaged over all samples.
+def gap_metrics(nll: ConditionedNLL) -> dict[str, float]:
+    """Averages over all samples.
 
     bits_per_sample: cross-entropy of the next sample given the past, the codes and the speaker (teacher-forced).
-    conditioning_gap, speaker_gap: by how much it grows with the codes, or the speakers, of another utterance; conditioning_gap_mean: with
-    the mean of the codes instead. 0 means that the decoder ignores them; of a single speaker speaker_gap is left out.
-    perplexity (1 to K), entropy (bits), usage (0 to 1) and dead_codes: of all codes together. uniform_bits and
-    codebook_size: what they are compared with.
+    conditioning_gap, speaker_gap: its increase with the codes, or the speaker, of another utterance;
+    conditioning_gap_mean: with the mean code vector instead. 0 means that the decoder ignores them. speaker_gap is left
+    out for a single speaker. perplexity (1 to K), entropy (bits), usage (0 to 1) and dead_codes: of the codes of all
+    utterances. uniform_bits and codebook_size: for comparison.
     """
-    true, other_codes, mean_code, other_speakers = (heard.nats.sum(1) / heard.num_samples.sum() / math.log(2)).tolist()
-    exchanged = {"speaker_gap": other_speakers - true} if heard.voices > 1 else {}
+    true, other_codes, mean_code, other_speakers = (nll.nats.sum(1) / nll.num_samples.sum() / math.log(2)).tolist()
+    of_speaker = {"speaker_gap": other_speakers - true} if nll.num_speakers > 1 else {}
     return {
         "bits_per_sample": true,
         "conditioning_gap": other_codes - true,
         "conditioning_gap_mean": mean_code - true,
-        **exchanged,
-        **_use(heard.counts),
-        "uniform_bits": math.log2(heard.classes),
+        **of_speaker,
+        **_usage(nll.counts),
+        "uniform_bits": math.log2(nll.classes),
     }
 
 
-def estimates(heard: ConditionedNLL) -> dict[str, Estimate]:
-    """bits_per_sample and the gaps of `summary`, with intervals over the rows of the batches."""
-    bits = heard.nats.double().cpu().numpy() / math.log(2)
+def gap_estimates(nll: ConditionedNLL) -> dict[str, Estimate]:
+    """bits_per_sample and the gaps of `gap_metrics`, with intervals over crops."""
+    bits = nll.nats.double().cpu().numpy() / math.log(2)
     gaps = {"conditioning_gap": bits[1] - bits[0], "conditioning_gap_mean": bits[2] - bits[0]}
-    gaps |= {"speaker_gap": bits[3] - bits[0]} if heard.voices > 1 else {}
-    num_samples = heard.num_samples.cpu().numpy()
+    gaps |= {"speaker_gap": bits[3] - bits[0]} if nll.num_speakers > 1 else {}
+    num_samples = nll.num_samples.cpu().numpy()
     return {name: ratio(cost, num_samples) for name, cost in {"bits_per_sample": bits[0], **gaps}.items()}
 
 
 def _with_and_without(model: SpeechVQVAE, batch: dict[str, Tensor], z_q: Tensor, valid: Tensor) -> Tensor:
     """z_q (B, D, N), valid vectors (1, D, M) -> nats (4, B): true, other codes, their mean, another speaker.
 
-    One batch of four times as many rows, of which the decoder takes as many at once as memory is kind to.
+    One batch of four times as many rows, in parts that fit into memory.
     """
     mean = valid.mean(2, keepdim=True).expand_as(z_q)
     speaker = batch["speaker"]
-    rows = max(1, MOST_SAMPLES // batch["target"].shape[1])
+    rows = max(1, MAX_SAMPLES // batch["target"].shape[1])
     parts = zip(
         repeat(batch["target"], "b t -> (four b) t", four=4).split(rows),
         torch.cat([z_q, z_q.roll(1, 0), mean, z_q]).split(rows),

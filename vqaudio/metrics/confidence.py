@@ -1,6 +1,6 @@
-"""A figure is an estimate: its value, what it might have been with other utterances, and how many items it rests on.
+"""Estimates: a value, its 95 % confidence interval (percentile bootstrap), and the number of items it rests on.
 
-Letters: M items (utterances, or speakers) that are drawn with replacement.
+Letters: M items (utterances, speakers or crops) that are resampled with replacement.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ LEVEL = 0.95
 
 
 class Estimate(NamedTuple):
-    """A figure and its 95 % interval: items are drawn again and again with replacement (percentile bootstrap)."""
+    """A value with its 95 % interval."""
 
     value: float
     low: float
     high: float
-    count: int  # items that were drawn; of a single one the interval is a point, which says nothing
+    count: int  # resampled items; for a single item the interval has no width and no meaning
 
 
 def ratio(above: npt.ArrayLike, below: npt.ArrayLike, groups: Sequence[Hashable] | None = None) -> Estimate:
-    """Sums of (M,) over sums of (M,): right frames over all frames, errors over words, bits over seconds.
+    """Sum of (M,) over sum of (M,): correct frames over all frames, errors over words, bits over seconds.
 
-    `groups`: what is drawn together, such as the speaker of each utterance; without it each item for itself. NaN where
-    the denominators are 0 in all. Raises ValueError for no items and for different lengths.
+    `groups`: items of one group, such as the utterances of a speaker, are resampled together; without it every item
+    alone. NaN where the denominators sum to 0. Raises ValueError for no items and for different lengths.
     """
     numerators, denominators = np.asarray(above, np.float64), np.asarray(below, np.float64)
     if numerators.shape != denominators.shape or numerators.ndim != 1:
-        raise ValueError(f"a ratio is of two (M,), got {numerators.shape} and {denominators.shape}")
+        raise ValueError(f"a ratio takes two arrays (M,), got {numerators.shape} and {denominators.shape}")
     if groups is not None:
         if len(groups) != len(numerators):
             raise ValueError(f"{len(numerators)} items have {len(groups)} groups; give as many of both")
@@ -56,9 +56,9 @@ def mean(values: npt.ArrayLike, groups: Sequence[Hashable] | None = None) -> Est
 
 
 def bootstrap(statistic: Callable[[Floats], float], count: int, draws: int = DRAWS, seed: int = 0) -> Estimate:
-    """Any statistic of weighted items: weights (M,), how often each item counts -> its value.
+    """The estimate of `statistic`, a function of weights (M,): how often each item counts.
 
-    The value is that of weights of 1. Draws for which the statistic is NaN (nothing to divide by) are left out of the
+    The value is that of weights of 1. Resamples for which the statistic is NaN (division by 0) are left out of the
     interval. The same items give the same interval. Raises ValueError where there are no items.
     """
     if count < 1:

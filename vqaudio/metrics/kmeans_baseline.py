@@ -1,4 +1,4 @@
-"""What a tokenizer is compared with on the same frames: k-means of spectral features, and codes at random.
+"""Baselines for a tokenizer: k-means of spectral features, and random codes.
 
 Letters: T samples, N = ceil(T / hop) frames, D features, K codes.
 """
@@ -20,21 +20,21 @@ Wav = npt.NDArray[np.float32]
 Features = npt.NDArray[np.float32]
 FeatureKind = Literal["log_mel", "mfcc"]
 WINDOW_SECONDS, BANDS, CEPSTRA, DELTA_FRAMES = 0.025, 40, 13, 9
-FLOOR = 1e-10  # of a band's power: digital silence has a logarithm too
-MAX_FRAMES = 60_000  # more than a hundred for each of 512 codes; about ten seconds on one core
+FLOOR = 1e-10  # of the power of a band, so that the logarithm of silence is finite
+MAX_FRAMES = 60_000  # more than 100 for each of 512 codes; about ten seconds on one core
 ITERATIONS = 100
 
 
 @dataclass(frozen=True)
 class KMeansTokenizer:
-    """A tokenizer whose encoder is not learned: log-mel or MFCC features, named by the nearest of K centres."""
+    """A tokenizer without a trained encoder: each frame of log-mel or MFCC features gets its nearest of K centroids."""
 
     vectors: Features
-    """(K, D), the centres, of standardised features"""
+    """(K, D) centroids of standardised features"""
     mean: Features
-    """(D,) of the frames that the centres were made from"""
+    """(D,) mean of the training frames"""
     scale: Features
-    """(D,) their standard deviations"""
+    """(D,) standard deviations of the training frames"""
     kind: FeatureKind
     sample_rate: int
     hop: int
@@ -51,10 +51,10 @@ class KMeansTokenizer:
         seed: int = 0,
         max_frames: int = MAX_FRAMES,
     ) -> KMeansTokenizer:
-        """Waveforms (T,) in [-1, 1] to learn from, of which at most `max_frames` frames drawn at random are used.
+        """Fits the centroids to waveforms (T,) in [-1, 1], of which at most `max_frames` random frames are used.
 
         `codes` is K. k-means++ and Lloyd's algorithm of scikit-learn on one thread: the same waveforms and seed give
-        the same centres. Raises ValueError for other features and for fewer frames than codes.
+        the same centroids. Raises ValueError for other features and for fewer frames than codes.
         """
         from sklearn.cluster import KMeans
         from threadpoolctl import threadpool_limits
@@ -66,7 +66,7 @@ class KMeansTokenizer:
         if not 1 <= codes <= min(total, max_frames):
             raise ValueError(
                 f"codes must lie between 1 and the number of frames, got {codes} for {min(total, max_frames)} frames; "
-                "give more audio, or ask for fewer codes"
+                "give more audio or fewer codes"
             )
         chosen = np.zeros(total, dtype=bool)
         chosen[np.random.default_rng(seed).permutation(total)[:max_frames]] = True
@@ -81,7 +81,7 @@ class KMeansTokenizer:
         return cls(found.cluster_centers_.astype(np.float32), mean, scale, features, sample_rate, hop)
 
     def features(self, wav: Wav) -> Features:
-        """(T,) at `sample_rate` -> (N, D), standardised: what the codes are made from."""
+        """(T,) at `sample_rate` -> (N, D), standardised features."""
         return (spectral_features(wav, self.sample_rate, self.hop, self.kind) - self.mean) / self.scale
 
     def encode(self, wav: Wav) -> Codes:
@@ -90,10 +90,10 @@ class KMeansTokenizer:
 
 
 def spectral_features(wav: Wav, sample_rate: int, hop: int, kind: FeatureKind) -> Features:
-    """(T,) -> (N, D): of 25 ms around the middle of every frame, with silence before the start and after the end.
+    """(T,) -> (N, D): windows of 25 ms centred on the frames, with zeros before the start and after the end.
 
     log_mel: logarithms of 40 mel bands. mfcc: 13 cepstral coefficients of those, with their first and second
-    derivatives over 9 frames, D = 39. Raises ValueError for what is not (T,) with T > 0 or not finite.
+    derivatives over 9 frames, D = 39. Raises ValueError for a waveform that is not (T,) with T > 0 or not finite.
     """
     import librosa
 
@@ -103,7 +103,7 @@ def spectral_features(wav: Wav, sample_rate: int, hop: int, kind: FeatureKind) -
     window = round(WINDOW_SECONDS * sample_rate)
     size = 2 ** (window - 1).bit_length()
     num_frames = -(-len(wav) // hop)
-    start = hop // 2 - size // 2  # of the first frame's samples, of which the window takes those in the middle
+    start = hop // 2 - size // 2  # of the first frame's FFT, whose window is in its middle
     padded = np.pad(wav[max(0, start) :], (max(0, -start), hop + size))[: (num_frames - 1) * hop + size]
     power = librosa.feature.melspectrogram(
         y=padded, sr=sample_rate, n_fft=size, win_length=window, hop_length=hop, n_mels=BANDS, center=False
@@ -117,6 +117,6 @@ def spectral_features(wav: Wav, sample_rate: int, hop: int, kind: FeatureKind) -
 
 
 def random_codes(like: Sequence[Codes], codebook_size: int, seed: int = 0) -> list[Codes]:
-    """As many codes for each utterance, each of the K as likely everywhere: what no tokenizer should be."""
+    """Codes of the same lengths, uniformly distributed and independent."""
     generator = np.random.default_rng(seed)
     return [generator.integers(codebook_size, size=len(own)) for own in like]

@@ -1,7 +1,7 @@
 """An n-gram model of texts, in the ARPA format.
 
 The smoothing is that of Witten and Bell (1991; Chen and Goodman, 1999, section 2.5), as in `bitrate.bigram_bits`: it
-has no number to be tuned, and does well with little text.
+has no parameter to tune and works well with little text.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ Gram = tuple[str, ...]
 def arpa(sentences: Iterable[Sequence[str]], order: int) -> str:
     """Sentences as lists of words -> an n-gram model of that order, as the text of an ARPA file.
 
-    What follows a history is expected by how often it followed, and, with the weight of how many different words
-    did, by the history that is one word shorter. Raises ValueError for no words and for an order below 1.
+    The probability of a word after a history is interpolated with that after the history that is one word shorter,
+    whose weight grows with the number of different words that follow. Raises ValueError for no words and an order below
+    1.
     """
     if order < 1:
         raise ValueError(f"order must be at least 1, got {order}")
@@ -28,12 +29,12 @@ def arpa(sentences: Iterable[Sequence[str]], order: int) -> str:
         line = (BEGIN, *words, END) if words else ()
         for n, found in enumerate(counts, start=1):
             found.update(line[i : i + n] for i in range(len(line) - n + 1))
-    counts[0].pop((BEGIN,), None)  # it is a history, but nothing that is expected
+    counts[0].pop((BEGIN,), None)  # a history, but never predicted
     if not counts[0]:
         raise ValueError("a language model needs words; the texts hold none")
     total = counts[0].total()
     chances = [{gram: count / total for gram, count in counts[0].items()}]
-    shorter: list[dict[Gram, float]] = []  # by history: the weight of the history that is one word shorter
+    shorter: list[dict[Gram, float]] = []  # by history: the back-off weight
     for found in counts[1:]:
         before: Counter[Gram] = Counter()
         for gram, count in found.items():
@@ -50,7 +51,7 @@ def arpa(sentences: Iterable[Sequence[str]], order: int) -> str:
 
 
 def _file(chances: list[dict[Gram, float]], shorter: list[dict[Gram, float]]) -> str:
-    """Probabilities and back-off weights of each order -> the text; n-grams in the order of the alphabet."""
+    """Probabilities and back-off weights of each order -> the text; n-grams in alphabetical order."""
     lines = ["\\data\\", *(f"ngram {n}={len(own)}" for n, own in enumerate(chances, start=1))]
     for n, (own, weights) in enumerate(zip(chances, shorter, strict=True), start=1):
         lines += ["", f"\\{n}-grams:"]

@@ -1,8 +1,8 @@
-"""The 41 classes that phones are scored in, and which label belongs to which.
+"""The 41 phone classes, and the table that maps labels to them.
 
 The paper scores 41 classes (arXiv 1711.00937, section 4.2) and does not list them. Ours are 39 phones of English as the
-CMU dictionary writes them, silence (SIL), and one for all other sounds (SPN): what a forced alignment with that
-dictionary has, such as Kaldi's of LibriSpeech. It is likely that the paper's were these, but nobody has said so.
+CMU dictionary writes them, silence (SIL), and one for all other sounds (SPN), as in forced alignments with that
+dictionary, such as Kaldi's of LibriSpeech. The paper's were probably the same, but it does not say so.
 
 The table folds the 61 labels of TIMIT into them:
 
@@ -16,7 +16,7 @@ The table folds the 61 labels of TIMIT into them:
     q, the glottal stop   SPN: the dictionary has no phone for it
 
 Labels of the dictionary (AH0, AH0_B) lose their stress and position; sil and sp of aligners are SIL; spn, nsn and
-+NOISE+ SPN. Small and capital letters are the same.
++NOISE+ SPN. Case is ignored.
 """
 
 from __future__ import annotations
@@ -55,25 +55,25 @@ TABLE: Mapping[str, str] = {
     **{name.lower(): name for name in CLASSES},
     **{label: name for name, labels in _FOLDED.items() for label in labels.split()},
 }
-AFFRICATES = {("tcl", "CH"): "CH", ("dcl", "JH"): "JH"}  # a closure, and the class after it
+AFFRICATES = {("tcl", "CH"): "CH", ("dcl", "JH"): "JH"}  # (closure, class of the next segment) -> class
 
 
 class Folded(NamedTuple):
-    alignments: list[Alignment]  # their labels are classes; touching segments of one class are one
+    alignments: list[Alignment]  # labelled with classes; adjacent segments of one class are merged
     classes: tuple[str, ...]
 
 
 def fold(alignments: Sequence[Alignment], classes: Classes = "paper", table: Mapping[str, str] | None = None) -> Folded:
-    """Alignments with the labels of an aligner -> with the classes that they are scored in.
+    """Alignments with the labels of an aligner -> alignments with phone classes.
 
     `table`: label -> class, instead of the one above, for other languages or other classes; labels are looked up in it
-    as they stand. classes="as they are": every label is a class of its own. Raises ValueError that names the labels
-    which have no class.
+    unchanged. classes="as they are": every label is its own class. Raises ValueError with the labels that have no
+    class.
     """
     if classes not in ("paper", "as they are"):
         raise ValueError(f"classes must be 'paper' or 'as they are', got {classes!r}")
     if table is not None and classes == "as they are":
-        raise ValueError("a table of classes contradicts classes='as they are'; give one of them")
+        raise ValueError("a table of classes contradicts classes='as they are'; give only one of them")
     labels = Counter(segment.label for alignment in alignments for segment in alignment)
     if classes == "as they are":
         class_of = {label: label for label in labels}
@@ -84,7 +84,7 @@ def fold(alignments: Sequence[Alignment], classes: Classes = "paper", table: Map
     if unknown := [f"{label!r} ({count} times)" for label, count in labels.most_common() if label not in class_of]:
         raise ValueError(
             f"{len(unknown)} labels have no phone class: {', '.join(unknown[:8])}; keep all labels with "
-            "classes='as they are' (--phone-classes labels), or give a table of your own, table={label: class, ...}"
+            "classes='as they are' (--phone-classes labels), or give your own table={label: class, ...}"
         )
     affricates = AFFRICATES if table is None and classes == "paper" else {}
     names = CLASSES if affricates else tuple(sorted(set((table or class_of).values())))
@@ -92,7 +92,7 @@ def fold(alignments: Sequence[Alignment], classes: Classes = "paper", table: Map
 
 
 def _plain(label: str) -> str:
-    """As the table has it: AH0_B -> ah."""
+    """The spelling of the table: AH0_B -> ah."""
     return re.sub(r"^([A-Za-z]+)[012]?(_[BIES])?$", r"\1", label).lower()
 
 

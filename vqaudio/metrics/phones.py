@@ -1,8 +1,8 @@
-"""What do the codes say about phones? The paper's experiment: each code is taken for its likeliest phone.
+"""Codes against phones, the experiment of the paper (arXiv 1711.00937, section 4.2): each code predicts a phone.
 
-Which phone that is, is learned from one half of the speakers and asked of the other, both ways round: so every speaker
-is scored once, by codes whose meaning others gave them. Beside it stand what needs no code at all, and what two codes
-in a row say; how much the codes tell of the phones in bits; and whether codes change where phones do.
+The mapping from codes to their most frequent phones is estimated on one half of the speakers and scored on the other,
+both ways round, so every speaker is scored once with the mapping of other speakers. Baselines without codes, a bigram
+mapping, mutual information, purities, and segment boundaries complete it.
 
 Letters: M frames of all utterances one after another, S speakers, K codes, P phone classes, C pairs of code and phone
 that occur.
@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vqaudio.data.alignments import Alignment
-from vqaudio.metrics.boundaries import SCORES, boundaries, boundary_figures
+from vqaudio.metrics.boundaries import SCORES, boundaries, boundary_metrics
 from vqaudio.metrics.confidence import Estimate, bootstrap, ratio
 from vqaudio.metrics.phone_classes import Classes, fold
 
@@ -27,21 +27,16 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 
-class PhoneCounts(NamedTuple):
-    counts: Ints  # (K, P) frames of each code in each phone
-    classes: tuple[str, ...]  # names of the P
-
-
 class _Frames(NamedTuple):
-    """All frames of all utterances (M,), and what is known of each."""
+    """All frames of all utterances (M,)."""
 
     code: Ints
-    phone: Ints  # class, or -1 where nothing is known
+    phone: Ints  # class, or -1 where there is no label
     utterance: Ints
-    index: Ints  # in its utterance
+    index: Ints  # within its utterance
 
 
-def phone_figures(
+def phone_metrics(
     codes: Sequence[Codes],
     alignments: Sequence[Alignment],
     speakers: Sequence[str],
@@ -52,73 +47,56 @@ def phone_figures(
     classes: Classes = "paper",
     table: Mapping[str, str] | None = None,
 ) -> dict[str, Estimate]:
-    """Codes (N,) of utterances, what is spoken in them, and who speaks -> figures, with intervals over speakers.
+    """Codes (N,) of utterances, phone alignments, and speakers -> metrics, with intervals over speakers.
 
-    accuracy: share of frames whose phone the code names; bigram_accuracy: the code and the one before it. majority: of
-    naming the commonest phone always; shuffled: of codes that changed places within their utterance (`seed`).
-    pnmi: I(phone; code) / H(phone), 0 to 1, counted on the very frames that it is told of, which flatters many codes
-    on little speech: pnmi_shuffled says by how much. purity_of_codes: share of frames that have their code's commonest
-    phone; purity_of_phones: that have their phone's commonest code. boundary_precision, _recall, _f1 and _r_value: do
-    codes change where phones do, within 20 ms; mapped_boundary_*: do the phones change that codes were taken for.
+    accuracy: fraction of frames whose phone the code predicts; bigram_accuracy: the code and the one before it.
+    majority_accuracy: always the most frequent phone; shuffled_accuracy: codes shuffled within utterances (`seed`).
+    pnmi: I(phone; code) / H(phone), 0 to 1, counted on the evaluated frames and therefore too high for many codes on
+    little speech; pnmi_shuffled shows by how much. phone_purity: fraction of frames with the most frequent phone of
+    their code; cluster_purity: with the most frequent code of their phone. boundary_precision, _recall, _f1 and
+    _r_value: code changes against phone boundaries within 20 ms; mapped_boundary_*: changes of the predicted phone.
 
-    Phones are the classes of `fold`. A frame has the phone that is spoken at its middle; frames of which the alignment
-    says nothing are left out. Raises ValueError for fewer than 2 speakers with aligned speech, for codes out of range,
-    for labels without a class and for lists of different lengths.
+    Phones are the classes of `fold`. The phone of a frame is the one at its middle; frames without a label are left
+    out. Raises ValueError for fewer than 2 speakers with aligned speech, codes out of range, labels without a class,
+    and lists of different lengths.
     """
     if len(speakers) != len(codes):
         raise ValueError(f"{len(codes)} utterances have {len(speakers)} speakers; give as many of both")
     folded = fold(alignments, classes, table)
     frames = _frames(codes, folded.alignments, folded.classes, frame_rate, codebook_size)
     known, speaker = frames.phone >= 0, _indices(speakers)[frames.utterance]
-    heard = np.unique(speaker[known])
-    if len(heard) < 2:
+    aligned = np.unique(speaker[known])
+    if len(aligned) < 2:
         raise ValueError(
-            "which phone a code is, is learned from half of the speakers and asked of the others: that needs 2 or more "
-            f"speakers with aligned speech, got {len(heard)}"
+            "the mapping from codes to phones is estimated on half of the speakers and scored on the others, which "
+            f"needs 2 or more speakers with aligned speech, got {len(aligned)}"
         )
     half = _halves(np.bincount(speaker[known], minlength=len(set(speakers))))[speaker]  # (M,)
     nothing, shuffled = np.zeros_like(half), _shuffled(frames, seed)
     before = np.where(frames.index > 0, np.roll(frames.code, 1), codebook_size)  # K: there is none
-    most = _learned(nothing, frames.phone, half, nothing)
-    named = _learned(frames.code, frames.phone, half, most)
-    guesses = {
-        "accuracy": named,
-        "majority": most,
-        "shuffled": _learned(shuffled, frames.phone, half, most),
-        "bigram_accuracy": _learned(before * codebook_size + frames.code, frames.phone, half, named),
+    majority = _predicted(nothing, frames.phone, half, nothing)
+    predicted = _predicted(frames.code, frames.phone, half, majority)
+    predictions = {
+        "accuracy": predicted,
+        "majority_accuracy": majority,
+        "shuffled_accuracy": _predicted(shuffled, frames.phone, half, majority),
+        "bigram_accuracy": _predicted(before * codebook_size + frames.code, frames.phone, half, predicted),
     }
-    of, phone = np.searchsorted(heard, speaker[known]), frames.phone[known]
-    figures = {name: ratio(np.bincount(of, guess[known] == phone), np.bincount(of)) for name, guess in guesses.items()}
-    counted = _counted(of, frames.code[known], phone)
-    counted["pnmi_shuffled"] = _counted(of, shuffled[known], phone)["pnmi"]
-    figures |= {name: _centred(statistic, len(heard)) for name, statistic in counted.items()}
+    of, phone = np.searchsorted(aligned, speaker[known]), frames.phone[known]
+    metrics = {name: ratio(np.bincount(of, own[known] == phone), np.bincount(of)) for name, own in predictions.items()}
+    of_table = _table_metrics(of, frames.code[known], phone)
+    of_table["pnmi_shuffled"] = _table_metrics(of, shuffled[known], phone)["pnmi"]
+    metrics |= {name: _centred(statistic, len(aligned)) for name, statistic in of_table.items()}
     reference = [boundaries(alignment) for alignment in folded.alignments]
-    for name, units, shown in (("boundary", frames.code, SCORES), ("mapped_boundary", named, ("f1", "r_value"))):
+    for name, units, shown in (("boundary", frames.code, SCORES), ("mapped_boundary", predicted, ("f1", "r_value"))):
         found = _changes(frames, units, len(codes), frame_rate)
-        scores = boundary_figures(reference, found, speakers, shown)
-        figures |= {f"{name}_{score}": estimate for score, estimate in scores.items()}
-    return figures
-
-
-def phone_counts(
-    codes: Sequence[Codes],
-    alignments: Sequence[Alignment],
-    *,
-    frame_rate: float,
-    codebook_size: int,
-    classes: Classes = "paper",
-    table: Mapping[str, str] | None = None,
-) -> PhoneCounts:
-    """How many frames of each code lie in each phone; the arguments are those of `phone_figures`."""
-    folded = fold(alignments, classes, table)
-    frames = _frames(codes, folded.alignments, folded.classes, frame_rate, codebook_size)
-    known, width = frames.phone >= 0, len(folded.classes)
-    cells = np.bincount(frames.code[known] * width + frames.phone[known], minlength=codebook_size * width)
-    return PhoneCounts(cells.reshape(codebook_size, width), folded.classes)
+        scores = boundary_metrics(reference, found, speakers, shown)
+        metrics |= {f"{name}_{score}": estimate for score, estimate in scores.items()}
+    return metrics
 
 
 def frame_phones(alignment: Alignment, num_frames: int, frame_rate: float, classes: Sequence[str]) -> Ints:
-    """The class at the middle of each frame (N,), as an index into `classes`; -1 in gaps and after the end."""
+    """The class at the middle of each frame (N,), as an index into `classes`; -1 where there is no segment."""
     middles = (np.arange(num_frames) + 0.5) / frame_rate
     if not alignment:
         return np.full(num_frames, -1)
@@ -146,12 +124,12 @@ def _frames(
 
 
 def _indices(names: Sequence[str]) -> Ints:
-    """Names -> their places in the sorted list of different ones."""
+    """Names -> indices into the sorted list of distinct names."""
     return np.unique(np.array(names, dtype=object).astype(str), return_inverse=True)[1].astype(np.int64)
 
 
 def _halves(frames: Ints) -> Ints:
-    """Frames of each speaker (S,) -> half 0 or 1 of each: the longest is dealt first, in turns there and back."""
+    """Frames of each speaker (S,) -> half 0 or 1 of each: dealt by length, 0 1 1 0 0 1 1 0 ..."""
     order = np.argsort(-frames, kind="stable")
     half = np.empty(len(frames), dtype=np.int64)
     half[order] = np.isin(np.arange(len(frames)) % 4, (1, 2))
@@ -159,32 +137,34 @@ def _halves(frames: Ints) -> Ints:
 
 
 def _shuffled(frames: _Frames, seed: int) -> Codes:
-    """The codes (M,), of which those with a known phone have changed places within their utterance."""
-    gap, chance = frames.phone < 0, np.random.default_rng(seed).random(len(frames.code))
+    """The codes (M,); those of labelled frames are permuted within their utterance."""
+    unlabelled, random = frames.phone < 0, np.random.default_rng(seed).random(len(frames.code))
     shuffled = frames.code.copy()
-    shuffled[np.lexsort((gap, frames.utterance))] = frames.code[np.lexsort((chance, gap, frames.utterance))]
+    shuffled[np.lexsort((unlabelled, frames.utterance))] = frames.code[
+        np.lexsort((random, unlabelled, frames.utterance))
+    ]
     return shuffled
 
 
-def _learned(units: Ints, phones: Ints, half: Ints, otherwise: Ints) -> Ints:
-    """Units (M,), their phones, and halves -> for each the likeliest phone of its unit in the other half (M,).
+def _predicted(units: Ints, phones: Ints, half: Ints, otherwise: Ints) -> Ints:
+    """Units (M,), phones (M,) and halves (M,) -> the most frequent phone of each unit in the other half (M,).
 
-    Of equally likely phones the first; `otherwise` (M,) for units that the other half does not have.
+    Ties go to the first phone; `otherwise` (M,) is for units that the other half does not have.
     """
-    named, width = otherwise.copy(), int(phones.max()) + 1
-    for asked in (half == 0, half == 1):
-        taught = ~asked & (phones >= 0)
-        pairs, counts = np.unique(units[taught] * width + phones[taught], return_counts=True)
+    predicted, width = otherwise.copy(), int(phones.max()) + 1
+    for test in (half == 0, half == 1):
+        train = ~test & (phones >= 0)
+        pairs, counts = np.unique(units[train] * width + phones[train], return_counts=True)
         unit, phone = np.divmod(pairs, width)
-        order = np.lexsort((phone, -counts, unit))  # of each unit the likeliest first
+        order = np.lexsort((phone, -counts, unit))  # the most frequent phone of each unit first
         seen, first = np.unique(unit[order], return_index=True)
-        at = np.searchsorted(seen, units[asked]).clip(max=len(seen) - 1)
-        named[asked] = np.where(seen[at] == units[asked], phone[order][first][at], otherwise[asked])
-    return named
+        at = np.searchsorted(seen, units[test]).clip(max=len(seen) - 1)
+        predicted[test] = np.where(seen[at] == units[test], phone[order][first][at], otherwise[test])
+    return predicted
 
 
-def _counted(speaker: Ints, code: Ints, phone: Ints) -> dict[str, Callable[[Floats], float]]:
-    """Of frames whose phones are known (M,): what their table of counts tells, by weights of the speakers (S,)."""
+def _table_metrics(speaker: Ints, code: Ints, phone: Ints) -> dict[str, Callable[[Floats], float]]:
+    """Labelled frames (M,) -> metrics of the table of counts, as functions of the weights of the speakers (S,)."""
     num_speakers, width = int(speaker.max()) + 1, int(phone.max()) + 1
     pairs, cell = np.unique(code * width + phone, return_inverse=True)
     code_of, phone_of = np.divmod(pairs, width)  # (C,), sorted by code
@@ -202,26 +182,26 @@ def _counted(speaker: Ints, code: Ints, phone: Ints) -> dict[str, Callable[[Floa
         entropy = math.log(total) - phones
         return (_spread(cells) / total - codes + entropy) / entropy if entropy > 0 else math.nan
 
-    def purity_of_codes(weights: Floats) -> float:
+    def phone_purity(weights: Floats) -> float:
         cells = weights @ counts
         return float(np.maximum.reduceat(cells, codes_begin).sum() / cells.sum())
 
-    def purity_of_phones(weights: Floats) -> float:
+    def cluster_purity(weights: Floats) -> float:
         cells = weights @ counts
         return float(np.maximum.reduceat(cells[by_phone], phones_begin).sum() / cells.sum())
 
-    return {f.__name__: f for f in (pnmi, purity_of_codes, purity_of_phones)}
+    return {f.__name__: f for f in (pnmi, phone_purity, cluster_purity)}
 
 
 def _spread(counts: Floats) -> float:
     """The sum of n log n."""
-    return float((counts * np.log(np.maximum(counts, 1))).sum())  # whole numbers; 0 log 0 is 0
+    return float((counts * np.log(np.maximum(counts, 1))).sum())  # counts are integers; 0 log 0 is 0
 
 
 def _centred(statistic: Callable[[Floats], float], count: int) -> Estimate:
-    """As `bootstrap`, for figures that grow when there are fewer different speakers, as there are in every draw.
+    """As `bootstrap`, for statistics that are biased high with fewer distinct speakers, as in every resample.
 
-    Without that bias, which would leave the value outside of its own interval: the middle of the draws is put on it.
+    The interval is shifted so that the median of the resamples is the value; else the value could lie outside.
     """
     drawn: list[float] = []
 
@@ -232,12 +212,12 @@ def _centred(statistic: Callable[[Floats], float], count: int) -> Estimate:
     estimate = bootstrap(kept, count)
     if np.isnan(estimate.value):
         return estimate
-    shift = estimate.value - float(np.nanmedian(drawn[1:]))  # there are 2 speakers or more
+    shift = estimate.value - float(np.nanmedian(drawn[1:]))  # the first is the value itself
     return estimate._replace(low=estimate.low + shift, high=estimate.high + shift)
 
 
 def _changes(frames: _Frames, units: Ints, count: int, frame_rate: float) -> list[Floats]:
-    """Where units (M,) change, in seconds, in each utterance: within what is aligned, not where both sides are gaps."""
+    """Times in seconds where units (M,) change, by utterance: within the alignment, next to a labelled frame."""
     known, of, index = frames.phone >= 0, frames.utterance, frames.index
     first, last = np.full(count, len(of)), np.full(count, -1)
     np.minimum.at(first, of[known], index[known])

@@ -1,4 +1,4 @@
-"""What a prior over speech codes has learned, on utterances that it was not trained on.
+"""Metrics of a prior over speech codes on held-out utterances.
 
 Letters: K codebook size.
 """
@@ -15,25 +15,25 @@ from vqaudio.speech.prior import CodePrior
 from vqaudio.tokens.chunks import CodeSequences
 
 
-def code_prior_figures(prior: CodePrior, found: CodeSequences, unigram: Bits) -> dict[str, float]:
-    """Utterances, and the shares (K,) of the codes that it was trained on -> figures, in bits per code; float32.
+def code_prior_metrics(prior: CodePrior, found: CodeSequences, unigram: Bits) -> dict[str, float]:
+    """Utterances, and code probabilities (K,) of the training utterances -> metrics in bits per code, in float32.
 
-    bits_per_code: under the prior, told who speaks; bits_unknown: not told, where it knows speakers; label_gap: told
-    another speaker instead, less bits_per_code, where it knows several. unigram_bits: what the codes cost by their
-    shares alone: a prior that is no better has learned nothing. uniform_bits: log2 K.
+    bits_per_code: under the prior, given the speaker. bits_null_speaker: given the null speaker, if the prior has
+    speakers. label_gap: increase of bits_per_code when another speaker is given, if it has several. unigram_bits: under
+    the code probabilities alone, which a trained prior must beat. uniform_bits: log2 K.
     """
 
-    def told(speaker_ids: np.ndarray) -> float:
+    def bits_per_code(speaker_ids: np.ndarray) -> float:
         return float(prior_bits(replace(found, speaker_ids=speaker_ids), prior).sum() / found.num_codes)
 
-    own, nobody = found.speaker_ids, prior.null_speaker
-    figures = {
-        "bits_per_code": told(own),
+    own, null_speaker = found.speaker_ids, prior.null_speaker
+    metrics = {
+        "bits_per_code": bits_per_code(own),
         "unigram_bits": float(-np.log2(unigram)[np.concatenate(found.codes)].mean()),
         "uniform_bits": math.log2(found.codebook_size),
     }
     if prior.cfg.speakers:
-        figures["bits_unknown"] = told(np.full_like(own, nobody))
+        metrics["bits_null_speaker"] = bits_per_code(np.full_like(own, null_speaker))
     if len(prior.cfg.speakers) > 1:
-        figures["label_gap"] = told((own + 1) % nobody) - figures["bits_per_code"]
-    return figures
+        metrics["label_gap"] = bits_per_code((own + 1) % null_speaker) - metrics["bits_per_code"]
+    return metrics

@@ -1,8 +1,8 @@
-"""How close is the sound to the original? Distances of spectra and pitch, PESQ and STOI.
+"""Signal metrics: distances of spectra and F0, PESQ and STOI between decoded audio and the original.
 
-A decoder that draws samples makes a waveform of its own, which is to sound like the original but not to coincide with
-it. So these figures say how much of the sound is kept, the first of them more kindly than the last: spectra by their
-shapes, pitch by frames, PESQ and STOI by comparison in time, in which a good resampled voice can fare badly.
+A decoder that samples generates a new waveform, which should sound like the original but does not coincide with it. MCD
+compares spectral shapes after time warping and penalises this least; PESQ and STOI compare the signals in time, and can
+be low for good speech.
 
 Letters: T samples, N frames of 10 ms, B mel bands, U pairs.
 """
@@ -25,33 +25,33 @@ from vqaudio.metrics.pitch import FRAME, pitch
 Wav = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 WINDOW, BANDS = 0.025, 80  # seconds; mel bands from 0 Hz to half the sample rate
-FLOOR = 1e-9  # of a band's power: about the noise of samples of 16 bits
-CEPSTRA = 13  # without the 0th, which is the level
+FLOOR = 1e-9  # of the power of a band: about the quantization noise of 16 bits
+CEPSTRA = 13  # without the 0th coefficient, the level
 DECIBELS = 10 / math.log(10)
-SHORTEST, MISMATCH = 0.1, 0.1  # seconds a pair must last, and by which its lengths may differ
-GROSS = 0.2  # of the pitch: a greater error is a gross one
+SHORTEST, MISMATCH = 0.1, 0.1  # seconds: least duration of a pair, and largest difference of its durations
+GROSS = 0.2  # relative F0 error above which it is a gross pitch error
 PESQ_RATE = 16_000
-FRAME_FIGURES = {  # name: errors, and the frames that they are counted over
+FRAME_METRICS = {  # metric: sums of errors, sums of frames
     "mcd": ("distance", "path"),
     "log_mel_distance": ("log_mel", "frames"),
     "voicing_error": ("decisions", "frames"),
     "gross_pitch_error": ("gross", "both"),
-    "voiced_share_original": ("voiced", "frames"),
-    "voiced_share": ("voiced_other", "frames"),
+    "voiced_fraction_original": ("voiced", "frames"),
+    "voiced_fraction": ("voiced_other", "frames"),
 }
-PAIR_FIGURES = ("level_difference", "pesq", "stoi", "estoi")
+PAIR_METRICS = ("level_difference", "pesq", "stoi", "estoi")
 
 
 class Tracks(NamedTuple):
-    """Two pitches on the frames voiced in both, in cents."""
+    """F0 statistics of a pair on the frames voiced in both, in cents."""
 
     error: float  # sum of squared differences
-    together: float  # sums of products about each track's own mean
+    together: float  # sum of products of deviations from the means
     original: float
     other: float
 
 
-def signal_figures(
+def signal_metrics(
     originals: Sequence[Wav],
     others: Sequence[Wav],
     sample_rate: int,
@@ -59,30 +59,31 @@ def signal_figures(
     names: Sequence[str] | None = None,
     left_out: list[str] | None = None,
 ) -> dict[str, Estimate]:
-    """Pairs of (T,), the original and what was made of it -> figures, drawn by pairs.
+    """Pairs of (T,), original and decoded -> metrics, with intervals over pairs.
 
-    mcd                     dB, mel-cepstral distortion along the best warping of time (`mel_cepstral_distortion`)
+    mcd                     dB, mel-cepstral distortion after dynamic time warping (`mel_cepstral_distortion`)
     log_mel_distance        dB, root of the mean square over mel bands, frame by frame
-    f0_correlation          of the pitches in cents, about the mean of each utterance
+    f0_correlation          correlation of F0 in cents, each utterance about its own mean
     f0_rmse                 cents
-    gross_pitch_error       share of the frames voiced in both whose pitches differ by more than 20 %
-    voicing_error           share of all frames that are voiced in one only
-    voiced_share, _original share of the frames of the other, and of the original
-    level_difference        dB, of the other against the original
+    gross_pitch_error       fraction of the frames voiced in both whose F0 differs by more than 20 %
+    voicing_error           fraction of all frames that are voiced in one only
+    voiced_fraction, _original fraction of voiced frames in the decoded audio, and in the original
+    level_difference        dB, of the decoded audio relative to the original
     pesq, stoi, estoi       wide-band PESQ (MOS-LQO), STOI and extended STOI
 
-    The pitch figures are of frames voiced in both. A pair of which PESQ, STOI or a level cannot be told is left out of
-    that figure, which its count shows, and a sentence with its name (or number) is appended to `left_out`; without that
-    list it is a warning. A figure that is left with no pair is NaN. Raises ValueError for no pairs, lists of different
-    lengths, audio that is not (T,) or not finite, shorter than 0.1 s, or longer than its partner by more than 0.1 s.
+    F0 metrics use the frames voiced in both. A pair whose PESQ, STOI or level is undefined is left out of that metric,
+    as its count shows, and a sentence with its name (or number) is appended to `left_out`; without that list it is a
+    warning. A metric without any pair is NaN. Raises ValueError for no pairs, lists of different lengths, audio that is
+    not (T,) or not finite, shorter than 0.1 s, or longer than its partner by more than 0.1 s; ModuleNotFoundError
+    without pesq, pystoi and torchmetrics.
     """
-    check_judges()
+    check_packages()
     _check(originals, others, sample_rate)
     names = [str(u) for u in range(len(originals))] if names is None else names
     if len(names) != len(originals):
         raise ValueError(f"{len(originals)} pairs have {len(names)} names; give as many of both")
-    sums: dict[str, list[float]] = {name: [] for pair in FRAME_FIGURES.values() for name in pair}
-    whole: dict[str, list[float]] = {name: [] for name in PAIR_FIGURES}
+    sums: dict[str, list[float]] = {name: [] for pair in FRAME_METRICS.values() for name in pair}
+    whole: dict[str, list[float]] = {name: [] for name in PAIR_METRICS}
     tracks: list[Tracks] = []
     for name, original, other in zip(names, originals, others, strict=True):
         length = min(len(original), len(other))
@@ -95,22 +96,22 @@ def signal_figures(
             if isinstance(value, float):
                 whole[key].append(value)
             else:
-                _tell(f"utterance {name} has no {key}: {value}", left_out)
-    figures = {name: ratio(sums[above], sums[below]) for name, (above, below) in FRAME_FIGURES.items()}
+                _report(f"utterance {name} has no {key}: {value}", left_out)
+    metrics = {name: ratio(sums[above], sums[below]) for name, (above, below) in FRAME_METRICS.items()}
     squares = ratio([track.error for track in tracks], sums["both"])
-    figures["f0_rmse"] = squares._replace(**{end: math.sqrt(getattr(squares, end)) for end in ("value", "low", "high")})
-    figures["f0_correlation"] = _correlation(tracks)
+    metrics["f0_rmse"] = squares._replace(**{end: math.sqrt(getattr(squares, end)) for end in ("value", "low", "high")})
+    metrics["f0_correlation"] = _correlation(tracks)
     nothing = Estimate(math.nan, math.nan, math.nan, 0)
-    return figures | {name: mean(values) if values else nothing for name, values in whole.items()}
+    return metrics | {name: mean(values) if values else nothing for name, values in whole.items()}
 
 
 def mel_cepstral_distortion(original: Floats, other: Floats) -> tuple[float, int]:
-    """Log mel powers (N, B) and (N', B) in dB -> the sum of distances along the best path of DTW, its length.
+    """Log-mel powers (N, B) and (N', B) in dB -> the sum of distances along the best DTW path, and its length.
 
     A frame is smoothed to CEPSTRA cosines over the bands: c_m = 2 / B sum_b L_b cos(pi m (b + 1/2) / B), L natural
     logarithms of amplitudes. The distance of two frames, 10 sqrt(2) / ln 10 |c - c'| (Kubichek, 1993), is the root mean
-    square difference of two such smooth spectra in dB, without their levels. Steps of the path (librosa's) go on by one
-    frame in either or both, and weigh the same.
+    square difference of two such smooth spectra in dB, without their levels. Steps of the path (librosa's) advance by
+    one frame in either or both, with equal weights.
     """
     import librosa
 
@@ -147,12 +148,12 @@ def _check(originals: Sequence[Wav], others: Sequence[Wav], sample_rate: int) ->
         if lengths[0] < SHORTEST * sample_rate or lengths[1] - lengths[0] > MISMATCH * sample_rate:
             raise ValueError(
                 f"pair {number} has {len(pair[0])} and {len(pair[1])} samples; give at least {SHORTEST} s, "
-                f"and an original and what was made of it, equally long to within {MISMATCH} s"
+                f"and durations that are equal to within {MISMATCH} s"
             )
 
 
 def _of_frames(original: Wav, other: Wav, sample_rate: int) -> tuple[dict[str, float], Tracks]:
-    """Sums over the frames of a pair, by the names in FRAME_FIGURES."""
+    """Sums over the frames of a pair, by the names in FRAME_METRICS, and its F0 statistics."""
     spectra = log_mel(original, sample_rate), log_mel(other, sample_rate)
     distance, path = mel_cepstral_distortion(*spectra)
     first, second = pitch(original, sample_rate), pitch(other, sample_rate)
@@ -177,7 +178,7 @@ def _of_frames(original: Wav, other: Wav, sample_rate: int) -> tuple[dict[str, f
 
 
 def _correlation(tracks: Sequence[Tracks]) -> Estimate:
-    """Of all utterances together, each about its own mean, so that voices of different pitch do not correlate."""
+    """Of all utterances, each about its own mean, so that differences between speakers do not count."""
     sums = np.array([(track.together, track.original, track.other) for track in tracks])
 
     def statistic(weights: Floats) -> float:
@@ -188,10 +189,10 @@ def _correlation(tracks: Sequence[Tracks]) -> Estimate:
 
 
 def _of_whole(original: Wav, other: Wav, sample_rate: int) -> dict[str, float | str]:
-    """PAIR_FIGURES of a pair, or in words why there is none."""
+    """PAIR_METRICS of a pair, or the reason why one is undefined."""
     levels = [float(np.sqrt(np.square(wav, dtype=np.float64).mean())) for wav in (original, other)]
     if min(levels) == 0:
-        return dict.fromkeys(PAIR_FIGURES, f"the {'original' if levels[0] == 0 else 'other'} is silent")
+        return dict.fromkeys(PAIR_METRICS, f"the {'original' if levels[0] == 0 else 'decoded audio'} is silent")
     return {
         "level_difference": 20 * math.log10(levels[1] / levels[0]),
         "pesq": _pesq(original, other, sample_rate),
@@ -208,32 +209,32 @@ def _pesq(original: Wav, other: Wav, sample_rate: int) -> float | str:
     try:
         return float(perceptual_evaluation_speech_quality(from_numpy(other), from_numpy(original), PESQ_RATE, "wb"))
     except PesqError as error:
-        return _words(error)
+        return _message(error)
 
 
 def _stoi(original: Wav, other: Wav, sample_rate: int, *, extended: bool) -> float | str:
     from torchmetrics.functional.audio import short_time_objective_intelligibility
 
     pair, state = (from_numpy(other), from_numpy(original)), np.random.get_state()
-    np.random.seed(0)  # pystoi draws from the global generator, to divide by no zero, for the extended measure
+    np.random.seed(0)  # for extended STOI, pystoi adds noise from the global generator to avoid division by 0
     with warnings.catch_warnings():
-        warnings.simplefilter("error", RuntimeWarning)  # pystoi warns of too little speech, and gives 1e-5
+        warnings.simplefilter("error", RuntimeWarning)  # pystoi warns of too little speech and returns 1e-5
         try:
             return float(short_time_objective_intelligibility(*pair, sample_rate, extended=extended))
         except RuntimeWarning as warning:
-            return _words(warning)
+            return _message(warning)
         finally:
             np.random.set_state(state)
 
 
-def _words(error: Exception) -> str:
-    """What a library said, which may be bytes."""
+def _message(error: Exception) -> str:
+    """The message of an exception, which may be bytes."""
     said = error.args[0] if error.args else type(error).__name__
     return said.decode() if isinstance(said, bytes) else str(said)
 
 
-def check_judges() -> None:
-    """Raises ModuleNotFoundError, with what to install, where PESQ or STOI cannot be computed."""
+def check_packages() -> None:
+    """Raises ModuleNotFoundError, with what to install, where a package is missing."""
     try:
         import pesq  # noqa: F401
         import pystoi  # noqa: F401
@@ -242,7 +243,7 @@ def check_judges() -> None:
         raise ModuleNotFoundError("PESQ and STOI need packages: pip install 'vqaudio[metrics]'") from error
 
 
-def _tell(sentence: str, left_out: list[str] | None) -> None:
+def _report(sentence: str, left_out: list[str] | None) -> None:
     if left_out is None:
         warnings.warn(sentence, stacklevel=3)
     else:

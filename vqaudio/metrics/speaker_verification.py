@@ -1,9 +1,9 @@
-"""Do two recordings have one voice? A speaker verifier that others trained: the voice encoder of Resemblyzer.
+"""Speaker verification with the pretrained voice encoder of Resemblyzer.
 
 It is the network of Wan et al., *Generalized End-to-End Loss for Speaker Verification* (arXiv 1710.10467). Its authors
 trained it on VoxCeleb and, by some of what they say, on a part of LibriSpeech (issues 76, 32 and 8 of Resemblyzer): in
-LibriSpeech it may have heard the speakers before. Of the package (Apache-2.0) only the weights are used, so that what
-it imports (webrtcvad, which wants pkg_resources; a module that SciPy gives up) need not work.
+LibriSpeech it may know the speakers. Only the weights of the package (Apache-2.0) are used, so that its imports
+(webrtcvad, which needs pkg_resources; a module that SciPy has removed) need not work.
 
 Letters: T samples, M mel frames, W windows, S trials.
 """
@@ -25,13 +25,13 @@ Wav = npt.NDArray[np.float32]
 Vector = npt.NDArray[np.float32]  # (256,), of length 1
 SAMPLE_RATE = 16000
 MEL_BANDS, MEL_WINDOW, MEL_STEP = 40, 400, 160  # 25 ms every 10 ms, in samples
-WINDOW_FRAMES, WINDOW_STEP = 160, 77  # what the network hears at once: 1.6 s, 1.3 times a second
-LEAST_FILLED = 0.75  # of a last window, which is filled up with silence; one that has less is left out
+WINDOW_FRAMES, WINDOW_STEP = 160, 77  # window and step of the network in frames: 1.6 s and 0.77 s
+MIN_FILLED = 0.75  # fraction of the last window, padded with zeros; it is dropped if it has less speech
 LEVEL = 10 ** (-30 / 20)  # -30 dBFS, root mean square
 
 
 class SpeakerVerifier:
-    """Recordings -> vectors whose cosine is high where the voice is the same."""
+    """Recordings -> vectors whose cosine similarity is high for the same speaker."""
 
     def __init__(self) -> None:
         """Raises ModuleNotFoundError where the weights are not installed."""
@@ -44,12 +44,12 @@ class SpeakerVerifier:
     def embed(self, wav: npt.ArrayLike, sample_rate: int) -> Vector:
         """(T,) -> (256,) float32 of length 1: the mean over windows of 1.6 s.
 
-        The level does not matter: all is brought to -30 dBFS, where Resemblyzer only raises what is below. Pauses
-        stay in: on clean speech it errs no less without them. Raises ValueError for what is no waveform, or empty.
+        The level is normalised to -30 dBFS (Resemblyzer only raises lower levels). Pauses are kept: on clean speech
+        removing them reduces no errors. Raises ValueError for an empty waveform and for what is not (T,).
         """
         wave = np.asarray(wav, np.float32)
         if wave.ndim != 1 or not len(wave) or not np.isfinite(wave).all():
-            raise ValueError(f"a voice is heard in finite samples (T,), T at least 1, got {wave.shape}")
+            raise ValueError(f"speaker verification takes finite samples (T,), T at least 1, got {wave.shape}")
         if sample_rate < 1:
             raise ValueError(f"sample_rate must be at least 1 Hz, got {sample_rate}")
         wave = _levelled(resampled(wave, sample_rate, SAMPLE_RATE))
@@ -58,21 +58,21 @@ class SpeakerVerifier:
 
 
 def equal_error_rate(scores: npt.ArrayLike, same: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> float:
-    """Scores (S,), whether each trial is of one voice (S,), how often it counts (S,) -> the equal error rate, 0 to 1.
+    """Scores (S,), whether each trial is of the same speaker (S,), weights (S,) -> the equal error rate (EER), 0 to 1.
 
-    Where the threshold is such that as large a share of the trials of one voice is refused as is accepted of those of
-    two; between two thresholds both shares are interpolated. NaN where there are no trials of one kind.
+    At the threshold where the false rejection rate equals the false acceptance rate; both are interpolated between two
+    thresholds. NaN where there are no trials of one kind.
     """
     score, own = np.asarray(scores, np.float64), np.asarray(same, bool)
     weight = np.ones(len(score)) if weights is None else np.asarray(weights, np.float64)
-    _, place = np.unique(-score, return_inverse=True)  # the best first, equal ones together
+    _, place = np.unique(-score, return_inverse=True)  # highest first, ties together
     hits, false = (np.append(0, np.bincount(place, weight * kind).cumsum()) for kind in (own, ~own))
     if not hits[-1] or not false[-1]:
         return float("nan")
-    accepted, refused = false / false[-1], 1 - hits / hits[-1]
-    above = int(np.argmax(accepted >= refused))  # at least 1: at first nothing is accepted and all is refused
-    gap = refused - accepted
-    part = gap[above - 1] / (gap[above - 1] - gap[above])
+    accepted, rejected = false / false[-1], 1 - hits / hits[-1]
+    above = int(np.argmax(accepted >= rejected))  # at least 1: at first everything is rejected
+    difference = rejected - accepted
+    part = difference[above - 1] / (difference[above - 1] - difference[above])
     return float(accepted[above - 1] + part * (accepted[above] - accepted[above - 1]))
 
 
@@ -92,12 +92,14 @@ class _Network(nn.Module):
 def _weights() -> Path:
     package = importlib.util.find_spec("resemblyzer")  # found, not imported
     if package is None or package.origin is None:
-        raise ModuleNotFoundError("voices are compared with Resemblyzer's weights: pip install 'vqaudio[metrics]'")
+        raise ModuleNotFoundError(
+            "speaker verification needs the weights of Resemblyzer: pip install 'vqaudio[metrics]'"
+        )
     return Path(package.origin).parent / "pretrained.pt"
 
 
 def _levelled(wave: Wav) -> Wav:
-    """Silence stays what it is."""
+    """At the RMS level LEVEL; silence is returned unchanged."""
     level = float(np.sqrt(np.mean(np.square(wave, dtype=np.float64))))
     return wave * np.float32(LEVEL / level) if level > 0 else wave
 
@@ -108,7 +110,7 @@ def _windows(wave: Wav) -> npt.NDArray[np.float32]:
 
     frames = -(-(len(wave) + 1) // MEL_STEP)
     starts = list(range(0, max(1, frames - WINDOW_FRAMES + WINDOW_STEP + 1), WINDOW_STEP))
-    if len(starts) > 1 and len(wave) - starts[-1] * MEL_STEP < LEAST_FILLED * WINDOW_FRAMES * MEL_STEP:
+    if len(starts) > 1 and len(wave) - starts[-1] * MEL_STEP < MIN_FILLED * WINDOW_FRAMES * MEL_STEP:
         starts.pop()
     padded = np.pad(wave, (0, max(0, (starts[-1] + WINDOW_FRAMES) * MEL_STEP - len(wave))))
     mel = librosa.feature.melspectrogram(

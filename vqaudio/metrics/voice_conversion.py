@@ -1,6 +1,6 @@
-"""Does a conversion change the voice, and does a reconstruction keep it? What a speaker verifier says.
+"""Voice conversion: whether decoded speech has the requested speaker, by a pretrained speaker verifier.
 
-Letters: T samples, C converted utterances, U real utterances, V speakers.
+Letters: T samples, C decoded utterances, U real utterances, V speakers.
 """
 
 from __future__ import annotations
@@ -24,18 +24,21 @@ def voice_conversion_metrics(
     verifier: SpeakerVerifier,
     originals: Sequence[int | None] | None = None,
 ) -> dict[str, Estimate]:
-    """Waveforms (T,), who said them, in whose voice they are, and real speech by its speakers -> figures by name.
+    """Decoded waveforms (T,), their source and target speakers, and real speech by speaker -> metrics by name.
 
-    A voice is the mean of the vectors of a speaker's real utterances; similarities are cosines. `originals`: the place
-    of each one's source utterance in `enrolled[source]`, if it is there; it is left out of the source's voice.
+    A speaker is represented by the mean of the verifier's vectors of real utterances; similarities are cosines.
+    `originals`: the index of each one's source utterance in `enrolled[source]`, if it is there; it is then left out of
+    the mean of the source speaker.
 
-    Where target and source differ: similarity_target, similarity_source, target_closer (nearer to the target than to
-    the source), target_named (nearest to the target of all V). Where they are the same, in a reconstruction:
-    similarity_own, own_named. What these can be at best and at worst, by the real utterances: real_same and real_named
-    (to the voice of their speaker's other utterances), real_other (to the voices of the others), chance (1 / V), and
-    the verifier's equal_error between the two. What is made of one source utterance is drawn together. Figures that
-    nothing was given for are left out. Raises ValueError for fewer than 2 speakers, a speaker of fewer than 2
-    utterances, names that are not enrolled, places that do not exist, and lists of different lengths.
+    Conversions (target and source differ): similarity_target, similarity_source, closer_to_target (more similar to the
+    target than to the source), target_identified (most similar to the target among all V). Reconstructions (target is
+    source): similarity_speaker, speaker_identified. Real utterances, for reference: real_same_speaker and
+    real_identified (compared with the speaker's other utterances), real_other_speakers, chance (1 / V), and the
+    verifier's equal_error_rate. What is decoded from one source utterance is resampled together. Metrics without
+    utterances are left out.
+
+    Raises ValueError for fewer than 2 speakers, a speaker with fewer than 2 utterances, names that are not enrolled,
+    indices out of range, and lists of different lengths.
     """
     places = [None] * len(converted) if originals is None else list(originals)
     _check(len(converted), sources, targets, places, enrolled)
@@ -45,35 +48,35 @@ def voice_conversion_metrics(
     sums = np.stack([own.sum(0) for own in real])  # (V, 256)
 
     def similarities(vector: npt.NDArray[np.float32], speaker: int, place: int | None) -> Floats:
-        """(256,) -> (V,) cosines to the voices, without one utterance of one speaker."""
-        voices = sums.astype(np.float64)
+        """(256,) -> (V,) cosines with the speakers, leaving out one utterance of one speaker."""
+        centroids = sums.astype(np.float64)
         if place is not None:
-            voices[speaker] -= real[speaker][place]
-        return voices @ vector / np.linalg.norm(voices, axis=1)
+            centroids[speaker] -= real[speaker][place]
+        return centroids @ vector / np.linalg.norm(centroids, axis=1)
 
     rows = [similarities(v, s, place) for s, own in enumerate(real) for place, v in enumerate(own)]
-    figures = _of_real(np.array(rows), np.repeat(np.arange(len(real)), [len(own) for own in real]))
+    metrics = _of_real(np.array(rows), np.repeat(np.arange(len(real)), [len(own) for own in real]))
     if not converted:
-        return figures
+        return metrics
     vectors = [verifier.embed(wav, sample_rate) for wav in converted]
     found = np.array([similarities(*row) for row in zip(vectors, source.tolist(), places, strict=True)])
     groups = [c if place is None else (sources[c], place) for c, place in enumerate(places)]
-    return _of_converted(found, source, target, groups) | figures
+    return _of_converted(found, source, target, groups) | metrics
 
 
 def _of_converted(
     found: Floats, source: npt.NDArray[np.intp], target: npt.NDArray[np.intp], groups: Sequence[Hashable]
 ) -> dict[str, Estimate]:
-    """Similarities (C, V), whose utterances they were (C,) and whose they became (C,), what is drawn together."""
+    """Similarities (C, V), source and target speakers (C,), and groups that are resampled together -> metrics."""
     each, changed = np.arange(len(found)), source != target
-    to_source, to_target, named = found[each, source], found[each, target], found.argmax(1) == target
+    to_source, to_target, identified = found[each, source], found[each, target], found.argmax(1) == target
     values = {
         "similarity_target": (to_target, changed),
         "similarity_source": (to_source, changed),
-        "target_closer": (to_target > to_source, changed),
-        "target_named": (named, changed),
-        "similarity_own": (to_target, ~changed),
-        "own_named": (named, ~changed),
+        "closer_to_target": (to_target > to_source, changed),
+        "target_identified": (identified, changed),
+        "similarity_speaker": (to_target, ~changed),
+        "speaker_identified": (identified, ~changed),
     }
     return {
         name: mean(value[where], [groups[c] for c in np.flatnonzero(where).tolist()])
@@ -83,7 +86,7 @@ def _of_converted(
 
 
 def _of_real(found: Floats, speaker: npt.NDArray[np.intp]) -> dict[str, Estimate]:
-    """Similarities (U, V), whose utterances they are (U,)."""
+    """Similarities (U, V) and speakers (U,) of real utterances -> metrics."""
     own = np.arange(found.shape[1]) == speaker[:, None]
     same = found[own]
     other = (found.sum(1) - same) / (found.shape[1] - 1)
@@ -92,10 +95,10 @@ def _of_real(found: Floats, speaker: npt.NDArray[np.intp]) -> dict[str, Estimate
         return equal_error_rate(found.ravel(), own.ravel(), weights.repeat(found.shape[1]))
 
     return {
-        "real_same": mean(same),
-        "real_other": mean(other),
-        "real_named": mean(found.argmax(1) == speaker),
-        "equal_error": bootstrap(equal_error, len(found)),
+        "real_same_speaker": mean(same),
+        "real_other_speakers": mean(other),
+        "real_identified": mean(found.argmax(1) == speaker),
+        "equal_error_rate": bootstrap(equal_error, len(found)),
         "chance": mean(np.full(len(found), 1 / found.shape[1])),
     }
 
@@ -109,11 +112,11 @@ def _check(
 ) -> None:
     if not count == len(sources) == len(targets) == len(places):
         raise ValueError(
-            f"{count} converted utterances have {len(sources)} sources, {len(targets)} targets and {len(places)} "
+            f"{count} decoded utterances have {len(sources)} sources, {len(targets)} targets and {len(places)} "
             "originals; give as many of each"
         )
     if len(enrolled) < 2:
-        raise ValueError(f"voices are told apart among 2 or more enrolled speakers, got {len(enrolled)}")
+        raise ValueError(f"speaker identification needs 2 or more enrolled speakers, got {len(enrolled)}")
     for name, wavs in enrolled.items():
         if len(wavs) < 2:
             raise ValueError(f"speaker {name!r} has {len(wavs)} enrolled utterances; give at least 2 or leave it out")

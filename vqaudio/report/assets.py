@@ -1,6 +1,6 @@
-"""What the page shows of tokens: where each code occurs and how it sounds, and utterances over time.
+"""What the HTML page shows besides metrics: the codes, utterances over time, and audio to listen to.
 
-Letters: N frames, T samples, K codes, V speakers, M mel bands, F columns of a spectrogram, P points of an envelope.
+Letters: N frames, T samples, K codes, M mel bands, F columns of a spectrogram, P points of an envelope.
 """
 
 from __future__ import annotations
@@ -17,18 +17,82 @@ from vqaudio.atomic import atomic_file
 from vqaudio.data.alignments import Segment
 from vqaudio.data.audio import write_audio
 from vqaudio.metrics.phones import frame_phones
+from vqaudio.report.context import EvaluationContext
+from vqaudio.report.datasets import spread
+from vqaudio.report.systems import NotApplicableError
 from vqaudio.tokens.rows import TokenRow, file_name
 
 Frames = npt.NDArray[np.float32]
 AUDIO, PICTURES = "audio", "pictures"  # folders of a report
-CONTEXT = 0.2  # seconds that are heard around a code, which alone is too short for an ear
-MOST_LABELS = 8  # phones and speakers that are listed of a code
+SNIPPET_CONTEXT = 0.2  # seconds before and after a code in its snippets: a code alone is too short to recognise
+MAX_LABELS = 8  # phones and speakers listed for a code
 POINTS = 1000  # of an envelope
+TIMELINES, AUDIO_EXAMPLES, SNIPPET_UTTERANCES = 6, 8, 40  # utterances of each set
 MELS, WINDOW, COLUMNS_PER_SECOND, DYNAMIC_RANGE = 80, 0.025, 200, 70.0  # bands, seconds, Hz, dB below the loudest
 
 
+def page_assets(contexts: Sequence[EvaluationContext], folder: Path, *, decoded: bool) -> dict[str, Any]:
+    """The entries of all sets for `write_page`; their audio and pictures are written to `folder`.
+
+    decoded: whether there is decoded audio to listen to.
+    """
+    rows, wavs, alignments = [], {}, {}
+    for context in contexts:
+        dataset = context.dataset
+        rows += context.rows
+        alignments |= context.alignments
+        chosen = spread(dataset.utterances, SNIPPET_UTTERANCES, lambda u: u.speaker)
+        wavs |= {u.id: dataset.wav(u) for u in chosen}
+    timelines = [one for context in contexts for one in _timelines(context, folder)]
+    size = contexts[0].model.codebook_size
+    return {
+        "codes": code_entries(rows, size, folder, wavs=wavs, alignments=alignments),
+        "timelines": sorted(timelines, key=lambda one: not one["segments"]),  # those with phones first
+        "audio": [one for context in contexts if decoded for one in _audio_examples(context, folder)],
+        "pictures": [],
+    }
+
+
+def _timelines(context: EvaluationContext, folder: Path) -> list[dict[str, Any]]:
+    dataset = context.dataset
+    aligned = [u for u in dataset.utterances if u.id in context.alignments] or dataset.utterances
+    rows = {row.id: row for row in context.rows}
+    return [
+        timeline(rows[u.id], folder, wav=dataset.wav(u), segments=context.alignments.get(u.id, ()), text=u.text)
+        for u in spread(aligned, TIMELINES, lambda u: u.speaker)
+    ]
+
+
+def _audio_examples(context: EvaluationContext, folder: Path) -> list[dict[str, Any]]:
+    """Originals, reconstructions and conversions; none for a set that the model cannot decode."""
+    try:
+        decoded = context.decoded
+    except NotApplicableError:
+        return []
+    rate = context.model.sample_rate
+    chosen = spread(range(len(decoded.utterances)), AUDIO_EXAMPLES, lambda i: decoded.utterances[i].speaker)
+    examples = []
+    for i in chosen:
+        u = decoded.utterances[i]
+        conversions = {}
+        if decoded.targets:
+            target = decoded.targets[i]
+            conversions[target] = clip(folder, f"{u.id}-{target}", decoded.conversions[i], rate)
+        examples.append(
+            {
+                "id": u.id,
+                "speaker": u.speaker,
+                "text": u.text,
+                "original": clip(folder, u.id, decoded.originals[i], rate),
+                "reconstruction": clip(folder, f"{u.id}-reconstruction", decoded.reconstructions[i], rate),
+                "conversions": conversions,
+            }
+        )
+    return examples
+
+
 class Run(NamedTuple):
-    """A code that stays the same from frame `start` until before frame `end`."""
+    """Successive equal codes, from frame `start` until before frame `end`."""
 
     code: int
     start: int
@@ -36,10 +100,10 @@ class Run(NamedTuple):
 
 
 def clip(folder: Path, name: str, wav: npt.ArrayLike, sample_rate: int) -> str:
-    """Audio (T,) as a 16-bit WAV file of the report in `folder` -> its path there, for the page.
+    """Writes audio (T,) as a 16-bit WAV file below `folder` -> its path relative to it.
 
-    Not FLAC, though half as large: without a table of places, which libsndfile does not write, Chromium fails to seek
-    in short ones.
+    Not FLAC, though half as large: libsndfile writes no seek table, and without one Chromium fails to seek in short
+    files.
     """
     path = f"{AUDIO}/{file_name(name)}.wav"
     (folder / AUDIO).mkdir(exist_ok=True)
@@ -47,7 +111,7 @@ def clip(folder: Path, name: str, wav: npt.ArrayLike, sample_rate: int) -> str:
     return path
 
 
-def code_exhibits(
+def code_entries(
     rows: Sequence[TokenRow],
     codebook_size: int,
     folder: Path,
@@ -56,17 +120,17 @@ def code_exhibits(
     alignments: Mapping[str, Sequence[Segment]] | None = None,
     snippets: int = 3,
 ) -> list[dict[str, Any]]:
-    """Tokens of utterances -> for each of the K codes, used or not, its use, phones, speakers, and how it sounds.
+    """Token rows -> for each of the K codes its frequency, phones, speakers and audio snippets.
 
-    `wavs`, by utterance: what may be listened to; whose audio is not there is counted, but not heard. A code's
-    snippets are its longest runs, each from another utterance, with 0.2 s on both sides: ranges of seconds in one file
-    for each utterance. `alignments`, by utterance: a frame's phone is the one at its middle. phones and speakers are
-    shares of the frames where they are known, the 8 largest. Raises ValueError for codes that are not in 0..K-1.
+    `wavs`: utterance id -> audio; without it an utterance is counted but gives no snippets. A code's snippets are its
+    longest runs, each from another utterance, with 0.2 s on both sides, as ranges of seconds in one file per utterance.
+    `alignments`: utterance id -> phones; the phone of a frame is the one at its middle. phones and speakers are the 8
+    largest fractions of the frames where they are known. Raises ValueError for codes outside 0..K-1.
     """
     alignments = alignments or {}
     labels = sorted({segment.label for alignment in alignments.values() for segment in alignment})
     names = sorted({row.speaker for row in rows if row.speaker is not None})
-    phones = np.zeros((codebook_size, len(labels) + 1), np.int64)  # frames of each code; the last column: not known
+    phones = np.zeros((codebook_size, len(labels) + 1), np.int64)  # frames of each code; the last column: unknown
     speakers = np.zeros((codebook_size, len(names) + 1), np.int64)
     milliseconds = np.zeros(codebook_size)
     found: list[list[tuple[TokenRow, Run]]] = [[] for _ in range(codebook_size)]
@@ -81,14 +145,14 @@ def code_exhibits(
         for run in runs(codes):
             found[run.code].append((row, run))
     total = max(int(phones.sum()), 1)
-    written: dict[str, str] = {}  # paths of utterances
+    written: dict[str, str] = {}  # utterance id -> path
     return [
         {
             "code": code,
-            "share": round(int(phones[code].sum()) / total, 6),
+            "fraction": round(int(phones[code].sum()) / total, 6),
             "count": int(phones[code].sum()),
-            "phones": _shares(phones[code], labels),
-            "speakers": _shares(speakers[code], names),
+            "phones": _fractions(phones[code], labels),
+            "speakers": _fractions(speakers[code], names),
             "mean_run_ms": round(milliseconds[code] / len(found[code]), 1) if found[code] else None,
             "snippets": _snippets(found[code], wavs or {}, folder, snippets, written),
         }
@@ -104,7 +168,7 @@ def timeline(
     segments: Sequence[Segment] = (),
     text: str | None = None,
 ) -> dict[str, Any]:
-    """One utterance for the page: its codes, and what is known of its phones, text and audio (T,)."""
+    """One utterance over time: its codes, phones, text, and audio (T,) with waveform and spectrogram."""
     facts = {
         "id": row.id,
         "speaker": row.speaker,
@@ -127,7 +191,7 @@ def timeline(
 
 
 def runs(codes: npt.NDArray[np.int64]) -> list[Run]:
-    """(N,) -> its runs of equal codes, in order."""
+    """Codes (N,) -> runs of equal codes, in order."""
     if not len(codes):
         return []
     edges = [0, *(np.flatnonzero(np.diff(codes)) + 1).tolist(), len(codes)]
@@ -135,20 +199,20 @@ def runs(codes: npt.NDArray[np.int64]) -> list[Run]:
 
 
 def envelope(wav: Frames, points: int = POINTS) -> npt.NDArray[np.float32]:
-    """(T,) -> (P, 2): the lowest and the highest sample of each of P equal parts, P at most T."""
+    """(T,) -> (P, 2): minimum and maximum of each of P equal parts, P at most T."""
     starts = np.linspace(0, len(wav), min(points, len(wav)), endpoint=False).astype(np.int64)
     return np.stack([np.minimum.reduceat(wav, starts), np.maximum.reduceat(wav, starts)], axis=1)
 
 
 def draw_spectrogram(path: Path, wav: Frames, sample_rate: int) -> None:
-    """(T,) -> a PNG file without axes, (M, F) pixels: log-mel, low bands below, as wide as the utterance is long."""
+    """(T,) -> a PNG file of (M, F) pixels without axes: the log-mel spectrogram, low frequencies at the bottom."""
     check_drawing()
     import librosa
     from matplotlib import image
 
     hop = max(1, sample_rate // COLUMNS_PER_SECOND)
     window = max(2, round(WINDOW * sample_rate))
-    size = max(1024, 1 << (window - 1).bit_length())  # so long that each mel band holds a frequency
+    size = max(1024, 1 << (window - 1).bit_length())  # long enough that every mel band contains a frequency bin
     padded = np.pad(wav, (0, max(0, size - len(wav))))
     power = librosa.feature.melspectrogram(
         y=padded, sr=sample_rate, n_fft=size, win_length=window, hop_length=hop, n_mels=MELS
@@ -158,10 +222,10 @@ def draw_spectrogram(path: Path, wav: Frames, sample_rate: int) -> None:
         image.imsave(temporary, decibels, vmin=-DYNAMIC_RANGE, vmax=0, cmap="magma", origin="lower", format="png")
 
 
-def _shares(counts: npt.NDArray[np.int64], names: Sequence[str]) -> dict[str, float]:
-    """Frames of each name and, at the end, of none -> shares of those with a name, the largest first."""
+def _fractions(counts: npt.NDArray[np.int64], names: Sequence[str]) -> dict[str, float]:
+    """Frame counts by name, the last one without a name -> the largest fractions of those with one."""
     known = counts[:-1].tolist()
-    largest = sorted(zip(names, known, strict=True), key=lambda named: -named[1])[:MOST_LABELS]  # equal ones by name
+    largest = sorted(zip(names, known, strict=True), key=lambda named: -named[1])[:MAX_LABELS]  # ties by name
     return {name: round(count / sum(known), 4) for name, count in largest if count}
 
 
@@ -169,32 +233,33 @@ def _snippets(
     found: Sequence[tuple[TokenRow, Run]],
     wavs: Mapping[str, Frames],
     folder: Path,
-    most: int,
+    count: int,
     written: dict[str, str],
 ) -> list[str]:
-    """The longest runs, each from another utterance, as ranges of seconds in the utterances' files."""
-    heard = [(row, run) for row, run in found if row.id in wavs]
-    heard.sort(key=lambda at: (at[1].start - at[1].end, at[0].id, at[1].start))
+    """The longest runs, each from another utterance, as paths with ranges of seconds."""
+    audible = [(row, run) for row, run in found if row.id in wavs]
+    audible.sort(key=lambda at: (at[1].start - at[1].end, at[0].id, at[1].start))
     chosen: dict[str, tuple[TokenRow, Run]] = {}
-    for row, run in heard:
-        if len(chosen) < most:
+    for row, run in audible:
+        if len(chosen) < count:
             chosen.setdefault(row.id, (row, run))
     paths = []
     for row, run in chosen.values():
         if row.id not in written:
             written[row.id] = clip(folder, row.id, wavs[row.id], row.tokens.sample_rate)
         frame = row.tokens.hop / row.tokens.sample_rate
-        start, end = max(0.0, run.start * frame - CONTEXT), min(row.tokens.seconds, run.end * frame + CONTEXT)
+        start = max(0.0, run.start * frame - SNIPPET_CONTEXT)
+        end = min(row.tokens.seconds, run.end * frame + SNIPPET_CONTEXT)
         paths.append(f"{written[row.id]}#t={start:.3f},{end:.3f}")
     return paths
 
 
 def check_drawing() -> None:
-    """Raises ModuleNotFoundError, with what to install, where pictures cannot be made."""
+    """Raises ModuleNotFoundError, with what to install, where spectrograms cannot be drawn."""
     try:
         import matplotlib  # noqa: F401
         import PIL  # noqa: F401
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "figures are drawn with matplotlib and Pillow: pip install 'vqaudio[images]' (or pass --no-html)"
+            "spectrograms are drawn with matplotlib and Pillow: pip install 'vqaudio[images]' (or pass --no-html)"
         ) from error

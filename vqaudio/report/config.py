@@ -1,33 +1,43 @@
-"""How much a report asks, and by what means."""
+"""The configuration of a report, as `vqaudio evaluate` takes it. It imports no torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-Key = Literal["listening", "phones", "abx", "speaker", "conversion", "words", "signal", "codes", "bits", "stability"]
-SPHINX = "pocketsphinx"
+from vqaudio.report.tasks import TASKS
+
+if TYPE_CHECKING:
+    TaskKey = str
+else:
+    TaskKey = Literal[tuple(task.key for task in TASKS)]  # the choices of --only
+POCKETSPHINX = "pocketsphinx"
 
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """Of speech; the defaults take some minutes on two CPU cores."""
+    """For speech models. With the defaults a report takes some minutes on two CPU cores."""
 
     max_utterances: int = 200
-    """of a set, at most; the speakers in turns"""
+    """maximum number of utterances of each set, spread evenly over its speakers"""
     decoded_utterances: int = 24
-    """utterances of a set that are spoken again, for voices, words and signal; the speakers in turns"""
+    """number of utterances of each set that are decoded to audio for voice_conversion, wer and signal"""
     phone_classes: Literal["paper", "labels"] = "paper"
-    """in which phones are scored: the paper's 41, or every label for itself"""
-    asr: str = SPHINX
-    """of words: pocketsphinx with the texts of the corpus, or one of the Hugging Face Hub (openai/whisper-small)"""
-    only: tuple[Key, ...] = ()
-    """questions to be asked; without it all"""
+    """phone classes: the 41 classes of the paper, or every label of the alignments as its own class"""
+    asr: str = POCKETSPHINX
+    """speech recogniser: pocketsphinx with a language model of the corpus's texts, or a model of the Hugging Face Hub
+    such as openai/whisper-small"""
+    only: tuple[TaskKey, ...] = ()
+    """tasks to compute; default: all"""
     html: bool = True
-    """figures alone; without this flag a page is made of them, with audio and pictures"""
+    """write the HTML page with audio and pictures beside report.json"""
 
     def __post_init__(self) -> None:
         if self.max_utterances < 1 or self.decoded_utterances < 1:
             raise ValueError(
-                f"max_utterances and decoded_utterances must be at least 1, got {self.max_utterances} and {self.decoded_utterances}"
+                "max_utterances and decoded_utterances must be at least 1, "
+                f"got {self.max_utterances} and {self.decoded_utterances}"
             )
+        keys = [task.key for task in TASKS]
+        if unknown := [key for key in self.only if key not in keys]:
+            raise ValueError(f"there is no task {unknown[0]!r}; the tasks are {', '.join(keys)}")

@@ -1,4 +1,4 @@
-"""One model on one set: what several questions need of it, each made once, when it is first asked for."""
+"""One model on one set: intermediate results that several tasks share, each computed when it is first needed."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from vqaudio.data.alignments import Alignment
 from vqaudio.data.crops import validation_batches
 from vqaudio.data.manifest import Utterance
 from vqaudio.data.packed import pack
-from vqaudio.metrics.asr import Recogniser, SphinxRecogniser
+from vqaudio.metrics.asr import ASR, PocketsphinxASR
 from vqaudio.metrics.bitrate import Bitrates, bitrates
 from vqaudio.metrics.conditioning_gap import ConditionedNLL, conditioned_nll
-from vqaudio.metrics.kmeans_baseline import MAX_FRAMES, FeatureKind, KMeansTokenizer, random_codes
+from vqaudio.metrics.kmeans_baseline import MAX_FRAMES, KMeansTokenizer, random_codes
 from vqaudio.metrics.phone_classes import Classes, fold
-from vqaudio.report.datasets import EvaluationSet, Wav, in_turns, spread
+from vqaudio.report.datasets import EvaluationSet, Wav, round_robin, spread
+from vqaudio.report.systems import KMEANS, MODEL, RANDOM, NotApplicableError
 from vqaudio.sampling.config import SamplingConfig
 from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.speech.prior import CodePrior
@@ -32,54 +33,47 @@ from vqaudio.tokens.chunks import CodeSequences
 from vqaudio.tokens.rows import TokenRow
 
 Codes = npt.NDArray[np.int64]
-OURS, CHANCE = "tokens", "random codes"  # systems that make codes; those of UNITS beside them
-UNITS: dict[str, FeatureKind] = {"k-means log-mel": "log_mel", "k-means MFCC": "mfcc"}
-ORIGINAL, RECONSTRUCTION, CONVERSION = "original", "reconstruction", "conversion"  # audio
-CROP_SAMPLES, CROPS_AT_ONCE = 8192, 16
-SPOKEN_AT_ONCE = 16  # utterances of a batch of the decoder
-ENROLLED = 5  # utterances that a voice is known by
-SPARE = 2  # times as many frames as k-means takes are read for it, so that it draws them from more speech
-
-
-class NotApplicableError(Exception):
-    """Why a question cannot be asked of a model on a set; the report says so in its place."""
+CROP_SAMPLES, CROP_BATCH = 8192, 16
+DECODE_BATCH = 16  # utterances that the decoder generates together
+ENROLMENT_UTTERANCES = 5  # of a speaker, for the speaker verifier
+KMEANS_SPARE = 2  # read this many times the frames that k-means is fitted to, so that they come from more utterances
 
 
 class DecodedSpeech(NamedTuple):
-    """Some utterances, as they are and as the decoder speaks them freely: lists of one length.
+    """Some utterances and what the decoder makes of them, free-running: lists of equal length.
 
-    Without another voice to speak in, the last two are empty.
+    `targets` and `conversions` are empty where there is no other speaker to convert to.
     """
 
     utterances: list[Utterance]
     originals: list[Wav]
-    reconstructions: list[Wav]  # in their own voices
+    reconstructions: list[Wav]  # with the speaker of the utterance
     targets: list[str]
-    conversions: list[Wav]  # in the targets' voices
+    conversions: list[Wav]  # with the target speaker
 
 
 @dataclass
 class EvaluationContext:
-    """A model and a set, what both are compared with, and how much of the set is spoken again."""
+    """A model, an evaluation set, the baselines, and how much of the set is decoded."""
 
     model: SpeechVQVAE
-    set: EvaluationSet
+    dataset: EvaluationSet
     fit_kmeans: Callable[[], dict[str, KMeansTokenizer]]
-    """what `fit_units` gives, learned once for all sets"""
+    """returns the result of `fit_kmeans_baselines`, computed once for all sets"""
     enrolment: dict[str, list[Utterance]]
-    """of the model's voices, utterances that are not judged here"""
-    classes: Classes
-    """in which phones are scored"""
-    spoken_utterances: int
+    """training utterances of the model's speakers, for the speaker verifier"""
+    phone_classes: Classes
+    decoded_utterances: int
+    """maximum number of utterances that are decoded"""
     sampling: SamplingConfig
-    """how samples are drawn; its seed is that of crops and baselines too"""
-    recogniser: Callable[[Sequence[str]], Recogniser] = SphinxRecogniser
-    """of words, made for the texts of the corpus"""
+    """how samples are drawn; its seed is that of crops, baselines and probes too"""
+    make_asr: Callable[[Sequence[str]], ASR] = PocketsphinxASR
+    """texts of the corpus -> a speech recogniser"""
     features: Sequence[Path] = ()
-    """folders of ID.npy, (N, D) or (N,) at the model's frame rate: other systems for ABX"""
+    """folders of ID.npy, (N, D) or (N,) at the model's frame rate: further systems for ABX"""
     prior: CodePrior | None = None
-    training: CodeSequences | None = None
-    """codes that bits are counted on"""
+    train_codes: CodeSequences | None = None
+    """codes of training utterances, for the bitrates whose names end in _trained"""
 
     @property
     def seed(self) -> int:
@@ -88,116 +82,117 @@ class EvaluationContext:
 
     @property
     def kmeans(self) -> dict[str, KMeansTokenizer]:
-        """Baselines by their names; none where there was no speech to learn them from."""
+        """Baselines by name; empty where there is too little training speech."""
         return self.fit_kmeans()
 
     @cached_property
     def rows(self) -> list[TokenRow]:
-        """The tokens of all utterances. Raises AudioError for one that cannot be used."""
-        return list(tokenize_whole(self.model, [Source(u.id, u.path, u.speaker) for u in self.set.utterances]))
+        """The model's tokens of all utterances. Raises AudioError for an utterance that cannot be used."""
+        return list(tokenize_whole(self.model, [Source(u.id, u.path, u.speaker) for u in self.dataset.utterances]))
 
     @cached_property
     def codes(self) -> dict[str, list[Codes]]:
-        """(N,) of every utterance, by the systems that made them."""
-        ours = [row.tokens.codes.numpy() for row in self.rows]
-        found: dict[str, list[Codes]] = {name: [] for name in self.kmeans}
-        for wav in map(self.set.wav, self.set.utterances if found else ()):
-            for name, units in self.kmeans.items():
-                found[name].append(units.encode(wav))
-        return {OURS: ours, **found, CHANCE: random_codes(ours, self.model.codebook_size, self.seed)}
+        """System -> codes (N,) of every utterance."""
+        own = [row.tokens.codes.numpy() for row in self.rows]
+        of_kmeans: dict[str, list[Codes]] = {name: [] for name in self.kmeans}
+        for wav in map(self.dataset.wav, self.dataset.utterances if of_kmeans else ()):
+            for name, tokenizer in self.kmeans.items():
+                of_kmeans[name].append(tokenizer.encode(wav))
+        return {MODEL: own, **of_kmeans, RANDOM: random_codes(own, self.model.codebook_size, self.seed)}
 
     @cached_property
     def alignments(self) -> dict[str, Alignment]:
-        """By utterance, with the phone classes for labels. Raises ValueError for labels that have no class."""
-        own = self.set.alignments
-        return dict(zip(own, fold(list(own.values()), self.classes).alignments, strict=True))
+        """Alignments by utterance, labelled with phone classes. Raises ValueError for labels without a class."""
+        own = self.dataset.alignments
+        return dict(zip(own, fold(list(own.values()), self.phone_classes).alignments, strict=True))
 
     @cached_property
-    def rates(self) -> Bitrates:
-        """What the tokens cost, of all and of each speaker."""
-        return bitrates(self.rows, self.model.codebook_size, training=self.training, prior=self.prior)
+    def bitrates(self) -> Bitrates:
+        """Bitrates of all utterances and of each speaker."""
+        return bitrates(self.rows, self.model.codebook_size, training=self.train_codes, prior=self.prior)
 
     def vectors(self, system: str, codes: Codes) -> npt.NDArray[np.float32] | None:
-        """(N,) of one system -> the code vectors (N, D); None where codes are names only."""
-        if system == OURS:
+        """Codes (N,) of a system -> code vectors (N, D); None for a system whose codes have no vectors."""
+        if system == MODEL:
             return self.model.quantizer.decode(torch.from_numpy(codes)[None].to(self.model.device))[0].T.cpu().numpy()
         return self.kmeans[system].vectors[codes] if system in self.kmeans else None
 
     @cached_property
     def nll(self) -> ConditionedNLL:
-        """As many crops of half a second as there are utterances, at least 32, the speakers in turns."""
-        model, own = self.model, self.set.utterances
-        self._check_speaks()
-        known = [u for u in own if u.speaker in model.speakers] if model.speakers else own
+        """On crops of 8,192 samples: as many as there are utterances, at least 32, spread evenly over speakers."""
+        model, utterances = self.model, self.dataset.utterances
+        self._check_decoder()
+        known = [u for u in utterances if u.speaker in model.speakers] if model.speakers else utterances
         if not known:
-            raise NotApplicableError("the model knows none of the speakers, so that its decoder has no voice for them")
-        batches = max(2, -(-len(known) // CROPS_AT_ONCE))
+            raise NotApplicableError("the model knows none of the speakers of this set, so its decoder cannot use them")
+        batches = max(2, -(-len(known) // CROP_BATCH))
         with tempfile.TemporaryDirectory() as folder:
             speech = pack(known, Path(folder) / "packed", model.sample_rate, model.speakers or None)
             crops = validation_batches(
-                speech, CROP_SAMPLES, CROPS_AT_ONCE, batches, self.seed, num_classes=model.cfg.decoder.num_classes
+                speech, CROP_SAMPLES, CROP_BATCH, batches, self.seed, num_classes=model.cfg.decoder.num_classes
             )
             return conditioned_nll(model, crops)
 
     @cached_property
     def decoded(self) -> DecodedSpeech:
-        """The speakers in turns; each in its own voice and, if there is one, in another.
+        """Utterances spread evenly over speakers, each reconstructed and, if possible, converted to another speaker.
 
-        Raises UnansweredError where the model has no voice for them.
+        Raises NotApplicableError where the model cannot decode them.
         """
-        self._check_speaks()
+        self._check_decoder()
         if not self.model.speakers:
-            raise NotApplicableError("the model has no speakers: it speaks in nobody's voice")
-        known = [i for i, u in enumerate(self.set.utterances) if u.speaker in self.model.speakers]
+            raise NotApplicableError("the model was trained without speakers, so there is no speaker to decode with")
+        known = [i for i, u in enumerate(self.dataset.utterances) if u.speaker in self.model.speakers]
         if not known:
-            raise NotApplicableError(
-                "the model knows none of the speakers: it cannot say what they said in their voices"
-            )
-        chosen = spread(known, self.spoken_utterances, lambda i: self.set.utterances[i].speaker)
-        utterances = [self.set.utterances[i] for i in chosen]
+            raise NotApplicableError("the model knows none of the speakers of this set, so it cannot reconstruct them")
+        chosen = spread(known, self.decoded_utterances, lambda i: self.dataset.utterances[i].speaker)
+        utterances = [self.dataset.utterances[i] for i in chosen]
         tokens = [self.rows[i].tokens for i in chosen]
-        voices = [name for name in self.model.speakers if name in self.enrolment]
+        speakers = [name for name in self.model.speakers if name in self.enrolment]
         targets = []
-        for turn, u in enumerate(utterances):
-            if others := [name for name in voices if name != u.speaker]:
-                targets.append(others[turn % len(others)])  # all of them in turns
+        for n, u in enumerate(utterances):
+            if others := [name for name in speakers if name != u.speaker]:
+                targets.append(others[n % len(others)])  # every target speaker about equally often
         if len(targets) < len(utterances):
             targets = []
         return DecodedSpeech(
             utterances,
-            [self.set.wav(u) for u in utterances],
-            self._speak(tokens, [u.speaker for u in utterances]),
+            [self.dataset.wav(u) for u in utterances],
+            self._decode(tokens, [u.speaker for u in utterances]),
             targets,
-            self._speak(tokens, targets) if targets else [],
+            self._decode(tokens, targets) if targets else [],
         )
 
-    def _check_speaks(self) -> None:
+    def _check_decoder(self) -> None:
         if self.model.cfg.stage == "codes":
-            raise NotApplicableError("the model has learned codes alone: its decoder cannot say anything yet")
+            raise NotApplicableError("the model was trained with stage: codes, so its decoder is not trained yet")
 
-    def _speak(self, tokens: Sequence[Tokens], voices: Sequence[str]) -> list[Wav]:
-        spoken = []
-        for start in range(0, len(tokens), SPOKEN_AT_ONCE):
-            part = slice(start, start + SPOKEN_AT_ONCE)
-            spoken += [wav.numpy() for wav in self.model.decode_batch(tokens[part], voices[part], self.sampling)]
-        return spoken
+    def _decode(self, tokens: Sequence[Tokens], speakers: Sequence[str]) -> list[Wav]:
+        wavs = []
+        for start in range(0, len(tokens), DECODE_BATCH):
+            part = slice(start, start + DECODE_BATCH)
+            wavs += [wav.numpy() for wav in self.model.decode_batch(tokens[part], speakers[part], self.sampling)]
+        return wavs
 
 
 def enrolment(sets: Sequence[EvaluationSet], speakers: Sequence[str]) -> dict[str, list[Utterance]]:
-    """Of each speaker some training utterances, the longest first: what the voice is known by."""
+    """Up to 5 training utterances of each speaker, the longest first, for the speaker verifier."""
     found: dict[str, list[Utterance]] = {}
     for u in sorted((u for one in sets for u in one.training), key=lambda u: (-min(u.seconds, 5.0), u.id)):
-        if u.speaker in speakers and len(found.setdefault(u.speaker, [])) < ENROLLED:
+        if u.speaker in speakers and len(found.setdefault(u.speaker, [])) < ENROLMENT_UTTERANCES:
             found[u.speaker].append(u)
     return found
 
 
-def fit_units(sets: Sequence[EvaluationSet], model: SpeechVQVAE, seed: int) -> dict[str, KMeansTokenizer]:
-    """K-means with the model's number of codes at its frame rate, on training utterances of all sets together."""
-    every = [(one, u) for one in sets for u in one.training]
-    enough, seconds = MAX_FRAMES * SPARE * model.hop / model.sample_rate, 0.0
+def fit_kmeans_baselines(sets: Sequence[EvaluationSet], model: SpeechVQVAE, seed: int) -> dict[str, KMeansTokenizer]:
+    """K-means tokenizers with the model's codebook size and frame rate, fitted to training utterances of all sets.
+
+    Empty where there are fewer frames than codes.
+    """
+    candidates = [(one, u) for one in sets for u in one.training]
+    enough, seconds = MAX_FRAMES * KMEANS_SPARE * model.hop / model.sample_rate, 0.0
     wavs: list[Wav] = []
-    for one, u in in_turns(every, lambda item: item[1].speaker):
+    for one, u in round_robin(candidates, lambda item: item[1].speaker):
         if seconds >= enough:
             break
         wavs.append(one.wav(u))
@@ -207,5 +202,5 @@ def fit_units(sets: Sequence[EvaluationSet], model: SpeechVQVAE, seed: int) -> d
         return {}
     return {
         name: KMeansTokenizer.fit(wavs, sample_rate=rate, hop=hop, codes=codes, features=kind, seed=seed)
-        for name, kind in UNITS.items()
+        for name, kind in KMEANS.items()
     }

@@ -1,4 +1,4 @@
-"""A set of utterances on which a model is judged, and what belongs to them: audio, texts, phones, training speech."""
+"""Evaluation sets: utterances with their audio, texts and phone alignments, and training speech of the same corpus."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """Utterances that nothing was learned from, by the name under which a report has them."""
+    """Held-out utterances, and the name that a report gives the set."""
 
     name: str
     utterances: list[Utterance]
     training: list[Utterance]
-    """utterances of the same corpus on which the model may have been trained; may be empty"""
+    """training utterances of the same corpus: for baselines, enrolment and language models; may be empty"""
     alignments: dict[str, Alignment]
-    """by the utterances' ids, of those that have one"""
+    """by utterance id; not all utterances need one"""
     sample_rate: int
-    """at which audio is read, in Hz"""
+    """to which audio is resampled, in Hz"""
 
     def wav(self, utterance: Utterance) -> Wav:
         """(T,) float32 in [-1, 1]."""
         return read_audio(utterance.path, self.sample_rate)
 
-    def limited(self, most: int) -> EvaluationSet:
-        """With so many utterances at most, the speakers in turns; those with phones before all others."""
+    def limited(self, max_utterances: int) -> EvaluationSet:
+        """At most so many utterances, spread evenly over speakers; those with alignments are taken first."""
         aligned = [u for u in self.utterances if u.id in self.alignments]
         others = [u for u in self.utterances if u.id not in self.alignments]
-        chosen = spread(aligned, most, lambda u: u.speaker)
-        chosen += spread(others, most - len(chosen), lambda u: u.speaker)
+        chosen = spread(aligned, max_utterances, lambda u: u.speaker)
+        chosen += spread(others, max_utterances - len(chosen), lambda u: u.speaker)
         kept = {u.id for u in chosen}
         alignments = {id: own for id, own in self.alignments.items() if id in kept}
         return replace(self, utterances=[u for u in self.utterances if u.id in kept], alignments=alignments)
 
     @property
     def seconds(self) -> float:
-        """Of audio, as the manifest has it."""
+        """Duration of all utterances, as the manifest gives it."""
         return sum(u.seconds for u in self.utterances)
 
     @property
@@ -56,8 +56,8 @@ class EvaluationSet:
         return sorted({u.speaker for u in self.utterances})
 
     @property
-    def has(self) -> list[str]:
-        """What questions can lean on: texts, phones, training."""
+    def available(self) -> list[str]:
+        """What tasks can use besides the audio: texts, phones, training."""
         there = {
             "texts": any(u.text for u in self.utterances),
             "phones": bool(self.alignments),
@@ -69,9 +69,9 @@ class EvaluationSet:
 def open_sets(places: Sequence[Path], phones: Sequence[Path], sample_rate: int) -> list[EvaluationSet]:
     """Manifests, or folders of `vqaudio prepare` with test.jsonl and train.jsonl -> sets, named after them.
 
-    `phones`: what `find_alignments` reads; each must have the phones of some utterance. Raises FileNotFoundError where
-    there is no manifest or nothing at a place of phones, ValueError for a manifest without utterances, for two sets of
-    one name or with one id, and what the readers raise.
+    `phones`: places that `find_alignments` reads; each must hold alignments of some utterance. Raises FileNotFoundError
+    where there is no manifest or nothing at a place in `phones`, ValueError for a manifest without utterances and for
+    two sets with the same name or a common utterance id, and what the readers raise.
     """
     found: dict[str, EvaluationSet] = {}
     for place in places:
@@ -87,29 +87,29 @@ def open_sets(places: Sequence[Path], phones: Sequence[Path], sample_rate: int) 
         train = place / "train.jsonl"
         training = read_manifest(train) if place.is_dir() and train.is_file() else []
         found[name] = EvaluationSet(name, utterances, training, {}, sample_rate)
-    every = [u.id for one in found.values() for u in one.utterances]
-    if len(set(every)) < len(every):
-        twice = next(id for i, id in enumerate(every) if id in every[:i])
+    ids = [u.id for one in found.values() for u in one.utterances]
+    if len(set(ids)) < len(ids):
+        twice = next(id for i, id in enumerate(ids) if id in ids[:i])
         raise ValueError(f"the id {twice!r} is in two sets; evaluate them in separate runs")
     for place in phones:
-        alignments = find_alignments(place, every)
+        alignments = find_alignments(place, ids)
         for one in found.values():
             own = {u.id: alignments[u.id] for u in one.utterances if u.id in alignments}
             one.alignments.update(own)
     return list(found.values())
 
 
-def spread(items: Sequence[Item], most: int, group: Callable[[Item], str]) -> list[Item]:
-    """At most so many items, the groups (speakers, say) in turns, in the order in which they came."""
-    return [items[i] for i in sorted(_turns(items, group)[:most])]
+def spread(items: Sequence[Item], count: int, group: Callable[[Item], str]) -> list[Item]:
+    """At most `count` items, taken from the groups (such as speakers) in turn, in their original order."""
+    return [items[i] for i in sorted(_round_robin(items, group)[:count])]
 
 
-def in_turns(items: Sequence[Item], group: Callable[[Item], str]) -> list[Item]:
-    """All items: of each group the first, then of each the second, and so on."""
-    return [items[i] for i in _turns(items, group)]
+def round_robin(items: Sequence[Item], group: Callable[[Item], str]) -> list[Item]:
+    """All items: the first of each group, then the second of each, and so on."""
+    return [items[i] for i in _round_robin(items, group)]
 
 
-def _turns(items: Sequence[Item], group: Callable[[Item], str]) -> list[int]:
+def _round_robin(items: Sequence[Item], group: Callable[[Item], str]) -> list[int]:
     queues: dict[str, list[int]] = {}
     for i, item in enumerate(items):
         queues.setdefault(group(item), []).append(i)

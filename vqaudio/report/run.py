@@ -1,4 +1,4 @@
-"""The report of a speech model: every question asked on every set, as figures.json and a page to read and listen to."""
+"""The report of a speech model: every task on every set, as report.json and an HTML page."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vqaudio.atomic import check_out, save_json
-from vqaudio.metrics.asr import HubRecogniser, Recogniser, SphinxRecogniser
+from vqaudio.metrics.asr import ASR, PocketsphinxASR, TransformersASR
 from vqaudio.metrics.bitrate import Bitrates
-from vqaudio.metrics.conditioning_gap import summary
+from vqaudio.metrics.conditioning_gap import gap_metrics
 from vqaudio.metrics.confidence import Estimate
-from vqaudio.report.assets import AUDIO, PICTURES, check_drawing
-from vqaudio.report.config import SPHINX, ReportConfig
-from vqaudio.report.context import EvaluationContext, NotApplicableError, enrolment, fit_units
+from vqaudio.report.assets import AUDIO, PICTURES, check_drawing, page_assets
+from vqaudio.report.compute import check_features, compute
+from vqaudio.report.config import POCKETSPHINX, ReportConfig
+from vqaudio.report.context import EvaluationContext, enrolment, fit_kmeans_baselines
 from vqaudio.report.datasets import open_sets
-from vqaudio.report.meanings import meanings
 from vqaudio.report.page import INDEX, write_page
 from vqaudio.report.published import PUBLISHED
-from vqaudio.report.showing import show
 from vqaudio.report.summary import sentences
-from vqaudio.report.tasks import QUESTIONS, SPEAKING, Question, check_features
+from vqaudio.report.systems import NotApplicableError
+from vqaudio.report.tasks import TASKS, Task
 from vqaudio.sampling.config import SamplingConfig
 from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.speech.prior import CodePrior
@@ -32,33 +32,34 @@ from vqaudio.tokens.files import read_tokens
 from vqaudio.tokens.sampling import check_prior
 from vqaudio.training.health import TRAINED, judge
 
-FIGURES = "figures.json"
+REPORT = "report.json"
 
 
-class Figure(NamedTuple):
-    """One line of the report."""
+class Result(NamedTuple):
+    """One value of one metric."""
 
-    question: str
+    task: str  # keys of the task and of the metric in the registry
     set: str
     system: str
-    name: str
+    metric: str
     estimate: Estimate
 
 
 @dataclass
 class Report:
-    """What was found, and what was not."""
+    """All results, and what was not measured."""
 
-    figures: list[Figure] = field(default_factory=list)
+    results: list[Result] = field(default_factory=list)
     missing: list[dict[str, str]] = field(default_factory=list)
-    """question, set, why"""
-    verdict: str = "not asked"
+    """{"task", "set", "reason"} of what could not be computed"""
+    verdict: str = "not measured"
+    """the health verdict, computed with the task conditioning_gap"""
     summary: list[str] = field(default_factory=list)
-    """sentences, the most useful first"""
+    """sentences"""
 
-    def of(self, question: str, set: str, system: str) -> dict[str, Estimate]:
-        """Figures by name."""
-        return {f.name: f.estimate for f in self.figures if f[:3] == (question, set, system)}
+    def of(self, task: str, set: str, system: str) -> dict[str, Estimate]:
+        """Metric key -> estimate."""
+        return {result.metric: result.estimate for result in self.results if result[:3] == (task, set, system)}
 
 
 def evaluate_speech(
@@ -76,111 +77,115 @@ def evaluate_speech(
     overwrite: bool = False,
     progress: Callable[[Sequence[Any]], Iterable[Any]] = iter,
 ) -> Report:
-    """Every question on every set that it can be asked of -> OUT/figures.json and OUT/index.html.
+    """Computes every task on every set -> OUT/report.json and, unless `cfg.html` is off, OUT/index.html.
 
-    `data`: manifests, or folders of `vqaudio prepare`, of which test.jsonl is evaluated, and train.jsonl gives the
-    baseline its speech, voices their enrolment and the recogniser more texts. `phones`: alignments (`find_alignments`).
-    `features`: folders of ID.npy at the model's frame rate, further systems for ABX. `training`: a token file of
-    training utterances, on which bits are counted too. Utterances are limited to what `cfg` says. `sampling`:
-    how samples are drawn for utterances that are decoded; its seed is that of crops, baselines and probes too.
+    `data`: manifests, or folders of `vqaudio prepare`, whose test.jsonl is evaluated; their train.jsonl gives the
+    k-means baselines and the speaker verifier their speech and the speech recogniser further texts. `phones`:
+    alignments (`find_alignments`). `features`: folders of ID.npy at the model's frame rate, further systems for ABX.
+    `training`: a token file of training utterances, for the bitrates whose names end in _trained. What cannot be
+    computed is listed in `Report.missing` with the reason. `sampling`: how samples are drawn for utterances that are
+    decoded; its seed is that of crops, baselines and probes too.
 
-    Raises ValueError for a prior or tokens of another model, labels without a class and what `open_sets` refuses,
-    FileNotFoundError where there is no manifest, AudioError for an utterance that cannot be used; FileExistsError
-    without `overwrite`.
+    Raises ValueError for a prior or tokens of another model, labels without a phone class and what `open_sets` refuses,
+    FileNotFoundError where there is no manifest, AudioError for an utterance that cannot be used; FileExistsError for
+    an existing report without `overwrite`.
     """
     if prior is not None:
         check_prior(prior, model)
     if cfg.html:
         check_drawing()
-    asked = [question for question in QUESTIONS if not cfg.only or question.key in cfg.only]
-    keys = {question.key for question in asked}
+    tasks = [task for task in TASKS if not cfg.only or task.key in cfg.only]
     sets = [one.limited(cfg.max_utterances) for one in open_sets(data, phones, model.sample_rate)]
     check_features(features, [id for one in sets for id in one.alignments])
-    check_out(out, [FIGURES, INDEX], overwrite)
-    known = prior.cfg.speakers if prior is not None else ()
-    counted = None
+    check_out(out, [REPORT, INDEX], overwrite)
+    train_codes = None
     if training is not None:
-        counted = sequences(read_tokens(training), known, model.codebook_size, model.fingerprint)
-    units, enrolled = functools.cache(lambda: fit_units(sets, model, sampling.seed)), enrolment(sets, model.speakers)
-    recogniser = _recogniser(cfg.asr) if "words" in keys else SphinxRecogniser
-    subjects = [
+        speakers = prior.cfg.speakers if prior is not None else ()
+        train_codes = sequences(read_tokens(training), speakers, model.codebook_size, model.fingerprint)
+    kmeans = functools.cache(lambda: fit_kmeans_baselines(sets, model, sampling.seed))
+    enrolled = enrolment(sets, model.speakers)
+    make_asr = _asr(cfg.asr) if any(task.key == "wer" for task in tasks) else PocketsphinxASR
+    contexts = [
         EvaluationContext(
             model,
             one,
-            units,
+            kmeans,
             enrolled,
-            classes="paper" if cfg.phone_classes == "paper" else "as they are",
-            spoken_utterances=cfg.decoded_utterances,
+            phone_classes="paper" if cfg.phone_classes == "paper" else "as they are",
+            decoded_utterances=cfg.decoded_utterances,
             sampling=sampling,
-            recogniser=recogniser,
+            make_asr=make_asr,
             features=features,
             prior=prior,
-            training=counted,
+            train_codes=train_codes,
         )
         for one in sets
     ]
-    for subject in subjects:  # before hours of work: labels without a class, audio that cannot be read
-        _ = subject.alignments, subject.rows
-    report = _ask(subjects, asked, progress)
-    facts = _plain(report, model, name, subjects)
-    if "bits" in keys:
-        facts["rates"] = {subject.set.name: _rates(subject.rates) for subject in subjects}
+    for context in contexts:  # fail before hours of work: labels without a class, audio that cannot be read
+        _ = context.alignments, context.rows
+    report = _compute_all(contexts, tasks, progress)
+    facts = _as_json(report, model, name, contexts)
+    if any(task.key == "bitrate" for task in tasks):
+        facts["rates"] = {context.dataset.name: _rates(context.bitrates) for context in contexts}
     _clear(out)
     if cfg.html:
-        write_page(facts | show(subjects, out, spoken=bool(keys & SPEAKING)), out, overwrite=overwrite)
-    save_json(out / FIGURES, facts, overwrite=overwrite)
+        assets = page_assets(contexts, out, decoded=any(task.decodes for task in tasks))
+        write_page(facts | assets, out, overwrite=overwrite)
+    save_json(out / REPORT, facts, overwrite=overwrite)
     return report
 
 
-def _ask(
-    subjects: Sequence[EvaluationContext], asked: Sequence[Question], progress: Callable[[Sequence[Any]], Iterable[Any]]
+def _compute_all(
+    contexts: Sequence[EvaluationContext], tasks: Sequence[Task], progress: Callable[[Sequence[Any]], Iterable[Any]]
 ) -> Report:
-    """What cannot be asked of a set is told with its reason, and the rest goes on."""
     report = Report()
-    for subject, question in progress([(subject, question) for subject in subjects for question in asked]):
+    for context, task in progress([(context, task) for context in contexts for task in tasks]):
+        name = context.dataset.name
         try:
-            for system, found in question.answer(subject):
-                report.figures += [Figure(question.key, subject.set.name, system, *item) for item in found.items()]
-        # too little speech, phones or words (ValueError), or an extra that is not installed
+            for system, metrics in compute(task, context):
+                for key, estimate in metrics.items():
+                    report.results.append(Result(task.key, name, system, task.metric(key).key, estimate))
+        # not applicable, too little speech, phones or words (ValueError), or a package that is not installed
         except (NotApplicableError, ValueError, ModuleNotFoundError) as error:
-            report.missing.append({"question": question.key, "set": subject.set.name, "why": str(error)})
-    if any(question.key == "listening" for question in asked):
-        report.verdict = _verdict(subjects)
-    report.summary = sentences(report.of, [subject.set.name for subject in subjects])
+            report.missing.append({"task": task.key, "set": name, "reason": str(error)})
+    if any(task.key == "conditioning_gap" for task in tasks):
+        report.verdict = _verdict(contexts)
+    report.summary = sentences(report.of, [context.dataset.name for context in contexts])
     return report
 
 
 def _clear(out: Path) -> None:
-    """Takes away what an earlier report left there, so that no old page stands beside new figures."""
+    """Removes the page, audio and pictures of an earlier report, so that they do not stay beside new results."""
     if not (out / INDEX).is_file():
-        return  # what lies in such folders then is not ours
+        return  # then files in these folders do not come from a report
     for file in [out / INDEX, *(out / AUDIO).glob("*.wav"), *(out / PICTURES).glob("*.png")]:
         file.unlink(missing_ok=True)
 
 
-def _recogniser(name: str) -> Callable[[Sequence[str]], Recogniser]:
-    """One of the Hub is fetched now, not after hours of work."""
-    if name == SPHINX:
-        return SphinxRecogniser
-    fetched = HubRecogniser(name)
-    return lambda texts: fetched
+def _asr(name: str) -> Callable[[Sequence[str]], ASR]:
+    """A model of the Hub is downloaded now, not after hours of work."""
+    if name == POCKETSPHINX:
+        return PocketsphinxASR
+    loaded = TransformersASR(name)
+    return lambda texts: loaded
 
 
-def _verdict(subjects: Sequence[EvaluationContext]) -> str:
-    """Of the first set whose speakers the model knows."""
+def _verdict(contexts: Sequence[EvaluationContext]) -> str:
+    """Judged on the first set whose speakers the model knows."""
     reason = ""
-    for subject in subjects:
+    for context in contexts:
         try:
-            return str(judge(summary(subject.nll), 0, TRAINED))
+            return str(judge(gap_metrics(context.nll), 0, TRAINED))
         except NotApplicableError as error:
             reason = str(error)
-    return f"not told: {reason}"
+    return f"not available: {reason}"
 
 
-def _plain(report: Report, model: SpeechVQVAE, name: str, subjects: Sequence[EvaluationContext]) -> dict[str, Any]:
-    """As JSON holds it; the same input gives the same."""
+def _as_json(report: Report, model: SpeechVQVAE, name: str, contexts: Sequence[EvaluationContext]) -> dict[str, Any]:
+    """The same input gives the same output."""
+    tasks = {task.key: task for task in TASKS}
     return {
-        "title": f"What the tokens of {name or 'a model'} know",
+        "title": f"Evaluation of {name or 'a speech tokenizer'}",
         "model": {
             "name": name,
             "fingerprint": model.fingerprint,
@@ -191,43 +196,44 @@ def _plain(report: Report, model: SpeechVQVAE, name: str, subjects: Sequence[Eva
             "speakers": list(model.speakers),
             "nominal_bits_per_second": model.frame_rate * math.log2(model.codebook_size),
         },
-        "spoken_with": {name: value for name, value in asdict(subjects[0].sampling).items() if name != "threads"},
+        "sampling": {name: value for name, value in asdict(contexts[0].sampling).items() if name != "threads"},
         "verdict": report.verdict,
         "summary": report.summary,
         "sets": [
             {
-                "name": subject.set.name,
-                "utterances": len(subject.set.utterances),
-                "speakers": len(subject.set.speakers),
-                "seconds": round(subject.set.seconds, 1),
-                "has": subject.set.has,
+                "name": context.dataset.name,
+                "utterances": len(context.dataset.utterances),
+                "speakers": len(context.dataset.speakers),
+                "seconds": round(context.dataset.seconds, 1),
+                "available": context.dataset.available,
             }
-            for subject in subjects
+            for context in contexts
         ],
-        "questions": [{"key": q.key, "title": q.title, "asks": q.asks} for q in QUESTIONS],
-        "figures": [_line(figure) for figure in report.figures],
+        "tasks": [{"key": task.key, "title": task.title, "description": task.description} for task in TASKS],
+        "metrics": [_as_row(result, tasks[result.task]) for result in report.results],
         "missing": report.missing,
-        "published": [published._asdict() for published in PUBLISHED],
+        "published": [own._asdict() | {"unit": tasks[own.task].metric(own.metric).unit} for own in PUBLISHED],
     }
 
 
 def _rates(rates: Bitrates) -> dict[str, Any]:
-    """Of all utterances, and of each speaker; of those whose speaker is not known under ""."""
+    """For all utterances and for each speaker; utterances without a speaker are under ""."""
     return {
         "overall": {name: rate._asdict() for name, rate in rates.overall.items()},
         "by_speaker": {
-            who or "": {name: rate._asdict() for name, rate in own.items()} for who, own in rates.by_speaker.items()
+            speaker or "": {name: rate._asdict() for name, rate in own.items()}
+            for speaker, own in rates.by_speaker.items()
         },
     }
 
 
-def _line(figure: Figure) -> dict[str, Any]:
-    meaning = meanings()[figure.name]
-    numbers = {name: _number(value) for name, value in figure.estimate._asdict().items()}
-    names = {"question": figure.question, "set": figure.set, "system": figure.system, "name": figure.name}
-    return {**names, **numbers, "unit": meaning.unit, "better": meaning.better, "meaning": meaning.sentence}
+def _as_row(result: Result, task: Task) -> dict[str, Any]:
+    metric = task.metric(result.metric)
+    names = {"task": result.task, "set": result.set, "system": result.system, "metric": result.metric}
+    numbers = {name: _number(value) for name, value in result.estimate._asdict().items()}
+    return {**names, **numbers, "unit": metric.unit, "better": metric.better, "meaning": metric.meaning}
 
 
 def _number(value: float) -> float | None:
-    """JSON has no word for what is no number."""
+    """None for NaN and infinity, which JSON lacks."""
     return value if math.isfinite(value) else None

@@ -1,103 +1,66 @@
-"""What a report says at its top, in words: the most useful sentence first."""
+"""The sentences at the top of a report: one for each task with a `summary` in the registry, and each set.
+
+A summary is a template: {system:metric} is replaced by the value with its interval, {set} by the name of the set, and a
+part in [brackets] is dropped where one of its values was not measured; without the others there is no sentence.
+"""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 
 from vqaudio.metrics.confidence import Estimate
-from vqaudio.report.context import CONVERSION, ORIGINAL, OURS, RECONSTRUCTION, UNITS
+from vqaudio.report.systems import KMEANS, MODEL
+from vqaudio.report.tasks import TASKS, Task
 
-Found = Callable[[str, str, str], dict[str, Estimate]]  # question, set, system -> figures by name
-
-
-def sentences(found: Found, sets: Sequence[str]) -> list[str]:
-    """Of each set what was measured of phones, words and voices, beside what it is to be compared with."""
-
-    def told(question: str, one: str, system: str) -> dict[str, Estimate]:
-        """Without figures that are no numbers: there is nothing to say of them."""
-        return {name: own for name, own in found(question, one, system).items() if not math.isnan(own.value)}
-
-    makers = (_phones, _abx, _words, _voices, _speaker)
-    return [sentence for make in makers for one in sets if (sentence := make(told, one))]
+Lookup = Callable[[str, str, str], dict[str, Estimate]]  # keys of task, set and system -> metrics
 
 
-def _phones(found: Found, one: str) -> str:
-    ours, best = found("phones", one, OURS), _best(found, "phones", one, "accuracy", max)
-    if not ours:
+def sentences(lookup: Lookup, sets: Sequence[str]) -> list[str]:
+    """In the order of the registry."""
+    found = (_sentence(task, name, lookup) for task in TASKS if task.summary for name in sets)
+    return [sentence for sentence in found if sentence]
+
+
+def _sentence(task: Task, name: str, lookup: Lookup) -> str:
+    def measured(system: str, key: str) -> Estimate | None:
+        estimate = lookup(task.key, name, system).get(key)
+        return None if estimate is None or math.isnan(estimate.value) else estimate
+
+    def fill(template: str) -> str | None:
+        """None where a value is missing."""
+        values = {field: measured(*field) for field in re.findall(r"\{([^:{}]+):(\w+)\}", template)}
+        if None in values.values():
+            return None
+        for (system, key), estimate in values.items():
+            text = formatted(estimate, task.metric(key).unit) if estimate else ""
+            template = template.replace(f"{{{system}:{key}}}", text)
+        return template.replace("{set}", name)
+
+    filled = fill(re.sub(r"\[([^]]*)\]", lambda part: fill(part[1]) or "", task.summary))
+    if filled is None:
         return ""
-    own = ours["accuracy"]
-    text = (
-        f"On {one} a code names the phone of {_percent(own)} of the frames ({_percent(ours['majority'])} without codes)"
-    )
-    if best is None:
-        return text + "."
-    name, other = best
-    return f"{text}; {name} with as many codes names {_percent(other)}: {_outcome(own, other, higher=True)}."
+    ours = measured(MODEL, task.compared) if task.compared else None
+    rivals = {system: own for system in KMEANS if task.compared and (own := measured(system, task.compared))}
+    if ours is None or not rivals:
+        return f"{filled}."
+    metric = task.metric(task.compared)
+    sign = -1 if metric.better == "lower" else 1
+    system, best = max(rivals.items(), key=lambda item: sign * item[1].value)
+    return f"{filled}; {system} with as many codes: {formatted(best, metric.unit)}, {_outcome(ours, best, sign)}."
 
 
-def _abx(found: Found, one: str) -> str:
-    ours, best = found("abx", one, OURS), _best(found, "abx", one, "abx_across", min)
-    if "abx_across" not in ours:
-        return ""
-    own = ours["abx_across"]
-    text = f"On {one} {_percent(own)} of comparisons of phones across speakers go wrong by the codes (guessing: 50 %)"
-    if best is None:
-        return text + "."
-    name, other = best
-    return f"{text}, {_percent(other)} by {name}: {_outcome(own, other, higher=False)}."
-
-
-def _words(found: Found, one: str) -> str:
-    original, spoken = found("words", one, ORIGINAL), found("words", one, RECONSTRUCTION)
-    if not original or not spoken:
-        return ""
-    unrelated = f", of unrelated speech {_percent(spoken['wer_shuffled'])}" if "wer_shuffled" in spoken else ""
-    converted = found("words", one, CONVERSION)
-    also = f", of a conversion {_percent(converted['wer'])}" if converted else ""
-    return (
-        f"On {one} the recogniser gets {_percent(original['wer'])} of the words wrong in the original, "
-        f"{_percent(spoken['wer'])} in the reconstruction{also}{unrelated}."
-    )
-
-
-def _voices(found: Found, one: str) -> str:
-    converted = found("conversion", one, CONVERSION)
-    if not converted:
-        return ""
-    closer, errs = converted["target_closer"], found("conversion", one, ORIGINAL)["equal_error"]
-    return (
-        f"On {one} {_percent(closer)} of the conversions are nearer to the target's voice than to the source's, by a "
-        f"verifier that errs in {_percent(errs)} of real pairs."
-    )
-
-
-def _speaker(found: Found, one: str) -> str:
-    ours = found("speaker", one, OURS)
-    if not ours:
-        return ""
-    heard = max(ours["linear_accuracy"], ours["recurrent_accuracy"])
-    chance = _percent(ours["chance"])
-    return f"On {one} two seconds of codes tell who speaks in {_percent(heard)} of cases (guessing: {chance})."
-
-
-def _best(found: Found, question: str, one: str, name: str, choose: Callable) -> tuple[str, Estimate] | None:
-    """The baseline that is hardest to beat."""
-    others = {system: found(question, one, system) for system in UNITS}
-    there = {system: figures[name] for system, figures in others.items() if name in figures}
-    return choose(there.items(), key=lambda item: item[1].value) if there else None
-
-
-def _outcome(own: Estimate, other: Estimate, *, higher: bool) -> str:
-    apart = min(own.count, other.count) > 1 and (own.low > other.high or own.high < other.low)
+def _outcome(ours: Estimate, best: Estimate, sign: int) -> str:
+    apart = min(ours.count, best.count) > 1 and (ours.low > best.high or ours.high < best.low)
     if not apart:
-        return "no difference that these utterances could show"
-    return "the tokens win" if (own.value > other.value) == higher else "the tokens lose"
+        return "a difference within the confidence intervals"
+    return "so the tokens are better" if sign * (ours.value - best.value) > 0 else "so the tokens are worse"
 
 
-def _percent(estimate: Estimate) -> str:
-    """With its interval, if it has one."""
-    value = f"{100 * estimate.value:.1f} %"
-    if estimate.low == estimate.high:
-        return value
-    return f"{value} ({100 * estimate.low:.1f} to {100 * estimate.high:.1f})"
+def formatted(estimate: Estimate, unit: str) -> str:
+    """A value with its interval, if it has one; fractions in percent."""
+    scale, digits = (100, 1) if unit == "fraction" else (1, 3)
+    value, low, high = (f"{scale * number:.{digits}f}" for number in estimate[:3])
+    name = " %" if unit == "fraction" else f" {unit}" if unit else ""
+    return f"{value}{name}" if low == high else f"{value}{name} ({low} to {high})"

@@ -1,292 +1,308 @@
-"""The questions of a report: what each asks, and how it is answered for a model on a set.
+"""The registry of report tasks: for each its title, description and metrics, and the function that computes them.
 
-An answer names who it is about, a system that makes codes or a kind of audio, and its figures. What cannot be asked
-raises UnansweredError with the reason, also after some answers; a package that is missing ModuleNotFoundError, with
-what to install.
+The page, the JSON file, `--only`, the table in docs/evaluation.md and the summary take titles, units, directions and
+meanings from here. A new metric is a value that a function under vqaudio/metrics/ returns, and a row in `TASKS`. This
+module imports nothing heavy: the command line reads it before torch is loaded, and functions are found when they run.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import NamedTuple
+import importlib
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
-from vqaudio.data.text import words_of
-from vqaudio.metrics.abx import abx_figures
-from vqaudio.metrics.abx_items import items_of, load_features
-from vqaudio.metrics.asr import transcribe_all
-from vqaudio.metrics.codebook_usage import code_figures
-from vqaudio.metrics.conditioning_gap import estimates
-from vqaudio.metrics.confidence import Estimate
-from vqaudio.metrics.phones import phone_figures
-from vqaudio.metrics.robustness import missing_codings, stability_figures
-from vqaudio.metrics.signal import signal_figures
-from vqaudio.metrics.speaker_probe import speaker_probe_figures
-from vqaudio.metrics.speaker_verification import SpeakerVerifier
-from vqaudio.metrics.voice_conversion import voice_conversion_metrics
-from vqaudio.metrics.wer import word_figures
-from vqaudio.report.context import (
-    CHANCE,
-    CONVERSION,
-    ORIGINAL,
-    OURS,
-    RECONSTRUCTION,
-    EvaluationContext,
-    NotApplicableError,
-)
-from vqaudio.report.datasets import Wav, spread
-
-Figures = dict[str, Estimate]
-Answers = Iterator[tuple[str, Figures]]
-STABILITY_UTTERANCES, MOST_OF_A_SPEAKER = 12, 10
-ABX_TOKENS = 10  # of a phone by a speaker
-SPEAKING = {"conversion", "words", "signal"}  # questions for which the decoder speaks
-NEEDS_PHONES = "no phones: name alignments with --phones (vqaudio align makes some from texts)"
+Better = Literal["higher", "lower", "neither"]
+HIGHER, LOWER, NEITHER = "higher", "lower", "neither"
 
 
-class Question(NamedTuple):
+class Metric(NamedTuple):
+    """One number of a report."""
+
+    key: str
+    unit: str  # "fraction" is shown in percent; "" for a number without a unit
+    better: Better
+    meaning: str  # one sentence
+
+
+class Task(NamedTuple):
+    """What is measured together, from the same data."""
+
     key: str
     title: str
-    asks: str
-    answer: Callable[[EvaluationContext], Answers]
+    description: str
+    compute: str  # "module:function"
+    metrics: tuple[Metric, ...]
+    inputs: Literal["context", "codes"] = "context"
+    """context: the function takes an EvaluationContext and yields names of systems with their metrics. codes: it takes
+    the codes of all utterances, [(N,), ...], codebook_size and frame_rate, and is called for every system."""
+    decodes: bool = False
+    """whether it evaluates decoded audio"""
+    summary: str = ""
+    """a sentence for the top of the report, in the template language of vqaudio/report/summary.py"""
+    compared: str = ""
+    """key of the metric by which that sentence compares the tokens with the best k-means baseline"""
+
+    def metric(self, key: str) -> Metric:
+        """Raises KeyError for a metric that has no row."""
+        for metric in self.metrics:
+            if metric.key == key:
+                return metric
+        raise KeyError(f"task {self.key!r} computes {key!r}, which has no row in vqaudio/report/tasks.py; add one")
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        """Imported now."""
+        module, name = self.compute.split(":")
+        return getattr(importlib.import_module(module), name)
 
 
-def listening(subject: EvaluationContext) -> Answers:
-    yield OURS, estimates(subject.nll)
+_CHANGES = {  # of the robustness task: how the input is changed
+    "gain_minus6": "the speech is made 6 dB softer",
+    "gain_plus6": "the speech is made 6 dB louder",
+    "noise_20": "white noise is added at a signal-to-noise ratio of 20 dB",
+    "noise_10": "white noise is added at a signal-to-noise ratio of 10 dB",
+    "shift_hop": "the first hop is cut off; compared with the codes from the second on",
+    "shift_half": "the first half hop is cut off",
+    "resample_8k": "the speech is resampled to 8 kHz and back",
+    "resample_44k": "the speech is resampled to 44.1 kHz and back",
+    "mp3": "the speech is coded as MP3 at about 40 kbit/s",
+    "opus": "the speech is coded with Opus at about 30 kbit/s",
+}
+_EDIT_RATES = tuple(
+    Metric(f"edit_rate_{change}{suffix}", "edits", LOWER, f"Edits (insert, delete, substitute) per {per} when {how}.")
+    for suffix, per in (("", "code"), ("_merged", "run of equal codes"))
+    for change, how in _CHANGES.items()
+)
 
-
-def phones(subject: EvaluationContext) -> Answers:
-    chosen = _aligned(subject)
-    own = [subject.set.utterances[i] for i in chosen]
-    if len({u.speaker for u in own}) < 2:
-        raise NotApplicableError(
-            "what codes mean is learned from half of the speakers and asked of the others; here is 1"
-        )
-    for system, codes in subject.codes.items():
-        yield (
-            system,
-            phone_figures(
-                [codes[i] for i in chosen],
-                [subject.alignments[u.id] for u in own],
-                [u.speaker for u in own],
-                frame_rate=subject.model.frame_rate,
-                codebook_size=subject.model.codebook_size,
-                seed=subject.seed,
-                classes="as they are",
-            ),
-        )
-
-
-def abx(subject: EvaluationContext) -> Answers:
-    chosen = _aligned(subject)
-    ids = [subject.set.utterances[i].id for i in chosen]
-    speakers = {subject.set.utterances[i].id: subject.set.utterances[i].speaker for i in chosen}
-    items = items_of({id: subject.alignments[id] for id in ids}, speakers)
-    figures = functools.partial(
-        abx_figures,
-        items=items,
-        frame_rate=subject.model.frame_rate,
-        max_items_per_cell=ABX_TOKENS,
-        seed=subject.seed,
-    )
-    for system, codes in subject.codes.items():
-        named = {id: codes[i] for id, i in zip(ids, chosen, strict=True)}
-        found = figures(named, distance="identity")
-        vectors = {id: subject.vectors(system, own) for id, own in named.items()}
-        placed = {id: own for id, own in vectors.items() if own is not None}
-        if placed:
-            of_vectors = figures(placed)
-            found |= {f"{name}_vectors": of_vectors[name] for name in ("abx_within", "abx_across")}
-        yield system, found
-    for folder in subject.features:
-        if any((folder / f"{id}.npy").is_file() for id in ids):  # it may be of another set
-            yield folder.name, figures(load_features(folder, ids))
-
-
-def codes(subject: EvaluationContext) -> Answers:
-    for system, own in subject.codes.items():
-        yield (
-            system,
-            code_figures(own, codebook_size=subject.model.codebook_size, frame_rate=subject.model.frame_rate),
-        )
-
-
-def bits(subject: EvaluationContext) -> Answers:
-    count, found = len(subject.rows), subject.rates.overall
-    yield OURS, {name: Estimate(rate.bits_per_second, rate.low, rate.high, count) for name, rate in found.items()}
-
-
-def stability(subject: EvaluationContext) -> Answers:
-    chosen = spread(subject.set.utterances, STABILITY_UTTERANCES, lambda u: u.speaker)
-    model = subject.model
-    wavs = [wav for wav in map(subject.set.wav, chosen) if len(wav) > 2 * model.hop]
-    if not wavs:
-        raise NotApplicableError("no utterance is longer than two codes")
-    makers = {OURS: lambda wav: model.tokenize(wav).codes.numpy()}
-    makers |= {name: units.encode for name, units in subject.kmeans.items()}
-    for system, tokenize in makers.items():
-        yield system, stability_figures(tokenize, wavs, sample_rate=model.sample_rate, hop=model.hop, seed=subject.seed)
-    if missing := missing_codings(model.sample_rate):
-        raise NotApplicableError("; ".join(f"{coding}: {why}" for coding, why in missing.items()))
-
-
-def speaker(subject: EvaluationContext) -> Answers:
-    turns: dict[str, int] = {}
-    chosen = []
-    for i, u in enumerate(subject.set.utterances):
-        turns[u.speaker] = turns.get(u.speaker, 0) + 1
-        if turns[u.speaker] <= MOST_OF_A_SPEAKER:  # or the one with the most would decide what chance is
-            chosen.append(i)
-    if sum(count > 1 for count in turns.values()) < 2:
-        raise NotApplicableError(
-            "a probe learns a speaker from one utterance and is asked of another: it needs 2 speakers with 2 utterances"
-        )
-    rate, size = subject.model.frame_rate, subject.model.codebook_size
-    names = [subject.set.utterances[i].speaker for i in chosen]
-    for system, codes in subject.codes.items():
-        if system == CHANCE:  # is told by `chance`
-            continue
-        own = [codes[i] for i in chosen]
-        yield system, speaker_probe_figures(own, names, codebook_size=size, frame_rate=rate, seed=subject.seed)
-
-
-def conversion(subject: EvaluationContext) -> Answers:
-    spoken, rate = subject.decoded, subject.model.sample_rate
-    if not spoken.targets:
-        raise NotApplicableError("there is no other voice to convert to, of which training utterances are at hand")
-    needed = {*spoken.targets, *(u.speaker for u in spoken.utterances)}
-    if short := sorted(name for name in needed if len(subject.enrolment.get(name, ())) < 2):
-        raise NotApplicableError(
-            f"a voice is known by 2 or more training utterances, which {', '.join(short[:8])} lacks; evaluate a folder "
-            "of vqaudio prepare, whose train.jsonl has them"
-        )
-    enrolled = {name: [subject.set.wav(u) for u in own] for name, own in subject.enrolment.items() if len(own) > 1}
-    sources = [u.speaker for u in spoken.utterances]
-    found = voice_conversion_metrics(
-        [*spoken.reconstructions, *spoken.conversions],
-        sources * 2,
-        sources + spoken.targets,
-        enrolled,
-        sample_rate=rate,
-        verifier=SpeakerVerifier(),
-    )
-    own = {name: found[name] for name in ("similarity_own", "own_named")}
-    other = {name: found[name] for name in ("similarity_target", "similarity_source", "target_closer", "target_named")}
-    yield RECONSTRUCTION, own
-    yield CONVERSION, other
-    yield ORIGINAL, {name: of_real for name, of_real in found.items() if name not in own | other}
-
-
-def words(subject: EvaluationContext) -> Answers:
-    spoken = subject.decoded
-    told = [i for i, u in enumerate(spoken.utterances) if words_of(u.text or "")]
-    if not told:
-        raise NotApplicableError("no utterance that is spoken again has its text")
-    texts = [spoken.utterances[i].text or "" for i in told]
-    every = [u.text for u in (*subject.set.utterances, *subject.set.training) if u.text]
-    recogniser = subject.recogniser(every)
-    for audio, wavs in _audio(subject).items():
-        heard = transcribe_all(recogniser, [wavs[i] for i in told], subject.model.sample_rate)
-        yield audio, word_figures(texts, list(heard))
-
-
-def signal(subject: EvaluationContext) -> Answers:
-    spoken, rate = subject.decoded, subject.model.sample_rate
-    left_out: list[str] = []
-    names = [u.id for u in spoken.utterances]
-    yield (
-        RECONSTRUCTION,
-        signal_figures(spoken.originals, spoken.reconstructions, rate, names=names, left_out=left_out),
-    )
-    if left_out:
-        raise NotApplicableError("; ".join(left_out))
-
-
-def _audio(subject: EvaluationContext) -> dict[str, list[Wav]]:
-    spoken = subject.decoded
-    converted = {CONVERSION: spoken.conversions} if spoken.targets else {}
-    return {ORIGINAL: spoken.originals, RECONSTRUCTION: spoken.reconstructions, **converted}
-
-
-def check_features(folders: Sequence[Path], ids: Sequence[str]) -> None:
-    """Raises FileNotFoundError for a folder without features of any aligned utterance."""
-    for folder in folders:
-        if not any((folder / f"{id}.npy").is_file() for id in ids):
-            raise FileNotFoundError(
-                f"{folder} has no features of the {len(ids)} utterances with phones: they are files ID.npy"
-            )
-
-
-def _aligned(subject: EvaluationContext) -> Sequence[int]:
-    chosen = [i for i, u in enumerate(subject.set.utterances) if u.id in subject.set.alignments]
-    if not chosen:
-        raise NotApplicableError(NEEDS_PHONES)
-    return chosen
-
-
-QUESTIONS = (
-    Question(
-        "listening",
-        "Does the decoder listen?",
-        "What codes and speaker are worth to the decoder, in bits per sample; teacher-forced, on crops of "
-        "half a second.",
-        listening,
+TASKS = (
+    Task(
+        "conditioning_gap",
+        "Conditioning gap",
+        "How much the decoder uses the codes and the speaker: teacher-forced cost on crops of about half a second, in "
+        "bits per sample. A conditioning gap near 0 is posterior collapse.",
+        "vqaudio.report.compute:conditioning_gap",
+        (
+            Metric("bits_per_sample", "bits", LOWER, "Cross-entropy of the next sample given the previous samples, "
+                   "the codes and the speaker; low values alone prove nothing, because a decoder that ignores its "
+                   "codes can have them too."),
+            Metric("conditioning_gap", "bits", HIGHER, "Increase of bits_per_sample when the codes are those of "
+                   "another utterance; 0 means that the decoder ignores the codes."),
+            Metric("conditioning_gap_mean", "bits", HIGHER, "Increase of bits_per_sample when every code vector is "
+                   "replaced by the mean of all of them."),
+            Metric("speaker_gap", "bits", HIGHER, "Increase of bits_per_sample when another speaker is given; 0 means "
+                   "that the decoder ignores the speaker, so that voice conversion has no effect."),
+        ),
     ),
-    Question(
+    Task(
         "phones",
-        "Phones",
-        "Each code is taken for the phone in which one half of the speakers have it most; how often is that "
-        "right with the other half?",
-        phones,
+        "Phone accuracy",
+        "How well codes predict phones, frame by frame: each code is mapped to its most frequent phone on one half of "
+        "the speakers and scored on the other half.",
+        "vqaudio.report.compute:phones",
+        (
+            Metric("accuracy", "fraction", HIGHER, "Frame-level phone accuracy of the mapping from codes to phones."),
+            Metric("majority_accuracy", "fraction", NEITHER, "Accuracy of always predicting the most frequent phone, "
+                   "which needs no codes."),
+            Metric("shuffled_accuracy", "fraction", NEITHER, "Accuracy after the codes of each utterance have been "
+                   "shuffled; it can be below majority_accuracy where there are many codes and little speech."),
+            Metric("bigram_accuracy", "fraction", HIGHER, "Accuracy of predicting the phone from a code and the one "
+                   "before it; with little speech most pairs are too rare, and it falls below accuracy."),
+            Metric("pnmi", "fraction", HIGHER, "Phone-normalised mutual information, I(phone; code) / H(phone), "
+                   "counted on the evaluated frames themselves and therefore too high for many codes on little "
+                   "speech."),
+            Metric("pnmi_shuffled", "fraction", NEITHER, "PNMI of shuffled codes: the part of PNMI that is an "
+                   "artefact of counting."),
+            Metric("phone_purity", "fraction", HIGHER, "Fraction of frames that have the most frequent phone of their "
+                   "code; it rises with the number of codes."),
+            Metric("cluster_purity", "fraction", HIGHER, "Fraction of frames that have the most frequent code of "
+                   "their phone; it falls with the number of codes and is 1 for a single code."),
+            Metric("boundary_precision", "fraction", HIGHER, "Fraction of the code changes that lie within 20 ms of a "
+                   "phone boundary."),
+            Metric("boundary_recall", "fraction", HIGHER, "Fraction of the phone boundaries with a code change within "
+                   "20 ms; it is 1 where codes change in every frame."),
+            Metric("boundary_f1", "fraction", HIGHER, "Harmonic mean of boundary precision and recall."),
+            Metric("boundary_r_value", "", HIGHER, "R-value of Räsänen et al. (2009), at most 1: unlike F1 it "
+                   "penalises over-segmentation, and is far below 0 at hundreds of codes per second."),
+            Metric("mapped_boundary_f1", "fraction", HIGHER, "Boundary F1 of the changes of the predicted phone "
+                   "instead of the code."),
+            Metric("mapped_boundary_r_value", "", HIGHER, "R-value of the changes of the predicted phone instead of "
+                   "the code."),
+        ),
+        summary="On {set}, codes predict the phone of {tokens:accuracy} of the frames (always the most frequent phone: "
+        "{tokens:majority_accuracy})",
+        compared="accuracy",
     ),
-    Question(
+    Task(
         "abx",
-        "Phones, without a probe",
-        "Is a phone nearer to another token of itself than to another phone?",
-        abx,
+        "ABX phone discrimination",
+        "For two tokens A and X of one phone and a token B of another: how often is X nearer to B than to A? No probe "
+        "is trained; guessing gives 50 %.",
+        "vqaudio.report.compute:abx",
+        (
+            Metric("abx_within", "fraction", LOWER, "ABX error rate with A, B and X by one speaker, comparing codes "
+                   "by identity."),
+            Metric("abx_across", "fraction", LOWER, "ABX error rate with X by another speaker; the increase over "
+                   "abx_within shows how much codes depend on the speaker."),
+            Metric("abx_within_vectors", "fraction", LOWER, "ABX error rate within speakers by the angle between code "
+                   "vectors, so that similar codes count as similar."),
+            Metric("abx_across_vectors", "fraction", LOWER, "ABX error rate across speakers by the angle between code "
+                   "vectors."),
+            Metric("abx_cells_within", "cells", NEITHER, "Number of compared combinations of phone pair, context and "
+                   "speaker within speakers."),
+            Metric("abx_cells_across", "cells", NEITHER, "Number of compared combinations of phone pair, context and "
+                   "speakers across speakers."),
+            Metric("abx_items", "phones", NEITHER, "Number of phone tokens that were compared, out of n."),
+            Metric("abx_triphone_context", "", NEITHER, "1 if only phones with equal neighbours were compared, as in "
+                   "published results; 0 if phones in any context were compared, which is harder and not comparable "
+                   "with those."),
+        ),
+        summary="On {set}, the ABX error rate across speakers is {tokens:abx_across} by code identity (guessing: 50 %)",
+        compared="abx_across",
     ),
-    Question(
-        "speaker",
-        "Who speaks?",
-        "How well do two seconds of codes tell who speaks? The less the better where the speaker is to be exchanged.",
-        speaker,
+    Task(
+        "speaker_probe",
+        "Speaker probe",
+        "How much codes reveal about the speaker: classifiers predict the speaker from two seconds of codes. Less is "
+        "better where the speaker is to be exchanged.",
+        "vqaudio.report.compute:speaker_probe",
+        (
+            Metric("linear_accuracy", "fraction", LOWER, "Speaker accuracy of a linear classifier on how often each "
+                   "code occurs in a segment."),
+            Metric("recurrent_accuracy", "fraction", LOWER, "Speaker accuracy of a small recurrent network, which "
+                   "also uses the order of the codes."),
+            Metric("chance", "fraction", NEITHER, "Accuracy of always predicting the speaker with the most segments."),
+        ),
+        summary="On {set}, two seconds of codes reveal the speaker in {tokens:linear_accuracy} of the cases to a "
+        "linear and in {tokens:recurrent_accuracy} to a recurrent classifier (chance: {tokens:chance})",
     ),
-    Question(
-        "conversion",
-        "Voices",
-        "Does the decoder speak in the voice that it is told to? A speaker verifier listens.",
-        conversion,
+    Task(
+        "voice_conversion",
+        "Voice conversion",
+        "Whether decoded speech has the requested speaker, by cosine similarities of a pretrained speaker verifier.",
+        "vqaudio.report.compute:voice_conversion",
+        (
+            Metric("similarity_target", "", HIGHER, "Similarity of a conversion to the target speaker; compare it "
+                   "with real_same_speaker and real_other_speakers."),
+            Metric("similarity_source", "", LOWER, "Similarity of a conversion to the source speaker."),
+            Metric("closer_to_target", "fraction", HIGHER, "Fraction of the conversions that are more similar to the "
+                   "target than to the source speaker."),
+            Metric("target_identified", "fraction", HIGHER, "Fraction of the conversions whose most similar speaker, "
+                   "among all, is the target."),
+            Metric("similarity_speaker", "", HIGHER, "Similarity of a reconstruction to its speaker."),
+            Metric("speaker_identified", "fraction", HIGHER, "Fraction of the reconstructions whose most similar "
+                   "speaker, among all, is their own."),
+            Metric("real_same_speaker", "", NEITHER, "Similarity of a real utterance to other utterances of its "
+                   "speaker: the upper reference."),
+            Metric("real_other_speakers", "", NEITHER, "Similarity of a real utterance to other speakers: the lower "
+                   "reference."),
+            Metric("real_identified", "fraction", NEITHER, "Fraction of the real utterances whose most similar "
+                   "speaker is their own: the verifier's accuracy on this set."),
+            Metric("equal_error_rate", "fraction", NEITHER, "Equal error rate (EER) of the verifier on real "
+                   "utterances."),
+            Metric("chance", "fraction", NEITHER, "1 over the number of enrolled speakers."),
+        ),
+        decodes=True,
+        summary="On {set}, {conversion:closer_to_target} of the conversions are more similar to the target than to the "
+        "source speaker (equal error rate of the verifier on real speech: {original:equal_error_rate})",
     ),
-    Question(
-        "words",
-        "Words",
-        "What does a recogniser hear of what the decoder speaks freely?",
-        words,
+    Task(
+        "wer",
+        "Word error rate",
+        "Speech recognition of the original, reconstructed and converted audio.",
+        "vqaudio.report.compute:wer",
+        (
+            Metric("wer", "fraction", LOWER, "Word error rate: substitutions, deletions and insertions over the words "
+                   "of the reference; it can exceed 100 %."),
+            Metric("cer", "fraction", LOWER, "Character error rate."),
+            Metric("wer_shuffled", "fraction", NEITHER, "WER against the references of other utterances: the worst "
+                   "case."),
+            Metric("cer_shuffled", "fraction", NEITHER, "CER against the references of other utterances."),
+        ),
+        decodes=True,
+        summary="On {set}, the word error rate is {original:wer} for original audio, {reconstruction:wer} for "
+        "reconstructions[, {conversion:wer} for conversions][, {reconstruction:wer_shuffled} for unrelated speech]",
     ),
-    Question(
+    Task(
         "signal",
         "Signal",
-        "How near is what the decoder speaks freely to the original? It draws a new waveform, so measures "
-        "that compare waveforms are low by design.",
-        signal,
+        "How close free-running reconstructions are to the original. A WaveNet samples a new waveform, so metrics that "
+        "compare waveforms in time are low by design.",
+        "vqaudio.report.compute:signal",
+        (
+            Metric("mcd", "dB", LOWER, "Mel-cepstral distortion after dynamic time warping, without level and pitch "
+                   "(13 coefficients, 25 ms windows every 10 ms)."),
+            Metric("log_mel_distance", "dB", LOWER, "Root mean square difference of log-mel spectra, frame by frame, "
+                   "including level and noise."),
+            Metric("f0_correlation", "", HIGHER, "Correlation of the F0 contours where both signals are voiced."),
+            Metric("f0_rmse", "cents", LOWER, "Root mean square F0 error where both signals are voiced; 100 cents are "
+                   "a semitone."),
+            Metric("gross_pitch_error", "fraction", LOWER, "Fraction of the frames voiced in both whose F0 differs by "
+                   "more than 20 %."),
+            Metric("voicing_error", "fraction", LOWER, "Fraction of the frames that are voiced in only one of the two "
+                   "signals."),
+            Metric("voiced_fraction", "fraction", NEITHER, "Fraction of voiced frames in the reconstruction; a "
+                   "whisper has a low one."),
+            Metric("voiced_fraction_original", "fraction", NEITHER, "Fraction of voiced frames in the original."),
+            Metric("level_difference", "dB", NEITHER, "Level of the reconstruction relative to the original; 0 is "
+                   "right."),
+            Metric("pesq", "", HIGHER, "Wide-band PESQ, from 1 to 4.64, which compares the signals in time."),
+            Metric("stoi", "", HIGHER, "Short-time objective intelligibility (STOI), at most 1, which compares band "
+                   "envelopes in time."),
+            Metric("estoi", "", HIGHER, "Extended STOI, which also handles modulated noise."),
+        ),
+        decodes=True,
     ),
-    Question(
-        "codes",
-        "Codes",
-        "Which codes are used, how long do they stay, what follows what?",
-        codes,
+    Task(
+        "codebook_usage",
+        "Codebook usage",
+        "Which codes are used, how long they last and how predictable the next one is.",
+        "vqaudio.metrics.codebook_usage:codebook_usage_metrics",
+        (
+            Metric("usage", "fraction", NEITHER, "Fraction of the codebook that occurs at all."),
+            Metric("entropy", "bits", NEITHER, "Entropy of the code distribution; random codes have the highest."),
+            Metric("perplexity", "codes", NEITHER, "2 to the power of the entropy: the effective number of codes."),
+            Metric("repeat_rate", "fraction", NEITHER, "Fraction of the codes that equal the one before."),
+            Metric("run_length_mean", "frames", NEITHER, "Mean number of frames for which a code stays the same."),
+            Metric("run_length_ms", "ms", NEITHER, "Mean duration for which a code stays the same; a phone lasts "
+                   "about 80 ms."),
+            Metric("run_length_median", "frames", NEITHER, "Median number of frames for which a code stays the same."),
+            Metric("bigram_entropy", "bits", NEITHER, "Conditional entropy of a code given the one before; too low "
+                   "where there is little speech to count on."),
+            Metric("distinct_bigrams", "pairs", NEITHER, "Number of different pairs of successive codes; it grows "
+                   "with the amount of speech."),
+            Metric("bigram_type_token_ratio", "fraction", NEITHER, "Different pairs over all pairs; 1 where no pair "
+                   "occurs twice."),
+            Metric("distinct_trigrams", "triples", NEITHER, "Number of different triples of successive codes."),
+            Metric("trigram_type_token_ratio", "fraction", NEITHER, "Different triples over all triples."),
+        ),
+        inputs="codes",
     ),
-    Question(
-        "bits",
-        "Bits",
-        "What a second of speech costs, by ever better models of the codes.",
-        bits,
+    Task(
+        "bitrate",
+        "Bitrate",
+        "What a second of speech costs under increasingly strong models of the code sequence.",
+        "vqaudio.report.compute:bitrate",
+        (
+            Metric("nominal", "bits/s", LOWER, "Bitrate at log2 K bits per code."),
+            Metric("unigram", "bits/s", LOWER, "Bitrate under the code frequencies of the evaluated utterances "
+                   "themselves, which is too low."),
+            Metric("bigram", "bits/s", LOWER, "Bitrate under the code bigrams of the evaluated utterances themselves, "
+                   "which is much too low."),
+            Metric("merged", "bits/s", LOWER, "Bitrate of the ZeroSpeech challenges with runs of equal codes merged: "
+                   "for comparison with published results, because the codes cannot be recovered from it."),
+            Metric("unigram_trained", "bits/s", LOWER, "Bitrate under the code frequencies of the training utterances "
+                   "(--train-tokens)."),
+            Metric("bigram_trained", "bits/s", LOWER, "Bitrate under the smoothed code bigrams of the training "
+                   "utterances (--train-tokens)."),
+            Metric("prior", "bits/s", LOWER, "Bitrate under the trained prior (--prior), which vqaudio pack reaches."),
+        ),
     ),
-    Question(
-        "stability",
-        "Stability",
-        "Do the codes stay when the speech changes in ways that a listener hardly minds?",
-        stability,
+    Task(
+        "robustness",
+        "Robustness",
+        "How much the codes change when the input changes in ways that a listener hardly notices: unit edit distance "
+        "per code, 0 for equal codes.",
+        "vqaudio.report.compute:robustness",
+        _EDIT_RATES,
     ),
-)
+)  # fmt: skip

@@ -17,12 +17,11 @@ SCRIPTS = ("dom.js", "tones.js", "table.js", "codes.js", "timeline.js", "page.js
 
 
 def write_page(report: dict[str, Any], folder: Path, *, overwrite: bool = False) -> None:
-    """A report, as figures.json holds it -> folder/index.html; what it lacks the page says in its place.
+    """A report with the entries of report.json and of `assets.page_assets` -> folder/index.html.
 
-    Audio and pictures are named by their paths below `folder`, "audio/x.wav", and for a snippet with its seconds:
-    "audio/x.wav#t=1.20,1.45". Values in the unit "share" are shown in percent. What is published as "accuracy, of
-    somebody" is shown beside the figure accuracy. The same report gives the same bytes.
-    Raises OSError where it cannot write.
+    Missing entries leave their section of the page empty. Audio and pictures are paths relative to `folder`,
+    "audio/x.wav", and snippets have a range of seconds: "audio/x.wav#t=1.20,1.45". The same report gives the same
+    bytes. Raises OSError where the page cannot be written.
     """
     templates = files("vqaudio.report.page")
 
@@ -35,13 +34,15 @@ def write_page(report: dict[str, Any], folder: Path, *, overwrite: bool = False)
         "js": "\n".join(source(name) for name in SCRIPTS),
         "report": embedded(report),
     }
-    page = re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], source("page.html"))  # once: parts stay as they are
+    page = re.sub(
+        r"\{\{(\w+)\}\}", lambda found: parts[found[1]], source("page.html")
+    )  # in one pass: inserted text is not searched again
     with atomic_file(folder / INDEX, overwrite=overwrite) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
 
 def embedded(report: dict[str, Any]) -> str:
-    """As JSON that may stand in a <script>: no "<" that could end it, ASCII alone, null for what is no number."""
+    """JSON that is safe inside <script>: without "<", in ASCII, with null for NaN and infinity."""
     text = json.dumps(_finite(report), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 

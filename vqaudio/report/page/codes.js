@@ -1,6 +1,6 @@
-// All codes as a grid, like a periodic table, and the panel that tells of one.
+// The grid of all codes, and the panel with the details of one.
 
-let openCode = () => {}; // set below; the timeline calls it too
+let openCode = () => {}; // set below; also called by the timeline
 
 function codesGrid(report, known) {
   const section = byId("codes");
@@ -9,7 +9,7 @@ function codesGrid(report, known) {
   const withPhones = used.some((c) => c.main !== null);
   const ranked = [...known.values()].sort((a, b) => b.count - a.count || a.code - b.code);
   const rank = new Map(ranked.map((c, i) => [c.code, i + 1]));
-  const most = ranked[0]?.share ?? 0;
+  const most = ranked[0]?.fraction ?? 0;
   const phoneOrder = (c) => (c.main === null ? Infinity : phone(c.main).order);
   const ORDERS = {
     phone: (a, b) => phoneOrder(a) - phoneOrder(b) || b.purity - a.purity || a.code - b.code,
@@ -25,12 +25,12 @@ function codesGrid(report, known) {
       {
         type: "button",
         class: c.count ? "cell tone" : "cell unused",
-        style: `${c.tone};--used:${Math.sqrt(c.share / most || 0).toFixed(3)}`,
+        style: `${c.tone};--used:${Math.sqrt(c.fraction / most || 0).toFixed(3)}`,
         "data-code": c.code,
         tabindex: -1,
         title: c.count
-          ? `code ${c.code}${c.main ? `: ${c.main} in ${quantity(c.purity, "share")}` : ""}`
-          : `code ${c.code} was not used`,
+          ? `code ${c.code}${c.main ? `: ${c.main} in ${quantity(c.purity, "fraction")}` : ""}`
+          : `code ${c.code} is not used`,
         onclick: () => openCode(c.code),
       },
       element("small", {}, String(c.code)),
@@ -105,7 +105,7 @@ function codesGrid(report, known) {
             element(
               "p",
               { class: "absent" },
-              facts ? "No frame was given this code." : "This report tells nothing of single codes.",
+              facts ? "No frame has this code." : "This report has no data on single codes.",
             ),
           ]),
     );
@@ -119,19 +119,19 @@ function codesGrid(report, known) {
       element(
         "dl",
         {},
-        fact("used in", `${quantity(c.share, "share")} of frames`),
+        fact("used in", `${quantity(c.fraction, "fraction")} of frames`),
         fact("frames", number(c.count)),
         fact("rank", `${ordinal(rank.get(c.code))} of ${known.size}`),
         c.mean_run_ms ? fact("mean run", `${number(c.mean_run_ms)} ms`) : [],
       ),
       element("h3", {}, "Phones"),
       c.main === null
-        ? element("p", { class: "absent" }, "Not known: there is no alignment for its frames.")
+        ? element("p", { class: "absent" }, "Unknown: its frames have no phone alignment.")
         : bars(c.phones, phoneTone),
       element("h3", {}, "Speakers"),
       Object.keys(c.speakers ?? {}).length
         ? bars(c.speakers, () => "")
-        : element("p", { class: "absent" }, "Not known."),
+        : element("p", { class: "absent" }, "Unknown."),
       element("h3", {}, "Snippets"),
     ];
     const snippets = (c.snippets ?? []).map(snippet);
@@ -139,7 +139,7 @@ function codesGrid(report, known) {
       ...parts,
       snippets.length
         ? element("div", { class: "snippets" }, snippets)
-        : element("p", { class: "absent" }, "No audio of it is in this report."),
+        : element("p", { class: "absent" }, "This report has no audio of it."),
     ];
   }
 
@@ -158,12 +158,12 @@ function codesGrid(report, known) {
     );
   }
 
-  if (!known.size) return absent(section, "This report tells nothing of single codes.");
-  byId("codes-asks").textContent =
+  if (!known.size) return absent(section, "This report has no data on single codes.");
+  byId("codes-description").textContent =
     `${used.length} of ${known.size} codes are used. ` +
     (withPhones
-      ? "A cell has the colour of the phone that it most often stands for, the stronger the purer; the line below says how often it is used."
-      : "Phones are not known here, so colours only tell codes apart; the line below says how often one is used.");
+      ? "A cell has the colour of the most frequent phone of its code, stronger for a higher purity; the line below it shows how often the code is used."
+      : "There are no phone alignments, so colours only distinguish codes; the line below a cell shows how often its code is used.");
   const sortBy = (event) => {
     order = event.currentTarget.value;
     render();
@@ -189,9 +189,9 @@ function codesGrid(report, known) {
         "span",
         { class: "family codes" },
         element("i", { class: "swatch tone", style: tone(null, 0, UNKNOWN_LIFT) }),
-        "not known",
+        "unknown",
       ),
     );
-  byId("codes-tools").append(element("label", {}, "sorted by ", picker), ...legend);
+  byId("codes-tools").append(element("label", {}, "sort by ", picker), ...legend);
   render();
 }

@@ -1,6 +1,6 @@
-// What all parts of the page use: elements, paths, numbers, and one sound at a time.
+// Shared by all parts of the page: elements, paths, numbers, and audio playback, one sound at a time.
 
-/** element("td", {class: "x", onclick: f}, "text", child, ...): attributes and children that are null or false are left out. */
+/** element("td", {class: "x", onclick: f}, "text", child, ...): null and false attributes and children are left out. */
 function element(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -14,19 +14,19 @@ function element(tag, attributes = {}, ...children) {
 
 const byId = (id) => document.getElementById(id);
 
-/** Hides a section and says why in its place. */
+/** Hides the content of a section and shows why it is empty. */
 function absent(section, why) {
   for (const child of [...section.children].slice(1)) child.hidden = true;
   section.append(element("p", { class: "absent" }, why));
 }
 
-/** A path of the report, "audio/x.wav" or with a range of seconds "audio/x.wav#t=1.2,1.5", as an address. */
+/** A path of the report, "audio/x.wav" or with a range of seconds "audio/x.wav#t=1.2,1.5", as a URL. */
 function address(path) {
   const [, file, range] = path.match(/^(.*?)(#t=[\d.]+,[\d.]+)?$/s);
   return file.split("/").map(encodeURIComponent).join("/") + (range ?? "");
 }
 
-/** Three digits that count; whole numbers and those from 1000 as they are. */
+/** Three significant digits; integers and numbers from 1000 without decimals. */
 function number(value) {
   if (value === null || value === undefined) return "–";
   const text =
@@ -38,16 +38,16 @@ function number(value) {
   return text.replace("-", "−");
 }
 
-function percentage(share) {
-  const percent = 100 * share;
+function percentage(fraction) {
+  const percent = 100 * fraction;
   const digits = percent !== 0 && Math.abs(percent) < 1 ? percent.toPrecision(2) : percent.toFixed(1);
   return digits.replace("-", "−");
 }
 
-/** A value in its unit; shares are said in percent. */
+/** A value with its unit; fractions in percent. */
 function quantity(value, unit, { bare = false } = {}) {
   if (value === null || value === undefined) return "–";
-  const percent = unit === "share";
+  const percent = unit === "fraction";
   const text = percent ? percentage(value) : number(value);
   return bare || !unit ? text : `${text} ${percent ? "%" : unit}`;
 }
@@ -55,18 +55,18 @@ function quantity(value, unit, { bare = false } = {}) {
 const words = (name) => name.replaceAll("_", " ");
 const ordinal = (n) => `${n}${n % 100 > 10 && n % 100 < 14 ? "th" : (["th", "st", "nd", "rd"][n % 10] ?? "th")}`;
 
-/** Labelled shares as bars, the largest first; what is not listed is said as one. */
-function bars(shares, toneOf) {
-  const entries = Object.entries(shares).sort((a, b) => b[1] - a[1]);
-  const rest = 1 - entries.reduce((sum, [, share]) => sum + share, 0);
+/** Labelled fractions as bars, the largest first; the remainder is one bar. */
+function bars(fractions, toneOf) {
+  const entries = Object.entries(fractions).sort((a, b) => b[1] - a[1]);
+  const rest = 1 - entries.reduce((sum, [, fraction]) => sum + fraction, 0);
   const rows = rest > 0.005 ? [...entries, ["others", rest]] : entries;
   return element(
     "div",
     { class: "bars" },
-    rows.map(([name, share]) => [
+    rows.map(([name, fraction]) => [
       element("span", {}, name),
-      element("i", { style: `--width:${100 * share}%;${toneOf(name)}` }),
-      element("span", { class: "value" }, quantity(share, "share")),
+      element("i", { style: `--width:${100 * fraction}%;${toneOf(name)}` }),
+      element("span", { class: "value" }, quantity(fraction, "fraction")),
     ]),
   );
 }
@@ -79,7 +79,7 @@ document.addEventListener(
   true, // play does not bubble
 );
 
-/** Plays; that another click comes before the sound is no error. */
+/** Plays; an abort by the next click is no error. */
 function start(audio) {
   audio.play().catch((error) => {
     if (error.name !== "AbortError") throw error;
@@ -89,13 +89,13 @@ function start(audio) {
 const snippetPlayer = element("audio", { id: "snippet-player", preload: "none" });
 document.body.append(snippetPlayer);
 
-/** Plays a path with a range; the browser seeks to its start, and we stop at its end more precisely than it does. */
+/** Plays a path with a range: the browser seeks to its start, and the loop stops at its end, more precisely than the browser. */
 function playSnippet(path) {
   const end = Number(path.split(",").at(-1));
   snippetPlayer.src = address(path);
   start(snippetPlayer);
   const watch = () => {
-    if (snippetPlayer.paused || !snippetPlayer.src.endsWith(address(path))) return; // stopped, or another one plays
+    if (snippetPlayer.paused || !snippetPlayer.src.endsWith(address(path))) return; // stopped, or another snippet is playing
     if (snippetPlayer.currentTime >= end) snippetPlayer.pause();
     else requestAnimationFrame(watch);
   };

@@ -1,8 +1,8 @@
-// Reads the report and fills the page; what a report lacks is said in its place.
+// Reads the report and fills the page; a section without data says so.
 
 const report = {
-  questions: [],
-  figures: [],
+  tasks: [],
+  metrics: [],
   missing: [],
   published: [],
   codes: [],
@@ -19,7 +19,7 @@ const known = readCodes(report.codes);
 function opening() {
   byId("title").textContent = report.title;
   const [name, ...reasons] = (report.verdict ?? "").split(": ");
-  const looks = name === "healthy" ? "good" : name.startsWith("not ") ? null : "bad"; // not asked, not told
+  const looks = name === "healthy" ? "good" : name.startsWith("not ") ? null : "bad"; // not measured, not available
   const badge =
     name &&
     element(
@@ -43,19 +43,19 @@ function opening() {
     ].filter(Boolean),
   );
   const m = report.model;
-  const drawn = report.spoken_with;
+  const sampling = report.sampling;
   const facts = {
     model: m.name,
     fingerprint: m.fingerprint,
     codes: m.codebook_size && number(m.codebook_size),
     "frame rate": m.frame_rate && `${number(m.frame_rate)} Hz (hop ${number(m.hop)} at ${number(m.sample_rate)} Hz)`,
-    "at most": m.nominal_bits_per_second && `${number(m.nominal_bits_per_second)} bits per second`,
-    voices:
+    bitrate: m.nominal_bits_per_second && `${number(m.nominal_bits_per_second)} bits per second (nominal)`,
+    speakers:
       m.speakers?.length &&
       `${m.speakers.length}: ${m.speakers.slice(0, 8).join(", ")}${m.speakers.length > 8 ? ", …" : ""}`,
-    spoken:
-      drawn &&
-      `at temperature ${number(drawn.temperature)}${drawn.top_k ? `, top-k ${number(drawn.top_k)}` : ""}${drawn.top_p ? `, top-p ${number(drawn.top_p)}` : ""}`,
+    sampling:
+      sampling &&
+      `temperature ${number(sampling.temperature)}${sampling.top_k ? `, top-k ${number(sampling.top_k)}` : ""}${sampling.top_p ? `, top-p ${number(sampling.top_p)}` : ""}`,
   };
   const given = Object.entries(facts).filter(([, value]) => value);
   const amount = (n, one) => `${number(n)} ${one}${n === 1 ? "" : "s"}`;
@@ -65,7 +65,7 @@ function opening() {
       {},
       element("b", {}, s.name),
       ` ${amount(s.utterances, "utterance")}, ${amount(s.speakers, "speaker")}, ${number(Math.round(s.seconds))}\u00a0s`,
-      element("small", {}, s.has?.length ? `with ${s.has.join(", ")}` : "audio alone"),
+      element("small", {}, s.available?.length ? `with ${s.available.join(", ")}` : "audio only"),
     );
   byId("facts").append(
     element(
@@ -73,7 +73,7 @@ function opening() {
       {},
       given.map(([key, value]) => [element("dt", {}, key), element("dd", {}, value)]),
     ),
-    ...(report.sets.length ? [element("h3", {}, "Heard"), element("ul", { class: "sets" }, report.sets.map(set))] : []),
+    ...(report.sets.length ? [element("h3", {}, "Evaluation sets"), element("ul", { class: "sets" }, report.sets.map(set))] : []),
   );
   const ribbon = runsOf(report.timelines[0]?.codes ?? []).map(([code, from, to]) =>
     element("i", { class: "tone", style: `flex:${to - from};${known.get(code)?.tone ?? numberTone(code)}` }),
@@ -82,7 +82,7 @@ function opening() {
 }
 
 function listenTable() {
-  if (!report.audio.length) return absent(byId("listen"), "No audio is in this report.");
+  if (!report.audio.length) return absent(byId("listen"), "This report has no audio.");
   const player = (path, what) =>
     path
       ? element("audio", {
@@ -95,8 +95,8 @@ function listenTable() {
       : "–";
   const columns = { original: "Original", reconstruction: "Reconstruction", conversions: "Conversions" };
   const row = (a) => {
-    const conversions = Object.entries(a.conversions ?? {}).map(([voice, path]) =>
-      element("div", { class: "conversion" }, element("span", {}, `→ ${voice}`), player(path, `${a.id} as ${voice}`)),
+    const conversions = Object.entries(a.conversions ?? {}).map(([target, path]) =>
+      element("div", { class: "conversion" }, element("span", {}, `→ ${target}`), player(path, `${a.id} as ${target}`)),
     );
     return element(
       "tr",
@@ -127,7 +127,7 @@ function pictures() {
 }
 
 opening();
-figuresTable(report);
+metricsTable(report);
 publishedTable(report);
 codesGrid(report, known);
 timelineView(report, known);

@@ -1,82 +1,81 @@
-// The table of all figures: a row for each question, set and figure, a column for each system.
+// The table of all metrics: a row for each task, set and metric, a column for each system.
 
 const OURS = "tokens";
-const YARDSTICKS = ["original", "original audio"]; // what the others are held against, not one of them
-const KEYS = { question: "Question", set: "Set" };
+const REFERENCES = ["original"]; // real audio: no competitor of the others
+const KEYS = { task: "Task", set: "Set" };
 
-/** Figures -> rows {question, set, name, ..., cells: {system: figure}} in the report's order. */
-function pivot(figures) {
+/** Values -> rows {task, set, metric, ..., cells: {system: value}} in the report's order. */
+function pivot(values) {
   const rows = new Map();
-  for (const figure of figures) {
-    const key = JSON.stringify([figure.question, figure.set, figure.name]);
-    if (!rows.has(key)) rows.set(key, { ...figure, cells: {} });
-    rows.get(key).cells[figure.system] = figure;
+  for (const value of values) {
+    const key = JSON.stringify([value.task, value.set, value.metric]);
+    if (!rows.has(key)) rows.set(key, { ...value, cells: {} });
+    rows.get(key).cells[value.system] = value;
   }
   return [...rows.values()];
 }
 
-/** The system that is ahead in a row, and whether its interval lies apart from all others; null where none is. */
-function ahead(row) {
-  const found = Object.values(row.cells).filter((f) => f.value !== null && !YARDSTICKS.includes(f.system));
+/** The best system of a row, and whether its interval is disjoint from all others; null where there is none. */
+function best(row) {
+  const found = Object.values(row.cells).filter((f) => f.value !== null && !REFERENCES.includes(f.system));
   if (row.better === "neither" || found.length < 2) return null;
   const sign = row.better === "lower" ? -1 : 1;
   const [first, ...others] = found.sort((a, b) => sign * (b.value - a.value));
   if (first.value === others[0].value) return null;
-  const known = found.every((f) => f.count > 1); // of one item an interval has no width
+  const known = found.every((f) => f.count > 1); // the interval of a single item has no width
   const apart = known && others.every((f) => (sign > 0 ? first.low > f.high : first.high < f.low));
   return { system: first.system, apart };
 }
 
-/** One figure: value, interval, items, and both as a bar on the row's scale. */
-function figureCell(figure, row, lead) {
-  if (!figure) return element("td", { class: "empty" }, "");
+/** One value with its interval, number of items, and a bar on the scale of the row. */
+function valueCell(estimate, row, lead) {
+  if (!estimate) return element("td", { class: "empty" }, "");
   const all = Object.values(row.cells).flatMap((f) => [f.value, f.low, f.high]);
-  const [least, most] = [Math.min(0, ...all), Math.max(row.unit === "share" ? 1 : 0, ...all)];
+  const [least, most] = [Math.min(0, ...all), Math.max(row.unit === "fraction" ? 1 : 0, ...all)];
   const at = (value) => (100 * (value - least)) / (most - least || 1);
-  const mark = lead?.system === figure.system ? (lead.apart ? "●" : "○") : null;
-  const [from, to] = [at(figure.low), at(figure.high)];
-  const [left, right] = [at(0), at(figure.value)].sort((a, b) => a - b);
+  const mark = lead?.system === estimate.system ? (lead.apart ? "●" : "○") : null;
+  const [from, to] = [at(estimate.low), at(estimate.high)];
+  const [left, right] = [at(0), at(estimate.value)].sort((a, b) => a - b);
   const drawn =
-    figure.value !== null &&
+    estimate.value !== null &&
     element(
       "div",
       { class: "bar", "aria-hidden": "true" },
       element("i", { style: `left:${left}%;width:${right - left}%` }),
       element("b", { style: `left:${from}%;width:${to - from}%` }),
     );
-  const ends = [figure.low, figure.high].map((value) => quantity(value, figure.unit, { bare: true }));
+  const ends = [estimate.low, estimate.high].map((value) => quantity(value, estimate.unit, { bare: true }));
   return element(
     "td",
-    { class: `figure${figure.system === OURS ? " ours" : ""}`, title: `${figure.system}: n = ${figure.count}` },
-    figure.value !== null && element("span", { class: "value" }, quantity(figure.value, figure.unit)),
-    mark && element("b", { class: "ahead", title: lead.apart ? "ahead" : "ahead, intervals overlap" }, ` ${mark}`),
+    { class: `estimate${estimate.system === OURS ? " ours" : ""}`, title: `${estimate.system}: n = ${estimate.count}` },
+    estimate.value !== null && element("span", { class: "value" }, quantity(estimate.value, estimate.unit)),
+    mark && element("b", { class: "best", title: lead.apart ? "best" : "best, but intervals overlap" }, ` ${mark}`),
     drawn,
     element(
       "small",
       {},
-      figure.value === null
+      estimate.value === null
         ? "not defined"
-        : `${ends.join(figure.low < 0 ? " to " : " – ")} · n = ${number(figure.count)}`,
+        : `${ends.join(estimate.low < 0 ? " to " : " – ")} · n = ${number(estimate.count)}`,
     ),
   );
 }
 
-function figuresTable(report) {
-  const rows = pivot(report.figures);
-  const titles = new Map(report.questions.map((q) => [q.key, q.title]));
+function metricsTable(report) {
+  const rows = pivot(report.metrics);
+  const titles = new Map(report.tasks.map((t) => [t.key, t.title]));
   const rivals = new Set([OURS, ...rows.filter((row) => OURS in row.cells).flatMap((row) => Object.keys(row.cells))]);
-  const systems = [...new Set([...rivals, ...report.figures.map((f) => f.system)])];
-  const table = byId("figures-table");
+  const systems = [...new Set([...rivals, ...report.metrics.map((f) => f.system)])];
+  const table = byId("metrics-table");
   const chosen = {
-    question: report.questions.find((q) => rows.some((r) => r.question === q.key))?.key ?? null,
+    task: report.tasks.find((t) => rows.some((r) => r.task === t.key))?.key ?? null,
     set: null,
   };
   const sorted = { column: null, sign: 1 };
-  const text = (row, key) => (key === "question" ? (titles.get(row.question) ?? row.question) : row[key]);
+  const text = (row, key) => (key === "task" ? (titles.get(row.task) ?? row.task) : row[key]);
 
-  // "accuracy, VQ-VAE" is of the figure accuracy
   function published(row) {
-    return report.published.filter((p) => p.question === row.question && p.name.split(", ")[0] === row.name);
+    return report.published.filter((p) => p.task === row.task && p.metric === row.metric);
   }
 
   function valueOf(row, column) {
@@ -87,7 +86,7 @@ function figuresTable(report) {
 
   function compare(a, b) {
     const [x, y] = [valueOf(a, sorted.column), valueOf(b, sorted.column)];
-    if (x === null || y === null) return (x === null) - (y === null); // what is not there stays last
+    if (x === null || y === null) return (x === null) - (y === null); // missing values stay last
     return sorted.sign * (typeof x === "string" ? x.localeCompare(y, "en", { numeric: true }) : x - y);
   }
 
@@ -108,7 +107,7 @@ function figuresTable(report) {
   }
 
   function bodyRow(row, columns) {
-    const lead = ahead(row);
+    const lead = best(row);
     const arrow = { higher: " ↑", lower: " ↓" }[row.better];
     const name = element(
       "details",
@@ -116,23 +115,23 @@ function figuresTable(report) {
       element(
         "summary",
         {},
-        words(row.name),
+        words(row.metric),
         element("span", { class: "better", title: arrow && `${row.better} is better` }, arrow ?? ""),
       ),
       element("p", {}, row.meaning),
     );
     const cell = (column) => {
       if (column in KEYS) return element("td", { class: "key" }, text(row, column));
-      if (column.startsWith("system:")) return figureCell(row.cells[column.slice(7)], row, lead);
+      if (column.startsWith("system:")) return valueCell(row.cells[column.slice(7)], row, lead);
       const quoted = published(row).map((p) =>
         element(
           "div",
           { title: `${p.source}${p.note ? `: ${p.note}` : ""}` },
           element("span", { class: "value" }, quantity(p.value, p.unit)),
-          element("small", {}, p.name.split(", ").slice(1).join(", ") || p.source),
+          element("small", {}, p.system),
         ),
       );
-      return element("td", { class: "figure quoted" }, quoted);
+      return element("td", { class: "estimate quoted" }, quoted);
     };
     return element("tr", {}, element("th", { scope: "row" }, name), columns.map(cell));
   }
@@ -154,24 +153,24 @@ function figuresTable(report) {
       element(
         "tr",
         {},
-        heading("name", "Figure"),
+        heading("metric", "Metric"),
         columns.map((c) => heading(c, label(c))),
       ),
     );
     table.tBodies[0].replaceChildren(...shown.map((row) => bodyRow(row, columns)));
-    const question = report.questions.find((q) => q.key === chosen.question);
-    byId("asks").textContent = question?.asks ?? "";
+    const task = report.tasks.find((t) => t.key === chosen.task);
+    byId("description").textContent = task?.description ?? "";
     renderMissing();
   }
 
   function renderMissing() {
-    const gaps = report.missing.filter((m) =>
+    const missing = report.missing.filter((m) =>
       Object.keys(KEYS).every((key) => chosen[key] === null || !m[key] || m[key] === chosen[key]),
     );
-    const said = (m) =>
-      element("li", {}, element("b", {}, [text(m, "question"), m.set].filter(Boolean).join(", ")), `: ${m.why}`);
-    const list = [element("h3", {}, "Not measured"), element("ul", { class: "missing" }, gaps.map(said))];
-    byId("missing").replaceChildren(...(gaps.length ? list : []));
+    const item = (m) =>
+      element("li", {}, element("b", {}, [text(m, "task"), m.set].filter(Boolean).join(", ")), `: ${m.reason}`);
+    const list = [element("h3", {}, "Not measured"), element("ul", { class: "missing" }, missing.map(item))];
+    byId("missing").replaceChildren(...(missing.length ? list : []));
   }
 
   function chips(key, options) {
@@ -193,7 +192,7 @@ function figuresTable(report) {
         label,
       );
     const group = element("div", { class: "chips", role: "group", "aria-label": KEYS[key] }, options.map(chip));
-    return options.length > 2 ? group : null; // all, and the only one, are the same
+    return options.length > 2 ? group : null; // with a single value, "all" would be the same
   }
 
   const named = (key) => [...new Set([...rows, ...report.missing].map((row) => row[key]).filter(Boolean))];
@@ -201,22 +200,23 @@ function figuresTable(report) {
     [null, `all ${KEYS[key].toLowerCase()}s`],
     ...named(key).map((v) => [v, text({ [key]: v }, key)]),
   ];
-  byId("filters").replaceChildren(...["question", "set"].map((key) => chips(key, options(key))).filter(Boolean));
-  table.hidden = byId("figures-legend").hidden = rows.length === 0;
-  if (!rows.length) table.before(element("p", { class: "absent" }, "No figure was measured."));
+  byId("filters").replaceChildren(...["task", "set"].map((key) => chips(key, options(key))).filter(Boolean));
+  table.hidden = byId("metrics-legend").hidden = rows.length === 0;
+  if (!rows.length) table.before(element("p", { class: "absent" }, "This report has no metrics."));
   render();
 }
 
 function publishedTable(report) {
-  if (!report.published.length) return absent(byId("published"), "None is quoted in this report.");
-  const titles = new Map(report.questions.map((q) => [q.key, q.title]));
-  const head = ["Question", "Figure", "Value", "Source", "Note"].map((name) => element("th", { scope: "col" }, name));
+  if (!report.published.length) return absent(byId("published"), "This report has no published results.");
+  const titles = new Map(report.tasks.map((t) => [t.key, t.title]));
+  const head = ["Task", "Metric", "System", "Value", "Source", "Note"].map((name) => element("th", { scope: "col" }, name));
   const row = (p) =>
     element(
       "tr",
       {},
-      element("td", { class: "key" }, titles.get(p.question) ?? p.question),
-      element("th", { scope: "row" }, words(p.name)),
+      element("td", { class: "key" }, titles.get(p.task) ?? p.task),
+      element("th", { scope: "row" }, words(p.metric)),
+      element("td", { class: "key" }, p.system),
       element("td", { class: "value" }, quantity(p.value, p.unit)),
       element("td", {}, p.source),
       element("td", { class: "prose" }, p.note ?? ""),

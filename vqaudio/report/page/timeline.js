@@ -36,7 +36,7 @@ function codeRuns(shown, known) {
 
 function timelineView(report, known) {
   const all = report.timelines;
-  if (!all.length) return absent(byId("timeline"), "No utterance is drawn in this report.");
+  if (!all.length) return absent(byId("timeline"), "This report has no timelines.");
   const lanes = byId("lanes");
   const inner = element("div", { class: "inner" });
   const playhead = element("div", { class: "playhead", hidden: true });
@@ -58,13 +58,13 @@ function timelineView(report, known) {
   }
 
   function follow() {
-    const share = Math.min(audio.currentTime / shown.seconds, 1);
+    const fraction = Math.min(audio.currentTime / shown.seconds, 1);
     playhead.hidden = false;
-    playhead.style.left = `${100 * share}%`;
+    playhead.style.left = `${100 * fraction}%`;
     const code = shown.codes[Math.min(Math.floor(audio.currentTime * shown.frame_rate), shown.codes.length - 1)];
     const main = known.get(code)?.main;
     now.textContent = `${audio.currentTime.toFixed(2)} s${code === undefined ? "" : ` · code ${code}${main ? ` · ${main}` : ""}`}`;
-    const x = share * inner.clientWidth;
+    const x = fraction * inner.clientWidth;
     const outside = x < lanes.scrollLeft || x > lanes.scrollLeft + lanes.clientWidth;
     if (outside && !audio.paused) lanes.scrollLeft = x - 0.1 * lanes.clientWidth;
     if (!audio.paused) requestAnimationFrame(follow);
@@ -90,11 +90,11 @@ function timelineView(report, known) {
           ? lane(
               "log-mel spectrogram",
               "picture",
-              element("img", { src: address(shown.picture), alt: "log-mel spectrogram, low notes below" }),
+              element("img", { src: address(shown.picture), alt: "log-mel spectrogram" }),
             )
           : null,
         shown.codes?.length
-          ? lane(`codes, ${number(shown.frame_rate)} a second`, "codes fine", codeRuns(shown, known))
+          ? lane(`codes, ${number(shown.frame_rate)} per second`, "codes fine", codeRuns(shown, known))
           : null,
         phones.length ? lane("phones", "codes", phones) : null,
         element("div", { class: "ticks", "aria-hidden": "true" }),
@@ -107,7 +107,7 @@ function timelineView(report, known) {
     audio?.addEventListener("play", follow);
     audio?.addEventListener("seeked", follow);
     byId("timeline-player").replaceChildren(
-      audio ?? element("span", { class: "absent" }, "Its audio is not in this report."),
+      audio ?? element("span", { class: "absent" }, "The audio of this utterance is not in the report."),
       now,
     );
     byId("timeline-text").textContent = shown.text ?? "";

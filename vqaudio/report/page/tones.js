@@ -1,4 +1,4 @@
-// Colours: phones of a family are neighbours in hue; a code has the hue of its main phone, the stronger the purer.
+// Colours: phones of one family have similar hues; a code has the hue of its most frequent phone, stronger for a higher purity.
 
 const FAMILIES = [
   ["silence, noise", null, "pau sil sp h# #h epi spn nsn"],
@@ -9,9 +9,9 @@ const FAMILIES = [
   ["fricatives", [285, 325], "f v th dh s z sh zh"],
   ["affricates", [340, 352], "ch jh"],
 ];
-const STRONG = 0.15; // chroma of a phone, and of a code that means one phone alone
-const UNKNOWN_LIFT = 0.1; // a code whose phone is not known is paler than silence
-const GOLDEN_ANGLE = 137.5; // keeps neighbouring numbers apart in hue
+const STRONG = 0.15; // chroma of a phone, and of a code with a single phone
+const UNKNOWN_LIFT = 0.1; // a code without a known phone is paler than silence
+const GOLDEN_ANGLE = 137.5; // gives successive numbers distinct hues
 
 const HUES = new Map();
 FAMILIES.forEach(([family, range, labels], order) => {
@@ -41,13 +41,13 @@ function tone(hue, strength = 1, lift = 0) {
 const numberTone = (code) => tone((code * GOLDEN_ANGLE) % 360, 0.7);
 const phoneTone = (label) => tone(phone(label).hue);
 
-/** Codes of the report by number, each with its main phone, if phones are known, and its tone. */
+/** Codes of the report by number, each with its most frequent phone, if known, and its colour. */
 function readCodes(codes) {
   const known = new Map();
   const withPhones = codes.some((facts) => Object.keys(facts.phones ?? {}).length);
   for (const facts of codes) {
     const [main, purity] = Object.entries(facts.phones ?? {}).reduce((a, b) => (b[1] > a[1] ? b : a), [null, 0]);
-    const lift = 0.06 * (((facts.code * 0.618) % 1) - 0.5); // codes of the same phone differ a little in lightness
+    const lift = 0.06 * (((facts.code * 0.618) % 1) - 0.5); // codes of one phone differ slightly in lightness
     const unknown = withPhones ? tone(null, 0, UNKNOWN_LIFT) : numberTone(facts.code);
     const own = main === null ? unknown : tone(phone(main).hue, 0.2 + 0.8 * purity, lift);
     known.set(facts.code, { ...facts, main, purity, tone: own });
@@ -55,7 +55,7 @@ function readCodes(codes) {
   return known;
 }
 
-/** Equal codes that follow each other, together: [code, first frame, frame after the last]. */
+/** Runs of equal codes: [code, first frame, frame after the last]. */
 function runsOf(codes) {
   const runs = [];
   codes.forEach((code, frame) => {

@@ -1,0 +1,225 @@
+"""The functions of the report's tasks: an EvaluationContext -> names of systems and their metrics.
+
+Each raises NotApplicableError where the task cannot be computed for the model on the set, possibly after it has yielded
+some systems, and ModuleNotFoundError, with the command to install it, for a package that is missing.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from vqaudio.data.text import words_of
+from vqaudio.metrics.abx import abx_metrics
+from vqaudio.metrics.abx_items import items_of, load_features
+from vqaudio.metrics.asr import transcribe_all
+from vqaudio.metrics.conditioning_gap import gap_estimates
+from vqaudio.metrics.confidence import Estimate
+from vqaudio.metrics.phones import phone_metrics
+from vqaudio.metrics.robustness import missing_codecs, robustness_metrics
+from vqaudio.metrics.signal import signal_metrics
+from vqaudio.metrics.speaker_probe import speaker_probe_metrics
+from vqaudio.metrics.speaker_verification import SpeakerVerifier
+from vqaudio.metrics.voice_conversion import voice_conversion_metrics
+from vqaudio.metrics.wer import wer_metrics
+from vqaudio.report.context import EvaluationContext
+from vqaudio.report.datasets import Wav, spread
+from vqaudio.report.systems import CONVERSION, MODEL, ORIGINAL, RANDOM, RECONSTRUCTION, NotApplicableError
+from vqaudio.report.tasks import Task
+
+Results = Iterator[tuple[str, dict[str, Estimate]]]
+ROBUSTNESS_UTTERANCES, PROBE_UTTERANCES = 12, 10  # of a set; of a speaker, at most
+ABX_ITEMS = 10  # of a phone by a speaker, at most
+
+
+def compute(task: Task, context: EvaluationContext) -> Results:
+    """Names of systems and their metrics, as they become ready. Raises as described for the module."""
+    if task.inputs == "context":
+        yield from task.function(context)
+        return
+    for system, codes in context.codes.items():
+        size, rate = context.model.codebook_size, context.model.frame_rate
+        yield system, task.function(codes, codebook_size=size, frame_rate=rate)
+
+
+def conditioning_gap(context: EvaluationContext) -> Results:
+    yield MODEL, gap_estimates(context.nll)
+
+
+def phones(context: EvaluationContext) -> Results:
+    chosen = _aligned(context)
+    utterances = [context.dataset.utterances[i] for i in chosen]
+    if len({u.speaker for u in utterances}) < 2:
+        raise NotApplicableError(
+            "the phone of each code is estimated on half of the speakers and scored on the other half, and this set "
+            "has aligned utterances of only 1 speaker"
+        )
+    for system, codes in context.codes.items():
+        yield (
+            system,
+            phone_metrics(
+                [codes[i] for i in chosen],
+                [context.alignments[u.id] for u in utterances],
+                [u.speaker for u in utterances],
+                frame_rate=context.model.frame_rate,
+                codebook_size=context.model.codebook_size,
+                seed=context.seed,
+                classes="as they are",
+            ),
+        )
+
+
+def abx(context: EvaluationContext) -> Results:
+    chosen = _aligned(context)
+    ids = [context.dataset.utterances[i].id for i in chosen]
+    speakers = {context.dataset.utterances[i].id: context.dataset.utterances[i].speaker for i in chosen}
+    metrics = functools.partial(
+        abx_metrics,
+        items=items_of({id: context.alignments[id] for id in ids}, speakers),
+        frame_rate=context.model.frame_rate,
+        max_items_per_cell=ABX_ITEMS,
+        seed=context.seed,
+    )
+    for system, codes in context.codes.items():
+        of_utterance = {id: codes[i] for id, i in zip(ids, chosen, strict=True)}
+        found = metrics(of_utterance, distance="identity")
+        vectors = {id: context.vectors(system, own) for id, own in of_utterance.items()}
+        known = {id: own for id, own in vectors.items() if own is not None}
+        if known:
+            of_vectors = metrics(known)
+            found |= {f"{key}_vectors": of_vectors[key] for key in ("abx_within", "abx_across")}
+        yield system, found
+    for folder in context.features:
+        if any((folder / f"{id}.npy").is_file() for id in ids):  # the folder may belong to another set
+            yield folder.name, metrics(load_features(folder, ids))
+
+
+def speaker_probe(context: EvaluationContext) -> Results:
+    counts: dict[str, int] = {}
+    chosen = []
+    for i, u in enumerate(context.dataset.utterances):
+        counts[u.speaker] = counts.get(u.speaker, 0) + 1
+        if (
+            counts[u.speaker] <= PROBE_UTTERANCES
+        ):  # else the speaker with the most utterances would set the chance level
+            chosen.append(i)
+    if sum(count > 1 for count in counts.values()) < 2:
+        raise NotApplicableError(
+            "the probe is trained on some utterances of a speaker and tested on others: it needs 2 or more speakers "
+            "with 2 or more utterances each"
+        )
+    speakers = [context.dataset.utterances[i].speaker for i in chosen]
+    for system, codes in context.codes.items():
+        if system != RANDOM:  # the metric `chance` covers random codes
+            yield (
+                system,
+                speaker_probe_metrics(
+                    [codes[i] for i in chosen],
+                    speakers,
+                    codebook_size=context.model.codebook_size,
+                    frame_rate=context.model.frame_rate,
+                    seed=context.seed,
+                ),
+            )
+
+
+def voice_conversion(context: EvaluationContext) -> Results:
+    decoded = context.decoded
+    if not decoded.targets:
+        raise NotApplicableError(
+            "there is no target speaker: no other speaker of the model has training utterances here"
+        )
+    needed = {*decoded.targets, *(u.speaker for u in decoded.utterances)}
+    if short := sorted(name for name in needed if len(context.enrolment.get(name, ())) < 2):
+        raise NotApplicableError(
+            f"the speaker verifier needs 2 or more training utterances of a speaker, and {', '.join(short[:8])} has "
+            "fewer; evaluate a folder made by vqaudio prepare, whose train.jsonl has them"
+        )
+    enrolled = {name: [context.dataset.wav(u) for u in own] for name, own in context.enrolment.items() if len(own) > 1}
+    sources = [u.speaker for u in decoded.utterances]
+    found = voice_conversion_metrics(
+        [*decoded.reconstructions, *decoded.conversions],
+        sources * 2,
+        sources + decoded.targets,
+        enrolled,
+        sample_rate=context.model.sample_rate,
+        verifier=SpeakerVerifier(),
+    )
+    of_reconstruction = ("similarity_speaker", "speaker_identified")
+    of_conversion = ("similarity_target", "similarity_source", "closer_to_target", "target_identified")
+    yield RECONSTRUCTION, {key: found[key] for key in of_reconstruction}
+    yield CONVERSION, {key: found[key] for key in of_conversion}
+    yield ORIGINAL, {key: own for key, own in found.items() if key not in (*of_reconstruction, *of_conversion)}
+
+
+def wer(context: EvaluationContext) -> Results:
+    decoded = context.decoded
+    chosen = [i for i, u in enumerate(decoded.utterances) if words_of(u.text or "")]
+    if not chosen:
+        raise NotApplicableError("none of the decoded utterances has a text in the manifest")
+    references = [decoded.utterances[i].text or "" for i in chosen]
+    corpus = [u.text for u in (*context.dataset.utterances, *context.dataset.training) if u.text]
+    asr = context.make_asr(corpus)
+    for audio, wavs in _audio(context).items():
+        hypotheses = transcribe_all(asr, [wavs[i] for i in chosen], context.model.sample_rate)
+        yield audio, wer_metrics(references, list(hypotheses))
+
+
+def signal(context: EvaluationContext) -> Results:
+    decoded, left_out = context.decoded, list[str]()
+    yield (
+        RECONSTRUCTION,
+        signal_metrics(
+            decoded.originals,
+            decoded.reconstructions,
+            context.model.sample_rate,
+            names=[u.id for u in decoded.utterances],
+            left_out=left_out,
+        ),
+    )
+    if left_out:
+        raise NotApplicableError("; ".join(left_out))
+
+
+def bitrate(context: EvaluationContext) -> Results:
+    yield MODEL, {name: rate.estimate for name, rate in context.bitrates.overall.items()}
+
+
+def robustness(context: EvaluationContext) -> Results:
+    chosen = spread(context.dataset.utterances, ROBUSTNESS_UTTERANCES, lambda u: u.speaker)
+    model = context.model
+    wavs = [wav for wav in map(context.dataset.wav, chosen) if len(wav) > 2 * model.hop]
+    if not wavs:
+        raise NotApplicableError("no utterance is longer than two codes")
+    encoders = {MODEL: lambda wav: model.tokenize(wav).codes.numpy()}
+    encoders |= {name: kmeans.encode for name, kmeans in context.kmeans.items()}
+    for system, encode in encoders.items():
+        yield system, robustness_metrics(encode, wavs, sample_rate=model.sample_rate, hop=model.hop, seed=context.seed)
+    if missing := missing_codecs(model.sample_rate):
+        raise NotApplicableError("; ".join(missing.values()))
+
+
+def _audio(context: EvaluationContext) -> dict[str, list[Wav]]:
+    decoded = context.decoded
+    converted = {CONVERSION: decoded.conversions} if decoded.targets else {}
+    return {ORIGINAL: decoded.originals, RECONSTRUCTION: decoded.reconstructions, **converted}
+
+
+def _aligned(context: EvaluationContext) -> Sequence[int]:
+    """Indices of the utterances with phone alignments."""
+    chosen = [i for i, u in enumerate(context.dataset.utterances) if u.id in context.dataset.alignments]
+    if not chosen:
+        raise NotApplicableError(
+            "there are no phone alignments: give them with --phones (vqaudio align makes them from texts)"
+        )
+    return chosen
+
+
+def check_features(folders: Sequence[Path], ids: Sequence[str]) -> None:
+    """Raises FileNotFoundError for a folder without features of any aligned utterance."""
+    for folder in folders:
+        if not any((folder / f"{id}.npy").is_file() for id in ids):
+            raise FileNotFoundError(
+                f"{folder} has no features of the {len(ids)} utterances with phone alignments: they are files ID.npy"
+            )
