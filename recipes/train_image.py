@@ -17,7 +17,7 @@ from vqaudio.checkpoint import save_model
 from vqaudio.config import flatten, parse, save_yaml, to_dict
 from vqaudio.images.baselines import ImageGumbel, ImageVAE, ImageVIMCO
 from vqaudio.images.data import ImageCropConfig, ImageCrops, centre_batches, open_images
-from vqaudio.images.metrics import ImageModel, image_figures
+from vqaudio.images.metrics import ImageModel, image_metrics
 from vqaudio.images.vqvae import ImageConfig, ImageVQVAE
 from vqaudio.training import FitConfig, TrainingError, fit, processes
 from vqaudio.training.curves import plot_curves
@@ -66,7 +66,7 @@ def main() -> None:
         save_yaml(cfg, folder / "config.yaml")
 
     facts = flatten({name: to_dict(cfg)[name] for name in ("kind", "data", "crops", "model")})
-    model = fit(model, crops, cfg.fit, cfg.out, evaluate=lambda m: image_figures(m, held_out), save=save, facts=facts)
+    model = fit(model, crops, cfg.fit, cfg.out, evaluate=lambda m: image_metrics(m, held_out), save=save, facts=facts)
     if processes().is_main_process:
         save(model, cfg.out)
         plot_curves(cfg.out / "metrics.jsonl", cfg.out / "curves.png")

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # Python names no file with these
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # Python names no file with these
 TOKEN_BYTES = 4
 
 
@@ -36,9 +36,9 @@ def atomic_file(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     check_writable(path, overwrite=overwrite)
     temporary = _temporary(path)
     try:
-        with _explained(path):
+        with _mkdir_errors_named(path):
             temporary.touch(exist_ok=False)  # a plain file: mkstemp would make it private (0600)
-        with _room_named(path):
+        with _disk_full_named(path):
             yield temporary
         temporary.replace(path)
     finally:
@@ -55,9 +55,9 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     path = Path(path).resolve()  # through a link: what it points to is replaced, not the link
     temporary = _temporary(path)
     try:
-        with _explained(path):
+        with _mkdir_errors_named(path):
             temporary.mkdir()
-        with _room_named(path):
+        with _disk_full_named(path):
             yield temporary
         replace_folder(temporary, path)
     finally:
@@ -111,7 +111,7 @@ def check_writable(path: Path, *, overwrite: bool) -> None:
         raise NotADirectoryError(f"cannot write {path}: {path.parent} is a file, not a folder")
 
 
-def check_out(out: Path, names: Sequence[str], overwrite: bool) -> None:
+def check_output_folder(out: Path, names: Sequence[str], overwrite: bool) -> None:
     """Makes the folder. Raises the OSError that writing would end in, before any work is done for it."""
     out.mkdir(parents=True, exist_ok=True)
     for name in names:
@@ -134,7 +134,7 @@ def _aside(path: Path) -> Path:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _mkdir_errors_named(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -142,10 +142,10 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _room_named(path: Path) -> Iterator[None]:
+def _disk_full_named(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in NO_ROOM:
+        if error.errno not in DISK_FULL:
             raise
         raise OSError(f"cannot write {path}: {error.strerror}; make room for it") from error

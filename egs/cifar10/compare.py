@@ -26,7 +26,7 @@ import torch
 from vqaudio.atomic import atomic_file
 from vqaudio.checkpoint import load_model
 from vqaudio.images.data import centre_batches, open_images
-from vqaudio.images.metrics import ImageModel, image_figures
+from vqaudio.images.metrics import ImageModel, image_metrics
 
 ROOT = Path(__file__).parent.parent.parent
 CONF = ROOT / "egs/cifar10/conf/cpu/vqvae.yaml"
@@ -70,7 +70,7 @@ def train(run: Run) -> None:
     assert isinstance(model, ImageModel)
     images = open_images(ROOT / "data/cifar10/test")
     with LOCK:  # draws come from the process's own generator
-        figures = image_figures(model, centre_batches(images, model.cfg.size, 32))
+        figures = image_metrics(model, centre_batches(images, model.cfg.size, 32))
     with LOCK, atomic_file(RESULTS, overwrite=True) as path:
         kept = results()
         kept.setdefault(str(run.steps), {}).setdefault(run.kind, {})[str(run.seed)] = figures

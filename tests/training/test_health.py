@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from vqaudio.training.health import HealthConfig, gradient_norms, judge
+from vqaudio.training.health import HealthConfig, assess, gradient_norms
 
 WELL = {
     "bits_per_sample": 3.7,
@@ -46,26 +46,26 @@ WELL = {
     ],
 )
 def test_the_figure_that_decides_is_named(changed, step, name, reason) -> None:
-    verdict = judge({**WELL, **changed}, step)
+    verdict = assess({**WELL, **changed}, step)
     assert verdict.name == name
     assert reason in verdict.reason
     assert str(verdict).startswith(f"{name}: {verdict.reason}")
 
 
 def test_figures_that_are_not_there_decide_nothing() -> None:
-    assert judge({}, 1000).name == "healthy"
-    assert judge({"bits_per_sample": 3.0, "conditioning_gap": 0.5}, 1000).name == "healthy"
+    assert assess({}, 1000).name == "healthy"
+    assert assess({"bits_per_sample": 3.0, "conditioning_gap": 0.5}, 1000).name == "healthy"
 
 
 def test_every_threshold_can_be_moved() -> None:
     strict = HealthConfig(
         min_steps=2000, min_conditioning_gap=2.0, min_speaker_gap=0.5, min_perplexity=0.9, max_bits_above_uniform=0.0
     )
-    assert judge(WELL, 1000, strict).name == "young"
-    assert judge(WELL, 2000, strict).name == "codebook collapsed"
-    assert judge({**WELL, "perplexity": 500.0}, 2000, strict).name == "codes ignored"
-    assert judge({**WELL, "perplexity": 500.0, "conditioning_gap": 3.0}, 2000, strict).name == "speaker ignored"
-    assert judge({**WELL, "bits_per_sample": 8.1}, 0, strict).name == "diverged"
+    assert assess(WELL, 1000, strict).name == "young"
+    assert assess(WELL, 2000, strict).name == "codebook collapsed"
+    assert assess({**WELL, "perplexity": 500.0}, 2000, strict).name == "codes ignored"
+    assert assess({**WELL, "perplexity": 500.0, "conditioning_gap": 3.0}, 2000, strict).name == "speaker ignored"
+    assert assess({**WELL, "bits_per_sample": 8.1}, 0, strict).name == "diverged"
     wrongs: list[dict[str, Any]] = [{"young_until": -1}, {"perplexity": 1.5}, {"bits_above_uniform": -1.0}]
     for wrong in wrongs:
         with pytest.raises(ValueError, match="must"):

@@ -127,7 +127,7 @@ def _of_images(
 ) -> dict[str, float | str]:
     from vqaudio.images.hierarchical import CodeMapVAE, CodeMapVQVAE
     from vqaudio.images.prior import ImagePrior
-    from vqaudio.images.report import evaluate_images, evaluate_second_level
+    from vqaudio.images.report import evaluate_hierarchical, evaluate_images
     from vqaudio.images.vqvae import ImageVQVAE
 
     if isinstance(net, CodeMapVQVAE | CodeMapVAE):
@@ -136,7 +136,7 @@ def _of_images(
                 f"{model} is a second level: --first names the image model whose codes it models, no --prior"
             )
         below = load_kind(first, device, ImageVQVAE)
-        return evaluate_second_level(net, below, data, out, seed=seed, overwrite=overwrite)
+        return evaluate_hierarchical(net, below, data, out, seed=seed, overwrite=overwrite)
     if first is not None:
         raise ValueError(f"--first is for a second level; {model} is an image model")
     over = None if prior is None else load_kind(prior, device, ImagePrior)

@@ -17,7 +17,7 @@ from torch import Tensor
 from vqaudio.data.audio import INT16_SCALE
 from vqaudio.data.mulaw import mulaw_table
 from vqaudio.data.packed import PackedSpeech
-from vqaudio.data.sharding import draws_of, part_of
+from vqaudio.data.sharding import part_slice, uniform_draws
 
 Batch = dict[str, Tensor]
 Ints = npt.NDArray[np.int64]
@@ -99,7 +99,7 @@ class SpeechCrops:
 
         Raises ValueError where batch_size is smaller than `parts`.
         """
-        mine = part_of(self.cfg.batch_size, part, parts)
+        mine = part_slice(self.cfg.batch_size, part, parts)
         utterances, starts = self._draw(step)
         shifts = self._draw_shifts(step)
         batch = _cut(self.packed, utterances[mine], starts[mine], self.cfg.samples, self._classes, shifts[mine])
@@ -109,7 +109,7 @@ class SpeechCrops:
 
     def _draw(self, step: int) -> tuple[Ints, Ints]:
         """Utterances (B,) and first samples (B,) of the whole batch of a step."""
-        draws = draws_of(self.cfg.seed, step, (self.cfg.batch_size, 2))
+        draws = uniform_draws(self.cfg.seed, step, (self.cfg.batch_size, 2))
         speaker = np.searchsorted(self._speaker_cdf[:-1], draws[:, 0], side="right")
         within = (draws[:, 1] * self._speaker_positions[speaker]).astype(np.int64)
         position = self._speaker_starts[speaker] + within
@@ -120,12 +120,12 @@ class SpeechCrops:
     def _draw_shifts(self, step: int) -> Ints:
         """Samples (B,) by which the encoder hears the crops of a step later."""
         most = self.cfg.target_shift
-        draws = draws_of(self.cfg.seed, step, (self.cfg.batch_size,), stream=1)
+        draws = uniform_draws(self.cfg.seed, step, (self.cfg.batch_size,), stream=1)
         return np.floor(draws * (2 * most + 1)).astype(np.int64) - most
 
     def _draw_gains(self, step: int) -> Tensor:
         """Factors (B,) float32 by which the encoder hears the crops of a step louder."""
-        draws = draws_of(self.cfg.seed, step, (self.cfg.batch_size,), stream=2)
+        draws = uniform_draws(self.cfg.seed, step, (self.cfg.batch_size,), stream=2)
         return torch.from_numpy(10 ** (self.cfg.gain_db * (2 * draws - 1) / 20)).float()
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Wav = npt.NDArray[np.float32]
 SPHINX_RATE = 16_000  # of the acoustic model in the package of pocketsphinx
 FRAME, WINDOW = 0.01, 0.025625  # seconds: what pocketsphinx hears at a time, and how much around that it looks at
-MIDDLE = (WINDOW - FRAME) / 2  # seconds by which its times are early: it counts windows from where they begin
+TIME_OFFSET = (WINDOW - FRAME) / 2  # seconds by which its times are early: it counts windows from where they begin
 
 _own = threading.local()  # a decoder serves one thread
 
@@ -53,7 +53,7 @@ def align(wav: Wav, text: str, sample_rate: int) -> Alignment:
     except RuntimeError as error:
         del _own.decoder  # it is still in the middle of the utterance
         raise ValueError("audio and text do not fit together; check that the text is what is said") from error
-    times = [start * FRAME + MIDDLE for start, _ in found[1:]]
+    times = [start * FRAME + TIME_OFFSET for start, _ in found[1:]]
     labels = [label for _, label in found]
     return [Segment(*s) for s in zip([0.0, *times], [*times, len(wav) / sample_rate], labels, strict=True)]
 
@@ -99,13 +99,13 @@ def _decoder() -> Decoder:
 def _phones(decoder: Decoder, text: str, samples: bytes) -> list[tuple[int, str]]:
     """Where in frames each phone begins, end to end; first words are found, then the phones in them."""
     decoder.set_align_text(text)
-    _hear(decoder, samples)
+    _run_decoder(decoder, samples)
     decoder.set_alignment()
-    _hear(decoder, samples)
+    _run_decoder(decoder, samples)
     return [(phone.start, phone.name) for phone in decoder.get_alignment().phones()]
 
 
-def _hear(decoder: Decoder, samples: bytes) -> None:
+def _run_decoder(decoder: Decoder, samples: bytes) -> None:
     decoder.reinit_feat()  # without it estimates of noise stay from one utterance to the next
     decoder.start_utt()
     decoder.process_raw(samples, full_utt=True)

@@ -4,13 +4,13 @@ import numpy as np
 import numpy.typing as npt
 
 
-def draws_of(seed: int, step: int, shape: tuple[int, ...], stream: int = 0) -> npt.NDArray[np.float64]:
+def uniform_draws(seed: int, step: int, shape: tuple[int, ...], stream: int = 0) -> npt.NDArray[np.float64]:
     """Numbers in [0, 1) that depend on these arguments alone; the first rows do not depend on how many there are."""
     key = np.array([seed, step], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key).jumped(stream)).random(shape)
 
 
-def part_of(batch_size: int, part: int, parts: int) -> slice:
+def part_slice(batch_size: int, part: int, parts: int) -> slice:
     """The `part`-th of `parts` slices of a batch: they follow each other, and their sizes differ by at most one.
 
     Raises ValueError where batch_size is smaller than `parts`, or `part` is none of them.

@@ -32,7 +32,7 @@ def split(
     read the same sentence on both sides. `held_out`: names of speakers, and ids of utterances, that go into test
     before the others are split.
     """
-    check_shares(valid, test)
+    check_fractions(valid, test)
     by_speaker: dict[str, list[Utterance]] = defaultdict(list)
     parts, held_out = Split([], [], []), frozenset(held_out)
     for utterance in utterances:
@@ -52,15 +52,15 @@ def split_group(
     """(train, valid, test) of one speaker's utterances, or of one class's images, as `split` says; in no order."""
     # Ordered by a hash, so that the draw knows nothing of listing order or other speakers.
     own = sorted(group, key=lambda item: hashlib.sha256(f"{seed}/{id_of(item)}".encode()).digest())
-    num_valid = _share(len(own), valid, at_least_one_from=3)
-    num_test = _share(len(own), test, at_least_one_from=4)
+    num_valid = _rounded_count(len(own), valid, at_least_one_from=3)
+    num_test = _rounded_count(len(own), test, at_least_one_from=4)
     most = len(own) if 1 in (valid, test) else len(own) - 1
     num_valid = min(num_valid, most)
     num_test = min(num_test, most - num_valid)
     return own[num_valid + num_test :], own[:num_valid], own[num_valid : num_valid + num_test]
 
 
-def check_shares(valid: float, test: float) -> None:
+def check_fractions(valid: float, test: float) -> None:
     """Raises ValueError for shares below 0, or of 1 and more together; one of them may be 1 if the other is 0."""
     if not (valid >= 0 and test >= 0 and (valid + test < 1 or (valid, test) in ((0, 1), (1, 0)))):
         raise ValueError(
@@ -69,6 +69,6 @@ def check_shares(valid: float, test: float) -> None:
         )
 
 
-def _share(count: int, share: float, *, at_least_one_from: int) -> int:
+def _rounded_count(count: int, share: float, *, at_least_one_from: int) -> int:
     rounded = int(count * share + 0.5)
     return max(rounded, 1) if share > 0 and count >= at_least_one_from else rounded

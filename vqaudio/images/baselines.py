@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqaudio.images.autoencoder import ImageDecoder, ImageEncoder
-from vqaudio.images.elbo import bound_loss, gaussian, in_bits
+from vqaudio.images.elbo import elbo_loss, rate_logs, sample_gaussian
 from vqaudio.images.likelihoods import to_unit
 from vqaudio.images.vqvae import ImageConfig
 
@@ -31,14 +31,14 @@ class ImageVAE(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """(B, 3, H, W) uint8 -> loss () in nats per dimension, logs."""
         z, latents = self.latents(image)
-        return bound_loss(self.decoder.nll(z, image), latents, self.cfg.dims, of="pixels", per="dim")
+        return elbo_loss(self.decoder.nll(z, image), latents, self.cfg.num_dims, of="pixels", per="dim")
 
     def latents(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, H, W) uint8 -> a draw from q(z | image) (B, D, M, h, w), its divergence from the prior (B,)."""
         mean, log_scale = self.encoder(to_unit(image)).float().chunk(2, dim=1)
-        return gaussian(mean, log_scale)
+        return sample_gaussian(mean, log_scale)
 
-    def bound(self, image: Tensor) -> Tensor:
+    def neg_elbo(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 -> nats that suffice for each image in the mean over draws, of which this is one: (B,)."""
         z, latents = self.latents(image)
         return self.decoder.nll(z, image) + latents
@@ -56,18 +56,18 @@ class ImageVIMCO(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """(B, 3, H, W) uint8 -> loss () in nats per dimension whose gradient is VIMCO's, logs of the bound."""
-        log_f, log_q, nll = self.draws(image)
+        log_f, log_q, nll = self.sample_terms(image)
         bound, signal = vimco(log_f)
         surrogate = bound + (signal * log_q).sum(0) - (signal * log_q).sum(0).detach()  # the value of the bound
         weights = log_f.detach().softmax(0)
         pixels = (weights * nll.detach()).sum(0).mean()
-        logs = in_bits(pixels, -bound.detach().mean() - pixels, self.cfg.dims, of="pixels", per="dim")
-        return -surrogate.mean() / self.cfg.dims, logs
+        logs = rate_logs(pixels, -bound.detach().mean() - pixels, self.cfg.num_dims, of="pixels", per="dim")
+        return -surrogate.mean() / self.cfg.num_dims, logs
 
-    def draws(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def sample_terms(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, 3, H, W) uint8 -> of S draws log p(image, z) - log q(z | image), log q, -log p(image | z): (S, B)."""
         log_q_of_all = self.posterior(image)  # (B, K, M, h, w)
-        codes = draw_codes(log_q_of_all, self.cfg.vimco_samples)  # (S, B, M, h, w)
+        codes = sample_codes(log_q_of_all, self.cfg.vimco_samples)  # (S, B, M, h, w)
         log_q = log_q_of_all.gather(1, rearrange(codes, "s b m h w -> b s m h w")).flatten(2).sum(2).T
         z = rearrange(self.embed(codes), "s b m h w d -> (s b) d m h w")
         nll = self.decoder.nll(z, repeat(image, "b ... -> (s b) ...", s=self.cfg.vimco_samples)).view_as(log_q)
@@ -77,11 +77,11 @@ class ImageVIMCO(nn.Module):
     def latents(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, H, W) uint8 -> a draw (B, D, M, h, w), the divergence of q(z | image) from the uniform prior (B,)."""
         log_q = self.posterior(image)
-        return rearrange(self.embed(draw_codes(log_q, 1)[0]), "b m h w d -> b d m h w"), divergence(log_q)
+        return rearrange(self.embed(sample_codes(log_q, 1)[0]), "b m h w d -> b d m h w"), kl_to_uniform(log_q)
 
-    def bound(self, image: Tensor) -> Tensor:
+    def neg_elbo(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 -> nats that suffice for each image, by the bound of S draws: (B,)."""
-        return -vimco(self.draws(image)[0])[0]
+        return -vimco(self.sample_terms(image)[0])[0]
 
 
 def vimco(log_f: Tensor) -> tuple[Tensor, Tensor]:
@@ -113,15 +113,15 @@ class ImageGumbel(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """(B, 3, H, W) uint8 -> loss () in nats per dimension, logs."""
         z, latents = self.latents(image)
-        return bound_loss(self.decoder.nll(z, image), latents, self.cfg.dims, of="pixels", per="dim")
+        return elbo_loss(self.decoder.nll(z, image), latents, self.cfg.num_dims, of="pixels", per="dim")
 
     def latents(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, H, W) uint8 -> a draw (B, D, M, h, w), the divergence of q(z | image) from the uniform prior (B,)."""
         log_q = self.posterior(image)
         chosen = F.gumbel_softmax(log_q, self.cfg.gumbel_temperature, hard=True, dim=1)
-        return torch.einsum("bkmhw,kd->bdmhw", chosen, self.embed.weight), divergence(log_q)
+        return torch.einsum("bkmhw,kd->bdmhw", chosen, self.embed.weight), kl_to_uniform(log_q)
 
-    def bound(self, image: Tensor) -> Tensor:
+    def neg_elbo(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 -> nats that suffice for each image in the mean over draws, of which this is one: (B,)."""
         z, latents = self.latents(image)
         return self.decoder.nll(z, image) + latents
@@ -143,13 +143,13 @@ class CategoricalEncoder(nn.Module):
         return rearrange(logits.log_softmax(-1), "b m h w k -> b k m h w")
 
 
-def draw_codes(log_q: Tensor, draws: int) -> Tensor:
+def sample_codes(log_q: Tensor, draws: int) -> Tensor:
     """(B, K, M, h, w) -> codes (S, B, M, h, w) int64."""
     rows = rearrange(log_q.detach().exp(), "b k m h w -> (b m h w) k")
     shape = log_q[:, 0].shape
     return torch.multinomial(rows, draws, replacement=True).T.reshape(draws, *shape)
 
 
-def divergence(log_q: Tensor) -> Tensor:
+def kl_to_uniform(log_q: Tensor) -> Tensor:
     """(B, K, M, h, w) -> its divergence from the uniform distribution in nats, summed over the map: (B,)."""
     return (log_q.exp() * (log_q + math.log(log_q.shape[1]))).flatten(1).sum(1)

@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from vqaudio.atomic import atomic_file
-from vqaudio.data.sharding import draws_of, part_of
+from vqaudio.data.sharding import part_slice, uniform_draws
 
 VERSION = 1
 
@@ -104,9 +104,9 @@ class CodeMapBatches:
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> dict[str, Tensor]:
         """The `part`-th of `parts` slices of a batch: {"codes": (B, M, h, w)}, and "label": (B,) where wanted."""
-        draws = draws_of(self.cfg.seed, step, (self.cfg.batch_size,))
+        draws = uniform_draws(self.cfg.seed, step, (self.cfg.batch_size,))
         rows = torch.from_numpy((draws * len(self.maps)).astype(np.int64))
-        return _rows(self.maps, rows[part_of(self.cfg.batch_size, part, parts)], self.labelled)
+        return _rows(self.maps, rows[part_slice(self.cfg.batch_size, part, parts)], self.labelled)
 
 
 def code_batches(maps: CodeMaps, batch_size: int, *, labelled: bool) -> Iterator[dict[str, Tensor]]:

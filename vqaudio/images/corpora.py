@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from vqaudio.atomic import atomic_folder, remove_leftovers
-from vqaudio.data.splits import check_shares, split_group
+from vqaudio.data.splits import check_fractions, split_group
 from vqaudio.images.data import Ints, Pixels, check_target, fill_folder
 from vqaudio.images.files import IMAGE_SUFFIXES, ImageError, check_pillow, read_image
 from vqaudio.images.kinds import ImageKind
@@ -91,7 +91,7 @@ def prepare_images(
     Pillow is missing, OSError where it cannot write.
     """
     out, root = Path(out).absolute(), Path(root)
-    check_shares(valid, test)
+    check_fractions(valid, test)
     for name in SPLITS:  # before the images are read, which takes a while
         check_target(out / name, overwrite=overwrite)
     if not root.exists():

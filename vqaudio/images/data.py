@@ -17,7 +17,7 @@ from einops import rearrange
 from torch import Tensor
 
 from vqaudio.atomic import atomic_folder, remove_leftovers
-from vqaudio.data.sharding import draws_of, part_of
+from vqaudio.data.sharding import part_slice, uniform_draws
 
 VERSION = 1
 PIXELS_FILE, INDEX_FILE = "pixels.u8", "index.json"
@@ -197,8 +197,8 @@ class ImageCrops:
 
         Their sizes differ by at most one. Raises ValueError where batch_size is smaller than `parts`.
         """
-        mine = part_of(self.cfg.batch_size, part, parts)
-        draws = draws_of(self.cfg.seed, step, (self.cfg.batch_size, 4))[mine]
+        mine = part_slice(self.cfg.batch_size, part, parts)
+        draws = uniform_draws(self.cfg.seed, step, (self.cfg.batch_size, 4))[mine]
         size, pad = self.cfg.size, self.cfg.pad
         chosen = (draws[:, 0] * len(self.images)).astype(np.int64)
         tops = (draws[:, 1] * (self.images.heights[chosen] + 2 * pad - size + 1)).astype(np.int64) - pad

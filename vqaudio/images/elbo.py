@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-def gaussian(mean: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
+def sample_gaussian(mean: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
     """(B, ...), (B, ...) -> a draw with its gradient, the divergence from the standard normal in nats (B,)."""
     log_scale = 5 * torch.tanh(log_scale / 5)  # no more than exp(5) either way: a first step too far must not overflow
     z = mean + log_scale.exp() * torch.randn_like(mean)
@@ -16,7 +16,7 @@ def gaussian(mean: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
     return z, kl.flatten(1).sum(1)
 
 
-def in_bits(given_latents: Tensor, latents: Tensor, dims: int, *, of: str, per: str) -> dict[str, Tensor]:
+def rate_logs(given_latents: Tensor, latents: Tensor, dims: int, *, of: str, per: str) -> dict[str, Tensor]:
     """Nats () of what is modelled given the latents, and of the latents, `dims` of it -> bits per one, the sum first.
 
     {"bits_per_PER": their sum, "bits_of_OF": the first, "bits_of_latents": the second}.
@@ -25,8 +25,8 @@ def in_bits(given_latents: Tensor, latents: Tensor, dims: int, *, of: str, per: 
     return {f"bits_per_{per}": first + second, f"bits_of_{of}": first, "bits_of_latents": second}
 
 
-def bound_loss(given: Tensor, latents: Tensor, dims: int, *, of: str, per: str) -> tuple[Tensor, dict[str, Tensor]]:
+def elbo_loss(given: Tensor, latents: Tensor, dims: int, *, of: str, per: str) -> tuple[Tensor, dict[str, Tensor]]:
     """Nats of each example (B,), the latents' own (B,) -> the negative bound () in nats per one of `dims`, its logs."""
-    return (given + latents).mean() / dims, in_bits(
+    return (given + latents).mean() / dims, rate_logs(
         given.detach().mean(), latents.detach().mean(), dims, of=of, per=per
     )

@@ -17,8 +17,8 @@ from vqaudio.images.codes import CodeMaps, read_codes, write_codes
 from vqaudio.images.data import PackedImages, centre_batches
 from vqaudio.images.vqvae import ImageVQVAE
 
-IMAGES_AT_ONCE = 128
-LOOKED_AT = 48  # bytes in the middle of an image that tell it from others
+BATCH_SIZE = 128
+HASHED_BYTES = 48  # bytes in the middle of an image that tell it from others
 
 
 def codes_of(model: ImageVQVAE, images: PackedImages, path: Path, *, mirrored: bool = False) -> CodeMaps:
@@ -28,7 +28,7 @@ def codes_of(model: ImageVQVAE, images: PackedImages, path: Path, *, mirrored: b
     first. Raises ValueError for a file with the codes of another model, or of other images.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    source = _source(images, model.cfg.size, mirrored)
+    source = _source_hash(images, model.cfg.size, mirrored)
     with FileLock(path.with_name(f".{path.name}.lock")):
         if not path.exists():
             write_codes(path, _encode(model, images, mirrored, source))
@@ -43,7 +43,7 @@ def codes_of(model: ImageVQVAE, images: PackedImages, path: Path, *, mirrored: b
     return maps
 
 
-def _source(images: PackedImages, size: int, mirrored: bool) -> str:
+def _source_hash(images: PackedImages, size: int, mirrored: bool) -> str:
     """A hash of which images these are and what is coded of them, without reading all of their pixels."""
     facts = [size, mirrored, images.classes, images.ids]
     digest = hashlib.sha256(json.dumps(facts).encode())
@@ -51,7 +51,7 @@ def _source(images: PackedImages, size: int, mirrored: bool) -> str:
         digest.update(numbers.tobytes())
     for start, end in zip(images.offsets[:-1], images.offsets[1:], strict=True):
         middle = (start + end) // 2
-        digest.update(images.pixels[middle : min(end, middle + LOOKED_AT)].tobytes())
+        digest.update(images.pixels[middle : min(end, middle + HASHED_BYTES)].tobytes())
     return digest.hexdigest()
 
 
@@ -60,7 +60,7 @@ def _encode(model: ImageVQVAE, images: PackedImages, mirrored: bool, source: str
     codes, labels = [], []
     bar = tqdm(total=len(images) * (1 + mirrored), desc="writing codes", unit="img", disable=None)
     for flip in (False, True) if mirrored else (False,):
-        for batch in centre_batches(images, model.cfg.size, IMAGES_AT_ONCE):
+        for batch in centre_batches(images, model.cfg.size, BATCH_SIZE):
             image = batch["image"].to(device)
             codes.append(model.encode(image.flip(3) if flip else image).cpu().int())
             labels.append(batch["label"])

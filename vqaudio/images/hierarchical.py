@@ -17,9 +17,9 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from vqaudio.images.elbo import bound_loss, gaussian, in_bits
+from vqaudio.images.elbo import elbo_loss, rate_logs, sample_gaussian
 from vqaudio.images.pixelcnn import PixelCNN, PixelCNNConfig
-from vqaudio.images.prior import draw_maps, map_nll
+from vqaudio.images.prior import map_nll, sample_maps
 from vqaudio.nn.conv import ResidualBlock2d
 from vqaudio.nn.normalizer import Normalizer, NormalizerKind
 from vqaudio.nn.quantizer import VectorQuantizer, VectorQuantizerConfig
@@ -56,7 +56,7 @@ class CodeMapConfig:
         object.__setattr__(self, "net", replace(self.net, num_maps=self.map_shape[0], cond_dim=condition, num_labels=0))
 
     @property
-    def dims(self) -> int:
+    def num_dims(self) -> int:
         """Codes in a map: what bits are counted per."""
         return math.prod(self.map_shape)
 
@@ -67,7 +67,7 @@ class CodeMapVQVAE(nn.Module):
     def __init__(self, cfg: CodeMapConfig):
         super().__init__()
         self.cfg = cfg
-        self.encoder = MapEncoder(cfg, cfg.quantizer.dim)
+        self.encoder = CodeMapEncoder(cfg, cfg.quantizer.dim)
         self.normalizer = Normalizer(cfg.normalizer, cfg.quantizer.dim)
         self.quantizer = VectorQuantizer(cfg.quantizer)
         self.decoder = PixelCNN(cfg.net)
@@ -77,12 +77,12 @@ class CodeMapVQVAE(nn.Module):
         q = self.quantizer(self.normalizer(self.encoder(codes)))
         nats = self.nll(q.z_q, codes).mean()
         usage = self.quantizer.usage()
-        logs = in_bits(nats.detach(), self.latent_nats(codes), self.cfg.dims, of="codes", per="code") | {
+        logs = rate_logs(nats.detach(), self.latent_nats(codes), self.cfg.num_dims, of="codes", per="code") | {
             "quantizer_loss": q.loss.detach(),
             "perplexity": q.perplexity,
             "usage": usage,
         }
-        return nats / self.cfg.dims + q.loss, logs
+        return nats / self.cfg.num_dims + q.loss, logs
 
     def latents(self, codes: Tensor) -> tuple[Tensor, Tensor]:
         """(B, M, h, w) -> what the decoder hears (B, D, L), its cost under a uniform prior in nats (B,)."""
@@ -99,7 +99,7 @@ class CodeMapVQVAE(nn.Module):
 
     def sample(self, z: Tensor, **options: Unpack[DrawOptions]) -> Tensor:
         """(B, D, L) -> maps that the decoder draws for these latents, (B, M, h, w) int64."""
-        return draw_maps(self.decoder, self.cfg.map_shape, z.flatten(1), None, len(z), **options)
+        return sample_maps(self.decoder, self.cfg.map_shape, z.flatten(1), None, len(z), **options)
 
 
 class CodeMapVAE(nn.Module):
@@ -108,18 +108,18 @@ class CodeMapVAE(nn.Module):
     def __init__(self, cfg: CodeMapConfig):
         super().__init__()
         self.cfg = cfg
-        self.encoder = MapEncoder(cfg, 2 * cfg.quantizer.dim)
+        self.encoder = CodeMapEncoder(cfg, 2 * cfg.quantizer.dim)
         self.decoder = PixelCNN(cfg.net)
 
     def forward(self, codes: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """(B, M, h, w) int64 -> loss () in nats per code of the first level, logs."""
         z, latents = self.latents(codes)
-        return bound_loss(self.nll(z, codes), latents, self.cfg.dims, of="codes", per="code")
+        return elbo_loss(self.nll(z, codes), latents, self.cfg.num_dims, of="codes", per="code")
 
     def latents(self, codes: Tensor) -> tuple[Tensor, Tensor]:
         """(B, M, h, w) -> a draw from q(z | codes) (B, D, L), its divergence from the prior in nats (B,)."""
         mean, log_scale = self.encoder(codes).float().chunk(2, dim=1)
-        return gaussian(mean, log_scale)
+        return sample_gaussian(mean, log_scale)
 
     def nll(self, z: Tensor, codes: Tensor) -> Tensor:
         """(B, D, L), (B, M, h, w) -> negative log-likelihood of each map in nats, (B,)."""
@@ -127,10 +127,10 @@ class CodeMapVAE(nn.Module):
 
     def sample(self, z: Tensor, **options: Unpack[DrawOptions]) -> Tensor:
         """(B, D, L) -> maps that the decoder draws for these latents, (B, M, h, w) int64."""
-        return draw_maps(self.decoder, self.cfg.map_shape, z.flatten(1), None, len(z), **options)
+        return sample_maps(self.decoder, self.cfg.map_shape, z.flatten(1), None, len(z), **options)
 
 
-class MapEncoder(nn.Module):
+class CodeMapEncoder(nn.Module):
     """A map of codes -> a few vectors for all of it."""
 
     def __init__(self, cfg: CodeMapConfig, width: int):

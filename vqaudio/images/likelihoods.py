@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 LEVELS = 256
-FIRST_LOG_SCALE = -1.3  # of a parameter of 0: about as wide as the colours of photographs are spread
-LEAST_LOG_SCALE, MOST_LOG_SCALE = (
+LOG_SCALE_OFFSET = -1.3  # of a parameter of 0: about as wide as the colours of photographs are spread
+MIN_LOG_SCALE, MAX_LOG_SCALE = (
     -7.0,
     7.0,
 )  # a logistic narrower than a fifth of a value gains nothing and breaks the gradient
@@ -55,7 +55,7 @@ class PixelMixture:
         with torch.autocast(parameters.device.type, enabled=False):
             logits, means, log_scales, lean = self._split(parameters)
             x = to_unit(image)[:, None].to(means.dtype)  # (B, 1, 3, H, W)
-            each = discretized_logistic(x, _led(means, lean, x), log_scales).sum(2)  # (B, J, H, W)
+            each = discretized_logistic(x, _shifted_means(means, lean, x), log_scales).sum(2)  # (B, J, H, W)
             return torch.logsumexp(logits.log_softmax(1) + each, 1).sum((1, 2))
 
     def expected(self, parameters: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ class PixelMixture:
         A mean beyond the range counts as its end, where most of what is drawn about it falls.
         """
         logits, means, _, lean = self._split(parameters)
-        of_each = _in_turn(means, lean, lambda _, mean: mean.clamp(-1, 1))
+        of_each = _channel_by_channel(means, lean, lambda _, mean: mean.clamp(-1, 1))
         return to_pixels((logits.softmax(1)[:, :, None] * of_each).sum(1))
 
     def sample(self, parameters: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -79,7 +79,7 @@ class PixelMixture:
         means, log_scales, lean = (part.gather(1, index) for part in (means, log_scales, lean))
         drawn = uniform(means)
         spread = log_scales.exp() * (drawn.log() - (-drawn).log1p())
-        pixels = _in_turn(means, lean, lambda i, mean: to_unit(to_pixels(mean + spread[:, :, i])))
+        pixels = _channel_by_channel(means, lean, lambda i, mean: to_unit(to_pixels(mean + spread[:, :, i])))
         return to_pixels(pixels[:, 0])
 
     def _split(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -92,12 +92,12 @@ class PixelMixture:
         return (
             logits[:, :, 0],
             means,
-            (log_scales + FIRST_LOG_SCALE).clamp(LEAST_LOG_SCALE, MOST_LOG_SCALE),
+            (log_scales + LOG_SCALE_OFFSET).clamp(MIN_LOG_SCALE, MAX_LOG_SCALE),
             lean.tanh(),
         )
 
 
-def _led(means: Tensor, lean: Tensor, x: Tensor) -> Tensor:
+def _shifted_means(means: Tensor, lean: Tensor, x: Tensor) -> Tensor:
     """Means (B, J, 3, H, W) as the true colours (B, 1, 3, H, W) before each shift them."""
     red, green = x[:, :, 0], x[:, :, 1]
     by = lean.unbind(2)
@@ -105,7 +105,7 @@ def _led(means: Tensor, lean: Tensor, x: Tensor) -> Tensor:
     return means + shift
 
 
-def _in_turn(means: Tensor, lean: Tensor, finish: Callable[[int, Tensor], Tensor]) -> Tensor:
+def _channel_by_channel(means: Tensor, lean: Tensor, finish: Callable[[int, Tensor], Tensor]) -> Tensor:
     """As `_led`, where a colour is known only when the one before is: `finish` makes colours of shifted means."""
     by = lean.unbind(2)
     red = finish(0, means[:, :, 0])

@@ -26,7 +26,7 @@ ImageModel = ImageVQVAE | ImageVAE | ImageVIMCO | ImageGumbel
 Z95 = 1.96  # standard errors on either side of a mean that make its 95 % interval
 
 
-def image_figures(model: ImageModel, batches: Iterable[dict[str, Tensor]], seed: int = 0) -> dict[str, float]:
+def image_metrics(model: ImageModel, batches: Iterable[dict[str, Tensor]], seed: int = 0) -> dict[str, float]:
     """Batches {"image": (B, 3, H, W) uint8, ...} -> figures, in bits per dimension, averaged over images; float32.
 
     bits_per_dim: of the bound by which each kind of model is trained, latents included; bits_per_dim_error: half of its
@@ -37,19 +37,19 @@ def image_figures(model: ImageModel, batches: Iterable[dict[str, Tensor]], seed:
     for fewer than two images.
     """
     images = (batch["image"] for batch in batches)
-    return _figures(model, images, model.decoder.nll, "dim", "pixels", math.log2(LEVELS), seed)
+    return _latent_metrics(model, images, model.decoder.nll, "dim", "pixels", math.log2(LEVELS), seed)
 
 
-def second_level_figures(
+def hierarchical_metrics(
     model: CodeMapVQVAE | CodeMapVAE, batches: Iterable[dict[str, Tensor]], seed: int = 0
 ) -> dict[str, float]:
     """Batches {"codes": (B, M, h, w)} -> figures as of `image_figures`, in bits per code of the first level."""
     maps = (batch["codes"] for batch in batches)
-    return _figures(model, maps, model.nll, "code", "codes", math.log2(model.cfg.net.codebook_size), seed)
+    return _latent_metrics(model, maps, model.nll, "code", "codes", math.log2(model.cfg.net.codebook_size), seed)
 
 
 @torch.no_grad()
-def _figures(
+def _latent_metrics(
     model: ImageModel | CodeMapVQVAE | CodeMapVAE,
     batches: Iterable[Tensor],
     nll: Callable[[Tensor, Tensor], Tensor],
@@ -69,17 +69,17 @@ def _figures(
             z, cost = model.latents(x)
             given = nll(z, x)
             # VIMCO's bound is of many draws; for the others these two are it
-            bounds.append(model.bound(x) if isinstance(model, ImageVIMCO) else given + cost)
+            bounds.append(model.neg_elbo(x) if isinstance(model, ImageVIMCO) else given + cost)
             gaps.append(nll(torch.cat([z[-1:] if before is None else before, z[:-1]]), x) - given)
             costs.append(cost)
             before = z[-1:]
     if sum(map(len, bounds)) < 2:
         raise ValueError("give 2 examples or more: latents are exchanged between them, and their spread is told")
-    per_one = 1 / (model.cfg.dims * math.log(2))
+    per_one = 1 / (model.cfg.num_dims * math.log(2))
     bits, latents, gap = (torch.cat(parts).double() * per_one for parts in (bounds, costs, gaps))
     return {
         f"bits_per_{per}": bits.mean().item(),
-        f"bits_per_{per}_error": _error(bits),
+        f"bits_per_{per}_error": _confidence_half_width(bits),
         f"bits_of_{of}": (bits - latents).mean().item(),
         "bits_of_latents": latents.mean().item(),
         "conditioning_gap": gap.mean().item(),
@@ -89,7 +89,7 @@ def _figures(
 
 
 @torch.no_grad()
-def prior_figures(prior: ImagePrior, maps: CodeMaps, unigram: Tensor, batch_size: int = 64) -> dict[str, float]:
+def image_prior_metrics(prior: ImagePrior, maps: CodeMaps, unigram: Tensor, batch_size: int = 64) -> dict[str, float]:
     """Codes that it was not trained on, and the shares (M, K) of the codes it was -> figures, in bits per code.
 
     bits_per_code: under the prior, with bits_per_code_error, half of its 95 % interval over images. unigram_bits: what
@@ -115,20 +115,20 @@ def prior_figures(prior: ImagePrior, maps: CodeMaps, unigram: Tensor, batch_size
     of_map = torch.arange(maps.codes.shape[1])[None, :, None, None]
     figures = {
         "bits_per_code": found.mean().item(),
-        "bits_per_code_error": _error(found),
+        "bits_per_code_error": _confidence_half_width(found),
         "unigram_bits": -unigram.log2()[of_map, maps.codes.long()].mean().item(),
         "uniform_bits": math.log2(maps.codebook_size),
     }
     return figures | ({"label_gap": (torch.cat(gaps) * per_code).mean().item()} if gaps else {})
 
 
-def code_shares(maps: CodeMaps) -> Tensor:
+def unigram_probabilities(maps: CodeMaps) -> Tensor:
     """(M, K): how often each code stands in each map, one added to every count so that no code is impossible."""
     counts = torch.stack([torch.bincount(m.flatten(), minlength=maps.codebook_size) for m in maps.codes.unbind(1)]) + 1
     return counts / counts.sum(1, keepdim=True)
 
 
-def _error(values: Tensor) -> float:
+def _confidence_half_width(values: Tensor) -> float:
     return Z95 * values.std().item() / math.sqrt(len(values))
 
 

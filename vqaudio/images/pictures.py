@@ -13,7 +13,7 @@ from torch import Tensor
 from vqaudio.atomic import atomic_file
 from vqaudio.images.files import check_pillow
 
-GAP = 2  # white pixels between two images, before they are enlarged
+MARGIN = 2  # white pixels between two images, before they are enlarged
 
 
 def grid(images: Tensor, columns: int, enlarge: int = 1) -> Tensor:
@@ -22,12 +22,12 @@ def grid(images: Tensor, columns: int, enlarge: int = 1) -> Tensor:
         raise ValueError(f"a grid is made of (N, 3, H, W) uint8, got {tuple(images.shape)} {images.dtype}")
     if columns < 1 or enlarge < 1:
         raise ValueError(f"columns and enlarge must be at least 1, got {columns} and {enlarge}")
-    height, width = images.shape[2] + GAP, images.shape[3] + GAP
+    height, width = images.shape[2] + MARGIN, images.shape[3] + MARGIN
     rows = -(-len(images) // columns)
-    picture = images.new_full((3, rows * height - GAP, columns * width - GAP), 255)
+    picture = images.new_full((3, rows * height - MARGIN, columns * width - MARGIN), 255)
     for i, image in enumerate(images):
         y, x = i // columns * height, i % columns * width
-        picture[:, y : y + height - GAP, x : x + width - GAP] = image
+        picture[:, y : y + height - MARGIN, x : x + width - MARGIN] = image
     return picture.repeat_interleave(enlarge, 1).repeat_interleave(enlarge, 2)
 
 
@@ -41,7 +41,7 @@ def save_png(path: Path, picture: Tensor, *, overwrite: bool = False) -> None:
         image.save(temporary, format="PNG", optimize=True)
 
 
-def check_drawing() -> None:
+def check_matplotlib() -> None:
     """Raises ModuleNotFoundError, with what to install, where pictures cannot be made."""
     check_pillow()
     try:

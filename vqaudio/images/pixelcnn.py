@@ -48,7 +48,7 @@ class PixelCNNConfig:
             raise ValueError(f"kernel_size must be odd and at least 3, got {self.kernel_size}")
 
     @property
-    def reach(self) -> int:
+    def half_width(self) -> int:
         """Rows above, and columns on either side, that one layer sees."""
         return self.kernel_size // 2
 
@@ -59,7 +59,7 @@ class GatedLayer(nn.Module):
     def __init__(self, cfg: PixelCNNConfig, last: bool):
         """last: nothing comes behind it, to which its horizontal stack would go on."""
         super().__init__()
-        c, self.reach = cfg.channels, cfg.reach
+        c, self.reach = cfg.channels, cfg.half_width
         self.down = nn.Conv2d(c, 2 * c, (self.reach + 1, cfg.kernel_size), padding=(0, self.reach))
         self.link = nn.Conv2d(2 * c, 2 * c, 1)
         self.along = nn.Conv2d(c, 2 * c, (1, self.reach + 1))
@@ -104,9 +104,9 @@ class PixelCNN(nn.Module):
 
     def forward(self, x: Tensor, cond: Tensor | None = None, label: Tensor | None = None) -> Tensor:
         """(B, H, W) int64 in [0, K), (B, D), (B,) -> logits (B, K, H, W): of a place, given all before it."""
-        reach = self.cfg.reach
+        reach = self.cfg.half_width
         embedded = self.embedded(x)
-        columns = self.columns(x.shape[2])
+        columns = self.column_embeddings(x.shape[2])
         v = F.pad(embedded, (0, 0, 1, 0))[:, :, :-1]  # row r has what stands in row r - 1
         h = F.pad(embedded, (1, 0))[..., :-1] + columns
         skips = []
@@ -127,7 +127,7 @@ class PixelCNN(nn.Module):
         """(B, H, W) int64 -> (B, C, H, W)."""
         return rearrange(self.embed(x), "b h w c -> b c h w")
 
-    def columns(self, width: int) -> Tensor:
+    def column_embeddings(self, width: int) -> Tensor:
         """(1, C, 1, W): which of the codes of a place a column holds; zeros where it holds the only one."""
         if self.column is None:
             return self.embed.weight.new_zeros(1, self.cfg.channels, 1, width)

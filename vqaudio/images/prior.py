@@ -59,7 +59,7 @@ class ImagePrior(nn.Module):
 
     def sample(self, count: int = 1, label: Tensor | None = None, **options: Unpack[DrawOptions]) -> Tensor:
         """Classes (B,), or `count` for B where there are none -> codes (B, M, h, w) int64."""
-        return draw_maps(self.net, self.cfg.map_shape, None, label, count, **options)
+        return sample_maps(self.net, self.cfg.map_shape, None, label, count, **options)
 
     def label_id(self, name: str) -> int:
         """Index of a class. Raises ValueError for a name that this prior does not know."""
@@ -75,7 +75,7 @@ def map_nll(net: PixelCNN, codes: Tensor, cond: Tensor | None, label: Tensor | N
     return F.cross_entropy(net(rows, cond, label).float(), rows, reduction="none").sum((1, 2))
 
 
-def draw_maps(
+def sample_maps(
     net: PixelCNN,
     map_shape: tuple[int, ...],
     cond: Tensor | None,

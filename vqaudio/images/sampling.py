@@ -64,8 +64,8 @@ def generate_map_cached(
     check_controls(height * width, temperature, top_k)
     count = count_streams(cond, label, count)
     uniform = uniforms(count, height * width, generator).to(net.embed.weight.device)
-    layers, conditions, reach = net.gated_layers, net.conditions(cond, label, count), net.cfg.reach
-    columns = net.columns(width)
+    layers, conditions, reach = net.gated_layers, net.conditions(cond, label, count), net.cfg.half_width
+    columns = net.column_embeddings(width)
     nothing = columns.new_zeros(count, net.cfg.channels, 1, width)
     above = [nothing.expand(-1, -1, reach, -1)] * len(layers)  # of each layer the rows (B, C, reach, W) before
     x = torch.zeros(count, height, width, dtype=torch.long, device=uniform.device)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from vqaudio.fingerprint import fingerprint
 from vqaudio.images.autoencoder import ImageCoderConfig, ImageDecoder, ImageEncoder
-from vqaudio.images.elbo import in_bits
+from vqaudio.images.elbo import rate_logs
 from vqaudio.images.likelihoods import to_unit
 from vqaudio.nn.normalizer import Normalizer, NormalizerKind
 from vqaudio.nn.quantizer import Quantized, VectorQuantizer, VectorQuantizerConfig
@@ -54,7 +54,7 @@ class ImageConfig:
         return self.coder.num_maps, side, side
 
     @property
-    def dims(self) -> int:
+    def num_dims(self) -> int:
         """Colours of all pixels: what bits are counted per."""
         return 3 * self.size**2
 
@@ -75,9 +75,9 @@ class ImageVQVAE(nn.Module):
         z = self.encoder(to_unit(image))
         q = self.quantizer(self.normalizer(z))
         nats = self.decoder.nll(q.z_q, image).mean()
-        logs = in_bits(nats.detach(), self.latent_nats(image), self.cfg.dims, of="pixels", per="dim")
+        logs = rate_logs(nats.detach(), self.latent_nats(image), self.cfg.num_dims, of="pixels", per="dim")
         logs |= {**self.quantizer.figures(q), "encoder_norm": z.detach().float().norm(dim=1).mean()}
-        return nats / self.cfg.dims + q.loss, logs
+        return nats / self.cfg.num_dims + q.loss, logs
 
     def quantize(self, image: Tensor) -> Quantized:
         """(B, 3, H, W) uint8 -> what the quantizer makes of it; codes are (B, M, h, w)."""
@@ -87,7 +87,7 @@ class ImageVQVAE(nn.Module):
         """(B, 3, H, W) uint8 -> what the decoder hears (B, D, M, h, w), its cost under a uniform prior in nats (B,)."""
         return self.quantize(image).z_q, self.latent_nats(image).expand(len(image))
 
-    def bound(self, image: Tensor) -> Tensor:
+    def neg_elbo(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 -> nats that suffice for each image, (B,): an upper bound on -log p(image)."""
         z, latent_nats = self.latents(image)
         return self.decoder.nll(z, image) + latent_nats

@@ -40,7 +40,7 @@ class ContextState(NamedTuple):
     """All that is remembered between two pieces of a sequence."""
 
     pasts: tuple[Tensor | None, ...]  # one per block, (1, past_length, C), where the present chunk began
-    begun: Tensor  # (1, D, P): the vectors of that chunk so far
+    pending: Tensor  # (1, D, P): the vectors of that chunk so far
 
 
 class Context(nn.Module):
@@ -68,8 +68,8 @@ class Context(nn.Module):
         The same bits however the sequence is cut: it is always computed in chunks of CONTEXT_CHUNK, the last of which
         is filled up with zeros and computed again when it has grown.
         """
-        told = state.begun.shape[2]  # frames of the chunk that were handed out already
-        pending, pasts, found = torch.cat([state.begun, z_q], dim=2), state.pasts, []
+        told = state.pending.shape[2]  # frames of the chunk that were handed out already
+        pending, pasts, found = torch.cat([state.pending, z_q], dim=2), state.pasts, []
         with torch.autocast(z_q.device.type, enabled=False):
             while pending.shape[2]:
                 chunk, rest = pending[:, :, :CONTEXT_CHUNK], pending[:, :, CONTEXT_CHUNK:]
@@ -95,7 +95,7 @@ class Context(nn.Module):
         return F.relu(x), tuple(later)
 
 
-class SpectrumHead(nn.Module):
+class MelHead(nn.Module):
     """What the decoder is conditioned on, asked for the log-mel spectrum around each frame."""
 
     def __init__(self, cfg: LogMelConfig, channels: int, hop: int, sample_rate: int):
@@ -111,5 +111,5 @@ class SpectrumHead(nn.Module):
     def errors(self, cond: Tensor, wav: Tensor, mask: Tensor) -> Tensor:
         """(B, C, N), (B, T), (B, N) bool -> mean squared error of each frame's spectra (B, N), 0 in padding."""
         found = self(cond).float()
-        said = self.log_mel.at_middles(wav, found.shape[1])
+        said = self.log_mel.centred(wav, found.shape[1])
         return (found - said).square().mean(2).unflatten(1, (mask.shape[1], -1)).mean(2) * mask

@@ -13,13 +13,13 @@ from torch import Tensor
 from torch import distributed as dist
 
 
-def _several() -> bool:
+def _is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def sum_over_processes(x: Tensor) -> Tensor:
     """The sum of x over all processes, the same bits on each; x has the same shape everywhere."""
-    if _several():
+    if _is_distributed():
         x = x.contiguous()
         dist.all_reduce(x)
     return x
@@ -30,7 +30,7 @@ def differentiable_sum(x: Tensor) -> Tensor:
 
     With losses that are averaged over processes, as data parallelism does, n processes then equal one.
     """
-    return _Sum.apply(x) if _several() else x  # pyright: ignore[reportReturnType]
+    return _Sum.apply(x) if _is_distributed() else x  # pyright: ignore[reportReturnType]
 
 
 class _Sum(torch.autograd.Function):
@@ -45,7 +45,7 @@ class _Sum(torch.autograd.Function):
 
 def same_as_first(x: Tensor) -> Tensor:
     """The first process's x, on all."""
-    if _several():
+    if _is_distributed():
         x = x.contiguous()
         dist.broadcast(x, src=0)
     return x
@@ -65,7 +65,7 @@ def draw_rows(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
     if count == 0:
         return rows[:0]
     first, total = 0, rows.shape[0]
-    if _several():
+    if _is_distributed():
         sizes = torch.zeros(dist.get_world_size(), dtype=torch.long, device=rows.device)
         sizes[dist.get_rank()] = total
         sizes = sum_over_processes(sizes).tolist()

@@ -87,7 +87,7 @@ class Encoder(nn.Module):
         """sample_rate: in Hz, for the front. Raises ValueError for a front that does not fit it."""
         super().__init__()
         self.cfg = cfg
-        self.front = LogMel(cfg.frontend, sample_rate) if cfg.frontend.n_mels else None
+        self.frontend = LogMel(cfg.frontend, sample_rate) if cfg.frontend.n_mels else None
         widths = (cfg.frontend.n_mels or 1, *cfg.channels)
         self.stages = nn.ModuleList(
             CausalConv1d(before, after, kernel_size=2 * stride, stride=stride)
@@ -120,8 +120,8 @@ class Encoder(nn.Module):
         like = self.out.weight
         convs = [*self.stages, *(block.conv for block in self.blocks)]
         pasts = tuple(like.new_zeros(batch_size, c.past_length, c.weight.shape[1]) for c in convs)
-        if self.front is not None:
-            pasts = (like.new_zeros(batch_size, self.front.past_length, 1), *pasts)
+        if self.frontend is not None:
+            pasts = (like.new_zeros(batch_size, self.frontend.past_length, 1), *pasts)
         return EncoderState(like.new_zeros(batch_size, 1, 0), self.cfg.lookahead, 0, 0, pasts)
 
     def finish(self, state: EncoderState) -> tuple[Tensor, EncoderState]:
@@ -141,10 +141,10 @@ class Encoder(nn.Module):
         earlier = iter(pasts) if pasts is not None else repeat(None)
         later = []
         x = rearrange(wav, "b 1 t -> b t 1")
-        if self.front is None:
+        if self.frontend is None:
             x = x * self.cfg.input_gain
         else:
-            x, past = self.front(x, next(earlier))  # (B, T / hop of the front, bands)
+            x, past = self.frontend(x, next(earlier))  # (B, T / hop of the front, bands)
             later.append(past)
         for stage in self.stages:
             x, past = stage(x, next(earlier))  # (B, T / strides so far, C)

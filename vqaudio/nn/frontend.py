@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 FLOOR = 1e-10  # added to a band's power, so that silence is -100 dB; a sine of full scale has at most 0.25
-MIDDLE, SPREAD = -65.0, 20.0  # dB: about the mean and the standard deviation over speech
-WARPS = 21  # filterbanks among which training draws, one of them as it is
+MEAN_DB, STD_DB = -65.0, 20.0  # dB: about the mean and the standard deviation over speech
+NUM_WARPS = 21  # filterbanks among which training draws, one of them as it is
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class LogMel(nn.Module):
         # not saved: they follow from the configuration
         with torch.device("cpu"):  # computed even where the rest of a model only gets its shapes
             self.register_buffer("window", torch.hann_window(cfg.win_length), persistent=False)
-            half = WARPS // 2 if cfg.warp else 0
+            half = NUM_WARPS // 2 if cfg.warp else 0
             factors = [1.0, *(1 + cfg.warp * step / half for step in range(-half, half + 1) if step)]
             banks = torch.stack([self._bank(sample_rate, factor) for factor in factors])
         if not banks.sum(1).all():
@@ -100,18 +100,18 @@ class LogMel(nn.Module):
             wav = torch.cat([past, wav], dim=1).float()
             frames = wav[..., 0].unfold(1, self.cfg.win_length, self.cfg.hop_length) * self.window  # (B, N, window)
             power = torch.fft.rfft(frames, self.size).abs().square()  # (B, N, FFT bins)
-            mel = power @ (self._drawn(len(wav)) if self.training and len(self.banks) > 1 else self.banks[0])
+            mel = power @ (self._random_banks(len(wav)) if self.training and len(self.banks) > 1 else self.banks[0])
             decibels = 10 * torch.log10(mel + FLOOR)
-            return (decibels - MIDDLE) / SPREAD, wav[:, wav.shape[1] - self.past_length :]
+            return (decibels - MEAN_DB) / STD_DB, wav[:, wav.shape[1] - self.past_length :]
 
-    def at_middles(self, wav: Tensor, num_frames: int) -> Tensor:
+    def centred(self, wav: Tensor, num_frames: int) -> Tensor:
         """(B, T) -> (B, N, F): windows around the middles of so many frames, zeros after the end; no gradient."""
         ahead = self.past_length // 2
         wav = F.pad(wav[:, ahead:], (0, max(0, num_frames * self.cfg.hop_length + ahead - wav.shape[1])))
         with torch.no_grad():
             return self(wav[:, : num_frames * self.cfg.hop_length, None])[0]
 
-    def _drawn(self, rows: int) -> Tensor:
+    def _random_banks(self, rows: int) -> Tensor:
         """(rows, FFT bins, F): a filterbank for each."""
         return self.banks[torch.randint(len(self.banks), (rows,), device=self.banks.device)]
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from vqaudio.nn.distributed import differentiable_sum, sum_over_processes
 
 NormalizerKind = Literal["none", "affine", "batch", "frame", "unit"]
-LEAST_VARIANCE = 1e-12
+MIN_VARIANCE = 1e-12
 
 
 class Normalizer(nn.Module):
@@ -60,24 +60,24 @@ class Normalizer(nn.Module):
             return z
         with torch.autocast(z.device.type, enabled=False):
             rows = rearrange(z.float(), "b d ... -> b ... d")
-            rows = self._batch(rows, mask) if self.kind == "batch" else self._mapped(rows, mask)
+            rows = self._batch_normalised(rows, mask) if self.kind == "batch" else self._affine(rows, mask)
             if self.kind == "frame":
                 rows = F.layer_norm(rows, rows.shape[-1:])
             if self.kind == "unit":
                 rows = F.rms_norm(rows, rows.shape[-1:], eps=1e-6)
             return rearrange(rows, "b ... d -> b d ...")
 
-    def _mapped(self, rows: Tensor, mask: Tensor | None) -> Tensor:
+    def _affine(self, rows: Tensor, mask: Tensor | None) -> Tensor:
         """Scale and shift, which the first training batch sets."""
         if self.training and not self.initialised:
             with torch.no_grad():
                 mean, variance = _moments(rows, mask)
-                self.scale.copy_(variance.clamp(min=LEAST_VARIANCE).rsqrt())
+                self.scale.copy_(variance.clamp(min=MIN_VARIANCE).rsqrt())
                 self.shift.copy_(-mean * self.scale)
                 self.initialised.fill_(True)
         return rows * self.scale + self.shift
 
-    def _batch(self, rows: Tensor, mask: Tensor | None) -> Tensor:
+    def _batch_normalised(self, rows: Tensor, mask: Tensor | None) -> Tensor:
         mean, variance = self.mean, self.variance
         if self.training:
             mean, variance = _moments(rows, mask)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-def jitter(frames: Tensor, share: float) -> Tensor:
+def jitter(frames: Tensor, probability: float) -> Tensor:
     """(B, D, N): each frame with probability `share` replaced by the one before or after it.
 
     Neighbouring codes then have to mean much the same (time-jitter of Chorowski et al., arXiv 1901.08810, who use
@@ -17,13 +17,13 @@ def jitter(frames: Tensor, share: float) -> Tensor:
     """
     b, d, n = frames.shape
     draws = torch.rand(b, n, device=frames.device)
-    step = (draws < share / 2).long() - ((draws >= share / 2) & (draws < share)).long()
+    step = (draws < probability / 2).long() - ((draws >= probability / 2) & (draws < probability)).long()
     at = torch.arange(n, device=frames.device) + step
     at = torch.where(at < 0, 1, torch.where(at >= n, n - 2, at)).clamp(0, n - 1)  # (B, N)
     return frames.gather(2, at[:, None].expand(b, d, n))
 
 
-def replace_inputs(x: Tensor, share: float, by: int | None, classes: int) -> Tensor:
+def replace_inputs(x: Tensor, probability: float, replacement: int | None, num_classes: int) -> Tensor:
     """(B, T) int64: each step with probability `share` replaced by the class `by`, or by any of `classes` at random."""
-    other = torch.randint_like(x, classes) if by is None else torch.full_like(x, by)
-    return torch.where(torch.rand(x.shape, device=x.device) < share, other, x)
+    other = torch.randint_like(x, num_classes) if replacement is None else torch.full_like(x, replacement)
+    return torch.where(torch.rand(x.shape, device=x.device) < probability, other, x)

@@ -124,16 +124,16 @@ class WaveNet(nn.Module):
         begins a sequence; with one it continues it.
         """
         bias = self.conditioning(cond, speaker)  # (B, N or 1, L, 2R) | None
-        h = self.embed(self.disturbed(x))  # (B, T, R)
-        if state is None and self._fits_stack(h, bias):
-            skips, pasts = self._whole(h, bias)  # (B, T, S)
+        h = self.embed(self.corrupted_inputs(x))  # (B, T, R)
+        if state is None and self._can_run_fused(h, bias):
+            skips, pasts = self._run_fused(h, bias)  # (B, T, S)
         else:
             state = state or WaveNetState(0, (None,) * self.cfg.layers)  # pyright: ignore[reportArgumentType]
-            skips, pasts = self._chunk(h, bias, state)
+            skips, pasts = self._run_layers(h, bias, state)
         logits = self.out(F.relu(self.head(F.relu(skips))))
         return rearrange(logits, "b t q -> b q t"), WaveNetState((state.position if state else 0) + x.shape[1], pasts)
 
-    def _chunk(self, h: Tensor, bias: Tensor | None, state: WaveNetState) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def _run_layers(self, h: Tensor, bias: Tensor | None, state: WaveNetState) -> tuple[Tensor, tuple[Tensor, ...]]:
         """(B, T, R), (B, N or 1, L, 2R) -> sum of the skip paths (B, T, S), what the layers remember."""
         gated, pasts = [], []
         for layer, dilated in enumerate(self.dilated):
@@ -147,14 +147,14 @@ class WaveNet(nn.Module):
                 h = h + self.residual[layer](z)
         return self.skip(torch.cat(gated, dim=2)), tuple(pasts)
 
-    def _fits_stack(self, h: Tensor, bias: Tensor | None) -> bool:
+    def _can_run_fused(self, h: Tensor, bias: Tensor | None) -> bool:
         """Whether (B, T, R) is what `_whole` is for: on a CPU, with gradients, in whole frames."""
         steps = h.shape[1]
         whole = bias is None or steps == bias.shape[1] * self.cfg.hop or self.condition is None
         wanted = torch.is_grad_enabled() and not torch.compiler.is_compiling()
         return wanted and h.device.type == "cpu" and steps > 0 and whole
 
-    def _whole(self, h: Tensor, bias: Tensor | None) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def _run_fused(self, h: Tensor, bias: Tensor | None) -> tuple[Tensor, tuple[Tensor, ...]]:
         """As `_chunk` for sequences that begin here, by the means for training; no gradient goes into the pasts."""
         convs, paths = cast(list[CausalConv1d], list(self.dilated)), cast(list[nn.Linear], list(self.residual))
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else h.dtype
@@ -181,7 +181,7 @@ class WaveNet(nn.Module):
         ]
         return skips, tuple(pasts)
 
-    def disturbed(self, x: Tensor) -> Tensor:
+    def corrupted_inputs(self, x: Tensor) -> Tensor:
         """(B, T) int64: in training, some steps replaced by noise and some by `start`, as the configuration says."""
         if self.training and self.cfg.input_noise:
             x = replace_inputs(x, self.cfg.input_noise, None, self.cfg.num_classes)

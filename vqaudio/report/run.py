@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vqaudio.atomic import check_out, save_json
+from vqaudio.atomic import check_output_folder, save_json
 from vqaudio.kernels.wavenet import Precision
 from vqaudio.metrics.asr import HubRecogniser, Recogniser, SphinxRecogniser
 from vqaudio.metrics.bitrate import Bitrates
@@ -31,7 +31,7 @@ from vqaudio.speech.synthesis import DecodeOptions
 from vqaudio.tokens.chunks import sequences
 from vqaudio.tokens.files import read_tokens
 from vqaudio.tokens.sampling import check_prior
-from vqaudio.training.health import TRAINED, judge
+from vqaudio.training.health import TRAINED, assess
 
 FIGURES = "figures.json"
 
@@ -97,7 +97,7 @@ def evaluate_speech(
     keys = {question.key for question in asked}
     sets = [one.limited(cfg.max_utterances) for one in open_sets(data, phones, model.sample_rate)]
     check_features(features, [id for one in sets for id in one.alignments])
-    check_out(out, [FIGURES, INDEX], overwrite)
+    check_output_folder(out, [FIGURES, INDEX], overwrite)
     known = prior.cfg.speakers if prior is not None else ()
     counted = None
     if training is not None:
@@ -174,7 +174,7 @@ def _verdict(subjects: Sequence[EvaluationContext]) -> str:
     reason = ""
     for subject in subjects:
         try:
-            return str(judge(summary(subject.nll), 0, TRAINED))
+            return str(assess(summary(subject.nll), 0, TRAINED))
         except NotApplicableError as error:
             reason = str(error)
     return f"not told: {reason}"

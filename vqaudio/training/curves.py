@@ -36,7 +36,7 @@ def plot_curves(metrics: str | Path, png: str | Path) -> None:
     from matplotlib import pyplot as plt
 
     rows = read_metrics(metrics)
-    panels = [(title, found) for title, names in PANELS if (found := _there(rows, names))]
+    panels = [(title, found) for title, names in PANELS if (found := _present(rows, names))]
     if not panels:
         drawn = ", ".join(name for _, names in PANELS for name in names)
         raise ValueError(f"{metrics} holds none of the figures that are drawn: {drawn}")
@@ -66,7 +66,7 @@ def plot_curves(metrics: str | Path, png: str | Path) -> None:
     plt.close(figure)
 
 
-def _there(rows: list[dict[str, Any]], names: tuple[str, ...]) -> list[str]:
+def _present(rows: list[dict[str, Any]], names: tuple[str, ...]) -> list[str]:
     """The figures of a panel that the rows have."""
     known = dict.fromkeys(name for row in rows for name in row)
     return [name for name in known if name in names or name.startswith(tuple(n for n in names if n.endswith("/")))]

@@ -37,7 +37,7 @@ class ParameterEMA:
         finally:
             self._swap()
 
-    def keep(self) -> None:
+    def apply(self) -> None:
         """The model has the averaged parameters from now on."""
         self._swap()
 

@@ -25,18 +25,18 @@ from vqaudio.training.checkpoint import TrainingError, TrainingState
 from vqaudio.training.codebook_init import initialise_codebooks, quantizers
 from vqaudio.training.config import FitConfig
 from vqaudio.training.ema import ParameterEMA
-from vqaudio.training.health import FATAL, gradient_norms, judge
+from vqaudio.training.health import FATAL, assess, gradient_norms
 from vqaudio.training.launch import (
-    agreed,
     caught_signals,
-    in_words,
+    cpu_threads,
+    describe_launch,
+    largest_over_processes,
+    latest_checkpoint,
     make_accelerator,
-    newest_for_all,
     run_folder_locked,
-    threads,
 )
 from vqaudio.training.loader import Batch, Loader, part_weights, to_device
-from vqaudio.training.metrics_file import MetricsFile, in_short
+from vqaudio.training.metrics_file import MetricsFile, progress_metrics
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -61,16 +61,18 @@ def fit(
     """
     run = _Run(model, loader, cfg, Path(out_dir), evaluate, save, facts or {})
     try:
-        with threads(cfg.threads), run_folder_locked(run.out, run.accelerator), caught_signals() as caught:
+        with cpu_threads(cfg.threads), run_folder_locked(run.out, run.accelerator), caught_signals() as caught:
             run.resume()
             for step, batches in run.batches():
                 run.train_step(step, batches)
                 run.after_step(step + 1)
-                if stop := agreed(max(caught, default=0), run.accelerator):
+                if stop := largest_over_processes(max(caught, default=0), run.accelerator):
                     run.save(step + 1)
-                    run.say(f"stopped by signal {stop} after step {step + 1}; the same command continues from there")
+                    run.print_line(
+                        f"stopped by signal {stop} after step {step + 1}; the same command continues from there"
+                    )
                     raise SystemExit(128 + stop)
-            run.average.keep()
+            run.ema.apply()
     finally:
         run.close()
     return model.eval()
@@ -97,14 +99,14 @@ class _Run(Generic[Model]):
         betas = (cfg.betas[0], cfg.betas[1])
         optimizer = torch.optim.AdamW(parameters, lr=cfg.lr, betas=betas, weight_decay=cfg.weight_decay, fused=True)
         self.wrapped, self.optimizer = self.accelerator.prepare(self.model, optimizer)
-        self.average = ParameterEMA(model, cfg.ema_decay)
+        self.ema = ParameterEMA(model, cfg.ema_decay)
         self.parts = self.accelerator.num_processes * cfg.gradient_accumulation_steps
         self.first_part = self.accelerator.process_index * cfg.gradient_accumulation_steps
         for quantizer in quantizers(model):
             quantizer.forwards_per_step = cfg.gradient_accumulation_steps
         self.metrics = MetricsFile(out / "metrics.jsonl", self.accelerator.is_main_process)
         self.bar: tqdm[Any] | None = None
-        self.start, self.waited, self.logged_at, self.logged_step = 0, 0.0, time.perf_counter(), 0
+        self.start_step, self.data_wait_seconds, self.logged_at, self.logged_step = 0, 0.0, time.perf_counter(), 0
         self.logs: dict[str, list[Tensor]] = {}  # since the last row
         self.shown: dict[str, str] = {}
 
@@ -120,11 +122,11 @@ class _Run(Generic[Model]):
             ]
 
         with ThreadPoolExecutor(1) as thread:
-            following = thread.submit(prepare, self.start)
-            for step in range(self.start, self.cfg.steps):
+            following = thread.submit(prepare, self.start_step)
+            for step in range(self.start_step, self.cfg.steps):
                 began = time.perf_counter()
                 ready = following.result()
-                self.waited += time.perf_counter() - began
+                self.data_wait_seconds += time.perf_counter() - began
                 if step + 1 < self.cfg.steps:
                     following = thread.submit(prepare, step + 1)
                 yield step, ready
@@ -147,7 +149,7 @@ class _Run(Generic[Model]):
                 self.optimizer.step()
                 self.optimizer.zero_grad()
                 logs.append({**figures, "loss": loss.detach()})
-        self.average.update(step)
+        self.ema.update(step)
         for figures in logs:
             for name, value in figures.items():
                 self.logs.setdefault(name, []).append(value.float())
@@ -165,7 +167,7 @@ class _Run(Generic[Model]):
     def after_step(self, done: int) -> None:
         """Rows of figures, evaluation, checkpoint: whatever is due after `done` updates."""
         last = done == self.cfg.steps
-        if done % self.cfg.log_every == 0 or last or done == self.start + 1:
+        if done % self.cfg.log_every == 0 or last or done == self.start_step + 1:
             self.log(done)
         if self.evaluate and (done % self.cfg.evaluate_every == 0 or last):
             self.check_health(done, self.evaluation())
@@ -184,10 +186,14 @@ class _Run(Generic[Model]):
         row = dict(zip(names, values, strict=True))
         now, steps = time.perf_counter(), max(1, done - self.logged_step)
         elapsed = now - self.logged_at
-        row |= {"lr": self.cfg.lr_at(done - 1), "steps_per_second": steps / elapsed, "waiting": self.waited / elapsed}
+        row |= {
+            "lr": self.cfg.lr_at(done - 1),
+            "steps_per_second": steps / elapsed,
+            "waiting": self.data_wait_seconds / elapsed,
+        }
         if self.loader.seconds_per_step:
             row["audio_seconds_per_second"] = steps * self.loader.seconds_per_step / elapsed
-        self.logged_at, self.logged_step, self.waited = now, done, 0.0
+        self.logged_at, self.logged_step, self.data_wait_seconds = now, done, 0.0
         self.record("train", done, row)
         if not math.isfinite(row["loss"]):
             raise self.diverged(f"the loss is {row['loss']}", done)
@@ -198,7 +204,7 @@ class _Run(Generic[Model]):
         figures: dict[str, float] = {}
         if self.accelerator.is_main_process and self.evaluate:
             self.model.eval()
-            with self.average.applied(), self._as_given():
+            with self.ema.applied(), self._without_autocast():
                 figures = self.evaluate(self.model)
         (figures,) = broadcast_object_list([figures])
         self.logged_at += time.perf_counter() - began
@@ -206,9 +212,9 @@ class _Run(Generic[Model]):
 
     def check_health(self, done: int, figures: dict[str, float]) -> None:
         """Figures of an evaluation with the verdict on them. Raises TrainingError for one that is to end the run."""
-        verdict = judge(figures, done, self.cfg.health)
+        verdict = assess(figures, done, self.cfg.health)
         self.record("valid", done, {**figures, "verdict": verdict.name})
-        self.say(f"step {done}: {verdict}")
+        self.print_line(f"step {done}: {verdict}")
         if self.cfg.stop_when_collapsed and verdict.name in FATAL:
             raise TrainingError(f"stopped at step {done}, since more steps would not mend it: {verdict}")
 
@@ -216,37 +222,37 @@ class _Run(Generic[Model]):
         """To metrics.jsonl, the tracker, and the eyes: the bar on a terminal, lines elsewhere."""
         self.metrics.append({"kind": kind, "step": done, **row})
         self.accelerator.log({f"{kind}/{name}": v for name, v in row.items() if not isinstance(v, str)}, step=done)
-        shown = in_short(row, "valid " if kind == "valid" else "")
-        self.shown |= shown
+        latest_metrics = progress_metrics(row, "valid " if kind == "valid" else "")
+        self.shown |= latest_metrics
         if self.bar is not None and not self.bar.disable:
             self.bar.set_postfix(self.shown, refresh=False)
         else:
-            self.say(f"step {done}: " + ", ".join(f"{name} {value}" for name, value in shown.items()))
+            self.print_line(f"step {done}: " + ", ".join(f"{name} {value}" for name, value in latest_metrics.items()))
 
     # --- beginning, end, and what lies between two runs ---
 
     def resume(self) -> None:
         """From the newest checkpoint, or from the beginning: then codebooks take their first values from data."""
-        if (newest := newest_for_all(self.out / "checkpoints")) is not None:
+        if (newest := latest_checkpoint(self.out / "checkpoints")) is not None:
             snapshot = checkpoint.read(newest, self.model, self.optimizer.optimizer, self._settings())
-            self.start = snapshot.step
-            self.average.load(snapshot.ema)
+            self.start_step = snapshot.step
+            self.ema.load(snapshot.ema)
             if (scaler := self.accelerator.scaler) is not None:
                 scaler.load_state_dict(snapshot.facts["scaler"])
-            self.say(f"continuing from {newest}")
+            self.print_line(f"continuing from {newest}")
             if snapshot.facts["processes"] != self.accelerator.num_processes:
-                self.say(
+                self.print_line(
                     f"it was written by {snapshot.facts['processes']} processes, now there are "
                     f"{self.accelerator.num_processes}: the same batches, but rounding and what is random inside the "
                     "model differ"
                 )
         else:
             initialise_codebooks(self.model, self.loader, self.accelerator, self.cfg.codebook_init_batches)
-        self.say(in_words(self.accelerator))
-        self.metrics.truncate(self.start)
+        self.print_line(describe_launch(self.accelerator))
+        self.metrics.truncate(self.start_step)
         quiet = not self.accelerator.is_main_process
-        self.bar = tqdm(initial=self.start, total=self.cfg.steps, unit="step", disable=True if quiet else None)
-        self.logged_at, self.logged_step = time.perf_counter(), self.start
+        self.bar = tqdm(initial=self.start_step, total=self.cfg.steps, unit="step", disable=True if quiet else None)
+        self.logged_at, self.logged_step = time.perf_counter(), self.start_step
 
     def _settings(self) -> dict[str, Any]:
         """What a run must continue with as it began."""
@@ -266,12 +272,12 @@ class _Run(Generic[Model]):
                 "scaler": None if scaler is None else scaler.state_dict(),
             }
             optimizer = self.optimizer.optimizer.state_dict()
-            snapshot = TrainingState(done, self.model.state_dict(), self.average.values, optimizer, facts)
+            snapshot = TrainingState(done, self.model.state_dict(), self.ema.values, optimizer, facts)
             checkpoint.write(self.out / "checkpoints", snapshot, self._save_averaged, self.cfg.keep_checkpoints)
         self.accelerator.wait_for_everyone()
 
     def _save_averaged(self, folder: Path) -> None:
-        with self.average.applied(), self._as_given():
+        with self.ema.applied(), self._without_autocast():
             if self.save_model is not None:
                 self.save_model(self.model, folder)
             else:
@@ -280,7 +286,7 @@ class _Run(Generic[Model]):
                 save_model(self.model, str(folder / "model.safetensors"))
 
     @contextmanager
-    def _as_given(self) -> Iterator[None]:
+    def _without_autocast(self) -> Iterator[None]:
         """Within, the model computes as its owner made it: Accelerate puts mixed precision around its forward."""
         wrapped = self.model.__dict__.pop("forward", None)
         try:
@@ -308,6 +314,6 @@ class _Run(Generic[Model]):
         self.accelerator.free_memory()
         self.accelerator.end_training()
 
-    def say(self, line: str) -> None:
+    def print_line(self, line: str) -> None:
         if self.accelerator.is_main_process:
             tqdm.write(line)

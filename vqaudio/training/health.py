@@ -14,11 +14,11 @@ from typing import Literal, NamedTuple
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
-Name = Literal[
+VerdictName = Literal[
     "healthy", "young", "codes ignored", "codebook collapsed", "speaker ignored", "nothing learned", "diverged"
 ]
-MEASURES = ("bits_per_sample", "bits_per_dim", "bits_per_code", "spectrum_error")  # lower is better
-FATAL: tuple[Name, ...] = ("diverged", "codebook collapsed", "codes ignored")  # waiting does not mend these
+LOSS_METRICS = ("bits_per_sample", "bits_per_dim", "bits_per_code", "spectrum_error")  # lower is better
+FATAL: tuple[VerdictName, ...] = ("diverged", "codebook collapsed", "codes ignored")  # waiting does not mend these
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ TRAINED = HealthConfig(min_steps=0)  # for a model that has been trained already
 class Verdict(NamedTuple):
     """What an evaluation says about a run."""
 
-    name: Name
+    name: VerdictName
     reason: str  # the figure that decided, and what it is compared with
     advice: str = ""  # what to try
 
@@ -58,7 +58,7 @@ class Verdict(NamedTuple):
         return ": ".join(part for part in self if part)
 
 
-def judge(figures: Mapping[str, float], step: int, cfg: HealthConfig | None = None) -> Verdict:
+def assess(figures: Mapping[str, float], step: int, cfg: HealthConfig | None = None) -> Verdict:
     """Figures of an evaluation after `step` updates -> the verdict.
 
     Read are, where they are there: bits per sample, dimension or code, or the squared error of a spectrum, uniform_bits
@@ -69,8 +69,8 @@ def judge(figures: Mapping[str, float], step: int, cfg: HealthConfig | None = No
     for name, value in figures.items():
         if not math.isfinite(value):
             return Verdict("diverged", f"{name} is {value}", "a smaller --fit.lr or --fit.max_grad_norm")
-    per = next((name for name in MEASURES if name in figures), None)
-    unit, guessing = (per or MEASURES[0]).replace("_", " "), figures.get("uniform_bits", math.inf)
+    per = next((name for name in LOSS_METRICS if name in figures), None)
+    unit, guessing = (per or LOSS_METRICS[0]).replace("_", " "), figures.get("uniform_bits", math.inf)
     if per is not None and figures[per] > guessing + cfg.max_bits_above_uniform:
         return Verdict("diverged", f"{figures[per]:.3g} {unit}, guessing takes {guessing:g}", "a smaller --fit.lr")
     if step < cfg.min_steps:

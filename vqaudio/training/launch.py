@@ -60,7 +60,7 @@ def make_accelerator(cfg: FitConfig, out: Path) -> Accelerator:
     return accelerator
 
 
-def in_words(accelerator: Accelerator) -> str:
+def describe_launch(accelerator: Accelerator) -> str:
     """What a run trains on, so that nobody takes one process for several."""
     count, device, threads = accelerator.num_processes, accelerator.device.type, torch.get_num_threads()
     precision = {"no": "float32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
@@ -85,7 +85,7 @@ def _precision(wanted: str) -> str:
 
 
 @contextmanager
-def threads(wanted: int) -> Iterator[None]:
+def cpu_threads(wanted: int) -> Iterator[None]:
     """Within, PyTorch has as many CPU threads as FitConfig.threads says."""
     before = torch.get_num_threads()
     torch.set_num_threads(wanted or default_threads())
@@ -142,7 +142,7 @@ def caught_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def agreed(signal_number: int, accelerator: Accelerator) -> int:
+def largest_over_processes(signal_number: int, accelerator: Accelerator) -> int:
     """The largest of the processes' numbers: all of them stop after the same step."""
     if accelerator.num_processes == 1:
         return signal_number
@@ -150,7 +150,7 @@ def agreed(signal_number: int, accelerator: Accelerator) -> int:
     return int(torch.as_tensor(accelerator.gather(mine)).max())
 
 
-def newest_for_all(folder: Path) -> Path | None:
+def latest_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint in `folder`. Raises TrainingError where a process sees another than the main one."""
     found = complete(folder)
     here = found[-1] if found else None

@@ -41,7 +41,7 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in whole.splitlines()]
 
 
-SHORT = {
+PROGRESS_NAMES = {
     "bits_per_sample": "bits",
     "bits_per_dim": "bits per dim",
     "bits_per_code": "bits per code",
@@ -53,8 +53,8 @@ SHORT = {
 }
 
 
-def in_short(row: Mapping[str, float | str], prefix: str) -> dict[str, str]:
+def progress_metrics(row: Mapping[str, float | str], prefix: str) -> dict[str, str]:
     """What of a row is shown while a run goes on: the figures that everybody watches, or all where none of them is."""
     numbers = {name: f"{value:.4g}" for name, value in row.items() if not isinstance(value, str)}
-    chosen = {prefix + short: numbers[name] for name, short in SHORT.items() if name in numbers}
+    chosen = {prefix + short: numbers[name] for name, short in PROGRESS_NAMES.items() if name in numbers}
     return chosen or {prefix + name: number for name, number in numbers.items()}
