@@ -72,9 +72,13 @@ def test_another_rate_gives_nearly_the_same(spoken: list[Utterance]) -> None:
 @pytest.mark.parametrize(
     ("samples", "text", "said"),
     [
-        (RATE, "hello zyxomma world qwrt zyxomma", "not in pocketsphinx's dictionary of English: zyxomma, qwrt$"),
-        (RATE, " -- ?", "no words in the text ' -- [?]'"),
-        (RATE, "hello", "do not fit together"),
+        (
+            RATE,
+            "hello zyxomma world qwrt zyxomma",
+            "missing from the English dictionary of pocketsphinx: zyxomma, qwrt$",
+        ),
+        (RATE, " -- ?", "the transcript ' -- [?]' contains no words"),
+        (RATE, "hello", "audio and transcript do not match"),
         (0, "hello", "0 samples at 16000 Hz are too short"),
         (200, "hello", "too short"),
     ],

@@ -143,7 +143,7 @@ def test_it_holds_what_the_decoder_loses_and_the_verdict(
     values = {figure["name"]: figure["value"] for figure in found["figures"]}
     assert values == pytest.approx({name: expected[name] for name in values}, abs=1e-5) and len(values) == 4
     assert found["model"]["fingerprint"] == model.fingerprint
-    assert found["verdict"].split(":")[0] in ("healthy", "codes ignored", "speaker ignored", "diverged")
+    assert found["verdict"].split(":")[0] in ("healthy", "posterior collapse", "speaker ignored", "diverged")
     assert main(asked) == 2  # it is there already
     for stale in ("index.html", "audio/a.wav", "audio/notes.txt"):
         (tmp_path / "report" / stale).parent.mkdir(exist_ok=True)
@@ -223,7 +223,7 @@ def test_what_cannot_be_evaluated_is_explained(
     assert main(["evaluate", *model, "--data", str(data), *out, "--first", "x"]) == 2
     assert "--first is for a second level over images" in capsys.readouterr().err
     assert main(["evaluate", *model, "--data", str(data), *out, "--phones", str(tmp_path / "none")]) == 2
-    assert f"there is nothing at {tmp_path}/none" in capsys.readouterr().err
+    assert f"{tmp_path}/none does not exist" in capsys.readouterr().err
     for wrong in (["--temperature", "-1"], ["--top-k", "0"]):
         assert main(["evaluate", *model, "--data", str(data), *out, *wrong]) == 2
         assert "temperature must be 0 or more and top_k at least 1, got" in capsys.readouterr().err

@@ -83,7 +83,7 @@ def test_a_run_that_goes_on_equals_one_that_never_stopped(
     shutil.copytree(whole, out)
     shutil.rmtree(out / "checkpoints/00000012")
     said = host.start(recipe, tiny, "--out", out, *start, *HEARD, "--model.stage", stage).finish()
-    assert "continuing from" in said
+    assert "resuming from" in said
     for name in ("model.safetensors", "training.safetensors"):
         expected, found = (load_file(run / "checkpoints/00000012" / name) for run in (whole, out))
         assert expected.keys() == found.keys()

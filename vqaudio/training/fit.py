@@ -1,7 +1,8 @@
-"""Training is a function: loss, logs = model(**batch).
+"""The training loop, for any module with `loss, logs = model(**batch)`.
 
-Batches are a pure function of (step, part), everything random inside the model one of (seed, step, part), and a
-checkpoint holds the rest: a killed run that is resumed gives the weights of one that never stopped.
+Batches are a pure function of (step, slice), and all randomness inside the model is one of (seed, step, slice).
+Resuming from a checkpoint is therefore exact: a run that was killed and resumed ends with the same weights as an
+uninterrupted one.
 """
 
 from __future__ import annotations
@@ -51,13 +52,23 @@ def fit(
     save: Callable[[Model, Path], None] | None = None,
     facts: dict[str, Any] | None = None,
 ) -> Model:
-    """Trains `model` in place and returns it, in evaluation mode, with averaged weights where they are averaged.
+    """Train `model` in place and return it in evaluation mode, with EMA weights if an EMA is used.
 
-    Continues from the newest checkpoint in `out_dir`, if there is one. `evaluate` maps the model (evaluation mode,
-    averaged weights) to figures; `save` writes it into a checkpoint's folder in its own format; `facts`, named settings
-    that JSON can hold, must be the same when a run continues. SIGINT and SIGTERM save a checkpoint and exit with
-    128 + signal. Raises TrainingError when the loss is no longer finite, when a
-    checkpoint does not fit, and for ways to launch that are not supported; OSError where it cannot write.
+    Resumes from the newest checkpoint in `out_dir`, if there is one. SIGINT and SIGTERM save a checkpoint and exit with
+    status 128 + signal.
+
+    Args:
+        model: returns (loss (), logs {name: ()}) when called with a batch
+        loader: provides the batch of each step
+        cfg: hyperparameters
+        out_dir: folder for checkpoints/ and metrics.jsonl
+        evaluate: maps the model (evaluation mode, EMA weights) to validation metrics
+        save: writes the model into a checkpoint folder in its own format; default: a state dict in safetensors
+        facts: settings by name, JSON-serialisable, that must not change when a run is resumed
+
+    Raises:
+        TrainingError: the loss is not finite, a checkpoint does not match, or the launch mode is not supported
+        OSError: a file cannot be written
     """
     run = _Run(model, loader, cfg, Path(out_dir), evaluate, save, facts or {})
     try:
@@ -69,7 +80,7 @@ def fit(
                 if stop := largest_over_processes(max(caught, default=0), run.accelerator):
                     run.save(step + 1)
                     run.print_line(
-                        f"stopped by signal {stop} after step {step + 1}; the same command continues from there"
+                        f"stopped by signal {stop} after step {step + 1}; the same command resumes from there"
                     )
                     raise SystemExit(128 + stop)
             run.ema.apply()
@@ -79,7 +90,7 @@ def fit(
 
 
 class _Run(Generic[Model]):
-    """What the steps of one call of `fit` share."""
+    """State shared by the steps of one call of `fit`."""
 
     def __init__(
         self,
@@ -107,13 +118,13 @@ class _Run(Generic[Model]):
         self.metrics = MetricsFile(out / "metrics.jsonl", self.accelerator.is_main_process)
         self.bar: tqdm[Any] | None = None
         self.start_step, self.data_wait_seconds, self.logged_at, self.logged_step = 0, 0.0, time.perf_counter(), 0
-        self.logs: dict[str, list[Tensor]] = {}  # since the last row
+        self.logs: dict[str, list[Tensor]] = {}  # since the last row of metrics
         self.shown: dict[str, str] = {}
 
     # --- the steps ---
 
     def batches(self) -> Iterator[tuple[int, list[Batch]]]:
-        """(step, its parts for this process), each prepared by a second thread while the step before runs."""
+        """(step, slices of this process); the next batch is prepared in a second thread while a step runs."""
 
         def prepare(step: int) -> list[Batch]:
             return [
@@ -132,7 +143,7 @@ class _Run(Generic[Model]):
                 yield step, ready
 
     def train_step(self, step: int, batches: list[Batch]) -> None:
-        """One update of the weights from this process's parts of the joint batch."""
+        """One optimizer update from this process's slices of the global batch."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.cfg.lr_at(step)
         logs: list[dict[str, Tensor]] = []
@@ -141,21 +152,21 @@ class _Run(Generic[Model]):
             seed = np.random.SeedSequence([self.cfg.seed, step, self.first_part + i]).generate_state(1)[0]
             torch.manual_seed(int(seed))
             with self.accelerator.accumulate(self.wrapped):
-                loss, figures = self.wrapped(**to_device(batch, self.accelerator.device))
-                loss, figures = loss * weights[i], {name: value * weights[i] for name, value in figures.items()}
+                loss, metrics = self.wrapped(**to_device(batch, self.accelerator.device))
+                loss, metrics = loss * weights[i], {name: value * weights[i] for name, value in metrics.items()}
                 self.accelerator.backward(loss)
                 if self.accelerator.sync_gradients:
-                    figures |= self.gradient_norms()
+                    metrics |= self.gradient_norms()
                 self.optimizer.step()
                 self.optimizer.zero_grad()
-                logs.append({**figures, "loss": loss.detach()})
+                logs.append({**metrics, "loss": loss.detach()})
         self.ema.update(step)
-        for figures in logs:
-            for name, value in figures.items():
+        for metrics in logs:
+            for name, value in metrics.items():
                 self.logs.setdefault(name, []).append(value.float())
 
     def gradient_norms(self) -> dict[str, Tensor]:
-        """Of the whole model and of its parts, before they are clipped here."""
+        """Gradient norms of the model and of its children before clipping; clips the gradients."""
         if not self.cfg.max_grad_norm:
             self.accelerator.unscale_gradients()
             return gradient_norms(self.model)
@@ -165,7 +176,7 @@ class _Run(Generic[Model]):
         return {"gradient_norm": norm, **parts}
 
     def after_step(self, done: int) -> None:
-        """Rows of figures, evaluation, checkpoint: whatever is due after `done` updates."""
+        """Logging, evaluation and checkpointing, as due after `done` updates."""
         last = done == self.cfg.steps
         if done % self.cfg.log_every == 0 or last or done == self.start_step + 1:
             self.log(done)
@@ -178,7 +189,7 @@ class _Run(Generic[Model]):
             self.bar.update()
 
     def log(self, done: int) -> None:
-        """Figures and speed since the last row, averaged over steps and processes."""
+        """Log metrics and speed since the last row, averaged over steps and processes."""
         names = sorted(self.logs)
         values = torch.stack([torch.stack(self.logs[name]).mean() for name in names])
         self.logs.clear()
@@ -189,37 +200,37 @@ class _Run(Generic[Model]):
         row |= {
             "lr": self.cfg.lr_at(done - 1),
             "steps_per_second": steps / elapsed,
-            "waiting": self.data_wait_seconds / elapsed,
+            "data_wait_fraction": self.data_wait_seconds / elapsed,
         }
         if self.loader.seconds_per_step:
-            row["audio_seconds_per_second"] = steps * self.loader.seconds_per_step / elapsed
+            row["rtf"] = steps * self.loader.seconds_per_step / elapsed  # audio seconds per wall second
         self.logged_at, self.logged_step, self.data_wait_seconds = now, done, 0.0
         self.record("train", done, row)
         if not math.isfinite(row["loss"]):
             raise self.diverged(f"the loss is {row['loss']}", done)
 
     def evaluation(self) -> dict[str, float]:
-        """The caller's figures for the averaged weights; the time that it takes is not counted as training."""
+        """Validation metrics with EMA weights; the time spent here does not count towards training speed."""
         began = time.perf_counter()
-        figures: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         if self.accelerator.is_main_process and self.evaluate:
             self.model.eval()
             with self.ema.applied(), self._without_autocast():
-                figures = self.evaluate(self.model)
-        (figures,) = broadcast_object_list([figures])
+                metrics = self.evaluate(self.model)
+        (metrics,) = broadcast_object_list([metrics])
         self.logged_at += time.perf_counter() - began
-        return figures
+        return metrics
 
-    def check_health(self, done: int, figures: dict[str, float]) -> None:
-        """Figures of an evaluation with the verdict on them. Raises TrainingError for one that is to end the run."""
-        verdict = assess(figures, done, self.cfg.health)
-        self.record("valid", done, {**figures, "verdict": verdict.name})
+    def check_health(self, done: int, metrics: dict[str, float]) -> None:
+        """Log validation metrics with their verdict. Raises TrainingError for a verdict that is to stop the run."""
+        verdict = assess(metrics, done, self.cfg.health)
+        self.record("valid", done, {**metrics, "verdict": verdict.name})
         self.print_line(f"step {done}: {verdict}")
         if self.cfg.stop_when_collapsed and verdict.name in FATAL:
-            raise TrainingError(f"stopped at step {done}, since more steps would not mend it: {verdict}")
+            raise TrainingError(f"stopped at step {done}, because training does not recover from this: {verdict}")
 
     def record(self, kind: str, done: int, row: Mapping[str, float | str]) -> None:
-        """To metrics.jsonl, the tracker, and the eyes: the bar on a terminal, lines elsewhere."""
+        """Write a row to metrics.jsonl and the tracker, and show it: in the bar on a terminal, otherwise as a line."""
         self.metrics.append({"kind": kind, "step": done, **row})
         self.accelerator.log({f"{kind}/{name}": v for name, v in row.items() if not isinstance(v, str)}, step=done)
         latest_metrics = progress_metrics(row, "valid " if kind == "valid" else "")
@@ -229,22 +240,22 @@ class _Run(Generic[Model]):
         else:
             self.print_line(f"step {done}: " + ", ".join(f"{name} {value}" for name, value in latest_metrics.items()))
 
-    # --- beginning, end, and what lies between two runs ---
+    # --- resuming, saving and closing ---
 
     def resume(self) -> None:
-        """From the newest checkpoint, or from the beginning: then codebooks take their first values from data."""
+        """Load the newest checkpoint, or start from scratch with codebook initialisation."""
         if (newest := latest_checkpoint(self.out / "checkpoints")) is not None:
             snapshot = checkpoint.read(newest, self.model, self.optimizer.optimizer, self._settings())
             self.start_step = snapshot.step
             self.ema.load(snapshot.ema)
             if (scaler := self.accelerator.scaler) is not None:
                 scaler.load_state_dict(snapshot.facts["scaler"])
-            self.print_line(f"continuing from {newest}")
+            self.print_line(f"resuming from {newest}")
             if snapshot.facts["processes"] != self.accelerator.num_processes:
                 self.print_line(
-                    f"it was written by {snapshot.facts['processes']} processes, now there are "
-                    f"{self.accelerator.num_processes}: the same batches, but rounding and what is random inside the "
-                    "model differ"
+                    f"the checkpoint was written by {snapshot.facts['processes']} processes, this run has "
+                    f"{self.accelerator.num_processes}: batches are the same, but rounding and random numbers inside "
+                    "the model differ"
                 )
         else:
             initialise_codebooks(self.model, self.loader, self.accelerator, self.cfg.codebook_init_batches)
@@ -255,15 +266,15 @@ class _Run(Generic[Model]):
         self.logged_at, self.logged_step = time.perf_counter(), self.start_step
 
     def _settings(self) -> dict[str, Any]:
-        """What a run must continue with as it began."""
+        """Settings that must not change when the run is resumed."""
         fp16 = self.accelerator.scaler is not None
         own = {"fit.seed": self.cfg.seed, "fit.ema_decay": self.cfg.ema_decay, "fit.precision fp16": fp16}
         return {**self.facts, **own}
 
     def save(self, done: int) -> None:
-        """A checkpoint of `done` updates, by the main process. Raises TrainingError for weights that are not finite."""
+        """Write the checkpoint after `done` updates (main process). Raises TrainingError if a weight is not finite."""
         if not all(value.isfinite().all() for value in self.model.state_dict().values()):
-            raise self.diverged("there are weights that are not finite", done)
+            raise self.diverged("some weights are not finite", done)
         if self.accelerator.is_main_process:
             scaler = self.accelerator.scaler
             facts = {
@@ -287,7 +298,7 @@ class _Run(Generic[Model]):
 
     @contextmanager
     def _without_autocast(self) -> Iterator[None]:
-        """Within, the model computes as its owner made it: Accelerate puts mixed precision around its forward."""
+        """Context manager: the model runs without the mixed precision that Accelerate wraps around its forward."""
         wrapped = self.model.__dict__.pop("forward", None)
         try:
             yield
@@ -296,20 +307,20 @@ class _Run(Generic[Model]):
                 self.model.__dict__["forward"] = wrapped
 
     def diverged(self, what: str, done: int) -> TrainingError:
-        """The error to raise."""
+        """The error for a run that diverged after `done` updates."""
         return TrainingError(
-            f"{what} at step {done}: the run diverged; its checkpoints, all from before, are in "
+            f"{what} at step {done}: the run diverged; its checkpoints, all from earlier steps, are in "
             f"{self.out / 'checkpoints'}; try a smaller --fit.lr or --fit.max_grad_norm, or --fit.precision no"
         )
 
     def close(self) -> None:
-        """Leaves the model as its owner knows it."""
+        """Remove everything that training attached to the model, and release the process group."""
         self.model.__dict__.pop("forward", None)
         for quantizer in quantizers(self.model):
             quantizer.forwards_per_step = 1
         if self.bar is not None:
             self.bar.close()
-        # before the process group ends: PyTorch's reducer, were it the last to let go of it, could wait for ever
+        # dropped before the process group ends; otherwise PyTorch's reducer may block forever in its destructor
         self.wrapped = self.model
         self.accelerator.free_memory()
         self.accelerator.end_training()
