@@ -202,7 +202,7 @@ def test_what_overlaps_by_rounding_touches(tmp_path: Path) -> None:
         ("u.TextGrid", SHORT[:-8], r"line 14: expected a number, got the end of the file"),
         ("u.TextGrid", SHORT.replace('"ay"', "ay"), r"line 13: expected a quoted string, got 0\.5"),
         ("u.TextGrid", '"ooTextFile"\n"Sound"\n', "not a TextGrid in text format"),
-        ("u.TextGrid", "ooBinaryFile", "line 1: expected a text"),
+        ("u.TextGrid", "ooBinaryFile", "line 1: expected a quoted string"),
     ],
 )
 def test_what_no_aligner_means_is_refused(tmp_path: Path, name: str, text: str, said: str) -> None:
@@ -225,7 +225,7 @@ def test_nothing_found_is_said(tmp_path: Path) -> None:
         find_alignments(tmp_path, ["w"])
     with pytest.raises(ValueError, match="such as w; searched its 2 utterances, such as u"):
         find_alignments(_file(tmp_path / "u.ctm", CTM), ["w"])
-    with pytest.raises(ValueError, match=r"a \.ctm or a \.tsv file, got .*u\.lab"):
+    with pytest.raises(ValueError, match=r"must be \.ctm or \.tsv, got .*u\.lab"):
         find_alignments(_file(tmp_path / "u.lab", ""), ["u"])
 
 

@@ -35,8 +35,9 @@ _own = threading.local()  # a pocketsphinx decoder must not be shared between th
 def align(wav: Wav, text: str, sample_rate: int) -> Alignment:
     """Waveform (T,) in [-1, 1] and its transcript -> contiguous phone segments (CMU labels) from 0 to the end.
 
-    The result does not depend on earlier calls. Raises ValueError for audio that is not mono, not finite or shorter than
-    one window, a transcript without words, words missing from the dictionary, and if no alignment is found.
+    The result does not depend on earlier calls. Raises ValueError for audio that is not mono, not finite or shorter
+    than one window, for a transcript without words or with words missing from the dictionary, and if the alignment
+    fails.
     """
     if wav.ndim != 1 or not np.isfinite(wav).all():
         raise ValueError(f"audio must be mono (T,) with finite samples, got shape {wav.shape}")

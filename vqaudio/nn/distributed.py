@@ -1,7 +1,6 @@
-"""What several training processes must do together, so that n of them equal one on the joint batch.
+"""Collective operations that make training on n processes equal to one process with the global batch.
 
-Every function here is called by all processes at the same point, for all take part in its collective calls. Without
-a process group each is the same arithmetic on one process.
+All processes must call these functions at the same point. Without a process group they act on the one process.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ def _is_distributed() -> bool:
 
 
 def sum_over_processes(x: Tensor) -> Tensor:
-    """The sum of x over all processes, the same bits on each; x has the same shape everywhere."""
+    """Sum of x over all processes, bit-identical on each; x must have the same shape on all of them."""
     if _is_distributed():
         x = x.contiguous()
         dist.all_reduce(x)
@@ -26,9 +25,9 @@ def sum_over_processes(x: Tensor) -> Tensor:
 
 
 def differentiable_sum(x: Tensor) -> Tensor:
-    """As `sum_over_processes`; its gradient is the sum of the gradients that the processes have.
+    """As `sum_over_processes`, with a gradient: the sum of the gradients of all processes.
 
-    With losses that are averaged over processes, as data parallelism does, n processes then equal one.
+    With losses averaged over processes, as in data parallelism, n processes then give the gradient of one.
     """
     return _Sum.apply(x) if _is_distributed() else x  # pyright: ignore[reportReturnType]
 
@@ -44,7 +43,7 @@ class _Sum(torch.autograd.Function):
 
 
 def same_as_first(x: Tensor) -> Tensor:
-    """The first process's x, on all."""
+    """Broadcast x from the first process to all."""
     if _is_distributed():
         x = x.contiguous()
         dist.broadcast(x, src=0)
@@ -52,15 +51,15 @@ def same_as_first(x: Tensor) -> Tensor:
 
 
 def joint_size(rows: Tensor) -> int:
-    """Rows of the joint batch: rows (M, D) of each process, M of any size."""
+    """Number of rows of the global batch; rows (M, D) on each process, where M may differ."""
     return int(sum_over_processes(torch.tensor(rows.shape[0], device=rows.device)))
 
 
 def draw_rows(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """`count` rows of the joint batch, the same on all processes: rows (M, D), M >= 0 here -> (count, D).
+    """Draw `count` rows of the global batch, the same on all processes: rows (M, D), M >= 0 -> (count, D).
 
-    The joint batch is the processes' rows one after the other. `generator` (on the CPU, in the same state
-    everywhere) chooses: no row twice while there are enough. Raises ValueError if no process has a row.
+    The global batch is the concatenation of the rows of all processes. Rows are drawn without replacement while there
+    are enough. `generator` is on the CPU, in the same state on all processes. Raises ValueError if no process has rows.
     """
     if count == 0:
         return rows[:0]
@@ -71,7 +70,7 @@ def draw_rows(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
         sizes = sum_over_processes(sizes).tolist()
         first, total = sum(sizes[: dist.get_rank()]), sum(sizes)
     if not total:
-        raise ValueError("there is no row to draw from: every frame of the joint batch is padding")
+        raise ValueError("there are no rows to draw from: all frames of the global batch are padding")
     order = torch.randperm(total, generator=generator)
     chosen = order.repeat(-(-count // total))[:count].to(rows.device) - first
     here = (chosen >= 0) & (chosen < rows.shape[0])
