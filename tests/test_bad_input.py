@@ -179,7 +179,7 @@ def test_unusual_files_work(tmp_path, run, rate, channels, subtype) -> None:
         ("prepare folder . --out m --valid 0.9 --test 0.9", "lies directly in"),
         ("align nothing --out a.tsv", "nothing is a folder, not a manifest; give a file in it"),
         ("align missing.jsonl --out a.tsv", "manifest missing.jsonl does not exist"),
-        ("align empty.jsonl --out a.tsv", "there are no utterances in what was named"),
+        ("align empty.jsonl --out a.tsv", "the manifests contain no utterances"),
         ("align empty.jsonl --out a.tsv --threads 0", "--threads must be at least 1, got 0"),
         ("evaluate --data nothing --out r --max-utterances 0", "utterances and spoken must be at least 1, got 0"),
         ("info missing", "there is no model 'missing'"),

@@ -115,7 +115,7 @@ def test_a_wrong_sum_is_told_with_the_right_one_and_nothing_is_kept(
     if there:
         (tmp_path / ".cifar-10-binary.tar.gz.partial").write_bytes(there)
     found = hashlib.md5(there + CONTENT[len(there) :]).hexdigest()
-    with pytest.raises(ValueError, match=rf"its MD5 is {found}, it should be {wrong}; .* download it again"):
+    with pytest.raises(ValueError, match=rf"its MD5 is {found}, expected {wrong}; .* download it again"):
         script.download(tmp_path, home.url, wrong)
     assert _names(tmp_path) == []
 

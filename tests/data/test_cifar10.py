@@ -123,14 +123,14 @@ def test_a_damaged_archive_is_refused_with_both_sums(tmp_path, archive, damage) 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"test_labels": None}, r"x\.npz lacks an array; it must have train_images, .*test_labels\.npy"),
+        ({"test_labels": None}, r"x\.npz lacks an array; it must contain train_images, .*test_labels\.npy"),
         (
             {"test_labels": np.zeros(12, np.uint8)},
             r"test_images must be \(N, 32, 32, 3\) uint8 .* got \(13, 32, 32, 3\)",
         ),
         ({"train_images": np.zeros((100, 32, 32, 3))}, r"train_images must be .* got \(100, 32, 32, 3\) float64"),
         ({"train_labels": np.full(100, 3)}, r"label of image 'train/\d+' must lie in 0 to 2, got 3"),
-        ({"class_names": np.array([{}, {}, {}])}, r"not a \.npz file that can be read \(Object arrays .*allow_pickle"),
+        ({"class_names": np.array([{}, {}, {}])}, r"not a readable \.npz file \(Object arrays .*allow_pickle"),
     ],
 )
 def test_an_npz_that_cannot_be_used_is_explained(tmp_path, arrays, change, message) -> None:

@@ -148,9 +148,9 @@ def test_a_killed_writer_leaves_the_folder_as_it_was_and_the_next_one_cleans_up(
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        ("cut pixels", "has 2 bytes, its index promises"),
+        ("cut pixels", "has 2 bytes, expected"),
         ("other version", "version 0, this code reads version 1; remove"),
-        ("no index", "holds no packed images: it lacks index.json"),
+        ("no index", "contains no packed images: it lacks index.json"),
         ("bad json", "index.json is not JSON"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Phones for speech whose texts are known."""
+"""vqaudio align: forced phone alignment of transcribed speech."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from tyro.conf import Positional, arg
 
 from vqaudio.cli.console import Overwrite, failures_named, print_facts, progress
 
-MADE_BY = "machine-made by vqaudio align: pocketsphinx's forced alignment of the manifest's texts"
-AGREES = "with hand labels of TIMIT in 74 % of the time (41 classes); 75 % of their boundaries within 20 ms"
+MADE_BY = "forced alignment by vqaudio align with pocketsphinx, from the texts of the manifest"
+AGREES = "with the manual labels of TIMIT in 74 % of the time (41 classes); 75 % of boundaries within 20 ms"
 
 
 def align(
     inputs: Positional[Annotated[tuple[Path, ...], arg(metavar="MANIFEST [MANIFEST ...]", help="with texts (.jsonl)")]],
     out: Path,
-    threads: Annotated[int, arg(help="utterances at once, each in a process of its own")] = 1,
+    threads: Annotated[int, arg(help="number of parallel processes")] = 1,
     overwrite: Overwrite = False,
 ) -> int:
-    """When each phone is spoken, found by a machine where a corpus has texts of English but no phones.
+    """Forced phone alignment of English speech with transcripts.
 
-    What `vqaudio evaluate` then says of phones, and so of the tokens, is no better than these are. An utterance with a
-    word that the dictionary does not have is named and left out.
+    The alignments are automatic, which limits the accuracy of the phone metrics of `vqaudio evaluate`. Utterances with
+    words that are missing from the dictionary are reported and left out.
 
     Args:
-        out: NAME.tsv, with utterance, start and end (seconds) and label in each line
+        out: NAME.tsv, with utterance, start, end (in seconds) and label per line
     """
     from vqaudio.data.alignments import Alignment, check_table, write_alignments
     from vqaudio.data.forced_alignment import align_all
@@ -37,7 +37,7 @@ def align(
     check_table(out, overwrite=overwrite)
     utterances = [utterance for manifest in inputs for utterance in read_manifest(manifest)]
     if not utterances:
-        raise ValueError("there are no utterances in what was named; name a manifest that has some")
+        raise ValueError("the manifests contain no utterances; give a manifest with utterances")
     for id, count in Counter(utterance.id for utterance in utterances).most_common(1):
         if count > 1:
             raise ValueError(f"{count} utterances have the id {id!r}; align their manifests in separate runs")

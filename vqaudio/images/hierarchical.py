@@ -1,10 +1,10 @@
-"""The second level: latents of a whole map of codes, beneath a decoder strong enough to do without them.
+"""Hierarchical models: a few top-level latents for a whole map of bottom-level codes, with a PixelCNN decoder.
 
-The paper's DeepMind Lab experiment (arXiv 1711.00937, section 4.2): a PixelCNN models the first level's codes given
-only three discrete latents of K = 512, 27 bits. A continuous VAE with that decoder learns to ignore its latents; the
-quantizer's cannot be ignored, for their cost is fixed.
+The DeepMind Lab experiment of the paper (arXiv 1711.00937, section 4.2): a PixelCNN models the bottom-level codes given
+three discrete latents with K = 512, which is 27 bits. With such a powerful decoder a continuous VAE suffers posterior
+collapse. The VQ-VAE does not, because the rate of its latents is fixed.
 
-Letters: B batch, M codes at each place, h rows, w columns, L latents of a map, D width of a latent vector, C channels.
+Shapes: B batch, M codes per position, h x w positions, L latents per map, D latent dimension, C channels.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from vqaudio.sampling.logits import DrawOptions
 
 @dataclass(frozen=True)
 class CodeMapConfig:
-    """Of both kinds of latents."""
+    """Architecture of the hierarchical VQ-VAE and VAE."""
 
     map_shape: tuple[int, ...] = (1, 8, 8)
-    """(M, h, w) of the first level's maps; a recipe fills it in"""
+    """(M, h, w) of the bottom-level maps; set by the recipe"""
     model: str = ""
-    """fingerprint of the first level; a recipe fills it in"""
+    """fingerprint of the bottom-level model; set by the recipe"""
     channels: int = 128
-    """C, of the encoder"""
+    """C, channels of the encoder"""
     num_latents: int = 3
-    """L, latent vectors for a whole map (paper: 3)"""
+    """L, top-level latents per map (paper: 3)"""
     normalizer: NormalizerKind = "frame"
-    """what brings vectors to the codebook's scale"""
+    """normalisation before the quantizer"""
     quantizer: VectorQuantizerConfig = field(default_factory=VectorQuantizerConfig)
-    """of the second level; the continuous VAE takes its width from it"""
+    """top-level quantizer; the continuous VAE uses its dimension"""
     net: PixelCNNConfig = field(default_factory=PixelCNNConfig)
-    """the decoder; its maps and condition follow from the rest"""
+    """PixelCNN decoder; num_maps and cond_dim are derived from the other options"""
 
     def __post_init__(self) -> None:
         if len(self.map_shape) != 3 or self.map_shape[0] < 1 or min(self.map_shape[1:]) < 2:
@@ -57,12 +57,12 @@ class CodeMapConfig:
 
     @property
     def num_dims(self) -> int:
-        """Codes in a map: what bits are counted per."""
+        """Bottom-level codes per map: the unit of bits per code."""
         return math.prod(self.map_shape)
 
 
 class CodeMapVQVAE(nn.Module):
-    """Discrete latents of a whole map."""
+    """VQ-VAE with a few discrete latents for a whole map of codes."""
 
     def __init__(self, cfg: CodeMapConfig):
         super().__init__()
@@ -73,7 +73,7 @@ class CodeMapVQVAE(nn.Module):
         self.decoder = PixelCNN(cfg.net)
 
     def forward(self, codes: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """(B, M, h, w) int64 -> loss () in nats per code of the first level, logs."""
+        """(B, M, h, w) int64 -> loss () in nats per bottom-level code, logs."""
         q = self.quantizer(self.normalizer(self.encoder(codes)))
         nats = self.nll(q.z_q, codes).mean()
         usage = self.quantizer.usage()
@@ -85,12 +85,12 @@ class CodeMapVQVAE(nn.Module):
         return nats / self.cfg.num_dims + q.loss, logs
 
     def latents(self, codes: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, M, h, w) -> what the decoder hears (B, D, L), its cost under a uniform prior in nats (B,)."""
+        """(B, M, h, w) -> quantized latents (B, D, L), their rate under a uniform prior in nats (B,)."""
         z_q = self.quantizer(self.normalizer(self.encoder(codes))).z_q
         return z_q, self.latent_nats(codes).expand(len(codes))
 
     def latent_nats(self, codes: Tensor) -> Tensor:
-        """() what a map's latents cost under a uniform prior."""
+        """() rate of the latents of a map under a uniform prior, in nats."""
         return torch.tensor(self.cfg.num_latents * math.log(self.cfg.quantizer.codebook_size), device=codes.device)
 
     def nll(self, z: Tensor, codes: Tensor) -> Tensor:
@@ -98,12 +98,12 @@ class CodeMapVQVAE(nn.Module):
         return map_nll(self.decoder, codes, z.flatten(1), None)
 
     def sample(self, z: Tensor, **options: Unpack[DrawOptions]) -> Tensor:
-        """(B, D, L) -> maps that the decoder draws for these latents, (B, M, h, w) int64."""
+        """(B, D, L) -> maps sampled from the decoder given these latents, (B, M, h, w) int64."""
         return sample_maps(self.decoder, self.cfg.map_shape, z.flatten(1), None, len(z), **options)
 
 
 class CodeMapVAE(nn.Module):
-    """Continuous latents of a whole map, with diagonal Gaussians."""
+    """VAE with a few continuous latents, with diagonal Gaussian posterior, for a whole map of codes."""
 
     def __init__(self, cfg: CodeMapConfig):
         super().__init__()
@@ -112,12 +112,12 @@ class CodeMapVAE(nn.Module):
         self.decoder = PixelCNN(cfg.net)
 
     def forward(self, codes: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """(B, M, h, w) int64 -> loss () in nats per code of the first level, logs."""
+        """(B, M, h, w) int64 -> loss () in nats per bottom-level code, logs."""
         z, latents = self.latents(codes)
         return elbo_loss(self.nll(z, codes), latents, self.cfg.num_dims, of="codes", per="code")
 
     def latents(self, codes: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, M, h, w) -> a draw from q(z | codes) (B, D, L), its divergence from the prior in nats (B,)."""
+        """(B, M, h, w) -> sample of q(z | codes) (B, D, L), KL divergence from the prior in nats (B,)."""
         mean, log_scale = self.encoder(codes).float().chunk(2, dim=1)
         return sample_gaussian(mean, log_scale)
 
@@ -126,12 +126,12 @@ class CodeMapVAE(nn.Module):
         return map_nll(self.decoder, codes, z.flatten(1), None)
 
     def sample(self, z: Tensor, **options: Unpack[DrawOptions]) -> Tensor:
-        """(B, D, L) -> maps that the decoder draws for these latents, (B, M, h, w) int64."""
+        """(B, D, L) -> maps sampled from the decoder given these latents, (B, M, h, w) int64."""
         return sample_maps(self.decoder, self.cfg.map_shape, z.flatten(1), None, len(z), **options)
 
 
 class CodeMapEncoder(nn.Module):
-    """A map of codes -> a few vectors for all of it."""
+    """A map of codes -> L vectors for the whole map."""
 
     def __init__(self, cfg: CodeMapConfig, width: int):
         super().__init__()

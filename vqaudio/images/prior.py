@@ -1,6 +1,6 @@
-"""A prior over the codes of images: what maps of codes are likely to be.
+"""A class-conditional or unconditional prior over the codes of images.
 
-Letters: B batch, M codes at each place of an image, h rows, w columns, K codes.
+Shapes: B batch, M codes per position, h x w positions, K codes.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from vqaudio.sampling.logits import DrawOptions
 
 @dataclass(frozen=True)
 class ImagePriorConfig:
-    """What a recipe does not fill in from the codes is in `net`."""
+    """Options of an image prior. The recipe sets everything except `net`."""
 
     map_shape: tuple[int, ...] = (1, 8, 8)
-    """(M, h, w) of the maps; a recipe fills it in"""
+    """(M, h, w) of the code maps; set by the recipe"""
     classes: tuple[str, ...] = ()
-    """names of the classes that it is conditioned on; a recipe fills them in"""
+    """class names, empty if unconditional; set by the recipe"""
     model: str = ""
-    """fingerprint of the model whose codes these are; a recipe fills it in"""
+    """fingerprint of the model whose codes are modelled; set by the recipe"""
     net: PixelCNNConfig = field(default_factory=PixelCNNConfig)
-    """its maps and labels follow from the rest"""
+    """PixelCNN; num_maps and num_labels are derived from the other options"""
 
     def __post_init__(self) -> None:
         if len(self.map_shape) != 3 or min(self.map_shape) < 1:
@@ -41,7 +41,7 @@ class ImagePriorConfig:
 
 
 class ImagePrior(nn.Module):
-    """A gated PixelCNN over the codes of an image, all codes of a place one after the other."""
+    """A gated PixelCNN over the codes of an image; the codes of a position are modelled one after the other."""
 
     def __init__(self, cfg: ImagePriorConfig):
         super().__init__()
@@ -58,11 +58,11 @@ class ImagePrior(nn.Module):
         return map_nll(self.net, codes, None, label)
 
     def sample(self, count: int = 1, label: Tensor | None = None, **options: Unpack[DrawOptions]) -> Tensor:
-        """Classes (B,), or `count` for B where there are none -> codes (B, M, h, w) int64."""
+        """Classes (B,), or without classes B = `count` -> sampled codes (B, M, h, w) int64."""
         return sample_maps(self.net, self.cfg.map_shape, None, label, count, **options)
 
     def label_id(self, name: str) -> int:
-        """Index of a class. Raises ValueError for a name that this prior does not know."""
+        """Index of a class. Raises ValueError for an unknown class."""
         if name not in self.cfg.classes:
             known = ", ".join(self.cfg.classes) or "none: it was trained without classes"
             raise ValueError(f"class {name!r} is not in this prior; it knows {known}")
@@ -70,7 +70,7 @@ class ImagePrior(nn.Module):
 
 
 def map_nll(net: PixelCNN, codes: Tensor, cond: Tensor | None, label: Tensor | None) -> Tensor:
-    """(B, M, h, w), (B, D), (B,) -> nats of each map (B,); the codes of a place stand side by side in their row."""
+    """(B, M, h, w), (B, D), (B,) -> NLL of each map in nats (B,); codes of a position are adjacent columns."""
     rows = rearrange(codes, "b m h w -> b h (w m)")
     return F.cross_entropy(net(rows, cond, label).float(), rows, reduction="none").sum((1, 2))
 
@@ -83,7 +83,7 @@ def sample_maps(
     count: int,
     **options: Unpack[DrawOptions],
 ) -> Tensor:
-    """(B, D), (B,), or `count` for B where neither is given -> codes (B, M, h, w) int64, drawn one after the other."""
+    """(B, D), (B,), or B = `count` if both are None -> codes (B, M, h, w) int64, sampled autoregressively."""
     maps, height, width = map_shape
     rows = generate_map_cached(net, height, width * maps, cond, label, count=count, **options)
     return rearrange(rows, "b h (w m) -> b m h w", m=maps)

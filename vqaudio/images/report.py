@@ -1,4 +1,4 @@
-"""The report of one image model on one corpus: figures.json, and pictures beside it."""
+"""Evaluation of an image model on a corpus: metrics in figures.json, and PNG files."""
 
 from __future__ import annotations
 
@@ -33,26 +33,26 @@ from vqaudio.training.health import TRAINED, HealthConfig, assess
 
 FIGURES = "figures.json"
 BATCH_SIZE = 64
-NUM_RECONSTRUCTIONS = 16  # originals and reconstructions
-COLUMNS, MAX_CLASS_ROWS = 8, 10  # of grids of samples
+NUM_RECONSTRUCTIONS = 16  # shown in reconstructions.png
+COLUMNS, MAX_CLASS_ROWS = 8, 10  # size of the sample grids
 TEMPERATURES = (0.7, 0.85, 1.0)
 HIERARCHICAL_HEALTH = HealthConfig(
     min_steps=0, min_conditioning_gap=0.02
-)  # a few latents are little beside the codes' own bits
+)  # a few top-level latents carry few bits compared to the bottom-level codes
 
 
 def evaluate_images(
     model: nn.Module, data: Path, out: Path, prior: ImagePrior | None = None, *, seed: int = 0, overwrite: bool = False
 ) -> dict[str, float | str]:
-    """The figures of `image_figures` on the images in `data`/test, with the verdict on them, and pictures.
+    """The figures of `image_figures` on the images in `data`/test, with their verdict, and PNG files.
 
-    reconstructions.png: originals, each above what the model makes of it; usage.png: how often each code is chosen.
+    reconstructions.png: originals above their reconstructions; usage.png: relative frequency of each code.
     With a prior over its codes: `prior_figures`, samples at several temperatures (samples-T.png), and of each class in
     a row (classes.png). Raises ValueError for a model or prior that does not fit, FileNotFoundError without images.
     """
     if not isinstance(model, ImageModel):
         raise ValueError(
-            f"a {type(model).__name__} is not evaluated alone: --model names the model whose codes it is over"
+            f"a {type(model).__name__} cannot be evaluated alone; give the model of its codes with --model"
         )
     if prior is not None:
         _check_fingerprint(prior, model)
@@ -93,10 +93,10 @@ def evaluate_hierarchical(
     seed: int = 0,
     overwrite: bool = False,
 ) -> dict[str, float | str]:
-    """The figures of `second_level_figures` on the images in `data`/test, the verdict on them, and a picture.
+    """The figures of `second_level_figures` on the images in `data`/test, their verdict, and a PNG file.
 
-    drawn.png: originals, beneath each what the first level makes of it, and beneath that an image drawn from the second
-    level's latents of it. Raises ValueError for a first level that does not fit, FileNotFoundError without images.
+    drawn.png: originals, their bottom-level reconstructions, and images sampled from their top-level latents. Raises
+    ValueError for a mismatching bottom-level model, FileNotFoundError without images.
     """
     _check_fingerprint(model, first)
     check_output_folder(out, [FIGURES, "drawn.png"], overwrite)
@@ -128,12 +128,12 @@ def sample_images(
     seed: int = 0,
     overwrite: bool = False,
 ) -> list[Path]:
-    """`count` images of each class (all, where none is named) as PNG files, their codes in codes.safetensors."""
+    """Sample `count` images of each class (default: all classes) as PNG files, with codes in codes.safetensors."""
     _check_fingerprint(prior, model)
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
     if classes and not prior.cfg.classes:
-        raise ValueError(f"this prior knows no classes, got {', '.join(classes)}; leave --label out")
+        raise ValueError(f"this prior is not class-conditional, got {', '.join(classes)}; leave --label out")
     chosen = tuple(dict.fromkeys(classes)) or prior.cfg.classes
     for name in chosen:
         prior.label_id(name)
@@ -160,7 +160,7 @@ def _sample_codes(
     temperature: float = 1.0,
     top_k: int | None = None,
 ) -> Tensor:
-    """(class or None, number) of each image -> codes (B, M, h, w): they depend on these two, the seed, the options."""
+    """(class or None, number) of each image -> codes (B, M, h, w), a function of these, the seed and the options."""
     device, codes = prior.net.embed.weight.device, []
     bar = tqdm(total=len(wanted), unit="img", disable=None)
     for start in range(0, len(wanted), BATCH_SIZE):
@@ -193,18 +193,18 @@ def _decode(model: ImageVQVAE, codes: Tensor) -> Tensor:
 
 def _check_fingerprint(over: ImagePrior | CodeMapVQVAE | CodeMapVAE, model: nn.Module) -> None:
     if not isinstance(model, ImageVQVAE):
-        raise ValueError(f"a prior is over the codes of an ImageVQVAE, and the model is of kind {type(model).__name__}")
+        raise ValueError(f"an image prior needs an ImageVQVAE as --model, got a {type(model).__name__}")
     if over.cfg.model != model.fingerprint:
         raise ValueError(
-            f"the {type(over).__name__} is over codes of model {over.cfg.model}, this is model {model.fingerprint}; "
-            "give the model that it was trained with"
+            f"the {type(over).__name__} was trained on codes of model {over.cfg.model}, this is model "
+            f"{model.fingerprint}; give the model that it was trained with"
         )
 
 
 def _evaluate_prior(prior: ImagePrior, model: ImageVQVAE, maps: CodeMaps, data: Path) -> dict[str, float | str]:
-    """Its figures on codes that it was not trained on, and the bits per dimension that it saves beside a uniform prior.
+    """Metrics of the prior on held-out codes, and the bits per dimension that it saves over a uniform prior.
 
-    Those of a prior that is told the class are of images whose class is known.
+    A class-conditional prior is given the true classes.
     """
     device = model.quantizer.codebook.device
     train = centre_batches(open_images(data / "train"), model.cfg.size, BATCH_SIZE)
@@ -228,7 +228,7 @@ def _save_reconstructions(model: ImageModel, images: Tensor, out: Path, overwrit
 
 
 def _stacked_rows(rows: list[Tensor], model: ImageModel) -> Tensor:
-    """Lists of images (N, 3, H, W), what belongs together beneath each other -> a picture."""
+    """Lists of images (N, 3, H, W) -> a grid with corresponding images below each other."""
     columns = min(COLUMNS, len(rows[0]))
     whole = len(rows[0]) // columns * columns
     shown = rearrange(torch.stack([row[:whole] for row in rows]), "n (r c) ... -> (r n c) ...", c=columns)
