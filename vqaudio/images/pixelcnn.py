@@ -66,7 +66,7 @@ class GatedLayer(nn.Module):
         self.residual = None if last else nn.Conv2d(c, c, 1)
 
     def vertical(self, v: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, C, half_width + H, W), (B, 2C, 1, 1) -> (B, C, H, W), and the input to the horizontal stack (B, 2C, H, W)."""
+        """(B, C, half_width + H, W), (B, 2C, 1, 1) -> (B, C, H, W), input of `horizontal` (B, 2C, H, W)."""
         x = self.down(v)
         return gate(x + condition), self.link(x)
 
