@@ -169,7 +169,7 @@ def test_stages_1_to_6_run(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     reports = {file.parent.name for file in (tmp_path / "exp/report").glob("*/figures.json")}
-    assert reports == {"vqvae", "vae", "vimco", "gumbel", "second", "second-vae"}
+    assert reports == {"vqvae", "vae", "vimco", "gumbel", "hierarchical", "hierarchical-vae"}
     assert len(list((tmp_path / "exp/samples").glob("*.png"))) == 8
 
 
