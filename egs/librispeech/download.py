@@ -34,6 +34,6 @@ def download(out: Path, subset: str = "train-clean-100") -> Path:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path, help="folder for the corpus")
-    parser.add_argument("subset", nargs="?", default="train-clean-100", help="name of the subset, such as train-clean-100")
+    parser.add_argument("subset", nargs="?", default="train-clean-100", help="name of the subset")
     chosen = parser.parse_args()
     print(download(chosen.out, chosen.subset))

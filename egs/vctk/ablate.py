@@ -173,7 +173,9 @@ def shown(values: list[float], digits: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=1, help="number of parallel runs, with one CPU thread each")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="the first one for all variants, the others for some")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[0, 1], help="others than the first only for some variants"
+    )
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="variants to run")
     parser.add_argument("--table", action="store_true", help="print the table without training")
     chosen = parser.parse_args()

@@ -110,7 +110,7 @@ def test_what_cannot_be_measured_is_explained() -> None:
         image_metrics(model, BATCHES)
     model.eval()
     for few in ([{"image": IMAGES[:1]}], []):
-        with pytest.raises(ValueError, match="give 2 examples or more"):
+        with pytest.raises(ValueError, match="at least 2 examples are needed"):
             image_metrics(model, few)
 
 
