@@ -1,10 +1,10 @@
 """Statistics of samples from a prior: judge.py MODEL SAMPLES REAL.jsonl [--phones TIMIT] [--png PICTURE]
 
 SAMPLES is the output folder of `vqaudio sample`, and REAL.jsonl contains tokens of real utterances by the same model.
-Prints the Jensen-Shannon divergence (in bits, 0 to 1) of code unigrams and bigrams from those of one half of the
-real utterances; for comparison also for the other half, and for real codes in random order. With a folder in TIMIT layout
-(wav16/SPEAKER/ID.flac, phn/SPEAKER/ID.phn), every code is assigned to the phone class in which it occurs most often, and
-the relative frequencies of phone classes are printed.
+Prints the Jensen-Shannon divergence (in bits, 0 to 1) of code unigrams and bigrams from those of one half of the real
+utterances; for comparison also for the other half, and for real codes in random order. With a folder in TIMIT layout
+(wav16/SPEAKER/ID.flac, phn/SPEAKER/ID.phn), every code is assigned to the phone class in which it occurs most often,
+and the relative frequencies of phone classes are printed.
 """
 
 from __future__ import annotations

@@ -177,8 +177,9 @@ def _cut(
     """A batch of crops of the utterances (B,) from `starts` (B,); the encoder input is read `shifts` (B,) later."""
     lengths = np.minimum(packed.lengths[utterances] - starts, samples)
     target = _pcm(packed, utterances, starts, lengths, samples)
-    same = shifts is None or not shifts.any()
-    source = target if same else _pcm(packed, utterances, starts + shifts, lengths, samples)
+    source = target
+    if shifts is not None and shifts.any():
+        source = _pcm(packed, utterances, starts + shifts, lengths, samples)
     return {
         "wav": source.float().div_(INT16_SCALE).unsqueeze(1),  # (B, 1, T)
         "target": classes[target.int() + INT16_SCALE],
