@@ -1,7 +1,7 @@
-# What every run.sh does with its arguments; sourced with these set:
-#   stage=0 stop_stage=7     the first stage and the last that there are, until --stage and --stop-stage say otherwise
-#   options="data out"       the other variables that may be set: --data and --out
-# What follows -- is left in "$@".
+# Argument parsing of every run.sh. To be sourced with these variables set:
+#   stage=0 stop_stage=7     first and last stage; changed by --stage and --stop-stage
+#   options="data out"       further variables that can be set by flags: --data and --out
+# Arguments after -- are left in "$@".
 last_stage=$stop_stage
 
 usage() { sed -n '2,/^[^#]/{/^#/p}' "$0" >&2; exit 2; }
@@ -17,7 +17,7 @@ while [ $# -gt 0 ]; do
     shift 2
 done
 if ! [[ $stage =~ ^[0-$last_stage]$ && $stop_stage =~ ^[0-$last_stage]$ && $stage -le $stop_stage ]]; then
-    echo "stages are 0 to $last_stage, the first no later than the last; got --stage $stage --stop-stage $stop_stage" >&2
+    echo "stages must lie in 0 to $last_stage, with --stage at most --stop-stage; got --stage $stage --stop-stage $stop_stage" >&2
     exit 2
 fi
 runs() { [ "$stage" -le "$1" ] && [ "$stop_stage" -ge "$1" ]; }

@@ -1,7 +1,7 @@
 """Trains a speech tokenizer: accelerate launch recipes/train.py [CONFIG.yaml] [--flags].
 
-Without arguments it trains on the corpus that comes with the repository. The model lands in `out`; run again,
-it continues from the newest checkpoint there.
+Without arguments it trains on the embedded corpus egs/mini. The model is written to `out`; if `out`
+contains checkpoints, the run resumes from the newest one.
 """
 
 from __future__ import annotations
@@ -28,25 +28,26 @@ ROOT = Path(__file__).parent.parent
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that decides a run."""
+    """Configuration of a training run."""
 
     out: Path = Path("exp/mini")
-    """folder of the run; decoded corpora lie beside it, in packed/, for other runs to use"""
+    """output folder; decoded corpora are cached beside it in packed/, shared with other runs"""
     train: tuple[Path, ...] = (Path("egs/mini/train.jsonl"),)
-    """manifests to train on"""
+    """training manifests"""
     valid: tuple[Path, ...] = (Path("egs/mini/valid.jsonl"),)
-    """manifests of utterances that are never trained on"""
+    """validation manifests"""
     crops: CropConfig = field(default_factory=CropConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     model: SpeechVQVAEConfig = field(default_factory=SpeechVQVAEConfig)
     init_from: tuple[str, ...] = ()
-    """models to begin with, the later over the earlier: of each, what has the same name and shape; what makes the codes
-    whole or not at all, voices by name, and of a model that has learned codes alone no decoder"""
+    """models to initialise from; later ones override earlier ones. Parameters of equal name and shape are copied;
+    encoder and codebook are copied all or none, speaker embeddings by speaker name, and no decoder from a model
+    trained with stage: codes"""
     fit: FitConfig = field(default_factory=FitConfig)
 
 
 def packed(manifests: tuple[Path, ...], cfg: TrainConfig, speakers: tuple[str, ...] = ()) -> PackedSpeech:
-    """The manifests' audio, decoded once for all runs; a manifest of the repository is found from any folder."""
+    """Decoded audio of the manifests, cached for all runs; relative paths are also tried from the repository root."""
     found = [path if path.exists() else ROOT / path for path in manifests]
     utterances = [utterance for path in found for utterance in read_manifest(path)]
     name = "+".join(f"{path.absolute().parent.name}-{path.stem}" for path in found)
@@ -58,10 +59,10 @@ def main() -> None:
     speech = packed(cfg.train, cfg, cfg.model.speakers)
     cfg = replace(cfg, model=replace(cfg.model, speakers=speech.speakers))
     held_out = packed(cfg.valid, cfg, speech.speakers)
-    set_seed(cfg.fit.seed)  # the first weights
+    set_seed(cfg.fit.seed)  # weight initialisation
     model = SpeechVQVAE(cfg.model)
     for name, left in init_from(model, cfg.init_from).items():
-        processes().print(f"started from {name}; not taken from it: {', '.join(left) or 'nothing'}", file=sys.stderr)
+        processes().print(f"initialised from {name}; not copied: {', '.join(left) or 'nothing'}", file=sys.stderr)
     classes, v = cfg.model.decoder.num_classes, cfg.validation
     batches = validation_batches(held_out, v.samples, v.batch_size, v.num_batches, num_classes=classes)
 

@@ -1,7 +1,7 @@
 """Trains an image model: accelerate launch recipes/train_image.py [CONFIG.yaml] [--flags].
 
-The paper's VQ-VAE, or with --kind what the paper compares it with on the same encoder and decoder. Needs images that
-`vqaudio prepare` wrote. The model lands in `out`; run again, it continues from the newest checkpoint there.
+Trains a VQ-VAE, or with --kind one of its baselines with the same encoder and decoder, on images prepared with `vqaudio
+prepare`. The model is written to `out`; if `out` contains checkpoints, the run resumes from the newest one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from vqaudio.checkpoint import save_model
 from vqaudio.config import flatten, parse, save_yaml, to_dict
 from vqaudio.images.baselines import ImageGumbel, ImageVAE, ImageVIMCO
 from vqaudio.images.data import ImageCropConfig, ImageCrops, centre_batches, open_images
-from vqaudio.images.metrics import ImageModel, image_figures
+from vqaudio.images.metrics import ImageModel, image_metrics
 from vqaudio.images.vqvae import ImageConfig, ImageVQVAE
 from vqaudio.training import FitConfig, TrainingError, fit, processes
 from vqaudio.training.curves import plot_curves
@@ -28,25 +28,25 @@ KINDS = {"vqvae": ImageVQVAE, "vae": ImageVAE, "vimco": ImageVIMCO, "gumbel": Im
 
 @dataclass(frozen=True)
 class TrainImageConfig:
-    """Everything that decides a run."""
+    """Configuration of a training run."""
 
     kind: Literal["vqvae", "vae", "vimco", "gumbel"] = "vqvae"
-    """how latents are learned: vector quantization, a continuous VAE, VIMCO, Gumbel-softmax"""
+    """model: VQ-VAE, continuous VAE, VIMCO or Gumbel-softmax"""
     out: Path = Path("exp/cifar10/vqvae")
-    """folder of the run"""
+    """output folder"""
     data: Path = Path("data/cifar10")
-    """what `vqaudio prepare` wrote: a folder with train and valid"""
+    """folder with the splits train and valid, from `vqaudio prepare`"""
     valid_images: int | None = None
-    """centre crops by which a run is judged; without it, of all images of valid"""
+    """number of validation images (centre crops); default: all images of valid"""
     crops: ImageCropConfig = field(default_factory=ImageCropConfig)
-    """without a size of its own: it is the model's"""
+    """random crops; their size is model.size"""
     model: ImageConfig = field(default_factory=ImageConfig)
     fit: FitConfig = field(default_factory=FitConfig)
 
     def __post_init__(self) -> None:
         if self.crops.size not in (ImageCropConfig().size, self.model.size):
             raise ValueError(
-                f"crops.size is model.size ({self.model.size}), got {self.crops.size}; set model.size alone"
+                f"crops.size must equal model.size ({self.model.size}), got {self.crops.size}; set only model.size"
             )
         object.__setattr__(self, "crops", replace(self.crops, size=self.model.size))
 
@@ -56,9 +56,9 @@ def main() -> None:
     crops = ImageCrops(open_images(cfg.data / "train"), cfg.crops)
     valid = open_images(cfg.data / "valid")
     if len(valid) < 2 or cfg.valid_images in (0, 1):
-        raise ValueError(f"2 images or more must be held out, got {len(valid)}; prepare with a larger --valid")
+        raise ValueError(f"at least 2 validation images are needed, got {len(valid)}; prepare with a larger --valid")
     held_out = list(centre_batches(valid, cfg.model.size, 32, cfg.valid_images))
-    set_seed(cfg.fit.seed)  # the first weights
+    set_seed(cfg.fit.seed)  # weight initialisation
     model: ImageModel = KINDS[cfg.kind](cfg.model)
 
     def save(trained: ImageModel, folder: Path) -> None:
@@ -66,7 +66,7 @@ def main() -> None:
         save_yaml(cfg, folder / "config.yaml")
 
     facts = flatten({name: to_dict(cfg)[name] for name in ("kind", "data", "crops", "model")})
-    model = fit(model, crops, cfg.fit, cfg.out, evaluate=lambda m: image_figures(m, held_out), save=save, facts=facts)
+    model = fit(model, crops, cfg.fit, cfg.out, evaluate=lambda m: image_metrics(m, held_out), save=save, facts=facts)
     if processes().is_main_process:
         save(model, cfg.out)
         plot_curves(cfg.out / "metrics.jsonl", cfg.out / "curves.png")

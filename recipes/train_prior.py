@@ -23,7 +23,7 @@ from vqaudio.images.codes import CodeMapBatchConfig, CodeMapBatches, CodeMaps, c
 from vqaudio.images.data import open_images
 from vqaudio.images.encoding import codes_of
 from vqaudio.images.hierarchical import CodeMapConfig, CodeMapVAE, CodeMapVQVAE
-from vqaudio.images.metrics import code_shares, prior_figures, second_level_figures
+from vqaudio.images.metrics import hierarchical_metrics, image_prior_metrics, unigram_probabilities
 from vqaudio.images.prior import ImagePrior, ImagePriorConfig
 from vqaudio.images.vqvae import ImageVQVAE
 from vqaudio.metrics.bitrate import smoothed_unigram
@@ -36,7 +36,7 @@ from vqaudio.tokens.files import read_token_files
 from vqaudio.tokens.rows import TokenRow
 from vqaudio.training import FitConfig, TrainingError, fit, processes
 from vqaudio.training.curves import plot_curves
-from vqaudio.training.launch import threads
+from vqaudio.training.launch import cpu_threads
 from vqaudio.training.loader import Loader
 
 ROOT = Path(__file__).parent.parent
@@ -119,9 +119,9 @@ def images(cfg: TrainPriorConfig, first: ImageVQVAE) -> Task:
     labelled = isinstance(model, ImagePrior) and bool(model.cfg.classes)
     loader = CodeMapBatches(train, cfg.batches, labelled=labelled)
     if isinstance(model, ImagePrior):
-        unigram = code_shares(train)
-        return Task(model, loader, lambda m: prior_figures(m, valid, unigram), train.model)
-    return Task(model, loader, lambda m: second_level_figures(m, code_batches(valid, 64, labelled=False)), train.model)
+        unigram = unigram_probabilities(train)
+        return Task(model, loader, lambda m: image_prior_metrics(m, valid, unigram), train.model)
+    return Task(model, loader, lambda m: hierarchical_metrics(m, code_batches(valid, 64, labelled=False)), train.model)
 
 
 def build(cfg: TrainPriorConfig, maps: CodeMaps) -> ImagePrior | CodeMapVQVAE | CodeMapVAE:
@@ -139,7 +139,7 @@ def main() -> None:
     cfg = parse(TrainPriorConfig, ROOT / "egs/mini/conf/prior.yaml", description=__doc__ or "")
     over = load_model(cfg.model, processes().device, kind=nn.Module)
     set_seed(cfg.fit.seed)  # the first weights
-    with threads(cfg.fit.threads):
+    with cpu_threads(cfg.fit.threads):
         if isinstance(over, SpeechVQVAE) and cfg.kind == "prior":
             task = speech(cfg, over)
         elif isinstance(over, ImageVQVAE):

@@ -179,7 +179,7 @@ def test_unusual_files_work(tmp_path, run, rate, channels, subtype) -> None:
         ("prepare vctk nothing --out m", "no VCTK audio in nothing"),
         ("prepare folder good.wav --out m", "good.wav is a file"),
         ("prepare folder . --out m --valid 0.9 --test 0.9", "lies directly in"),
-        ("align nothing --out a.tsv", "nothing is a folder, not a manifest; name one in it"),
+        ("align nothing --out a.tsv", "nothing is a folder, not a manifest; give a file in it"),
         ("align missing.jsonl --out a.tsv", "manifest missing.jsonl does not exist"),
         ("align empty.jsonl --out a.tsv", "there are no utterances in the manifests"),
         ("align empty.jsonl --out a.tsv --threads 0", "--threads must be at least 1, got 0"),

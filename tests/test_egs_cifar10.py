@@ -115,7 +115,7 @@ def test_a_wrong_sum_is_told_with_the_right_one_and_nothing_is_kept(
     if there:
         (tmp_path / ".cifar-10-binary.tar.gz.partial").write_bytes(there)
     found = hashlib.md5(there + CONTENT[len(there) :]).hexdigest()
-    with pytest.raises(ValueError, match=rf"its MD5 is {found}, it should be {wrong}; .* download it again"):
+    with pytest.raises(ValueError, match=rf"its MD5 is {found}, expected {wrong}; .* download it again"):
         script.download(tmp_path, home.url, wrong)
     assert _names(tmp_path) == []
 
@@ -169,7 +169,7 @@ def test_stages_1_to_6_run(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     reports = {file.parent.name for file in (tmp_path / "exp/report").glob("*/report.json")}
-    assert reports == {"vqvae", "vae", "vimco", "gumbel", "second", "second-vae"}
+    assert reports == {"vqvae", "vae", "vimco", "gumbel", "hierarchical", "hierarchical-vae"}
     assert len(list((tmp_path / "exp/samples").glob("*.png"))) == 8
 
 
@@ -178,4 +178,4 @@ def test_stages_that_are_none_are_refused(stages: tuple[str, str]) -> None:
     command = ["bash", str(ROOT / "egs/cifar10/run.sh"), "--stage", stages[0], "--stop-stage", stages[1]]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "stages are 0 to 6" in done.stderr
+    assert "stages must lie in 0 to 6" in done.stderr

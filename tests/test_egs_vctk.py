@@ -92,7 +92,7 @@ def test_stages_that_are_none_are_refused(stages: tuple[str, str]) -> None:
     command = ["bash", str(ROOT / "egs/vctk/run.sh"), "--stage", stages[0], "--stop-stage", stages[1]]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "stages are 0 to 7" in done.stderr
+    assert "stages must lie in 0 to 7" in done.stderr
 
 
 def test_download_fetches_unpacks_and_does_not_fetch_twice(tmp_path: Path) -> None:

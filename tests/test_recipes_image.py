@@ -149,7 +149,7 @@ def _refuse(images: Path, runs: Path, capsys: pytest.CaptureFixture[str]) -> Non
         (["sample", "--prior", vqvae, "--model", vqvae], "ImageVQVAE, not a prior"),
         (["sample", "--prior", prior, "--model", vqvae, "--label", "green"], "class 'green' is not in this prior"),
         (["sample", "--prior", prior, "--model", vqvae, "--speaker", "p225"], "--speaker and --prompt are for speech"),
-        (["evaluate", "--model", prior, *data], "ImagePrior is not evaluated alone"),
+        (["evaluate", "--model", prior, *data], "ImagePrior cannot be evaluated alone"),
         (["evaluate", "--model", second, *data], "--first names the image model"),
         (["evaluate", "--model", vqvae, "--first", vqvae, *data], "--first is for a second-level image model"),
         (["evaluate", "--model", vae, "--prior", prior, *data], "the model is of kind ImageVAE"),

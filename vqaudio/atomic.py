@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all."""
+"""Atomic writing: files and folders appear completely or not at all."""
 
 import errno
 import json
@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # Python names no file with these
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # OSErrors with these numbers carry no file name
 TOKEN_BYTES = 4
 
 
 def remove_leftovers(path: Path) -> None:
-    """Removes the temporary files and folders that killed writers of `path` left; nobody may be writing it now."""
+    """Delete temporary files and folders left by killed writers of `path`; no process may be writing it."""
     for leftover in path.parent.glob(f".{path.stem}." + "[0-9a-f]" * 2 * TOKEN_BYTES + path.suffix):
         if leftover.is_dir():
             shutil.rmtree(leftover)
@@ -26,19 +26,19 @@ def remove_leftovers(path: Path) -> None:
 def atomic_file(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `path`; leaving the block renames it to `path`.
 
-    When the block raises, `path` stays as it was and the temporary file is removed. The temporary
-    name is hidden and keeps the suffix, because libsndfile and others choose the format by it.
+    If the block raises, `path` is left unchanged and the temporary file is deleted. The temporary name is hidden
+    and keeps the suffix, from which libsndfile and others choose the format.
 
-    Raises FileExistsError when `path` exists and `overwrite` is false, another OSError when the
-    folder is missing or cannot be written to, or when the disk is full.
+    Raises FileExistsError if `path` exists and `overwrite` is false, another OSError if the folder is missing or
+    not writable, or if the disk is full.
     """
     path = Path(path)
     check_writable(path, overwrite=overwrite)
     temporary = _temporary(path)
     try:
-        with _explained(path):
-            temporary.touch(exist_ok=False)  # a plain file: mkstemp would make it private (0600)
-        with _room_named(path):
+        with _mkdir_errors_named(path):
+            temporary.touch(exist_ok=False)  # not mkstemp, which would create a private file (mode 0600)
+        with _disk_full_named(path):
             yield temporary
         temporary.replace(path)
     finally:
@@ -47,17 +47,17 @@ def atomic_file(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Yield a new, empty, hidden folder beside `path`; leaving the block puts it in the place of `path`.
+    """Yield a new, empty, hidden folder beside `path`; leaving the block replaces `path` by it.
 
-    Whether a folder that is there may be replaced is for the caller to check. When the block raises, `path`
-    stays as it was and the new folder is removed. Raises OSError where it cannot write, or the disk is full.
+    The caller must check whether an existing folder may be replaced. If the block raises, `path` is left unchanged
+    and the new folder is deleted. Raises OSError if it cannot be written, or if the disk is full.
     """
-    path = Path(path).resolve()  # through a link: what it points to is replaced, not the link
+    path = Path(path).resolve()  # replaces the target of a symbolic link, not the link
     temporary = _temporary(path)
     try:
-        with _explained(path):
+        with _mkdir_errors_named(path):
             temporary.mkdir()
-        with _room_named(path):
+        with _disk_full_named(path):
             yield temporary
         replace_folder(temporary, path)
     finally:
@@ -65,13 +65,12 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 
 def replace_folder(new: Path, path: Path) -> None:
-    """Put the finished folder `new`, of the same file system, in the place of `path`, whether that is there or not.
+    """Replace `path`, which need not exist, by the finished folder `new` on the same file system.
 
-    The old folder is renamed aside, to a hidden sibling, and removed when the new one has its name; where that
-    fails it gets its own back and OSError is raised. A writer that was killed on the way has left one of two
-    things, and `restore_folder` deals with both before anything else happens: so there is at no time less than
-    one whole folder, here or aside, and a failure after a kill ends with the last whole one at `path`. Nobody
-    else may be writing `path` now.
+    The old folder is renamed to a hidden sibling, which is deleted after the new folder was renamed to `path`. If
+    that fails, the old folder is renamed back and OSError is raised. At every moment one complete folder exists,
+    and `restore_folder` cleans up after a process that was killed in between. No other process may be writing
+    `path`.
     """
     restore_folder(path)
     aside = _aside(path)
@@ -87,10 +86,10 @@ def replace_folder(new: Path, path: Path) -> None:
 
 
 def restore_folder(path: Path) -> None:
-    """Undo what a `replace_folder` that was killed left of `path`; nothing where none was.
+    """Clean up after a `replace_folder` that was killed; no effect otherwise.
 
-    An old folder aside beside a `path` that is there was about to be removed, and is. One without `path` was
-    killed between the two renamings: it is the last whole folder of this name, and gets it back.
+    If `path` and the renamed old folder both exist, the old one is deleted. If only the old one exists, the process
+    was killed between the two renames, and it is renamed back to `path`.
     """
     aside = _aside(path)
     if path.exists():
@@ -100,7 +99,7 @@ def restore_folder(path: Path) -> None:
 
 
 def check_writable(path: Path, *, overwrite: bool) -> None:
-    """Raise the OSError that writing `path` would end in, before any work is done for it."""
+    """Raise the OSError that writing `path` would raise, before any work is done."""
     if path.is_dir():
         raise IsADirectoryError(f"cannot write {path}: it is a folder; give the name of a file")
     if path.exists() and not overwrite:
@@ -111,17 +110,17 @@ def check_writable(path: Path, *, overwrite: bool) -> None:
         raise NotADirectoryError(f"cannot write {path}: {path.parent} is a file, not a folder")
 
 
-def check_out(out: Path, names: Sequence[str], overwrite: bool) -> None:
-    """Makes the folder. Raises the OSError that writing would end in, before any work is done for it."""
+def check_output_folder(out: Path, names: Sequence[str], overwrite: bool) -> None:
+    """Create the folder `out`. Raises the OSError that writing `names` in it would raise, before any work is done."""
     out.mkdir(parents=True, exist_ok=True)
     for name in names:
         check_writable(out / name, overwrite=overwrite)
 
 
-def save_json(path: Path, figures: dict[str, Any], *, overwrite: bool = False) -> None:
-    """Figures by name -> a JSON file, whole or not at all."""
+def save_json(path: Path, metrics: dict[str, Any], *, overwrite: bool = False) -> None:
+    """Write metrics by name to a JSON file, atomically."""
     with atomic_file(path, overwrite=overwrite) as temporary:
-        temporary.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
 
 
 def _temporary(path: Path) -> Path:
@@ -129,12 +128,12 @@ def _temporary(path: Path) -> Path:
 
 
 def _aside(path: Path) -> Path:
-    """Where the old folder is while the new one takes its place."""
+    """Temporary name of the old folder during replacement."""
     return path.with_name(f".{path.name}.old")
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _mkdir_errors_named(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -142,10 +141,10 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _room_named(path: Path) -> Iterator[None]:
+def _disk_full_named(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in NO_ROOM:
+        if error.errno not in DISK_FULL:
             raise
-        raise OSError(f"cannot write {path}: {error.strerror}; make room for it") from error
+        raise OSError(f"cannot write {path}: {error.strerror}; free some disk space") from error

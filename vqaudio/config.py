@@ -1,6 +1,6 @@
-"""Frozen dataclasses <-> YAML <-> command line. Knows no model.
+"""Conversion between frozen dataclasses, YAML files and command lines; independent of any model.
 
-Precedence: the dataclass's defaults, then the YAML file, then flags (`--fit.steps 100`).
+Precedence, in increasing order: defaults of the dataclass, the YAML file, flags (`--fit.steps 100`).
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ T = TypeVar("T")
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be used; the message names the key, the value and what is allowed."""
+    """An invalid configuration; the message names the key, the value and the allowed values."""
 
 
 def from_dict(cls: type[T], values: Any, where: str = "") -> T:
-    """A nested dictionary, as YAML or JSON give it -> an instance of the dataclass `cls`.
+    """A nested dictionary, as read from YAML or JSON -> an instance of the dataclass `cls`.
 
-    Keys left out keep their defaults. A union of dataclasses is told apart by their field `kind: Literal["name"]`;
-    without a kind it is the first. Raises ConfigError for unknown keys and kinds (the known ones are listed), for
-    values of another type, and for what the dataclass itself refuses.
+    Missing keys take their defaults. A union of dataclasses is told apart by their field `kind: Literal["name"]`;
+    without a kind it is the first. Raises ConfigError for unknown keys and kinds (the message lists the known ones),
+    values of the wrong type, and values rejected by the dataclass.
     """
     place = where or "the configuration"
     if not isinstance(values, dict):
@@ -46,7 +46,7 @@ def from_dict(cls: type[T], values: Any, where: str = "") -> T:
 
 
 def load_yaml(cls: type[T], path: str | Path, args: Sequence[str] = ()) -> T:
-    """A YAML file -> an instance of `cls`. Raises ConfigError, with the file's name, for what is wrong in it.
+    """A YAML file -> an instance of `cls`. Raises ConfigError with the file name for a missing or invalid file.
 
     args: flags; where they name another kind for a union (`--model.quantizer.kind fsq`), the instance is of that kind.
     """
@@ -68,12 +68,12 @@ def load_yaml(cls: type[T], path: str | Path, args: Sequence[str] = ()) -> T:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """A dataclass instance -> nested dictionaries and lists that YAML and JSON can hold."""
+    """A dataclass instance -> nested dictionaries and lists of YAML and JSON types."""
     return _plain(dataclasses.asdict(config))
 
 
 def flatten(values: dict[str, Any], where: str = "") -> dict[str, Any]:
-    """Nested dictionaries -> one, with the names that flags have: {"fit": {"lr": 1}} -> {"fit.lr": 1}."""
+    """Nested dictionary -> flat dictionary with the names of flags: {"fit": {"lr": 1}} -> {"fit.lr": 1}."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         flat |= flatten(value, _join(where, key)) if isinstance(value, dict) else {_join(where, key): value}
@@ -81,14 +81,14 @@ def flatten(values: dict[str, Any], where: str = "") -> dict[str, Any]:
 
 
 def save_yaml(config: Any, path: str | Path) -> None:
-    """Writes the whole configuration, defaults included."""
+    """Write the complete configuration, including defaults."""
     Path(path).write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
 
 
 def parse(cls: type[T], default_yaml: str | Path, args: Sequence[str] | None = None, description: str = "") -> T:
-    """Command line `[FILE.yaml] [--flags]` -> an instance of `cls`; without a file, `default_yaml`.
+    """Command line `[FILE.yaml] [--flags]` -> an instance of `cls`; without a file, `default_yaml` is used.
 
-    Prints what is wrong and exits with 2 for a bad file or flag.
+    Prints an error and exits with status 2 for an invalid file or flag.
     """
     import tyro
 
@@ -101,7 +101,7 @@ def parse(cls: type[T], default_yaml: str | Path, args: Sequence[str] | None = N
         return tyro.cli(cls, default=default, args=args, description=description or None, config=config)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
-    except ValueError as error:  # what a dataclass refuses when flags change it
+    except ValueError as error:  # a value of a flag that is rejected by a dataclass
         print(f"error: {error}", file=sys.stderr)
     raise SystemExit(2)
 
@@ -119,7 +119,7 @@ def _plain(value: Any) -> Any:
 
 
 def _convert(kind: Any, value: Any, where: str) -> Any:
-    """One value as its annotation asks; no conversion that could lose something."""
+    """Convert one value to its annotated type, without lossy conversions."""
     origin, choices = get_origin(kind), get_args(kind)
     if dataclasses.is_dataclass(kind):
         return from_dict(kind, value, where)  # pyright: ignore[reportArgumentType]
@@ -190,7 +190,7 @@ def _flag(name: str, args: Sequence[str]) -> str | None:
 
 
 def _convert_scalar(kind: Any, value: Any, where: str) -> Any:
-    if kind is float and isinstance(value, str):  # YAML reads 4e-4 as text
+    if kind is float and isinstance(value, str):  # YAML parses 4e-4 as a string
         try:
             return float(value)
         except ValueError:

@@ -1,11 +1,11 @@
-"""The paper's comparison: VQ-VAE, VAE, VIMCO and Gumbel-softmax under one budget, in bits per dimension of test images.
+"""Compares VQ-VAE, VAE, VIMCO and Gumbel-softmax with the same number of steps, in bits per dimension of test images.
 
-    python egs/cifar10/compare.py --jobs 2                         all kinds, three seeds, those that are not done yet
+    python egs/cifar10/compare.py --jobs 2                         all models, three seeds; skips finished runs
     python egs/cifar10/compare.py --steps 12000 --kinds vqvae vae  a longer budget
-    python egs/cifar10/compare.py --table                          of what there is
+    python egs/cifar10/compare.py --table                          print the table without training
 
-Needs the images that conf/cpu/vqvae.yaml names: vqaudio prepare cifar10 ARCHIVE --out data/cifar10. Runs lie in
-exp/cifar10/compare/, their figures in egs/cifar10/comparison.json: a run that is named there is done.
+Needs the images of conf/cpu/vqvae.yaml: vqaudio prepare cifar10 ARCHIVE --out data/cifar10. Runs are
+written to exp/cifar10/compare/, and their metrics to egs/cifar10/comparison.json, which also marks runs as finished.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ import torch
 from vqaudio.atomic import atomic_file
 from vqaudio.checkpoint import load_model
 from vqaudio.images.data import centre_batches, open_images
-from vqaudio.images.metrics import ImageModel, image_figures
+from vqaudio.images.metrics import ImageModel, image_metrics
 
 ROOT = Path(__file__).parent.parent.parent
 CONF = ROOT / "egs/cifar10/conf/cpu/vqvae.yaml"
 OUT = ROOT / "exp/cifar10/compare"
-RESULTS = ROOT / "egs/cifar10/comparison.json"  # {steps: {kind: {seed: figures}}}
+RESULTS = ROOT / "egs/cifar10/comparison.json"  # {steps: {kind: {seed: metrics}}}
 PICTURE = ROOT / "egs/cifar10/pictures/comparison.png"
-KINDS = {"vae": "VAE", "vqvae": "VQ-VAE", "gumbel": "Gumbel-softmax", "vimco": "VIMCO, 50 draws"}
+KINDS = {"vae": "VAE", "vqvae": "VQ-VAE", "gumbel": "Gumbel-softmax", "vimco": "VIMCO, 50 samples"}
 PAPER = {"vae": "4.51", "vqvae": "4.67", "vimco": "5.14"}
 LOCK = threading.Lock()
 
@@ -51,12 +51,12 @@ class Run(NamedTuple):
 
 
 def results() -> dict[str, dict[str, dict[str, dict[str, float]]]]:
-    """Figures of the runs that are done."""
+    """Metrics of the finished runs."""
     return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
 
 
 def train(run: Run) -> None:
-    """Trains it, unless that was done, and keeps its figures on the test images."""
+    """Train a model, unless it is finished, and save its metrics on the test images."""
     if str(run.seed) in results().get(str(run.steps), {}).get(run.kind, {}):
         return
     run.folder.mkdir(parents=True, exist_ok=True)
@@ -69,18 +69,18 @@ def train(run: Run) -> None:
     model = load_model(run.folder, kind=torch.nn.Module)
     assert isinstance(model, ImageModel)
     images = open_images(ROOT / "data/cifar10/test")
-    with LOCK:  # draws come from the process's own generator
-        figures = image_figures(model, centre_batches(images, model.cfg.size, 32))
+    with LOCK:  # sampling uses the global random number generator
+        metrics = image_metrics(model, centre_batches(images, model.cfg.size, 32))
     with LOCK, atomic_file(RESULTS, overwrite=True) as path:
         kept = results()
-        kept.setdefault(str(run.steps), {}).setdefault(run.kind, {})[str(run.seed)] = figures
+        kept.setdefault(str(run.steps), {}).setdefault(run.kind, {})[str(run.seed)] = metrics
         path.write_text(json.dumps(kept, indent=1) + "\n")
-    print(f"{run.kind}, {run.steps} steps, seed {run.seed}: {figures['bits_per_dim']:.3f} bits per dim", flush=True)
+    print(f"{run.kind}, {run.steps} steps, seed {run.seed}: {metrics['bits_per_dim']:.3f} bits per dim", flush=True)
 
 
 def table() -> str:
-    """Markdown: the mean over the seeds, and where there are several their least and greatest."""
-    lines = ["| steps | model | seeds | bits per dim | of pixels | of latents | gap | paper |", "|" + "---|" * 8]
+    """Markdown table: mean over seeds, with minimum and maximum if there are several."""
+    lines = ["| steps | model | seeds | bits per dim | pixels | latents | conditioning gap | paper |", "|" + "---|" * 8]
     for steps, kinds in sorted(results().items(), key=lambda item: int(item[0])):
         for kind in filter(kinds.__contains__, KINDS):
             rows = list(kinds[kind].values())
@@ -96,7 +96,7 @@ def _shown(values: list[float]) -> str:
 
 
 def plot(png: Path) -> None:
-    """The same as a picture: bars of what pixels and latents cost, the seeds' spread, the paper's figures as lines."""
+    """Bar plot: bits of pixels and latents, range over seeds, and the values of the paper as dotted lines."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -126,13 +126,13 @@ def plot(png: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time, one CPU thread each")
+    parser.add_argument("--jobs", type=int, default=1, help="number of parallel runs, with one CPU thread each")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=1200, help="the budget of each run")
+    parser.add_argument("--steps", type=int, default=1200, help="number of training steps of each run")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=["vimco", "vqvae", "vae", "gumbel"])
-    parser.add_argument("--table", action="store_true", help="no training")
+    parser.add_argument("--table", action="store_true", help="print the table without training")
     chosen = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = "1"  # two runs of one thread are faster than one of two
+    os.environ["OMP_NUM_THREADS"] = "1"  # two runs with one thread are faster than one run with two
     torch.set_num_threads(1)
     if not chosen.table:
         with ThreadPoolExecutor(chosen.jobs) as pool:

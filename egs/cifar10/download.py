@@ -1,6 +1,6 @@
 """Downloads CIFAR-10 (170 MB, the binary version) from its public home: download.py OUT_DIR
 
-What is there already is not fetched again; a download that was interrupted goes on where it stopped.
+An existing file is not downloaded again, and an interrupted download is resumed.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from vqaudio.images.corpora import CIFAR10_ARCHIVE, CIFAR10_MD5, check_archive
 
 URL = f"https://www.cs.toronto.edu/~kriz/{CIFAR10_ARCHIVE}"
 BLOCK = 1 << 16
-TIMEOUT = 60  # seconds without a byte
-NOTHING_MORE = 416  # what is there is as long as the file, or longer
+TIMEOUT = 60  # seconds without data
+NOTHING_MORE = 416  # HTTP status: the partial file is already complete
 
 
 def download(out: Path, url: str = URL, md5: str = CIFAR10_MD5) -> Path:
-    """Fetches OUT/cifar-10-binary.tar.gz, unless it is there. Returns that file.
+    """Download OUT/cifar-10-binary.tar.gz unless it exists, and return its path.
 
-    It gets its name when it is complete and its MD5 is right. Raises ValueError where that is wrong (nothing is
-    kept then), OSError where the connection fails (what came is kept for the next time).
+    The file is renamed to its final name when it is complete and its MD5 is correct. Raises ValueError for a wrong MD5
+    (the file is deleted), OSError if the connection fails (the partial file is kept, so that it can be resumed).
     """
     archive, partial = out / CIFAR10_ARCHIVE, out / f".{CIFAR10_ARCHIVE}.partial"
     if not archive.is_file():
@@ -41,7 +41,7 @@ def download(out: Path, url: str = URL, md5: str = CIFAR10_MD5) -> Path:
 
 
 def _fetch(url: str, partial: Path) -> None:
-    """Appends to `partial` what it lacks, or begins anew with a server that only gives the whole."""
+    """Append the missing bytes to `partial`, or start over if the server does not support ranges."""
     there = partial.stat().st_size if partial.is_file() else 0
     request = Request(url, headers={"Range": f"bytes={there}-"} if there else {})
     try:
@@ -58,9 +58,9 @@ def _fetch(url: str, partial: Path) -> None:
             return
         raise OSError(f"cannot fetch {url}: {error}; try again later") from error
     except (OSError, HTTPException) as error:
-        raise OSError(f"cannot fetch {url}: {error}; run it again, it goes on where it stopped") from error
+        raise OSError(f"cannot fetch {url}: {error}; run it again to resume") from error
     if (size := partial.stat().st_size) < total:
-        raise OSError(f"{url} ended after {size} of {total} bytes; run it again, it goes on there")
+        raise OSError(f"{url} ended after {size} of {total} bytes; run it again to resume")
 
 
 if __name__ == "__main__":

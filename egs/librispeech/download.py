@@ -1,7 +1,7 @@
 """Downloads a subset of LibriSpeech from its public home and unpacks it: download.py OUT_DIR [SUBSET]
 
-torchaudio knows the address and the checksum. What is there already is not fetched again, and an archive SUBSET.tar.gz
-in OUT_DIR is unpacked instead of being fetched.
+The address and checksum come from torchaudio. An existing subset is not downloaded again, and an existing archive
+OUT_DIR/SUBSET.tar.gz is unpacked instead of downloaded.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from pathlib import Path
 
 
 def download(out: Path, subset: str = "train-clean-100") -> Path:
-    """Fetches and unpacks a subset into OUT/LibriSpeech/SUBSET, unless that is there. Returns OUT/LibriSpeech.
+    """Download and unpack a subset into OUT/LibriSpeech/SUBSET unless it exists, and return OUT/LibriSpeech.
 
-    It gets its name when it is complete; an interrupted download begins anew.
+    The folder is renamed to its final name when it is complete; an interrupted download starts over.
     """
     from torchaudio.datasets import LIBRISPEECH
 
@@ -34,6 +34,6 @@ def download(out: Path, subset: str = "train-clean-100") -> Path:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path, help="folder for the corpus")
-    parser.add_argument("subset", nargs="?", default="train-clean-100", help="as LibriSpeech calls it")
+    parser.add_argument("subset", nargs="?", default="train-clean-100", help="name of the subset")
     chosen = parser.parse_args()
     print(download(chosen.out, chosen.subset))

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# LibriSpeech from the download to speech that nobody said: the paper's unconditional model and the prior over its codes.
+# LibriSpeech recipe: tokenizer, prior over its codes, bitrate, compression, and samples from the prior.
 #
-#   egs/librispeech/run.sh                                    everything, from the 6 GB download of train-clean-100 on
-#   egs/librispeech/run.sh --stage 1 --data PATH/TO/LibriSpeech   a corpus that is already there
-#   egs/librispeech/run.sh --stage 2 --stop-stage 2 -- --fit.lr 1e-4    what follows -- goes to the recipe of the stage
+#   egs/librispeech/run.sh                                    all stages, starting with the 6 GB download of train-clean-100
+#   egs/librispeech/run.sh --stage 1 --data PATH/TO/LibriSpeech   with an existing corpus
+#   egs/librispeech/run.sh --stage 2 --stop-stage 2 -- --fit.lr 1e-4    arguments after -- are passed to the recipe
 set -euo pipefail
 repository=$(cd "$(dirname "$0")/../.." && pwd)
 
@@ -19,13 +19,13 @@ source "$repository/egs/stages.sh"
 if runs 0; then
     echo "== Stage 0: download train-clean-100 =="
     if [ "$(basename "$data")" != LibriSpeech ]; then
-        echo "stage 0 makes a folder LibriSpeech; to use $data as it is, begin with --stage 1" >&2
+        echo "stage 0 creates a folder LibriSpeech; to use the existing folder $data, start with --stage 1" >&2
         exit 2
     fi
     python "$repository/egs/librispeech/download.py" "$(dirname "$data")"
 fi
 if runs 1; then
-    echo "== Stage 1: find the utterances, split them by utterance =="
+    echo "== Stage 1: prepare manifests =="
     vqaudio prepare librispeech "$data" --out "$manifests" --overwrite
 fi
 if runs 2; then
@@ -34,7 +34,7 @@ if runs 2; then
         --train "$manifests/train.jsonl" --valid "$manifests/valid.jsonl" "$@"
 fi
 if runs 3; then
-    echo "== Stage 3: tokenize, train a prior over the tokens =="
+    echo "== Stage 3: tokenize the corpus and train a prior =="
     mkdir -p "$out/tokens"
     for part in train valid; do
         vqaudio tokenize "$manifests/$part.jsonl" --model "$out" --out "$out/tokens/$part.jsonl" --overwrite
@@ -43,19 +43,19 @@ if runs 3; then
         --tokens "$out/tokens/train.jsonl" --valid-tokens "$out/tokens/valid.jsonl" "$@"
 fi
 if runs 4; then
-    echo "== Stage 4: what the tokens of the test utterances cost =="
+    echo "== Stage 4: evaluate the bitrate of the test set =="
     vqaudio evaluate --model "$out" --prior "$out/prior" --train-tokens "$out/tokens/train.jsonl" \
         --data "$manifests" --only conditioning_gap bitrate --no-html --out "$out/report" --overwrite
 fi
 if runs 5; then
-    echo "== Stage 5: the test utterances' tokens in an archive, and back =="
+    echo "== Stage 5: compress and decompress the tokens of the test set =="
     vqaudio tokenize "$manifests/test.jsonl" --model "$out" --out "$out/test.jsonl" --overwrite
     vqaudio pack "$out/test.jsonl" --prior "$out/prior" --out "$out/test.vqa" --overwrite
     vqaudio unpack "$out/test.vqa" --prior "$out/prior" --out "$out/unpacked.jsonl" --overwrite
     cmp "$out/test.jsonl" "$out/unpacked.jsonl"
 fi
 if runs 6; then
-    echo "== Stage 6: speech that nobody said =="
+    echo "== Stage 6: sample from the prior =="
     speaker=$(head -n 1 "$manifests/test.jsonl" | python -c 'import json; print(json.loads(input())["speaker"])')
     vqaudio sample --prior "$out/prior" --model "$out" --speaker "$speaker" --out "$out/samples" --overwrite
 fi

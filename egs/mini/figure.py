@@ -1,4 +1,4 @@
-"""Draws an utterance, its codes, and its conversions: figure.py AUDIO TOKENS VOICES_DIR OUT.png"""
+"""Plots an utterance, its codes and its conversions: figure.py AUDIO TOKENS CONVERTED_DIR OUT.png"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Print the table of voices in README.md: seconds, bytes, level, fundamental frequency, timbre.
+"""Print the table of speakers in README.md: seconds, bytes, level, fundamental frequency, timbre.
 
 python egs/mini/measure.py          # about a minute: pyin is slow
 """

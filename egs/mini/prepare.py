@@ -1,8 +1,8 @@
-"""Make the embedded corpus: eight synthetic voices that speak the same twenty sentences.
+"""Create the embedded corpus: eight synthetic speakers reading the same twenty sentences.
 
     python egs/mini/prepare.py --overwrite
 
-The result lies in the repository, so this is needed only to change the corpus. It calls the
+The result is part of the repository, so this is needed only to change the corpus. It calls the
 programs espeak-ng and flite (Debian: apt-get install espeak-ng flite). The same versions of these
 programs, of soxr and of libsndfile give the same bytes again.
 """
@@ -26,23 +26,23 @@ from scipy.signal import butter, sosfiltfilt
 
 HERE = Path(__file__).resolve().parent
 SAMPLE_RATE = 16_000
-SPEECH_RMS = 0.08  # aimed at, as far as the peak stays within PEAK_RANGE; full scale is 1
+SPEECH_RMS = 0.08  # target RMS, as far as the peak stays within PEAK_RANGE; full scale is 1
 PEAK_RANGE = (0.4, 0.7)
 DC_CUTOFF = 20.0  # Hz; below every voice
 MARGIN = 0.1  # seconds of silence kept around the speech of espeak-ng
-AUDIBLE = 0.003  # of the peak: what is quieter at either end counts as silence
+AUDIBLE = 0.003  # fraction of the peak; quieter samples at either end count as silence
 MAX_PHONE_MISMATCH = 0.15  # seconds between flite's last phone end and the end of its audio
 SPLITS = {"valid": (6, 16), "test": (11, 20)}  # sentence numbers; all others train
 ITEMS = ("wav16", "txt", "phones", "speakers.json", "train.jsonl", "valid.jsonl", "test.jsonl")
 
 
 class PrepareError(Exception):
-    """The corpus cannot be made; the message says why and what to do."""
+    """The corpus cannot be created; the message states the reason and the remedy."""
 
 
 @dataclass(frozen=True)
 class Voice:
-    """One speaker of the corpus: a program, its voice, and the pitch that we ask of it."""
+    """One speaker of the corpus: a synthesiser, its voice, and the pitch setting."""
 
     name: str
     """speaker name: letters, digits, underscore"""
@@ -83,7 +83,7 @@ class Phone(NamedTuple):
 
 
 class Speech(NamedTuple):
-    """What a program said: (T,) float64 at SAMPLE_RATE, and its phones where it tells them."""
+    """Synthesised speech: (T,) float64 at SAMPLE_RATE, and its phones if the program reports them."""
 
     wav: np.ndarray
     phones: list[Phone] | None
@@ -100,7 +100,7 @@ def run(*command: str) -> str:
 
 
 def check_voices(voices: tuple[Voice, ...]) -> None:
-    """Both programs silently speak with another voice when they lack one, so ask them first."""
+    """Raise PrepareError for a missing voice: both programs would silently use another one."""
     flite = set(run("flite", "-lv").split(":", 1)[1].split())
     listing = run("espeak-ng", "--voices=en") + run("espeak-ng", "--voices=variant")
     espeak = set(listing.split())
@@ -142,7 +142,7 @@ def trim(wav: np.ndarray) -> np.ndarray:
 
 
 def speak(voice: Voice, text: str, folder: Path) -> Speech:
-    """Let a voice say a sentence; folder is for the program's own WAV file."""
+    """Synthesise a sentence; the program writes its WAV file to `folder`."""
     spoken = folder / "spoken.wav"
     if voice.program == "flite":
         printed = run("flite", "-voice", voice.voice, "-psdur", "-t", text, "-o", str(spoken))

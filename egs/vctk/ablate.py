@@ -1,11 +1,12 @@
-"""What is each remedy worth? Runs of equal length that differ in one thing, and a table of them.
+"""Ablation study: runs of equal length that differ in one option, and a table of their metrics.
 
-    python egs/vctk/ablate.py --jobs 2                  all runs that are not done yet, then the table
+    python egs/vctk/ablate.py --jobs 2                  train all unfinished runs, then print the table
     python egs/vctk/ablate.py --only baseline --seeds 2 3
-    python egs/vctk/ablate.py --table                   of what there is
+    python egs/vctk/ablate.py --table                   print the table without training
 
-Needs the manifests that conf/ablation.yaml names (vqaudio prepare vctk .../vctk_mini --out data/vctk_mini; libri3 and
-so762 alike). Runs lie in exp/ablation/, their figures in egs/vctk/ablation.json: a run that is named there is done.
+Needs the manifests of conf/ablation.yaml (vqaudio prepare vctk .../vctk_mini --out data/vctk_mini; likewise
+libri3 and so762). Runs are written to exp/ablation/, and their metrics to egs/vctk/ablation.json, which also marks runs
+as finished.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ from vqaudio.training.metrics_file import read_metrics
 ROOT = Path(__file__).parent.parent.parent
 CONF = ROOT / "egs/vctk/conf/ablation.yaml"
 OUT = ROOT / "exp/ablation"
-RESULTS = ROOT / "egs/vctk/ablation.json"  # {variant: {seed: figures}}
+RESULTS = ROOT / "egs/vctk/ablation.json"  # {variant: {seed: metrics}}
 
-VARIANTS: dict[str, tuple[str, ...]] = {  # name -> the flags that differ from conf/ablation.yaml
+VARIANTS: dict[str, tuple[str, ...]] = {  # name -> flags that differ from conf/ablation.yaml
     "baseline": (),
     "no commitment warm-up": ("--model.quantizer.commitment-warmup-steps", "0"),
     "no normaliser": ("--model.normalizer", "none"),
@@ -56,7 +57,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {  # name -> the flags that differ from c
     "receptive field 61": ("--model.decoder.layers_per_stack", "4"),
     "receptive field 1087": ("--model.decoder.layers_per_stack", "10"),
 }
-TWICE = (  # the claims that matter: a second seed
+TWICE = (  # variants that are run with a second seed
     "baseline",
     "no commitment warm-up",
     "no normaliser",
@@ -85,12 +86,12 @@ class Run(NamedTuple):
 
 
 def results() -> dict[str, dict[str, dict[str, Any]]]:
-    """{variant: {seed: figures}} of the runs that are done."""
+    """{variant: {seed: metrics}} of the finished runs."""
     return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
 
 
 def train(run: Run) -> None:
-    """Trains it, unless that was done, and keeps its figures; what it printed lies beside it."""
+    """Train a model, unless it is finished, and save its metrics; its output is written to log.txt."""
     if str(run.seed) in results().get(run.variant, {}):
         return
     run.folder.mkdir(parents=True, exist_ok=True)
@@ -98,8 +99,8 @@ def train(run: Run) -> None:
     command = [sys.executable, str(ROOT / "recipes/train.py"), str(CONF), "--out", str(run.folder), *seeds]
     with (run.folder / "log.txt").open("w") as log:
         code = subprocess.run([*command, *VARIANTS[run.variant]], cwd=ROOT, stdout=log, stderr=log).returncode
-    said = (run.folder / "log.txt").read_text().splitlines()
-    diverged = code == 1 and "the run diverged" in said[-1]  # a result too
+    log_lines = (run.folder / "log.txt").read_text().splitlines()
+    diverged = code == 1 and "the run diverged" in log_lines[-1]  # also a result
     if code and not diverged:
         raise SystemExit(f"{run.variant}, seed {run.seed}: the run failed, see {run.folder}/log.txt")
     found = {"verdict": "diverged"} if diverged else figures(run.folder)
@@ -111,7 +112,7 @@ def train(run: Run) -> None:
 
 
 def figures(folder: Path) -> dict[str, Any]:
-    """Of the last evaluation, and how well the codes tell speakers."""
+    """Metrics of the last evaluation, and the accuracy of a speaker probe on the codes."""
     last = next(row for row in reversed(read_metrics(folder / "metrics.jsonl")) if row["kind"] == "valid")
     model = load_model(folder)
     utterances = [u for corpus in ("vctk_mini", "libri3", "so762") for u in some_of_each(corpus)]
@@ -131,7 +132,7 @@ def figures(folder: Path) -> dict[str, Any]:
 
 
 def some_of_each(corpus: str) -> Iterator[Utterance]:
-    """At most ten utterances of each speaker: enough for the probe."""
+    """At most ten utterances of each speaker, for the speaker probe."""
     taken: dict[str, int] = {}
     for part in ("train", "valid", "test"):
         for utterance in read_manifest(ROOT / f"data/{corpus}/{part}.jsonl"):
@@ -140,10 +141,10 @@ def some_of_each(corpus: str) -> Iterator[Utterance]:
                 yield utterance
 
 
-COLUMNS = {  # heading -> figure, digits
+COLUMNS = {  # heading -> metric, digits
     "bits": ("bits_per_sample", 3),
-    "gap, codes": ("conditioning_gap", 3),
-    "gap, speakers": ("speaker_gap", 3),
+    "conditioning gap": ("conditioning_gap", 3),
+    "speaker gap": ("speaker_gap", 3),
     "perplexity": ("perplexity", 0),
     "usage": ("usage", 3),
     "speaker probe": ("probe", 3),
@@ -151,7 +152,7 @@ COLUMNS = {  # heading -> figure, digits
 
 
 def table() -> str:
-    """Markdown: the mean over the seeds, and where there are several their least and greatest."""
+    """Markdown table: mean over seeds, with minimum and maximum if there are several."""
     lines = ["| changed | seeds | " + " | ".join(COLUMNS) + " | verdict |", "|---|---|" + "---|" * (len(COLUMNS) + 1)]
     kept = results()
     for variant in filter(kept.__contains__, VARIANTS):
@@ -171,12 +172,14 @@ def shown(values: list[float], digits: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time, one CPU thread each")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="the first for all, others for some")
-    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="variants")
-    parser.add_argument("--table", action="store_true", help="no training")
+    parser.add_argument("--jobs", type=int, default=1, help="number of parallel runs, with one CPU thread each")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[0, 1], help="others than the first only for some variants"
+    )
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="variants to run")
+    parser.add_argument("--table", action="store_true", help="print the table without training")
     chosen = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = "1"  # two runs of one thread are faster than one of two
+    os.environ["OMP_NUM_THREADS"] = "1"  # two runs with one thread are faster than one run with two
     torch.set_num_threads(1)
     runs = [Run(v, s) for s in chosen.seeds for v in chosen.only if s == chosen.seeds[0] or v in TWICE]
     if not chosen.table:

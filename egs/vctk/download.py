@@ -1,6 +1,6 @@
 """Downloads VCTK 0.92 (11 GB) from its public home and unpacks it: download.py OUT_DIR
 
-torchaudio knows the address and the checksum. What is there already is not fetched again.
+The address and checksum come from torchaudio. An existing corpus is not downloaded again.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from pathlib import Path
 
 
 def download(out: Path, url: str | None = None) -> Path:
-    """Fetches and unpacks the corpus into OUT/VCTK-Corpus-0.92, unless that is there. Returns that folder.
+    """Download and unpack the corpus into OUT/VCTK-Corpus-0.92 unless it exists, and return that folder.
 
-    It gets its name when it is complete; an interrupted download begins anew.
+    The folder is renamed to its final name when it is complete; an interrupted download starts over.
     """
     from torchaudio.datasets import VCTK_092
 

@@ -1,8 +1,8 @@
-"""What lies beside a model's card to be heard: examples.py MODEL MANIFEST... --out FOLDER [--count 4]
+"""Writes the audio examples of a model card: examples.py MODEL MANIFEST... --out FOLDER [--count 4]
 
-Of one short utterance of each of the speakers with the most speech: the original, its reconstruction, and what the
-next of these speakers says of it, as FLAC; and golden.jsonl in the folder above, the tokens of the originals as they
-are read from these files.
+For one short utterance of each of the speakers with the most utterances: the original, its reconstruction, and its
+conversion to the next of these speakers, as FLAC files; and golden.jsonl in the parent folder, with the tokens of the
+originals as read from these files.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from vqaudio.data.manifest import read_manifest
 from vqaudio.tokens.files import write_tokens
 from vqaudio.tokens.rows import TokenRow
 
-SECONDS = 2.5, 6.0  # that an example may be long
+SECONDS = 2.5, 6.0  # range of durations of an example
 
 
 def main() -> None:
@@ -27,11 +27,11 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("manifests", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--count", type=int, default=4, help="speakers")
+    parser.add_argument("--count", type=int, default=4, help="number of speakers")
     args = parser.parse_args()
     model = vqaudio.load_model(args.model)
-    spoken = [u for path in args.manifests for u in read_manifest(path) if u.speaker in model.speakers]
-    fitting = [u for u in spoken if SECONDS[0] <= u.seconds <= SECONDS[1]]
+    known = [u for path in args.manifests for u in read_manifest(path) if u.speaker in model.speakers]
+    fitting = [u for u in known if SECONDS[0] <= u.seconds <= SECONDS[1]]
     most = Counter(u.speaker for u in fitting).most_common(args.count)
     chosen = [next(u for u in fitting if u.speaker == speaker) for speaker, _ in most]
     args.out.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,10 @@
-"""Judges with numbers what a prior made up: judge.py MODEL SAMPLES REAL.jsonl [--phones TIMIT] [--png PICTURE]
+"""Statistics of samples from a prior: judge.py MODEL SAMPLES REAL.jsonl [--phones TIMIT] [--png PICTURE]
 
-SAMPLES is the folder of `vqaudio sample`, REAL.jsonl tokens of real utterances by the same model. How far are codes,
-and the pairs of codes that follow each other, from real ones (Jensen-Shannon divergence in bits, 0 to 1)? Beside them
-stand two halves of the real utterances, and real codes in random order. With a folder in TIMIT's layout
-(wav16/SPEAKER/ID.flac, phn/SPEAKER/ID.phn) every code is taken for the phone in which it is heard most, and shares of
-kinds of phones are told.
+SAMPLES is the output folder of `vqaudio sample`, and REAL.jsonl contains tokens of real utterances by the same model.
+Prints the Jensen-Shannon divergence (in bits, 0 to 1) of code unigrams and bigrams from those of one half of the real
+utterances; for comparison also for the other half, and for real codes in random order. With a folder in TIMIT layout
+(wav16/SPEAKER/ID.flac, phn/SPEAKER/ID.phn), every code is assigned to the phone class in which it occurs most often,
+and the relative frequencies of phone classes are printed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ KINDS = {
     "glides": "l r w y el",
 }
 KIND_OF = {phone: kind for kind, phones in KINDS.items() for phone in phones.split()}
-FLOOR = -60.0  # dB below full scale: a window below it is silent
+FLOOR = -60.0  # dB relative to full scale; windows below this level count as silent
 
 
 def divergence(first: Counter, second: Counter) -> float:
@@ -44,22 +44,22 @@ def divergence(first: Counter, second: Counter) -> float:
 
 
 def counted(sequences: list[np.ndarray], length: int) -> Counter:
-    """How often each run of `length` codes occurs."""
+    """Counts of code n-grams, n = `length`."""
     return Counter(
         tuple(run) for codes in sequences for run in zip(*(codes[i:].tolist() for i in range(length)), strict=False)
     )
 
 
 def loudness(wav: np.ndarray, rate: int) -> tuple[float, float]:
-    """RMS in dB relative to full scale; share of windows of 10 ms that are silent."""
+    """RMS in dB relative to full scale; fraction of 10 ms windows that are silent."""
     windows = wav[: len(wav) // (rate // 100) * (rate // 100)].reshape(-1, rate // 100)
     levels = 20 * np.log10(np.sqrt((windows**2).mean(1)) + 1e-9)
     return float(20 * np.log10(np.sqrt((wav**2).mean()) + 1e-9)), float((levels < FLOOR).mean())
 
 
 def phone_kinds(model: vqaudio.SpeechVQVAE, corpus: Path) -> list[str]:
-    """(K,) the kind of phone in which each code is heard most; codes that never occur are silence."""
-    heard = [Counter[str]() for _ in range(model.codebook_size)]
+    """(K,) the phone class in which each code occurs most often; unused codes count as silence."""
+    counts_of = [Counter[str]() for _ in range(model.codebook_size)]
     for path in sorted((corpus / "phn").glob("*/*.phn")):
         wav = next((corpus / "wav16" / path.parent.name).glob(f"{path.stem}.*"))
         codes = model.tokenize(wav).codes.tolist()
@@ -67,12 +67,12 @@ def phone_kinds(model: vqaudio.SpeechVQVAE, corpus: Path) -> list[str]:
         for n, code in enumerate(codes):
             middle = n * model.hop + model.hop // 2
             phone = next((phone for start, end, phone in spans if start <= middle < end), "h#")
-            heard[code][KIND_OF[phone]] += 1
-    return [counts.most_common(1)[0][0] if counts else "silence" for counts in heard]
+            counts_of[code][KIND_OF[phone]] += 1
+    return [counts.most_common(1)[0][0] if counts else "silence" for counts in counts_of]
 
 
 def draw(png: Path, wavs: dict[str, np.ndarray], rate: int) -> None:
-    """Spectrograms of a few utterances beneath each other."""
+    """Plot spectrograms of a few utterances below each other."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -96,14 +96,14 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("samples", type=Path)
     parser.add_argument("real", type=Path)
-    parser.add_argument("--phones", type=Path, help="a corpus with hand-labelled phones, in TIMIT's layout")
-    parser.add_argument("--png", type=Path, help="where spectrograms of the first samples go")
+    parser.add_argument("--phones", type=Path, help="a corpus with manual phone labels, in TIMIT layout")
+    parser.add_argument("--png", type=Path, help="output file for spectrograms of the first samples")
     args = parser.parse_args()
     model, rng = vqaudio.load_model(args.model), np.random.default_rng(0)
     made = list(read_tokens(args.samples / "tokens.jsonl"))
     real = [row.tokens.codes.numpy() for row in read_tokens(args.real)]
     sets = {
-        "made up": [row.tokens.codes.numpy() for row in made],
+        "samples": [row.tokens.codes.numpy() for row in made],
         "real, the other half": real[1::2],
         "real, in random order": [rng.permutation(codes) for codes in real[1::2]],
     }
@@ -112,8 +112,8 @@ def main() -> None:
     for name, codes in {"real": real[::2], **sets}.items():
         far = [divergence(counted(codes, n), counted(real[::2], n)) for n in (1, 2)]
         of_kind = Counter(kinds[code] for sequence in codes for code in sequence.tolist()) if kinds else Counter()
-        shares = "".join(f"{of_kind[kind] / of_kind.total():11.3f}" for kind in KINDS if kinds)
-        print(f"{name:24}{far[0]:8.3f}{far[1]:8.3f}{shares}")
+        frequencies = "".join(f"{of_kind[kind] / of_kind.total():11.3f}" for kind in KINDS if kinds)
+        print(f"{name:24}{far[0]:8.3f}{far[1]:8.3f}{frequencies}")
     print(f"\n{'speaker':12}{'level, dB':>12}{'silent':>9}")
     wavs = {row.id: read_audio(args.samples / f"{row.id}.wav", model.sample_rate) for row in made}
     for speaker in dict.fromkeys(row.speaker for row in made):

@@ -1,8 +1,8 @@
-"""Listens with numbers to free-running speech: listen.py MODEL MANIFEST [--count 8]
+"""Signal-level metrics of synthesised speech: listen.py MODEL MANIFEST [--count 8]
 
-For one utterance of each speaker in the manifest: level, median F0 and log-mel distance to the original of its
-reconstruction (own voice) and of its conversion to the manifest's next speaker. Beside the distances stands that of
-two utterances that have nothing in common, so that a number can be judged.
+For one utterance of each speaker in the manifest: level, median F0, and log-mel distance to the original, for its
+reconstruction (same speaker) and its conversion to the next speaker. The log-mel distance of two unrelated utterances
+is printed for comparison.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from vqaudio.data.manifest import read_manifest
 
 
 def median_f0(wav: np.ndarray, rate: int) -> float:
-    """In Hz, over voiced frames; NaN without any."""
+    """Median F0 in Hz over voiced frames; NaN if there are none."""
     f0, voiced, _ = librosa.pyin(wav, fmin=60, fmax=400, sr=rate, frame_length=1024)
     return float(np.median(f0[voiced])) if voiced.any() else float("nan")
 
@@ -45,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("manifest", type=Path)
-    parser.add_argument("--count", type=int, default=8, help="speakers to listen to")
+    parser.add_argument("--count", type=int, default=8, help="number of speakers")
     parser.add_argument("--temperature", type=float, default=1.0)
     args = parser.parse_args()
     model = vqaudio.load_model(args.model)
@@ -56,13 +56,13 @@ def main() -> None:
     tokens = [model.tokenize(wav) for wav in wavs]
     own = [u.speaker for u in chosen]
     other = own[1:] + own[:1]
-    spoken = model.decode_batch(tokens * 2, own + other, temperature=args.temperature)
+    decoded = model.decode_batch(tokens * 2, own + other, temperature=args.temperature)
     mels, pitches = [log_mel(wav, rate) for wav in wavs], [median_f0(wav, rate) for wav in wavs]
     print("            level, dB             median F0, Hz                            log-mel distance, dB")
-    print("speaker     orig recon conv       orig recon conv  target voice            recon  conv  unrelated")
+    print("speaker     orig recon conv       orig recon conv target speaker           recon  conv  unrelated")
     rows = []
     for i, speaker in enumerate(own):
-        recon, conv = spoken[i].numpy(), spoken[len(own) + i].numpy()
+        recon, conv = decoded[i].numpy(), decoded[len(own) + i].numpy()
         nxt = (i + 1) % len(own)
         row = [level(wavs[i]), level(recon), level(conv), pitches[i], median_f0(recon, rate), median_f0(conv, rate)]
         row += [pitches[nxt], distance(mels[i], log_mel(recon, rate)), distance(mels[i], log_mel(conv, rate))]

@@ -105,7 +105,7 @@ def test_through_a_link_what_it_points_to_is_replaced(tmp_path) -> None:
 
 
 def test_a_full_disk_and_a_missing_parent_are_explained(tmp_path) -> None:
-    message = r"cannot write .*/a: No space left on device; make room for it"
+    message = r"cannot write .*/a: No space left on device; free some disk space"
     with pytest.raises(OSError, match=message), atomic_folder(tmp_path / "a"):
         raise OSError(errno.ENOSPC, "No space left on device")
     message = r"cannot write .*/missing/a: No such file .* you may write to"

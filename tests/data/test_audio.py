@@ -135,7 +135,7 @@ def _bad_files(folder: Path) -> dict[str, tuple[Path, str]]:
         "nan.wav": r"NaN or infinite samples \(the first one after 0\.500 s\)",
         "inf.wav": "NaN or infinite samples",
         "cut.flac": "damaged or cut off",
-        "stream.flac": "does not tell its length",
+        "stream.flac": "has no length in its header",
         "tiny.wav": "too short",
     }
     return {name: (folder / name, message) for name, message in says.items()}

@@ -115,7 +115,7 @@ def test_a_damaged_archive_is_refused_with_both_sums(tmp_path, archive, damage) 
     content = archive.read_bytes()
     archive.write_bytes(content[:-100] if damage == "cut" else content + b"x")
     found = hashlib.md5(archive.read_bytes()).hexdigest()
-    with pytest.raises(ValueError, match=rf"its MD5 is {found}, it should be {image_corpora.CIFAR10_MD5}; .* again"):
+    with pytest.raises(ValueError, match=rf"its MD5 is {found}, expected {image_corpora.CIFAR10_MD5}; .* again"):
         prepare_images("cifar10", archive, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -123,14 +123,14 @@ def test_a_damaged_archive_is_refused_with_both_sums(tmp_path, archive, damage) 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"test_labels": None}, r"x\.npz lacks an array; it must have train_images, .*test_labels\.npy"),
+        ({"test_labels": None}, r"x\.npz lacks an array; it must contain train_images, .*test_labels\.npy"),
         (
             {"test_labels": np.zeros(12, np.uint8)},
             r"test_images must be \(N, 32, 32, 3\) uint8 .* got \(13, 32, 32, 3\)",
         ),
         ({"train_images": np.zeros((100, 32, 32, 3))}, r"train_images must be .* got \(100, 32, 32, 3\) float64"),
         ({"train_labels": np.full(100, 3)}, r"label of image 'train/\d+' must lie in 0 to 2, got 3"),
-        ({"class_names": np.array([{}, {}, {}])}, r"not a \.npz file that can be read \(Object arrays .*allow_pickle"),
+        ({"class_names": np.array([{}, {}, {}])}, r"not a readable \.npz file \(Object arrays .*allow_pickle"),
     ],
 )
 def test_an_npz_that_cannot_be_used_is_explained(tmp_path, arrays, change, message) -> None:
@@ -144,7 +144,7 @@ def test_an_npz_that_cannot_be_used_is_explained(tmp_path, arrays, change, messa
 def test_a_truncated_npz_is_refused(tmp_path, arrays) -> None:
     np.savez(tmp_path / "x.npz", **arrays)
     (tmp_path / "x.npz").write_bytes((tmp_path / "x.npz").read_bytes()[:-1000])
-    with pytest.raises(ValueError, match=r"x\.npz is not a \.npz file that can be read"):
+    with pytest.raises(ValueError, match=r"x\.npz is not a readable \.npz file"):
         prepare_images("cifar10", tmp_path / "x.npz", tmp_path / "out")
 
 

@@ -136,7 +136,7 @@ def test_folder_explains_strays_and_equal_names(tmp_path, write_noise) -> None:
 def test_missing_and_empty_roots_are_explained(tmp_path, find, layout) -> None:
     with pytest.raises(FileNotFoundError, match="does not exist; give the folder"):
         find(tmp_path / "missing")
-    with pytest.raises(FileNotFoundError, match=f"looked .*{layout}"):
+    with pytest.raises(FileNotFoundError, match=f"searched .*{layout}"):
         find(tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError, match="is a file"):

@@ -160,7 +160,7 @@ def test_all_positions_of_a_speaker_are_equally_likely() -> None:
 
 def test_every_part_has_a_crop(packed) -> None:
     crops = SpeechCrops(packed, CFG)
-    with pytest.raises(ValueError, match=r"batch_size 8 cannot be shared by 9 parts .* choose at least 9"):
+    with pytest.raises(ValueError, match=r"batch_size 8 cannot be divided into 9 slices .* choose at least 9"):
         crops.batch(0, 0, 9)
     with pytest.raises(ValueError, match="part must lie in 0 to 1, got 2"):
         crops.batch(0, 2, 2)

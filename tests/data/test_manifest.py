@@ -102,7 +102,7 @@ def test_further_keys_and_blank_lines_are_allowed(tmp_path) -> None:
 
 
 def test_missing_or_binary_manifest(tmp_path) -> None:
-    with pytest.raises(FileNotFoundError, match="does not exist; vqaudio prepare"):
+    with pytest.raises(FileNotFoundError, match="does not exist; create it with vqaudio prepare"):
         read_manifest(tmp_path / "m.jsonl")
     (tmp_path / "m.jsonl").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match="not UTF-8"):

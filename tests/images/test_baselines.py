@@ -11,8 +11,8 @@ from einops import rearrange
 from torch import Tensor
 
 from vqaudio.images.autoencoder import ImageCoderConfig
-from vqaudio.images.baselines import ImageGumbel, ImageVAE, ImageVIMCO, divergence, draw_codes, vimco
-from vqaudio.images.elbo import gaussian
+from vqaudio.images.baselines import ImageGumbel, ImageVAE, ImageVIMCO, kl_to_uniform, sample_codes, vimco
+from vqaudio.images.elbo import sample_gaussian
 from vqaudio.images.vqvae import ImageConfig
 from vqaudio.nn.vector_quantizer import VectorQuantizerConfig
 
@@ -21,7 +21,7 @@ def test_the_gaussians_divergence_is_the_mean_over_many_draws() -> None:
     generator = torch.Generator().manual_seed(0)
     mean, log_scale = torch.randn(2, 1, 6, generator=generator, dtype=torch.float64) * 0.5
     torch.manual_seed(0)
-    draws, kl = gaussian(mean.expand(200_000, 6), log_scale.expand(200_000, 6))
+    draws, kl = sample_gaussian(mean.expand(200_000, 6), log_scale.expand(200_000, 6))
     scale = (5 * torch.tanh(log_scale / 5)).exp()
     log_q = torch.distributions.Normal(mean, scale).log_prob(draws).sum(1)
     log_p = torch.distributions.Normal(0.0, 1.0).log_prob(draws).sum(1)
@@ -36,7 +36,7 @@ def test_the_gaussians_divergence_is_the_mean_over_many_draws() -> None:
 def test_a_draw_of_the_gaussian_carries_its_gradient() -> None:
     mean, log_scale = torch.zeros(1, 1, requires_grad=True), torch.zeros(1, 1, requires_grad=True)
     torch.manual_seed(3)
-    z, _ = gaussian(mean, log_scale)
+    z, _ = sample_gaussian(mean, log_scale)
     z.sum().backward()
     assert mean.grad is not None and mean.grad.item() == 1
     assert log_scale.grad is not None and log_scale.grad.item() == pytest.approx(z.item())  # d exp(s) e / ds at s = 0
@@ -97,7 +97,7 @@ def test_vimco_of_a_whole_model_has_the_gradient_of_the_bound_over_all_configura
         pairs = [_parts(model, image, codes) for codes in (first, second)]
         log_f = torch.stack([joint - log_q for joint, log_q in pairs])
         probability = sum(log_q for _, log_q in pairs).exp()  # pyright: ignore[reportAttributeAccessIssue]
-        exact = exact - probability * (torch.logsumexp(log_f, 0) - math.log(2)) / smallest.dims
+        exact = exact - probability * (torch.logsumexp(log_f, 0) - math.log(2)) / smallest.num_dims
         drawn = torch.stack([first, second])[:, None]  # (S, B, M, h, w)
         monkeypatch.setattr("vqaudio.images.baselines.draw_codes", lambda _, draws, drawn=drawn: drawn)
         loss, _ = model(image)
@@ -116,7 +116,7 @@ def test_vimco_of_a_whole_model_has_the_gradient_of_the_bound_over_all_configura
 def test_draws_of_codes_follow_the_posterior() -> None:
     log_q = torch.randn(2, 4, 1, 1, 2, generator=torch.Generator().manual_seed(0)).log_softmax(1)
     torch.manual_seed(0)
-    codes = draw_codes(log_q, 20_000)
+    codes = sample_codes(log_q, 20_000)
     assert codes.shape == (20_000, 2, 1, 1, 2)
     for b, w in itertools.product(range(2), range(2)):
         shares = torch.bincount(codes[:, b, 0, 0, w], minlength=4) / 20_000
@@ -126,8 +126,8 @@ def test_draws_of_codes_follow_the_posterior() -> None:
 def test_the_divergence_from_uniform_is_between_nothing_and_log_k() -> None:
     uniform, certain = torch.zeros(1, 4, 1, 2, 2).log_softmax(1), torch.full((1, 4, 1, 2, 2), -1e4)
     certain[:, 1] = 0
-    assert divergence(uniform).item() == pytest.approx(0, abs=1e-6)
-    assert divergence(certain).item() == pytest.approx(4 * math.log(4))
+    assert kl_to_uniform(uniform).item() == pytest.approx(0, abs=1e-6)
+    assert kl_to_uniform(certain).item() == pytest.approx(4 * math.log(4))
 
 
 def test_gumbels_latents_are_codes_and_not_mixtures_of_them(image_config: ImageConfig, images: Tensor) -> None:
@@ -147,7 +147,7 @@ def test_the_loss_is_the_bound_per_dimension(
     torch.manual_seed(1)
     loss, logs = model(images)
     torch.manual_seed(1)
-    bound = model.bound(images)
+    bound = model.neg_elbo(images)
     torch.testing.assert_close(loss, bound.mean() / 192)
     torch.testing.assert_close(logs["bits_per_dim"], loss.detach() / math.log(2))
     torch.testing.assert_close(logs["bits_of_pixels"] + logs["bits_of_latents"], logs["bits_per_dim"])

@@ -30,12 +30,12 @@ def test_a_damaged_or_foreign_file_is_explained(maps: CodeMaps, tmp_path: Path) 
     path = tmp_path / "codes.safetensors"
     write_codes(path, maps)
     path.write_bytes(path.read_bytes()[:-5])
-    with pytest.raises(ValueError, match="holds no codes of images"):
+    with pytest.raises(ValueError, match="is not a file of image codes"):
         read_codes(path)
     from safetensors.torch import save
 
     path.write_bytes(save({"codes": maps.codes}))
-    with pytest.raises(ValueError, match="holds no codes of images"):
+    with pytest.raises(ValueError, match="is not a file of image codes"):
         read_codes(path)
 
 

@@ -205,7 +205,7 @@ def test_places_that_cannot_be_written_are_explained(tmp_path, pictures) -> None
         prepare_images("images", pictures, tmp_path / "file")
     (tmp_path / "out/valid").mkdir(parents=True)
     (tmp_path / "out/valid/thesis.tex").touch()
-    with pytest.raises(FileExistsError, match=r"out/valid holds more than packed images \(thesis\.tex\)"):
+    with pytest.raises(FileExistsError, match=r"out/valid contains more than packed images \(thesis\.tex\)"):
         prepare_images("images", pictures, tmp_path / "out", overwrite=True)
 
 

@@ -148,9 +148,9 @@ def test_a_killed_writer_leaves_the_folder_as_it_was_and_the_next_one_cleans_up(
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        ("cut pixels", "has 2 bytes, its index promises"),
-        ("other version", "version 0, this code reads version 1; remove"),
-        ("no index", "holds no packed images: it lacks index.json"),
+        ("cut pixels", "has 2 bytes, expected"),
+        ("other version", "version 0, this vqaudio reads version 1; delete"),
+        ("no index", "contains no packed images: it lacks index.json"),
         ("bad json", "index.json is not JSON"),
     ],
 )
@@ -266,7 +266,7 @@ def test_images_too_small_for_a_crop_are_refused(images) -> None:
 def test_a_split_without_images_opens_and_is_not_cropped(tmp_path) -> None:
     empty = write_images(tmp_path / "valid", [], ["image"])
     assert len(empty) == len(open_images(tmp_path / "valid")) == 0
-    with pytest.raises(ValueError, match="no images to crop; prepare the split again with a larger share"):
+    with pytest.raises(ValueError, match="no images to crop; prepare the split again with a larger fraction"):
         ImageCrops(empty, CFG)
     with pytest.raises(ValueError, match="no images to crop"):
         centre_batches(empty, 8, 8)
@@ -274,7 +274,7 @@ def test_a_split_without_images_opens_and_is_not_cropped(tmp_path) -> None:
 
 def test_every_part_has_a_crop(images) -> None:
     crops = ImageCrops(images, CFG)
-    with pytest.raises(ValueError, match=r"batch_size 8 cannot be shared by 9 parts .* choose at least 9"):
+    with pytest.raises(ValueError, match=r"batch_size 8 cannot be divided into 9 slices .* choose at least 9"):
         crops.batch(0, 0, 9)
     with pytest.raises(ValueError, match="part must lie in 0 to 1, got 2"):
         crops.batch(0, 2, 2)

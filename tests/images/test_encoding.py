@@ -50,9 +50,9 @@ def test_codes_of_another_model_or_of_other_images_are_refused(packed: PackedIma
     codes_of(_model(0), packed, path)
     with pytest.raises(ValueError, match=f"this is model {_model(1).fingerprint}"):
         codes_of(_model(1), packed, path)
-    with pytest.raises(ValueError, match="holds codes of other images, or of the same prepared otherwise"):
+    with pytest.raises(ValueError, match="contains codes of other images, or of the same images prepared differently"):
         codes_of(_model(0), packed, path, mirrored=True)
     rows = ((id, packed.image(i)[::-1], int(packed.labels[i])) for i, id in enumerate(packed.ids))
     other = write_images(tmp_path / "turned", rows, ("cat", "dog"))  # the same names and sizes
-    with pytest.raises(ValueError, match="holds codes of other images"):
+    with pytest.raises(ValueError, match="contains codes of other images"):
         codes_of(_model(0), other, path)

@@ -119,7 +119,7 @@ def test_the_expected_pixel_is_the_mean_of_draws() -> None:
 
 
 def test_a_wrong_number_of_parameters_is_explained() -> None:
-    with pytest.raises(ValueError, match="takes 20 numbers per pixel, got 10"):
+    with pytest.raises(ValueError, match="needs 20 parameters per pixel, got 10"):
         PixelMixture(2).expected(torch.zeros(1, 10, 1, 1))
     with pytest.raises(ValueError, match="components must be at least 1, got 0"):
         PixelMixture(0)

@@ -13,7 +13,7 @@ from vqaudio.images.autoencoder import ImageCoderConfig
 from vqaudio.images.baselines import ImageGumbel, ImageVAE, ImageVIMCO
 from vqaudio.images.codes import CodeMaps
 from vqaudio.images.hierarchical import CodeMapConfig, CodeMapVAE
-from vqaudio.images.metrics import code_shares, image_figures, prior_figures, second_level_figures
+from vqaudio.images.metrics import hierarchical_metrics, image_metrics, image_prior_metrics, unigram_probabilities
 from vqaudio.images.pixelcnn import PixelCNNConfig
 from vqaudio.images.prior import ImagePrior, ImagePriorConfig
 from vqaudio.images.vqvae import ImageConfig, ImageVQVAE
@@ -34,17 +34,17 @@ def test_bits_are_the_mean_bound_over_images_whatever_the_batches(
     torch.manual_seed(0)
     model = kind(CFG)
     randomise(model)
-    figures = image_figures(model.eval(), BATCHES)
-    assert figures == image_figures(model, BATCHES)  # the draws are the seed's
+    figures = image_metrics(model.eval(), BATCHES)
+    assert figures == image_metrics(model, BATCHES)  # the draws are the seed's
     assert figures["bits_of_pixels"] + figures["bits_of_latents"] == pytest.approx(figures["bits_per_dim"])
     if isinstance(model, ImageVIMCO):  # its bound is of many draws, after one draw of its latents for each batch
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(0)
-            bounds = [(model.latents(batch["image"]), model.bound(batch["image"]))[1] for batch in BATCHES]
+            bounds = [(model.latents(batch["image"]), model.neg_elbo(batch["image"]))[1] for batch in BATCHES]
         expected = torch.cat(bounds).mean().item() / 192 / math.log(2)
         assert figures["bits_per_dim"] == pytest.approx(expected, rel=1e-5)
     if isinstance(model, ImageVQVAE):
-        expected = model.bound(IMAGES).double() / 192 / math.log(2)
+        expected = model.neg_elbo(IMAGES).double() / 192 / math.log(2)
         assert figures["bits_per_dim"] == pytest.approx(expected.mean().item(), rel=1e-5)
         assert figures["bits_per_dim_error"] == pytest.approx(1.96 * expected.std().item() / 10**0.5, rel=1e-4)
         used = model.encode(IMAGES).unique()
@@ -57,10 +57,10 @@ def test_bits_are_the_mean_bound_over_images_whatever_the_batches(
 def test_a_decoder_that_ignores_its_latents_has_no_gap(randomise: Callable[..., nn.Module]) -> None:
     model = ImageVQVAE(CFG)
     randomise(model)
-    assert image_figures(model.eval(), BATCHES)["conditioning_gap"] != 0
+    assert image_metrics(model.eval(), BATCHES)["conditioning_gap"] != 0
     with torch.no_grad():
         model.decoder.into.weight.zero_()
-    assert image_figures(model, BATCHES)["conditioning_gap"] == 0
+    assert image_metrics(model, BATCHES)["conditioning_gap"] == 0
 
 
 def test_drawing_for_the_figures_leaves_the_callers_random_numbers_alone() -> None:
@@ -68,7 +68,7 @@ def test_drawing_for_the_figures_leaves_the_callers_random_numbers_alone() -> No
     torch.manual_seed(4)
     expected = torch.rand(3)
     torch.manual_seed(4)
-    image_figures(model, BATCHES)
+    image_metrics(model, BATCHES)
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -76,19 +76,19 @@ def test_a_prior_is_compared_with_the_codes_own_shares(randomise: Callable[..., 
     codes = torch.zeros(4, 2, 2, 2, dtype=torch.long)
     codes[:, 1] = torch.tensor([[0, 1], [2, 3]])
     maps = CodeMaps(codes, torch.tensor([0, 0, 0, 1]), ("cat", "dog"), 5, "x", "s")
-    shares = code_shares(maps)
+    shares = unigram_probabilities(maps)
     torch.testing.assert_close(shares[0], torch.tensor([17, 1, 1, 1, 1]) / 21)
     prior = ImagePrior(ImagePriorConfig(map_shape=(2, 2, 2), classes=("cat", "dog"), net=NET))
     randomise(prior)
-    figures = prior_figures(prior.eval(), maps, shares, batch_size=3)
+    figures = image_prior_metrics(prior.eval(), maps, shares, batch_size=3)
     expected = -(math.log2(17 / 21) + math.log2(5 / 21)) / 2
     assert figures["unigram_bits"] == pytest.approx(expected, rel=1e-5)
     other = prior.nll(codes, 1 - maps.labels).mean().item() / 8 / math.log(2)
     assert figures["label_gap"] == pytest.approx(other - figures["bits_per_code"], rel=1e-3)
     renamed = CodeMaps(codes, 1 - maps.labels, ("dog", "cat"), 5, "x", "s")
-    assert prior_figures(prior, renamed, shares)["bits_per_code"] == pytest.approx(figures["bits_per_code"])
+    assert image_prior_metrics(prior, renamed, shares)["bits_per_code"] == pytest.approx(figures["bits_per_code"])
     with pytest.raises(ValueError, match="class 'cow' is not in this prior"):
-        prior_figures(prior, CodeMaps(codes, maps.labels, ("cat", "cow"), 5, "x", "s"), shares)
+        image_prior_metrics(prior, CodeMaps(codes, maps.labels, ("cat", "cow"), 5, "x", "s"), shares)
     nats = prior.nll(codes, maps.labels)
     assert figures["bits_per_code"] == pytest.approx(nats.mean().item() / 8 / math.log(2), rel=1e-5)
 
@@ -99,7 +99,7 @@ def test_a_second_level_is_measured_in_bits_per_code(randomise: Callable[..., nn
         CodeMapConfig(map_shape=(2, 4, 4), channels=6, quantizer=VectorQuantizerConfig(codebook_size=4, dim=2), net=NET)
     )
     randomise(model)
-    figures = second_level_figures(model.eval(), [{"codes": codes}])
+    figures = hierarchical_metrics(model.eval(), [{"codes": codes}])
     assert figures["bits_of_codes"] + figures["bits_of_latents"] == pytest.approx(figures["bits_per_code"])
     assert figures["conditioning_gap"] != 0
 
@@ -107,11 +107,11 @@ def test_a_second_level_is_measured_in_bits_per_code(randomise: Callable[..., nn
 def test_what_cannot_be_measured_is_explained() -> None:
     model = ImageVQVAE(CFG)
     with pytest.raises(RuntimeError, match="training mode"):
-        image_figures(model, BATCHES)
+        image_metrics(model, BATCHES)
     model.eval()
     for few in ([{"image": IMAGES[:1]}], []):
-        with pytest.raises(ValueError, match="give 2 examples or more"):
-            image_figures(model, few)
+        with pytest.raises(ValueError, match="at least 2 examples are needed"):
+            image_metrics(model, few)
 
 
 def test_a_last_batch_of_one_counts_as_any_other(randomise: Callable[..., nn.Module]) -> None:
@@ -121,5 +121,5 @@ def test_a_last_batch_of_one_counts_as_any_other(randomise: Callable[..., nn.Mod
     z, nll = model.latents(IMAGES)[0], model.decoder.nll
     before = torch.cat([z[:1], z[:-1]])  # the first has nobody before it but itself
     expected = (nll(before, IMAGES) - nll(z, IMAGES)).mean().item() / 192 / math.log(2)
-    found = image_figures(model, [{"image": image[None]} for image in IMAGES])["conditioning_gap"]
+    found = image_metrics(model, [{"image": image[None]} for image in IMAGES])["conditioning_gap"]
     assert found == pytest.approx(expected, rel=1e-2, abs=1e-6)

@@ -45,7 +45,7 @@ def test_figures_and_usage_are_written(tmp_path: Path) -> None:
 
 
 def test_what_is_no_image_is_refused() -> None:
-    with pytest.raises(ValueError, match="a grid is made of"):
+    with pytest.raises(ValueError, match="a grid needs images"):
         grid(IMAGES.float(), 2)
     with pytest.raises(ValueError, match="columns and enlarge must be at least 1, got 0 and 1"):
         grid(IMAGES, 0)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vqaudio import load_model, save_model
 from vqaudio.images.hierarchical import CodeMapConfig, CodeMapVQVAE
-from vqaudio.images.metrics import image_figures
+from vqaudio.images.metrics import image_metrics
 from vqaudio.images.pixelcnn import PixelCNNConfig
 from vqaudio.images.vqvae import ImageConfig, ImageVQVAE
 from vqaudio.nn.fsq import FSQConfig
@@ -43,7 +43,7 @@ def test_an_image_model_is_trained_saved_and_loaded(
         losses.append(loss.item())
     assert losses[-1] < losses[1]
     assert {"quantizer_loss", "perplexity", "usage", "dead_codes"} <= logs.keys()
-    figures = image_figures(model.eval(), [{"image": images}])
+    figures = image_metrics(model.eval(), [{"image": images}])
     assert figures["codebook_size"] == KINDS[kind].codebook_size
     save_model(model, tmp_path / "model")
     loaded = load_model(tmp_path / "model", kind=ImageVQVAE)

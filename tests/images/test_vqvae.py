@@ -30,7 +30,7 @@ def test_the_bound_is_the_pixels_given_the_codes_and_log_k_for_each_code(
 ) -> None:
     z_q = image_model.quantizer.decode(image_model.encode(images))
     expected = image_model.decoder.nll(z_q, images) + 8 * math.log(6)
-    torch.testing.assert_close(image_model.bound(images), expected)
+    torch.testing.assert_close(image_model.neg_elbo(images), expected)
 
 
 def test_the_loss_is_the_pixels_part_per_dimension_and_the_quantizers(
@@ -45,7 +45,7 @@ def test_the_loss_is_the_pixels_part_per_dimension_and_the_quantizers(
     nats = model.decoder.nll(q.z_q, images).mean()
     torch.testing.assert_close(loss, nats / 192 + q.loss)
     torch.testing.assert_close(logs["bits_of_pixels"], nats / 192 / math.log(2))
-    torch.testing.assert_close(logs["bits_per_dim"], model.bound(images).mean() / 192 / math.log(2))
+    torch.testing.assert_close(logs["bits_per_dim"], model.neg_elbo(images).mean() / 192 / math.log(2))
 
 
 def test_a_saved_model_makes_the_same_codes(image_model: ImageVQVAE, images: Tensor, tmp_path: Path) -> None:

@@ -246,7 +246,7 @@ def test_on_one_process_they_change_nothing() -> None:
     x = torch.tensor([1.0, 2.0])
     assert torch.equal(sum_over_processes(x), x)
     assert torch.equal(same_as_first(x), x)
-    with pytest.raises(ValueError, match="no row to draw from"):
+    with pytest.raises(ValueError, match="no rows to draw from"):
         draw_rows(torch.zeros(0, 3), 2, torch.Generator())
 
 

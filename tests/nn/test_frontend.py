@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vqaudio.nn.encoder import Encoder, EncoderConfig
-from vqaudio.nn.frontend import MIDDLE, SPREAD, WARPS, LogMel, LogMelConfig
+from vqaudio.nn.frontend import MEAN_DB, NUM_WARPS, STD_DB, LogMel, LogMelConfig
 
 CFG = LogMelConfig(n_mels=20, hop_length=40, win_length=100)
 ENCODER = EncoderConfig(strides=(2,), channels=(8,), dilations=(1, 2), dim=4, lookahead=70, frontend=CFG)
@@ -29,13 +29,13 @@ def test_it_is_the_log_power_that_librosa_finds() -> None:
     power = np.abs(np.fft.rfft(frames, front.size)) ** 2
     bank = librosa.filters.mel(sr=16000, n_fft=front.size, n_mels=20, fmin=40, fmax=7600, htk=True, norm=None)
     mel = power @ (bank / bank.sum(1, keepdims=True)).T / 50**2
-    np.testing.assert_allclose(found, (10 * np.log10(mel + 1e-10) - MIDDLE) / SPREAD, atol=1e-3)
+    np.testing.assert_allclose(found, (10 * np.log10(mel + 1e-10) - MEAN_DB) / STD_DB, atol=1e-3)
 
 
 def test_louder_by_so_many_decibels_is_higher_by_as_many() -> None:
     front, wav = LogMel(CFG).eval(), _noise(400)
     quiet = wav * 10 ** (-6 / 20)
-    torch.testing.assert_close(front(wav)[0] - front(quiet)[0], torch.full((1, 10, 20), 6 / SPREAD), atol=1e-3, rtol=0)
+    torch.testing.assert_close(front(wav)[0] - front(quiet)[0], torch.full((1, 10, 20), 6 / STD_DB), atol=1e-3, rtol=0)
 
 
 def test_chunks_equal_the_whole() -> None:
@@ -55,19 +55,19 @@ def test_windows_lie_around_the_middles_of_frames() -> None:
         for off in range(-3, 4):
             wav = torch.zeros(1, 400)
             wav[0, frame * 40 + 20 + off] = 0.5
-            heard = front.at_middles(wav, 10)[0].mean(1)  # (N,)
+            heard = front.centred(wav, 10)[0].mean(1)  # (N,)
             assert heard.argmax() == frame
             power.append(heard[frame].item())
         assert power == sorted(power[:4]) + sorted(power[4:], reverse=True)
         assert power[0] == pytest.approx(power[6], abs=1e-3)
     short = _noise(15)[..., 0]  # shorter than what a window looks ahead
-    assert torch.equal(front.at_middles(short, 1), front.at_middles(torch.nn.functional.pad(short, (0, 85)), 1))
+    assert torch.equal(front.centred(short, 1), front.centred(torch.nn.functional.pad(short, (0, 85)), 1))
 
 
 def test_among_the_banks_is_the_true_one_once() -> None:
     banks = LogMel(LogMelConfig(n_mels=20, hop_length=40, win_length=100, f_max=6600, warp=0.2)).banks
-    assert len(banks) == WARPS
-    assert [torch.equal(banks[0], bank) for bank in banks[1:]] == [False] * (WARPS - 1)
+    assert len(banks) == NUM_WARPS
+    assert [torch.equal(banks[0], bank) for bank in banks[1:]] == [False] * (NUM_WARPS - 1)
     assert torch.equal(banks[0], LogMel(LogMelConfig(n_mels=20, hop_length=40, win_length=100, f_max=6600)).banks[0])
 
 

@@ -35,9 +35,9 @@ def test_jitter_0_is_the_identity_and_gradients_go_to_the_frame_that_was_heard()
 @pytest.mark.parametrize("by", [None, 10])
 def test_replaced_steps_are_as_many_as_asked(by) -> None:
     x = torch.full((4, 5000), 3)
-    out = replace_inputs(x, 0.3, by, classes=10)
+    out = replace_inputs(x, 0.3, by, num_classes=10)
     changed = out[out != x]
     expected = 0.3 if by else 0.27  # at random, one in ten stays what it was
     assert len(changed) / x.numel() == pytest.approx(expected, abs=0.02)
     assert set(changed.tolist()) == ({10} if by else set(range(10)) - {3})
-    assert torch.equal(replace_inputs(x, 0.0, by, classes=10), x)
+    assert torch.equal(replace_inputs(x, 0.0, by, num_classes=10), x)

@@ -201,7 +201,7 @@ def test_the_past_is_disturbed_in_training_alone(randomise, options) -> None:
     assert torch.equal(disturbed.eval()(x)[0], plain(x)[0])
     disturbed.train()
     assert not torch.equal(disturbed(x)[0], plain(x)[0])
-    changed = disturbed.disturbed(x)[x != disturbed.start]
+    changed = disturbed.corrupted_inputs(x)[x != disturbed.start]
     wrong = changed[changed != x[x != disturbed.start]]
     assert 0 < len(wrong) < x.numel()
     assert (wrong == disturbed.start).all() == ("input_dropout" in options)

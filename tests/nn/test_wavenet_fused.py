@@ -41,7 +41,7 @@ def _results(net: WaveNet, inputs, *, at_once: bool, monkeypatch: pytest.MonkeyP
     with monkeypatch.context() as patched:
         patched.setattr("vqaudio.nn.wavenet.run_stack", lambda *given: (runs.append(1), run_stack(*given))[1])
         if not at_once:
-            patched.setattr(WaveNet, "_fits_stack", lambda *_: False)
+            patched.setattr(WaveNet, "_can_run_fused", lambda *_: False)
         logits, state = net(x, cond, speaker)
     assert len(runs) == at_once
     probe = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1))

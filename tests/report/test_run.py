@@ -22,7 +22,7 @@ from vqaudio.nn.frontend import LogMelConfig
 from vqaudio.nn.vector_quantizer import VectorQuantizerConfig
 from vqaudio.nn.wavenet import WaveNetConfig
 from vqaudio.report.systems import CONVERSION, KMEANS, MODEL, ORIGINAL, RANDOM, RECONSTRUCTION
-from vqaudio.training.health import Name
+from vqaudio.training.health import VerdictName
 
 EGS = Path(__file__).parents[2] / "egs/mini"
 
@@ -142,7 +142,7 @@ def test_it_holds_the_conditioning_gap_and_the_verdict(
     values = {row["metric"]: row["value"] for row in found["metrics"]}
     assert values == pytest.approx({name: expected[name] for name in values}, abs=1e-5) and len(values) == 4
     assert found["model"]["fingerprint"] == model.fingerprint
-    assert found["verdict"].split(":")[0] in get_args(Name)
+    assert found["verdict"].split(":")[0] in get_args(VerdictName)
     assert main(asked) == 2  # it is there already
     for stale in ("index.html", "audio/a.wav", "audio/notes.txt"):
         (tmp_path / "report" / stale).parent.mkdir(exist_ok=True)
@@ -230,7 +230,7 @@ def test_what_cannot_be_evaluated_is_explained(
     assert main(["evaluate", *model, "--data", str(data), *out, "--first", "x"]) == 2
     assert "--first is for a second-level image model" in capsys.readouterr().err
     assert main(["evaluate", *model, "--data", str(data), *out, "--phones", str(tmp_path / "none")]) == 2
-    assert f"there is nothing at {tmp_path}/none" in capsys.readouterr().err
+    assert f"{tmp_path}/none does not exist" in capsys.readouterr().err
     for option, value in (("temperature", "-1"), ("top-k", "0"), ("top-p", "0")):
         assert main(["evaluate", *model, "--data", str(data), *out, f"--{option}", value]) == 2
         assert f"{option.replace('-', '_')} must be" in capsys.readouterr().err

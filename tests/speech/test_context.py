@@ -139,7 +139,7 @@ def test_what_must_be_exact_is_float32_under_autocast(config, model, stage) -> N
 
     def found() -> list[torch.Tensor]:
         assert learner.spectrum is not None and learner.context is not None
-        said = learner.spectrum.log_mel.at_middles(wav[:, 0], 100)
+        said = learner.spectrum.log_mel.centred(wav[:, 0], 100)
         spoken = learner.context.extend(z_q, voice, learner.context.start(z_q))[0]
         return [said, spoken, learner.quantize(wav, torch.tensor([4000, 4000]))[0]]
 

@@ -282,7 +282,7 @@ def test_what_splits_the_model_is_refused_in_one_line(host, tiny: Path, runs: Pa
     out = runs / way
     run = host.start(recipe, tiny, "--out", out, environment={f"ACCELERATE_USE_{way}": "true"})
     assert run.wait() == [1]
-    assert re.fullmatch("error: .* is not supported: the codebook and its averages must be whole .*\n", run.output)
+    assert re.fullmatch("error: .* is not supported, because every process needs the complete codebook.*\n", run.output)
     assert not out.exists()
 
 
@@ -291,7 +291,9 @@ def test_more_processes_than_crops_are_refused_in_words(host, tiny: Path, runs: 
         recipe, tiny, "--out", runs / "few", "--crops.batch_size", "2", "--fit.gradient_accumulation_steps", "3"
     )
     assert run.wait() == [1]
-    assert run.output.splitlines()[-1].startswith("error: batch_size 2 cannot be shared by 3 parts (processes x acc")
+    assert run.output.splitlines()[-1].startswith(
+        "error: batch_size 2 cannot be divided into 3 slices (processes x acc"
+    )
     assert run.output.count("error") == 1
 
 

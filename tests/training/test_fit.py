@@ -92,7 +92,7 @@ def test_another_models_checkpoint_is_refused(tmp_path: Path) -> None:
     fit(Regression(), Numbers(), FitConfig(steps=2), tmp_path)
     other = Regression()
     other.first = nn.Linear(4, 9)
-    with pytest.raises(TrainingError, match="another model"):
+    with pytest.raises(TrainingError, match="does not match the model"):
         fit(other, Numbers(), FitConfig(steps=4), tmp_path)
 
 
@@ -143,7 +143,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
 @pytest.mark.parametrize("changed", [{"ema_decay": 0.0}, {"seed": 1}])
 def test_a_run_continues_with_the_settings_that_it_began_with(tmp_path: Path, changed: dict[str, float]) -> None:
     fit(Regression(), Numbers(), FitConfig(steps=2), tmp_path)
-    with pytest.raises(TrainingError, match=f"began with fit.{next(iter(changed))}"):
+    with pytest.raises(TrainingError, match=f"belongs to a run with fit.{next(iter(changed))}"):
         fit(Regression(), Numbers(), FitConfig(steps=4, **changed), tmp_path)  # pyright: ignore[reportArgumentType]
 
 
@@ -188,5 +188,5 @@ def test_a_step_that_was_saved_already_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_run_continues_with_the_facts_that_it_began_with(tmp_path: Path) -> None:
     fit(Regression(), Numbers(), FitConfig(steps=2), tmp_path, facts={"model.speakers": ["ann", "bob"]})
-    with pytest.raises(TrainingError, match=r"began with model.speakers \['ann', 'bob'\]"):
+    with pytest.raises(TrainingError, match=r"belongs to a run with model.speakers \['ann', 'bob'\]"):
         fit(Regression(), Numbers(), FitConfig(steps=4), tmp_path, facts={"model.speakers": ["bob", "cat"]})

@@ -1,4 +1,4 @@
-"""Verdicts: each figure that decides one, and which of them goes before which."""
+"""Verdicts: each metric that decides one, and their order of severity."""
 
 import math
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from vqaudio.training.health import HealthConfig, gradient_norms, judge
+from vqaudio.training.health import HealthConfig, assess, gradient_norms
 
 WELL = {
     "bits_per_sample": 3.7,
@@ -22,57 +22,57 @@ WELL = {
 @pytest.mark.parametrize(
     ("changed", "step", "name", "reason"),
     [
-        ({}, 1000, "healthy", "codes and speaker are listened to"),
-        ({"conditioning_gap": 0.0, "perplexity": 2.0}, 99, "young", "step 99 of 100"),
+        ({}, 1000, "healthy", "the decoder uses codes and speaker"),
+        ({"conditioning_gap": 0.0, "perplexity": 2.0}, 99, "too early", "the check starts at step 100"),
         (
             {"conditioning_gap": 0.04},
             100,
-            "codes ignored",
-            "0.04 bits per sample lost with exchanged codes, at least 0.05",
+            "posterior collapse",
+            "conditioning gap 0.04 bits per sample, expected at least 0.05",
         ),
-        ({"conditioning_gap": -0.1}, 100, "codes ignored", "-0.1 bits"),
-        ({"perplexity": 10.2}, 100, "codebook collapsed", "perplexity 10.2 of 512 codes, at least 10.2"),
+        ({"conditioning_gap": -0.1}, 100, "posterior collapse", "-0.1 bits"),
+        ({"perplexity": 10.2}, 100, "codebook collapse", "perplexity 10.2 of 512 codes, expected at least 10.2"),
         ({"perplexity": 10.3}, 100, "healthy", ""),
-        ({"perplexity": 1.9, "codebook_size": 16}, 100, "codebook collapsed", "at least 2 is alive"),
-        ({"speaker_gap": 0.001}, 100, "speaker ignored", "0.001 bits per sample lost with exchanged speakers"),
+        ({"perplexity": 1.9, "codebook_size": 16}, 100, "codebook collapse", "expected at least 2"),
+        ({"speaker_gap": 0.001}, 100, "speaker ignored", "speaker gap 0.001 bits per sample"),
         ({"bits_per_sample": 8.6}, 1, "diverged", "8.6 bits per sample"),
-        ({"bits_per_sample": 8.4}, 1, "young", ""),
+        ({"bits_per_sample": 8.4}, 1, "too early", ""),
         ({"perplexity": math.nan}, 1, "diverged", "perplexity is nan"),
         ({"conditioning_gap": math.inf}, 1000, "diverged", "conditioning_gap is inf"),
-        # the worst is said
-        ({"speaker_gap": 0.0, "conditioning_gap": 0.0}, 100, "codes ignored", ""),
-        ({"conditioning_gap": 0.0, "perplexity": 1.0}, 100, "codebook collapsed", ""),
+        # the most severe one is reported
+        ({"speaker_gap": 0.0, "conditioning_gap": 0.0}, 100, "posterior collapse", ""),
+        ({"conditioning_gap": 0.0, "perplexity": 1.0}, 100, "codebook collapse", ""),
         ({"perplexity": 1.0, "bits_per_sample": 9.0}, 100, "diverged", ""),
     ],
 )
-def test_the_figure_that_decides_is_named(changed, step, name, reason) -> None:
-    verdict = judge({**WELL, **changed}, step)
+def test_the_deciding_metric_is_named(changed, step, name, reason) -> None:
+    verdict = assess({**WELL, **changed}, step)
     assert verdict.name == name
     assert reason in verdict.reason
     assert str(verdict).startswith(f"{name}: {verdict.reason}")
 
 
-def test_figures_that_are_not_there_decide_nothing() -> None:
-    assert judge({}, 1000).name == "healthy"
-    assert judge({"bits_per_sample": 3.0, "conditioning_gap": 0.5}, 1000).name == "healthy"
+def test_missing_metrics_decide_nothing() -> None:
+    assert assess({}, 1000).name == "healthy"
+    assert assess({"bits_per_sample": 3.0, "conditioning_gap": 0.5}, 1000).name == "healthy"
 
 
 def test_every_threshold_can_be_moved() -> None:
     strict = HealthConfig(
         min_steps=2000, min_conditioning_gap=2.0, min_speaker_gap=0.5, min_perplexity=0.9, max_bits_above_uniform=0.0
     )
-    assert judge(WELL, 1000, strict).name == "young"
-    assert judge(WELL, 2000, strict).name == "codebook collapsed"
-    assert judge({**WELL, "perplexity": 500.0}, 2000, strict).name == "codes ignored"
-    assert judge({**WELL, "perplexity": 500.0, "conditioning_gap": 3.0}, 2000, strict).name == "speaker ignored"
-    assert judge({**WELL, "bits_per_sample": 8.1}, 0, strict).name == "diverged"
+    assert assess(WELL, 1000, strict).name == "too early"
+    assert assess(WELL, 2000, strict).name == "codebook collapse"
+    assert assess({**WELL, "perplexity": 500.0}, 2000, strict).name == "posterior collapse"
+    assert assess({**WELL, "perplexity": 500.0, "conditioning_gap": 3.0}, 2000, strict).name == "speaker ignored"
+    assert assess({**WELL, "bits_per_sample": 8.1}, 0, strict).name == "diverged"
     wrongs: list[dict[str, Any]] = [{"min_steps": -1}, {"min_perplexity": 1.5}, {"max_bits_above_uniform": -1.0}]
     for wrong in wrongs:
         with pytest.raises(ValueError, match="must"):
             HealthConfig(**wrong)
 
 
-def test_gradient_norms_are_those_of_the_parts() -> None:
+def test_gradient_norms_are_those_of_the_children() -> None:
     model = nn.ModuleDict({"encoder": nn.Linear(2, 3), "decoder": nn.Linear(3, 1), "fixed": nn.Linear(1, 1)})
     model["fixed"].requires_grad_(False)
     model["decoder"](model["encoder"](torch.ones(4, 2))).square().sum().backward()

@@ -94,7 +94,7 @@ def killed_twins(killed, runs: Path) -> tuple[Path, str]:
 def test_killed_and_resumed_equals_uninterrupted(host, killed, straight, tiny: Path, recipe: Path) -> None:
     out, when = killed(1)
     output = host.start(recipe, tiny, "--out", out, *OFTEN).finish()
-    assert "continuing from" in output and "processes" not in output, when
+    assert "resuming from" in output and "processes" not in output, when
     _assert_same_bits(out, straight[1], when)
 
 
@@ -107,12 +107,12 @@ def test_two_killed_processes_continue_as_two_one_or_three(
     (twins, when), out = killed_twins, runs / f"continued{processes}"
     shutil.copytree(twins, out)
     output = host.start(recipe, tiny, "--out", out, *OFTEN, processes=processes).finish()
-    told = f"it was written by 2 processes, now there are {processes}"
-    assert "continuing from" in output and (told in output) == (processes != 2), when
+    warning = f"the checkpoint was written by 2 processes, this run has {processes}"
+    assert "resuming from" in output and (warning in output) == (processes != 2), when
     if processes == 2:
         _assert_same_bits(out, straight[2], when)
         return
-    resumed_at = int(re.findall(r"continuing from \S*/0*(\d+)\n", output)[0])
+    resumed_at = int(re.findall(r"resuming from \S*/0*(\d+)\n", output)[0])
     rows, expected = (
         [row for row in read_metrics(folder / "metrics.jsonl") if row["kind"] == "train" and row["step"] > resumed_at]
         for folder in (out, straight[2])
@@ -313,7 +313,7 @@ def test_a_full_disk_ends_the_run_in_words_and_room_continues_it(
     assert f"cannot write the checkpoint {out / CHECKPOINTS / '00000012'}" in said and "No space left" in said
     assert [path.name for path in (out / CHECKPOINTS).iterdir()] == ["00000008"]
     filler.unlink()
-    assert "continuing from" in host.start(recipe, tiny, "--out", out, processes=processes).finish()
+    assert "resuming from" in host.start(recipe, tiny, "--out", out, processes=processes).finish()
     if processes == 1:
         _assert_same_bits(out, whole)
 
@@ -337,7 +337,7 @@ def test_a_signal_saves_and_says_how_to_continue(
     os.kill(process.pid if to_launcher else newest, number)
     output, _ = process.communicate(timeout=60)
     assert process.returncode != 0
-    assert "the same command continues from there" in output
+    assert "the same command resumes from there" in output
     (newest_checkpoint,) = (out / CHECKPOINTS).iterdir()
     assert json.loads((newest_checkpoint / "state.json").read_text())["step"] == int(newest_checkpoint.name)
     assert (newest_checkpoint / "config.json").exists(), "a checkpoint alone can be used as a model"

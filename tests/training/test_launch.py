@@ -1,4 +1,4 @@
-"""What a run asks of the machine."""
+"""Threads of a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vqaudio.training.launch import default_threads
 
 
 class OneNumber(nn.Module):
-    """Notes how many threads each of its passes has."""
+    """Records the number of threads of each forward pass."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Ones:
 
 
 @pytest.mark.parametrize("wanted", [1, 3])
-def test_a_run_has_its_threads_and_gives_them_back(tmp_path: Path, wanted: int) -> None:
+def test_the_number_of_threads_is_set_and_restored(tmp_path: Path, wanted: int) -> None:
     before = torch.get_num_threads()
     model = fit(OneNumber(), Ones(), FitConfig(steps=2, threads=wanted), tmp_path)
     assert model.threads == {wanted}
@@ -47,12 +47,12 @@ def test_a_run_has_its_threads_and_gives_them_back(tmp_path: Path, wanted: int) 
         ({"ACCELERATE_MIXED_PRECISION": "no", "OMP_NUM_THREADS": "1", "LOCAL_WORLD_SIZE": "2"}, 2, 1),
         ({"ACCELERATE_MIXED_PRECISION": "no", "OMP_NUM_THREADS": "1", "LOCAL_WORLD_SIZE": "4"}, 2, 1),
         ({"ACCELERATE_MIXED_PRECISION": "no", "OMP_NUM_THREADS": "1", "LOCAL_WORLD_SIZE": "2"}, 9, 4),
-        ({"ACCELERATE_MIXED_PRECISION": "no", "OMP_NUM_THREADS": "5"}, 9, 7),  # the user's; PyTorch has read it
-        ({"OMP_NUM_THREADS": "1"}, 9, 7),  # the user's: nobody else set it
+        ({"ACCELERATE_MIXED_PRECISION": "no", "OMP_NUM_THREADS": "5"}, 9, 7),  # set by the user; PyTorch has read it
+        ({"OMP_NUM_THREADS": "1"}, 9, 7),  # set by the user, not by accelerate launch
         ({}, 9, 7),
     ],
 )
-def test_threads_where_nobody_says_how_many(
+def test_default_number_of_threads(
     monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], processors: int, expected: int
 ) -> None:
     for name in ("ACCELERATE_MIXED_PRECISION", "OMP_NUM_THREADS", "LOCAL_WORLD_SIZE"):

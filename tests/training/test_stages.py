@@ -43,7 +43,7 @@ def speech(host, tiny: Path, runs: Path, recipe: Path, codes: Path) -> Path:
     """One that has learned speech from them."""
     out = runs / "speech"
     said = host.start(recipe, tiny, "--out", out, "--init-from", codes, *SPEECH).finish()
-    assert f"started from {codes}; not taken from it: decoder." in said and "decoder.speaker.weight" not in said
+    assert f"initialised from {codes}; not copied: decoder." in said and "decoder.speaker.weight" not in said
     return out
 
 
@@ -66,7 +66,7 @@ def test_two_processes_equal_one(host, tiny: Path, runs: Path, recipe: Path, cod
     """Of codes alone, other tests say so; speech begins with what another run has learned."""
     out = runs / "speech of two"
     said = host.start(recipe, tiny, "--out", out, "--init-from", codes, *SPEECH, processes=2).finish()
-    assert said.count("not taken") == 1 and "training on 2 processes" in said
+    assert said.count("not copied") == 1 and "training on 2 processes" in said
     one, two = (load_file(run / "model.safetensors") for run in (speech, out))
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-3, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}")
@@ -83,7 +83,7 @@ def test_a_run_that_goes_on_equals_one_that_never_stopped(
     shutil.copytree(whole, out)
     shutil.rmtree(out / "checkpoints/00000012")
     said = host.start(recipe, tiny, "--out", out, *start, *HEARD, "--model.stage", stage).finish()
-    assert "continuing from" in said
+    assert "resuming from" in said
     for name in ("model.safetensors", "training.safetensors"):
         expected, found = (load_file(run / "checkpoints/00000012" / name) for run in (whole, out))
         assert expected.keys() == found.keys()

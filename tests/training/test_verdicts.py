@@ -1,4 +1,4 @@
-"""Runs that are broken on purpose, on real speech from the embedded corpus: each gets its verdict within 200 steps."""
+"""Runs that are broken on purpose, on speech of the embedded corpus: each gets its verdict within 200 steps."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def speech(tmp_path_factory: pytest.TempPathFactory) -> tuple[PackedSpeech, list[dict[str, Tensor]]]:
-    """What is trained on, and held-out batches."""
+    """Training speech, and held-out batches."""
     folder = tmp_path_factory.mktemp("packed")
     train, valid = (
         pack(list(read_manifest(MINI / f"{split}.jsonl")), folder / split, 16000) for split in ("train", "valid")
@@ -68,16 +68,16 @@ def train(speech: tuple[PackedSpeech, list[dict[str, Tensor]]], tmp_path: Path) 
     return run
 
 
-def test_a_run_that_nobody_broke_is_young_and_then_healthy(model, train) -> None:
-    assert train(model) == ["young", "healthy"]
+def test_an_intact_run_is_healthy_after_its_first_steps(model, train) -> None:
+    assert train(model) == ["too early", "healthy"]
 
 
-def test_zeroed_codes_are_ignored_and_end_the_run_where_that_is_asked(model, train, monkeypatch) -> None:
+def test_zeroed_codes_are_a_posterior_collapse_and_stop_the_run_on_request(model, train, monkeypatch) -> None:
     conditioned = SpeechVQVAE.conditioned
     monkeypatch.setattr(
         SpeechVQVAE, "conditioned", lambda self, z_q, *rest: conditioned(self, torch.zeros_like(z_q), *rest)
     )
-    message = f"stopped at step {STEPS}, since more steps would not mend it: codes ignored"
+    message = f"stopped at step {STEPS}, because training does not recover from this: posterior collapse"
     with pytest.raises(TrainingError, match=message):
         train(model, stop_when_collapsed=True)
 
@@ -88,7 +88,7 @@ def test_a_constant_encoder_collapses_the_codebook(model, train) -> None:
             return torch.ones_like(z)
 
     model.normalizer = Constant()
-    assert train(model)[-1] == "codebook collapsed"
+    assert train(model)[-1] == "codebook collapse"
 
 
 def test_speakers_at_random_are_ignored(model, train, monkeypatch) -> None:
@@ -106,5 +106,5 @@ def test_speakers_at_random_are_ignored(model, train, monkeypatch) -> None:
 def test_a_learning_rate_of_100_diverges(model, train) -> None:
     try:
         assert train(model, lr=100.0, lr_warmup_steps=0)[-1] == "diverged"
-    except TrainingError as error:  # the loss was not even a number
+    except TrainingError as error:  # the loss was not finite
         assert "diverged" in str(error)

@@ -1,4 +1,4 @@
-"""Phone alignments of speech with known texts."""
+"""vqaudio align: forced phone alignment of transcribed speech."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decoding speed of this machine."""
+"""vqaudio bench: decoding speed of this machine."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from vqaudio.cli.console import Overwrite, Threads
 def bench(
     threads: Threads = None,
     quick: bool = False,
-    out: Annotated[Path | None, arg(metavar="NAME.json", help="file for the same results")] = None,
+    out: Annotated[Path | None, arg(metavar="NAME.json", help="write the results to this JSON file")] = None,
     overwrite: Overwrite = False,
 ) -> int:
-    """Measure the decoding speed of each implementation on this machine, which should be idle.
+    """Measure decoding speed on this machine, compared to other implementations and to hardware limits.
+
+    The machine should be idle. Takes about four minutes.
 
     Args:
-        quick: only the preset base, in half a minute instead of four
+        quick: only the preset `base`, in half a minute
     """
     from vqaudio.benchmark import speed, table
 

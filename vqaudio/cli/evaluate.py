@@ -131,7 +131,7 @@ def _evaluate_images(
 ) -> dict[str, float | str]:
     from vqaudio.images.hierarchical import CodeMapVAE, CodeMapVQVAE
     from vqaudio.images.prior import ImagePrior
-    from vqaudio.images.report import evaluate_images, evaluate_second_level
+    from vqaudio.images.report import evaluate_hierarchical, evaluate_images
     from vqaudio.images.vqvae import ImageVQVAE
 
     if isinstance(net, CodeMapVQVAE | CodeMapVAE):
@@ -140,7 +140,7 @@ def _evaluate_images(
                 f"{model} is a second-level model: --first names the image model below it; it takes no --prior"
             )
         first_level = load_kind(first, device, ImageVQVAE)
-        return evaluate_second_level(net, first_level, data, out, seed=seed, overwrite=overwrite)
+        return evaluate_hierarchical(net, first_level, data, out, seed=seed, overwrite=overwrite)
     if first is not None:
         raise ValueError(f"--first is for a second-level image model, and {model} is a first-level one")
     code_prior = None if prior is None else load_kind(prior, device, ImagePrior)

@@ -1,4 +1,4 @@
-"""Facts about models and tokens, and how fast this machine decodes."""
+"""vqaudio info: properties of models and token files."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from tyro.conf import Positional, arg
 from vqaudio.cli.console import load_any, print_facts
 
 
-def info(subject: Positional[Annotated[str, arg(metavar="M_OR_TOKENS")]]) -> int:
-    """Facts about a model or about a token file.
+def info(source: Positional[Annotated[str, arg(metavar="M_OR_TOKENS")]]) -> int:
+    """Print properties of a model or a token file.
 
     Args:
-        subject: a model (a shipped name, a folder, a Hugging Face Hub id), or tokens (a .jsonl or
-            .parquet file, or a folder)
+        source: a model (a shipped name, a folder or a Hugging Face Hub id), or tokens (a .jsonl or .parquet
+            file, or a folder)
     """
     from vqaudio.images.describe import image_facts
     from vqaudio.speech.describe import model_facts, prior_facts
@@ -23,13 +23,13 @@ def info(subject: Positional[Annotated[str, arg(metavar="M_OR_TOKENS")]]) -> int
     from vqaudio.tokens.files import names_tokens, read_tokens
     from vqaudio.tokens.stats import TokenStats
 
-    if names_tokens(subject):
+    if names_tokens(source):
         stats = TokenStats()
-        for row in read_tokens(subject):
+        for row in read_tokens(source):
             stats.add(row)
         print_facts(stats.facts())
     else:
-        net = load_any(subject, "cpu")
+        net = load_any(source, "cpu")
         if isinstance(net, SpeechVQVAE):
             print_facts(model_facts(net))
         elif isinstance(net, CodePrior):

@@ -1,4 +1,4 @@
-"""Corpora of speech and of images, made ready for training."""
+"""vqaudio prepare: speech and image corpora."""
 
 from __future__ import annotations
 
@@ -23,28 +23,27 @@ def prepare(
     side: int | None = None,
     overwrite: Overwrite = False,
 ) -> int:
-    """Find a corpus and split it; of speech the manifests are written, of images their decoded pixels.
+    """Find a corpus, split it, and write manifests (speech) or decoded pixels (images).
 
-    Speech: train.jsonl, valid.jsonl, test.jsonl and speakers.json. Images: folders train, valid and test.
+    Speech: train.jsonl, valid.jsonl, test.jsonl and speakers.json. Images: the folders train, valid and test.
 
     Args:
-        kind: the layout of the corpus; folder: any tree of audio with a folder for each speaker; images: any tree of
-            images, with a folder for each class or without
-        root: the folder that holds the corpus; of cifar10 its binary archive, or a .npz, or the folder of either
-        out: folder for what is written
-        valid: share of each speaker's utterances, or of each class's images, for validation, 0 to 1
-        test: share for testing, 0 to 1 (CIFAR-10 has a test set of its own); with --valid 0 a 1 makes a corpus that is
-            evaluated on alone
-        seed: of the split
-        mic: which microphone of VCTK 0.92
-        held_out: a file of what goes into test.jsonl besides: the name of a speaker or the id of an utterance in each
-            line (speech)
-        side: pixels to which the shorter side of images is scaled, at least the model's size; without it they are as
-            they are, which for photos is much: training crops them
+        kind: layout of the corpus; folder: audio files in one folder per speaker; images: image files, optionally in
+            one folder per class
+        root: folder of the corpus; for cifar10 the binary archive, a .npz file, or the folder of one of these
+        out: output folder
+        valid: fraction of each speaker's utterances, or of each class's images, for validation, 0 to 1
+        test: fraction for testing, 0 to 1 (CIFAR-10 has an official test set); --valid 0 --test 1 makes an
+            evaluation-only corpus
+        seed: random seed of the split
+        mic: microphone of VCTK 0.92
+        held_out: text file with one speaker name or utterance id per line that always goes to test.jsonl (speech)
+        side: scale the shorter side of images to this many pixels, at least the size of the model (default: no
+            scaling; training takes crops of the full image)
     """
     if kind in ("cifar10", "images"):
         if held_out is not None:
-            raise ValueError(f"--held-out is for speech, got {held_out} with {kind}; leave it out")
+            raise ValueError(f"--held-out applies to speech only, got {held_out} with {kind}; leave it out")
         from vqaudio.images import corpora
 
         made = corpora.prepare_images(
@@ -54,10 +53,10 @@ def prepare(
             print_facts({split: f"{count} images, in {out / split}"})
         print_facts({"classes": f"{len(made.classes)}: {', '.join(made.classes)}"})
         if made.duplicates:
-            print_facts({"duplicates": f"{made.duplicates} files that equal an earlier one were left out"})
+            print_facts({"duplicates": f"{made.duplicates} exact duplicates were left out"})
         return report_failures(made.failures)
     if side is not None:
-        raise ValueError(f"--side is for images, got {side} with {kind}; leave it out")
+        raise ValueError(f"--side applies to images only, got {side} with {kind}; leave it out")
     from vqaudio.data import corpora
 
     made = corpora.prepare(

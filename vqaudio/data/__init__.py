@@ -1,1 +1,1 @@
-"""Audio files, manifests, corpora and batches; knows no model."""
+"""Audio files, manifests, corpora, alignments and training batches; independent of any model."""

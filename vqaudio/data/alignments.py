@@ -1,14 +1,13 @@
-"""Which phone is spoken when: alignments of TIMIT, of Praat, of recognisers (CTM), and our own table.
+"""Phone alignments: readers for TIMIT, Praat TextGrid, CTM and TSV files, and a TSV writer.
 
-ID.phn        TIMIT: start, end and label in each line, in samples
-ID.TextGrid   Praat: one interval tier, whose empty intervals are gaps
-NAME.ctm      utterance channel start duration label [confidence] in each line, in seconds; comments begin with ;;
-NAME.tsv      ours: utterance, start, end and label in each line, in seconds, below a header; lines before that which
-              begin with # are notes, such as who made it
-ID.tsv        ours, of one utterance: start, end and phone
+ID.phn        TIMIT: start, end and label per line, in samples
+ID.TextGrid   Praat: one interval tier; empty intervals are unlabelled
+NAME.ctm      NIST CTM: utterance, channel, start, duration, label [confidence] per line, in seconds; ;; is a comment
+NAME.tsv      vqaudio, many utterances: utterance, start, end and label per line, in seconds, below a header; lines
+              starting with # above the header are notes, such as the tool that made the file
+ID.tsv        vqaudio, one utterance: start, end and phone per line
 
-Wherever it is from, an alignment is a list of segments in the order of time that do not overlap. Between them there may
-be gaps, of which nothing is known.
+An alignment is a list of non-overlapping segments in temporal order. Stretches between segments are unlabelled.
 """
 
 from __future__ import annotations
@@ -23,15 +22,15 @@ from typing import NamedTuple
 from vqaudio.atomic import atomic_file, check_writable
 from vqaudio.data.textgrid import read_tiers
 
-TIERS = ("phones", "phone", "MAU")  # as the Montreal aligner, many people and WebMAUS name them
+TIERS = ("phones", "phone", "MAU")  # names used by the Montreal Forced Aligner, by many corpora, and by WebMAUS
 HEADER = ["utterance", "start", "end", "label"]
 HEADER_OF_ONE = ["start", "end", "phone"]
-SUFFIXES = (".phn", ".textgrid", ".tsv")  # of files of one utterance
-ROUNDING = 1e-3  # seconds: two segments that share less were rounded; the first then ends where the second begins
+SUFFIXES = (".phn", ".textgrid", ".tsv")  # of files that hold one utterance
+ROUNDING = 1e-3  # seconds; a smaller overlap is a rounding error, and the first segment is shortened
 
 
 class Segment(NamedTuple):
-    """One phone, or whatever else the label names."""
+    """A labelled interval, usually one phone."""
 
     start: float  # seconds
     end: float
@@ -39,23 +38,32 @@ class Segment(NamedTuple):
 
 
 Alignment = list[Segment]
-_Lines = Iterator[tuple[int, list[str]]]  # number of the line from 1, and its columns
+_Lines = Iterator[tuple[int, list[str]]]  # line number from 1, and its columns
 
 
 def find_alignments(
     path: str | Path, ids: Iterable[str], *, sample_rate: int = 16000, tier: str | None = None
 ) -> dict[str, Alignment]:
-    """The alignments of utterances, of a folder (ID.phn, ID.TextGrid, ID.tsv at any depth) or a file (.ctm or .tsv).
+    """Read alignments from a folder (ID.phn, ID.TextGrid or ID.tsv at any depth), or from a .ctm or .tsv file.
 
-    As in other ids of vqaudio, the folders of a file may be part of its id: DR1/FCJF0/SA1.PHN is that of SA1, of
-    FCJF0-SA1 and of DR1-FCJF0-SA1. `sample_rate`: of .phn, in Hz. `tier`: of TextGrids; without it the first of TIERS
-    that there is. Utterances without an alignment are missing in what is returned. Raises FileNotFoundError where
-    there is nothing at `path`, ValueError for a damaged file, for two files of one utterance, and where no utterance
-    has an alignment.
+    An id may include folders, joined by "-": DR1/FCJF0/SA1.PHN is the alignment of SA1, FCJF0-SA1 and DR1-FCJF0-SA1.
+
+    Args:
+        path: folder or file
+        ids: ids of the utterances
+        sample_rate: of .phn files, in Hz
+        tier: name of the TextGrid tier; default: the first of TIERS that exists
+
+    Returns:
+        id -> alignment; utterances without an alignment are omitted
+
+    Raises:
+        FileNotFoundError: `path` does not exist
+        ValueError: a damaged file, two files for one utterance, or no alignment for any utterance
     """
     path, wanted = Path(path), list(dict.fromkeys(ids))
     if not path.exists():
-        raise FileNotFoundError(f"there is nothing at {path}; give a folder with alignments, or a .ctm or .tsv file")
+        raise FileNotFoundError(f"{path} does not exist; give a folder with alignments, or a .ctm or .tsv file")
     if path.is_dir():
         files = _files_below(path, set(wanted))
         found = {id: _read_one(files[id], sample_rate, tier) for id in wanted if id in files}
@@ -66,15 +74,15 @@ def find_alignments(
         places = f"its {len(every)} utterances" + (f", such as {next(iter(every))}" if every else "")
     if not found:
         raise ValueError(
-            f"{path} has no alignment of the {len(wanted)} utterances asked for"
+            f"{path} has no alignment for any of the {len(wanted)} utterances"
             + (f", such as {wanted[0]}" if wanted else "")
-            + f"; looked among {places}"
+            + f"; searched {places}"
         )
     return found
 
 
 def read_phn(path: Path, sample_rate: int = 16000) -> Alignment:
-    """A file of TIMIT's. Raises ValueError with file and line."""
+    """Read a TIMIT .phn file. Raises ValueError with file and line."""
     if sample_rate < 1:
         raise ValueError(f"the sample rate of {path} must be at least 1 Hz, got {sample_rate}")
     checked = _Checked(path)
@@ -85,13 +93,17 @@ def read_phn(path: Path, sample_rate: int = 16000) -> Alignment:
 
 
 def read_textgrid(path: Path, tier: str | None = None) -> Alignment:
-    """One tier of a TextGrid. Raises ValueError with file and line, or with the names of the tiers that there are."""
-    tiers = {found.name.lower(): found for found in reversed(read_tiers(path))}  # of two with one name, the first
+    """Read one tier of a TextGrid. Raises ValueError with file and line, or with the available tiers."""
+    tiers = {
+        found.name.lower(): found for found in reversed(read_tiers(path))
+    }  # of two tiers with the same name, the first
     names = TIERS if tier is None else (tier,)
     chosen = next((tiers[name.lower()] for name in names if name.lower() in tiers), None)
     if chosen is None:
         there = ", ".join(repr(found.name) for found in reversed(tiers.values())) or "none"
-        raise ValueError(f"{path} has no interval tier {' or '.join(names)}; it has {there}: say which has the phones")
+        raise ValueError(
+            f"{path} has no interval tier {' or '.join(names)}; it has {there}; name the tier with the phones"
+        )
     checked = _Checked(path)
     for line, start, end, text in chosen.intervals:
         if text.strip():
@@ -100,7 +112,7 @@ def read_textgrid(path: Path, tier: str | None = None) -> Alignment:
 
 
 def read_ctm(path: Path) -> dict[str, Alignment]:
-    """All utterances of a CTM file. Raises ValueError with file and line."""
+    """Read all utterances of a CTM file. Raises ValueError with file and line."""
     found: dict[str, _Checked] = defaultdict(lambda: _Checked(path))
     for number, columns in _lines(path, comment=";;"):
         id, _, start, duration, label = _columns(
@@ -111,7 +123,7 @@ def read_ctm(path: Path) -> dict[str, Alignment]:
 
 
 def read_tsv(path: Path) -> dict[str, Alignment]:
-    """All utterances of a file of `write_alignments`. Raises ValueError with file and line."""
+    """Read all utterances of a file made by `write_alignments`. Raises ValueError with file and line."""
     found: dict[str, _Checked] = defaultdict(lambda: _Checked(path))
     for number, (id, start, end, label) in _table(path, HEADER):
         found[id].add(number, start, end, label)
@@ -119,7 +131,7 @@ def read_tsv(path: Path) -> dict[str, Alignment]:
 
 
 def read_tsv_of_one(path: Path) -> Alignment:
-    """A file of one utterance, such as those of the embedded corpus. Raises ValueError with file and line."""
+    """Read a TSV file of one utterance, as in egs/mini/phones. Raises ValueError with file and line."""
     checked = _Checked(path)
     for number, (start, end, label) in _table(path, HEADER_OF_ONE):
         checked.add(number, start, end, label)
@@ -127,7 +139,7 @@ def read_tsv_of_one(path: Path) -> Alignment:
 
 
 def read_notes(path: Path) -> list[str]:
-    """What a .tsv says of itself."""
+    """The comment lines above the header of a .tsv file."""
     lines = path.read_text(encoding="utf-8-sig").split("\n")
     return [line[1:].strip() for line in takewhile(_is_note, lines)]
 
@@ -135,10 +147,10 @@ def read_notes(path: Path) -> list[str]:
 def write_alignments(
     path: str | Path, alignments: Mapping[str, Alignment], *, notes: Sequence[str] = (), overwrite: bool = False
 ) -> None:
-    """Write a .tsv that reads back as the same, whole or not at all; of an empty alignment it holds nothing.
+    """Write a .tsv file atomically; reading it back gives equal alignments. Empty alignments are omitted.
 
-    Raises ValueError for another suffix, for names that a table cannot hold and for segments that no reader would take,
-    OSError where it cannot write.
+    Raises ValueError for another suffix, for names with tabs or line breaks and for invalid segments, OSError if the
+    file cannot be written.
     """
     path = Path(path)
     check_table(path, overwrite=overwrite)
@@ -147,7 +159,9 @@ def write_alignments(
         checked = _Checked(path)
         for start, end, label in alignment:
             if any(not name.strip() or set(name) & set("\t\r\n") for name in (id, label)):
-                raise ValueError(f"names must hold letters and no tab or line break, got {id!r} with label {label!r}")
+                raise ValueError(
+                    f"names must not be blank or contain tabs or line breaks, got {id!r} with label {label!r}"
+                )
             checked.add(len(lines) + 1, start, end, label)
             lines.append("\t".join((id, repr(float(start)), repr(float(end)), label)))
     with atomic_file(path, overwrite=overwrite) as temporary:
@@ -155,14 +169,14 @@ def write_alignments(
 
 
 def check_table(path: Path, *, overwrite: bool) -> None:
-    """Raises the error that writing alignments to `path` would end in, before any work is done for it."""
+    """Raise the error that writing alignments to `path` would raise, before any work is done."""
     if path.suffix.lower() != ".tsv":
         raise ValueError(f"alignments are written to a .tsv file, got {path}")
     check_writable(path, overwrite=overwrite)
 
 
 class _Checked:
-    """An alignment that takes only what may follow what it has."""
+    """Builds an alignment and validates every added segment against the previous one."""
 
     def __init__(self, path: Path):
         self.path, self.alignment = path, Alignment()
@@ -177,14 +191,14 @@ class _Checked:
             if before.end - new.start > ROUNDING or before.start >= new.start:
                 raise ValueError(
                     f"{where}: {label!r} starts at {new.start:g} s, before {before.label!r} ends at {before.end:g} s; "
-                    "segments must be in the order of time and must not overlap"
+                    "segments must be in temporal order and must not overlap"
                 )
             self.alignment[-1] = before._replace(end=new.start)
         self.alignment.append(new)
 
 
 def _files_below(root: Path, wanted: set[str]) -> dict[str, Path]:
-    """Id -> the file of its alignment."""
+    """Id -> alignment file, for the wanted ids."""
     files: dict[str, Path] = {}
     for path in sorted(root.rglob("*")):
         if path.suffix.lower() not in SUFFIXES:
@@ -193,7 +207,7 @@ def _files_below(root: Path, wanted: set[str]) -> dict[str, Path]:
         for id in wanted & {"-".join(parts[first:]) for first in range(len(parts))}:
             if id in files:
                 raise ValueError(
-                    f"{files[id]} and {path} are both alignments of {id!r}; give the folder of one of them"
+                    f"{files[id]} and {path} are both alignments of {id!r}; give a folder with only one of them"
                 )
             files[id] = path
     return files
@@ -207,23 +221,23 @@ def _read_one(path: Path, sample_rate: int, tier: str | None) -> Alignment:
 
 def _read_many(path: Path) -> dict[str, Alignment]:
     if path.suffix.lower() not in (".ctm", ".tsv"):
-        raise ValueError(f"alignments of many utterances are a .ctm or a .tsv file, got {path}")
+        raise ValueError(f"an alignment file of many utterances must be .ctm or .tsv, got {path}")
     return read_ctm(path) if path.suffix.lower() == ".ctm" else read_tsv(path)
 
 
 def _lines(path: Path, separator: str | None = None, comment: str | None = None) -> _Lines:
-    """The columns of each line that is not empty."""
+    """Line number and columns of each non-empty line."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text ({error.reason}); write it as such") from error
+        raise ValueError(f"{path} is not UTF-8 text ({error.reason}); convert it to UTF-8") from error
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip() and not (comment and line.startswith(comment)):
             yield number, line.rstrip("\r").split(separator)
 
 
 def _table(path: Path, header: list[str]) -> _Lines:
-    """The lines below the header of a table with tabs."""
+    """The rows below the header of a tab-separated table."""
     lines = dropwhile(lambda line: _is_note(line[1][0]), _lines(path, "\t"))
     if next(lines, (0, None))[1] != header:
         raise ValueError(f"{path} must begin with the header {' '.join(header)}, with a tab between the names")

@@ -1,6 +1,6 @@
-"""Audio files in and out: mono float32, streamed in blocks, resampled once.
+"""Reading and writing audio files: mono float32, streamed in blocks, resampled once.
 
-Letters: T samples at the rate that was asked for.
+Shapes: T samples at the requested rate.
 """
 
 from collections.abc import Iterator
@@ -15,23 +15,23 @@ from vqaudio.atomic import atomic_file
 
 WRITABLE = {".wav": "WAV", ".flac": "FLAC"}
 Frames = npt.NDArray[np.float32]
-UNKNOWN_FRAMES = 2**62  # libsndfile gives 2**63 - 1 for a FLAC stream whose header has no length
-INT16_SCALE = 32768  # int16 values are samples times this, here and in every packed corpus
+UNKNOWN_FRAMES = 2**62  # libsndfile reports 2**63 - 1 for a FLAC stream without a length in its header
+INT16_SCALE = 32768  # int16 value = sample * INT16_SCALE, here and in every packed corpus
 
 
 class AudioError(ValueError):
-    """A file that cannot be used as audio; one sentence says which, why and what to do."""
+    """A file that cannot be used as audio; the message names the file, the reason and the remedy."""
 
 
 def blocks(path: str | Path, sample_rate: int, *, block_seconds: float = 10.0) -> Iterator[Frames]:
-    """Stream a file as mono float32 blocks at `sample_rate`; memory does not grow with its length.
+    """Stream a file as mono float32 blocks (T,) in [-1, 1] at `sample_rate`, in constant memory.
 
-    Any format, rate and channel count that libsndfile reads. The mono mix is the mean of the
-    channels. The blocks are not empty; where they are cut does not change a single bit of their
-    concatenation, whose length is `resampled_length(frames, file_rate, sample_rate)`.
+    Reads every format, rate and channel count that libsndfile supports; channels are averaged. Blocks are
+    non-empty, and their concatenation does not depend on `block_seconds`, to the bit. Its length is
+    `resampled_length(frames, file_rate, sample_rate)`.
 
-    Raises AudioError (at the first block, or where the damage is): no such file, not audio, no
-    samples, NaN or infinite samples.
+    Raises AudioError (at the first block, or at the damaged position): missing file, not audio, no samples, NaN
+    or infinite samples.
     """
     if sample_rate < 1:
         raise ValueError(f"sample_rate must be at least 1 Hz, got {sample_rate}")
@@ -53,23 +53,23 @@ def blocks(path: str | Path, sample_rate: int, *, block_seconds: float = 10.0) -
 
 
 def read_audio(path: str | Path, sample_rate: int) -> Frames:
-    """Read a whole file: (T,) float32 mono at `sample_rate`, bit for bit what `blocks` yields."""
+    """Read a whole file: (T,) float32 mono at `sample_rate`, bit-identical to the concatenated `blocks`."""
     return np.concatenate(list(blocks(path, sample_rate)))
 
 
 def audio_seconds(path: str | Path) -> float:
-    """Duration by the file's header, without decoding it. Raises AudioError."""
+    """Duration in seconds according to the file header, without decoding. Raises AudioError."""
     with _open(Path(path)) as file:
         return file.frames / file.samplerate
 
 
 def resampled_length(frames: int, from_rate: int, to_rate: int) -> int:
-    """Samples that `frames` samples become: the nearest whole number, halves upwards."""
+    """Number of samples after resampling: frames * to_rate / from_rate, rounded half up."""
     return (2 * frames * to_rate + from_rate) // (2 * from_rate)
 
 
 def resampled(wav: Frames, from_rate: int, to_rate: int) -> Frames:
-    """(T,) at one rate -> at another, in Hz; as it is where there is nothing to do."""
+    """Resample (T,) from one rate to another, in Hz; returns the input if the rates are equal or it is empty."""
     if from_rate == to_rate or not len(wav):
         return wav
     import soxr
@@ -80,10 +80,10 @@ def resampled(wav: Frames, from_rate: int, to_rate: int) -> Frames:
 def write_audio(path: str | Path, wav: npt.ArrayLike, sample_rate: int, *, overwrite: bool = False) -> None:
     """Write mono samples (T,) as 16-bit PCM; the suffix .wav or .flac chooses the format.
 
-    Values beyond [-1, 1] are clipped. The file appears whole or not at all.
+    Values outside [-1, 1] are clipped. The file is written atomically.
 
     Raises ValueError (another suffix, not one axis, no samples, NaN or infinite samples) and
-    OSError (the file exists and `overwrite` is false, the folder is missing or read-only).
+    OSError (the file exists and `overwrite` is false, the folder is missing or not writable).
     """
     path = Path(path)
     file_format = WRITABLE.get(path.suffix.lower())
@@ -97,25 +97,25 @@ def write_audio(path: str | Path, wav: npt.ArrayLike, sample_rate: int, *, overw
     if not np.isfinite(samples).all():
         raise ValueError(
             f"cannot write {path}: {np.count_nonzero(~np.isfinite(samples))} of {len(samples)} "
-            "samples are NaN or infinite; look for the reason in what made them"
+            "samples are NaN or infinite; check the model or program that produced them"
         )
     with atomic_file(path, overwrite=overwrite) as temporary:
         try:
             soundfile.write(temporary, to_int16(samples), sample_rate, format=file_format, subtype="PCM_16")
-        except soundfile.LibsndfileError as error:  # a full disk, for one
+        except soundfile.LibsndfileError as error:  # for example a full disk
             raise OSError(f"cannot write {path}: {error.error_string}") from error
 
 
 def to_int16(wav: Frames) -> npt.NDArray[np.int16]:
-    """Round samples in [-1, 1] to int16, clipped; undoes int16 / 32768 exactly.
+    """Samples in [-1, 1] -> int16, rounded and clipped; the exact inverse of int16 / 32768.
 
-    Done here because libsndfile scales by 32,767, which changes samples on every round trip.
+    Not left to libsndfile, which scales by 32,767 and so changes samples on every round trip.
     """
     return np.clip(np.rint(wav * INT16_SCALE), -INT16_SCALE, INT16_SCALE - 1).astype(np.int16)
 
 
 def check_file(path: Path) -> None:
-    """Raise AudioError unless `path` is a file with something in it."""
+    """Raise AudioError unless `path` is a non-empty file."""
     if not path.exists():
         raise AudioError(f"{path} does not exist; check the name")
     if path.is_dir():
@@ -125,18 +125,18 @@ def check_file(path: Path) -> None:
 
 
 class _Sequential(soundfile.SoundFile):
-    """Never seeks. soundfile seeks after every read of a seekable file, and for MP3 that changes
-    the last bits of what follows, so that blocks would not equal the whole."""
+    """A SoundFile that never seeks. soundfile seeks after every read of a seekable file, and for MP3 this changes
+    the last bits of the following samples, so that blocks would differ from the whole file."""
 
     def seekable(self) -> bool:
         return False
 
 
 def _open(path: Path) -> soundfile.SoundFile:
-    """Open for reading; promises a file with at least one sample, or raises AudioError."""
+    """Open for reading. Raises AudioError unless the file has at least one sample."""
     check_file(path)
     if path.suffix.lower() == ".raw":
-        raise AudioError(f"{path} has no header to tell its rate; convert it to WAV or FLAC")
+        raise AudioError(f"{path} has no header with a sample rate; convert it to WAV or FLAC")
     try:
         file = _Sequential(path)
     except soundfile.LibsndfileError as error:
@@ -146,12 +146,12 @@ def _open(path: Path) -> soundfile.SoundFile:
         raise AudioError(f"{path} has no samples (a header only); record it again or leave it out")
     if file.frames >= UNKNOWN_FRAMES:
         file.close()
-        raise AudioError(f"{path} does not tell its length (a recorded stream); convert it to WAV")
+        raise AudioError(f"{path} has no length in its header (a recorded stream); convert it to WAV")
     return file
 
 
 def _mono_blocks(file: soundfile.SoundFile, path: Path, block_frames: int) -> Iterator[Frames]:
-    """The file's own rate, (frames, channels) -> (frames,), checked for NaN and truncation."""
+    """Mono blocks (frames,) at the file's own rate, checked for NaN, infinity and truncation."""
     frames_read = 0
     while True:
         try:
@@ -169,12 +169,12 @@ def _mono_blocks(file: soundfile.SoundFile, path: Path, block_frames: int) -> It
             )
         frames_read += len(frames)
         yield _mono(frames)
-    if frames_read < file.frames and file.format != "MP3":  # whose header only estimates the length
+    if frames_read < file.frames and file.format != "MP3":  # the header of an MP3 file only estimates the length
         raise _damaged(path, frames_read / file.samplerate)
 
 
 def _mono(frames: Frames) -> Frames:
-    """(frames, channels) -> (frames,), the mean; summed in one order whatever the block length."""
+    """(frames, channels) -> (frames,), the mean; the order of summation does not depend on the block length."""
     mono = frames[:, 0].copy()
     for channel in range(1, frames.shape[1]):
         mono += frames[:, channel]

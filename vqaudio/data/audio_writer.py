@@ -1,4 +1,4 @@
-"""Audio that is written while it comes into being: to a file, or raw to whoever reads standard output."""
+"""Incremental audio output: to a file, or as raw samples to standard output."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ RAW = ".pcm"
 
 @contextmanager
 def open_writer(out: Path, sample_rate: int, *, overwrite: bool = False) -> Iterator[Callable[[Tensor], object]]:
-    """Yields a function that takes the next samples, (T,) float32 in [-1, 1], as 16-bit PCM, mono.
+    """Context manager that yields a function `write(wav)`, (T,) float32 in [-1, 1], for mono 16-bit PCM.
 
-    `out`: NAME.wav or NAME.flac; NAME.pcm for samples without a header (little-endian); - for the same on standard
-    output, at once, so that it can be piped to a player. A file appears whole or not at all. Raises ValueError for
-    another suffix, OSError where it cannot be written.
+    `out` is NAME.wav, NAME.flac, NAME.pcm (raw little-endian samples without header) or - (raw samples to standard
+    output, flushed after every call, so that they can be piped to a player). Files are written atomically. Raises
+    ValueError for another suffix, OSError if the file cannot be written.
     """
     check_destination(out)
     if str(out) == STDOUT:
@@ -38,12 +38,12 @@ def open_writer(out: Path, sample_rate: int, *, overwrite: bool = False) -> Iter
             try:
                 with soundfile.SoundFile(temporary, "w", sample_rate, 1, "PCM_16", format=file_format) as file:
                     yield lambda wav: file.write(to_int16(wav.numpy()))
-            except soundfile.LibsndfileError as error:  # a full disk, for one
+            except soundfile.LibsndfileError as error:  # for example a full disk
                 raise OSError(f"cannot write {out}: {error.error_string}") from error
 
 
 def check_destination(out: Path) -> None:
-    """Raises ValueError for a name that is no sink, and for a terminal, which is no place for samples."""
+    """Raise ValueError for an unsupported suffix, or if `out` is - and standard output is a terminal."""
     if str(out) == STDOUT and sys.stdout.isatty():
         raise ValueError(
             "standard output is a terminal: pipe it to a player (| aplay -f S16_LE -r 16000), or name a file"

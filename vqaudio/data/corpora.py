@@ -1,7 +1,7 @@
-"""Finding the utterances of a speech corpus on disk, and writing the manifests of its splits.
+"""Finds the utterances of a speech corpus on disk and writes the manifests of its splits.
 
-Own walking, not torchaudio.datasets: VCTK_092 knows one layout, hides its paths, drops the speakers
-that lack the chosen microphone, and loads through TorchCodec.
+torchaudio.datasets is not used: its VCTK_092 supports a single layout, hides file paths, drops the speakers
+without the chosen microphone, and needs TorchCodec.
 """
 
 import json
@@ -28,15 +28,15 @@ Failures = list[AudioError]
 @dataclass(frozen=True)
 class PrepareSummary:
     out: Path
-    """the folder with train.jsonl, valid.jsonl, test.jsonl and speakers.json"""
+    """folder with train.jsonl, valid.jsonl, test.jsonl and speakers.json"""
     speakers: tuple[str, ...]
-    """their sorted names"""
+    """sorted speaker names"""
     utterances: dict[str, int]
-    """count per split: train, valid, test"""
+    """number of utterances per split: train, valid, test"""
     hours: dict[str, float]
     """hours of audio per split"""
     failures: tuple[AudioError, ...]
-    """files that cannot be used and were left out"""
+    """unusable files, which were left out"""
 
 
 class _Found(NamedTuple):
@@ -51,13 +51,13 @@ class _Found(NamedTuple):
 def vctk(root: str | Path, *, mic: Mic = "mic1", failures: Failures | None = None) -> list[Utterance]:
     """Utterances of VCTK or of a corpus laid out like it, sorted by speaker and id.
 
-    The first of these folders counts, in `root` or in its VCTK-Corpus or VCTK-Corpus-0.92:
+    Uses the first of these layouts that exists in `root`, `root`/VCTK-Corpus or `root`/VCTK-Corpus-0.92:
     wav48_silence_trimmed/SPEAKER/ID_mic1.flac (0.92), wav48/SPEAKER/ID.wav (0.80),
-    wav16/SPEAKER/ID.flac; texts are txt/SPEAKER/ID.txt, None where missing (p315). `mic` matters
-    for 0.92 only; a speaker without it (p280 and p315 lack mic2) comes from the other one.
+    wav16/SPEAKER/ID.flac. Texts are read from txt/SPEAKER/ID.txt and are None if missing (p315). `mic` applies
+    to 0.92 only; for speakers without that microphone (p280 and p315 lack mic2) the other one is used.
 
-    Raises FileNotFoundError where none is found, AudioError for a file that cannot be used; with a
-    list of `failures` such files are appended to it and left out.
+    Raises FileNotFoundError if no corpus is found, AudioError for an unusable file; with a list of
+    `failures`, unusable files are appended to it and left out instead.
     """
     if mic not in ("mic1", "mic2"):
         raise ValueError(f"mic must be mic1 or mic2, got {mic!r}")
@@ -75,17 +75,17 @@ def vctk(root: str | Path, *, mic: Mic = "mic1", failures: Failures | None = Non
             if found:
                 return _utterances(found, failures)
     raise FileNotFoundError(
-        f"no VCTK audio in {root}; looked there and in its VCTK-Corpus and VCTK-Corpus-0.92 for "
+        f"no VCTK audio in {root}; searched it and its folders VCTK-Corpus and VCTK-Corpus-0.92 for "
         "wav48_silence_trimmed/SPEAKER/ID_mic1.flac, wav48/SPEAKER/ID.wav and "
-        "wav16/SPEAKER/ID.flac; give the folder that holds one of these"
+        "wav16/SPEAKER/ID.flac; give the folder that contains one of these"
     )
 
 
 def librispeech(root: str | Path, *, failures: Failures | None = None) -> list[Utterance]:
     """Utterances of LibriSpeech, sorted by speaker and id: SUBSET/SPEAKER/CHAPTER/ID.flac.
 
-    `root` holds LibriSpeech/, or is it, or is one of its subsets (to take that alone). Texts come
-    from SPEAKER-CHAPTER.trans.txt. Raises and `failures` as in `vctk`.
+    `root` is LibriSpeech/, its parent folder, or one of its subsets (to use only that subset). Texts are
+    read from SPEAKER-CHAPTER.trans.txt. Exceptions and `failures` as in `vctk`.
     """
     root = _existing(root)
     found: list[_Found] = []
@@ -102,24 +102,24 @@ def librispeech(root: str | Path, *, failures: Failures | None = None) -> list[U
             found.append(_Found(path.stem, path, speaker, texts[transcript].get(path.stem)))
     if not found:
         raise FileNotFoundError(
-            f"no LibriSpeech audio in {root}; looked for SUBSET/SPEAKER/CHAPTER/"
-            "SPEAKER-CHAPTER-NNNN.flac, also below LibriSpeech/ and with a subset given as the "
-            "root; give the folder that holds LibriSpeech"
+            f"no LibriSpeech audio in {root}; searched for SUBSET/SPEAKER/CHAPTER/"
+            "SPEAKER-CHAPTER-NNNN.flac, also below LibriSpeech/ and with a subset as the "
+            "root; give the folder that contains LibriSpeech"
         )
     return _utterances(found, failures)
 
 
 def folder(root: str | Path, *, failures: Failures | None = None) -> list[Utterance]:
-    """Utterances of any tree with one folder per speaker, sorted by speaker and id.
+    """Utterances of a directory tree with one folder per speaker, sorted by speaker and id.
 
-    Audio (by its suffix, see AUDIO_SUFFIXES) may lie at any depth below SPEAKER/; the id joins the
-    folders and the stem with "-", speaker first. A text file of the same stem beside the audio is
-    its text. Hidden files are skipped. Raises and `failures` as in `vctk`; ValueError for audio
-    directly in `root`.
+    Audio files (recognised by suffix, see AUDIO_SUFFIXES) may lie at any depth below SPEAKER/; the id joins the
+    folders and the stem with "-", speaker first. The text is read from a .txt file of the same stem beside the
+    audio. Hidden files are skipped. Exceptions and `failures` as in `vctk`; ValueError for audio directly in
+    `root`.
     """
     root = _existing(root)
     if strays := _audio_files(root):
-        raise ValueError(f"{strays[0]} lies directly in {root}; put it into a folder named after its speaker")
+        raise ValueError(f"{strays[0]} lies directly in {root}; move it into a folder named after its speaker")
     found: list[_Found] = []
     for speaker in _folders(root):
         for path in _audio_files(speaker, "**/*"):
@@ -128,8 +128,8 @@ def folder(root: str | Path, *, failures: Failures | None = None) -> list[Uttera
             found.append(_Found("-".join(parts), path, speaker.name, text))
     if not found:
         raise FileNotFoundError(
-            f"no audio in {root}; looked for SPEAKER/**/*.wav and the suffixes "
-            f"{' '.join(sorted(AUDIO_SUFFIXES - {'.wav'}))}; give the folder of the speakers"
+            f"no audio in {root}; searched for SPEAKER/**/*.wav and the suffixes "
+            f"{' '.join(sorted(AUDIO_SUFFIXES - {'.wav'}))}; give the folder that contains the speaker folders"
         )
     return _utterances(found, failures)
 
@@ -146,17 +146,31 @@ def prepare(
     held_out: str | Path | None = None,
     overwrite: bool = False,
 ) -> PrepareSummary:
-    """Find a corpus, split it, write OUT/{train,valid,test}.jsonl and OUT/speakers.json.
+    """Find a corpus, split it, and write OUT/{train,valid,test}.jsonl and OUT/speakers.json.
 
-    All four are written before the first gets its name. Files that cannot be used are left out and
-    listed in the summary. `held_out`: a file of what goes into test.jsonl whatever the shares, the name of a speaker or
-    the id of an utterance in each line; those of other corpora may be among them, lines that begin with # are notes.
-    Raises ValueError for an unknown kind and for such a file that names nothing of this corpus, FileNotFoundError where
-    no corpus is found, AudioError where not one file can be used, OSError where it cannot write.
+    All four files are replaced together. Unusable audio files are left out and listed in the summary.
+
+    Args:
+        kind: layout of the corpus: vctk, librispeech or folder
+        root: folder of the corpus
+        out: output folder
+        valid: fraction of each speaker's utterances for validation
+        test: fraction for testing
+        seed: of the split
+        mic: microphone of VCTK 0.92
+        held_out: text file with one speaker name or utterance id per line that always goes to test.jsonl; lines that
+            start with # are comments, and names of other corpora are ignored
+        overwrite: replace existing files
+
+    Raises:
+        ValueError: an unknown kind, invalid fractions, or a `held_out` file without any name of this corpus
+        FileNotFoundError: no corpus is found
+        AudioError: no file is usable
+        OSError: a file cannot be written
     """
     out = Path(out)
     names = ("train.jsonl", "valid.jsonl", "test.jsonl", "speakers.json")
-    for name in names:  # before the corpus is read, which takes a while
+    for name in names:  # checked before the corpus is read, which takes a while
         if out.exists():
             check_writable(out / name, overwrite=overwrite)
     failures: Failures = []
@@ -169,14 +183,14 @@ def prepare(
     else:
         raise ValueError(f"kind must be vctk, librispeech or folder, got {kind!r}")
     if not utterances:
-        raise AudioError(f"none of the {len(failures)} audio files in {root} can be used; the first: {failures[0]}")
+        raise AudioError(f"none of the {len(failures)} audio files in {root} is usable; the first: {failures[0]}")
     held = frozenset() if held_out is None else _held_out(Path(held_out), utterances)
     parts = split(utterances, valid=valid, test=test, seed=seed, held_out=held)
     speakers = sorted({u.speaker for u in utterances})
     contents = ["".join(f"{manifest_row(u, out)}\n" for u in part) for part in parts]
     contents.append(json.dumps(speakers, ensure_ascii=False, indent=1) + "\n")
     _make_folder(out)
-    with ExitStack() as files:  # renames on leaving, all of them or (after an error) none
+    with ExitStack() as files:  # all files are renamed on exit, or, after an error, none
         for name, content in zip(names, contents, strict=True):
             temporary = files.enter_context(atomic_file(out / name, overwrite=overwrite))
             temporary.write_text(content, encoding="utf-8")
@@ -193,15 +207,15 @@ def _held_out(path: Path, utterances: list[Utterance]) -> frozenset[str]:
     lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
     named = frozenset(line for line in lines if line and not line.startswith("#"))
     if not named & {name for u in utterances for name in (u.speaker, u.id)}:
-        raise ValueError(f"{path} names no speaker and no utterance of this corpus; its lines are such names")
+        raise ValueError(f"{path} names no speaker and no utterance of this corpus; write one name per line")
     return named
 
 
 def speaker_info(root: str | Path) -> dict[str, dict[str, str]]:
-    """VCTK's speaker-info.txt: {"p225": {"age", "gender", "accent", "region", "comment"}, ...}.
+    """Parse speaker-info.txt of VCTK: {"p225": {"age", "gender", "accent", "region", "comment"}, ...}.
 
-    Keys that a row lacks are absent; the columns are ragged, remarks stand in brackets, and 0.80
-    writes 225 for p225. An empty dict where the file is missing.
+    Fields missing from a row are absent. The columns are ragged, comments are in parentheses, and VCTK 0.80
+    writes 225 for p225. Returns an empty dict if the file is missing.
     """
     info: dict[str, dict[str, str]] = {}
     for line in (_read_text(Path(root) / "speaker-info.txt") or "").splitlines()[1:]:
@@ -234,14 +248,14 @@ def _make_folder(out: Path) -> None:
 
 
 def _folders(parent: Path) -> list[Path]:
-    """Visible subfolders, sorted; none where `parent` is missing."""
+    """Visible subfolders, sorted; empty if `parent` does not exist."""
     if not parent.is_dir():
         return []
     return sorted(p for p in parent.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
 def _audio_files(parent: Path, pattern: str = "*") -> list[Path]:
-    """Visible audio files by suffix, sorted. macOS leaves hidden ._NAME.wav files in archives."""
+    """Visible audio files by suffix, sorted. Archives made on macOS contain hidden ._NAME.wav files."""
     return sorted(
         path
         for path in parent.glob(pattern)
@@ -250,7 +264,7 @@ def _audio_files(parent: Path, pattern: str = "*") -> list[Path]:
 
 
 def audio_below(folder: Path) -> list[Path]:
-    """Visible audio files by suffix at any depth, sorted; nothing in hidden folders."""
+    """Visible audio files by suffix at any depth, sorted; hidden folders are skipped."""
 
     def is_audio(path: Path) -> bool:
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
@@ -271,7 +285,7 @@ def _one_microphone(files: dict[str, Path], mic: Mic) -> dict[str, Path]:
 
 
 def _read_text(path: Path) -> str | None:
-    """The stripped text of a file, None where it is missing or blank."""
+    """Content of a text file without surrounding white space; None if missing or blank."""
     if not path.is_file():
         return None
     try:
@@ -281,7 +295,7 @@ def _read_text(path: Path) -> str | None:
 
 
 def _utterances(found: Sequence[_Found], failures: Failures | None) -> list[Utterance]:
-    """Read the headers; sorted by speaker and id."""
+    """Read the header of each file; sorted by speaker and id."""
     path_of: dict[str, Path] = {}
     utterances: list[Utterance] = []
     ordered = sorted(found, key=lambda f: (f.speaker, f.id))

@@ -1,10 +1,13 @@
-"""Batches of crops from packed speech: pure functions of (seed, step) for training, fixed ones for
-validation.
+"""Batches of crops from packed speech: random crops for training, fixed ones for validation.
 
-Letters: B crops, T samples per crop, Q mu-law classes, U utterances.
-A batch is {"wav": (B, 1, T) float32 in [-1, 1), beyond it where a gain is drawn, "target": (B, T) int64 in [0, Q),
-"speaker": (B,) int64, "lengths": (B,) int64 valid samples}. Utterances shorter than T are padded
-with zeros at the right; their target there is the class of silence.
+Shapes: B crops, T samples per crop, Q mu-law classes, U utterances.
+
+A batch is a dictionary:
+    wav      (B, 1, T) float32 in [-1, 1), larger after a random gain: encoder input
+    target   (B, T) int64 in [0, Q): decoder target
+    speaker  (B,) int64
+    lengths  (B,) int64: number of valid samples
+Utterances shorter than T are zero-padded at the end; the target of the padding is the class of silence.
 """
 
 from dataclasses import dataclass
@@ -17,7 +20,7 @@ from torch import Tensor
 from vqaudio.data.audio import INT16_SCALE
 from vqaudio.data.mulaw import mulaw_table
 from vqaudio.data.packed import PackedSpeech
-from vqaudio.data.sharding import draws_of, part_of
+from vqaudio.data.sharding import part_slice, uniform_draws
 
 Batch = dict[str, Tensor]
 Ints = npt.NDArray[np.int64]
@@ -25,18 +28,20 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class CropConfig:
+    """Sampling and augmentation of training crops."""
+
     samples: int = 5120
     """length of a crop, in samples"""
     batch_size: int = 8
-    """crops per optimizer step, over all processes and accumulation steps together"""
+    """global batch size: crops per optimizer step over all processes and accumulation steps"""
     seed: int = 0
-    """with the number of the step, it decides every crop"""
+    """random seed; seed and step determine every crop"""
     speaker_balance: float = 0.5
-    """0: speakers as often as they have speech; 1: all equally often"""
+    """0: speakers are sampled in proportion to their amount of speech; 1: uniformly"""
     target_shift: int = 0
-    """most samples by which the encoder hears a crop earlier or later than the decoder is to say it"""
+    """maximum random offset between encoder input and decoder target, in samples"""
     gain_db: float = 0.0
-    """most dB by which the encoder hears a crop louder or softer than the decoder is to say it"""
+    """maximum random gain of the encoder input relative to the decoder target, in dB"""
 
     def __post_init__(self) -> None:
         if self.samples < 1:
@@ -55,14 +60,14 @@ class CropConfig:
 
 @dataclass(frozen=True)
 class ValidationConfig:
-    """The fixed crops on which a run is judged."""
+    """The fixed crops for validation."""
 
     samples: int = 8192
     """length of a crop"""
     batch_size: int = 8
-    """crops per batch, best one of each speaker: codes and speakers are exchanged inside a batch"""
+    """crops per batch; codes and speakers are shuffled within a batch, so use at least one crop per speaker"""
     num_batches: int = 4
-    """how many"""
+    """number of batches"""
 
     def __post_init__(self) -> None:
         if self.samples < 1 or self.num_batches < 1 or self.batch_size < 2:
@@ -70,14 +75,14 @@ class ValidationConfig:
 
 
 class SpeechCrops:
-    """Random crops. Example i of a step depends on (seed, step, i) and on nothing else, so one
-    process with 8 crops, two with 4, and 2 accumulation steps of 4 see the same joint batch."""
+    """Random crops for training. Example i of a step is a pure function of (seed, step, i): one process with
+    8 crops, two with 4 each, and two accumulation steps of 4 use the same global batch."""
 
     def __init__(self, packed: PackedSpeech, cfg: CropConfig, num_classes: int = 256) -> None:
         self.packed = packed
         self.cfg = cfg
         self._classes = mulaw_table(num_classes)
-        # Utterances grouped by speaker, so that a speaker is one range of crop positions.
+        # utterances are grouped by speaker, so that each speaker is one range of crop positions
         self._order = np.argsort(packed.speaker_ids, kind="stable")
         positions = np.maximum(packed.lengths[self._order] - cfg.samples + 1, 1)
         self._position_ends = np.cumsum(positions)  # (U,)
@@ -91,15 +96,15 @@ class SpeechCrops:
 
     @property
     def seconds_per_step(self) -> float:
-        """Audio seconds in the joint batch of a step."""
+        """Seconds of audio in the global batch of a step."""
         return self.cfg.batch_size * self.cfg.samples / self.packed.sample_rate
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
-        """Crops of one step: the `part`-th of `parts` slices of its batch, whose sizes differ by at most one.
+        """Slice `part` of `parts` of the global batch of a step; the sizes of slices differ by at most one.
 
-        Raises ValueError where batch_size is smaller than `parts`.
+        Raises ValueError if batch_size is smaller than `parts`.
         """
-        mine = part_of(self.cfg.batch_size, part, parts)
+        mine = part_slice(self.cfg.batch_size, part, parts)
         utterances, starts = self._draw(step)
         shifts = self._draw_shifts(step)
         batch = _cut(self.packed, utterances[mine], starts[mine], self.cfg.samples, self._classes, shifts[mine])
@@ -108,8 +113,8 @@ class SpeechCrops:
         return batch
 
     def _draw(self, step: int) -> tuple[Ints, Ints]:
-        """Utterances (B,) and first samples (B,) of the whole batch of a step."""
-        draws = draws_of(self.cfg.seed, step, (self.cfg.batch_size, 2))
+        """Utterance indices (B,) and start samples (B,) of the global batch of a step."""
+        draws = uniform_draws(self.cfg.seed, step, (self.cfg.batch_size, 2))
         speaker = np.searchsorted(self._speaker_cdf[:-1], draws[:, 0], side="right")
         within = (draws[:, 1] * self._speaker_positions[speaker]).astype(np.int64)
         position = self._speaker_starts[speaker] + within
@@ -118,14 +123,14 @@ class SpeechCrops:
         return self._order[row], starts
 
     def _draw_shifts(self, step: int) -> Ints:
-        """Samples (B,) by which the encoder hears the crops of a step later."""
+        """Offsets (B,) of the encoder input, in samples."""
         most = self.cfg.target_shift
-        draws = draws_of(self.cfg.seed, step, (self.cfg.batch_size,), stream=1)
+        draws = uniform_draws(self.cfg.seed, step, (self.cfg.batch_size,), stream=1)
         return np.floor(draws * (2 * most + 1)).astype(np.int64) - most
 
     def _draw_gains(self, step: int) -> Tensor:
-        """Factors (B,) float32 by which the encoder hears the crops of a step louder."""
-        draws = draws_of(self.cfg.seed, step, (self.cfg.batch_size,), stream=2)
+        """Gain factors (B,) float32 of the encoder input."""
+        draws = uniform_draws(self.cfg.seed, step, (self.cfg.batch_size,), stream=2)
         return torch.from_numpy(10 ** (self.cfg.gain_db * (2 * draws - 1) / 20)).float()
 
 
@@ -139,8 +144,8 @@ def validation_batches(
 ) -> list[Batch]:
     """Fixed batches for evaluation, a pure function of the arguments.
 
-    The speakers take turns, so that their counts differ by at most one; each goes through all of
-    its utterances in random order before one comes again, cropped at a random place.
+    Speakers alternate, so that their counts differ by at most one. Each speaker's utterances are used in
+    random order, without repetition until all were used, and cropped at a random position.
 
     Raises ValueError for a size below 1 or a seed outside 0 to 2**63 - 1.
     """
@@ -169,20 +174,22 @@ def validation_batches(
 def _cut(
     packed: PackedSpeech, utterances: Ints, starts: Ints, samples: int, classes: Tensor, shifts: Ints | None = None
 ) -> Batch:
-    """Crops of `samples` from each utterance (B,) at its start (B,), as a batch; `wav` is heard `shifts` (B,) later."""
+    """A batch of crops of the utterances (B,) from `starts` (B,); the encoder input is read `shifts` (B,) later."""
     lengths = np.minimum(packed.lengths[utterances] - starts, samples)
-    said = _pcm(packed, utterances, starts, lengths, samples)
-    heard = said if shifts is None or not shifts.any() else _pcm(packed, utterances, starts + shifts, lengths, samples)
+    target = _pcm(packed, utterances, starts, lengths, samples)
+    source = target
+    if shifts is not None and shifts.any():
+        source = _pcm(packed, utterances, starts + shifts, lengths, samples)
     return {
-        "wav": heard.float().div_(INT16_SCALE).unsqueeze(1),  # (B, 1, T)
-        "target": classes[said.int() + INT16_SCALE],
+        "wav": source.float().div_(INT16_SCALE).unsqueeze(1),  # (B, 1, T)
+        "target": classes[target.int() + INT16_SCALE],
         "speaker": torch.from_numpy(packed.speaker_ids[utterances]),
         "lengths": torch.from_numpy(lengths),
     }
 
 
 def _pcm(packed: PackedSpeech, utterances: Ints, starts: Ints, lengths: Ints, samples: int) -> Tensor:
-    """(B, samples) int16: `lengths` of each utterance from its start on, zeros before it and after it."""
+    """(B, samples) int16: `lengths` samples of each utterance from `starts` on, zero-padded outside the utterance."""
     pcm = np.zeros((len(utterances), samples), dtype=np.int16)
     for row, utterance, start, length in zip(pcm, utterances, starts, lengths, strict=True):
         before = max(0, -start)

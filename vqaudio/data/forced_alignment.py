@@ -1,7 +1,7 @@
-"""When is each phone of a text spoken? Forced alignment with pocketsphinx, whose model of English is in its package.
+"""Forced phone alignment of transcribed English speech with pocketsphinx and its bundled acoustic model.
 
-The text says which phones there are (by the CMU dictionary, with silence between words where it is heard), the acoustic
-model says where each of them is. So this is made by a machine: `agreement` measures how far from a person's it is.
+The transcript is converted to phones with the CMU dictionary, with optional silence between words, and the acoustic
+model finds the time of each phone. `vqaudio.metrics.alignment_agreement` measures the agreement with manual alignments.
 """
 
 from __future__ import annotations
@@ -25,44 +25,46 @@ if TYPE_CHECKING:
     from pocketsphinx import Decoder
 
 Wav = npt.NDArray[np.float32]
-SPHINX_RATE = 16_000  # of the acoustic model in the package of pocketsphinx
-FRAME, WINDOW = 0.01, 0.025625  # seconds: what pocketsphinx hears at a time, and how much around that it looks at
-MIDDLE = (WINDOW - FRAME) / 2  # seconds by which its times are early: it counts windows from where they begin
+SPHINX_RATE = 16_000  # Hz, of the acoustic model bundled with pocketsphinx
+FRAME, WINDOW = 0.01, 0.025625  # seconds: frame shift and analysis window of pocketsphinx
+TIME_OFFSET = (WINDOW - FRAME) / 2  # seconds; pocketsphinx reports the start of a window, not its centre
 
-_own = threading.local()  # a decoder serves one thread
+_own = threading.local()  # a pocketsphinx decoder must not be shared between threads
 
 
 def align(wav: Wav, text: str, sample_rate: int) -> Alignment:
-    """(T,) in [-1, 1] and what is said in it -> its phones, by the labels of the CMU dictionary, from 0 to the end.
+    """Waveform (T,) in [-1, 1] and its transcript -> contiguous phone segments (CMU labels) from 0 to the end.
 
-    The same audio and text give the same phones, whatever was aligned before. Raises ValueError for a text without
-    words, for words that are not in the dictionary, and where nothing that could be the text is heard.
+    The result does not depend on earlier calls. Raises ValueError for audio that is not mono, not finite or shorter
+    than one window, for a transcript without words or with words missing from the dictionary, and if the alignment
+    fails.
     """
     if wav.ndim != 1 or not np.isfinite(wav).all():
         raise ValueError(f"audio must be mono (T,) with finite samples, got shape {wav.shape}")
     decoder, words = _decoder(), words_of(text)
     if not words:
-        raise ValueError(f"there are no words in the text {text!r}")
+        raise ValueError(f"the transcript {text!r} contains no words")
     if missing := [word for word in dict.fromkeys(words) if decoder.lookup_word(word) is None]:
-        raise ValueError(f"words that are not in pocketsphinx's dictionary of English: {', '.join(missing)}")
-    heard = resampled(wav, sample_rate, SPHINX_RATE)
-    if len(heard) < WINDOW * SPHINX_RATE:
+        raise ValueError(f"words missing from the English dictionary of pocketsphinx: {', '.join(missing)}")
+    samples = resampled(wav, sample_rate, SPHINX_RATE)
+    if len(samples) < WINDOW * SPHINX_RATE:
         raise ValueError(f"{len(wav)} samples at {sample_rate} Hz are too short for any phone")
     try:
-        found = _phones(decoder, " ".join(words), to_int16(heard).tobytes())
+        found = _phones(decoder, " ".join(words), to_int16(samples).tobytes())
     except RuntimeError as error:
-        del _own.decoder  # it is still in the middle of the utterance
-        raise ValueError("audio and text do not fit together; check that the text is what is said") from error
-    times = [start * FRAME + MIDDLE for start, _ in found[1:]]
+        del _own.decoder  # its state is undefined after a failure
+        raise ValueError("audio and transcript do not match; check the transcript") from error
+    times = [start * FRAME + TIME_OFFSET for start, _ in found[1:]]
     labels = [label for _, label in found]
     return [Segment(*s) for s in zip([0.0, *times], [*times, len(wav) / sample_rate], labels, strict=True)]
 
 
 def align_all(utterances: Sequence[Utterance], failures: Failures, workers: int = 1) -> Iterator[tuple[str, Alignment]]:
-    """Ids and phones of utterances, in their order; what cannot be aligned is appended to `failures` and left out.
+    """Yield (id, alignment) of utterances in their order; failed utterances are appended to `failures` and left out.
 
-    `workers`: processes; pocketsphinx lets one thread work at a time. They are spawned, so with more than one a script
-    must begin its work below `if __name__ == "__main__"`. Raises AudioError at the end where not one was aligned.
+    `workers` is the number of processes (pocketsphinx runs only one thread at a time). They are started with the
+    "spawn" method, so with more than one a script needs the guard `if __name__ == "__main__"`. Raises AudioError at the
+    end if no utterance could be aligned.
     """
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
@@ -78,35 +80,35 @@ def align_all(utterances: Sequence[Utterance], failures: Failures, workers: int 
 
 
 def check_aligner() -> None:
-    """Raises ModuleNotFoundError, with what to install, where nothing can be aligned."""
+    """Raise ModuleNotFoundError, with the extra to install, if pocketsphinx is missing."""
     try:
         import pocketsphinx  # noqa: F401
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("phones are aligned with pocketsphinx: pip install 'vqaudio[metrics]'") from error
+        raise ModuleNotFoundError("forced alignment needs pocketsphinx: pip install 'vqaudio[metrics]'") from error
 
 
 def _decoder() -> Decoder:
-    """This thread's own."""
+    """The decoder of this thread."""
     check_aligner()
     from pocketsphinx import Decoder
 
     if not hasattr(_own, "decoder"):
-        # bestpath: on its way through the lattice it loses words that the second pass then misses
+        # bestpath drops words from the lattice, which the second pass then misses
         _own.decoder = Decoder(lm=None, bestpath=False, loglevel="FATAL")
     return _own.decoder
 
 
 def _phones(decoder: Decoder, text: str, samples: bytes) -> list[tuple[int, str]]:
-    """Where in frames each phone begins, end to end; first words are found, then the phones in them."""
+    """Start frame and name of each phone, contiguous: a first pass aligns words, a second one phones."""
     decoder.set_align_text(text)
-    _hear(decoder, samples)
+    _run_decoder(decoder, samples)
     decoder.set_alignment()
-    _hear(decoder, samples)
+    _run_decoder(decoder, samples)
     return [(phone.start, phone.name) for phone in decoder.get_alignment().phones()]
 
 
-def _hear(decoder: Decoder, samples: bytes) -> None:
-    decoder.reinit_feat()  # without it estimates of noise stay from one utterance to the next
+def _run_decoder(decoder: Decoder, samples: bytes) -> None:
+    decoder.reinit_feat()  # resets the noise estimate of the previous utterance
     decoder.start_utt()
     decoder.process_raw(samples, full_utt=True)
     decoder.end_utt()
@@ -121,9 +123,9 @@ def _each(utterances: Sequence[Utterance], workers: int) -> Iterator[Alignment |
 
 
 def _align_one(utterance: Utterance) -> Alignment | AudioError:
-    """An utterance that cannot be aligned comes back as the reason."""
+    """The alignment, or an AudioError with the reason for failure."""
     if utterance.text is None:
-        return AudioError(f"{utterance.id} has no text in its manifest; without one nothing can be aligned")
+        return AudioError(f"{utterance.id} has no text in its manifest; alignment needs a transcript")
     try:
         return align(read_audio(utterance.path, SPHINX_RATE), utterance.text, SPHINX_RATE)
     except AudioError as error:

@@ -1,7 +1,7 @@
-"""Manifests: one utterance per line of a JSON Lines file.
+"""Manifests: JSON Lines files with one utterance per line.
 
-A row is {"id", "path", "speaker", "seconds", "text"?}; a relative path starts at the manifest's own
-folder. Further keys are ignored.
+A row is {"id", "path", "speaker", "seconds", "text"?}. Relative paths refer to the folder of the manifest.
+Additional keys are ignored.
 """
 
 import json
@@ -17,16 +17,18 @@ from vqaudio.atomic import atomic_file
 
 @dataclass(frozen=True)
 class Utterance:
+    """A row of a manifest."""
+
     id: str
-    """unique in its corpus; it becomes a file name, so it holds no slash"""
+    """unique within its corpus; used as a file name, so it must not contain a slash"""
     path: Path
-    """the audio file"""
+    """audio file"""
     speaker: str
-    """name of the voice"""
+    """speaker name"""
     seconds: float
-    """duration, by the file's header"""
+    """duration according to the file header"""
     text: str | None = None
-    """what is said, where that is known"""
+    """transcript, if known"""
 
     def __post_init__(self) -> None:
         if not self.id or "/" in self.id or "\\" in self.id or self.id in (".", ".."):
@@ -38,16 +40,16 @@ class Utterance:
 
 
 def read_manifest(path: str | Path) -> list[Utterance]:
-    """Read and check every row; relative paths come back joined to the manifest's folder.
+    """Read and validate all rows; relative paths are resolved against the manifest's folder.
 
-    Raises FileNotFoundError, IsADirectoryError, or ValueError that names the line: not JSON, a missing key, a value
-    of the wrong type, an id seen before.
+    Raises FileNotFoundError, IsADirectoryError, or ValueError with the line number: not JSON, a missing key, a value
+    of the wrong type, or a duplicate id.
     """
     path = Path(path)
     if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder, not a manifest; name one in it, such as {path / 'test.jsonl'}")
+        raise IsADirectoryError(f"{path} is a folder, not a manifest; give a file in it, such as {path / 'test.jsonl'}")
     if not path.is_file():
-        raise FileNotFoundError(f"manifest {path} does not exist; vqaudio prepare makes one")
+        raise FileNotFoundError(f"manifest {path} does not exist; create it with vqaudio prepare")
     utterances: list[Utterance] = []
     line_of: dict[str, int] = {}
     try:
@@ -72,10 +74,10 @@ def read_manifest(path: str | Path) -> list[Utterance]:
 
 
 def write_manifest(path: str | Path, utterances: Iterable[Utterance], *, overwrite: bool = False) -> None:
-    """Write one row per utterance, in the given order; the file appears whole or not at all.
+    """Write one row per utterance in the given order, atomically.
 
-    Audio below the manifest's folder gets a relative path, so that the folder can be moved; other
-    audio an absolute one. Raises ValueError for a repeated id, OSError where it cannot write.
+    Audio below the manifest's folder gets a relative path, so that the folder can be moved; other audio an
+    absolute one. Raises ValueError for a duplicate id, OSError if the file cannot be written.
     """
     path = Path(path)
     rows: dict[str, str] = {}
@@ -88,7 +90,7 @@ def write_manifest(path: str | Path, utterances: Iterable[Utterance], *, overwri
 
 
 def manifest_row(utterance: Utterance, folder: Path) -> str:
-    """One line of JSON for a manifest that lies in `folder`."""
+    """One line of JSON for a manifest in `folder`."""
     audio, base = _normal(utterance.path), _normal(folder)
     row: dict[str, Any] = {
         "id": utterance.id,
@@ -102,7 +104,7 @@ def manifest_row(utterance: Utterance, folder: Path) -> str:
 
 
 def _normal(path: Path) -> Path:
-    """Absolute and without "..", but links are kept: a corpus linked into a folder is below it."""
+    """Absolute and without "..", but with symbolic links kept: a corpus linked into a folder counts as inside it."""
     return Path(os.path.normpath(path.absolute()))
 
 

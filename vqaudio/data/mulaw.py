@@ -1,7 +1,7 @@
-"""Mu-law companding (ITU-T G.711's curve, continuous): samples in [-1, 1] <-> classes.
+"""Mu-law companding (the continuous curve of ITU-T G.711): samples in [-1, 1] <-> classes.
 
-torchaudio computes it. All is done in float64: float32 logarithms differ in their last bit between
-vector and scalar code, so that a sample's class could depend on where in a tensor it lies.
+Computed by torchaudio in float64: float32 logarithms differ in their last bit between vectorised and
+scalar code, so that the class of a sample could depend on its position in a tensor.
 """
 
 from functools import lru_cache
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def mulaw_encode(wav: Tensor, classes: int = 256) -> Tensor:
-    """Samples, any shape, floating -> int64 classes in [0, classes). Clipped to [-1, 1] first.
+    """Floating-point samples of any shape, clipped to [-1, 1] -> int64 classes in [0, classes).
 
     Raises ValueError for a number of classes outside 2 to 65536 and for samples that are not
     floating-point numbers.
@@ -25,7 +25,7 @@ def mulaw_encode(wav: Tensor, classes: int = 256) -> Tensor:
 
 
 def mulaw_decode(codes: Tensor, classes: int = 256) -> Tensor:
-    """Classes, any shape, integers in [0, classes) -> float32 samples in [-1, 1].
+    """Integer classes of any shape in [0, classes) -> float32 samples in [-1, 1].
 
     Raises ValueError for a number of classes outside 2 to 65536 and for codes out of range.
     """
@@ -37,7 +37,7 @@ def mulaw_decode(codes: Tensor, classes: int = 256) -> Tensor:
     if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < classes:
         raise ValueError(
             f"mu-law codes must lie in 0 to {classes - 1}, got {int(codes.min())} to "
-            f"{int(codes.max())}; decode with the number of classes that they were encoded with"
+            f"{int(codes.max())}; use the number of classes that they were encoded with"
         )
     return mu_law_decoding(codes.double(), classes).float()
 
@@ -46,7 +46,7 @@ def mulaw_decode(codes: Tensor, classes: int = 256) -> Tensor:
 def mulaw_table(classes: int = 256) -> Tensor:
     """(65536,) int64: the class of every int16 sample s, at index s + 32768.
 
-    One lookup instead of a logarithm per sample. Cached and shared: do not write to it.
+    A lookup replaces one logarithm per sample. The table is cached and shared; do not modify it.
     """
     return mulaw_encode(torch.arange(-32768, 32768, dtype=torch.float64) / 32768, classes)
 

@@ -1,6 +1,6 @@
-"""A corpus decoded once: one int16 memory map and an index of its utterances and speakers.
+"""A decoded corpus: one int16 memory map with an index of utterances and speakers.
 
-The folder holds `samples.i16` (little-endian, all utterances one after another) and `index.json`.
+The folder contains `samples.i16` (little-endian, all utterances concatenated) and `index.json`.
 """
 
 import hashlib
@@ -26,14 +26,14 @@ SAMPLES_FILE, INDEX_FILE = "samples.i16", "index.json"
 
 @dataclass(frozen=True, eq=False)
 class PackedSpeech:
-    """Decoded speech, ready to be cropped. U utterances, T samples in all, in the packed order."""
+    """Decoded speech, ready for cropping. Shapes: U utterances, T samples in total."""
 
     sample_rate: int
     """Hz"""
     speakers: tuple[str, ...]
-    """names; an utterance's speaker is an index into them"""
+    """speaker names; speaker ids are indices into them"""
     utterance_ids: tuple[str, ...]
-    """(U,) names"""
+    """(U,) utterance ids"""
     offsets: npt.NDArray[np.int64]
     """(U,) first sample of each utterance"""
     lengths: npt.NDArray[np.int64]
@@ -43,7 +43,7 @@ class PackedSpeech:
     samples: npt.NDArray[np.int16]
     """(T,) read-only memory map"""
     source_hash: str
-    """of the list of source files, their sizes and times, the rate and the speakers"""
+    """hash of source paths, file sizes and modification times, sample rate and speakers"""
 
     def __len__(self) -> int:
         return len(self.utterance_ids)
@@ -66,15 +66,14 @@ def pack(
     *,
     progress: bool = False,
 ) -> PackedSpeech:
-    """Decode `utterances` into `folder`, or open it where it already holds exactly these.
+    """Decode `utterances` into `folder`, or open `folder` if it already contains exactly these.
 
-    `speakers` fixes the order of the speaker ids (default: the sorted names that occur). Processes
-    that ask for the same folder at once wait for the first and reuse what it made. The folder
-    appears whole or not at all; what a killed build left beside it is removed by the next one.
+    `speakers` fixes the order of speaker ids (default: the sorted names that occur). Concurrent processes
+    wait for the first one and reuse its result. The folder is written atomically; partial files of a killed
+    process are removed.
 
-    Raises AudioError naming the file that cannot be used, ValueError for no utterances or a
-    speaker that is not in `speakers`, OSError where it cannot write or would replace something
-    that is not a packed corpus.
+    Raises AudioError with the name of an unusable file, ValueError for an empty list or a speaker that is not
+    in `speakers`, OSError if it cannot be written or is not a packed corpus.
     """
     folder = Path(folder).absolute()
     names = tuple(speakers) if speakers is not None else tuple(sorted({u.speaker for u in utterances}))
@@ -86,12 +85,12 @@ def pack(
         raise FileExistsError(f"{folder} exists and is not a packed corpus; choose another folder, or remove it")
     _make_parent(folder)
     with FileLock(folder.with_name(f".{folder.name}.lock")):
-        # Somebody may have built it while we waited for the lock.
+        # another process may have built it while this one waited for the lock
         if (packed := _open_if_same(folder, source_hash)) is not None:
             return packed
         partial = folder.with_name(f".{folder.name}.partial")
         try:
-            shutil.rmtree(partial, ignore_errors=True)  # of a killed build
+            shutil.rmtree(partial, ignore_errors=True)  # left by a killed process
             partial.mkdir()
             _build(utterances, partial, sample_rate, names, source_hash, progress)
             replace_folder(partial, folder)
@@ -101,7 +100,7 @@ def pack(
 
 
 def open_packed(folder: str | Path) -> PackedSpeech:
-    """Open what `pack` made. Raises FileNotFoundError, or ValueError where it is not sound."""
+    """Open a folder written by `pack`. Raises FileNotFoundError, or ValueError if it is damaged or outdated."""
     folder = Path(folder)
     index_path, samples_path = folder / INDEX_FILE, folder / SAMPLES_FILE
     if not index_path.is_file() or not samples_path.is_file():
@@ -111,15 +110,15 @@ def open_packed(folder: str | Path) -> PackedSpeech:
     index = json.loads(index_path.read_text(encoding="utf-8"))
     if index.get("version") != VERSION:
         raise ValueError(
-            f"{folder} was packed as version {index.get('version')}, this code reads version "
+            f"{folder} has format version {index.get('version')}, this vqaudio reads version "
             f"{VERSION}; remove the folder and pack it again"
         )
     lengths = np.array(index["lengths"], dtype=np.int64)
     num_samples = int(lengths.sum())
     if samples_path.stat().st_size != 2 * num_samples:
         raise ValueError(
-            f"{samples_path} has {samples_path.stat().st_size} bytes, its index promises "
-            f"{2 * num_samples}; remove the folder and pack it again"
+            f"{samples_path} has {samples_path.stat().st_size} bytes, expected "
+            f"{2 * num_samples} from its index; remove the folder and pack it again"
         )
     samples = np.memmap(samples_path, dtype="<i2", mode="r", shape=(num_samples,))
     return PackedSpeech(
@@ -136,7 +135,7 @@ def open_packed(folder: str | Path) -> PackedSpeech:
 
 def _check_sources(utterances: Sequence[Utterance], speakers: tuple[str, ...]) -> None:
     if not utterances:
-        raise ValueError("there are no utterances to pack; is the manifest empty?")
+        raise ValueError("there are no utterances to pack; check that the manifest is not empty")
     if len(set(speakers)) != len(speakers):
         raise ValueError(f"speaker names must be unique, got {', '.join(speakers)}")
     known = set(speakers)
@@ -150,7 +149,7 @@ def _check_sources(utterances: Sequence[Utterance], speakers: tuple[str, ...]) -
 
 
 def _hash_sources(utterances: Sequence[Utterance], sample_rate: int, speakers: tuple[str, ...]) -> str:
-    """SHA-256 over everything that decides the packed bytes, short of reading the audio."""
+    """SHA-256 over everything that determines the packed samples, without reading the audio."""
     digest = hashlib.sha256(json.dumps([VERSION, sample_rate, speakers]).encode())
     for utterance in utterances:
         path = utterance.path.absolute()
@@ -162,10 +161,10 @@ def _hash_sources(utterances: Sequence[Utterance], sample_rate: int, speakers: t
 
 
 def _open_if_same(folder: Path, source_hash: str) -> PackedSpeech | None:
-    """The packed corpus in `folder` if it is whole and made from these sources, else None."""
+    """The packed corpus in `folder` if it is valid and made from the same sources, else None."""
     try:
         packed = open_packed(folder)
-    except (FileNotFoundError, ValueError):  # absent, of another version, or cut off: build it
+    except (FileNotFoundError, ValueError):  # missing, of another version, or truncated: build it again
         return None
     return packed if packed.source_hash == source_hash else None
 
@@ -189,9 +188,9 @@ def _build(
     source_hash: str,
     progress: bool,
 ) -> None:
-    """Decode everything into an empty folder; memory does not grow with the corpus."""
+    """Decode all utterances into an empty folder, in constant memory."""
     lengths: list[int] = []
-    # disable=None: no bar where standard error is not a terminal
+    # disable=None: no progress bar unless standard error is a terminal
     bar = tqdm(utterances, desc="decoding", unit="file", disable=None if progress else True)
     with (folder / SAMPLES_FILE).open("wb") as file:
         for utterance in bar:

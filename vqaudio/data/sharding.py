@@ -1,23 +1,23 @@
-"""How the joint batch of a step is drawn, and shared by processes and accumulation steps, whatever it holds."""
+"""Random numbers of a step's global batch, and its division among processes and accumulation steps."""
 
 import numpy as np
 import numpy.typing as npt
 
 
-def draws_of(seed: int, step: int, shape: tuple[int, ...], stream: int = 0) -> npt.NDArray[np.float64]:
-    """Numbers in [0, 1) that depend on these arguments alone; the first rows do not depend on how many there are."""
+def uniform_draws(seed: int, step: int, shape: tuple[int, ...], stream: int = 0) -> npt.NDArray[np.float64]:
+    """Uniform numbers in [0, 1), a pure function of the arguments; rows do not depend on how many are drawn."""
     key = np.array([seed, step], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key).jumped(stream)).random(shape)
 
 
-def part_of(batch_size: int, part: int, parts: int) -> slice:
-    """The `part`-th of `parts` slices of a batch: they follow each other, and their sizes differ by at most one.
+def part_slice(batch_size: int, part: int, parts: int) -> slice:
+    """Slice `part` of `parts` contiguous slices of a batch, whose sizes differ by at most one.
 
-    Raises ValueError where batch_size is smaller than `parts`, or `part` is none of them.
+    Raises ValueError if batch_size is smaller than `parts`, or `part` is out of range.
     """
     if parts > batch_size:
         raise ValueError(
-            f"batch_size {batch_size} cannot be shared by {parts} parts (processes x accumulation steps): "
+            f"batch_size {batch_size} cannot be divided into {parts} slices (processes x accumulation steps); "
             f"choose at least {parts}"
         )
     if not 0 <= part < parts:

@@ -1,4 +1,4 @@
-"""Transcripts as words: what a recogniser or an aligner can be asked about."""
+"""Text normalisation of transcripts for speech recognition and forced alignment."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ LARGE = ((10**9, "billion"), (10**6, "million"), (1000, "thousand"), (100, "hund
 
 
 def words_of(text: str) -> list[str]:
-    """Lower case, without punctuation but for apostrophes within words, whole numbers spelled out in English.
+    """Words in lower case, without punctuation except apostrophes inside words; integers are spelled out in English.
 
-    1984 becomes "one thousand nine hundred eighty four", which is not how a year is read.
+    1984 becomes "one thousand nine hundred eighty four", also where it is a year.
     """
     plain = unicodedata.normalize("NFKC", text).lower().replace("\u2019", "'")
     plain = re.sub(r"(?<=\d),(?=\d{3})", "", plain)
@@ -23,7 +23,7 @@ def words_of(text: str) -> list[str]:
 
 
 def spelled(number: int) -> str:
-    """0 and above -> its English words; from a trillion on digit by digit."""
+    """English words of an integer >= 0; from 10^12 on, digit by digit."""
     if number >= 10**12:
         return " ".join(SMALL[int(digit)] for digit in str(number))
     for unit, name in LARGE:

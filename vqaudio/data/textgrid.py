@@ -1,4 +1,7 @@
-"""Praat's TextGrids, in both text forms: the free-standing numbers and the strings say all, the rest is for people."""
+"""Reader for Praat TextGrid files in the long and the short text format.
+
+Only the quoted strings and the free-standing numbers carry information; everything else is ignored.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-# a string with "" for a quotation mark in it, a comment, or a number that stands free: not that of "item [1]:"
+# a quoted string ("" is an escaped quotation mark), a comment, or a free-standing number (not that of "item [1]:")
 _PIECE = re.compile(r'"((?:[^"]|"")*)"|![^\n]*|(?<!\S)(-?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)(?!\S)')
 Value = TypeVar("Value", str, float)
 
@@ -26,10 +29,10 @@ class Tier(NamedTuple):
 
 
 def read_tiers(path: Path) -> list[Tier]:
-    """The interval tiers of a file in UTF-8 or UTF-16. Raises ValueError with the line for what is no TextGrid."""
+    """The interval tiers of a file in UTF-8 or UTF-16. Raises ValueError with the line if it is not a TextGrid."""
     found = _Values(path)
     if not found.next(str).startswith("ooTextFile") or found.next(str) != "TextGrid":
-        raise ValueError(f"{path} is not a TextGrid in text form; save it in Praat as a (short) text file")
+        raise ValueError(f"{path} is not a TextGrid in text format; save it in Praat as a (short) text file")
     found.skip_times()
     tiers = []
     for _ in range(int(found.next(float))):
@@ -46,7 +49,7 @@ def read_tiers(path: Path) -> list[Tier]:
 
 
 class _Values:
-    """The numbers and strings of a file, one after the other."""
+    """Iterates over the numbers and strings of a file."""
 
     def __init__(self, path: Path):
         self.path, self.line = path, 1
@@ -56,7 +59,7 @@ class _Values:
         self.line, value = next(self._values, (self.line, None))
         if not isinstance(value, kind):
             got = "the end of the file" if value is None else repr(value)
-            wanted = "a text in quotation marks" if kind is str else "a number"
+            wanted = "a quoted string" if kind is str else "a number"
             raise ValueError(f"{self.path}, line {self.line}: expected {wanted}, got {got}; save it again in Praat")
         return value
 
@@ -65,7 +68,7 @@ class _Values:
         return Interval(line, start, self.next(float), self.next(str))
 
     def skip_times(self) -> None:
-        """Where a file or a tier begins and ends; what is said of its intervals is enough."""
+        """Skip the start and end time of a file or tier, which follow from its intervals."""
         self.next(float)
         self.next(float)
 

@@ -1,6 +1,6 @@
 """Image encoder and decoder of the paper (van den Oord et al., arXiv 1711.00937, section 4.1).
 
-Letters: B batch, H height, W width (h, w of the latent map), D width of a latent vector, M maps, C channels.
+Shapes: B batch, H x W pixels, h x w latent map, D latent dimension, M latents per position, C channels.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from vqaudio.nn.conv import ResidualBlock2d
 
 @dataclass(frozen=True)
 class ImageCoderConfig:
-    """Paper: two convolutions of stride 2 and window 4 x 4, two residual blocks, 256 channels; mirrored to decode."""
+    """Architecture of encoder and decoder.
+
+    Paper: two 4 x 4 convolutions of stride 2, two residual blocks, 256 channels; the decoder mirrors the encoder.
+    """
 
     FINGERPRINT: ClassVar = FingerprintFields(
         always={"num_maps": "maps"},
@@ -27,17 +30,17 @@ class ImageCoderConfig:
     )
 
     stages: int = 2
-    """strided convolutions; each halves height and width"""
+    """number of strided convolutions; each one halves height and width"""
     channels: int = 256
-    """C, of every layer"""
+    """C, channels of every layer"""
     blocks: int = 2
-    """residual blocks behind them"""
+    """number of residual blocks"""
     num_maps: int = 1
-    """M, latent vectors at each place of the map (paper: 10 for CIFAR-10, 1 for ImageNet)"""
+    """M, latent vectors per position of the map (paper: 10 for CIFAR-10, 1 for ImageNet)"""
     dim: int = 64
-    """D, numbers in a latent vector"""
+    """D, dimension of a latent vector"""
     num_mixtures: int = 5
-    """logistics in the mixture that a pixel is drawn from"""
+    """components of the logistic mixture likelihood of a pixel"""
 
     def __post_init__(self) -> None:
         for name in ("stages", "channels", "num_maps", "dim", "num_mixtures"):
@@ -48,35 +51,35 @@ class ImageCoderConfig:
 
     @property
     def stride(self) -> int:
-        """Pixels per place of the latent map, along either side."""
+        """Pixels per position of the latent map, along either axis."""
         return 2**self.stages
 
 
 class ImageEncoder(nn.Module):
-    """Images -> latent vectors."""
+    """Image -> latent vectors."""
 
     def __init__(self, cfg: ImageCoderConfig, outputs: int = 1):
-        """outputs: numbers per number of a latent vector, 2 where a mean and a variance are wanted."""
+        """outputs: outputs per latent dimension; 2 for mean and log-scale of a Gaussian posterior."""
         super().__init__()
         self.cfg = cfg
         c = cfg.channels
         strided = [nn.Conv2d(3 if stage == 0 else c, c, 4, stride=2, padding=1) for stage in range(cfg.stages)]
-        between = [layer for conv in strided for layer in (conv, nn.ReLU())][:-1]  # a block begins with its own
+        between = [layer for conv in strided for layer in (conv, nn.ReLU())][:-1]  # residual blocks start with a ReLU
         self.layers = nn.Sequential(*between, *(ResidualBlock2d(c) for _ in range(cfg.blocks)), nn.ReLU())
         self.out = nn.Conv2d(c, cfg.num_maps * outputs * cfg.dim, 1)
 
     def forward(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) float in [-1, 1] -> (B, outputs * D, M, h, w). Raises ValueError for a side without a map."""
+        """(B, 3, H, W) float in [-1, 1] -> (B, outputs * D, M, h, w). Raises ValueError for another shape."""
         stride = self.cfg.stride
         if image.ndim != 4 or image.shape[1] != 3 or any(side % stride or not side for side in image.shape[2:]):
             raise ValueError(
-                f"images must be (B, 3, H, W) with sides that are multiples of {stride}, got {tuple(image.shape)}"
+                f"images must be (B, 3, H, W) with H and W multiples of {stride}, got {tuple(image.shape)}"
             )
         return rearrange(self.out(self.layers(image)), "b (m d) h w -> b d m h w", m=self.cfg.num_maps)
 
 
 class ImageDecoder(nn.Module):
-    """Latent vectors -> the distribution of every pixel, each by itself."""
+    """Latent vectors -> independent distribution of every pixel."""
 
     def __init__(self, cfg: ImageCoderConfig):
         super().__init__()
@@ -92,7 +95,7 @@ class ImageDecoder(nn.Module):
         self.layers = nn.Sequential(*(ResidualBlock2d(c) for _ in range(cfg.blocks)), *between)
 
     def forward(self, z: Tensor) -> Tensor:
-        """(B, D, M, h, w) -> parameters of the mixture (B, pixels.outputs, H, W)."""
+        """(B, D, M, h, w) -> parameters of the mixture likelihood (B, pixels.outputs, H, W)."""
         return self.layers(self.into(rearrange(z, "b d m h w -> b (m d) h w")))
 
     def nll(self, z: Tensor, image: Tensor) -> Tensor:
@@ -100,5 +103,5 @@ class ImageDecoder(nn.Module):
         return -self.pixels.log_prob(self(z), image)
 
     def expected(self, z: Tensor) -> Tensor:
-        """(B, D, M, h, w) -> the mean of each pixel, (B, 3, H, W) uint8."""
+        """(B, D, M, h, w) -> mean of each pixel, (B, 3, H, W) uint8."""
         return self.pixels.expected(self(z))

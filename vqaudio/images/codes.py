@@ -1,6 +1,6 @@
-"""Codes of images, written once by a trained model: what priors and second levels are trained on.
+"""Files of image codes made by a trained model: the training data of priors and hierarchical models.
 
-Letters: U images, B batch, M codes at each place, h rows, w columns, K codes.
+Shapes: U images, B batch, M codes per position, h x w positions, K codes.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from safetensors.torch import save
 from torch import Tensor
 
 from vqaudio.atomic import atomic_file
-from vqaudio.data.sharding import draws_of, part_of
+from vqaudio.data.sharding import part_slice, uniform_draws
 
 VERSION = 1
 
 
 @dataclass(frozen=True, eq=False)
 class CodeMaps:
-    """The codes of many images of one size."""
+    """Codes of images of one size."""
 
     codes: Tensor
     """(U, M, h, w) integers in [0, K)"""
     labels: Tensor
     """(U,) int64, indices into classes"""
     classes: tuple[str, ...]
-    """names"""
+    """class names"""
     codebook_size: int
     """K"""
     model: str
-    """fingerprint of the model that made them"""
+    """fingerprint of the model that made the codes"""
     source: str
-    """what they are codes of: a hash of the images, or a word"""
+    """origin of the codes: a hash of the images, or a keyword"""
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -50,7 +50,7 @@ class CodeMaps:
 
 
 def write_codes(path: Path, maps: CodeMaps) -> None:
-    """Writes them as one safetensors file, whole or not at all."""
+    """Write one safetensors file, atomically."""
     facts = {
         "version": VERSION,
         "classes": maps.classes,
@@ -64,30 +64,30 @@ def write_codes(path: Path, maps: CodeMaps) -> None:
 
 
 def read_codes(path: Path) -> CodeMaps:
-    """What `write_codes` wrote. Raises ValueError, in words, for another file."""
+    """Read a file of `write_codes`. Raises ValueError if it is not one, or is damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             facts = json.loads((file.metadata() or {})["vqaudio"])
             codes, labels = file.get_tensor("codes"), file.get_tensor("labels").long()
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} holds no codes of images ({error}); remove it and write them again") from error
+        raise ValueError(f"{path} is not a file of image codes ({error}); delete it and run again") from error
     if facts.get("version") != VERSION:
-        raise ValueError(f"{path} has version {facts.get('version')}, this vqaudio reads {VERSION}; write them again")
+        raise ValueError(f"{path} has version {facts.get('version')}, expected {VERSION}; delete it and run again")
     if len(labels) != len(codes):
-        raise ValueError(f"{path} is damaged: {len(codes)} maps have {len(labels)} labels; write them again")
+        raise ValueError(f"{path} is damaged: {len(codes)} maps have {len(labels)} labels; delete it and run again")
     if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < facts["codebook_size"]:
-        raise ValueError(f"{path} is damaged: it has codes beyond its {facts['codebook_size']}; write them again")
+        raise ValueError(f"{path} is damaged: it has codes above {facts['codebook_size'] - 1}; delete it and run again")
     return CodeMaps(codes, labels, tuple(facts["classes"]), facts["codebook_size"], facts["model"], facts["source"])
 
 
 @dataclass(frozen=True)
 class CodeMapBatchConfig:
-    """Of batches of code maps."""
+    """Batches of code maps for training a prior."""
 
     batch_size: int = 64
-    """maps per optimizer step, over all processes and accumulation steps together"""
+    """global batch size: maps per optimizer step over all processes and accumulation steps"""
     seed: int = 0
-    """with the number of the step, it decides every batch"""
+    """random seed; seed and step determine every batch"""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or not 0 <= self.seed < 2**63:
@@ -95,22 +95,22 @@ class CodeMapBatchConfig:
 
 
 class CodeMapBatches:
-    """Random maps: each step's joint batch is a pure function of (seed, step)."""
+    """Random code maps for training: the global batch of a step is a pure function of (seed, step)."""
 
-    seconds_per_step = 0.0  # it is no audio
+    seconds_per_step = 0.0  # not audio
 
     def __init__(self, maps: CodeMaps, cfg: CodeMapBatchConfig, *, labelled: bool):
         self.maps, self.cfg, self.labelled = maps, cfg, labelled
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> dict[str, Tensor]:
-        """The `part`-th of `parts` slices of a batch: {"codes": (B, M, h, w)}, and "label": (B,) where wanted."""
-        draws = draws_of(self.cfg.seed, step, (self.cfg.batch_size,))
+        """Slice `part` of `parts` of the batch of a step: {"codes": (B, M, h, w)}, and "label": (B,) if labelled."""
+        draws = uniform_draws(self.cfg.seed, step, (self.cfg.batch_size,))
         rows = torch.from_numpy((draws * len(self.maps)).astype(np.int64))
-        return _rows(self.maps, rows[part_of(self.cfg.batch_size, part, parts)], self.labelled)
+        return _rows(self.maps, rows[part_slice(self.cfg.batch_size, part, parts)], self.labelled)
 
 
 def code_batches(maps: CodeMaps, batch_size: int, *, labelled: bool) -> Iterator[dict[str, Tensor]]:
-    """All maps in order; the last batch may be smaller."""
+    """Iterate over all maps in order; the last batch may be smaller."""
     for rows in torch.arange(len(maps)).split(batch_size):
         yield _rows(maps, rows, labelled)
 

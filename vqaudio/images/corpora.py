@@ -1,4 +1,4 @@
-"""Finding the images of CIFAR-10 or of a folder, and packing its splits."""
+"""Prepares image corpora: reads CIFAR-10 or a folder of images, and packs its splits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from vqaudio.atomic import atomic_folder, remove_leftovers
-from vqaudio.data.splits import check_shares, split_group
+from vqaudio.data.splits import check_fractions, split_group
 from vqaudio.images.data import Ints, Pixels, check_target, fill_folder
 from vqaudio.images.files import IMAGE_SUFFIXES, ImageError, check_pillow, read_image
 from vqaudio.images.kinds import ImageKind
@@ -25,33 +25,33 @@ from vqaudio.images.kinds import ImageKind
 SPLITS = ("train", "valid", "test")
 NO_CLASSES = ("image",)
 
-# The binary version: the Python one is a pickle, which runs whatever code is in it.
+# The binary version, because the Python version is a pickle, which can execute arbitrary code.
 CIFAR10_ARCHIVE = "cifar-10-binary.tar.gz"
 CIFAR10_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
 CIFAR10_TRAIN = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
 CIFAR10_TEST, CIFAR10_CLASSES = "test_batch.bin", "batches.meta.txt"
-CIFAR10_RECORD = 1 + 3 * 32 * 32  # label, then the red, green and blue planes
+CIFAR10_RECORD = 1 + 3 * 32 * 32  # label, red plane, green plane, blue plane
 NPZ_ARRAYS = ("train_images", "train_labels", "test_images", "test_labels", "class_names")
 
 
 @dataclass(frozen=True)
 class PreparedImages:
     out: Path
-    """the folder with train, valid and test, each as `open_images` reads it"""
+    """folder with train, valid and test, each readable with `open_images`"""
     classes: tuple[str, ...]
-    """their names; ("image",) where there are none"""
+    """class names; ("image",) for images without classes"""
     images: dict[str, int]
-    """count per split: train, valid, test"""
+    """number of images per split: train, valid, test"""
     duplicates: int
-    """files that were left out because an earlier one is the same, byte for byte"""
+    """number of files left out as exact duplicates of an earlier one"""
     failures: tuple[ImageError, ...]
-    """files that cannot be used and were left out"""
+    """unusable files, which were left out"""
 
 
 class _Corpus(NamedTuple):
     classes: tuple[str, ...]
     splits: dict[str, Iterator[tuple[str, Pixels, int]]]
-    """(id, pixels, label), read as they are asked for"""
+    """split name -> iterator of (id, pixels, label), decoded lazily"""
     duplicates: int = 0
 
 
@@ -76,30 +76,38 @@ def prepare_images(
 ) -> PreparedImages:
     """Find images, split them within each class by `seed`, and pack them into OUT/train, OUT/valid and OUT/test.
 
-    cifar10: `root` is the binary archive, a .npz file with train_images, train_labels, test_images, test_labels and
-    class_names, or a folder that holds either. The test split is the official one (`test` is not used); `valid` is
-    a share of the training images.
+    All three splits are replaced together. Unusable files are left out and listed in the result.
 
-    images: `root` holds PNG, JPEG, WebP and BMP files, all of them in one folder per class, at any depth below it, or
-    all in `root` itself: then there is one class. `valid` and `test` are shares of all. With `side`, the shorter
-    side is scaled to so many pixels. Hidden files are skipped; a file that equals an earlier one (by class and
-    name) is left out, so that no image is on both sides of a split.
+    Args:
+        kind: cifar10 or images
+        root: for cifar10 the binary archive, a .npz file with train_images, train_labels, test_images, test_labels and
+            class_names, or a folder with one of these. For images a folder of PNG, JPEG, WebP and BMP files, with one
+            folder per class (files at any depth below it), or with all files directly in `root` (one class). Hidden
+            files are skipped, and exact duplicates are left out, so that no image is in two splits
+        out: output folder
+        valid: fraction for validation, of the training images of CIFAR-10 or of all images
+        test: fraction for testing; not used for CIFAR-10, which has an official test set
+        side: scale the shorter side to this many pixels (images only)
+        seed: of the split
+        overwrite: replace existing splits
 
-    All three are written before the first gets its name. Files that cannot be used are left out and listed in what
-    is returned. Raises ValueError for a kind, a share or a side that cannot be, or a damaged archive;
-    FileNotFoundError where no images are found, ImageError where not one can be used, ModuleNotFoundError where
-    Pillow is missing, OSError where it cannot write.
+    Raises:
+        ValueError: an unknown kind, invalid fractions or side, or a damaged archive
+        FileNotFoundError: no images are found
+        ImageError: no image is usable
+        ModuleNotFoundError: Pillow is not installed
+        OSError: a file cannot be written
     """
     out, root = Path(out).absolute(), Path(root)
-    check_shares(valid, test)
-    for name in SPLITS:  # before the images are read, which takes a while
+    check_fractions(valid, test)
+    for name in SPLITS:  # checked before the images are read, which takes a while
         check_target(out / name, overwrite=overwrite)
     if not root.exists():
         raise FileNotFoundError(f"{root} does not exist; give the folder or the archive of the images")
     failures: list[ImageError] = []
     if kind == "cifar10":
         if side is not None:
-            raise ValueError(f"CIFAR-10 has 32 x 32 pixels and is not scaled: leave --side out, got {side}")
+            raise ValueError(f"CIFAR-10 has 32 x 32 pixels and is not scaled; leave --side out, got {side}")
         corpus = _cifar10(root, valid, seed)
     elif kind == "images":
         if side is not None and side < 1:
@@ -109,24 +117,23 @@ def prepare_images(
         raise ValueError(f"kind must be cifar10 or images, got {kind!r}")
     _make_folder(out)
     counts: dict[str, int] = {}
-    with ExitStack() as folders:  # renames on leaving, all of them or (after an error) none
+    with ExitStack() as folders:  # all folders are renamed on exit, or, after an error, none
         for name, images in corpus.splits.items():
             remove_leftovers(out / name)
             new = folders.enter_context(atomic_folder(out / name))
             counts[name] = fill_folder(new, images, corpus.classes)
         if not any(counts.values()):
-            raise ImageError(f"none of the {len(failures)} images in {root} can be used; the first: {failures[0]}")
+            raise ImageError(f"none of the {len(failures)} images in {root} is usable; the first: {failures[0]}")
     return PreparedImages(out, corpus.classes, counts, corpus.duplicates, tuple(failures))
 
 
 def check_archive(path: Path, md5: str) -> None:
-    """Raises ValueError, with both sums, where a file is not the one that it should be."""
+    """Raise ValueError, with both checksums, if the MD5 of a file is wrong."""
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "md5").hexdigest()
     if found != md5:
         raise ValueError(
-            f"{path} is damaged or another version: its MD5 is {found}, it should be {md5}; "
-            "remove it and download it again"
+            f"{path} is damaged or another version: its MD5 is {found}, expected {md5}; delete it and download it again"
         )
 
 
@@ -147,7 +154,7 @@ def _cifar10(root: Path, valid: float, seed: int) -> _Corpus:
 
 
 def _rows(part: str, images: Pixels, labels: Ints, chosen: Ints) -> Iterator[tuple[str, Pixels, int]]:
-    """Named by where they are in the official training or test images, from 0."""
+    """Rows as (id, pixels, label); the id is the position in the official training or test set, from 0."""
     return ((f"{part}/{row:05d}", images[row], int(labels[row])) for row in chosen)
 
 
@@ -159,13 +166,13 @@ def _find_cifar10(root: Path) -> Path:
     if len(subsets := list(root.glob("*.npz"))) == 1:
         return subsets[0]
     raise FileNotFoundError(
-        f"no CIFAR-10 in {root}; looked for {CIFAR10_ARCHIVE} (egs/cifar10/download.py fetches it) and for a single "
+        f"no CIFAR-10 in {root}; searched for {CIFAR10_ARCHIVE} (see egs/cifar10/download.py) and for a single "
         f".npz file, found {len(subsets)}; give the file itself"
     )
 
 
 def _read_archive(path: Path) -> Sequence[np.ndarray]:
-    """The arrays of NPZ_ARRAYS, read from the archive in one pass; all in memory, they are 184 MB."""
+    """The arrays of NPZ_ARRAYS, read from the archive in one pass (184 MB in memory)."""
     check_archive(path, CIFAR10_MD5)
     contents: dict[str, bytes] = {}
     with tarfile.open(path, "r|gz") as archive:
@@ -182,7 +189,7 @@ def _read_archive(path: Path) -> Sequence[np.ndarray]:
 
 
 def _read_npz(path: Path) -> Sequence[np.ndarray]:
-    """The arrays of NPZ_ARRAYS. Raises ValueError where they are missing, damaged or of another shape."""
+    """The arrays of NPZ_ARRAYS. Raises ValueError if they are missing, damaged or have another shape."""
     arrays: list[np.ndarray] = []
     try:
         with zipfile.ZipFile(path) as archive:
@@ -190,9 +197,9 @@ def _read_npz(path: Path) -> Sequence[np.ndarray]:
                 with archive.open(f"{name}.npy") as file:
                     arrays.append(np.lib.format.read_array(file, allow_pickle=False))
     except KeyError as error:
-        raise ValueError(f"{path} lacks an array; it must have {', '.join(NPZ_ARRAYS)}: {error.args[0]}") from error
+        raise ValueError(f"{path} lacks an array; it must contain {', '.join(NPZ_ARRAYS)}: {error.args[0]}") from error
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path} is not a .npz file that can be read ({error}); make it again") from error
+        raise ValueError(f"{path} is not a readable .npz file ({error}); create it again") from error
     for name, images, labels in (("train", *arrays[:2]), ("test", *arrays[2:4])):
         right = images.shape == (len(labels), 32, 32, 3) and images.dtype == np.uint8 and labels.dtype.kind in "iu"
         if not right or labels.ndim != 1:
@@ -206,20 +213,20 @@ def _read_npz(path: Path) -> Sequence[np.ndarray]:
 def _folder(
     root: Path, side: int | None, failures: list[ImageError], *, valid: float, test: float, seed: int
 ) -> _Corpus:
-    """The images below `root`, sorted by class and name in each split; what cannot be read goes to `failures`."""
+    """Split the images below `root`, sorted by class and name in each split; unusable files go to `failures`."""
     check_pillow()
     if not root.is_dir():
         raise NotADirectoryError(f"{root} is a file; give the folder of the images")
     paths = _images_below(root)
     if not paths:
         raise FileNotFoundError(
-            f"no images in {root}; looked for CLASS/**/*.png, *.png and the suffixes "
-            f"{' '.join(sorted(IMAGE_SUFFIXES - {'.png'}))}; give the folder of the classes"
+            f"no images in {root}; searched for CLASS/**/*.png, *.png and the suffixes "
+            f"{' '.join(sorted(IMAGE_SUFFIXES - {'.png'}))}; give the folder that contains the class folders"
         )
     strays = [path for path in paths if path.parent == root]
     if strays and len(strays) < len(paths):
         raise ValueError(
-            f"{strays[0]} lies directly in {root}, others in folders there; put it into a folder named after its class"
+            f"{strays[0]} lies directly in {root}, others in subfolders; move it into a folder named after its class"
         )
     distinct = _distinct(paths)
     folder_of = {path: NO_CLASSES[0] if strays else path.relative_to(root).parts[0] for path in paths}
@@ -227,15 +234,15 @@ def _folder(
     splits: dict[str, list[_Source]] = {name: [] for name in SPLITS}
     for label, name in enumerate(classes):
         own = [_Source(p.relative_to(root).as_posix(), p, label) for p in distinct if folder_of[p] == name]
-        shares = split_group(own, lambda source: source.id, valid=valid, test=test, seed=seed)
-        for split, share in zip(SPLITS, shares, strict=True):
-            splits[split] += sorted(share)
+        groups = split_group(own, lambda source: source.id, valid=valid, test=test, seed=seed)
+        for split, group in zip(SPLITS, groups, strict=True):
+            splits[split] += sorted(group)
     decoded = {name: _decoded(name, sources, side, failures) for name, sources in splits.items()}
     return _Corpus(classes, decoded, len(paths) - len(distinct))
 
 
 def _images_below(root: Path) -> list[Path]:
-    """Visible image files by suffix at any depth, sorted; nothing in hidden folders."""
+    """Visible image files by suffix at any depth, sorted; hidden folders are skipped."""
 
     def is_image(path: Path) -> bool:
         hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
@@ -245,13 +252,13 @@ def _images_below(root: Path) -> list[Path]:
 
 
 def _distinct(paths: Sequence[Path]) -> list[Path]:
-    """Without files that equal an earlier one byte for byte; empty ones stay, to be named as failures."""
+    """Without exact duplicates of an earlier file; empty files are kept, so that they are reported as failures."""
     sizes = {path: path.stat().st_size for path in paths}
     shared = Counter(sizes.values())
     distinct: list[Path] = []
     seen: set[bytes] = set()
     for path in paths:
-        if sizes[path] and shared[sizes[path]] > 1:  # only then can another be equal
+        if sizes[path] and shared[sizes[path]] > 1:  # only files of equal size can be equal
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").digest()
             if digest in seen:

@@ -1,7 +1,7 @@
-"""Images decoded once: one uint8 memory map and an index, random crops of them for training, centre crops to judge by.
+"""Decoded images in a uint8 memory map with an index; random crops for training, centre crops for evaluation.
 
-The folder holds `pixels.u8` (all images one after another, each as H x W x 3) and `index.json`.
-Letters: U images, H and W pixels, B crops of S x S pixels. A batch is {"image": (B, 3, S, S) uint8}.
+The folder contains `pixels.u8` (all images concatenated, each as H x W x 3) and `index.json`.
+Shapes: U images, H and W pixels, B crops of S x S pixels. A batch is {"image": (B, 3, S, S) uint8}.
 """
 
 import json
@@ -17,7 +17,7 @@ from einops import rearrange
 from torch import Tensor
 
 from vqaudio.atomic import atomic_folder, remove_leftovers
-from vqaudio.data.sharding import draws_of, part_of
+from vqaudio.data.sharding import part_slice, uniform_draws
 
 VERSION = 1
 PIXELS_FILE, INDEX_FILE = "pixels.u8", "index.json"
@@ -27,12 +27,12 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class PackedImages:
-    """The decoded images of one split, of any sizes, in the packed order. U images; U may be 0."""
+    """The decoded images of one split, which may have different sizes. U may be 0."""
 
     classes: tuple[str, ...]
-    """names, at least one; an image's label is an index into them. Images without classes have one: "image"."""
+    """class names, at least one; labels are indices into them. Images without classes have the class "image"."""
     ids: tuple[str, ...]
-    """(U,) names"""
+    """(U,) image ids"""
     heights: Ints
     """(U,) pixels, at least 1"""
     widths: Ints
@@ -47,7 +47,7 @@ class PackedImages:
 
     @cached_property
     def offsets(self) -> Ints:
-        """(U + 1,) first byte of each image, and the end of the last."""
+        """(U + 1,) first byte of each image, and the end of the last one."""
         return np.append(0, np.cumsum(3 * self.heights * self.widths))
 
     def image(self, index: int) -> Pixels:
@@ -63,10 +63,10 @@ def write_images(
     *,
     overwrite: bool = False,
 ) -> PackedImages:
-    """Write (id, (H, W, 3) uint8, label) after each other into `folder` and open it.
+    """Write images (id, (H, W, 3) uint8, label) into `folder`, atomically, and open it.
 
-    Memory does not grow with the images but for their ids. The folder appears whole, when all are written, or not
-    at all; what a killed writer left beside it is removed. Raises what `check_target` and `fill_folder` raise.
+    Only the ids are kept in memory. Partial files of a killed process are removed. Raises the exceptions of
+    `check_target` and `fill_folder`.
     """
     folder = Path(folder).absolute()
     check_target(folder, overwrite=overwrite)
@@ -77,25 +77,25 @@ def write_images(
 
 
 def check_target(folder: Path, *, overwrite: bool) -> None:
-    """Raise the OSError that writing images to `folder` would end in, before any work is done for them."""
+    """Raise the OSError that writing images to `folder` would raise, before any work is done."""
     if not folder.exists():
         return
     if not folder.is_dir():
         raise NotADirectoryError(
-            f"cannot write {folder}: it is a file; packed images are a folder, choose another name"
+            f"cannot write {folder}: it is a file, and packed images are a folder; choose another name"
         )
     names = {path.name for path in folder.iterdir()}
     if strangers := names - {PIXELS_FILE, INDEX_FILE}:
-        raise FileExistsError(f"{folder} holds more than packed images ({min(strangers)}); choose another folder")
+        raise FileExistsError(f"{folder} contains more than packed images ({min(strangers)}); choose another folder")
     if names and not overwrite:
         raise FileExistsError(f"{folder} exists already; pass --overwrite to replace it")
 
 
 def fill_folder(folder: Path, images: Iterable[tuple[str, Pixels, int]], classes: Sequence[str]) -> int:
-    """What `write_images` writes, into an empty folder. -> how many images these were
+    """Write pixels and index into an empty folder; returns the number of images.
 
-    Raises ValueError for classes that are none or not unique, and, naming the image, for an id that is empty or
-    occurs twice, another shape or type of array, a label that is no class.
+    Raises ValueError for missing or duplicate classes, and, with the id of the image, for an empty or duplicate id,
+    another shape or type of array, and a label out of range.
     """
     if not classes or len(set(classes)) != len(classes):
         raise ValueError(f"class names must be unique and at least one, got {', '.join(classes) or 'none'}")
@@ -118,30 +118,30 @@ def fill_folder(folder: Path, images: Iterable[tuple[str, Pixels, int]], classes
 
 
 def open_images(folder: str | Path) -> PackedImages:
-    """Open what `write_images` made. Raises FileNotFoundError, or ValueError where it is not sound."""
+    """Open a folder of `write_images`. Raises FileNotFoundError, or ValueError if it is damaged or outdated."""
     folder = Path(folder)
     index_path, pixels_path = folder / INDEX_FILE, folder / PIXELS_FILE
     if not index_path.is_file() or not pixels_path.is_file():
         raise FileNotFoundError(
-            f"{folder} holds no packed images: it lacks {INDEX_FILE} or {PIXELS_FILE}; prepare them from their source"
+            f"{folder} contains no packed images: it lacks {INDEX_FILE} or {PIXELS_FILE}; run vqaudio prepare"
         )
     try:
         index = json.loads(index_path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{index_path} is not JSON ({error}); remove {folder} and prepare it again") from error
+        raise ValueError(f"{index_path} is not JSON ({error}); delete {folder} and prepare it again") from error
     if index.get("version") != VERSION:
         raise ValueError(
-            f"{folder} was packed as version {index.get('version')}, this code reads version {VERSION}; "
-            "remove the folder and prepare it again"
+            f"{folder} has format version {index.get('version')}, this vqaudio reads version {VERSION}; "
+            "delete the folder and prepare it again"
         )
     heights, widths, labels = (np.array(index[key], dtype=np.int64) for key in ("heights", "widths", "labels"))
     num_bytes = int((3 * heights * widths).sum())
     if pixels_path.stat().st_size != num_bytes:
         raise ValueError(
-            f"{pixels_path} has {pixels_path.stat().st_size} bytes, its index promises {num_bytes}; "
-            "remove the folder and prepare it again"
+            f"{pixels_path} has {pixels_path.stat().st_size} bytes, expected {num_bytes} from its index; "
+            "delete the folder and prepare it again"
         )
-    # an empty file cannot be mapped
+    # an empty file cannot be memory-mapped
     pixels = np.memmap(pixels_path, dtype=np.uint8, mode="r") if num_bytes else np.zeros(0, dtype=np.uint8)
     return PackedImages(
         classes=tuple(index["classes"]),
@@ -155,16 +155,18 @@ def open_images(folder: str | Path) -> PackedImages:
 
 @dataclass(frozen=True)
 class ImageCropConfig:
+    """Random crops for training."""
+
     size: int = 32
     """side of the square crop, in pixels"""
     batch_size: int = 128
-    """crops per optimizer step, over all processes and accumulation steps together"""
+    """global batch size: crops per optimizer step over all processes and accumulation steps"""
     pad: int = 0
-    """pixels by which a crop may lie beyond the border of its image; they are filled by reflection"""
+    """reflection padding of the image before cropping, in pixels"""
     flip: bool = True
-    """half of the crops, drawn by chance, are mirrored left to right"""
+    """random horizontal flips"""
     seed: int = 0
-    """with the number of the step, it decides every crop"""
+    """random seed; seed and step determine every crop"""
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -178,14 +180,14 @@ class ImageCropConfig:
 
 
 class ImageCrops:
-    """Random crops: every image equally often, at any place of it. Example i of a step depends on
-    (seed, step, i) and on nothing else, so one process and two see the same joint batch."""
+    """Random crops for training, uniform over images and positions. Example i of a step is a pure function of
+    (seed, step, i), so that the global batch does not depend on the number of processes."""
 
     seconds_per_step = 0.0
-    """images have none"""
+    """not audio"""
 
     def __init__(self, images: PackedImages, cfg: ImageCropConfig) -> None:
-        """Raises ValueError where there are no images, one is too small for a crop, or `pad` is no less than `size`."""
+        """Raises ValueError if there are no images, an image is too small, or `pad` is not smaller than `size`."""
         if cfg.pad >= cfg.size:
             raise ValueError(f"pad must be below the size of a crop ({cfg.size}), got {cfg.pad}")
         _check_sizes(images, cfg.size, cfg.pad)
@@ -193,12 +195,12 @@ class ImageCrops:
         self.cfg = cfg
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> dict[str, Tensor]:
-        """{"image": (B, 3, S, S) uint8} of one step: the `part`-th of `parts` slices of its batch.
+        """{"image": (B, 3, S, S) uint8}: slice `part` of `parts` of the global batch of a step.
 
-        Their sizes differ by at most one. Raises ValueError where batch_size is smaller than `parts`.
+        The sizes of slices differ by at most one. Raises ValueError if batch_size is smaller than `parts`.
         """
-        mine = part_of(self.cfg.batch_size, part, parts)
-        draws = draws_of(self.cfg.seed, step, (self.cfg.batch_size, 4))[mine]
+        mine = part_slice(self.cfg.batch_size, part, parts)
+        draws = uniform_draws(self.cfg.seed, step, (self.cfg.batch_size, 4))[mine]
         size, pad = self.cfg.size, self.cfg.pad
         chosen = (draws[:, 0] * len(self.images)).astype(np.int64)
         tops = (draws[:, 1] * (self.images.heights[chosen] + 2 * pad - size + 1)).astype(np.int64) - pad
@@ -210,10 +212,11 @@ class ImageCrops:
 def centre_batches(
     images: PackedImages, size: int, batch_size: int, count: int | None = None
 ) -> Iterator[dict[str, Tensor]]:
-    """The middle of each image, in the packed order: {"image": (B, 3, S, S) uint8, "label": (B,) int64}.
+    """Centre crops of all images in order: {"image": (B, 3, S, S) uint8, "label": (B,) int64}.
 
-    With `count`, so many images spread evenly over all, which are often sorted by class. The last batch may be
-    smaller. Raises ValueError, at once, for a number below 1, more than there are, or an image that is too small.
+    With `count`, only that many images, evenly spaced, because images are often sorted by class. The last batch may be
+    smaller. Raises ValueError immediately for a size, batch size or count out of range and for images that are too
+    small.
     """
     count = len(images) if count is None else count
     _check_sizes(images, size, 0)
@@ -236,7 +239,7 @@ def centre_batches(
 
 def _check_sizes(images: PackedImages, size: int, pad: int) -> None:
     if len(images) == 0:
-        raise ValueError("there are no images to crop; prepare the split again with a larger share")
+        raise ValueError("there are no images to crop; prepare the split again with a larger fraction")
     small = np.flatnonzero(np.minimum(images.heights, images.widths) + 2 * pad < size)
     if len(small):
         first = small[0]
@@ -250,7 +253,7 @@ def _check_sizes(images: PackedImages, size: int, pad: int) -> None:
 def _cut(
     images: PackedImages, chosen: Ints, tops: Ints, lefts: Ints, size: int, flips: npt.NDArray[np.bool_]
 ) -> Tensor:
-    """(B, 3, S, S) uint8: of each chosen image (B,) the square at (top, left), mirrored where `flips` says so."""
+    """(B, 3, S, S) uint8: the square at (top, left) of each chosen image (B,), flipped where `flips` is true."""
     crops = np.empty((len(chosen), size, size, 3), dtype=np.uint8)
     within = np.arange(size)
     for crop, index, top, left, flip in zip(crops, chosen, tops, lefts, flips, strict=True):
@@ -261,6 +264,6 @@ def _cut(
 
 
 def _reflected(places: Ints, length: int) -> Ints:
-    """Places beyond 0 to length - 1 mirrored at the first or last pixel, which is not repeated; as often as needed."""
+    """Reflection padding: indices outside 0 to length - 1 are mirrored, without repeating the border pixel."""
     period = max(2 * (length - 1), 1)
     return length - 1 - np.abs(length - 1 - places % period)

@@ -1,4 +1,4 @@
-"""Facts about an image model or a prior over its codes, in words."""
+"""Properties of image models and priors, for `vqaudio info`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vqaudio.images.vqvae import ImageVQVAE
 
 
 def image_facts(model: nn.Module) -> dict[str, str]:
-    """Name -> fact of a model that is none of speech, for a reader: its kind, its size, what made it."""
+    """Name -> property of an image model or prior: class, parameters, image size, codes, fingerprint."""
     facts = {"model": type(model).__name__, "parameters": _millions(model)}
     if isinstance(model, ImageVQVAE):
         maps, height, width = model.cfg.map_shape

@@ -1,4 +1,4 @@
-"""Image files in: upright, RGB, 8 bits, scaled where that is asked for."""
+"""Reads image files as 8-bit RGB, with EXIF orientation applied, optionally scaled."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from PIL import Image
 
-# what Pillow may not read (.heic) is among them to be named, not to be passed over in silence
+# includes formats that Pillow may not support (.heic), so that such files are reported instead of skipped
 IMAGE_SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".heic", ".heif", ".avif")
 )
-REDUCING_GAP = 3.0  # box-filtered to three times the size first: faster, and by eye the same
+REDUCING_GAP = 3.0  # of Pillow: a fast box filter first, down to 3 times the final size; visually lossless
 
 
 class ImageError(ValueError):
-    """A file that cannot be used as an image; one sentence says which, why and what to do."""
+    """A file that cannot be used as an image; the message names the file, the reason and the remedy."""
 
 
 def check_pillow() -> None:
-    """Raises ModuleNotFoundError, with what to install, where Pillow is missing."""
+    """Raise ModuleNotFoundError, with the extra to install, if Pillow is missing."""
     try:
         import PIL  # noqa: F401
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("image files are read with Pillow: pip install 'vqaudio[images]'") from error
+        raise ModuleNotFoundError("reading image files needs Pillow: pip install 'vqaudio[images]'") from error
 
 
 def read_image(path: str | Path, side: int | None = None) -> npt.NDArray[np.uint8]:
-    """(H, W, 3) uint8 RGB of a file, turned as its EXIF orientation says; the first frame of an animation.
+    """(H, W, 3) uint8 RGB pixels of a file, with EXIF orientation applied; the first frame of an animation.
 
-    With `side` the shorter side is scaled, up or down, to so many pixels, and the longer one with it (Lanczos).
-    Transparent parts are laid on white, 16 bits become their upper 8, grey, palette and CMYK images are converted.
+    With `side`, the image is scaled (Lanczos) so that the shorter side has this many pixels. Transparent images are
+    composed on white, 16-bit values are reduced to their upper 8 bits, and grey, palette and CMYK images are converted.
 
-    Raises ImageError: no such file, not an image, cut off or damaged. ModuleNotFoundError where Pillow is missing.
+    Raises ImageError for a missing, damaged or unsupported file, ModuleNotFoundError if Pillow is missing.
     """
     if side is not None and side < 1:
         raise ValueError(f"side must be at least 1 pixel, got {side}")
@@ -52,7 +52,7 @@ def read_image(path: str | Path, side: int | None = None) -> npt.NDArray[np.uint
     except UnidentifiedImageError as error:
         raise ImageError(f"{path} is not an image that Pillow reads; convert it or leave it out") from error
     except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
-        # what Pillow raises of damaged files: SyntaxError for PNG, struct.error for EXIF among them
+        # Pillow raises all of these for damaged files, such as SyntaxError for PNG and struct.error for EXIF
         raise ImageError(f"{path} cannot be read as an image ({error}); repair it or leave it out") from error
     if side is not None:
         scale = side / min(rgb.size)
@@ -62,11 +62,11 @@ def read_image(path: str | Path, side: int | None = None) -> npt.NDArray[np.uint
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turned as EXIF says. ImageOps.exif_transpose writes the EXIF anew, too, and fails where it is odd."""
+    """Apply the EXIF orientation. ImageOps.exif_transpose also rewrites the EXIF data, and fails if it is malformed."""
     from PIL.ExifTags import Base
     from PIL.Image import Transpose
 
-    image.load()  # the EXIF of a PNG may stand after its pixels
+    image.load()  # the EXIF data of a PNG file may come after the pixels
     turns = {
         2: Transpose.FLIP_LEFT_RIGHT,
         3: Transpose.ROTATE_180,
@@ -85,7 +85,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 
     if image.mode.startswith("I"):  # 16 bits of grey: convert() would clip them at 255
         image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
-    if image.has_transparency_data:  # convert() would show the colours that hide below
+    if image.has_transparency_data:  # convert() would reveal the colours of transparent pixels
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")

@@ -1,10 +1,10 @@
-"""The second level: latents of a whole map of codes, beneath a decoder strong enough to do without them.
+"""Hierarchical models: a few top-level latents for a whole map of bottom-level codes, with a PixelCNN decoder.
 
-The paper's DeepMind Lab experiment (arXiv 1711.00937, section 4.2): a PixelCNN models the first level's codes given
-only three discrete latents of K = 512, 27 bits. A continuous VAE with that decoder learns to ignore its latents; the
-quantizer's cannot be ignored, for their cost is fixed.
+The DeepMind Lab experiment of the paper (arXiv 1711.00937, section 4.2): a PixelCNN models the bottom-level codes given
+three discrete latents with K = 512, which is 27 bits. With such a powerful decoder a continuous VAE suffers posterior
+collapse. The VQ-VAE does not, because the rate of its latents is fixed.
 
-Letters: B batch, M codes at each place, h rows, w columns, L latents of a map, D width of a latent vector, C channels.
+Shapes: B batch, M codes per position, h x w positions, L latents per map, D latent dimension, C channels.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from vqaudio.images.elbo import bound_loss, gaussian, in_bits
+from vqaudio.images.elbo import elbo_loss, rate_logs, sample_gaussian
 from vqaudio.images.pixelcnn import PixelCNN, PixelCNNConfig
-from vqaudio.images.prior import draw_maps, map_nll
+from vqaudio.images.prior import map_nll, sample_maps
 from vqaudio.nn.conv import ResidualBlock2d
 from vqaudio.nn.normalizer import Normalizer, NormalizerKind
 from vqaudio.nn.quantizer import QuantizerConfig, build_quantizer
@@ -30,22 +30,22 @@ from vqaudio.sampling.logits import Generators
 
 @dataclass(frozen=True)
 class CodeMapConfig:
-    """Of both kinds of latents."""
+    """Architecture of the hierarchical VQ-VAE and VAE."""
 
     map_shape: tuple[int, ...] = (1, 8, 8)
-    """(M, h, w) of the first level's maps; a recipe fills it in"""
+    """(M, h, w) of the bottom-level maps; set by the recipe"""
     model: str = ""
-    """fingerprint of the first level; a recipe fills it in"""
+    """fingerprint of the bottom-level model; set by the recipe"""
     channels: int = 128
-    """C, of the encoder"""
+    """C, channels of the encoder"""
     num_latents: int = 3
-    """L, latent vectors for a whole map (paper: 3)"""
+    """L, top-level latents per map (paper: 3)"""
     normalizer: NormalizerKind = "frame"
-    """what brings vectors to the codebook's scale"""
+    """normalisation before the quantizer"""
     quantizer: QuantizerConfig = field(default_factory=VectorQuantizerConfig)
-    """of the second level; the continuous VAE takes its width from it"""
+    """top-level quantizer; the continuous VAE uses its dimension"""
     net: PixelCNNConfig = field(default_factory=PixelCNNConfig)
-    """the decoder; its maps and condition follow from the rest"""
+    """PixelCNN decoder; num_maps and cond_dim are derived from the other options"""
 
     def __post_init__(self) -> None:
         if len(self.map_shape) != 3 or self.map_shape[0] < 1 or min(self.map_shape[1:]) < 2:
@@ -58,36 +58,36 @@ class CodeMapConfig:
         object.__setattr__(self, "net", replace(self.net, num_maps=self.map_shape[0], cond_dim=condition, num_labels=0))
 
     @property
-    def dims(self) -> int:
-        """Codes in a map: what bits are counted per."""
+    def num_dims(self) -> int:
+        """Bottom-level codes per map: the unit of bits per code."""
         return math.prod(self.map_shape)
 
 
 class CodeMapVQVAE(nn.Module):
-    """Discrete latents of a whole map."""
+    """VQ-VAE with a few discrete latents for a whole map of codes."""
 
     def __init__(self, cfg: CodeMapConfig):
         super().__init__()
         self.cfg = cfg
-        self.encoder = MapEncoder(cfg, cfg.quantizer.dim)
+        self.encoder = CodeMapEncoder(cfg, cfg.quantizer.dim)
         self.normalizer = Normalizer(cfg.normalizer, cfg.quantizer.dim)
         self.quantizer = build_quantizer(cfg.quantizer)
         self.decoder = PixelCNN(cfg.net)
 
     def forward(self, codes: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """(B, M, h, w) int64 -> loss () in nats per code of the first level, logs."""
+        """(B, M, h, w) int64 -> loss () in nats per bottom-level code, logs."""
         q = self.quantizer(self.normalizer(self.encoder(codes)))
         nats = self.nll(q.z_q, codes).mean()
-        logs = in_bits(nats.detach(), self.latent_nats(codes), self.cfg.dims, of="codes", per="code")
-        return nats / self.cfg.dims + q.loss, logs | self.quantizer.metrics(q)
+        logs = rate_logs(nats.detach(), self.latent_nats(codes), self.cfg.num_dims, of="codes", per="code")
+        return nats / self.cfg.num_dims + q.loss, logs | self.quantizer.metrics(q)
 
     def latents(self, codes: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, M, h, w) -> what the decoder hears (B, D, L), its cost under a uniform prior in nats (B,)."""
+        """(B, M, h, w) -> quantized latents (B, D, L), their rate under a uniform prior in nats (B,)."""
         z_q = self.quantizer(self.normalizer(self.encoder(codes))).z_q
         return z_q, self.latent_nats(codes).expand(len(codes))
 
     def latent_nats(self, codes: Tensor) -> Tensor:
-        """() what a map's latents cost under a uniform prior."""
+        """() rate of the latents of a map under a uniform prior, in nats."""
         return torch.tensor(self.cfg.num_latents * math.log(self.quantizer.codebook_size), device=codes.device)
 
     def nll(self, z: Tensor, codes: Tensor) -> Tensor:
@@ -104,27 +104,27 @@ class CodeMapVQVAE(nn.Module):
     ) -> Tensor:
         """(B, D, L) -> maps sampled from the decoder for these latents, (B, M, h, w) int64; as `ImagePrior.sample`."""
         sampling = sampling.override(**options)
-        return draw_maps(self.decoder, self.cfg.map_shape, z.flatten(1), None, len(z), sampling, generator)
+        return sample_maps(self.decoder, self.cfg.map_shape, z.flatten(1), None, len(z), sampling, generator)
 
 
 class CodeMapVAE(nn.Module):
-    """Continuous latents of a whole map, with diagonal Gaussians."""
+    """VAE with a few continuous latents, with diagonal Gaussian posterior, for a whole map of codes."""
 
     def __init__(self, cfg: CodeMapConfig):
         super().__init__()
         self.cfg = cfg
-        self.encoder = MapEncoder(cfg, 2 * cfg.quantizer.dim)
+        self.encoder = CodeMapEncoder(cfg, 2 * cfg.quantizer.dim)
         self.decoder = PixelCNN(cfg.net)
 
     def forward(self, codes: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """(B, M, h, w) int64 -> loss () in nats per code of the first level, logs."""
+        """(B, M, h, w) int64 -> loss () in nats per bottom-level code, logs."""
         z, latents = self.latents(codes)
-        return bound_loss(self.nll(z, codes), latents, self.cfg.dims, of="codes", per="code")
+        return elbo_loss(self.nll(z, codes), latents, self.cfg.num_dims, of="codes", per="code")
 
     def latents(self, codes: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, M, h, w) -> a draw from q(z | codes) (B, D, L), its divergence from the prior in nats (B,)."""
+        """(B, M, h, w) -> sample of q(z | codes) (B, D, L), KL divergence from the prior in nats (B,)."""
         mean, log_scale = self.encoder(codes).float().chunk(2, dim=1)
-        return gaussian(mean, log_scale)
+        return sample_gaussian(mean, log_scale)
 
     def nll(self, z: Tensor, codes: Tensor) -> Tensor:
         """(B, D, L), (B, M, h, w) -> negative log-likelihood of each map in nats, (B,)."""
@@ -140,11 +140,11 @@ class CodeMapVAE(nn.Module):
     ) -> Tensor:
         """(B, D, L) -> maps sampled from the decoder for these latents, (B, M, h, w) int64; as `ImagePrior.sample`."""
         sampling = sampling.override(**options)
-        return draw_maps(self.decoder, self.cfg.map_shape, z.flatten(1), None, len(z), sampling, generator)
+        return sample_maps(self.decoder, self.cfg.map_shape, z.flatten(1), None, len(z), sampling, generator)
 
 
-class MapEncoder(nn.Module):
-    """A map of codes -> a few vectors for all of it."""
+class CodeMapEncoder(nn.Module):
+    """A map of codes -> L vectors for the whole map."""
 
     def __init__(self, cfg: CodeMapConfig, width: int):
         super().__init__()

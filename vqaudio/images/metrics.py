@@ -1,6 +1,6 @@
-"""What images, and the codes of images, cost: bits per dimension and bits per code, on what was not trained on.
+"""Held-out likelihood of images and of their codes, in bits per dimension and bits per code.
 
-Letters: B batch, M codes at each place, h rows, w columns, K codes.
+Shapes: B batch, M codes per position, h x w positions, K codes.
 """
 
 from __future__ import annotations
@@ -23,33 +23,36 @@ from vqaudio.nn.modes import check_evaluating
 from vqaudio.nn.quantizer import Quantizer, perplexity
 
 ImageModel = ImageVQVAE | ImageVAE | ImageVIMCO | ImageGumbel
-Z95 = 1.96  # standard errors on either side of a mean that make its 95 % interval
+Z95 = 1.96  # half-width of a 95 % interval of the mean, in standard errors
 
 
-def image_figures(model: ImageModel, batches: Iterable[dict[str, Tensor]], seed: int = 0) -> dict[str, float]:
-    """Batches {"image": (B, 3, H, W) uint8, ...} -> figures, in bits per dimension, averaged over images; float32.
+def image_metrics(model: ImageModel, batches: Iterable[dict[str, Tensor]], seed: int = 0) -> dict[str, float]:
+    """Batches {"image": (B, 3, H, W) uint8, ...} -> metrics averaged over images, in bits per dimension.
 
-    bits_per_dim: of the bound by which each kind of model is trained, latents included; bits_per_dim_error: half of its
-    95 % interval over images. bits_of_latents: the latents' part, bits_of_pixels: the rest. conditioning_gap: by how much the
-    pixels cost more with the latents of the image before; 0: the latents are ignored. perplexity, usage and
-    codebook_size of a quantizer. uniform_bits: of guessing. VIMCO's bound is of many draws, its latents' part the
-    divergence of q from the prior. What is drawn depends on `seed` and on how the images are batched. Raises ValueError
-    for fewer than two images.
+    bits_per_dim          negative bound on the log-likelihood that the model is trained with (VIMCO: multi-sample)
+    bits_per_dim_error    half-width of its 95 % interval over images
+    bits_of_latents       rate of the latents; for VIMCO the KL divergence of the posterior from the prior
+    bits_of_pixels        NLL of the pixels given the latents
+    conditioning_gap      increase of the NLL of the pixels with the latents of another image; 0: posterior collapse
+    perplexity, usage, codebook_size    of a quantizer
+    uniform_bits          bits of a uniform distribution over pixel values, plus the rate of the latents
+
+    Samples depend on `seed` and on the batches. Raises ValueError for fewer than two images.
     """
     images = (batch["image"] for batch in batches)
-    return _figures(model, images, model.decoder.nll, "dim", "pixels", math.log2(LEVELS), seed)
+    return _latent_metrics(model, images, model.decoder.nll, "dim", "pixels", math.log2(LEVELS), seed)
 
 
-def second_level_figures(
+def hierarchical_metrics(
     model: CodeMapVQVAE | CodeMapVAE, batches: Iterable[dict[str, Tensor]], seed: int = 0
 ) -> dict[str, float]:
-    """Batches {"codes": (B, M, h, w)} -> figures as of `image_figures`, in bits per code of the first level."""
+    """Batches {"codes": (B, M, h, w)} -> metrics as in `image_metrics`, in bits per bottom-level code."""
     maps = (batch["codes"] for batch in batches)
-    return _figures(model, maps, model.nll, "code", "codes", math.log2(model.cfg.net.codebook_size), seed)
+    return _latent_metrics(model, maps, model.nll, "code", "codes", math.log2(model.cfg.net.codebook_size), seed)
 
 
 @torch.no_grad()
-def _figures(
+def _latent_metrics(
     model: ImageModel | CodeMapVQVAE | CodeMapVAE,
     batches: Iterable[Tensor],
     nll: Callable[[Tensor, Tensor], Tensor],
@@ -58,28 +61,28 @@ def _figures(
     uniform: float,
     seed: int,
 ) -> dict[str, float]:
-    """Examples (B, ...), nll(latents, examples) -> (B,) nats; figures in bits per one of the model's dims."""
+    """Examples (B, ...), nll(latents, examples) -> (B,) nats; metrics in bits per dimension."""
     check_evaluating(model)
     device = next(model.parameters()).device
     bounds, costs, gaps = [], [], []
-    before: Tensor | None = None  # the latents of the last example of the batch before
+    previous: Tensor | None = None  # latents of the last example of the previous batch
     with seeded(seed, device), _codes_counted(model) as counts:
         for batch in batches:
             x = batch.to(device)
             z, cost = model.latents(x)
-            given = nll(z, x)
-            # VIMCO's bound is of many draws; for the others these two are it
-            bounds.append(model.bound(x) if isinstance(model, ImageVIMCO) else given + cost)
-            gaps.append(nll(torch.cat([z[-1:] if before is None else before, z[:-1]]), x) - given)
+            conditional = nll(z, x)
+            # VIMCO has a multi-sample bound; for the other models NLL + KL is the negative ELBO
+            bounds.append(model.neg_elbo(x) if isinstance(model, ImageVIMCO) else conditional + cost)
+            gaps.append(nll(torch.cat([z[-1:] if previous is None else previous, z[:-1]]), x) - conditional)
             costs.append(cost)
-            before = z[-1:]
+            previous = z[-1:]
     if sum(map(len, bounds)) < 2:
-        raise ValueError("give 2 examples or more: latents are exchanged between them, and their spread is told")
-    per_one = 1 / (model.cfg.dims * math.log(2))
-    bits, latents, gap = (torch.cat(parts).double() * per_one for parts in (bounds, costs, gaps))
+        raise ValueError("at least 2 examples are needed, because latents are exchanged between them")
+    bits_per_nat = 1 / (model.cfg.num_dims * math.log(2))
+    bits, latents, gap = (torch.cat(parts).double() * bits_per_nat for parts in (bounds, costs, gaps))
     return {
         f"bits_per_{per}": bits.mean().item(),
-        f"bits_per_{per}_error": _error(bits),
+        f"bits_per_{per}_error": _confidence_half_width(bits),
         f"bits_of_{of}": (bits - latents).mean().item(),
         "bits_of_latents": latents.mean().item(),
         "conditioning_gap": gap.mean().item(),
@@ -89,17 +92,20 @@ def _figures(
 
 
 @torch.no_grad()
-def prior_figures(prior: ImagePrior, maps: CodeMaps, unigram: Tensor, batch_size: int = 64) -> dict[str, float]:
-    """Codes that it was not trained on, and the shares (M, K) of the codes it was -> figures, in bits per code.
+def image_prior_metrics(prior: ImagePrior, maps: CodeMaps, unigram: Tensor, batch_size: int = 64) -> dict[str, float]:
+    """Held-out codes, and unigram probabilities (M, K) of the training codes -> metrics in bits per code.
 
-    bits_per_code: under the prior, with bits_per_code_error, half of its 95 % interval over images. unigram_bits: what
-    the codes cost by their shares alone, whatever stands beside them: a prior that is no better has learned nothing.
-    label_gap: by how much the codes cost more under another class, where there are several. Raises ValueError for
-    fewer than two maps, and for classes that the prior does not know.
+    bits_per_code         NLL under the prior
+    bits_per_code_error   half-width of its 95 % interval over images
+    unigram_bits          NLL under the unigram probabilities
+    uniform_bits          log2 K
+    label_gap             increase of the NLL with a wrong class label, if there are several classes
+
+    Raises ValueError for fewer than two maps, and for classes that the prior does not know.
     """
     check_evaluating(prior)
     if len(maps) < 2:
-        raise ValueError(f"give 2 maps or more, whose spread can be told, got {len(maps)}")
+        raise ValueError(f"at least 2 maps are needed, got {len(maps)}")
     known = len(prior.cfg.classes)
     own = torch.tensor([prior.label_id(name) for name in maps.classes]) if known else torch.zeros(0)
     device = next(prior.parameters()).device
@@ -115,20 +121,20 @@ def prior_figures(prior: ImagePrior, maps: CodeMaps, unigram: Tensor, batch_size
     of_map = torch.arange(maps.codes.shape[1])[None, :, None, None]
     figures = {
         "bits_per_code": found.mean().item(),
-        "bits_per_code_error": _error(found),
+        "bits_per_code_error": _confidence_half_width(found),
         "unigram_bits": -unigram.log2()[of_map, maps.codes.long()].mean().item(),
         "uniform_bits": math.log2(maps.codebook_size),
     }
     return figures | ({"label_gap": (torch.cat(gaps) * per_code).mean().item()} if gaps else {})
 
 
-def code_shares(maps: CodeMaps) -> Tensor:
-    """(M, K): how often each code stands in each map, one added to every count so that no code is impossible."""
+def unigram_probabilities(maps: CodeMaps) -> Tensor:
+    """(M, K): relative frequency of each code in each map, with add-one smoothing."""
     counts = torch.stack([torch.bincount(m.flatten(), minlength=maps.codebook_size) for m in maps.codes.unbind(1)]) + 1
     return counts / counts.sum(1, keepdim=True)
 
 
-def _error(values: Tensor) -> float:
+def _confidence_half_width(values: Tensor) -> float:
     return Z95 * values.std().item() / math.sqrt(len(values))
 
 
@@ -144,7 +150,7 @@ def _usage(counts: Tensor | None) -> dict[str, float]:
 
 @contextmanager
 def _codes_counted(model: nn.Module) -> Iterator[Tensor | None]:
-    """Within, how often each code of the model's quantizer is chosen: (K,), or None for a model without one."""
+    """Context manager: counts (K,) of the codes chosen by the model's quantizer, or None without a quantizer."""
     quantizer = getattr(model, "quantizer", None)
     if quantizer is None:
         yield None
@@ -164,7 +170,7 @@ def _codes_counted(model: nn.Module) -> Iterator[Tensor | None]:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Within, draws begin with the seed; afterwards they go on as if nothing had been."""
+    """Context manager: seed the random number generators, and restore their state afterwards."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield

@@ -1,10 +1,10 @@
-"""Gated PixelCNN (van den Oord et al., arXiv 1606.05328): the image prior and the second level's decoder.
+"""Gated PixelCNN (van den Oord et al., arXiv 1606.05328): the image prior and the decoder of hierarchical models.
 
-Letters: B batch, H rows, W columns, K codes, C channels, D width of the conditioning vector.
+Shapes: B batch, H rows, W columns, K codes, C channels, D width of the conditioning vector.
 
-A vertical stack sees all rows above, a horizontal one the places to the left in the row and what the vertical one
-says; together they see everything before a place in raster order: no blind spot. The inputs are shifted by one row
-and one column at the door, so that no convolution behind it needs a mask.
+The vertical stack covers all rows above, and the horizontal stack the positions to the left plus the output of the
+vertical stack. Together they cover all previous positions in raster order, without a blind spot. The inputs are shifted
+by one row and one column, so that no convolution needs a mask.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class PixelCNNConfig:
-    """Of one network over a map of codes."""
+    """Architecture of a PixelCNN over maps of codes."""
 
     codebook_size: int = 512
-    """K, values that a place can take"""
+    """K, number of codes"""
     num_maps: int = 1
-    """columns that stand side by side for one place of the image, where several codes describe it"""
+    """codes per position, which are adjacent columns of the map"""
     channels: int = 64
-    """C, of both stacks"""
+    """C, channels of both stacks"""
     layers: int = 8
-    """gated layers"""
+    """number of gated layers"""
     kernel_size: int = 5
-    """side of the square of which each layer sees the part before a place; odd"""
+    """kernel size, odd; each layer covers the causal part of the square"""
     head_channels: int = 128
-    """channels of the sum over layers and of the output stage"""
+    """channels of the skip connections and output layers"""
     cond_dim: int = 0
-    """D, width of a conditioning vector for the whole map; 0: there is none"""
+    """D, dimension of a conditioning vector for the whole map; 0: unconditional"""
     num_labels: int = 0
-    """number of class labels; 0: not conditioned on a class"""
+    """number of classes; 0: not class-conditional"""
 
     def __post_init__(self) -> None:
         for name in ("num_maps", "channels", "layers", "head_channels"):
@@ -48,43 +48,43 @@ class PixelCNNConfig:
             raise ValueError(f"kernel_size must be odd and at least 3, got {self.kernel_size}")
 
     @property
-    def reach(self) -> int:
-        """Rows above, and columns on either side, that one layer sees."""
+    def half_width(self) -> int:
+        """Rows above, and columns on either side, covered by one layer."""
         return self.kernel_size // 2
 
 
 class GatedLayer(nn.Module):
-    """One step of both stacks. Its methods take a stretch of the map with the context that lies before it."""
+    """One layer of both stacks. The methods take a part of the map together with its preceding context."""
 
     def __init__(self, cfg: PixelCNNConfig, last: bool):
-        """last: nothing comes behind it, to which its horizontal stack would go on."""
+        """last: omit the residual connection of the horizontal stack, whose output is not used after the last layer."""
         super().__init__()
-        c, self.reach = cfg.channels, cfg.reach
-        self.down = nn.Conv2d(c, 2 * c, (self.reach + 1, cfg.kernel_size), padding=(0, self.reach))
+        c, self.half_width = cfg.channels, cfg.half_width
+        self.down = nn.Conv2d(c, 2 * c, (self.half_width + 1, cfg.kernel_size), padding=(0, self.half_width))
         self.link = nn.Conv2d(2 * c, 2 * c, 1)
-        self.along = nn.Conv2d(c, 2 * c, (1, self.reach + 1))
+        self.along = nn.Conv2d(c, 2 * c, (1, self.half_width + 1))
         self.residual = None if last else nn.Conv2d(c, c, 1)
 
     def vertical(self, v: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, C, reach + H, W), (B, 2C, 1, 1) -> (B, C, H, W), what the horizontal stack hears of it (B, 2C, H, W)."""
+        """(B, C, half_width + H, W), (B, 2C, 1, 1) -> (B, C, H, W), input of `horizontal` (B, 2C, H, W)."""
         x = self.down(v)
         return gate(x + condition), self.link(x)
 
     def horizontal(self, h: Tensor, linked: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, C, H, reach + W), (B, 2C, H, W), (B, 2C, 1, 1) -> (B, C, H, W), its gated features (B, C, H, W)."""
+        """(B, C, H, half_width + W), (B, 2C, H, W), (B, 2C, 1, 1) -> (B, C, H, W), its gated features (B, C, H, W)."""
         gated = gate(self.along(h) + linked + condition)
-        h = h[..., self.reach :]
+        h = h[..., self.half_width :]
         return h if self.residual is None else h + self.residual(gated), gated
 
 
 def gate(x: Tensor) -> Tensor:
-    """(B, 2C, H, W) -> tanh of one half times sigmoid of the other, (B, C, H, W)."""
+    """Gated activation: (B, 2C, H, W) -> tanh of the first half times sigmoid of the second, (B, C, H, W)."""
     signal, gates = x.chunk(2, 1)
     return signal.tanh() * gates.sigmoid()
 
 
 class PixelCNN(nn.Module):
-    """Distribution of each code of a map given those before it in raster order."""
+    """Autoregressive distribution of the codes of a map in raster order."""
 
     def __init__(self, cfg: PixelCNNConfig):
         super().__init__()
@@ -96,48 +96,46 @@ class PixelCNN(nn.Module):
         self.label = nn.Embedding(cfg.num_labels, c) if cfg.num_labels else None
         self.condition = nn.Linear(cfg.cond_dim, c) if cfg.cond_dim else None
         self.project = nn.Linear(c, cfg.layers * 4 * c) if cfg.num_labels or cfg.cond_dim else None
-        self.skip = nn.Conv2d(
-            cfg.layers * c, cfg.head_channels, 1
-        )  # all layers' skip paths and their sum, in one product
+        self.skip = nn.Conv2d(cfg.layers * c, cfg.head_channels, 1)  # all skip projections and their sum in one product
         self.out = nn.Sequential(nn.ReLU(), nn.Conv2d(cfg.head_channels, cfg.head_channels, 1), nn.ReLU())
         self.logits = nn.Conv2d(cfg.head_channels, cfg.codebook_size, 1)
 
     def forward(self, x: Tensor, cond: Tensor | None = None, label: Tensor | None = None) -> Tensor:
-        """(B, H, W) int64 in [0, K), (B, D), (B,) -> logits (B, K, H, W): of a place, given all before it."""
-        reach = self.cfg.reach
+        """(B, H, W) int64 in [0, K), (B, D), (B,) -> logits (B, K, H, W) of each position given the previous ones."""
+        half_width = self.cfg.half_width
         embedded = self.embedded(x)
-        columns = self.columns(x.shape[2])
-        v = F.pad(embedded, (0, 0, 1, 0))[:, :, :-1]  # row r has what stands in row r - 1
+        columns = self.column_embeddings(x.shape[2])
+        v = F.pad(embedded, (0, 0, 1, 0))[:, :, :-1]  # row r contains the features of row r - 1
         h = F.pad(embedded, (1, 0))[..., :-1] + columns
         skips = []
         for layer, (on_v, on_h) in zip(self.gated_layers, self.conditions(cond, label, len(x)), strict=True):
-            v, linked = layer.vertical(F.pad(v, (0, 0, reach, 0)), on_v)
-            h, skip = layer.horizontal(F.pad(h, (reach, 0)), linked, on_h)
+            v, linked = layer.vertical(F.pad(v, (0, 0, half_width, 0)), on_v)
+            h, skip = layer.horizontal(F.pad(h, (half_width, 0)), linked, on_h)
             skips.append(skip)
         return self.head(torch.cat(skips, 1))
 
-    # --- the parts, which a sampler that keeps what it has computed calls one place at a time ---
+    # --- parts of the network, used by the cached sampler one position at a time ---
 
     @property
     def gated_layers(self) -> list[GatedLayer]:
-        """In order."""
+        """The gated layers in order."""
         return [layer for layer in self.layers if isinstance(layer, GatedLayer)]
 
     def embedded(self, x: Tensor) -> Tensor:
-        """(B, H, W) int64 -> (B, C, H, W)."""
+        """Codes (B, H, W) int64 -> embeddings (B, C, H, W)."""
         return rearrange(self.embed(x), "b h w c -> b c h w")
 
-    def columns(self, width: int) -> Tensor:
-        """(1, C, 1, W): which of the codes of a place a column holds; zeros where it holds the only one."""
+    def column_embeddings(self, width: int) -> Tensor:
+        """(1, C, 1, W): embedding of the index of a code within its position; zeros with one code per position."""
         if self.column is None:
             return self.embed.weight.new_zeros(1, self.cfg.channels, 1, width)
         which = torch.arange(width, device=self.embed.weight.device) % self.cfg.num_maps
         return rearrange(self.column(which), "w c -> 1 c 1 w")
 
     def conditions(self, cond: Tensor | None, label: Tensor | None, batch: int) -> list[tuple[Tensor, Tensor]]:
-        """(B, D), (B,) -> what each layer's two stacks add before their gates, (B, 2C, 1, 1) each.
+        """(B, D), (B,) -> for each layer the gate biases of the vertical and horizontal stack, (B, 2C, 1, 1) each.
 
-        Raises ValueError where a condition is missing, or given to a network that has none.
+        Raises ValueError if a condition is missing, or given to a network without it.
         """
         for name, given, wanted in (("cond", cond, self.condition), ("label", label, self.label)):
             if (given is None) != (wanted is None):

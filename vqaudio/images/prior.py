@@ -1,6 +1,6 @@
-"""A prior over the codes of images: what maps of codes are likely to be.
+"""A class-conditional or unconditional prior over the codes of images.
 
-Letters: B batch, M codes at each place of an image, h rows, w columns, K codes.
+Shapes: B batch, M codes per position, h x w positions, K codes.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from vqaudio.sampling.logits import Generators
 
 @dataclass(frozen=True)
 class ImagePriorConfig:
-    """What a recipe does not fill in from the codes is in `net`."""
+    """Options of an image prior. The recipe sets everything except `net`."""
 
     map_shape: tuple[int, ...] = (1, 8, 8)
-    """(M, h, w) of the maps; a recipe fills it in"""
+    """(M, h, w) of the code maps; set by the recipe"""
     classes: tuple[str, ...] = ()
-    """names of the classes that it is conditioned on; a recipe fills them in"""
+    """class names, empty if unconditional; set by the recipe"""
     model: str = ""
-    """fingerprint of the model whose codes these are; a recipe fills it in"""
+    """fingerprint of the model whose codes are modelled; set by the recipe"""
     net: PixelCNNConfig = field(default_factory=PixelCNNConfig)
-    """its maps and labels follow from the rest"""
+    """PixelCNN; num_maps and num_labels are derived from the other options"""
 
     def __post_init__(self) -> None:
         if len(self.map_shape) != 3 or min(self.map_shape) < 1:
@@ -42,7 +42,7 @@ class ImagePriorConfig:
 
 
 class ImagePrior(nn.Module):
-    """A gated PixelCNN over the codes of an image, all codes of a place one after the other."""
+    """A gated PixelCNN over the codes of an image; the codes of a position are modelled one after the other."""
 
     def __init__(self, cfg: ImagePriorConfig):
         super().__init__()
@@ -72,10 +72,10 @@ class ImagePrior(nn.Module):
         Single fields of `sampling` can be given as keyword arguments instead; `generator` as in `generate_map`.
         """
         sampling = sampling.override(**options)
-        return draw_maps(self.net, self.cfg.map_shape, None, label, count, sampling, generator)
+        return sample_maps(self.net, self.cfg.map_shape, None, label, count, sampling, generator)
 
     def label_id(self, name: str) -> int:
-        """Index of a class. Raises ValueError for a name that this prior does not know."""
+        """Index of a class. Raises ValueError for an unknown class."""
         if name not in self.cfg.classes:
             known = ", ".join(self.cfg.classes) or "none: it was trained without classes"
             raise ValueError(f"class {name!r} is not in this prior; it knows {known}")
@@ -83,12 +83,12 @@ class ImagePrior(nn.Module):
 
 
 def map_nll(net: PixelCNN, codes: Tensor, cond: Tensor | None, label: Tensor | None) -> Tensor:
-    """(B, M, h, w), (B, D), (B,) -> nats of each map (B,); the codes of a place stand side by side in their row."""
+    """(B, M, h, w), (B, D), (B,) -> NLL of each map in nats (B,); codes of a position are adjacent columns."""
     rows = rearrange(codes, "b m h w -> b h (w m)")
     return F.cross_entropy(net(rows, cond, label).float(), rows, reduction="none").sum((1, 2))
 
 
-def draw_maps(
+def sample_maps(
     net: PixelCNN,
     map_shape: tuple[int, ...],
     cond: Tensor | None,
@@ -97,7 +97,7 @@ def draw_maps(
     sampling: SamplingConfig,
     generator: Generators | None,
 ) -> Tensor:
-    """(B, D), (B,), or `count` for B where neither is given -> codes (B, M, h, w) int64, drawn one after the other."""
+    """(B, D), (B,), or B = `count` if both are None -> codes (B, M, h, w) int64, sampled autoregressively."""
     maps, height, width = map_shape
     rows = generate_map_cached(
         net, height, width * maps, cond, label, sampling=sampling, generator=generator, count=count

@@ -1,4 +1,4 @@
-"""The report of one image model on one corpus: report.json, and pictures beside it."""
+"""Evaluation of an image model on a corpus: metrics in report.json, and PNG files."""
 
 from __future__ import annotations
 
@@ -13,64 +13,64 @@ from einops import rearrange
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from vqaudio.atomic import check_out, save_json
+from vqaudio.atomic import check_output_folder, save_json
 from vqaudio.images.codes import CodeMaps, write_codes
 from vqaudio.images.corpora import NO_CLASSES
 from vqaudio.images.data import centre_batches, open_images
 from vqaudio.images.hierarchical import CodeMapVAE, CodeMapVQVAE
 from vqaudio.images.metrics import (
     ImageModel,
-    code_shares,
-    image_figures,
-    prior_figures,
-    second_level_figures,
+    hierarchical_metrics,
+    image_metrics,
+    image_prior_metrics,
     seeded,
+    unigram_probabilities,
 )
-from vqaudio.images.pictures import check_drawing, grid, plot_usage, save_png
+from vqaudio.images.pictures import check_matplotlib, grid, plot_usage, save_png
 from vqaudio.images.prior import ImagePrior
 from vqaudio.images.vqvae import ImageVQVAE
 from vqaudio.sampling.config import SamplingConfig
-from vqaudio.training.health import TRAINED, HealthConfig, judge
+from vqaudio.training.health import TRAINED, HealthConfig, assess
 
 REPORT = "report.json"
-IMAGES_AT_ONCE = 64
-SHOWN = 16  # originals and reconstructions
-COLUMNS, MOST_CLASSES = 8, 10  # of grids of samples
+BATCH_SIZE = 64
+NUM_RECONSTRUCTIONS = 16  # shown in reconstructions.png
+COLUMNS, MAX_CLASS_ROWS = 8, 10  # size of the sample grids
 TEMPERATURES = (0.7, 0.85, 1.0)
-SECOND_LEVEL = HealthConfig(
+HIERARCHICAL_HEALTH = HealthConfig(
     min_steps=0, min_conditioning_gap=0.02
-)  # a few latents are little beside the codes' own bits
+)  # a few top-level latents carry few bits compared to the bottom-level codes
 
 
 def evaluate_images(
     model: nn.Module, data: Path, out: Path, prior: ImagePrior | None = None, *, seed: int = 0, overwrite: bool = False
 ) -> dict[str, float | str]:
-    """The figures of `image_figures` on the images in `data`/test, with the verdict on them, and pictures.
+    """The figures of `image_figures` on the images in `data`/test, with their verdict, and PNG files.
 
-    reconstructions.png: originals, each above what the model makes of it; usage.png: how often each code is chosen.
+    reconstructions.png: originals above their reconstructions; usage.png: relative frequency of each code.
     With a prior over its codes: `prior_figures`, samples at several temperatures (samples-T.png), and of each class in
     a row (classes.png). Raises ValueError for a model or prior that does not fit, FileNotFoundError without images.
     """
     if not isinstance(model, ImageModel):
         raise ValueError(
-            f"a {type(model).__name__} is not evaluated alone: --model names the model whose codes it is over"
+            f"a {type(model).__name__} cannot be evaluated alone; give the model of its codes with --model"
         )
     if prior is not None:
-        _check_fit(prior, model)
+        _check_fingerprint(prior, model)
     names = [REPORT, "reconstructions.png"]
     names += ["usage.png"] if isinstance(model, ImageVQVAE) else []
-    check_drawing()
+    check_matplotlib()
     if prior is not None:
         names += [f"samples-{t:g}.png" for t in TEMPERATURES] + (["classes.png"] if prior.cfg.classes else [])
-    check_out(out, names, overwrite)
+    check_output_folder(out, names, overwrite)
     images = open_images(data / "test")
 
     def batches() -> Any:
-        return centre_batches(images, model.cfg.size, IMAGES_AT_ONCE)
+        return centre_batches(images, model.cfg.size, BATCH_SIZE)
 
-    found = image_figures(model, batches(), seed)
-    figures: dict[str, float | str] = {**found, "verdict": str(judge(found, 0, TRAINED))}
-    _save_reconstructions(model, next(iter(batches()))["image"][:SHOWN], out, overwrite)
+    found = image_metrics(model, batches(), seed)
+    figures: dict[str, float | str] = {**found, "verdict": str(assess(found, 0, TRAINED))}
+    _save_reconstructions(model, next(iter(batches()))["image"][:NUM_RECONSTRUCTIONS], out, overwrite)
     if isinstance(model, ImageVQVAE):
         device = model.device
         codes = torch.cat([model.encode(batch["image"].to(device)).cpu() for batch in batches()])
@@ -85,7 +85,7 @@ def evaluate_images(
     return figures
 
 
-def evaluate_second_level(
+def evaluate_hierarchical(
     model: CodeMapVQVAE | CodeMapVAE,
     first: ImageVQVAE,
     data: Path,
@@ -94,25 +94,25 @@ def evaluate_second_level(
     seed: int = 0,
     overwrite: bool = False,
 ) -> dict[str, float | str]:
-    """The figures of `second_level_figures` on the images in `data`/test, the verdict on them, and a picture.
+    """The figures of `hierarchical_metrics` on the images in `data`/test, their verdict, and a PNG file.
 
-    drawn.png: originals, beneath each what the first level makes of it, and beneath that an image drawn from the second
-    level's latents of it. Raises ValueError for a first level that does not fit, FileNotFoundError without images.
+    drawn.png: originals, their bottom-level reconstructions, and images sampled from their top-level latents. Raises
+    ValueError for a mismatching bottom-level model, FileNotFoundError without images.
     """
-    _check_fit(model, first)
-    check_out(out, [REPORT, "drawn.png"], overwrite)
+    _check_fingerprint(model, first)
+    check_output_folder(out, [REPORT, "drawn.png"], overwrite)
     images = open_images(data / "test")
     device = first.device
-    batches = [batch["image"] for batch in centre_batches(images, first.cfg.size, IMAGES_AT_ONCE)]
+    batches = [batch["image"] for batch in centre_batches(images, first.cfg.size, BATCH_SIZE)]
     codes = [first.encode(batch.to(device)) for batch in batches]
-    found = second_level_figures(model, ({"codes": batch} for batch in codes), seed)
-    figures: dict[str, float | str] = {**found, "verdict": str(judge(found, 0, SECOND_LEVEL))}
-    shown = codes[0][:SHOWN]
+    found = hierarchical_metrics(model, ({"codes": batch} for batch in codes), seed)
+    figures: dict[str, float | str] = {**found, "verdict": str(assess(found, 0, HIERARCHICAL_HEALTH))}
+    shown = codes[0][:NUM_RECONSTRUCTIONS]
     with seeded(seed, device), torch.no_grad():
         z, _ = model.latents(shown)
     drawn = model.sample(z, generator=[_generator(seed, -1, number) for number in range(len(shown))])
-    rows = [batches[0][:SHOWN], _decode(first, shown), _decode(first, drawn)]
-    save_png(out / "drawn.png", _beneath(rows, first), overwrite=overwrite)
+    rows = [batches[0][:NUM_RECONSTRUCTIONS], _decode(first, shown), _decode(first, drawn)]
+    save_png(out / "drawn.png", _stacked_rows(rows, first), overwrite=overwrite)
     save_json(out / REPORT, {**figures, "images": len(images)}, overwrite=overwrite)
     return figures
 
@@ -127,20 +127,20 @@ def sample_images(
     *,
     overwrite: bool = False,
 ) -> list[Path]:
-    """`count` images of each class (all, where none is named) as PNG files, their codes in codes.safetensors."""
-    _check_fit(prior, model)
+    """Sample `count` images of each class (default: all classes) as PNG files, with codes in codes.safetensors."""
+    _check_fingerprint(prior, model)
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
     if classes and not prior.cfg.classes:
-        raise ValueError(f"this prior knows no classes, got {', '.join(classes)}; leave --label out")
+        raise ValueError(f"this prior is not class-conditional, got {', '.join(classes)}; leave --label out")
     chosen = tuple(dict.fromkeys(classes)) or prior.cfg.classes
     for name in chosen:
         prior.label_id(name)
     names = [f"{name}-{i}.png" for name in chosen for i in range(count)] or [f"{i}.png" for i in range(count)]
-    check_out(out, [*names, "codes.safetensors"], overwrite)
+    check_output_folder(out, [*names, "codes.safetensors"], overwrite)
     labels = [prior.label_id(name) for name in chosen] or [None]
     wanted = [(label, number) for label in labels for number in range(count)]
-    codes = _draw(prior, wanted, sampling)
+    codes = _sample_codes(prior, wanted, sampling)
     for name, image in zip(names, _decode(model, codes), strict=True):
         save_png(out / name, image, overwrite=overwrite)
     ids = torch.tensor([label or 0 for label, _ in wanted])
@@ -151,16 +151,16 @@ def sample_images(
     return [out / name for name in names]
 
 
-def _draw(
+def _sample_codes(
     prior: ImagePrior,
     wanted: Sequence[tuple[int | None, int]],
     sampling: SamplingConfig,
 ) -> Tensor:
-    """(class or None, number) of each image -> codes (B, M, h, w), which depend on these two and `sampling` alone."""
+    """(class or None, number) of each image -> codes (B, M, h, w), a function of these and `sampling`."""
     device, codes = prior.net.embed.weight.device, []
     bar = tqdm(total=len(wanted), unit="img", disable=None)
-    for start in range(0, len(wanted), IMAGES_AT_ONCE):
-        part = wanted[start : start + IMAGES_AT_ONCE]
+    for start in range(0, len(wanted), BATCH_SIZE):
+        part = wanted[start : start + BATCH_SIZE]
         known = [label for label, _ in part if label is not None]
         codes.append(
             prior.sample(
@@ -183,34 +183,34 @@ def _generator(seed: int, label: int, number: int) -> torch.Generator:
 def _decode(model: ImageVQVAE, codes: Tensor) -> Tensor:
     """Codes (B, M, h, w) -> (B, 3, H, W) uint8 on the CPU."""
     device = model.device
-    return torch.cat([model.decode(part.to(device)).cpu() for part in codes.split(IMAGES_AT_ONCE)])
+    return torch.cat([model.decode(part.to(device)).cpu() for part in codes.split(BATCH_SIZE)])
 
 
-def _check_fit(over: ImagePrior | CodeMapVQVAE | CodeMapVAE, model: nn.Module) -> None:
+def _check_fingerprint(over: ImagePrior | CodeMapVQVAE | CodeMapVAE, model: nn.Module) -> None:
     if not isinstance(model, ImageVQVAE):
-        raise ValueError(f"a prior is over the codes of an ImageVQVAE, and the model is of kind {type(model).__name__}")
+        raise ValueError(f"an image prior needs an ImageVQVAE as --model, got a {type(model).__name__}")
     if over.cfg.model != model.fingerprint:
         raise ValueError(
-            f"the {type(over).__name__} is over codes of model {over.cfg.model}, this is model {model.fingerprint}; "
-            "give the model that it was trained with"
+            f"the {type(over).__name__} was trained on codes of model {over.cfg.model}, this is model "
+            f"{model.fingerprint}; give the model that it was trained with"
         )
 
 
 def _evaluate_prior(prior: ImagePrior, model: ImageVQVAE, maps: CodeMaps, data: Path) -> dict[str, float | str]:
-    """Its figures on codes that it was not trained on, and the bits per dimension that it saves beside a uniform prior.
+    """Metrics of the prior on held-out codes, and the bits per dimension that it saves over a uniform prior.
 
-    Those of a prior that is told the class are of images whose class is known.
+    A class-conditional prior is given the true classes.
     """
     device = model.device
-    train = centre_batches(open_images(data / "train"), model.cfg.size, IMAGES_AT_ONCE)
+    train = centre_batches(open_images(data / "train"), model.cfg.size, BATCH_SIZE)
     codes = torch.cat([model.encode(batch["image"].to(device)).cpu() for batch in train])
-    shares = code_shares(replace(maps, codes=codes))
-    figures = prior_figures(prior, maps, shares)
+    shares = unigram_probabilities(replace(maps, codes=codes))
+    figures = image_prior_metrics(prior, maps, shares)
     saved = figures["uniform_bits"] - figures["bits_per_code"]  # of each code
     return {
         **{f"prior_{name}": value for name, value in figures.items()},
-        "prior_verdict": str(judge(figures, 0, TRAINED)),
-        "bits_saved_by_prior": saved * maps.codes[0].numel() / model.cfg.dims,
+        "prior_verdict": str(assess(figures, 0, TRAINED)),
+        "bits_saved_by_prior": saved * maps.codes[0].numel() / model.cfg.num_dims,
     }
 
 
@@ -219,28 +219,28 @@ def _save_reconstructions(model: ImageModel, images: Tensor, out: Path, overwrit
     with seeded(0, device), torch.no_grad():
         z, _ = model.latents(images.to(device))
         made = model.decoder.expected(z).cpu()
-    save_png(out / "reconstructions.png", _beneath([images, made], model), overwrite=overwrite)
+    save_png(out / "reconstructions.png", _stacked_rows([images, made], model), overwrite=overwrite)
 
 
-def _beneath(rows: list[Tensor], model: ImageModel) -> Tensor:
-    """Lists of images (N, 3, H, W), what belongs together beneath each other -> a picture."""
+def _stacked_rows(rows: list[Tensor], model: ImageModel) -> Tensor:
+    """Lists of images (N, 3, H, W) -> a grid with corresponding images below each other."""
     columns = min(COLUMNS, len(rows[0]))
     whole = len(rows[0]) // columns * columns
     shown = rearrange(torch.stack([row[:whole] for row in rows]), "n (r c) ... -> (r n c) ...", c=columns)
-    return grid(shown, columns, _enlarge(model))
+    return grid(shown, columns, _pixel_scale(model))
 
 
 def _save_samples(prior: ImagePrior, model: ImageVQVAE, out: Path, seed: int, overwrite: bool) -> None:
     classes = len(prior.cfg.classes)
     wanted = [(i % classes if classes else None, i) for i in range(COLUMNS**2)]
     for temperature in TEMPERATURES:
-        images = _decode(model, _draw(prior, wanted, SamplingConfig(temperature=temperature, seed=seed)))
-        save_png(out / f"samples-{temperature:g}.png", grid(images, COLUMNS, _enlarge(model)), overwrite=overwrite)
+        images = _decode(model, _sample_codes(prior, wanted, SamplingConfig(temperature=temperature, seed=seed)))
+        save_png(out / f"samples-{temperature:g}.png", grid(images, COLUMNS, _pixel_scale(model)), overwrite=overwrite)
     if classes:
-        rows = [(label, number) for label in range(min(classes, MOST_CLASSES)) for number in range(COLUMNS)]
-        images = _decode(model, _draw(prior, rows, SamplingConfig(seed=seed)))
-        save_png(out / "classes.png", grid(images, COLUMNS, _enlarge(model)), overwrite=overwrite)
+        rows = [(label, number) for label in range(min(classes, MAX_CLASS_ROWS)) for number in range(COLUMNS)]
+        images = _decode(model, _sample_codes(prior, rows, SamplingConfig(seed=seed)))
+        save_png(out / "classes.png", grid(images, COLUMNS, _pixel_scale(model)), overwrite=overwrite)
 
 
-def _enlarge(model: ImageModel) -> int:
+def _pixel_scale(model: ImageModel) -> int:
     return max(1, 64 // model.cfg.size)

@@ -1,6 +1,6 @@
-"""Maps of codes sampled from a PixelCNN: a reference loop, and one that caches features and must equal it.
+"""Sampling of code maps from a PixelCNN: a reference loop, and an equivalent one with caching.
 
-Letters: B maps, H rows, W columns, K codes, C channels, D width of the conditioning vector.
+Shapes: B maps, H rows, W columns, K codes, C channels, D width of the conditioning vector.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ def generate_map(
     generator: Generators | None = None,
     count: int = 1,
 ) -> Tensor:
-    """cond (B, D), label (B,) -> codes (B, H, W) int64; `count` gives B where neither of them does.
+    """cond (B, D), label (B,) -> codes (B, H, W) int64; `count` is B if both are None.
 
-    Runs the whole net over the whole map for each place: H * W passes. `generator`: one for all maps or one for each
-    (None: one for all, seeded with `sampling.seed`). The net runs in PyTorch: `sampling.threads` does not apply.
-    Raises ValueError for a map without places, and for a precision other than float32.
+    Reference implementation: H * W passes of the network over the whole map. `generator`: one for all maps or one for
+    each (None: one for all, seeded with `sampling.seed`). The network runs in PyTorch: `sampling.threads` does not
+    apply. Raises ValueError for a map without positions, and for a precision other than float32.
     """
     uniform = _uniforms(net, height, width, count_streams(cond, label, count), sampling, generator)
     count = len(uniform)
@@ -54,27 +54,27 @@ def generate_map_cached(
     generator: Generators | None = None,
     count: int = 1,
 ) -> Tensor:
-    """As `generate_map`: the same codes from the same random numbers, in one pass per row and a small one per place.
+    """As `generate_map`: the same codes from the same random numbers, with cached features.
 
-    The vertical stack of a row depends on the rows above alone; of the horizontal stack each place needs, in every
-    layer, the `reach` features to its left. Rounding differs, and may change a draw that lies between two codes.
+    The vertical stack runs once per row. For the horizontal stack, each position needs the `half_width` features to its
+    left in every layer. Different rounding can change a code only if a random number is very close to a boundary.
     """
     uniform = _uniforms(net, height, width, count_streams(cond, label, count), sampling, generator)
     count = len(uniform)
-    layers, conditions, reach = net.gated_layers, net.conditions(cond, label, count), net.cfg.reach
-    columns = net.columns(width)
+    layers, conditions, half_width = net.gated_layers, net.conditions(cond, label, count), net.cfg.half_width
+    columns = net.column_embeddings(width)
     nothing = columns.new_zeros(count, net.cfg.channels, 1, width)
-    above = [nothing.expand(-1, -1, reach, -1)] * len(layers)  # of each layer the rows (B, C, reach, W) before
+    above = [nothing.expand(-1, -1, half_width, -1)] * len(layers)  # previous rows, (B, C, half_width, W)
     x = torch.zeros(count, height, width, dtype=torch.long, device=uniform.device)
     for row in range(height):
         v = net.embedded(x[:, row - 1 : row]) if row else nothing
-        linked = []  # of each layer, for the whole row: (B, 2C, 1, W)
+        linked = []  # per layer, for the whole row: (B, 2C, 1, W)
         for i, layer in enumerate(layers):
             seen = torch.cat([above[i], v], 2)
             above[i] = seen[:, :, 1:]
             v, link = layer.vertical(seen, conditions[i][0])
             linked.append(link)
-        left = [nothing[..., :1].expand(-1, -1, -1, reach)] * len(layers)  # (B, C, 1, reach)
+        left = [nothing[..., :1].expand(-1, -1, -1, half_width)] * len(layers)  # (B, C, 1, half_width)
         for column in range(width):
             h = net.embedded(x[:, row : row + 1, column - 1 : column]) if column else nothing[..., :1]
             h = h + columns[..., column : column + 1]

@@ -1,10 +1,10 @@
-"""ImageVQVAE: images to maps of codes and back (van den Oord et al., arXiv 1711.00937, section 4.1).
+"""The image VQ-VAE (van den Oord et al., arXiv 1711.00937, section 4.1).
 
-Letters: B batch, H height, W width (h, w of the map of codes), D code width, K codes, M codes at each place.
+Shapes: B batch, H x W pixels, h x w positions, D code dimension, K codes, M codes per position.
 
-Bits per dimension are those of a bound on the image's own likelihood: what the pixels cost given the latents, and what
-the latents cost under their prior. For the quantizer, whose choice is no draw, that is log2 K for each code under a
-uniform prior, and what a trained prior says otherwise.
+Bits per dimension are an upper bound on the negative log-likelihood of an image: the NLL of the pixels given the
+latents, plus the rate of the latents under their prior. For a deterministic quantizer the rate is log2 K per code under
+a uniform prior, and lower under a trained prior.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from vqaudio.fingerprint import CachedFingerprint, config_facts
 from vqaudio.images.autoencoder import ImageCoderConfig, ImageDecoder, ImageEncoder
-from vqaudio.images.elbo import in_bits
+from vqaudio.images.elbo import rate_logs
 from vqaudio.images.likelihoods import to_unit
 from vqaudio.nn.normalizer import Normalizer, NormalizerKind
 from vqaudio.nn.quantizer import Quantized, QuantizerConfig, build_quantizer
@@ -26,19 +26,19 @@ from vqaudio.nn.vector_quantizer import VectorQuantizerConfig
 
 @dataclass(frozen=True)
 class ImageConfig:
-    """Of the VQ-VAE and of the models that the paper compares it with: one encoder and decoder for all."""
+    """Configuration of the VQ-VAE and its baselines, which share the encoder and decoder architecture."""
 
     size: int = 32
     """height and width of the images, in pixels"""
     coder: ImageCoderConfig = field(default_factory=ImageCoderConfig)
     normalizer: NormalizerKind = "none"
-    """what brings vectors to the codebook's scale: none, affine, batch, frame or unit (VQ-VAE alone)"""
+    """normalisation before the quantizer (VQ-VAE only): none, affine, batch, frame or unit"""
     quantizer: QuantizerConfig = field(default_factory=VectorQuantizerConfig)
-    """VIMCO and Gumbel-softmax take the number of codes from it, the continuous VAE nothing"""
+    """quantizer; VIMCO and Gumbel-softmax use only its codebook size, the continuous VAE ignores it"""
     vimco_samples: int = 50
-    """draws of the latents in VIMCO's bound"""
+    """number of samples in the VIMCO bound"""
     gumbel_temperature: float = 0.5
-    """of Gumbel-softmax: near 0 its gradient is right but noisy"""
+    """temperature of Gumbel-softmax; lower values give less bias and more variance of the gradient"""
 
     def __post_init__(self) -> None:
         if self.size < 1 or self.size % self.coder.stride:
@@ -55,13 +55,13 @@ class ImageConfig:
         return self.coder.num_maps, side, side
 
     @property
-    def dims(self) -> int:
-        """Colours of all pixels: what bits are counted per."""
+    def num_dims(self) -> int:
+        """Number of sub-pixels, 3 x size x size: the unit of bits per dimension."""
         return 3 * self.size**2
 
 
 class ImageVQVAE(nn.Module):
-    """Encoder, the vector quantizer that speech uses, decoder."""
+    """Encoder, vector quantizer (shared with the speech model) and decoder."""
 
     def __init__(self, cfg: ImageConfig):
         super().__init__()
@@ -77,25 +77,25 @@ class ImageVQVAE(nn.Module):
         z = self.encoder(to_unit(image))
         q = self.quantizer(self.normalizer(z))
         nats = self.decoder.nll(q.z_q, image).mean()
-        logs = in_bits(nats.detach(), self.latent_nats(image), self.cfg.dims, of="pixels", per="dim")
+        logs = rate_logs(nats.detach(), self.latent_nats(image), self.cfg.num_dims, of="pixels", per="dim")
         logs |= {**self.quantizer.metrics(q), "encoder_norm": z.detach().float().norm(dim=1).mean()}
-        return nats / self.cfg.dims + q.loss, logs
+        return nats / self.cfg.num_dims + q.loss, logs
 
     def quantize(self, image: Tensor) -> Quantized:
-        """(B, 3, H, W) uint8 -> what the quantizer makes of it; codes are (B, M, h, w)."""
+        """(B, 3, H, W) uint8 -> quantizer output, with codes (B, M, h, w)."""
         return self.quantizer(self.normalizer(self.encoder(to_unit(image))))
 
     def latents(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, H, W) uint8 -> what the decoder hears (B, D, M, h, w), its cost under a uniform prior in nats (B,)."""
+        """(B, 3, H, W) uint8 -> quantized latents (B, D, M, h, w), their rate under a uniform prior in nats (B,)."""
         return self.quantize(image).z_q, self.latent_nats(image).expand(len(image))
 
-    def bound(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) uint8 -> nats that suffice for each image, (B,): an upper bound on -log p(image)."""
+    def neg_elbo(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) uint8 -> upper bound on -log p(image) in nats, (B,)."""
         z, latent_nats = self.latents(image)
         return self.decoder.nll(z, image) + latent_nats
 
     def latent_nats(self, image: Tensor) -> Tensor:
-        """() what an image's codes cost under a uniform prior."""
+        """() rate of the codes of an image under a uniform prior, in nats."""
         places = math.prod(image.shape[2:]) // self.cfg.coder.stride**2
         return torch.tensor(self.cfg.coder.num_maps * places * math.log(self.codebook_size), device=image.device)
 
@@ -106,7 +106,7 @@ class ImageVQVAE(nn.Module):
 
     @torch.inference_mode()
     def decode(self, codes: Tensor) -> Tensor:
-        """Codes (B, M, h, w) -> the mean of each pixel, (B, 3, H, W) uint8."""
+        """Codes (B, M, h, w) -> mean of each pixel, (B, 3, H, W) uint8. Raises ValueError for codes out of range."""
         if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.codebook_size:
             raise ValueError(
                 f"codes must lie in 0 to {self.codebook_size - 1}, got {int(codes.min())} to {int(codes.max())}"
@@ -125,7 +125,7 @@ class ImageVQVAE(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """12 hex digits that stand for everything that decides the codes; the decoder has no part in it."""
+        """12 hex digits that identify everything that determines the codes; independent of the decoder."""
         weights = {**self.encoder.state_dict(), **self.normalizer.state_dict(prefix="normalizer.")}
         facts = config_facts(self.cfg.coder) | {"normalizer": self.cfg.normalizer, "unit_norm": False}
         facts |= config_facts(self.cfg.quantizer)

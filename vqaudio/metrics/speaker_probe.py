@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqaudio.metrics.confidence import Estimate, ratio
-from vqaudio.training.launch import threads
+from vqaudio.training.launch import cpu_threads
 
 Codes = npt.NDArray[np.int64]
 FOLDS = 2
@@ -62,7 +62,7 @@ def speaker_probe_metrics(
     num_speakers = int(found.speaker.max()) + 1
     span = max(1, round(frame_rate / SPANS_PER_SECOND))
     linear, recurrent = torch.zeros(len(found.codes)), torch.zeros(len(found.codes))
-    with threads(1):  # the computations are too small for more
+    with cpu_threads(1):  # the computations are too small for more
         for fold in range(FOLDS):
             train, test = found.fold != fold, found.fold == fold
             mean, scale = found.roots[train].mean(0), found.roots[train].std(0).mean().clamp(min=1e-6)

@@ -1,1 +1,1 @@
-"""Layers that know no task."""
+"""Neural network layers, independent of any task."""

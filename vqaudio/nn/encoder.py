@@ -1,10 +1,10 @@
-"""The waveform encoder: strided and dilated causal convolutions with a fixed look-ahead, on samples or on a filterbank.
+"""The speech encoder: strided and dilated causal convolutions with a fixed look-ahead, on samples or log-mel features.
 
-Letters: B batch, T samples, N frames (N = ceil(T / hop)), C channels, D code width.
+Shapes: B batch, T samples, N frames (N = ceil(T / hop)), C channels, D code width.
 
-Every convolution sees only the past; what little future a frame needs comes from advancing the whole
-input by `lookahead` samples, with zeros after the end. Hence samples to the right of a frame's reach, padding
-among them, never change it, and whole = batched = chunked = streamed by construction.
+All convolutions are causal. The future context of a frame comes from advancing the whole input by `lookahead` samples,
+with zeros after the end. Later samples, including padding, therefore never change a frame, and whole, batched, chunked
+and streamed encoding agree by construction.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from vqaudio.nn.frontend import LogMel, LogMelConfig
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Channels grow as the rate falls: cheap where the rate is high."""
+    """Architecture of the encoder. Channels grow as the frame rate falls, which keeps layers at high rates cheap."""
 
     FINGERPRINT: ClassVar = FingerprintFields(
         always={
@@ -42,21 +42,21 @@ class EncoderConfig:
     )
 
     strides: tuple[int, ...] = (2, 2, 2, 2, 2, 2)
-    """downsampling of each stage (window = 2 x stride); their product is the hop, in samples or frames of the front"""
+    """downsampling factor of each stage (kernel size 2 x stride); their product is the hop, in samples or mel frames"""
     channels: tuple[int, ...] = (32, 32, 64, 64, 128, 256)
-    """channels after each stage"""
+    """output channels of each stage"""
     dilations: tuple[int, ...] = (1, 2, 4, 8)
-    """one residual block at the frame rate for each; frames between its taps"""
+    """dilations of the residual blocks at the frame rate, one block per entry"""
     kernel_size: int = 3
-    """taps of the residual blocks' convolutions"""
+    """kernel size of the residual blocks"""
     dim: int = 64
-    """D, numbers in a code vector"""
+    """D, dimension of the encoder output and of a code vector"""
     lookahead: int = 512
-    """samples that a frame sees beyond its own end"""
+    """future context of a frame beyond its own end, in samples"""
     input_gain: float = 10.0
-    """of samples that convolutions hear: brings speech, whose level is about 0.1, to the order of 1"""
+    """gain of waveform input (without front-end); scales speech, with an RMS of about 0.1, to the order of 1"""
     frontend: LogMelConfig = field(default_factory=LogMelConfig)
-    """a fixed filterbank before the convolutions; without bands they hear the samples"""
+    """log-mel front-end; with n_mels 0 the convolutions work on the waveform"""
 
     def __post_init__(self) -> None:
         if not self.strides or min(self.strides) < 1:
@@ -72,12 +72,12 @@ class EncoderConfig:
 
     @property
     def hop(self) -> int:
-        """Samples per frame."""
+        """Samples per frame (code)."""
         return math.prod(self.strides) * (self.frontend.hop_length if self.frontend.n_mels else 1)
 
     @property
     def receptive_field(self) -> int:
-        """Samples that a frame depends on: the last of them lies `lookahead` samples beyond the frame's own end."""
+        """Number of samples that a frame depends on; the last one lies `lookahead` samples after the frame."""
         field = 1 + (self.kernel_size - 1) * sum(self.dilations)  # in frames
         for stride in reversed(self.strides):
             field = (field + 1) * stride  # (field - 1) steps and a window of 2 x stride
@@ -87,22 +87,22 @@ class EncoderConfig:
 class EncoderState(NamedTuple):
     """State of B streams between two calls of the encoder."""
 
-    pending: Tensor  # (B, 1, P): samples that have arrived and are not encoded yet
-    to_skip: int  # samples still to drop before the first frame: the look-ahead
-    num_samples: int  # that have arrived so far
-    num_frames: int  # that have been returned so far
-    pasts: tuple[Tensor, ...]  # of the front-end, if there is one, and of each convolution, (B, past_length, C)
-    chunk_frames: int  # frames that are always computed together; 0: all that are complete
+    pending: Tensor  # (B, 1, P): received samples that are not encoded yet
+    to_skip: int  # samples still to drop before the first frame (look-ahead)
+    num_samples: int  # received so far
+    num_frames: int  # returned so far
+    pasts: tuple[Tensor, ...]  # of the front-end, if any, and of each convolution, (B, past_length, C)
+    chunk_frames: int  # frames that are always computed together; 0: all complete ones
 
 
 class Encoder(nn.Module):
-    """Raw waveform to frames of width D."""
+    """Waveform -> continuous frames of dimension D."""
 
     def __init__(self, cfg: EncoderConfig, sample_rate: int = 16000):
-        """sample_rate: in Hz, for the front. Raises ValueError for a front that does not fit it."""
+        """sample_rate: in Hz, for the front-end. Raises ValueError for a front-end that does not fit it."""
         super().__init__()
         self.cfg = cfg
-        self.front = LogMel(cfg.frontend, sample_rate) if cfg.frontend.n_mels else None
+        self.frontend = LogMel(cfg.frontend, sample_rate) if cfg.frontend.n_mels else None
         widths = (cfg.frontend.n_mels or 1, *cfg.channels)
         self.stages = nn.ModuleList(
             CausalConv1d(before, after, kernel_size=2 * stride, stride=stride)
@@ -116,12 +116,13 @@ class Encoder(nn.Module):
     def forward(self, wav: Tensor, state: EncoderState | None = None) -> tuple[Tensor, EncoderState | None]:
         """(B, 1, T) float32 in [-1, 1] -> (B, D, N), state.
 
-        Without a state the input is a whole utterance: N = ceil(T / hop), and no state is returned. With one
-        (from `start`) the input is the next part of a stream, of any length: N counts the frames that are complete
-        by now, and `finish` returns the last ones.
+        Without a state, the input is a whole utterance: N = ceil(T / hop), and no state is returned. With a state
+        (from `start`), the input is the next chunk of a stream, of any length; N is the number of frames that are
+        complete so far, and `finish` returns the remaining ones. Raises ValueError for another shape or an empty
+        utterance.
         """
         if wav.ndim != 3 or wav.shape[1] != 1:
-            raise ValueError(f"the encoder takes waveforms of shape (B, 1, T), got {tuple(wav.shape)}")
+            raise ValueError(f"the encoder expects waveforms of shape (B, 1, T), got {tuple(wav.shape)}")
         if state is None:
             if not wav.shape[2]:
                 raise ValueError("an utterance must have at least one sample, got none")
@@ -131,20 +132,20 @@ class Encoder(nn.Module):
         return self._continue(wav, state)
 
     def start(self, batch_size: int = 1, chunk_frames: int = 0) -> EncoderState:
-        """The state before the first sample of `batch_size` streams.
+        """Initial state of `batch_size` streams.
 
-        chunk_frames: compute frames in chunks of exactly that many, the last one filled up with zeros. Then the frames
-        have the same bits however the stream is cut, because every convolution is always called with the same shape.
+        chunk_frames: compute frames in chunks of exactly that many, the last one padded with zeros. Frames then have
+        the same bits however the stream is cut, because every convolution is always called with the same shape.
         """
         like = self.out.weight
         convs = [*self.stages, *(block.conv for block in self.blocks)]
         pasts = tuple(like.new_zeros(batch_size, c.past_length, c.weight.shape[1]) for c in convs)
-        if self.front is not None:
-            pasts = (like.new_zeros(batch_size, self.front.past_length, 1), *pasts)
+        if self.frontend is not None:
+            pasts = (like.new_zeros(batch_size, self.frontend.past_length, 1), *pasts)
         return EncoderState(like.new_zeros(batch_size, 1, 0), self.cfg.lookahead, 0, 0, pasts, chunk_frames)
 
     def finish(self, state: EncoderState) -> tuple[Tensor, EncoderState]:
-        """The frames that wait for the end of the stream: (B, D, N), so that there are ceil(T / hop) in all."""
+        """End the stream: remaining frames (B, D, N), so that ceil(T / hop) are returned in total, and the state."""
         missing = -(-state.num_samples // self.cfg.hop) - state.num_frames
         unit = state.chunk_frames or 1
         num_zeros = -(-missing // unit) * unit * self.cfg.hop + state.to_skip - state.pending.shape[2]
@@ -152,20 +153,20 @@ class Encoder(nn.Module):
         return z[:, :, :missing], state
 
     def advance(self, wav: Tensor) -> Tensor:
-        """(B, 1, T) -> (B, 1, N * hop): earlier by the look-ahead, zeros after the end."""
+        """(B, 1, T) -> (B, 1, N * hop): shifted left by the look-ahead, zeros after the end."""
         num_frames = -(-wav.shape[2] // self.cfg.hop)
         wav = wav[:, :, self.cfg.lookahead :]
         return F.pad(wav, (0, num_frames * self.cfg.hop - wav.shape[2]))
 
     def frames(self, wav: Tensor, pasts: tuple[Tensor, ...] | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The purely causal part: advanced samples (B, 1, N * hop), pasts -> (B, D, N), the next pasts."""
+        """The causal network: advanced samples (B, 1, N * hop), convolution states -> (B, D, N), next states."""
         earlier = iter(pasts) if pasts is not None else repeat(None)
         later = []
         x = rearrange(wav, "b 1 t -> b t 1")
-        if self.front is None:
+        if self.frontend is None:
             x = x * self.cfg.input_gain
         else:
-            x, past = self.front(x, next(earlier))  # (B, T / hop of the front, bands)
+            x, past = self.frontend(x, next(earlier))  # (B, T / front-end hop, mel bands)
             later.append(past)
         for stage in self.stages:
             x, past = stage(x, next(earlier))  # (B, T / strides so far, C)

@@ -6,6 +6,6 @@ from torch import nn
 
 
 def check_evaluating(model: nn.Module) -> None:
-    """Raises RuntimeError for a model in training mode."""
+    """Raise RuntimeError if the model is in training mode."""
     if model.training:
-        raise RuntimeError("the model is in training mode; call model.eval() before it is evaluated")
+        raise RuntimeError("the model is in training mode; call model.eval() first")

@@ -1,6 +1,6 @@
-"""What training may disturb, so that a decoder leans on its codes and not on the past alone.
+"""Regularisation of autoregressive decoders against posterior collapse: they corrupt the past, or the codes.
 
-Letters: B batch, T steps, N frames, D code width.
+Shapes: B batch, T steps, N frames, D code width.
 """
 
 from __future__ import annotations
@@ -9,21 +9,21 @@ import torch
 from torch import Tensor
 
 
-def jitter(frames: Tensor, share: float) -> Tensor:
-    """(B, D, N): each frame with probability `share` replaced by the one before or after it.
+def jitter(frames: Tensor, probability: float) -> Tensor:
+    """Time-jitter (Chorowski et al., arXiv 1901.08810): (B, D, N) -> (B, D, N).
 
-    Neighbouring codes then have to mean much the same (time-jitter of Chorowski et al., arXiv 1901.08810, who use
-    0.12). The first and last frame have one neighbour. Gradients go to the frame that was taken.
+    Each frame is replaced by one of its neighbours with probability `probability` (0.12 in the paper). The first and
+    last frame have one neighbour. Gradients flow to the frame that was copied.
     """
     b, d, n = frames.shape
     draws = torch.rand(b, n, device=frames.device)
-    step = (draws < share / 2).long() - ((draws >= share / 2) & (draws < share)).long()
+    step = (draws < probability / 2).long() - ((draws >= probability / 2) & (draws < probability)).long()
     at = torch.arange(n, device=frames.device) + step
     at = torch.where(at < 0, 1, torch.where(at >= n, n - 2, at)).clamp(0, n - 1)  # (B, N)
     return frames.gather(2, at[:, None].expand(b, d, n))
 
 
-def replace_inputs(x: Tensor, share: float, by: int | None, classes: int) -> Tensor:
-    """(B, T) int64: each step with probability `share` replaced by the class `by`, or by any of `classes` at random."""
-    other = torch.randint_like(x, classes) if by is None else torch.full_like(x, by)
-    return torch.where(torch.rand(x.shape, device=x.device) < share, other, x)
+def replace_inputs(x: Tensor, probability: float, replacement: int | None, num_classes: int) -> Tensor:
+    """(B, T) int64: each step is replaced with probability `probability`, by `replacement` or a random class."""
+    other = torch.randint_like(x, num_classes) if replacement is None else torch.full_like(x, replacement)
+    return torch.where(torch.rand(x.shape, device=x.device) < probability, other, x)

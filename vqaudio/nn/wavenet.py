@@ -1,9 +1,8 @@
 """WaveNet (van den Oord et al., arXiv 1609.03499): the speech decoder and the prior over codes.
 
-Letters: B batch, T steps, N frames (T = N * hop), D code width, Q classes, R residual channels, S skip channels.
+Shapes: B batch, T steps, N frames (T = N * hop), D code width, Q classes, R residual channels, S skip channels.
 
-Conditioning is computed at the frame rate for all layers at once and repeated over a frame's steps by
-broadcasting, never computed per step.
+Conditioning is computed once per frame for all layers and broadcast over the steps of the frame.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from vqaudio.nn.wavenet_fused import StackWeights, run_stack
 
 @dataclass(frozen=True)
 class WaveNetConfig:
-    """Defaults are a decoder that a compiled sampler runs faster than real time on one CPU core."""
+    """Architecture of a WaveNet. The default decoder generates faster than real time on one CPU core."""
 
     FINGERPRINT: ClassVar = FingerprintFields(  # of a prior, whose probabilities it decides
         always={
@@ -44,29 +43,29 @@ class WaveNetConfig:
     )
 
     num_classes: int = 256
-    """Q, values that a step can take"""
+    """Q, number of output classes"""
     layers: int = 20
-    """dilated convolutions"""
+    """number of dilated convolution layers"""
     layers_per_stack: int = 10
-    """layers until the dilation, doubled from layer to layer, starts at 1 again"""
+    """layers per stack; within a stack the dilation doubles from layer to layer, starting at 1"""
     kernel_size: int = 2
-    """taps of each dilated convolution"""
+    """kernel size of the dilated convolutions"""
     residual_channels: int = 64
-    """R, channels between layers"""
+    """R, residual channels"""
     skip_channels: int = 128
-    """S, channels of the sum over layers and of the output stage"""
+    """S, skip channels, also of the output layers"""
     hop: int = 64
     """steps per frame of the local conditioning"""
     cond_dim: int = 0
-    """D, width of the local conditioning; 0: there is none"""
+    """D, channels of the local conditioning; 0: no local conditioning"""
     num_speakers: int = 0
     """number of speakers; 0: not conditioned on a speaker"""
     cond_hidden_channels: int = 128
-    """channels in which codes and speaker meet before they reach the layers"""
+    """hidden channels of the conditioning, where codes and speaker are added"""
     input_noise: float = 0.0
-    """share of the past steps that are replaced by a random class in training"""
+    """fraction of the past steps that are replaced by a random class in training"""
     input_dropout: float = 0.0
-    """share of the past steps that are hidden in training"""
+    """fraction of the past steps that are masked in training"""
 
     def __post_init__(self) -> None:
         positive = ("layers", "layers_per_stack", "residual_channels", "skip_channels", "hop", "cond_hidden_channels")
@@ -83,34 +82,34 @@ class WaveNetConfig:
             )
         for name in ("input_noise", "input_dropout"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], a share of the steps, got {getattr(self, name)}")
+                raise ValueError(f"{name} must lie in [0, 1], a fraction of the steps, got {getattr(self, name)}")
 
     @property
     def dilations(self) -> tuple[int, ...]:
-        """Steps between the taps of each layer."""
+        """Dilation of each layer, in steps."""
         return tuple(2 ** (layer % self.layers_per_stack) for layer in range(self.layers))
 
     @property
     def receptive_field(self) -> int:
-        """Steps, the present one included, that a prediction depends on."""
+        """Number of past steps that a prediction depends on."""
         return sum(self.dilations) * (self.kernel_size - 1) + 1
 
 
 class WaveNetState(NamedTuple):
-    """All that a stream remembers between two chunks."""
+    """State of streaming computation between two chunks."""
 
-    position: int  # steps since the beginning
+    position: int  # steps since the start of the sequence
     pasts: tuple[Tensor, ...]  # one per layer, (B, past_length, R)
 
 
 class WaveNet(nn.Module):
-    """Distribution of the next step given the steps so far, frames of conditioning and a speaker."""
+    """Autoregressive distribution of the next step given past steps, local conditioning and speaker."""
 
     def __init__(self, cfg: WaveNetConfig):
         super().__init__()
         self.cfg = cfg
         r, gates = cfg.residual_channels, 2 * cfg.residual_channels
-        self.embed = nn.Embedding(cfg.num_classes + 1, r)  # the last row is `start`
+        self.embed = nn.Embedding(cfg.num_classes + 1, r)  # the last row is the start class
         self.speaker = nn.Embedding(cfg.num_speakers, cfg.cond_hidden_channels) if cfg.num_speakers else None
         self.condition = nn.Linear(cfg.cond_dim, cfg.cond_hidden_channels) if cfg.cond_dim else None
         self.project = (
@@ -118,13 +117,13 @@ class WaveNet(nn.Module):
         )
         self.dilated = nn.ModuleList(CausalConv1d(r, gates, cfg.kernel_size, dilation=d) for d in cfg.dilations)
         self.residual = nn.ModuleList(nn.Linear(r, r) for _ in range(cfg.layers - 1))
-        self.skip = nn.Linear(cfg.layers * r, cfg.skip_channels)  # all layers' skip paths and their sum, in one product
+        self.skip = nn.Linear(cfg.layers * r, cfg.skip_channels)  # all skip projections and their sum in one product
         self.head = nn.Linear(cfg.skip_channels, cfg.skip_channels)
         self.out = nn.Linear(cfg.skip_channels, cfg.num_classes)
 
     @property
     def start(self) -> int:
-        """The input class that stands before the first step."""
+        """The start class: input of the first step, and mask of input dropout."""
         return self.cfg.num_classes
 
     def forward(
@@ -134,25 +133,24 @@ class WaveNet(nn.Module):
         speaker: Tensor | None = None,
         state: WaveNetState | None = None,
     ) -> tuple[Tensor, WaveNetState]:
-        """(B, T) int64, (B, D, N), (B,) int64 -> logits (B, Q, T) of what follows each step, state.
+        """(B, T) int64, (B, D, N), (B,) int64 -> logits (B, Q, T) of the step after each input, state.
 
-        x[:, t] is the step before the one that logits[:, :, t] predict; `start` stands before the first
-        (`shift` makes such an input from targets). cond[:, :, n] belongs to the predicted steps n * hop to
-        n * hop + hop - 1; its first frame is the one in which this chunk begins. Without a state the input
-        begins a sequence; with one it continues it.
+        logits[:, :, t] predict the step after x[:, t]; the first input is `start` (`shift` makes such an input from
+        targets). cond[:, :, n] conditions the predicted steps n * hop to n * hop + hop - 1, counted from the frame in
+        which the chunk starts. Without a state the input is the start of a sequence, with a state its continuation.
         """
         bias = self.conditioning(cond, speaker)  # (B, N or 1, L, 2R) | None
-        h = self.embed(self.disturbed(x))  # (B, T, R)
-        if state is None and self._fits_stack(h, bias):
-            skips, pasts = self._whole(h, bias)  # (B, T, S)
+        h = self.embed(self.corrupted_inputs(x))  # (B, T, R)
+        if state is None and self._can_run_fused(h, bias):
+            skips, pasts = self._run_fused(h, bias)  # (B, T, S)
         else:
             state = state or WaveNetState(0, (None,) * self.cfg.layers)  # pyright: ignore[reportArgumentType]
-            skips, pasts = self._chunk(h, bias, state)
+            skips, pasts = self._run_layers(h, bias, state)
         logits = self.out(F.relu(self.head(F.relu(skips))))
         return rearrange(logits, "b t q -> b q t"), WaveNetState((state.position if state else 0) + x.shape[1], pasts)
 
-    def _chunk(self, h: Tensor, bias: Tensor | None, state: WaveNetState) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """(B, T, R), (B, N or 1, L, 2R) -> sum of the skip paths (B, T, S), what the layers remember."""
+    def _run_layers(self, h: Tensor, bias: Tensor | None, state: WaveNetState) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Layer by layer: (B, T, R), (B, N or 1, L, 2R) -> sum of the skip connections (B, T, S), layer states."""
         gated, pasts = [], []
         for layer, dilated in enumerate(self.dilated):
             y, past = dilated(h, state.pasts[layer])  # (B, T, 2R)
@@ -165,15 +163,15 @@ class WaveNet(nn.Module):
                 h = h + self.residual[layer](z)
         return self.skip(torch.cat(gated, dim=2)), tuple(pasts)
 
-    def _fits_stack(self, h: Tensor, bias: Tensor | None) -> bool:
-        """Whether (B, T, R) is what `_whole` is for: on a CPU, with gradients, in whole frames."""
+    def _can_run_fused(self, h: Tensor, bias: Tensor | None) -> bool:
+        """Whether `_run_fused` applies to (B, T, R): on a CPU, with gradients, and a whole number of frames."""
         steps = h.shape[1]
         whole = bias is None or steps == bias.shape[1] * self.cfg.hop or self.condition is None
         wanted = torch.is_grad_enabled() and not torch.compiler.is_compiling()
         return wanted and h.device.type == "cpu" and steps > 0 and whole
 
-    def _whole(self, h: Tensor, bias: Tensor | None) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """As `_chunk` for sequences that begin here, by the means for training; no gradient goes into the pasts."""
+    def _run_fused(self, h: Tensor, bias: Tensor | None) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """As `_run_layers` without a state, with the fused kernels for training; no gradient through the states."""
         convs, paths = cast(list[CausalConv1d], list(self.dilated)), cast(list[nn.Linear], list(self.residual))
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else h.dtype
         with torch.autocast("cpu", enabled=False):
@@ -182,7 +180,7 @@ class WaveNet(nn.Module):
                 frames = frames + rearrange(bias, "b n l g -> l b n g")
             empty = h.new_empty(
                 0, self.cfg.residual_channels, self.cfg.residual_channels
-            )  # a single layer has no residual path
+            )  # a single layer has no residual connection
             weights = StackWeights(
                 taps=rearrange([conv.weight for conv in convs], "l g r k -> l k g r"),
                 residual=torch.stack([path.weight for path in paths]) if paths else empty,
@@ -199,8 +197,8 @@ class WaveNet(nn.Module):
         ]
         return skips, tuple(pasts)
 
-    def disturbed(self, x: Tensor) -> Tensor:
-        """(B, T) int64: in training, some steps replaced by noise and some by `start`, as the configuration says."""
+    def corrupted_inputs(self, x: Tensor) -> Tensor:
+        """(B, T) int64 -> inputs with noise and dropout in training, unchanged in evaluation."""
         if self.training and self.cfg.input_noise:
             x = replace_inputs(x, self.cfg.input_noise, None, self.cfg.num_classes)
         if self.training and self.cfg.input_dropout:
@@ -208,11 +206,14 @@ class WaveNet(nn.Module):
         return x
 
     def shift(self, target: Tensor) -> Tensor:
-        """Targets (B, T) -> the inputs that predict them: one later, `start` first."""
+        """Targets (B, T) -> inputs (B, T): shifted right by one step, with the start class first."""
         return F.pad(target[:, :-1], (1, 0), value=self.start)
 
     def conditioning(self, cond: Tensor | None, speaker: Tensor | None) -> Tensor | None:
-        """(B, D, N), (B,) -> what is added to each layer's gates, (B, N, L, 2R); N is 1 without cond."""
+        """(B, D, N), (B,) -> bias of each layer's gates (B, N, L, 2R); N is 1 without local conditioning.
+
+        Raises ValueError if a condition is missing, or given to a network without it.
+        """
         if (cond is None) != (self.condition is None):
             raise ValueError(f"this WaveNet takes {'no' if cond is not None else 'a'} local conditioning")
         if (speaker is None) != (self.speaker is None):
@@ -221,21 +222,21 @@ class WaveNet(nn.Module):
         if cond is not None and self.condition is not None:
             h = self.condition(rearrange(cond, "b d n -> b n d"))
         if speaker is not None and self.speaker is not None:
-            voice = rearrange(self.speaker(speaker), "b c -> b 1 c")
-            h = voice if h is None else h + voice
+            embedding = rearrange(self.speaker(speaker), "b c -> b 1 c")
+            h = embedding if h is None else h + embedding
         if h is None or self.project is None:
             return None
         return rearrange(self.project(F.relu(h)), "b n (l g) -> b n l g", l=self.cfg.layers)
 
     def _add_frames(self, y: Tensor, bias: Tensor, offset: int) -> Tensor:
-        """(B, T, 2R) + (B, N, 2R), each frame's row over its steps; the chunk begins `offset` steps into a frame."""
+        """(B, T, 2R) + (B, N, 2R) broadcast over each frame's steps; the chunk starts `offset` steps into a frame."""
         if bias.shape[1] == 1 and self.condition is None:
             return y + bias
         hop, steps = self.cfg.hop, y.shape[1]
         frames = -(-(offset + steps) // hop)
         if bias.shape[1] != frames:
             raise ValueError(
-                f"{steps} steps that begin {offset} into a frame of {hop} lie in {frames} frames, "
+                f"{steps} steps from offset {offset} in a frame of {hop} steps lie in {frames} frames, "
                 f"but cond has {bias.shape[1]}"
             )
         if offset == 0 and steps == frames * hop:
@@ -247,5 +248,5 @@ class WaveNet(nn.Module):
 def gate(y: Tensor) -> Tensor:
     """(B, T, 2R) -> (B, T, R): tanh of the first half times the sigmoid of the second (arXiv 1609.03499, eq. 2)."""
     signal, switch = y.chunk(2, dim=-1)
-    # sigmoid(s) = (1 + tanh(s / 2)) / 2: PyTorch's tanh is five times as fast on a CPU
+    # sigmoid(s) = (1 + tanh(s / 2)) / 2: tanh is five times as fast on a CPU in PyTorch
     return torch.tanh(signal) * torch.add(0.5, torch.tanh(switch * 0.5), alpha=0.5)

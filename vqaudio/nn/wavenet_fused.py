@@ -1,12 +1,12 @@
-"""All layers of a WaveNet over whole sequences: one function whose gradient is written out, for training on a CPU.
+"""Fused forward and backward pass of all WaveNet layers over whole sequences, for training on a CPU.
 
-Letters: B batch, T steps, N frames (T = N * hop), L layers, R residual channels, S skip channels, k taps.
+Shapes: B batch, T steps, N frames (T = N * hop), L layers, R residual channels, S skip channels, k kernel size.
 
-Left to autograd, a layer is a dozen operations, each of which reads and writes the whole batch: more than half of a
-step goes into moving memory. Here one sequence goes through all layers before the next, so that much of it stays in
-the caches; products are added where their sums belong (`addmm`), so nothing is concatenated, padded or copied; the
-gate is one pass over memory in each direction; and all that is remembered of a layer is what goes into it and into
-its gate. What the gate gives is computed again.
+With autograd, a layer is a dozen operations that each read and write the whole batch, and more than half of the time is
+spent on memory traffic. Here each sequence passes through all layers before the next one, so that much of it stays in
+the caches; products are accumulated in place (`addmm`), without concatenation, padding or copies; the gate is one pass
+over memory in each direction; and only the input and the gate input of each layer are saved. The gate output is
+recomputed in the backward pass.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from vqaudio.kernels.library import kernels
 
 
 class StackWeights(NamedTuple):
-    """Of all layers, in the type that is computed in."""
+    """Weights of all layers, in the compute type."""
 
-    taps: Tensor  # (L, k, 2R, R), the last tap that of the present step
+    taps: Tensor  # (L, k, 2R, R), the last tap is that of the current step
     residual: Tensor  # (L - 1, R, R)
     residual_bias: Tensor  # (L - 1, R)
     skip: Tensor  # (L, S, R)
@@ -33,9 +33,9 @@ class StackWeights(NamedTuple):
 
 
 def run_stack(h: Tensor, frames: Tensor, weights: StackWeights, dilations: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """(B, T, R), what is added to each layer's gates (L, B, N, 2R) -> sum of the skip paths (B, T, S), (L, B, T, R).
+    """(B, T, R), gate biases (L, B, N, 2R) -> sum of the skip connections (B, T, S), inputs of all layers (L, B, T, R).
 
-    T must be a multiple of N. The last are the inputs of all layers, through which no gradient goes.
+    T must be a multiple of N. The layer inputs are not differentiable.
     """
     return _Stack.apply(h, frames, *weights, dilations)  # pyright: ignore[reportReturnType]
 
@@ -55,7 +55,7 @@ class _Stack(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         num_layers, (batch, steps, r) = len(dilations), h.shape
         inputs = h.new_empty(num_layers, batch, steps, r)
-        gates = h.new_empty(num_layers, batch, steps, 2 * r)  # what goes into the gates
+        gates = h.new_empty(num_layers, batch, steps, 2 * r)  # inputs of the gates
         skips = skip_bias.repeat(batch, steps, 1)  # (B, T, S)
         z = h.new_empty(steps, r)
         inputs[0] = h
@@ -73,7 +73,7 @@ class _Stack(torch.autograd.Function):
         ctx.save_for_backward(inputs, gates, taps, residual, skip)
         ctx.dilations, ctx.num_frames = dilations, frames.shape[2]
         ctx.mark_non_differentiable(inputs)
-        ctx.set_materialize_grads(False)  # none comes for them
+        ctx.set_materialize_grads(False)  # the layer inputs receive no gradient
         return skips, inputs
 
     @staticmethod
@@ -84,13 +84,13 @@ class _Stack(torch.autograd.Function):
         inputs, gates, taps, residual, skip = ctx.saved_tensors
         num_layers, batch, steps, r = inputs.shape
         dskips = gradients[0].contiguous()  # (B, T, S)
-        exact = torch.promote_types(inputs.dtype, torch.float32)  # sums over the batch
+        exact = torch.promote_types(inputs.dtype, torch.float32)  # type of sums over the batch
         dtaps, dresidual, dskip = (torch.zeros_like(w, dtype=exact) for w in (taps, residual, skip))
         dresidual_bias = dresidual.new_zeros(num_layers - 1, r)
         dframes = dresidual.new_empty(num_layers, batch, ctx.num_frames, 2 * r)
-        dinputs = torch.zeros_like(inputs[0])  # (B, T, R): of the layer that it has come to
+        dinputs = torch.zeros_like(inputs[0])  # (B, T, R): gradient of the input of the current layer
         z, dz, dy = inputs.new_empty(steps, r), inputs.new_empty(steps, r), inputs.new_empty(steps, 2 * r)
-        learning = any(ctx.needs_input_grad[2:])  # not where the weights are held
+        needs_weight_grad = any(ctx.needs_input_grad[2:])  # false if the weights are frozen
         for b in range(batch):
             dx = dinputs[b]
             for layer in reversed(range(num_layers)):
@@ -99,7 +99,7 @@ class _Stack(torch.autograd.Function):
                 if layer < num_layers - 1:
                     dz.addmm_(dx, residual[layer])
                 dframes[layer, b] = _gate_backward(gates[layer, b], dz, ctx.num_frames, dy, z)
-                if learning:
+                if needs_weight_grad:
                     dskip[layer] += dskips[b].T @ z
                     dtaps[layer, -1] += dy.T @ x
                     if layer < num_layers - 1:
@@ -108,14 +108,14 @@ class _Stack(torch.autograd.Function):
                 dx.addmm_(dy, taps[layer, -1])
                 for tap, back in _past_taps(taps.shape[1], ctx.dilations[layer], steps):
                     dx[:-back].addmm_(dy[back:], taps[layer, tap])
-                    if learning:
+                    if needs_weight_grad:
                         dtaps[layer, tap] += dy[back:].T @ x[:-back]
         weights = (dtaps, dresidual, dresidual_bias, dskip, dskips.sum((0, 1)))
         return dinputs, *(d.to(inputs.dtype) for d in (dframes, *weights)), None
 
 
 def _past_taps(num_taps: int, dilation: int, steps: int) -> Iterator[tuple[int, int]]:
-    """(tap, how many steps it looks back) of those that reach into the sequence."""
+    """(tap, offset into the past in steps) of all past taps whose offset is shorter than the sequence."""
     for tap in range(num_taps - 1):
         back = (num_taps - 1 - tap) * dilation
         if back < steps:
@@ -123,7 +123,7 @@ def _past_taps(num_taps: int, dilation: int, steps: int) -> Iterator[tuple[int, 
 
 
 def _gate(y: Tensor, frames: Tensor, z: Tensor) -> None:
-    """Adds to each row of y (T, 2R) that of its frame (N, 2R); z (T, R) = tanh(first half) * sigmoid(second half)."""
+    """In place: y (T, 2R) += frames (N, 2R) broadcast; z (T, R) = tanh(first half of y) * sigmoid(second half)."""
     if (compiled := kernels()) is not None and fits(y):
         return gate_forward(compiled, y, frames, z, torch.get_num_threads())
     y.view(len(frames), -1, y.shape[1]).add_(frames[:, None])
@@ -132,7 +132,7 @@ def _gate(y: Tensor, frames: Tensor, z: Tensor) -> None:
 
 
 def _gate_backward(y: Tensor, dz: Tensor, num_frames: int, dy: Tensor, z: Tensor) -> Tensor:
-    """y as `_gate` left it, gradient dz (T, R) -> the gradient of the frames (N, 2R); fills dy (T, 2R) and z."""
+    """y after `_gate`, gradient dz (T, R) -> gradient of the frames (N, 2R); fills dy (T, 2R) and z."""
     if (compiled := kernels()) is not None and fits(y):
         return gate_backward(compiled, y, dz, num_frames, dy, z, torch.get_num_threads())
     signal, switch = (half.contiguous() for half in y.chunk(2, dim=1))

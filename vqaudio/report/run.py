@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vqaudio.atomic import check_out, save_json
+from vqaudio.atomic import check_output_folder, save_json
 from vqaudio.metrics.asr import ASR, PocketsphinxASR, TransformersASR
 from vqaudio.metrics.bitrate import Bitrates
 from vqaudio.metrics.conditioning_gap import gap_metrics
@@ -30,7 +30,7 @@ from vqaudio.speech.prior import CodePrior
 from vqaudio.tokens.chunks import sequences
 from vqaudio.tokens.files import read_tokens
 from vqaudio.tokens.sampling import check_prior
-from vqaudio.training.health import TRAINED, judge
+from vqaudio.training.health import TRAINED, assess
 
 REPORT = "report.json"
 
@@ -97,7 +97,7 @@ def evaluate_speech(
     tasks = [task for task in TASKS if not cfg.only or task.key in cfg.only]
     sets = [one.limited(cfg.max_utterances) for one in open_sets(data, phones, model.sample_rate)]
     check_features(features, [id for one in sets for id in one.alignments])
-    check_out(out, [REPORT, INDEX], overwrite)
+    check_output_folder(out, [REPORT, INDEX], overwrite)
     train_codes = None
     if training is not None:
         speakers = prior.cfg.speakers if prior is not None else ()
@@ -175,7 +175,7 @@ def _verdict(contexts: Sequence[EvaluationContext]) -> str:
     reason = ""
     for context in contexts:
         try:
-            return str(judge(gap_metrics(context.nll), 0, TRAINED))
+            return str(assess(gap_metrics(context.nll), 0, TRAINED))
         except NotApplicableError as error:
             reason = str(error)
     return f"not available: {reason}"

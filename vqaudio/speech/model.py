@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from vqaudio.data.mulaw import mulaw_decode
 from vqaudio.fingerprint import CachedFingerprint
-from vqaudio.nn.context import Context, SpectrumHead
+from vqaudio.nn.context import Context, MelHead
 from vqaudio.nn.encoder import Encoder
 from vqaudio.nn.normalizer import Normalizer
 from vqaudio.nn.quantizer import Quantized, build_quantizer
@@ -46,7 +46,7 @@ class SpeechVQVAE(nn.Module):
         voice = cfg.decoder.cond_hidden_channels if cfg.speakers else 0
         self.context = Context(cfg.context, cfg.encoder.dim, voice) if cfg.context.dilations else None
         asked = (cfg.spectrum, cfg.context.channels, cfg.encoder.hop, cfg.sample_rate)
-        self.spectrum = SpectrumHead(*asked) if cfg.spectrum.n_mels else None
+        self.spectrum = MelHead(*asked) if cfg.spectrum.n_mels else None
         self.decoder = WaveNet(cfg.decoder)
         self._fingerprint = CachedFingerprint()
         nn.ModuleList(self._frozen()).requires_grad_(False)

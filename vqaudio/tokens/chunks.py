@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from vqaudio.data.sharding import draws_of, part_of
+from vqaudio.data.sharding import part_slice, uniform_draws
 from vqaudio.data.splits import split_group
 from vqaudio.tokens.rows import TokenRow
 
@@ -104,8 +104,8 @@ class CodeCrops:
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> dict[str, Tensor]:
         """The `part`-th of `parts` slices of a batch: {"codes": (B, N), "speaker": (B,), "lengths": (B,)} int64."""
-        draws = draws_of(self.cfg.seed, step, (self.cfg.batch_size,))
-        places = (draws * self._ends[-1]).astype(np.int64)[part_of(self.cfg.batch_size, part, parts)]
+        draws = uniform_draws(self.cfg.seed, step, (self.cfg.batch_size,))
+        places = (draws * self._ends[-1]).astype(np.int64)[part_slice(self.cfg.batch_size, part, parts)]
         chosen = np.searchsorted(self._ends, places, side="right")
         starts = places - np.append(0, self._ends)[chosen]
         cut = [self.found.codes[u][s : s + self.cfg.length] for u, s in zip(chosen, starts, strict=True)]

@@ -1,4 +1,4 @@
-"""fit() and checkpoints. Knows no model and no data: an nn.Module, and a loader of batches."""
+"""The training loop `fit` and the checkpoints of a run; independent of any model and data set."""
 
 from vqaudio.training.fit import FitConfig, Loader, TrainingError, fit
 from vqaudio.training.launch import processes

@@ -1,8 +1,7 @@
-"""Checkpoints of a run: whole or not there, few, and no pickles.
+"""Checkpoints of a training run: written atomically, a bounded number of them, without pickle.
 
-checkpoints/00001500/ holds model.safetensors (the weights to use, moving averages where there are any, with what
-`save` writes beside them), training.safetensors (the weights as they are trained, the averages, the optimizer's
-state) and state.json.
+checkpoints/00001500/ holds model.safetensors (the weights for inference, averaged if an EMA is used, and whatever else
+the `save` callback writes), training.safetensors (raw weights, EMA weights and optimizer state) and state.json.
 """
 
 from __future__ import annotations
@@ -24,26 +23,26 @@ FORMAT = 2
 
 
 class TrainingError(RuntimeError):
-    """A run that cannot go on; the message says why and what to do."""
+    """A run that cannot continue; the message states the reason and the remedy."""
 
 
 class TrainingState(NamedTuple):
-    """All that a run needs to continue as if it had never stopped."""
+    """Everything a run needs to resume as if it had not been interrupted."""
 
-    step: int  # updates done
+    step: int  # optimizer updates completed
     model: dict[str, Tensor]
-    ema: dict[str, Tensor]  # moving average of the parameters; empty without
-    optimizer: dict[str, Any]  # as torch.optim.Optimizer.state_dict gives it
-    facts: dict[str, Any]  # what must be the same when it continues, and the loss scaler's state
+    ema: dict[str, Tensor]  # EMA of the parameters; empty if no EMA is used
+    optimizer: dict[str, Any]  # as returned by torch.optim.Optimizer.state_dict
+    facts: dict[str, Any]  # settings that must not change on resume, and the gradient scaler's state
 
 
 def write(folder: Path, snapshot: TrainingState, save: Callable[[Path], None], keep: int) -> None:
-    """Writes `folder`/STEP, with what `save` puts there beside it, then removes all but the newest `keep`.
+    """Write `folder`/STEP, including the files that `save` adds, then delete all but the newest `keep` checkpoints.
 
-    Raises OSError where it cannot be written; what was there before stays.
+    Raises OSError if it cannot be written; earlier checkpoints are left untouched.
     """
     final = folder / f"{snapshot.step:08d}"
-    if final in complete(folder):  # a signal right after it was written
+    if final in complete(folder):  # a signal arrived right after it was written
         return
     partial = folder / f".{final.name}.partial"
     try:
@@ -55,8 +54,8 @@ def write(folder: Path, snapshot: TrainingState, save: Callable[[Path], None], k
         partial.rename(final)
     except (OSError, SafetensorError) as error:
         raise OSError(
-            f"cannot write the checkpoint {final}: {error}; those from before are whole, and once it can be written "
-            "the same command continues from the newest"
+            f"cannot write the checkpoint {final}: {error}; earlier checkpoints are intact, and once the cause is "
+            "removed the same command resumes from the newest one"
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -65,34 +64,37 @@ def write(folder: Path, snapshot: TrainingState, save: Callable[[Path], None], k
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes what a killed process left: checkpoints half written, or half removed."""
+    """Delete partially written or partially deleted checkpoints of a killed process."""
     for leftover in (*folder.glob(".*.partial"), *folder.glob(".*.old")):
         shutil.rmtree(leftover)
 
 
 def complete(folder: Path) -> list[Path]:
-    """The checkpoints in `folder`, oldest first."""
+    """Complete checkpoints in `folder`, oldest first."""
     return sorted(path for path in folder.glob("[0-9]*") if (path / "state.json").is_file())
 
 
 def read(
     checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer, settings: dict[str, Any]
 ) -> TrainingState:
-    """Reads one into `model` and `optimizer`. Raises TrainingError where it fits neither them nor `settings`."""
+    """Load a checkpoint into `model` and `optimizer`.
+
+    Raises TrainingError if it does not match the model or `settings`, or has an unknown format.
+    """
     state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
     if state.get("format") == 1:
         state["facts"]["settings"] = upgrade_flat(state["facts"]["settings"])
     elif state.get("format") != FORMAT:
         raise TrainingError(
-            f"{checkpoint} has format {state.get('format')!r}, this vqaudio continues formats 1 and {FORMAT}; "
-            "start anew with another --out"
+            f"{checkpoint} has format {state.get('format')!r}, this version of vqaudio reads formats 1 and {FORMAT}; "
+            "start a new run with another --out"
         )
-    began = state["facts"]["settings"]
-    for name, value in began.items():  # one that it does not name came with a later version
+    saved = state["facts"]["settings"]
+    for name, value in saved.items():  # a setting that is missing here was added in a later version
         if value != settings.get(name):
             raise TrainingError(
-                f"{checkpoint} is of a run that began with {name} {value}, not {settings.get(name)}; continue with "
-                "that, or choose another --out"
+                f"{checkpoint} belongs to a run with {name} {value}, not {settings.get(name)}; resume with the same "
+                "value, or choose another --out"
             )
     tensors = load_file(checkpoint / "training.safetensors")
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
@@ -103,8 +105,8 @@ def read(
         model.load_state_dict(parts["model"])
     except RuntimeError as error:
         raise TrainingError(
-            f"{checkpoint} holds another model than this configuration describes; start anew with another --out, "
-            f"or give the configuration that it began with ({error})"
+            f"{checkpoint} does not match the model of this configuration; start a new run with another --out, "
+            f"or use the configuration of that run ({error})"
         ) from error
     moments: dict[int, dict[str, Tensor]] = {}
     for name, value in parts["optimizer"].items():
@@ -119,5 +121,5 @@ def _flatten(snapshot: TrainingState) -> dict[str, Tensor]:
     named |= {f"average/{name}": value for name, value in snapshot.ema.items()}
     for index, moments in snapshot.optimizer["state"].items():
         named |= {f"optimizer/{index}/{key}": torch.as_tensor(value) for key, value in moments.items()}
-    # clones: safetensors refuses tensors that share memory
+    # cloned because safetensors rejects tensors that share memory
     return {name: value.detach().cpu().contiguous().clone() for name, value in named.items()}

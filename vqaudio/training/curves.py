@@ -1,4 +1,4 @@
-"""The picture of a run: what metrics.jsonl says, as a PNG."""
+"""Training curves: plots metrics.jsonl of a run as a PNG file."""
 
 from __future__ import annotations
 
@@ -9,37 +9,42 @@ from typing import Any
 from vqaudio.atomic import atomic_file
 from vqaudio.training.metrics_file import read_metrics
 
-PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (  # title, figures; one that ends with a slash stands for all below
+# title, metrics; a trailing slash selects all metrics with that prefix
+PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("bits per sample", ("bits_per_sample",)),
     ("bits per dimension", ("bits_per_dim",)),
     ("bits per code", ("bits_per_code", "unigram_bits")),
-    ("squared error of the spectrum", ("spectrum_error",)),
-    ("perplexity of the codes", ("perplexity",)),
-    ("share of codes in use", ("usage",)),
-    ("gap with exchanged codes", ("conditioning_gap", "conditioning_gap_mean")),
-    ("gap with exchanged speakers", ("speaker_gap",)),
-    ("norms of vectors", ("encoder_norm", "code_norm")),
-    ("norm of the gradient", ("gradient_norm", "gradient_norm/")),
-    ("audio seconds per second", ("audio_seconds_per_second",)),
-    ("share of time waiting for data", ("waiting",)),
+    ("log-mel squared error", ("spectrum_error",)),
+    ("codebook perplexity", ("perplexity",)),
+    ("codebook usage", ("usage",)),
+    ("conditioning gap", ("conditioning_gap", "conditioning_gap_mean")),
+    ("speaker gap", ("speaker_gap",)),
+    ("norms of encoder outputs and codes", ("encoder_norm", "code_norm")),
+    ("gradient norm", ("gradient_norm", "gradient_norm/")),
+    ("real-time factor of training", ("rtf",)),
+    ("fraction of time waiting for data", ("data_wait_fraction",)),
 )
 
 
 def plot_curves(metrics: str | Path, png: str | Path) -> None:
-    """Draws training and validation figures over steps; without matplotlib (the extra `train`) it says so instead."""
+    """Plot training and validation metrics over steps.
+
+    Prints a warning and returns if matplotlib (extra `train`) is not installed. Raises ValueError if the file contains
+    none of the metrics in PANELS.
+    """
     try:
         import matplotlib
     except ImportError:
-        print(f"{png} was not drawn: that needs matplotlib (pip install 'vqaudio[train]')", file=sys.stderr)
+        print(f"{png} was not written: plotting needs matplotlib (pip install 'vqaudio[train]')", file=sys.stderr)
         return
     matplotlib.use("agg")
     from matplotlib import pyplot as plt
 
     rows = read_metrics(metrics)
-    panels = [(title, found) for title, names in PANELS if (found := _there(rows, names))]
+    panels = [(title, found) for title, names in PANELS if (found := _present(rows, names))]
     if not panels:
-        drawn = ", ".join(name for _, names in PANELS for name in names)
-        raise ValueError(f"{metrics} holds none of the figures that are drawn: {drawn}")
+        plotted = ", ".join(name for _, names in PANELS for name in names)
+        raise ValueError(f"{metrics} contains none of the metrics that are plotted: {plotted}")
     columns = min(3, len(panels))
     size = (4.3 * columns, 3.25 * -(-len(panels) // columns))
     figure, axes = plt.subplots(-(-len(panels) // columns), columns, figsize=size, layout="constrained", squeeze=False)
@@ -66,7 +71,7 @@ def plot_curves(metrics: str | Path, png: str | Path) -> None:
     plt.close(figure)
 
 
-def _there(rows: list[dict[str, Any]], names: tuple[str, ...]) -> list[str]:
-    """The figures of a panel that the rows have."""
+def _present(rows: list[dict[str, Any]], names: tuple[str, ...]) -> list[str]:
+    """The metrics of a panel that occur in the rows."""
     known = dict.fromkeys(name for row in rows for name in row)
     return [name for name in known if name in names or name.startswith(tuple(n for n in names if n.endswith("/")))]

@@ -1,4 +1,4 @@
-"""The moving average of a model's parameters: what is evaluated and saved."""
+"""Exponential moving average (EMA) of a model's parameters, used for evaluation and saving."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 
 class ParameterEMA:
-    """Averages the parameters that are trained; buffers, the codebook's averages among them, are taken as they are.
+    """Averages all trainable parameters. Buffers, including the EMA statistics of a codebook, are not averaged.
 
-    With decay 0 there is no average and every method leaves the model alone.
+    With decay 0 no average is kept and every method is a no-op.
     """
 
     def __init__(self, model: nn.Module, decay: float):
@@ -22,7 +22,7 @@ class ParameterEMA:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """After update `step` (0, 1, ...): a short memory at first, so that the beginning is forgotten."""
+        """Call after update `step` (0, 1, ...). The decay ramps up, so that the initial weights are soon forgotten."""
         if self.values:
             decay = min(self.decay, (1 + step) / (10 + step))
             for name, value in self.values.items():
@@ -30,20 +30,20 @@ class ParameterEMA:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Within, the model has the averaged parameters."""
+        """Context manager: the model uses the averaged parameters inside."""
         self._swap()
         try:
             yield
         finally:
             self._swap()
 
-    def keep(self) -> None:
-        """The model has the averaged parameters from now on."""
+    def apply(self) -> None:
+        """Replace the model's parameters by their average permanently."""
         self._swap()
 
     @torch.no_grad()
     def load(self, values: dict[str, Tensor]) -> None:
-        """From a checkpoint."""
+        """Restore the averages {name: value} from a checkpoint."""
         for name, value in self.values.items():
             value.copy_(values[name])
 

@@ -1,7 +1,8 @@
-"""Training is a function: loss, logs = model(**batch).
+"""The training loop, for any module with `loss, logs = model(**batch)`.
 
-Batches are a pure function of (step, part), everything random inside the model one of (seed, step, part), and a
-checkpoint holds the rest: a killed run that is resumed gives the weights of one that never stopped.
+Batches are a pure function of (step, slice), and all randomness inside the model is one of (seed, step, slice).
+Resuming from a checkpoint is therefore exact: a run that was killed and resumed ends with the same weights as an
+uninterrupted one.
 """
 
 from __future__ import annotations
@@ -25,18 +26,18 @@ from vqaudio.training.checkpoint import TrainingError, TrainingState
 from vqaudio.training.codebook_init import initialise_codebooks, initialised_from_data
 from vqaudio.training.config import FitConfig
 from vqaudio.training.ema import ParameterEMA
-from vqaudio.training.health import FATAL, gradient_norms, judge
+from vqaudio.training.health import FATAL, assess, gradient_norms
 from vqaudio.training.launch import (
-    agreed,
     caught_signals,
-    in_words,
+    cpu_threads,
+    describe_launch,
+    largest_over_processes,
+    latest_checkpoint,
     make_accelerator,
-    newest_for_all,
     run_folder_locked,
-    threads,
 )
 from vqaudio.training.loader import Batch, Loader, part_weights, to_device
-from vqaudio.training.metrics_file import MetricsFile, in_short
+from vqaudio.training.metrics_file import MetricsFile, progress_metrics
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -51,33 +52,45 @@ def fit(
     save: Callable[[Model, Path], None] | None = None,
     facts: dict[str, Any] | None = None,
 ) -> Model:
-    """Trains `model` in place and returns it, in evaluation mode, with averaged weights where they are averaged.
+    """Train `model` in place and return it in evaluation mode, with EMA weights if an EMA is used.
 
-    Continues from the newest checkpoint in `out_dir`, if there is one. `evaluate` maps the model (evaluation mode,
-    averaged weights) to figures; `save` writes it into a checkpoint's folder in its own format; `facts`, named settings
-    that JSON can hold, must be the same when a run continues. SIGINT and SIGTERM save a checkpoint and exit with
-    128 + signal. Raises TrainingError when the loss is no longer finite, when a
-    checkpoint does not fit, and for ways to launch that are not supported; OSError where it cannot write.
+    Resumes from the newest checkpoint in `out_dir`, if there is one. SIGINT and SIGTERM save a checkpoint and exit with
+    status 128 + signal.
+
+    Args:
+        model: returns (loss (), logs {name: ()}) when called with a batch
+        loader: provides the batch of each step
+        cfg: hyperparameters
+        out_dir: folder for checkpoints/ and metrics.jsonl
+        evaluate: maps the model (evaluation mode, EMA weights) to validation metrics
+        save: writes the model into a checkpoint folder in its own format; default: a state dict in safetensors
+        facts: settings by name, JSON-serialisable, that must not change when a run is resumed
+
+    Raises:
+        TrainingError: the loss is not finite, a checkpoint does not match, or the launch mode is not supported
+        OSError: a file cannot be written
     """
     run = _Run(model, loader, cfg, Path(out_dir), evaluate, save, facts or {})
     try:
-        with threads(cfg.threads), run_folder_locked(run.out, run.accelerator), caught_signals() as caught:
+        with cpu_threads(cfg.threads), run_folder_locked(run.out, run.accelerator), caught_signals() as caught:
             run.resume()
             for step, batches in run.batches():
                 run.train_step(step, batches)
                 run.after_step(step + 1)
-                if stop := agreed(max(caught, default=0), run.accelerator):
+                if stop := largest_over_processes(max(caught, default=0), run.accelerator):
                     run.save(step + 1)
-                    run.say(f"stopped by signal {stop} after step {step + 1}; the same command continues from there")
+                    run.print_line(
+                        f"stopped by signal {stop} after step {step + 1}; the same command resumes from there"
+                    )
                     raise SystemExit(128 + stop)
-            run.average.keep()
+            run.ema.apply()
     finally:
         run.close()
     return model.eval()
 
 
 class _Run(Generic[Model]):
-    """What the steps of one call of `fit` share."""
+    """State shared by the steps of one call of `fit`."""
 
     def __init__(
         self,
@@ -97,21 +110,21 @@ class _Run(Generic[Model]):
         betas = (cfg.betas[0], cfg.betas[1])
         optimizer = torch.optim.AdamW(parameters, lr=cfg.lr, betas=betas, weight_decay=cfg.weight_decay, fused=True)
         self.wrapped, self.optimizer = self.accelerator.prepare(self.model, optimizer)
-        self.average = ParameterEMA(model, cfg.ema_decay)
+        self.ema = ParameterEMA(model, cfg.ema_decay)
         self.parts = self.accelerator.num_processes * cfg.gradient_accumulation_steps
         self.first_part = self.accelerator.process_index * cfg.gradient_accumulation_steps
         for quantizer in initialised_from_data(model):
             quantizer.forwards_per_step = cfg.gradient_accumulation_steps
         self.metrics = MetricsFile(out / "metrics.jsonl", self.accelerator.is_main_process)
         self.bar: tqdm[Any] | None = None
-        self.start, self.waited, self.logged_at, self.logged_step = 0, 0.0, time.perf_counter(), 0
-        self.logs: dict[str, list[Tensor]] = {}  # since the last row
+        self.start_step, self.data_wait_seconds, self.logged_at, self.logged_step = 0, 0.0, time.perf_counter(), 0
+        self.logs: dict[str, list[Tensor]] = {}  # since the last row of metrics
         self.shown: dict[str, str] = {}
 
     # --- the steps ---
 
     def batches(self) -> Iterator[tuple[int, list[Batch]]]:
-        """(step, its parts for this process), each prepared by a second thread while the step before runs."""
+        """(step, slices of this process); the next batch is prepared in a second thread while a step runs."""
 
         def prepare(step: int) -> list[Batch]:
             return [
@@ -120,17 +133,17 @@ class _Run(Generic[Model]):
             ]
 
         with ThreadPoolExecutor(1) as thread:
-            following = thread.submit(prepare, self.start)
-            for step in range(self.start, self.cfg.steps):
+            following = thread.submit(prepare, self.start_step)
+            for step in range(self.start_step, self.cfg.steps):
                 began = time.perf_counter()
                 ready = following.result()
-                self.waited += time.perf_counter() - began
+                self.data_wait_seconds += time.perf_counter() - began
                 if step + 1 < self.cfg.steps:
                     following = thread.submit(prepare, step + 1)
                 yield step, ready
 
     def train_step(self, step: int, batches: list[Batch]) -> None:
-        """One update of the weights from this process's parts of the joint batch."""
+        """One optimizer update from this process's slices of the global batch."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.cfg.lr_at(step)
         logs: list[dict[str, Tensor]] = []
@@ -139,21 +152,21 @@ class _Run(Generic[Model]):
             seed = np.random.SeedSequence([self.cfg.seed, step, self.first_part + i]).generate_state(1)[0]
             torch.manual_seed(int(seed))
             with self.accelerator.accumulate(self.wrapped):
-                loss, figures = self.wrapped(**to_device(batch, self.accelerator.device))
-                loss, figures = loss * weights[i], {name: value * weights[i] for name, value in figures.items()}
+                loss, metrics = self.wrapped(**to_device(batch, self.accelerator.device))
+                loss, metrics = loss * weights[i], {name: value * weights[i] for name, value in metrics.items()}
                 self.accelerator.backward(loss)
                 if self.accelerator.sync_gradients:
-                    figures |= self.gradient_norms()
+                    metrics |= self.gradient_norms()
                 self.optimizer.step()
                 self.optimizer.zero_grad()
-                logs.append({**figures, "loss": loss.detach()})
-        self.average.update(step)
-        for figures in logs:
-            for name, value in figures.items():
+                logs.append({**metrics, "loss": loss.detach()})
+        self.ema.update(step)
+        for metrics in logs:
+            for name, value in metrics.items():
                 self.logs.setdefault(name, []).append(value.float())
 
     def gradient_norms(self) -> dict[str, Tensor]:
-        """Of the whole model and of its parts, before they are clipped here."""
+        """Gradient norms of the model and of its children before clipping; clips the gradients."""
         if not self.cfg.max_grad_norm:
             self.accelerator.unscale_gradients()
             return gradient_norms(self.model)
@@ -163,9 +176,9 @@ class _Run(Generic[Model]):
         return {"gradient_norm": norm, **parts}
 
     def after_step(self, done: int) -> None:
-        """Rows of figures, evaluation, checkpoint: whatever is due after `done` updates."""
+        """Logging, evaluation and checkpointing, as due after `done` updates."""
         last = done == self.cfg.steps
-        if done % self.cfg.log_every == 0 or last or done == self.start + 1:
+        if done % self.cfg.log_every == 0 or last or done == self.start_step + 1:
             self.log(done)
         if self.evaluate and (done % self.cfg.evaluate_every == 0 or last):
             self.check_health(done, self.evaluation())
@@ -176,7 +189,7 @@ class _Run(Generic[Model]):
             self.bar.update()
 
     def log(self, done: int) -> None:
-        """Figures and speed since the last row, averaged over steps and processes."""
+        """Log metrics and speed since the last row, averaged over steps and processes."""
         names = sorted(self.logs)
         values = torch.stack([torch.stack(self.logs[name]).mean() for name in names])
         self.logs.clear()
@@ -184,80 +197,84 @@ class _Run(Generic[Model]):
         row = dict(zip(names, values, strict=True))
         now, steps = time.perf_counter(), max(1, done - self.logged_step)
         elapsed = now - self.logged_at
-        row |= {"lr": self.cfg.lr_at(done - 1), "steps_per_second": steps / elapsed, "waiting": self.waited / elapsed}
+        row |= {
+            "lr": self.cfg.lr_at(done - 1),
+            "steps_per_second": steps / elapsed,
+            "data_wait_fraction": self.data_wait_seconds / elapsed,
+        }
         if self.loader.seconds_per_step:
-            row["audio_seconds_per_second"] = steps * self.loader.seconds_per_step / elapsed
-        self.logged_at, self.logged_step, self.waited = now, done, 0.0
+            row["rtf"] = steps * self.loader.seconds_per_step / elapsed  # audio seconds per wall second
+        self.logged_at, self.logged_step, self.data_wait_seconds = now, done, 0.0
         self.record("train", done, row)
         if not math.isfinite(row["loss"]):
             raise self.diverged(f"the loss is {row['loss']}", done)
 
     def evaluation(self) -> dict[str, float]:
-        """The caller's figures for the averaged weights; the time that it takes is not counted as training."""
+        """Validation metrics with EMA weights; the time spent here does not count towards training speed."""
         began = time.perf_counter()
-        figures: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         if self.accelerator.is_main_process and self.evaluate:
             self.model.eval()
-            with self.average.applied(), self._as_given():
-                figures = self.evaluate(self.model)
-        (figures,) = broadcast_object_list([figures])
+            with self.ema.applied(), self._without_autocast():
+                metrics = self.evaluate(self.model)
+        (metrics,) = broadcast_object_list([metrics])
         self.logged_at += time.perf_counter() - began
-        return figures
+        return metrics
 
-    def check_health(self, done: int, figures: dict[str, float]) -> None:
-        """Figures of an evaluation with the verdict on them. Raises TrainingError for one that is to end the run."""
-        verdict = judge(figures, done, self.cfg.health)
-        self.record("valid", done, {**figures, "verdict": verdict.name})
-        self.say(f"step {done}: {verdict}")
+    def check_health(self, done: int, metrics: dict[str, float]) -> None:
+        """Log validation metrics with their verdict. Raises TrainingError for a verdict that is to stop the run."""
+        verdict = assess(metrics, done, self.cfg.health)
+        self.record("valid", done, {**metrics, "verdict": verdict.name})
+        self.print_line(f"step {done}: {verdict}")
         if self.cfg.stop_when_collapsed and verdict.name in FATAL:
-            raise TrainingError(f"stopped at step {done}, since more steps would not mend it: {verdict}")
+            raise TrainingError(f"stopped at step {done}, because training does not recover from this: {verdict}")
 
     def record(self, kind: str, done: int, row: Mapping[str, float | str]) -> None:
-        """To metrics.jsonl, the tracker, and the eyes: the bar on a terminal, lines elsewhere."""
+        """Write a row to metrics.jsonl and the tracker, and show it: in the bar on a terminal, otherwise as a line."""
         self.metrics.append({"kind": kind, "step": done, **row})
         self.accelerator.log({f"{kind}/{name}": v for name, v in row.items() if not isinstance(v, str)}, step=done)
-        shown = in_short(row, "valid " if kind == "valid" else "")
-        self.shown |= shown
+        latest_metrics = progress_metrics(row, "valid " if kind == "valid" else "")
+        self.shown |= latest_metrics
         if self.bar is not None and not self.bar.disable:
             self.bar.set_postfix(self.shown, refresh=False)
         else:
-            self.say(f"step {done}: " + ", ".join(f"{name} {value}" for name, value in shown.items()))
+            self.print_line(f"step {done}: " + ", ".join(f"{name} {value}" for name, value in latest_metrics.items()))
 
-    # --- beginning, end, and what lies between two runs ---
+    # --- resuming, saving and closing ---
 
     def resume(self) -> None:
-        """From the newest checkpoint, or from the beginning: then codebooks take their first values from data."""
-        if (newest := newest_for_all(self.out / "checkpoints")) is not None:
+        """Load the newest checkpoint, or start from scratch with codebook initialisation."""
+        if (newest := latest_checkpoint(self.out / "checkpoints")) is not None:
             snapshot = checkpoint.read(newest, self.model, self.optimizer.optimizer, self._settings())
-            self.start = snapshot.step
-            self.average.load(snapshot.ema)
+            self.start_step = snapshot.step
+            self.ema.load(snapshot.ema)
             if (scaler := self.accelerator.scaler) is not None:
                 scaler.load_state_dict(snapshot.facts["scaler"])
-            self.say(f"continuing from {newest}")
+            self.print_line(f"resuming from {newest}")
             if snapshot.facts["processes"] != self.accelerator.num_processes:
-                self.say(
-                    f"it was written by {snapshot.facts['processes']} processes, now there are "
-                    f"{self.accelerator.num_processes}: the same batches, but rounding and what is random inside the "
-                    "model differ"
+                self.print_line(
+                    f"the checkpoint was written by {snapshot.facts['processes']} processes, this run has "
+                    f"{self.accelerator.num_processes}: batches are the same, but rounding and random numbers inside "
+                    "the model differ"
                 )
         else:
             initialise_codebooks(self.model, self.loader, self.accelerator, self.cfg.codebook_init_batches)
-        self.say(in_words(self.accelerator))
-        self.metrics.truncate(self.start)
+        self.print_line(describe_launch(self.accelerator))
+        self.metrics.truncate(self.start_step)
         quiet = not self.accelerator.is_main_process
-        self.bar = tqdm(initial=self.start, total=self.cfg.steps, unit="step", disable=True if quiet else None)
-        self.logged_at, self.logged_step = time.perf_counter(), self.start
+        self.bar = tqdm(initial=self.start_step, total=self.cfg.steps, unit="step", disable=True if quiet else None)
+        self.logged_at, self.logged_step = time.perf_counter(), self.start_step
 
     def _settings(self) -> dict[str, Any]:
-        """What a run must continue with as it began."""
+        """Settings that must not change when the run is resumed."""
         fp16 = self.accelerator.scaler is not None
         own = {"fit.seed": self.cfg.seed, "fit.ema_decay": self.cfg.ema_decay, "fit.precision fp16": fp16}
         return {**self.facts, **own}
 
     def save(self, done: int) -> None:
-        """A checkpoint of `done` updates, by the main process. Raises TrainingError for weights that are not finite."""
+        """Write the checkpoint after `done` updates (main process). Raises TrainingError if a weight is not finite."""
         if not all(value.isfinite().all() for value in self.model.state_dict().values()):
-            raise self.diverged("there are weights that are not finite", done)
+            raise self.diverged("some weights are not finite", done)
         if self.accelerator.is_main_process:
             scaler = self.accelerator.scaler
             facts = {
@@ -266,12 +283,12 @@ class _Run(Generic[Model]):
                 "scaler": None if scaler is None else scaler.state_dict(),
             }
             optimizer = self.optimizer.optimizer.state_dict()
-            snapshot = TrainingState(done, self.model.state_dict(), self.average.values, optimizer, facts)
+            snapshot = TrainingState(done, self.model.state_dict(), self.ema.values, optimizer, facts)
             checkpoint.write(self.out / "checkpoints", snapshot, self._save_averaged, self.cfg.keep_checkpoints)
         self.accelerator.wait_for_everyone()
 
     def _save_averaged(self, folder: Path) -> None:
-        with self.average.applied(), self._as_given():
+        with self.ema.applied(), self._without_autocast():
             if self.save_model is not None:
                 self.save_model(self.model, folder)
             else:
@@ -280,8 +297,8 @@ class _Run(Generic[Model]):
                 save_model(self.model, str(folder / "model.safetensors"))
 
     @contextmanager
-    def _as_given(self) -> Iterator[None]:
-        """Within, the model computes as its owner made it: Accelerate puts mixed precision around its forward."""
+    def _without_autocast(self) -> Iterator[None]:
+        """Context manager: the model runs without the mixed precision that Accelerate wraps around its forward."""
         wrapped = self.model.__dict__.pop("forward", None)
         try:
             yield
@@ -290,24 +307,24 @@ class _Run(Generic[Model]):
                 self.model.__dict__["forward"] = wrapped
 
     def diverged(self, what: str, done: int) -> TrainingError:
-        """The error to raise."""
+        """The error for a run that diverged after `done` updates."""
         return TrainingError(
-            f"{what} at step {done}: the run diverged; its checkpoints, all from before, are in "
+            f"{what} at step {done}: the run diverged; its checkpoints, all from earlier steps, are in "
             f"{self.out / 'checkpoints'}; try a smaller --fit.lr or --fit.max_grad_norm, or --fit.precision no"
         )
 
     def close(self) -> None:
-        """Leaves the model as its owner knows it."""
+        """Remove everything that training attached to the model, and release the process group."""
         self.model.__dict__.pop("forward", None)
         for quantizer in initialised_from_data(self.model):
             quantizer.forwards_per_step = 1
         if self.bar is not None:
             self.bar.close()
-        # before the process group ends: PyTorch's reducer, were it the last to let go of it, could wait for ever
+        # dropped before the process group ends; otherwise PyTorch's reducer may block forever in its destructor
         self.wrapped = self.model
         self.accelerator.free_memory()
         self.accelerator.end_training()
 
-    def say(self, line: str) -> None:
+    def print_line(self, line: str) -> None:
         if self.accelerator.is_main_process:
             tqdm.write(line)

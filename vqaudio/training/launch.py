@@ -1,4 +1,4 @@
-"""What a run asks of the machine: processes, precision, threads, signals, a folder of its own."""
+"""Launch environment of a run: processes, mixed precision, threads, signals and the lock of the output folder."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from filelock import FileLock, Timeout
 from vqaudio.training.checkpoint import TrainingError, complete, remove_leftovers
 from vqaudio.training.config import FitConfig
 
-PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal to get when the parent ends
-NOT_SUPPORTED = {  # what `accelerate launch` sets for it
+PR_SET_PDEATHSIG = 1  # Linux prctl option: signal to receive when the parent process exits
+NOT_SUPPORTED = {  # environment variables set by `accelerate launch`
     "DeepSpeed": "ACCELERATE_USE_DEEPSPEED",
     "FSDP": "ACCELERATE_USE_FSDP",
     "Megatron-LM": "ACCELERATE_USE_MEGATRON_LM",
@@ -30,17 +30,23 @@ NOT_SUPPORTED = {  # what `accelerate launch` sets for it
 
 
 def processes() -> PartialState:
-    """Those of this run, as `accelerate launch` started them. Raises TrainingError for what is not supported."""
-    for name, variable in NOT_SUPPORTED.items():  # before Accelerate looks for it: it may not even be installed
+    """The processes of this run, as started by `accelerate launch`.
+
+    Raises TrainingError for an unsupported kind of parallelism.
+    """
+    for name, variable in NOT_SUPPORTED.items():  # first, because Accelerate would import packages that may be missing
         if os.environ.get(variable, "").lower() == "true":
             raise _not_supported(name)
-    # left to itself on a CPU, Accelerate starts no process group: each of several processes would think it is alone
+    # without cpu=True, Accelerate starts no process group on a CPU, and each process would train on its own
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
     return PartialState(cpu=on_cpu)
 
 
 def make_accelerator(cfg: FitConfig, out: Path) -> Accelerator:
-    """As `accelerate launch` and `cfg` say. Raises TrainingError for what is not supported."""
+    """An Accelerator configured by `accelerate launch` and `cfg`.
+
+    Raises TrainingError for an unsupported kind of parallelism, or if the tracker is not installed.
+    """
     if cfg.tracker == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
         raise TrainingError("--fit.tracker tensorboard needs tensorboard: pip install 'vqaudio[train]'")
     accelerator = Accelerator(
@@ -49,7 +55,7 @@ def make_accelerator(cfg: FitConfig, out: Path) -> Accelerator:
         gradient_accumulation_steps=cfg.gradient_accumulation_steps,
         log_with=None if cfg.tracker == "none" else cfg.tracker,
         project_dir=str(out),
-        # buffers are the same on all processes by construction: the quantizer sees to it
+        # buffers are identical on all processes, because the quantizer synchronises its statistics itself
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
     allowed = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
@@ -60,23 +66,23 @@ def make_accelerator(cfg: FitConfig, out: Path) -> Accelerator:
     return accelerator
 
 
-def in_words(accelerator: Accelerator) -> str:
-    """What a run trains on, so that nobody takes one process for several."""
+def describe_launch(accelerator: Accelerator) -> str:
+    """One log line: number of processes, device, precision and threads."""
     count, device, threads = accelerator.num_processes, accelerator.device.type, torch.get_num_threads()
     precision = {"no": "float32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
     each = f", {threads} thread{'s' * (threads > 1)} each" if device == "cpu" else ""
     return f"training on {count} process{'es' * (count > 1)} ({device}, {precision}{each})"
 
 
-def _not_supported(way: str) -> TrainingError:
+def _not_supported(kind: str) -> TrainingError:
     return TrainingError(
-        f"{way} is not supported: the codebook and its averages must be whole on every process; launch plain data "
-        "parallelism (accelerate launch --multi_gpu --num_processes N, which starts N processes on a CPU too)"
+        f"{kind} is not supported, because every process needs the complete codebook; use data parallelism instead "
+        "(accelerate launch --multi_gpu --num_processes N, which starts N processes on a CPU too)"
     )
 
 
 def _precision(wanted: str) -> str:
-    """ "auto" becomes bf16 where the GPU, or without one the CPU, has instructions for it."""
+    """Resolve "auto": bf16 if the GPU (or, without a GPU, the CPU) has native bf16 instructions, otherwise no."""
     if wanted != "auto":
         return wanted
     if torch.cuda.is_available():
@@ -85,8 +91,8 @@ def _precision(wanted: str) -> str:
 
 
 @contextmanager
-def threads(wanted: int) -> Iterator[None]:
-    """Within, PyTorch has as many CPU threads as FitConfig.threads says."""
+def cpu_threads(wanted: int) -> Iterator[None]:
+    """Context manager that sets the number of CPU threads of PyTorch; `wanted` as in FitConfig.threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(wanted or default_threads())
     try:
@@ -96,9 +102,9 @@ def threads(wanted: int) -> Iterator[None]:
 
 
 def default_threads() -> int:
-    """PyTorch's number, except where `accelerate launch` wrote OMP_NUM_THREADS=1 since nobody had said how many.
+    """PyTorch's number of threads, except where `accelerate launch` set OMP_NUM_THREADS=1 because it was unset.
 
-    There the processors that this process may use are divided among the processes of this machine.
+    In that case the available cores are divided by the number of local processes.
     """
     if "ACCELERATE_MIXED_PRECISION" not in os.environ or os.environ.get("OMP_NUM_THREADS") != "1":
         return torch.get_num_threads()
@@ -108,7 +114,10 @@ def default_threads() -> int:
 
 @contextmanager
 def run_folder_locked(out: Path, accelerator: Accelerator) -> Iterator[None]:
-    """No second run may write to `out` meanwhile; a killed one's lock is gone with it, what it left half is removed."""
+    """Lock `out` against a second run, and delete partial files of a killed one (whose lock the system releases).
+
+    Raises TrainingError if another run holds the lock.
+    """
     if not accelerator.is_main_process:
         yield
         return
@@ -123,7 +132,7 @@ def run_folder_locked(out: Path, accelerator: Accelerator) -> Iterator[None]:
 
 @contextmanager
 def caught_signals() -> Iterator[list[int]]:
-    """SIGINT and SIGTERM are noted in the list instead of ending the process; a second SIGINT does end it."""
+    """Collect SIGINT and SIGTERM in a list instead of ending the process; a second SIGINT ends it immediately."""
     caught: list[int] = []
 
     def note(number: int, _: Any) -> None:
@@ -133,7 +142,7 @@ def caught_signals() -> Iterator[list[int]]:
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     if sys.platform == "linux" and "ACCELERATE_MIXED_PRECISION" in os.environ:
-        # `accelerate launch` hands no signal on to a single process: its own end must stand for one
+        # `accelerate launch` does not forward signals to a single process, so its exit is turned into SIGTERM
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))
     try:
         yield caught
@@ -142,22 +151,22 @@ def caught_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def agreed(signal_number: int, accelerator: Accelerator) -> int:
-    """The largest of the processes' numbers: all of them stop after the same step."""
+def largest_over_processes(signal_number: int, accelerator: Accelerator) -> int:
+    """Maximum over all processes, so that all of them stop after the same step."""
     if accelerator.num_processes == 1:
         return signal_number
     mine = torch.tensor([signal_number], device=accelerator.device)
     return int(torch.as_tensor(accelerator.gather(mine)).max())
 
 
-def newest_for_all(folder: Path) -> Path | None:
-    """The newest checkpoint in `folder`. Raises TrainingError where a process sees another than the main one."""
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint in `folder`, or None. Raises TrainingError if the processes see different ones."""
     found = complete(folder)
     here = found[-1] if found else None
     (decided,) = broadcast_object_list([here])
     if decided != here:
         raise TrainingError(
-            f"the main process continues from {decided}, process {processes().process_index} sees {here}; "
-            "--out must be a folder that all machines share"
+            f"the main process resumes from {decided}, but process {processes().process_index} sees {here}; "
+            "--out must be a folder shared by all machines"
         )
     return here

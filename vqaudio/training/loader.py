@@ -1,4 +1,4 @@
-"""What `fit` trains on."""
+"""The interface of the data that `fit` trains on."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ Batch = dict[str, Tensor]
 
 
 class Loader(Protocol):
-    """Batches by number: no state to save, and the same for any number of processes."""
+    """Batches indexed by step: stateless, and independent of the number of processes."""
 
     @property
     def seconds_per_step(self) -> float:
-        """Audio seconds in the joint batch of a step; 0 for what is not audio."""
+        """Seconds of audio in the global batch of a step; 0 if the data is not audio."""
         ...
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
-        """The `part`-th of `parts` slices of a step's joint batch, a pure function of its arguments.
+        """Slice `part` of `parts` of the global batch of a step, a pure function of its arguments.
 
-        The slices are not empty, follow each other, and may differ in size.
+        Slices are contiguous, non-empty, and may differ in size.
         """
         ...
 
 
 def part_weights(batches: list[Batch], parts: int, device: torch.device) -> Tensor:
-    """(A,) of the A parts of a joint batch on this process: rows over the mean of all parts; 1 where they are equal."""
+    """(A,) loss weights of the A slices on this process: rows of a slice / mean rows per slice; 1 if all are equal."""
     rows = torch.tensor([len(next(iter(batch.values()))) for batch in batches], device=device)
     return rows * parts / sum_over_processes(rows.sum())
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch where the model is."""
+    """Move all tensors of the batch to `device`."""
     return {name: value.to(device, non_blocking=True) for name, value in batch.items()}

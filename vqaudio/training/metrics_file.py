@@ -1,4 +1,4 @@
-"""metrics.jsonl: one row of figures per line, in the run's folder."""
+"""metrics.jsonl: the log of a run, one JSON object per line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vqaudio.atomic import atomic_file, remove_leftovers
 
 
 class MetricsFile:
-    """Appends rows {"kind": "train" or "valid", "step", figures}."""
+    """Appends rows {"kind": "train" or "valid", "step": int, METRIC: value, ...}; only if `writes` (main process)."""
 
     def __init__(self, path: Path, writes: bool):
         self.path, self.writes = path, writes
@@ -26,7 +26,7 @@ class MetricsFile:
                 raise OSError(f"cannot write {self.path}: {error.strerror}") from error
 
     def truncate(self, step: int) -> None:
-        """Drops rows after `step`: a resumed run writes them again. A line cut off by a kill is dropped too."""
+        """Drop rows after `step`, which a resumed run writes again, and an incomplete last line."""
         if self.writes and self.path.exists():
             remove_leftovers(self.path)
             rows = [row for row in read_metrics(self.path) if row["step"] <= step]
@@ -35,26 +35,26 @@ class MetricsFile:
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """All whole rows of a metrics.jsonl."""
+    """All complete rows of a metrics.jsonl file."""
     text = Path(path).read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    return [json.loads(line) for line in whole.splitlines()]
+    complete = text[: text.rfind("\n") + 1]
+    return [json.loads(line) for line in complete.splitlines()]
 
 
-SHORT = {
+PROGRESS_NAMES = {
     "bits_per_sample": "bits",
     "bits_per_dim": "bits per dim",
     "bits_per_code": "bits per code",
     "perplexity": "perplexity",
     "usage": "usage",
-    "conditioning_gap": "gap",
-    "speaker_gap": "voice gap",
-    "audio_seconds_per_second": "x real time",
+    "conditioning_gap": "conditioning gap",
+    "speaker_gap": "speaker gap",
+    "rtf": "rtf",
 }
 
 
-def in_short(row: Mapping[str, float | str], prefix: str) -> dict[str, str]:
-    """What of a row is shown while a run goes on: the figures that everybody watches, or all where none of them is."""
+def progress_metrics(row: Mapping[str, float | str], prefix: str) -> dict[str, str]:
+    """Metrics shown in the progress bar, formatted: those in PROGRESS_NAMES, or all if the row has none of them."""
     numbers = {name: f"{value:.4g}" for name, value in row.items() if not isinstance(value, str)}
-    chosen = {prefix + short: numbers[name] for name, short in SHORT.items() if name in numbers}
+    chosen = {prefix + short: numbers[name] for name, short in PROGRESS_NAMES.items() if name in numbers}
     return chosen or {prefix + name: number for name, number in numbers.items()}
