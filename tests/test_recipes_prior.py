@@ -103,7 +103,7 @@ def test_token_files_that_cannot_be_used_are_explained(
     write_tokens(tmp_path / "foreign.jsonl", [replace(r, tokens=replace(r.tokens, model="beefbeefbeef")) for r in rows])
     write_tokens(tmp_path / "few.jsonl", rows[:1])
     out = ["--model", tiny_model_dir, "--out", tmp_path / "exp/prior"]
-    with pytest.raises(ValueError, match="has tokens of model beefbeefbeef, the tokenizer is model"):
+    with pytest.raises(ValueError, match="has tokens of model beefbeefbeef, but the tokenizer is model"):
         train_prior("--tokens", tmp_path / "foreign.jsonl", *out)
     with pytest.raises(ValueError, match="valid_tokens needs tokens"):
         train_prior("--valid-tokens", tmp_path / "a.jsonl", *out)
