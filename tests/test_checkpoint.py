@@ -25,10 +25,10 @@ def test_a_loaded_model_is_the_saved_one(tiny_model: SpeechVQVAE, tiny_model_dir
     assert loaded.cfg == tiny_model.cfg
     assert loaded.fingerprint == tiny_model.fingerprint
     assert not loaded.training
-    saved, found = tiny_model.state_dict(), loaded.state_dict()
-    assert saved.keys() == found.keys()
+    saved, restored = tiny_model.state_dict(), loaded.state_dict()
+    assert saved.keys() == restored.keys()
     for name in saved:
-        assert torch.equal(saved[name], found[name]), name
+        assert torch.equal(saved[name], restored[name]), name
     wav = torch.rand(300, generator=torch.Generator().manual_seed(0)) - 0.5
     tokens = tiny_model.tokenize(wav)
     assert torch.equal(loaded.tokenize(wav).codes, tokens.codes)

@@ -200,16 +200,16 @@ def test_existing_output_needs_overwrite(tmp_path, run, speech) -> None:
         (("convert", clip, "--speaker", "bert", "--out", tmp_path / "x.wav"), tmp_path / "x.wav"),
         (("prepare", "folder", speech, "--out", tmp_path / "m"), tmp_path / "m" / "train.jsonl"),
     ]
-    for command, made in commands:
+    for command, output in commands:
         assert run(*command)[0] == 0
-        first = made.read_bytes()
+        first = output.read_bytes()
         code, out, err = run(*command)
         assert (code, out) == (2, "")
         assert err.startswith("error: ")
         assert err.endswith("exists already; pass --overwrite to replace it\n")
-        made.write_bytes(b"spoilt")
+        output.write_bytes(b"spoilt")
         assert run(*command, "--overwrite")[0] == 0, command
-        assert made.read_bytes() == first
+        assert output.read_bytes() == first
 
 
 def test_another_models_tokens_are_refused_with_both_fingerprints(tmp_path, run, tiny_model) -> None:
@@ -255,14 +255,14 @@ def test_the_entry_point_answers_without_torch() -> None:
         "code = main(['--help']); sys.exit(code or 'torch' in sys.modules)"
     )
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    made = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
-    assert made.returncode == 0, made.stderr
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     for verb in ("prepare", "tokenize", "decode", "convert", "info"):
-        assert verb in made.stdout
+        assert verb in done.stdout
     command = [sys.executable, "-m", "vqaudio", "decode", "missing.jsonl", "--out", "x.wav", "--nonsense"]
-    made = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert made.returncode == 2
-    assert "--nonsense" in made.stderr
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "--nonsense" in done.stderr
 
 
 def test_public_names_can_be_imported() -> None:

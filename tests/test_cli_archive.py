@@ -45,9 +45,9 @@ def prior(
     net = WaveNetConfig(
         num_classes=16, layers=4, layers_per_stack=3, residual_channels=6, skip_channels=8, cond_hidden_channels=4
     )
-    made = CodePrior(CodePriorConfig(speakers=tiny_model.speakers, model=tiny_model.fingerprint, net=net))
+    model = CodePrior(CodePriorConfig(speakers=tiny_model.speakers, model=tiny_model.fingerprint, net=net))
     folder = tmp_path_factory.mktemp("models") / "prior"
-    save_model(cast(CodePrior, randomise(made)), folder)
+    save_model(cast(CodePrior, randomise(model)), folder)
     return folder
 
 

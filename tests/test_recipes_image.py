@@ -190,6 +190,6 @@ def test_a_model_without_codes_of_its_own_has_no_prior(recipe, tmp_path, kind, m
         CodePrior(CodePriorConfig(net=WaveNetConfig(num_classes=4, layers=1, residual_channels=2, skip_channels=2))),
         tmp_path / "p",
     )
-    with pytest.raises(ValueError, match=f"p is a CodePrior; .*{message}"):
+    with pytest.raises(ValueError, match=f"p is a CodePrior, but .*{message}"):
         recipe("train_prior", "--model", tmp_path / "p", "--kind", kind, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()

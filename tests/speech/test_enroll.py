@@ -110,9 +110,9 @@ def test_distillation_keeps_the_original_speakers(tiny_model: SpeechVQVAE, speec
         q = objective.model.decoder(x, z_q, speaker)[0].softmax(1)
         each = (p * (p / q).log()).sum(1)
         expected = (each[0].sum() + each[1, :40].sum()) / 104
-        found = objective.distillation_loss(objective.teacher, target, z_q, speaker, lengths)
-    assert found == pytest.approx(expected.item(), rel=1e-4)
-    assert found > 0.01
+        loss = objective.distillation_loss(objective.teacher, target, z_q, speaker, lengths)
+    assert loss == pytest.approx(expected.item(), rel=1e-4)
+    assert loss > 0.01
 
 
 def test_distillation_includes_the_context(tiny_config: SpeechVQVAEConfig, initialised, randomise) -> None:
@@ -133,9 +133,9 @@ def test_distillation_includes_the_context(tiny_config: SpeechVQVAEConfig, initi
         p = model.decoder(x, model.conditioned(z_q, speaker), speaker)[0].log_softmax(1)
         q = student(x, model.context(z_q, student.speaker(speaker)), speaker)[0].log_softmax(1)
         expected = (p.exp() * (p - q)).sum(1).mean()
-        found = objective.distillation_loss(teacher, target, z_q, speaker, lengths)
-    assert found == pytest.approx(expected.item(), rel=1e-4)
-    assert found > 0.001
+        loss = objective.distillation_loss(teacher, target, z_q, speaker, lengths)
+    assert loss == pytest.approx(expected.item(), rel=1e-4)
+    assert loss > 0.001
 
 
 def test_frozen_modules_are_never_in_training_mode(tiny_model: SpeechVQVAE) -> None:

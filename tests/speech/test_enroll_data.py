@@ -28,23 +28,23 @@ def eva(tmp_path: Path) -> Path:
 
 
 def test_a_folder_is_one_speaker(eva: Path) -> None:
-    found = find_new_speakers(eva)
-    assert found.speakers == ("eva",)
-    assert [u.id for u in found.valid] == ["04", "14", "more-24"]
-    assert sorted(u.id for u in found.train + found.valid) == [f"{i:02}" for i in range(20)] + [
+    new = find_new_speakers(eva)
+    assert new.speakers == ("eva",)
+    assert [u.id for u in new.valid] == ["04", "14", "more-24"]
+    assert sorted(u.id for u in new.train + new.valid) == [f"{i:02}" for i in range(20)] + [
         f"more-{i}" for i in range(20, 25)
     ]
     assert find_new_speakers(eva, "ewa").speakers == ("ewa",)
-    assert find_new_speakers(eva) == found
+    assert find_new_speakers(eva) == new
 
 
 @pytest.mark.parametrize(("count", "held_out"), [(2, ["1"]), (4, ["3"]), (5, ["4"]), (6, ["4"])])
 def test_at_least_one_utterance_is_held_out(tmp_path: Path, count: int, held_out: list[str]) -> None:
     for i in range(count):
         _record(tmp_path / "eva" / f"{i}.wav", seconds=3)
-    found = find_new_speakers(tmp_path / "eva")
-    assert [u.id for u in found.valid] == held_out
-    assert len(found.train) == count - 1
+    new = find_new_speakers(tmp_path / "eva")
+    assert [u.id for u in new.valid] == held_out
+    assert len(new.train) == count - 1
 
 
 def test_manifests_give_speakers_and_parts(tmp_path: Path) -> None:
@@ -52,14 +52,14 @@ def test_manifests_give_speakers_and_parts(tmp_path: Path) -> None:
         for i in range(12):
             _record(tmp_path / "speech" / speaker / f"{i}.wav")
     prepare("folder", tmp_path / "speech", tmp_path / "m", valid=0.25, test=0.25)
-    found = find_new_speakers(tmp_path / "m")
-    assert found.speakers == ("eva", "fred")
-    assert [u.speaker for u in found.train] == ["eva"] * 6 + ["fred"] * 6
-    assert [u.speaker for u in found.valid] == ["eva"] * 3 + ["fred"] * 3
+    new = find_new_speakers(tmp_path / "m")
+    assert new.speakers == ("eva", "fred")
+    assert [u.speaker for u in new.train] == ["eva"] * 6 + ["fred"] * 6
+    assert [u.speaker for u in new.valid] == ["eva"] * 3 + ["fred"] * 3
     (tmp_path / "m" / "valid.jsonl").unlink()
-    found = find_new_speakers(tmp_path / "m")
-    assert [(u.speaker) for u in found.valid] == ["eva", "fred"]
-    assert len(found.train) == 10
+    new = find_new_speakers(tmp_path / "m")
+    assert [(u.speaker) for u in new.valid] == ["eva", "fred"]
+    assert len(new.train) == 10
     with pytest.raises(ValueError, match="names the speakers; omit --speaker"):
         find_new_speakers(tmp_path / "m", "gina")
 
@@ -108,9 +108,9 @@ def test_a_folder_of_several_speakers_is_refused(tmp_path: Path, eva: Path) -> N
 
 def test_files_that_cannot_be_used_are_left_out(eva: Path) -> None:
     (eva / "broken.wav").write_text("hello")
-    found = find_new_speakers(eva)
-    assert len(found.train) + len(found.valid) == 25
-    assert [str(failure).split(" ")[0] for failure in found.failures] == [str(eva / "broken.wav")]
+    new = find_new_speakers(eva)
+    assert len(new.train) + len(new.valid) == 25
+    assert [str(failure).split(" ")[0] for failure in new.failures] == [str(eva / "broken.wav")]
     for path in eva.rglob("[0-9]*.wav"):
         path.unlink()
     with pytest.raises(AudioError, match="none of the 1 audio files"):

@@ -200,6 +200,6 @@ def test_help_answers_without_torch() -> None:
         "import sys; from vqaudio.cli.main import main; "
         "code = main(['adapt', '--help']); sys.exit('torch' in sys.modules)"
     )
-    made = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert made.returncode == 0
-    assert "--decoder" in made.stdout and "existing speakers change" in " ".join(made.stdout.replace("│", " ").split())
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "--decoder" in done.stdout and "existing speakers change" in " ".join(done.stdout.replace("│", " ").split())

@@ -51,8 +51,8 @@ def prior(make_prior: Callable[..., CodePrior]) -> CodePrior:
 
 
 def _row(id: str, speaker: str | None, codes: list[int] | torch.Tensor, hop: int = HOP) -> TokenRow:
-    own = torch.as_tensor(codes)
-    return TokenRow(id, speaker, Tokens(own, len(own) * hop - 3, 16000, hop, MODEL))
+    tensor = torch.as_tensor(codes)
+    return TokenRow(id, speaker, Tokens(tensor, len(tensor) * hop - 3, 16000, hop, MODEL))
 
 
 @pytest.fixture
@@ -152,10 +152,10 @@ def test_an_archive_is_unpacked_with_the_kernels_that_packed_it(tmp_path, rows, 
 
 @needs_kernels
 def test_the_size_is_the_likelihood(tmp_path, prior) -> None:
-    drawn = prior.sample(1500, ["anna", None, "bert"], generator=torch.Generator().manual_seed(0))
-    own = [_row(f"u{i}", s, codes) for i, (s, codes) in enumerate(zip(("anna", "zoe", "bert"), drawn, strict=True))]
-    facts = pack(own, tmp_path / "t.vqa", prior)
-    nats = prior.nll(drawn, prior.speaker_ids(["anna", None, "bert"]), torch.full((3,), 1500)).double().sum()
+    sampled = prior.sample(1500, ["anna", None, "bert"], generator=torch.Generator().manual_seed(0))
+    rows = [_row(f"u{i}", s, codes) for i, (s, codes) in enumerate(zip(("anna", "zoe", "bert"), sampled, strict=True))]
+    facts = pack(rows, tmp_path / "t.vqa", prior)
+    nats = prior.nll(sampled, prior.speaker_ids(["anna", None, "bert"]), torch.full((3,), 1500)).double().sum()
     bits = nats.item() / math.log(2)
     assert facts.ideal_bits == pytest.approx(bits, rel=1e-4)
     assert bits < 0.8 * facts.fixed_bits  # the distribution is skewed, so the comparison is meaningful
@@ -184,10 +184,10 @@ def test_another_prior_is_refused(tmp_path, rows, packed, prior, make_prior) -> 
 @needs_kernels
 @pytest.mark.parametrize("change", [{"kernels": "neon"}, {"machine": "aarch64"}])
 def test_kernels_of_another_machine_are_refused(tmp_path, packed, prior, change) -> None:
-    found = read_archive(packed)
-    assert found.header.coding is not None
-    header = replace(found.header, coding=replace(found.header.coding, **change))
-    write_archive(tmp_path / "other.vqa", header, found.payload, overwrite=False)
+    original = read_archive(packed)
+    assert original.header.coding is not None
+    header = replace(original.header, coding=replace(original.header.coding, **change))
+    write_archive(tmp_path / "other.vqa", header, original.payload, overwrite=False)
     with pytest.raises(ValueError, match=r"kernels (neon|\w+ for aarch64).* unpack it on a machine of the kind"):
         unpack(read_archive(tmp_path / "other.vqa"), prior)
 
@@ -209,8 +209,8 @@ def test_kernels_that_compute_other_logits_are_detected(packed, prior, monkeypat
 
 @needs_kernels
 def test_an_impossible_payload_is_refused(tmp_path, packed, prior) -> None:
-    found = read_archive(packed)
-    write_archive(tmp_path / "full.vqa", found.header, b"\xff" * 40, overwrite=False)
+    original = read_archive(packed)
+    write_archive(tmp_path / "full.vqa", original.header, b"\xff" * 40, overwrite=False)
     with pytest.raises(ValueError, match="the payload is not valid under the prior's probabilities"):
         unpack(read_archive(tmp_path / "full.vqa"), prior)
 
@@ -240,10 +240,14 @@ def test_without_constriction_a_prior_is_refused(tmp_path, rows, packed, prior, 
 
 def test_rows_that_cannot_be_packed_leave_no_file(tmp_path, rows, prior) -> None:
     def refused(
-        message: str, own, name: str = "t.vqa", over: CodePrior | None = None, error: type[Exception] = ValueError
+        message: str,
+        given_rows,
+        name: str = "t.vqa",
+        over: CodePrior | None = None,
+        error: type[Exception] = ValueError,
     ) -> None:
         with pytest.raises(error, match=message):
-            pack(own, tmp_path / name, over)
+            pack(given_rows, tmp_path / name, over)
         assert _entries(tmp_path) == []
 
     def failing():

@@ -11,24 +11,24 @@ from vqaudio.tokens.archive_coding import constriction, counts, decode_fixed, en
 def test_counts_are_integers_close_to_the_probabilities() -> None:
     logits = np.random.default_rng(0).normal(size=(300, 40)).astype(np.float32) * 6
     logits[0], logits[1, 3], logits[2, :] = 5.0, 3e38, -3e38
-    found = counts(logits)
-    assert (found == np.floor(found)).all() and (found >= 0).all()
-    assert (found.sum(1) == 2**24 - 40).all()
+    result = counts(logits)
+    assert (result == np.floor(result)).all() and (result >= 0).all()
+    assert (result.sum(1) == 2**24 - 40).all()
     expected = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
     expected /= expected.sum(1, keepdims=True)
-    assert np.abs(found / (2**24 - 40) - expected).max() < 40 / 2**24
+    assert np.abs(result / (2**24 - 40) - expected).max() < 40 / 2**24
     assert np.array_equal(
-        np.concatenate([counts(row[None]) for row in logits]), found
+        np.concatenate([counts(row[None]) for row in logits]), result
     )  # rows do not depend on each other
 
 
 def test_the_range_coder_uses_the_counts_unchanged() -> None:
     stream = constriction().stream
     logits = np.random.default_rng(0).normal(size=(2000, 40)).astype(np.float32) * 6
-    found, chosen = counts(logits), logits.argmin(axis=1).astype(np.int32)
+    result, chosen = counts(logits), logits.argmin(axis=1).astype(np.int32)
     encoder = stream.queue.RangeEncoder()
-    encoder.encode(chosen, stream.model.Categorical(perfect=False), found)
-    expected = -np.log2((found[np.arange(2000), chosen] + 1) / 2**24).sum()
+    encoder.encode(chosen, stream.model.Categorical(perfect=False), result)
+    expected = -np.log2((result[np.arange(2000), chosen] + 1) / 2**24).sum()
     assert expected > 2000 * 15  # improbable codes, whose length would change by a different count
     assert abs(encoder.num_bits() - expected) < 64
 

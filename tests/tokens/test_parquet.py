@@ -95,8 +95,8 @@ def test_files_of_other_writers_are_read(tmp_path, columns, lists, text) -> None
     table = pa.table({"text": pa.array(["hello"] * 150), **dict(reversed(arrays.items()))})
     pq.write_table(table, tmp_path / "t.parquet", compression="snappy")
     rows = list(read_tokens(tmp_path / "t.parquet"))
-    found = [(row.id, row.speaker, row.tokens.codes.tolist(), row.tokens.num_samples) for row in rows]
-    assert found == list(zip(*(given[key] for key in ("id", "speaker", "codes", "num_samples")), strict=True))
+    read = [(row.id, row.speaker, row.tokens.codes.tolist(), row.tokens.num_samples) for row in rows]
+    assert read == list(zip(*(given[key] for key in ("id", "speaker", "codes", "num_samples")), strict=True))
     assert all(row.tokens.codes.dtype == torch.int64 for row in rows)
 
 
@@ -170,12 +170,12 @@ def test_a_flipped_bit_never_changes_a_row_silently(tmp_path, rows) -> None:
         path.write_bytes(content)
         content[bit // 8] ^= 1 << bit % 8
         try:
-            found = _lines(read_tokens(path))
+            read = _lines(read_tokens(path))
         except ValueError as error:
             assert str(error).startswith(f"{path}")
             outcomes["refused"] += 1
         else:
-            assert found == _lines(rows)  # a bit that is not needed for the rows, such as a page's statistics
+            assert read == _lines(rows)  # a bit that is not needed for the rows, such as a page's statistics
             outcomes["the same"] += 1
     assert outcomes["refused"] > 3 * outcomes["the same"]
 

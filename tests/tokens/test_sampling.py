@@ -25,9 +25,11 @@ SECONDS = 0.01  # 20 codes of 8 samples at 16 kHz
 
 @pytest.fixture
 def prior(tiny_model: SpeechVQVAE, randomise: Callable[..., nn.Module]) -> CodePrior:
-    made = CodePrior(CodePriorConfig(speakers=("anna", "bert"), model=tiny_model.fingerprint, frame_rate=2000, net=NET))
-    randomise(made)
-    return made.eval().requires_grad_(False)
+    prior = CodePrior(
+        CodePriorConfig(speakers=("anna", "bert"), model=tiny_model.fingerprint, frame_rate=2000, net=NET)
+    )
+    randomise(prior)
+    return prior.eval().requires_grad_(False)
 
 
 def test_an_utterance_depends_on_seed_speaker_and_number(prior: CodePrior, tiny_model: SpeechVQVAE) -> None:

@@ -20,8 +20,8 @@ MINI = Path(__file__).parents[2] / "egs/mini"
 @pytest.fixture
 def manifests(tmp_path: Path) -> list[Path]:
     utterances = read_manifest(MINI / "valid.jsonl")
-    for name, own in (("a", utterances[:2]), ("b", utterances[2:3])):
-        write_manifest(tmp_path / f"{name}.jsonl", own)
+    for name, group in (("a", utterances[:2]), ("b", utterances[2:3])):
+        write_manifest(tmp_path / f"{name}.jsonl", group)
     return [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
 
 
@@ -49,8 +49,8 @@ def test_other_utterances_and_missing_manifests_are_refused(
 
 
 def test_tokens_of_another_model_are_refused(manifests: list[Path], tiny_model: SpeechVQVAE, tmp_path: Path) -> None:
-    own = list(tokens_of(tiny_model, manifests, tmp_path / "own.jsonl"))
-    others = [replace(row, tokens=replace(row.tokens, model="beefbeefbeef")) for row in own]
+    rows = list(tokens_of(tiny_model, manifests, tmp_path / "rows.jsonl"))
+    others = [replace(row, tokens=replace(row.tokens, model="beefbeefbeef")) for row in rows]
     write_tokens(tmp_path / "train.jsonl", others)
     models = f"model beefbeefbeef, not of model {tiny_model.fingerprint}; delete it"
     with pytest.raises(ValueError, match=rf"train\.jsonl contains tokens of {models}"):

@@ -135,7 +135,7 @@ def load_kind(model: str, device: Device, kind: type[Net], threads: int | None =
 def write_utterances(
     spoken: Iterable[DecodedUtterance], total: int, net: SpeechVQVAE, precision: Precision, overwrite: bool
 ) -> None:
-    """Write every utterance as it comes, and say how fast that was."""
+    """Writes each utterance as soon as it is decoded, and prints the speed at the end."""
     from vqaudio.data.audio import write_audio
 
     count, samples, started_at = 0, 0, time.perf_counter()
@@ -149,7 +149,7 @@ def write_utterances(
 def print_synthesis(
     written: str, samples: int, started_at: float, net: SpeechVQVAE, precision: Precision, file: TextIO | None = None
 ) -> None:
-    """What was written, how fast, and by which means; to standard output or another file."""
+    """Prints what was written, the real-time factor and the sampler, to standard output by default."""
     from vqaudio.sampling import choose
 
     seconds, elapsed = samples / net.sample_rate, time.perf_counter() - started_at

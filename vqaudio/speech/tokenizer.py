@@ -55,10 +55,13 @@ def audio_pieces(
         raise ValueError(f"this model expects waveforms at {wanted_rate} Hz, got {sample_rate} Hz; resample them first")
     wav = torch.as_tensor(audio).detach().cpu()
     if not wav.is_floating_point():
-        raise ValueError(f"a waveform must hold floating-point samples in [-1, 1], got {wav.dtype}; scale it first")
+        raise ValueError(f"a waveform must be floating-point, in [-1, 1], got {wav.dtype}; convert and scale it first")
     wav = wav.float()
     if wav.ndim != 1 or not wav.numel() or not wav.isfinite().all():
-        raise ValueError(f"a waveform must be (T,) with T > 0 and all values finite, got {tuple(wav.shape)}")
+        raise ValueError(
+            f"a waveform must be of shape (T,) with T > 0 and finite values, got shape {tuple(wav.shape)}"
+            f"{'' if wav.isfinite().all() else ' and values that are not finite'}; mix down or clean the audio first"
+        )
     yield wav
 
 

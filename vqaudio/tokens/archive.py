@@ -192,13 +192,13 @@ def _check_prior(prior: CodePrior, model: str) -> None:
 
 
 def _available_kernels() -> Kernels:
-    found = kernels()
-    if found is None:
+    available = kernels()
+    if available is None:
         raise ValueError(
             f"archives with a prior need bit-exact probabilities from the compiled kernels, and {why_missing()}; "
             "or pack without a prior"
         )
-    return found
+    return available
 
 
 def _coding(coder: Coder) -> PriorCoding:

@@ -81,7 +81,7 @@ def decode(
     library = constriction().stream
     words = np.frombuffer(payload, "<u4").astype(np.uint32)
     decoder, family = library.queue.RangeDecoder(words), library.model.Categorical(perfect=False)
-    found: list[Codes] = []
+    sequences: list[Codes] = []
     for part in _parts(len(lengths), coder.streams):
         own = torch.tensor(lengths[part])
         streams, size = _open(coder, speakers[part]), len(own)
@@ -100,8 +100,8 @@ def decode(
             rows[:going, t] = chosen
             before[:going, 0] = torch.from_numpy(rows[:going, t])
             advance(going)
-        found += [row[:length] for row, length in zip(rows, lengths[part], strict=True)]
-    return found
+        sequences += [row[:length] for row, length in zip(rows, lengths[part], strict=True)]
+    return sequences
 
 
 def counts(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
@@ -191,5 +191,5 @@ def _parts(count: int, size: int) -> Iterator[slice]:
 def _bits(logits: npt.NDArray[np.float32], chosen: Codes) -> float:
     """(M, K), (M,) -> negative log2-likelihood of the codes, summed over them."""
     shifted = np.subtract(logits, logits.max(axis=1, keepdims=True), dtype=np.float64)
-    own = shifted[np.arange(len(chosen)), chosen]
-    return float((np.log(np.exp(shifted).sum(axis=1)) - own).sum() / math.log(2))
+    selected = shifted[np.arange(len(chosen)), chosen]
+    return float((np.log(np.exp(shifted).sum(axis=1)) - selected).sum() / math.log(2))
