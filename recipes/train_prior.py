@@ -31,7 +31,7 @@ from vqaudio.metrics.prior import code_prior_figures
 from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.speech.prior import CodePrior, CodePriorConfig
 from vqaudio.tokens.bulk import tokens_of
-from vqaudio.tokens.chunks import CodeCropConfig, CodeCrops, code_sequences, split_rows
+from vqaudio.tokens.chunks import CodeCropConfig, CodeCrops, sequences, split_rows
 from vqaudio.tokens.files import read_token_files
 from vqaudio.tokens.rows import TokenRow
 from vqaudio.training import FitConfig, TrainingError, fit, processes
@@ -87,7 +87,7 @@ class Task(NamedTuple):
 def speech(cfg: TrainPriorConfig, tokenizer: SpeechVQVAE) -> Task:
     """A WaveNet prior over the codes of utterances."""
     names, k, model = tokenizer.speakers if cfg.conditional else (), tokenizer.codebook_size, tokenizer.fingerprint
-    train, valid = (code_sequences(rows, names, k, model) for rows in token_rows(cfg, tokenizer))
+    train, valid = (sequences(rows, names, k, model) for rows in token_rows(cfg, tokenizer))
     net = replace(cfg.speech.net, num_classes=k)
     over = replace(cfg.speech, speakers=names, model=model, frame_rate=tokenizer.frame_rate, net=net)
     unigram = shares(train)
@@ -142,7 +142,7 @@ def build(cfg: TrainPriorConfig, maps: CodeMaps) -> ImagePrior | CodeMapVQVAE | 
 def main() -> None:
     cfg = parse(TrainPriorConfig, ROOT / "egs/mini/conf/prior.yaml", description=__doc__ or "")
     over = load_model(cfg.model, processes().device, kind=nn.Module)
-    set_seed(cfg.fit.seed)  # for the initial weights
+    set_seed(cfg.fit.seed)  # the first weights
     with threads(cfg.fit.threads):
         if isinstance(over, SpeechVQVAE) and cfg.kind == "prior":
             task = speech(cfg, over)

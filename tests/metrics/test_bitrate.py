@@ -15,7 +15,7 @@ from vqaudio.metrics.bitrate import bigram_bits, bitrates, merged_bits, prior_bi
 from vqaudio.nn.wavenet import WaveNetConfig
 from vqaudio.speech.prior import CodePrior, CodePriorConfig
 from vqaudio.speech.tokens import Tokens
-from vqaudio.tokens.chunks import CodeSequences, code_sequences
+from vqaudio.tokens.chunks import CodeSequences, sequences
 from vqaudio.tokens.rows import TokenRow
 
 HOP, RATE, K, MODEL = 80, 8000, 4, "0123456789ab"  # 100 codes per second
@@ -125,7 +125,7 @@ def test_the_priors_rate_is_its_likelihood(prior: CodePrior, monkeypatch: pytest
     assert found.by_speaker["anna"]["prior"].bits_per_code == pytest.approx(
         (nats[0] + nats[4]) / math.log(2) / 21, rel=1e-5
     )
-    given = code_sequences(rows, prior.cfg.speakers, K, MODEL)
+    given = sequences(rows, prior.cfg.speakers, K, MODEL)
     whole = prior_bits(given, prior)
     assert whole == pytest.approx(np.array(nats) / math.log(2), rel=1e-5)
     monkeypatch.setattr("vqaudio.metrics.bitrate.CODES_AT_ONCE", 20)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vqaudio.speech.tokens import Tokens
-from vqaudio.tokens.chunks import CodeCropConfig, CodeCrops, CodeSequences, code_sequences, whole_utterances
+from vqaudio.tokens.chunks import CodeCropConfig, CodeCrops, CodeSequences, sequences, whole_utterances
 from vqaudio.tokens.rows import TokenRow
 
 
@@ -22,7 +22,7 @@ def utterances() -> CodeSequences:
         _row(f"u{i}", ("anna", "bert", None)[i % 3], rng.integers(0, 9, length).tolist())
         for i, length in enumerate((20, 3, 8, 11))
     ]
-    return code_sequences(rows, ("anna", "bert"), 9, "m")
+    return sequences(rows, ("anna", "bert"), 9, "m")
 
 
 def test_every_crop_is_a_part_of_an_utterance_of_its_speaker(utterances: CodeSequences) -> None:
@@ -54,7 +54,7 @@ def test_parts_make_up_the_batch_and_steps_are_reproducible(utterances: CodeSequ
 
 
 def test_every_position_is_drawn_equally_often() -> None:
-    sequences = code_sequences([_row("a", None, list(range(8))), _row("b", None, [8, 9, 10])], (), 11, "m")
+    sequences = sequences([_row("a", None, list(range(8))), _row("b", None, [8, 9, 10])], (), 11, "m")
     crops = CodeCrops(sequences, CodeCropConfig(length=3, batch_size=700))
     first = torch.cat([crops.batch(step)["codes"][:, 0] for step in range(10)])
     frequencies = torch.bincount(first, minlength=11) / len(first)
@@ -70,8 +70,8 @@ def test_every_whole_utterance_occurs_once(utterances: CodeSequences) -> None:
 
 def test_unsuitable_rows_are_refused() -> None:
     with pytest.raises(ValueError, match="'u' has tokens of model x, but the tokenizer is model m"):
-        code_sequences([_row("u", None, [1], "x")], (), 9, "m")
+        sequences([_row("u", None, [1], "x")], (), 9, "m")
     with pytest.raises(ValueError, match=r"codes of 'u' must lie in 0\.\.3, got 4\.\.4"):
-        code_sequences([_row("u", None, [4])], (), 4, "m")
+        sequences([_row("u", None, [4])], (), 4, "m")
     with pytest.raises(ValueError, match="no token rows"):
-        code_sequences([], (), 4, "m")
+        sequences([], (), 4, "m")

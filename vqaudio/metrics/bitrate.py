@@ -24,7 +24,7 @@ import numpy.typing as npt
 import torch
 
 from vqaudio.speech.prior import CodePrior
-from vqaudio.tokens.chunks import CodeSequences, code_sequences, whole_utterances
+from vqaudio.tokens.chunks import CodeSequences, sequences, whole_utterances
 from vqaudio.tokens.rows import TokenRow
 
 Codes = npt.NDArray[np.int64]
@@ -68,7 +68,7 @@ def bitrates(
     if not rows:
         raise ValueError("there are no token rows")
     known = prior.cfg.speakers if prior is not None else ()
-    found = code_sequences(rows, known, codebook_size, rows[0].tokens.model)
+    found = sequences(rows, known, codebook_size, rows[0].tokens.model)
     makers = [] if training is None else [("training utterances have", training.model, training.codebook_size)]
     makers += [] if prior is None else [("prior has", prior.cfg.model, prior.cfg.net.num_classes)]
     for name, model, size in makers:

@@ -28,7 +28,7 @@ from vqaudio.report.tasks import QUESTIONS, SPEAKING, Question, check_features
 from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.speech.prior import CodePrior
 from vqaudio.speech.synthesis import DecodeOptions
-from vqaudio.tokens.chunks import code_sequences
+from vqaudio.tokens.chunks import sequences
 from vqaudio.tokens.files import read_tokens
 from vqaudio.tokens.sampling import check_prior
 from vqaudio.training.health import TRAINED, judge
@@ -101,7 +101,7 @@ def evaluate_speech(
     known = prior.cfg.speakers if prior is not None else ()
     counted = None
     if training is not None:
-        counted = code_sequences(read_tokens(training), known, model.codebook_size, model.fingerprint)
+        counted = sequences(read_tokens(training), known, model.codebook_size, model.fingerprint)
     units, enrolled = functools.cache(lambda: fit_units(sets, model, seed)), enrolment(sets, model.speakers)
     recogniser = _recogniser(cfg.asr) if "words" in keys else SphinxRecogniser
     options: DecodeOptions = {"temperature": cfg.temperature, "top_k": cfg.top_k, "precision": precision, "seed": seed}

@@ -37,7 +37,7 @@ class CodeSequences:
         return sum(map(len, self.codes))
 
 
-def code_sequences(rows: Iterable[TokenRow], speakers: Sequence[str], codebook_size: int, model: str) -> CodeSequences:
+def sequences(rows: Iterable[TokenRow], speakers: Sequence[str], codebook_size: int, model: str) -> CodeSequences:
     """Token rows -> their codes. Speakers that are not in `speakers` become the null speaker, with id len(speakers).
 
     Raises ValueError for rows of another tokenizer than `model`, for codes outside 0..codebook_size - 1 and no rows.
