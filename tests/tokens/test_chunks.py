@@ -54,8 +54,8 @@ def test_parts_make_up_the_batch_and_steps_are_reproducible(utterances: CodeSequ
 
 
 def test_every_position_is_drawn_equally_often() -> None:
-    sequences = sequences([_row("a", None, list(range(8))), _row("b", None, [8, 9, 10])], (), 11, "m")
-    crops = CodeCrops(sequences, CodeCropConfig(length=3, batch_size=700))
+    utterances = sequences([_row("a", None, list(range(8))), _row("b", None, [8, 9, 10])], (), 11, "m")
+    crops = CodeCrops(utterances, CodeCropConfig(length=3, batch_size=700))
     first = torch.cat([crops.batch(step)["codes"][:, 0] for step in range(10)])
     frequencies = torch.bincount(first, minlength=11) / len(first)
     torch.testing.assert_close(frequencies[[0, 1, 2, 3, 4, 5, 8]], torch.full((7,), 1 / 7), atol=0.015, rtol=0)
