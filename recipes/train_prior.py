@@ -1,9 +1,9 @@
 """Trains a model of codes: accelerate launch recipes/train_prior.py [CONFIG.yaml] [--flags].
 
-An autoregressive prior over the codes of a trained tokenizer or image model; with --kind vqvae or vae a hierarchical
-model over an image model's codes: a few latents for a whole map of codes. Speech codes come from token files
-(--tokens), or from the manifests in --data, which are tokenized once: the tokens are kept beside `out`, in
-codes/FINGERPRINT/, for all runs over the same tokenizer.
+The model is an autoregressive prior over the codes of a trained tokenizer or image model or, with --kind vqvae or vae,
+the top level of a hierarchical image model, which represents a whole map of codes by a few latents. Speech codes are
+read from token files (--tokens), or computed once from the manifests in --data and cached beside `out`, in
+codes/FINGERPRINT/, for all runs with the same tokenizer.
 """
 
 from __future__ import annotations
@@ -40,48 +40,52 @@ from vqaudio.training.launch import cpu_threads
 from vqaudio.training.loader import Loader
 
 ROOT = Path(__file__).parent.parent
-VALID_FRACTION = 0.05  # of the utterances of --tokens, where no --valid-tokens are named
+VALID_FRACTION = 0.05  # fraction of the utterances in --tokens that is held out if --valid-tokens is not given
 
 
 @dataclass(frozen=True)
 class TrainPriorConfig:
-    """Everything that decides a run."""
+    """Configuration of a training run."""
 
     kind: Literal["prior", "vqvae", "vae"] = "prior"
-    """a prior, or over the codes of images a second level with discrete or continuous latents"""
+    """an autoregressive prior, or, for images, the top level of a hierarchy with discrete or continuous latents"""
     out: Path = Path("exp/prior")
     """folder of the run"""
     model: str = "mini"
-    """the trained tokenizer or image model whose codes are modelled"""
+    """trained tokenizer or image model whose codes are modelled"""
     data: tuple[Path, ...] = (Path("egs/mini"),)
-    """what `vqaudio prepare` wrote: folders with the manifests train.jsonl and valid.jsonl, or one of packed images"""
+    """output of `vqaudio prepare`: folders with train.jsonl and valid.jsonl, or one folder of packed images"""
     tokens: tuple[Path, ...] = ()
-    """speech: token files of `vqaudio tokenize` to train on, instead of tokenizing `data`"""
+    """speech only: token files of `vqaudio tokenize` to train on, instead of tokenizing `data`"""
     valid_tokens: tuple[Path, ...] = ()
-    """speech: token files to validate on; without them, 5 % of each speaker's utterances in `tokens`"""
+    """speech only: token files to validate on; by default 5 % of each speaker's utterances in `tokens`"""
     conditional: bool = True
-    """whether the prior is told who speaks, or the image's class"""
+    """condition the prior on the speaker, or on the image's class"""
     crops: CodeCropConfig = field(default_factory=CodeCropConfig)
     """batches of speech codes"""
     batches: CodeMapBatchConfig = field(default_factory=CodeMapBatchConfig)
-    """batches of maps of codes"""
+    """batches of code maps of images"""
     speech: CodePriorConfig = field(default_factory=CodePriorConfig)
+    """prior over speech codes"""
     image: ImagePriorConfig = field(default_factory=ImagePriorConfig)
+    """prior over code maps of images"""
     hierarchical: CodeMapConfig = field(default_factory=CodeMapConfig)
+    """top level of a hierarchical image model (kind vqvae or vae)"""
     fit: FitConfig = field(default_factory=FitConfig)
+    """training loop"""
 
 
 class Task(NamedTuple):
-    """What is trained, on what, and how it is judged."""
+    """A model with its training batches and its evaluation."""
 
     model: nn.Module
     loader: Loader
     evaluate: Callable[..., dict[str, float]]
-    tokens: str  # fingerprint of the model whose codes they are
+    tokens: str  # fingerprint of the model that computes the codes
 
 
 def speech(cfg: TrainPriorConfig, tokenizer: SpeechVQVAE) -> Task:
-    """A WaveNet over the codes of utterances."""
+    """A WaveNet prior over the codes of utterances."""
     names, k, model = tokenizer.speakers if cfg.conditional else (), tokenizer.codebook_size, tokenizer.fingerprint
     train, valid = (sequences(rows, names, k, model) for rows in token_rows(cfg, tokenizer))
     net = replace(cfg.speech.net, num_classes=k)
@@ -91,12 +95,12 @@ def speech(cfg: TrainPriorConfig, tokenizer: SpeechVQVAE) -> Task:
 
 
 def token_rows(cfg: TrainPriorConfig, tokenizer: SpeechVQVAE) -> tuple[Iterable[TokenRow], Iterable[TokenRow]]:
-    """Rows to train and to validate on: of the token files, or of the manifests, tokenized once."""
+    """Training and validation rows, from the token files or from the manifests, which are tokenized once."""
     if cfg.tokens:
         rows = read_token_files(cfg.tokens)
         return (rows, read_token_files(cfg.valid_tokens)) if cfg.valid_tokens else split_rows(rows, VALID_FRACTION)
     if cfg.valid_tokens:
-        raise ValueError("valid_tokens needs tokens: name the token files to train on too")
+        raise ValueError("valid_tokens needs tokens: give the token files to train on too")
     folders = [path if path.exists() else ROOT / path for path in cfg.data]
     cache = cfg.out.parent / "codes" / tokenizer.fingerprint
     train, valid = (
@@ -107,11 +111,11 @@ def token_rows(cfg: TrainPriorConfig, tokenizer: SpeechVQVAE) -> tuple[Iterable[
 
 
 def images(cfg: TrainPriorConfig, first: ImageVQVAE) -> Task:
-    """A PixelCNN over maps of codes, or a second level of latents beneath one."""
+    """A PixelCNN prior over code maps, or the top level of a hierarchical model of them."""
     if cfg.tokens or cfg.valid_tokens:
         raise ValueError("tokens and valid_tokens are for speech; the codes of images are computed from data")
     if len(cfg.data) != 1:
-        raise ValueError(f"the codes of images are of one prepared folder, got {len(cfg.data)} in data")
+        raise ValueError(f"images must come from one folder, got {len(cfg.data)} in data")
     data, codes = cfg.data[0], cfg.out.parent / "codes" / first.fingerprint
     train = codes_of(first, open_images(data / "train"), codes / "train.safetensors", mirrored=True)
     valid = codes_of(first, open_images(data / "valid"), codes / "valid.safetensors")
@@ -125,9 +129,9 @@ def images(cfg: TrainPriorConfig, first: ImageVQVAE) -> Task:
 
 
 def build(cfg: TrainPriorConfig, maps: CodeMaps) -> ImagePrior | CodeMapVQVAE | CodeMapVAE:
-    """The model, for maps of this shape and codebook."""
+    """The model for code maps of this shape and codebook size."""
     if cfg.kind == "prior":
-        several = cfg.conditional and len(maps.classes) > 1  # of a single one there is nothing to say
+        several = cfg.conditional and len(maps.classes) > 1  # a single class carries no information
         classes, net = maps.classes if several else (), replace(cfg.image.net, codebook_size=maps.codebook_size)
         return ImagePrior(replace(cfg.image, map_shape=maps.map_shape, classes=classes, model=maps.model, net=net))
     net = replace(cfg.hierarchical.net, codebook_size=maps.codebook_size)
@@ -146,7 +150,9 @@ def main() -> None:
             task = images(cfg, over)
         else:
             kinds = "a SpeechVQVAE or an ImageVQVAE" if cfg.kind == "prior" else "an ImageVQVAE"
-            raise ValueError(f"{cfg.model} is a {type(over).__name__}; kind {cfg.kind!r} is over codes of {kinds}")
+            raise ValueError(
+                f"{cfg.model} is a {type(over).__name__}, but kind {cfg.kind!r} needs the codes of {kinds}"
+            )
 
     def save(trained: nn.Module, folder: Path) -> None:
         save_model(trained, folder)
@@ -166,5 +172,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (TrainingError, ValueError, OSError) as error:  # ModelError and ConfigError are ValueErrors
+    except (TrainingError, ValueError, OSError) as error:  # ValueError includes ModelError and ConfigError
         sys.exit(f"error: {error}")

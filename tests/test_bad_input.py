@@ -1,4 +1,4 @@
-"""What users get wrong: one clear sentence, the right exit code, nothing half-written, the other files done."""
+"""Wrong usage and bad files: one clear sentence, the right exit code, no partial output, and all other files done."""
 
 import json
 import os
@@ -18,7 +18,7 @@ RATE = 16000
 
 @pytest.fixture
 def run(tiny_model_dir, capsys) -> Callable[..., tuple[int, list[str]]]:
-    """(verb, *arguments) -> exit code, lines of standard error; --model is added unless it is there."""
+    """(verb, *arguments) -> exit code, lines of standard error; --model is the tiny model by default."""
 
     def call(verb: str, *arguments: object) -> tuple[int, list[str]]:
         known = verb not in ("tokenize", "decode", "convert") or "--model" in arguments
@@ -36,7 +36,7 @@ def _noise(path: Path, rate: int = RATE, channels: int = 1, subtype: str = "PCM_
 
 @pytest.fixture
 def good(tmp_path) -> Path:
-    """A sound file that is all right."""
+    """A valid audio file."""
     return _noise(tmp_path / "good.wav")
 
 
@@ -148,19 +148,22 @@ def test_unusual_files_work(tmp_path, run, rate, channels, subtype) -> None:
     ("arguments", "message"),
     [
         ("tokenize nothing --out t.jsonl", "there is no audio in nothing"),
-        ("tokenize --out t.jsonl", "name at least one audio file, folder or manifest"),
+        ("tokenize --out t.jsonl", "give at least one audio file, folder or manifest"),
         ("tokenize bad.jsonl --out t.jsonl", "bad.jsonl, line 1: not JSON"),
-        ("tokenize good.wav ./good.wav --out t.jsonl", "would share the id 'good'"),
-        ("tokenize good.wav --out t.csv", "tokens are written as NAME.jsonl or NAME.parquet, or as a folder"),
-        ("tokenize good.wav --out t.tar", ".tar comes in a later version"),
+        ("tokenize good.wav ./good.wav --out t.jsonl", "would have the same id 'good'"),
+        (
+            "tokenize good.wav --out t.csv",
+            "token files are named NAME.jsonl or NAME.parquet; a name without",
+        ),
+        ("tokenize good.wav --out t.tar", ".tar is not supported yet"),
         ("tokenize good.wav --out missing/t.jsonl", "its folder missing does not exist"),
         ("tokenize good.wav --out good.wav/t", "is a file, not a folder"),
         ("tokenize good.wav --out t.jsonl --model no-such-model", "there is no model 'no-such-model'"),
-        ("tokenize good.wav --out t.jsonl --model nothing", "nothing is no model: it has no config.json"),
-        ("decode missing.jsonl --out d", "there are no tokens missing.jsonl"),
+        ("tokenize good.wav --out t.jsonl --model nothing", "nothing is not a model: it has no config.json"),
+        ("decode missing.jsonl --out d", "token file missing.jsonl does not exist"),
         ("decode bad.jsonl --out d", "bad.jsonl, line 1: not JSON"),
-        ("decode nothing --out d", "nothing holds no tokens"),
-        ("decode good.wav --out d", "good.wav is not read as tokens"),
+        ("decode nothing --out d", "nothing is not a folder of tokens"),
+        ("decode good.wav --out d", "good.wav is not a token file"),
         ("decode tokens.jsonl --speaker nobody --out d", "speaker 'nobody' is not in this model; it knows 3: anna"),
         ("decode tokens.jsonl --speaker anna --out d.wav", "give a folder"),
         ("decode tokens.jsonl --speaker anna --out good.wav/d", "is a file, not a folder"),
@@ -172,7 +175,7 @@ def test_unusual_files_work(tmp_path, run, rate, channels, subtype) -> None:
         ("convert good.wav --speaker nobody --out c", "speaker 'nobody' is not in this model; it knows 3: anna"),
         ("convert good.wav --speaker anna nobody --out c", "speaker 'nobody' is not in this model"),
         ("convert good.wav --speaker --out c", "name at least one speaker"),
-        ("convert good.wav --speaker all --out c.wav", "c.wav is one file, but 1 inputs in 3 voices make 3"),
+        ("convert good.wav --speaker all --out c.wav", "c.wav is one file, but 1 inputs and 3 speakers make 3 outputs"),
         ("convert good.wav --speaker anna --out c.mp3", "give a folder"),
         ("convert good.wav --speaker anna --out missing/c.wav", "its folder missing does not exist"),
         ("prepare folder missing --out m", "missing does not exist"),
@@ -188,7 +191,7 @@ def test_unusual_files_work(tmp_path, run, rate, channels, subtype) -> None:
             "max_utterances and decoded_utterances must be at least 1, got 0",
         ),
         ("info missing", "there is no model 'missing'"),
-        ("info missing.jsonl", "there are no tokens missing.jsonl"),
+        ("info missing.jsonl", "token file missing.jsonl does not exist"),
         ("info bad.jsonl", "bad.jsonl, line 1: not JSON"),
     ],
 )
@@ -228,10 +231,10 @@ def test_wrong_flags_exit_with_2(run, arguments, capsys) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda facts: facts | {"format": 3}, "has format 3, this vqaudio reads formats 1 and 2"),
-        (lambda facts: facts | {"kind": "Transformer"}, "holds a 'Transformer'"),
+        (lambda facts: facts | {"format": 3}, "has format 3, but this vqaudio reads formats 1 and 2"),
+        (lambda facts: facts | {"kind": "Transformer"}, "is a model of kind 'Transformer'"),
         (lambda facts: facts | {"config": facts["config"] | {"layers": 3}}, "unknown key 'layers'"),
-        (lambda facts: facts | {"config": facts["config"] | {"speakers": ["a"]}}, "does not fit its config.json"),
+        (lambda facts: facts | {"config": facts["config"] | {"speakers": ["a"]}}, "does not match its config.json"),
         (lambda facts: {}, "was not written by vqaudio"),
     ],
 )
@@ -264,12 +267,12 @@ def test_a_checkpoint_that_was_cut_off(tmp_path, run, good, tiny_model_dir) -> N
 def test_no_gpu_is_explained(run, good, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     code, err = run("tokenize", good, "--out", tmp_path / "t.jsonl", "--device", "cuda")
-    assert (code, err) == (2, ["error: PyTorch sees no GPU here; use --device cpu"])
+    assert (code, err) == (2, ["error: PyTorch finds no GPU; use --device cpu"])
 
 
 @pytest.fixture
 def read_only(tmp_path, monkeypatch) -> Path:
-    """A folder that may not be written to. Permissions do not stop the superuser: then Python is made to say so."""
+    """A folder that is not writable. Permissions do not stop the superuser, for whom Python functions are patched."""
     folder = tmp_path / "locked"
     folder.mkdir()
     folder.chmod(0o555)

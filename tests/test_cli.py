@@ -1,7 +1,8 @@
-"""Every verb, run in this process with a tiny model of random weights: what is written is what the library gives."""
+"""Every verb, run in this process with a tiny model of random weights: its output equals that of the library."""
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -26,7 +27,7 @@ CLIP = 330  # samples: decoding takes milliseconds
 
 @pytest.fixture(scope="module")
 def speech(tmp_path_factory) -> Path:
-    """anna/a.wav, bert/b.wav and zoe/c.wav, a clip of real speech each; zoe is in no model."""
+    """A folder with anna/a.wav, bert/b.wav and zoe/c.wav, clips of real speech; zoe is not in the tiny model."""
     folder = tmp_path_factory.mktemp("speech")
     for i, (name, utterance) in enumerate(
         zip(("anna/a", "bert/b", "zoe/c"), read_manifest(MINI / "test.jsonl"), strict=False)
@@ -51,7 +52,7 @@ def run(tiny_model_dir, capsys) -> Callable[..., tuple[int, str, str]]:
 
 
 def _same(path: Path, expected) -> bool:
-    """Whether a file holds exactly the samples (T,) in [-1, 1], rounded to 16 bits."""
+    """Whether a file contains exactly the samples (T,) in [-1, 1], rounded to 16 bits."""
     wav, rate = soundfile.read(path, dtype="int16")
     return rate == 16000 and np.array_equal(wav, to_int16(expected.numpy()))
 
@@ -67,8 +68,8 @@ def test_tokenize_then_decode(tmp_path, run, speech, tiny_model, target) -> None
     code, out, err = run("tokenize", speech / "anna", speech / "bert" / "b.wav", "--out", tmp_path / target)
     assert (code, err) == (0, "")
     assert "utterances    2 of 2" in out
-    assert "8000 per second (log2 16 = 4 per token)" in out
-    assert "times real time on cpu" in out
+    assert "8000 bits per second (log2 16 = 4 bits per token)" in out
+    assert re.search(r"RTF [0-9.e+-]+ on cpu \(audio seconds per wall second\)", out)
     rows = list(read_tokens(tmp_path / target))
     assert [row.id for row in rows] == ["a", "b"]
     for row, path in zip(rows, ("anna/a.wav", "bert/b.wav"), strict=True):
@@ -82,12 +83,13 @@ def test_tokenize_then_decode(tmp_path, run, speech, tiny_model, target) -> None
         assert _same(tmp_path / "wav" / f"{row.id}.wav", expected)
 
 
-def test_decode_speaks_with_each_rows_own_speaker(tmp_path, run, speech, tiny_model) -> None:
+def test_decode_uses_each_rows_own_speaker(tmp_path, run, speech, tiny_model) -> None:
     run("tokenize", speech, "--out", tmp_path / "t.jsonl")
     code, out, err = run("decode", tmp_path / "t.jsonl", "--out", tmp_path / "wav", "--temperature", 0)
     assert code == 1  # for zoe's
     assert err == (
-        "error: zoe-c was spoken by 'zoe', unknown to this model; pass --speaker (vqaudio info MODEL lists them)\n"
+        "error: zoe-c has speaker 'zoe', who is not in this model; "
+        "pass --speaker (vqaudio info MODEL lists the speakers)\n"
     )
     assert _names(tmp_path / "wav") == ["anna-a.wav", "bert-b.wav"]
     assert "2 audio files" in out
@@ -100,7 +102,7 @@ def test_decode_of_rows_without_a_speaker(tmp_path, run, speech) -> None:
     run("tokenize", speech / "anna" / "a.wav", "--out", tmp_path / "t.jsonl")
     code, _, err = run("decode", tmp_path / "t.jsonl", "--out", tmp_path / "wav")
     assert code == 1
-    assert err == "error: a names no speaker; pass --speaker (vqaudio info MODEL lists them)\n"
+    assert err == "error: a has no speaker; pass --speaker (vqaudio info MODEL lists the speakers)\n"
     assert not (tmp_path / "wav").exists()
 
 
@@ -125,7 +127,7 @@ def test_convert_to_folders(tmp_path, run, speech, tiny_model) -> None:
     for name in tiny_model.speakers:
         expected = tiny_model.convert(clip, name)
         assert _same(every / f"a-{name}.wav", expected)
-    assert (several / "a-carl.wav").read_bytes() == (one / "anna-a.wav").read_bytes()  # whatever the batch
+    assert (several / "a-carl.wav").read_bytes() == (one / "anna-a.wav").read_bytes()  # independent of the batch size
 
 
 def test_prepare_tokenize_and_info(tmp_path, run, speech) -> None:
@@ -141,15 +143,15 @@ def test_prepare_tokenize_and_info(tmp_path, run, speech) -> None:
     assert "3: anna, bert, zoe" in out
 
 
-def test_info_is_the_same_of_every_format(tmp_path, run, speech) -> None:
+def test_info_is_the_same_for_every_format(tmp_path, run, speech) -> None:
     pytest.importorskip("pyarrow")
-    told = []
+    printed = []
     for target in ("t.jsonl", "t.parquet", "t"):
         assert run("tokenize", speech, "--out", tmp_path / target)[0] == 0
         code, out, err = run("info", tmp_path / target)
         assert (code, err) == (0, "")
-        told.append(out)
-    assert told[0] == told[1] == told[2] and "3: anna, bert, zoe" in told[0]
+        printed.append(out)
+    assert printed[0] == printed[1] == printed[2] and "3: anna, bert, zoe" in printed[0]
 
 
 def test_parquet_without_pyarrow_is_refused_before_any_work(tmp_path, run, speech, monkeypatch) -> None:
@@ -164,11 +166,11 @@ def test_parquet_without_pyarrow_is_refused_before_any_work(tmp_path, run, speec
     ):
         code, _, err = run(*arguments)
         assert code == 2
-        assert err == "error: Parquet is read and written by pyarrow: pip install 'vqaudio[bulk]'\n"
+        assert err == "error: Parquet files need pyarrow: pip install 'vqaudio[bulk]'\n"
     assert _names(tmp_path) == ["old.parquet"]
 
 
-def test_prepare_names_the_files_it_left_out(tmp_path, run, speech) -> None:
+def test_prepare_names_the_files_that_it_skipped(tmp_path, run, speech) -> None:
     (tmp_path / "c" / "s").mkdir(parents=True)
     for i in range(3):
         (tmp_path / "c" / "s" / f"{i}.wav").write_bytes((speech / "anna" / "a.wav").read_bytes())
@@ -198,16 +200,16 @@ def test_existing_output_needs_overwrite(tmp_path, run, speech) -> None:
         (("convert", clip, "--speaker", "bert", "--out", tmp_path / "x.wav"), tmp_path / "x.wav"),
         (("prepare", "folder", speech, "--out", tmp_path / "m"), tmp_path / "m" / "train.jsonl"),
     ]
-    for command, made in commands:
+    for command, output in commands:
         assert run(*command)[0] == 0
-        first = made.read_bytes()
+        first = output.read_bytes()
         code, out, err = run(*command)
         assert (code, out) == (2, "")
         assert err.startswith("error: ")
         assert err.endswith("exists already; pass --overwrite to replace it\n")
-        made.write_bytes(b"spoilt")
+        output.write_bytes(b"spoilt")
         assert run(*command, "--overwrite")[0] == 0, command
-        assert made.read_bytes() == first
+        assert output.read_bytes() == first
 
 
 def test_another_models_tokens_are_refused_with_both_fingerprints(tmp_path, run, tiny_model) -> None:
@@ -223,8 +225,8 @@ def test_another_models_tokens_are_refused_with_both_fingerprints(tmp_path, run,
     assert not (tmp_path / "wav").exists()
 
 
-def test_the_corpus_of_a_manifest_is_tokenized_whole(tmp_path, run) -> None:
-    """N = ceil(T / hop) for every file of the embedded corpus's test split."""
+def test_all_utterances_of_a_manifest_are_tokenized(tmp_path, run) -> None:
+    """N = ceil(T / hop) for every file in the test split of the embedded corpus."""
     assert run("tokenize", MINI / "test.jsonl", "--out", tmp_path / "t.jsonl")[0] == 0
     rows, utterances = list(read_tokens(tmp_path / "t.jsonl")), read_manifest(MINI / "test.jsonl")
     for row, utterance in zip(rows, utterances, strict=True):
@@ -233,13 +235,13 @@ def test_the_corpus_of_a_manifest_is_tokenized_whole(tmp_path, run) -> None:
         assert (row.tokens.num_samples, len(row.tokens.codes)) == (frames, -(-frames // 8))
 
 
-def test_a_terminal_sees_progress_and_a_file_does_not(tmp_path, run, speech, monkeypatch) -> None:
+def test_progress_is_shown_on_a_terminal_only(tmp_path, run, speech, monkeypatch) -> None:
     assert run("tokenize", speech, "--out", tmp_path / "a.jsonl")[2] == ""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     assert "3/3" in run("tokenize", speech, "--out", tmp_path / "b.jsonl")[2]
 
 
-def test_manifests_keep_ids_apart_from_file_names(tmp_path, run, speech) -> None:
+def test_ids_of_a_manifest_are_independent_of_file_names(tmp_path, run, speech) -> None:
     rows = [Utterance(id, speech / "anna" / "a.wav", "anna", 0.02) for id in ("first", "second")]
     write_manifest(tmp_path / "m.jsonl", rows)
     assert run("tokenize", tmp_path / "m.jsonl", "--out", tmp_path / "t")[0] == 0
@@ -247,23 +249,23 @@ def test_manifests_keep_ids_apart_from_file_names(tmp_path, run, speech) -> None
 
 
 def test_the_entry_point_answers_without_torch() -> None:
-    """`--help` in a fresh process: exit code 0, all verbs named, torch not even imported."""
+    """`--help` in a new process: exit code 0, all verbs are listed, and torch is not imported."""
     program = (
         "import sys; from vqaudio.cli.main import main; "
         "code = main(['--help']); sys.exit(code or 'torch' in sys.modules)"
     )
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    made = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
-    assert made.returncode == 0, made.stderr
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     for verb in ("prepare", "tokenize", "decode", "convert", "info"):
-        assert verb in made.stdout
+        assert verb in done.stdout
     command = [sys.executable, "-m", "vqaudio", "decode", "missing.jsonl", "--out", "x.wav", "--nonsense"]
-    made = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert made.returncode == 2
-    assert "--nonsense" in made.stderr
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "--nonsense" in done.stderr
 
 
-def test_public_names_are_there() -> None:
+def test_public_names_can_be_imported() -> None:
     assert all(getattr(vqaudio, name).__name__ == name for name in vqaudio.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = vqaudio.nonsense  # pyright: ignore[reportAttributeAccessIssue]

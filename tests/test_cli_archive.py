@@ -1,7 +1,8 @@
-"""`vqaudio pack` and `vqaudio unpack`: what they tell is what the archive holds, and what was packed comes back."""
+"""`vqaudio pack` and `vqaudio unpack`: they print the properties of the archive, and restore the packed tokens."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -27,7 +28,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture(scope="module")
 def tokens(tiny_model: SpeechVQVAE, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three rows of the tiny model, a second of audio in all."""
+    """A token file with three rows of the tiny model, one second of audio in total."""
     rows = []
     for name, speaker, count in (("a", "anna", 900), ("b", None, 1), ("c", "zoe", 1099)):
         codes = torch.randint(16, (count,), generator=torch.Generator().manual_seed(count))
@@ -44,9 +45,9 @@ def prior(
     net = WaveNetConfig(
         num_classes=16, layers=4, layers_per_stack=3, residual_channels=6, skip_channels=8, cond_hidden_channels=4
     )
-    made = CodePrior(CodePriorConfig(speakers=tiny_model.speakers, model=tiny_model.fingerprint, net=net))
+    model = CodePrior(CodePriorConfig(speakers=tiny_model.speakers, model=tiny_model.fingerprint, net=net))
     folder = tmp_path_factory.mktemp("models") / "prior"
-    save_model(cast(CodePrior, randomise(made)), folder)
+    save_model(cast(CodePrior, randomise(model)), folder)
     return folder
 
 
@@ -66,11 +67,11 @@ def _lines(path: Path) -> list[str]:
     return [format_row(row) for row in read_tokens(path)]
 
 
-def _told(out: str) -> dict[str, str]:
+def _printed(out: str) -> dict[str, str]:
     return dict(line.split(maxsplit=1) for line in out.splitlines())
 
 
-def test_whatever_the_token_files_are_the_archive_is_the_same(tmp_path, run: Run, tokens, prior) -> None:
+def test_the_archive_does_not_depend_on_the_format_of_the_token_files(tmp_path, run: Run, tokens, prior) -> None:
     pytest.importorskip("pyarrow")
     for name, source in (("t.parquet", tokens), ("folder", tmp_path / "t.parquet")):
         write_tokens(tmp_path / name, read_tokens(source))
@@ -88,30 +89,32 @@ def test_pack_then_unpack(tmp_path, run: Run, tokens, prior, target) -> None:
     archive = tmp_path / "t.vqa"
     code, out, err = run("pack", tokens, "--prior", prior, "--out", archive)
     assert (code, err) == (0, "")
-    facts, told = archive_facts(read_archive(archive)), _told(out)
-    assert told["utterances"] == "3, 1.0 s of audio"
-    assert told["tokens"] == "2000, 2000 per second"
-    share = f"{facts.payload_bytes / 1000:.3f} of fixed length"
-    assert told["payload"] == f"{facts.payload_bytes} bytes, {8 * facts.payload_bytes:.1f} bits per second, {share}"
-    assert told["header"] == f"{facts.header_bytes} bytes"
-    assert told["archive"].startswith(f"{archive.stat().st_size} bytes, {8 * archive.stat().st_size:.1f} bits")
-    assert told["ideal"].startswith(f"{facts.ideal_bits:.1f} bits per second, the likelihood under prior {facts.prior}")
-    assert "codes per second" in told["speed"] and "times real time" in told["speed"]
-    assert told["written"] == str(archive)
+    facts, printed = archive_facts(read_archive(archive)), _printed(out)
+    assert printed["utterances"] == "3, 1.0 s of audio"
+    assert printed["tokens"] == "2000, 2000 per second"
+    fraction = f"{facts.payload_bytes / 1000:.3f} of the fixed-length size"
+    rate = f"{8 * facts.payload_bytes:.1f} bits per second"
+    assert printed["payload"] == f"{facts.payload_bytes} bytes, {rate}, {fraction}"
+    assert printed["header"] == f"{facts.header_bytes} bytes"
+    assert printed["archive"].startswith(f"{archive.stat().st_size} bytes, {8 * archive.stat().st_size:.1f} bits")
+    likelihood = f"{facts.ideal_bits:.1f} bits per second (negative log-likelihood, prior {facts.prior})"
+    assert printed["ideal"] == likelihood
+    assert re.fullmatch(r"\S+ codes per second, RTF \S+ \(audio seconds per wall second\)", printed["speed"])
+    assert printed["written"] == str(archive)
     code, out, err = run("unpack", archive, "--prior", prior, "--out", tmp_path / target)
     assert (code, err) == (0, "")
-    again = _told(out)
+    again = _printed(out)
     assert _lines(tmp_path / target) == _lines(tokens)
     assert {name: fact for name, fact in again.items() if name not in ("speed", "written")} == {
-        name: fact for name, fact in told.items() if name not in ("speed", "written")
+        name: fact for name, fact in printed.items() if name not in ("speed", "written")
     }
 
 
 def test_without_a_prior_every_code_takes_four_bits(tmp_path, run: Run, tokens) -> None:
     code, out, err = run("pack", tokens, "--out", tmp_path / "t.vqa")
     assert (code, err) == (0, "")
-    assert _told(out)["payload"] == "1000 bytes, 8000.0 bits per second, 1.000 of fixed length"
-    assert _told(out)["ideal"] == "not known: packed without a prior"
+    assert _printed(out)["payload"] == "1000 bytes, 8000.0 bits per second, 1.000 of the fixed-length size"
+    assert _printed(out)["ideal"] == "unknown: packed without a prior"
     assert run("unpack", tmp_path / "t.vqa", "--out", tmp_path / "back.jsonl")[0] == 0
     assert _lines(tmp_path / "back.jsonl") == _lines(tokens)
 
@@ -127,7 +130,7 @@ def test_threads_change_nothing(tmp_path, run: Run, tokens, prior) -> None:
     assert (tmp_path / "1.vqa").read_bytes() == (tmp_path / "2.vqa").read_bytes()
 
 
-def test_what_exists_is_replaced_only_on_request(tmp_path, run: Run, tokens) -> None:
+def test_existing_files_are_replaced_only_on_request(tmp_path, run: Run, tokens) -> None:
     archive, back = tmp_path / "t.vqa", tmp_path / "back.jsonl"
     for arguments in (("pack", tokens, "--out", archive), ("unpack", archive, "--out", back)):
         assert run(*arguments)[0] == 0
@@ -136,7 +139,7 @@ def test_what_exists_is_replaced_only_on_request(tmp_path, run: Run, tokens) -> 
         assert run(*arguments, "--overwrite")[0] == 0
 
 
-def test_wrong_usage_is_told_and_leaves_nothing(tmp_path, run: Run, tokens, prior, tiny_model_dir) -> None:
+def test_wrong_usage_is_explained_and_leaves_no_files(tmp_path, run: Run, tokens, prior, tiny_model_dir) -> None:
     packed, cut, flipped = (tmp_path / f"{name}.vqa" for name in ("t", "cut", "flipped"))
     assert run("pack", tokens, "--prior", prior, "--out", packed)[0] == 0
     content = bytearray(packed.read_bytes())
@@ -146,18 +149,18 @@ def test_wrong_usage_is_told_and_leaves_nothing(tmp_path, run: Run, tokens, prio
     before = sorted(tmp_path.iterdir())
     back = ("--out", tmp_path / "back.jsonl")
     for arguments, message in (
-        (("pack", tokens, "--out", tmp_path / "t.zip"), "archives are written as NAME.vqa"),
-        (("pack", tmp_path / "none.jsonl", "--out", tmp_path / "u.vqa"), "there are no tokens"),
-        (("pack", tokens, "--prior", tiny_model_dir, "--out", tmp_path / "u.vqa"), "CodePrior is wanted here"),
+        (("pack", tokens, "--out", tmp_path / "t.zip"), "an archive must be named NAME.vqa"),
+        (("pack", tmp_path / "none.jsonl", "--out", tmp_path / "u.vqa"), "none.jsonl does not exist"),
+        (("pack", tokens, "--prior", tiny_model_dir, "--out", tmp_path / "u.vqa"), "CodePrior is required here"),
         (
             ("pack", tokens, "--prior", prior, "--threads", 0, "--out", tmp_path / "u.vqa"),
             "--threads must be at least 1",
         ),
         (("unpack", packed, *back), "none is given; pass --prior"),
-        (("unpack", cut, "--prior", prior, *back), "cut off or damaged"),
-        (("unpack", flipped, "--prior", prior, *back), "flipped.vqa is damaged: its checksum does not agree"),
-        (("unpack", tokens, *back), "is no token archive"),
-        (("unpack", packed, "--prior", prior, "--out", tmp_path / "t.tar"), "tokens are written as"),
+        (("unpack", cut, "--prior", prior, *back), "is truncated or damaged"),
+        (("unpack", flipped, "--prior", prior, *back), "flipped.vqa is damaged: its checksum does not match"),
+        (("unpack", tokens, *back), "is not a token archive"),
+        (("unpack", packed, "--prior", prior, "--out", tmp_path / "t.tar"), "token files are named"),
     ):
         code, out, err = run(*arguments)
         assert (code, out) == (2, "") and message in err

@@ -145,7 +145,7 @@ def _refuse(images: Path, runs: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["info", prior]) == 0
     data, vae, second = ["--data", str(images)], str(runs / "vae"), str(runs / "over-vae")
     for arguments, said in (
-        (["tokenize", str(images), "--model", vqvae], "this verb is for speech, whose codes have a time"),
+        (["tokenize", str(images), "--model", vqvae], "this verb needs a SpeechVQVAE"),
         (["sample", "--prior", vqvae, "--model", vqvae], "ImageVQVAE, not a prior"),
         (["sample", "--prior", prior, "--model", vqvae, "--label", "green"], "class 'green' is not in this prior"),
         (["sample", "--prior", prior, "--model", vqvae, "--speaker", "p225"], "--speaker and --prompt are for speech"),
@@ -180,13 +180,16 @@ def test_a_run_continues_as_if_it_had_not_stopped(
 
 @pytest.mark.parametrize(
     ("kind", "message"),
-    [("prior", "kind 'prior' is over codes of a SpeechVQVAE or an ImageVQVAE"), ("vae", "over codes of an ImageVQVAE")],
+    [
+        ("prior", "kind 'prior' needs the codes of a SpeechVQVAE or an ImageVQVAE"),
+        ("vae", "the codes of an ImageVQVAE"),
+    ],
 )
 def test_a_model_without_codes_of_its_own_has_no_prior(recipe, tmp_path, kind, message) -> None:
     save_model(
         CodePrior(CodePriorConfig(net=WaveNetConfig(num_classes=4, layers=1, residual_channels=2, skip_channels=2))),
         tmp_path / "p",
     )
-    with pytest.raises(ValueError, match=f"p is a CodePrior; .*{message}"):
+    with pytest.raises(ValueError, match=f"p is a CodePrior, but .*{message}"):
         recipe("train_prior", "--model", tmp_path / "p", "--kind", kind, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""The recipe of priors on token files, and where it keeps the tokens that it makes itself."""
+"""recipes/train_prior.py: training on token files, and the cache of the tokens that it computes itself."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_prior_is_trained_on_token_files(
     assert not (tmp_path / "exp/codes").exists()  # nothing was tokenized
 
 
-def test_two_tokenizers_beside_each_other_keep_their_own_tokens(
+def test_two_tokenizers_have_separate_token_caches(
     tiny_model: SpeechVQVAE, tiny_model_dir: Path, corpus: Path, train_prior: Callable[..., None], tmp_path: Path
 ) -> None:
     other = SpeechVQVAE(tiny_model.cfg).eval()
@@ -89,9 +89,9 @@ def test_two_tokenizers_beside_each_other_keep_their_own_tokens(
     save_model(other, tmp_path / "other")
     for name, model in (("first", tiny_model_dir), ("second", tmp_path / "other")):
         train_prior("--model", model, "--data", corpus, "--out", tmp_path / "exp" / name)
-    kept = {path.name: path for path in (tmp_path / "exp/codes").iterdir()}
-    assert kept.keys() == {tiny_model.fingerprint, other.fingerprint}
-    for fingerprint, folder in kept.items():
+    caches = {path.name: path for path in (tmp_path / "exp/codes").iterdir()}
+    assert caches.keys() == {tiny_model.fingerprint, other.fingerprint}
+    for fingerprint, folder in caches.items():
         lines = (folder / "train.jsonl").read_text().splitlines()
         assert {json.loads(line)["model"] for line in lines} == {fingerprint} and len(lines) == 6
 
@@ -103,7 +103,7 @@ def test_token_files_that_cannot_be_used_are_explained(
     write_tokens(tmp_path / "foreign.jsonl", [replace(r, tokens=replace(r.tokens, model="beefbeefbeef")) for r in rows])
     write_tokens(tmp_path / "few.jsonl", rows[:1])
     out = ["--model", tiny_model_dir, "--out", tmp_path / "exp/prior"]
-    with pytest.raises(ValueError, match="has tokens of model beefbeefbeef, the tokenizer is model"):
+    with pytest.raises(ValueError, match="has tokens of model beefbeefbeef, but the tokenizer is model"):
         train_prior("--tokens", tmp_path / "foreign.jsonl", *out)
     with pytest.raises(ValueError, match="valid_tokens needs tokens"):
         train_prior("--valid-tokens", tmp_path / "a.jsonl", *out)
@@ -113,7 +113,7 @@ def test_token_files_that_cannot_be_used_are_explained(
         read_token_files([tmp_path / "a.jsonl", tmp_path / "few.jsonl"])
 
 
-def test_rows_are_split_within_each_speaker_whatever_their_order() -> None:
+def test_rows_are_split_per_speaker_independent_of_their_order() -> None:
     rows = [
         TokenRow(f"{who}{i}", who, Tokens(torch.tensor([i]), 8, 16000, 8, "m")) for who in ("a", "b") for i in range(40)
     ]

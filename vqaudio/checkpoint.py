@@ -1,4 +1,4 @@
-"""Models on disk: config.json + model.safetensors in a folder, never a pickle."""
+"""Saves and loads models: a folder with config.json and model.safetensors, never a pickle."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from vqaudio.speech.model import SpeechVQVAE
 
 Kind = TypeVar("Kind", bound=nn.Module)
-FORMAT = 2  # version of config.json and of the names in model.safetensors
+FORMAT = 2  # version of the keys in config.json and of the weight names in model.safetensors
 PRETRAINED = Path(__file__).parent / "pretrained"
-# kind of model, as config.json names it -> where it is; a file never names a module
+# Kind of model in config.json -> module that defines it. A file never names a module, so it cannot import code.
 KINDS = {
     "SpeechVQVAE": "vqaudio.speech.model",
     "CodePrior": "vqaudio.speech.prior",
@@ -37,15 +37,18 @@ KINDS = {
 
 
 class ModelError(ValueError):
-    """A model that is not there or cannot be read; the message says why and what to do."""
+    """A model does not exist or cannot be read; the message says why and what to do."""
 
 
 def save_model(model: nn.Module, folder: str | Path) -> None:
-    """Writes `folder`/config.json and model.safetensors of a model of this package, each whole or not at all."""
+    """Writes config.json and model.safetensors of a model of this package to `folder`, each file atomically.
+
+    The folder is created if necessary, and existing files are replaced. Raises OSError if writing fails.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_file(folder / "model.safetensors", overwrite=True) as path:
-        # as bytes: save_file would make a file that nobody else may read
+        # write bytes, because save_file would create a file that only its owner may read
         path.write_bytes(save({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}))
     facts = {"format": FORMAT, "kind": type(model).__name__, "config": to_dict(model.cfg)}
     with atomic_file(folder / "config.json", overwrite=True) as path:
@@ -59,10 +62,11 @@ def load_model(name: str | Path, device: str | torch.device | None = None, *, ki
 def load_model(
     name: str | Path, device: str | torch.device | None = None, *, kind: type[nn.Module] | None = None
 ) -> nn.Module:
-    """A shipped name ("mini"), a folder, or a Hugging Face Hub id -> the model, ready to use (eval mode).
+    """Name of a shipped model ("mini"), folder, or Hugging Face Hub id -> the model, in evaluation mode.
 
-    kind: the class that it must be of, by default SpeechVQVAE; nn.Module takes any. Raises ModelError for a name that
-    is none of these, for another kind of model, a damaged or foreign folder, another format version.
+    `device` is the CPU by default. `kind` is the expected class, by default SpeechVQVAE; nn.Module accepts any. Raises
+    ModelError if there is no such model, if it is of another kind, if its files are damaged or were not written by
+    vqaudio, and for a format version that this version of vqaudio does not read.
     """
     folder = _find(name)
     facts = _read_facts(folder)
@@ -70,37 +74,42 @@ def load_model(
     model_class = _class(facts["kind"])
     if not issubclass(model_class, kind):
         raise ModelError(
-            f"{name} is a model of kind {facts['kind']}, and {kind.__name__} is wanted here; from Python, "
+            f"{name} is a model of kind {facts['kind']}, but {kind.__name__} is required here; in Python, "
             f"load_model(..., kind={facts['kind']}) loads it"
         )
     try:
         model = model_class(from_dict(get_type_hints(model_class.__init__)["cfg"], facts["config"]))
     except ConfigError as error:
-        raise ModelError(f"{folder / 'config.json'}: {error}; was the model made by a newer vqaudio?") from error
+        raise ModelError(
+            f"{folder / 'config.json'}: {error}; the model may have been saved by a newer vqaudio: update vqaudio"
+        ) from error
     path = folder / "model.safetensors"
     try:
         state = load_file(path)
     except FileNotFoundError:
-        raise ModelError(f"{folder} has a config.json but no model.safetensors; copy it there too") from None
+        raise ModelError(f"{folder} has a config.json but no model.safetensors; copy that file there too") from None
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} is damaged ({error}); fetch it again") from error
+        raise ModelError(f"{path} is damaged ({error}); download or copy it again") from error
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise ModelError(f"{path} does not fit its config.json: {error}") from error
+        raise ModelError(f"{path} does not match its config.json: {error}") from error
     broken = [key for key, value in state.items() if not value.isfinite().all()]
     if broken:
-        raise ModelError(f"{path} holds numbers that are not finite, in {broken[0]}; the run that made it diverged")
+        raise ModelError(
+            f"{path} contains values that are not finite, in {broken[0]}; the training run diverged: use an earlier "
+            "checkpoint or train again"
+        )
     return model.eval().requires_grad_(False).to(device or "cpu")
 
 
 def _class(kind: str) -> type[nn.Module]:
-    """The class of one of KINDS, imported now."""
+    """The class of a kind in KINDS; its module is imported only now."""
     return getattr(import_module(KINDS[kind]), kind)
 
 
 def shipped_models() -> list[str]:
-    """Names of the models that come with the package."""
+    """Names of the models that are part of the package, sorted."""
     return sorted(path.parent.name for path in PRETRAINED.glob("*/config.json"))
 
 
@@ -113,8 +122,8 @@ def _find(name: str | Path) -> Path:
     if isinstance(name, str) and name.count("/") == 1 and not name.startswith((".", "/")):
         return _download(name)
     raise ModelError(
-        f"there is no model {str(name)!r}: neither a folder nor one of the shipped models "
-        f"({', '.join(shipped_models()) or 'none'}); a Hugging Face Hub id looks like user/model"
+        f"there is no model {str(name)!r}: it is neither a folder nor one of the shipped models "
+        f"({', '.join(shipped_models()) or 'none'}); a Hugging Face Hub id has the form user/model"
     )
 
 
@@ -126,7 +135,7 @@ def _download(hub_id: str) -> Path:
         return Path(snapshot_download(hub_id, allow_patterns=["config.json", "model.safetensors"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
-            f"there is no folder {hub_id!r}, and the Hugging Face Hub did not give a model of that name: "
+            f"there is no folder {hub_id!r}, and no model of that name could be downloaded from the Hugging Face Hub: "
             f"{str(error).splitlines()[0]}"
         ) from error
 
@@ -136,18 +145,21 @@ def _read_facts(folder: Path) -> dict[str, Any]:
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ModelError(f"{folder} is no model: it has no config.json") from None
+        raise ModelError(f"{folder} is not a model: it has no config.json") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path} is not JSON ({error}); fetch the model again") from error
+        raise ModelError(f"{path} is not JSON ({error}); download or copy the model again") from error
     if not isinstance(facts, dict) or "format" not in facts or "config" not in facts:
-        raise ModelError(f"{path} was not written by vqaudio: it has no format and config")
+        raise ModelError(f"{path} was not written by vqaudio: it needs the keys format and config")
     if facts["format"] == 1:
         facts = {**facts, "config": upgrade(facts["config"])}
     elif facts["format"] != FORMAT:
         raise ModelError(
-            f"{path} has format {facts['format']!r}, this vqaudio reads formats 1 and {FORMAT}; "
-            "use the version of vqaudio that made the model"
+            f"{path} has format {facts['format']!r}, but this vqaudio reads formats 1 and {FORMAT}; "
+            "use the version of vqaudio that saved the model"
         )
     if facts.get("kind") not in list(KINDS):
-        raise ModelError(f"{path} holds a {facts.get('kind')!r}, this vqaudio knows: {', '.join(KINDS)}")
+        raise ModelError(
+            f"{path} is a model of kind {facts.get('kind')!r}, but this vqaudio knows only {', '.join(KINDS)}; "
+            "use the version of vqaudio that saved the model"
+        )
     return facts

@@ -152,7 +152,7 @@ def test_what_does_not_belong_together_is_refused(prior: CodePrior) -> None:
     rows = [_row("a", "anna", [0, 1])]
     with pytest.raises(ValueError, match="there are no token rows"):
         bitrates([], K)
-    with pytest.raises(ValueError, match=r"codes outside 0\.\.0"):
+    with pytest.raises(ValueError, match=r"codes of 'a' must lie in 0\.\.0"):
         bitrates(rows, 1)
     with pytest.raises(ValueError, match="'b' has tokens of model other"):
         bitrates([*rows, _row("b", "anna", [0], model="other")], K)

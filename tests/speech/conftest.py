@@ -1,4 +1,4 @@
-"""Clips of real speech by two people whom the tiny model does not know."""
+"""Clips of real speech of two speakers that the tiny model does not know."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +14,7 @@ MINI = Path(__file__).parents[2] / "egs/mini/wav16"
 
 @pytest.fixture(autouse=True)
 def fresh_accelerator() -> Iterator[None]:
-    """Other tests train in this process too, with another precision."""
+    """Resets Accelerate's global state, because other tests in this process train with another precision."""
     AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -22,11 +22,11 @@ def fresh_accelerator() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """dora/0.wav to 5.wav and emil/0.wav to 5.wav, a second each."""
-    root = tmp_path_factory.mktemp("newcomers")
-    voices = [folder for folder in sorted(MINI.iterdir()) if len(list(folder.glob("*.flac"))) >= 6]
-    for name, voice in zip(("dora", "emil"), voices, strict=False):
+    """A folder with dora/0.wav to 5.wav and emil/0.wav to 5.wav, one second each."""
+    root = tmp_path_factory.mktemp("new_speakers")
+    folders = [folder for folder in sorted(MINI.iterdir()) if len(list(folder.glob("*.flac"))) >= 6]
+    for name, folder in zip(("dora", "emil"), folders, strict=False):
         (root / name).mkdir()
-        for i, path in enumerate(sorted(voice.glob("*.flac"))[:6]):
+        for i, path in enumerate(sorted(folder.glob("*.flac"))[:6]):
             soundfile.write(root / name / f"{i}.wav", read_audio(path, 16000)[4000:20000], 16000)
     return root

@@ -118,7 +118,7 @@ def test_codes_that_are_to_stay_must_be_those_of_a_start(config, model, tmp_path
     narrower = replace(config, stage="decoder", context=replace(config.context, channels=5))
     without = replace(config, stage="decoder", context=ContextConfig(), spectrum=LogMelConfig())
     for cfg in (narrower, without):
-        with pytest.raises(ModelError, match="are read by its context"):
+        with pytest.raises(ModelError, match="has a context that was trained on its codes"):
             init_from(SpeechVQVAE(cfg), [tmp_path])
     with pytest.raises(ModelError, match="got none"):
         init_from(SpeechVQVAE(replace(config, stage="decoder")), [])

@@ -1,4 +1,4 @@
-"""What a folder holds of new speakers, and what is held out of it."""
+"""Finding the utterances of new speakers in a folder, and holding some of them out."""
 
 from __future__ import annotations
 
@@ -21,46 +21,46 @@ def _record(path: Path, seconds: float = 1.0) -> None:
 
 @pytest.fixture
 def eva(tmp_path: Path) -> Path:
-    """25 utterances of a second, 00 to 24, five of them in a subfolder."""
+    """A folder with 25 utterances of one second, 00 to 24, five of them in a subfolder."""
     for i in range(25):
         _record(tmp_path / "eva" / ("more" if i >= 20 else ".") / f"{i:02}.wav")
     return tmp_path / "eva"
 
 
 def test_a_folder_is_one_speaker(eva: Path) -> None:
-    found = find_new_speakers(eva)
-    assert found.speakers == ("eva",)
-    assert [u.id for u in found.valid] == ["04", "14", "more-24"]
-    assert sorted(u.id for u in found.train + found.valid) == [f"{i:02}" for i in range(20)] + [
+    new = find_new_speakers(eva)
+    assert new.speakers == ("eva",)
+    assert [u.id for u in new.valid] == ["04", "14", "more-24"]
+    assert sorted(u.id for u in new.train + new.valid) == [f"{i:02}" for i in range(20)] + [
         f"more-{i}" for i in range(20, 25)
     ]
     assert find_new_speakers(eva, "ewa").speakers == ("ewa",)
-    assert find_new_speakers(eva) == found
+    assert find_new_speakers(eva) == new
 
 
 @pytest.mark.parametrize(("count", "held_out"), [(2, ["1"]), (4, ["3"]), (5, ["4"]), (6, ["4"])])
 def test_at_least_one_utterance_is_held_out(tmp_path: Path, count: int, held_out: list[str]) -> None:
     for i in range(count):
         _record(tmp_path / "eva" / f"{i}.wav", seconds=3)
-    found = find_new_speakers(tmp_path / "eva")
-    assert [u.id for u in found.valid] == held_out
-    assert len(found.train) == count - 1
+    new = find_new_speakers(tmp_path / "eva")
+    assert [u.id for u in new.valid] == held_out
+    assert len(new.train) == count - 1
 
 
-def test_manifests_of_prepare_say_who_and_what(tmp_path: Path) -> None:
+def test_manifests_give_speakers_and_parts(tmp_path: Path) -> None:
     for speaker in ("eva", "fred"):
         for i in range(12):
             _record(tmp_path / "speech" / speaker / f"{i}.wav")
     prepare("folder", tmp_path / "speech", tmp_path / "m", valid=0.25, test=0.25)
-    found = find_new_speakers(tmp_path / "m")
-    assert found.speakers == ("eva", "fred")
-    assert [u.speaker for u in found.train] == ["eva"] * 6 + ["fred"] * 6
-    assert [u.speaker for u in found.valid] == ["eva"] * 3 + ["fred"] * 3
+    new = find_new_speakers(tmp_path / "m")
+    assert new.speakers == ("eva", "fred")
+    assert [u.speaker for u in new.train] == ["eva"] * 6 + ["fred"] * 6
+    assert [u.speaker for u in new.valid] == ["eva"] * 3 + ["fred"] * 3
     (tmp_path / "m" / "valid.jsonl").unlink()
-    found = find_new_speakers(tmp_path / "m")
-    assert [(u.speaker) for u in found.valid] == ["eva", "fred"]
-    assert len(found.train) == 10
-    with pytest.raises(ValueError, match="names its speakers itself; leave --speaker out"):
+    new = find_new_speakers(tmp_path / "m")
+    assert [(u.speaker) for u in new.valid] == ["eva", "fred"]
+    assert len(new.train) == 10
+    with pytest.raises(ValueError, match="names the speakers; omit --speaker"):
         find_new_speakers(tmp_path / "m", "gina")
 
 
@@ -78,10 +78,10 @@ def test_manifests_that_contradict_each_other_are_refused(tmp_path: Path) -> Non
         find_new_speakers(tmp_path)
 
 
-def test_too_little_speech_is_refused_in_words(tmp_path: Path) -> None:
+def test_too_little_speech_is_refused(tmp_path: Path) -> None:
     _record(tmp_path / "eva" / "long.wav", seconds=60)
     with pytest.raises(
-        ValueError, match=r"has 1 utterance and 60.0 s of speaker 'eva'; it takes at least 2 .* and 5 s"
+        ValueError, match=r"has 1 utterance and 60.0 s of speaker 'eva'; at least 2 utterances .* and 5 s are required"
     ):
         find_new_speakers(tmp_path / "eva")
     for i in range(4):
@@ -96,21 +96,21 @@ def test_folders_without_speech_are_refused(tmp_path: Path, eva: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"00.wav is a file; give the folder"):
         find_new_speakers(eva / "00.wav")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"there is no audio in .*empty, and no train\.jsonl"):
+    with pytest.raises(FileNotFoundError, match=r"there is no audio in .*empty or its subfolders, and no train\.jsonl"):
         find_new_speakers(tmp_path / "empty")
 
 
-def test_a_folder_of_speakers_is_not_taken_for_one(tmp_path: Path, eva: Path) -> None:
-    with pytest.raises(ValueError, match=r"lies in subfolders; pass --speaker NAME .*vqaudio prepare folder"):
+def test_a_folder_of_several_speakers_is_refused(tmp_path: Path, eva: Path) -> None:
+    with pytest.raises(ValueError, match=r"lies in subfolders; .* pass --speaker NAME, .*vqaudio prepare folder"):
         find_new_speakers(tmp_path)
     assert find_new_speakers(tmp_path, "eva").speakers == ("eva",)
 
 
 def test_files_that_cannot_be_used_are_left_out(eva: Path) -> None:
     (eva / "broken.wav").write_text("hello")
-    found = find_new_speakers(eva)
-    assert len(found.train) + len(found.valid) == 25
-    assert [str(failure).split(" ")[0] for failure in found.failures] == [str(eva / "broken.wav")]
+    new = find_new_speakers(eva)
+    assert len(new.train) + len(new.valid) == 25
+    assert [str(failure).split(" ")[0] for failure in new.failures] == [str(eva / "broken.wav")]
     for path in eva.rglob("[0-9]*.wav"):
         path.unlink()
     with pytest.raises(AudioError, match="none of the 1 audio files"):

@@ -1,4 +1,4 @@
-"""The verb and the folder that it writes: whole or not there, continued after an interruption."""
+"""`vqaudio adapt`: its output folder is written atomically, and an interrupted run is continued."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from filelock import FileLock
 from vqaudio import SpeechVQVAE, load_model
 from vqaudio.cli.main import main
 from vqaudio.speech import enroll_run
-from vqaudio.speech.enroll import Learner, adapt
+from vqaudio.speech.enroll import EnrollmentObjective, adapt
 from vqaudio.speech.enroll_config import AdaptConfig
 from vqaudio.speech.enroll_data import find_new_speakers
 from vqaudio.tokens.files import read_tokens
 
 FLAGS = ("--steps", 40, "--crop-samples", 1024)
+ADVICE = "wait until it has finished, or choose another --out"
 
 
 @pytest.fixture
 def run(tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """(verb, *arguments) -> exit code, standard output, standard error; --model is the tiny one if not given."""
+    """(verb, *arguments) -> exit code, standard output, standard error; --model is the tiny model by default."""
 
     def call(verb: str, *arguments: object) -> tuple[int, str, str]:
         model = () if "--model" in arguments else ("--model", tiny_model_dir)
@@ -42,14 +43,16 @@ def _same(one: SpeechVQVAE, two: SpeechVQVAE) -> bool:
     return one.cfg == two.cfg and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_adapt_then_speak_old_tokens_with_the_new_voice(tmp_path, run, speech: Path, tiny_model: SpeechVQVAE) -> None:
+def test_an_adapted_model_decodes_existing_tokens_with_the_new_speaker(
+    tmp_path, run, speech: Path, tiny_model: SpeechVQVAE
+) -> None:
     clip, tokens, out = speech / "emil" / "0.wav", tmp_path / "t.jsonl", tmp_path / "deep" / "m2"
     assert run("tokenize", clip, "--out", tokens)[0] == 0
-    code, said, err = run("adapt", "--data", speech / "dora", "--out", out, *FLAGS)
+    code, printed, err = run("adapt", "--data", speech / "dora", "--out", out, *FLAGS)
     assert (code, err) == (0, "")
-    assert f"tokens        unchanged, of model {tiny_model.fingerprint}" in said
-    assert "speaker       dora, learned from 5.0 s; 1.0 s of what was held out cost" in said
-    assert "gap           0." in said
+    assert f"tokens        unchanged, of model {tiny_model.fingerprint}" in printed
+    assert "speaker       dora: 5.0 s of training speech, 1.0 s of held-out speech" in printed
+    assert "speaker gap   0." in printed
     assert [path.name for path in out.parent.iterdir()] == ["m2"]
     assert sorted(path.name for path in out.iterdir()) == ["config.json", "model.safetensors"]
     model = load_model(out)
@@ -64,7 +67,7 @@ def test_adapt_then_speak_old_tokens_with_the_new_voice(tmp_path, run, speech: P
     assert short.exists()
 
 
-def test_the_verb_gives_what_the_library_gives(tmp_path, run, speech: Path, tiny_model: SpeechVQVAE) -> None:
+def test_the_verb_equals_the_library_function(tmp_path, run, speech: Path, tiny_model: SpeechVQVAE) -> None:
     flags = (
         "--steps",
         3,
@@ -86,7 +89,7 @@ def test_the_verb_gives_what_the_library_gives(tmp_path, run, speech: Path, tiny
     assert _same(load_model(tmp_path / "m2"), expected)
 
 
-def test_a_model_is_replaced_only_when_asked_and_nothing_else_ever(tmp_path, run, speech: Path, tiny_model_dir) -> None:
+def test_only_a_model_is_replaced_and_only_on_request(tmp_path, run, speech: Path, tiny_model_dir) -> None:
     out = Path(shutil.copytree(tiny_model_dir, tmp_path / "m2"))
     weights = (out / "model.safetensors").read_bytes()
     arguments = ("adapt", "--data", speech / "dora", "--out", out, "--steps", 2, "--crop-samples", 256)
@@ -94,18 +97,19 @@ def test_a_model_is_replaced_only_when_asked_and_nothing_else_ever(tmp_path, run
     assert (code, err) == (2, f"error: {out} exists already; pass --overwrite to replace it\n")
     (out / "metrics.jsonl").touch()
     code, _, err = run(*arguments, "--overwrite")
-    assert (code, err) == (2, f"error: {out} holds more than a model (metrics.jsonl); choose another --out\n")
+    expected = f"error: {out} contains files that are not part of a model (metrics.jsonl); choose another --out\n"
+    assert (code, err) == (2, expected)
     assert (out / "model.safetensors").read_bytes() == weights
     (out / "metrics.jsonl").unlink()
-    run(*arguments, "--overwrite", "--model", out)  # in place of the model that it came from
+    run(*arguments, "--overwrite", "--model", out)  # replaces the original model itself
     assert load_model(out).speakers == ("anna", "bert", "carl", "dora")
     assert [path.name for path in tmp_path.iterdir()] == ["m2"]
     (tmp_path / "file").touch()
     code, _, err = run("adapt", "--data", speech / "dora", "--out", tmp_path / "file", "--overwrite")
-    assert (code, err) == (2, f"error: {tmp_path / 'file'} is a file; a model is a folder: choose another --out\n")
+    assert (code, err) == (2, f"error: {tmp_path / 'file'} is a file, but a model is a folder; choose another --out\n")
 
 
-def test_a_model_that_a_killed_run_renamed_aside_comes_back(tmp_path, run, speech: Path, tiny_model_dir) -> None:
+def test_a_model_that_a_killed_run_moved_aside_is_restored(tmp_path, run, speech: Path, tiny_model_dir) -> None:
     shutil.copytree(tiny_model_dir, tmp_path / ".m2.old")
     arguments = ("adapt", "--data", speech / "dora", "--out", tmp_path / "m2", "--steps", 2, "--crop-samples", 256)
     code, _, err = run(*arguments)
@@ -123,7 +127,7 @@ def test_a_model_that_a_killed_run_renamed_aside_comes_back(tmp_path, run, speec
         (("--steps", 3, "--crop-samples", 256, "--decoder", "--decoder-lr", 1e38), "try a smaller --lr"),
     ],
 )
-def test_nothing_is_left_of_a_run_that_failed(tmp_path, run, speech: Path, flags, message: str) -> None:
+def test_a_run_that_fails_leaves_no_files(tmp_path, run, speech: Path, flags, message: str) -> None:
     code, _, err = run("adapt", "--data", speech / "dora", "--out", tmp_path / "m2", *flags)
     assert code == 2
     assert message in err and err.count("\n") == 1
@@ -155,7 +159,7 @@ def test_an_interrupted_run_continues_to_the_same_model(
     tmp_path, run, speech: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: SpeechVQVAE
 ) -> None:
     arguments = ("adapt", "--data", speech / "dora", "--out", tmp_path / "m2", "--steps", 8, "--crop-samples", 512)
-    forward, passes = Learner.forward, 0
+    forward, passes = EnrollmentObjective.forward, 0
 
     def interrupted(*args, **kwargs):
         nonlocal passes
@@ -164,7 +168,7 @@ def test_an_interrupted_run_continues_to_the_same_model(
             signal.raise_signal(signal.SIGTERM)
         return forward(*args, **kwargs)
 
-    monkeypatch.setattr(Learner, "forward", interrupted)
+    monkeypatch.setattr(EnrollmentObjective, "forward", interrupted)
     with pytest.raises(SystemExit) as stopped:
         run(*arguments)
     assert stopped.value.code == 128 + signal.SIGTERM
@@ -176,11 +180,11 @@ def test_an_interrupted_run_continues_to_the_same_model(
     assert _same(load_model(tmp_path / "m2"), expected)
 
 
-def test_other_settings_begin_anew(tmp_path, run, speech: Path, tiny_model: SpeechVQVAE) -> None:
-    left = tmp_path / ".m2.adapting"
-    left.mkdir()
-    (left / "settings.json").write_text("{}")
-    (left / "run").write_text("of another run")
+def test_other_settings_start_a_new_run(tmp_path, run, speech: Path, tiny_model: SpeechVQVAE) -> None:
+    previous = tmp_path / ".m2.adapting"
+    previous.mkdir()
+    (previous / "settings.json").write_text("{}")
+    (previous / "run").write_text("of another run")
     run("adapt", "--data", speech / "dora", "--out", tmp_path / "m2", "--steps", 2, "--crop-samples", 256)
     assert [path.name for path in tmp_path.iterdir()] == ["m2"]
 
@@ -188,7 +192,7 @@ def test_other_settings_begin_anew(tmp_path, run, speech: Path, tiny_model: Spee
 def test_two_runs_do_not_share_a_folder(tmp_path, run, speech: Path) -> None:
     with FileLock(tmp_path / ".m2.adapting.lock"):
         code, _, err = run("adapt", "--data", speech / "dora", "--out", tmp_path / "m2", *FLAGS)
-    assert (code, err) == (2, f"error: another run is making {tmp_path / 'm2'}; wait for it, or choose another --out\n")
+    assert (code, err) == (2, f"error: another run is writing {tmp_path / 'm2'}; {ADVICE}\n")
 
 
 def test_help_answers_without_torch() -> None:
@@ -196,6 +200,6 @@ def test_help_answers_without_torch() -> None:
         "import sys; from vqaudio.cli.main import main; "
         "code = main(['adapt', '--help']); sys.exit('torch' in sys.modules)"
     )
-    made = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert made.returncode == 0
-    assert "--decoder" in made.stdout and "the old voices change" in " ".join(made.stdout.replace("│", " ").split())
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "--decoder" in done.stdout and "existing speakers change" in " ".join(done.stdout.replace("│", " ").split())

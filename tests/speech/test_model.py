@@ -182,9 +182,9 @@ def test_waveforms_that_cannot_be_encoded_are_refused(tiny_model: SpeechVQVAE) -
     for wav in (np.zeros(0), np.zeros((2, 9)), np.array([0.0, np.nan]), np.array([np.inf])):
         with pytest.raises(ValueError, match="waveform must be"):
             tiny_model.tokenize(wav)
-    with pytest.raises(ValueError, match="16000 Hz, got 8000; resample first"):
+    with pytest.raises(ValueError, match="16000 Hz, got 8000 Hz; resample them first"):
         tiny_model.tokenize(np.zeros(9), sample_rate=8000)
-    with pytest.raises(ValueError, match="knows its own sample rate"):
+    with pytest.raises(ValueError, match="sample_rate is read from the audio file"):
         tiny_model.tokenize("speech.wav", sample_rate=16000)
     codes, lengths = tiny_model.encode(torch.zeros(0, 1, 16))
     assert len(codes) == len(lengths) == 0
@@ -439,7 +439,7 @@ def test_waveforms_of_whole_numbers_are_refused(tiny_model: SpeechVQVAE) -> None
 
 
 def test_convert_refuses_another_rate(tiny_model: SpeechVQVAE) -> None:
-    with pytest.raises(ValueError, match="takes waveforms at 16000 Hz, got 48000"):
+    with pytest.raises(ValueError, match="expects waveforms at 16000 Hz, got 48000"):
         tiny_model.convert(_wav(100), "anna", 48000)
 
 

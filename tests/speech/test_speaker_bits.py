@@ -1,4 +1,4 @@
-"""bits_by_voice: what conditioning says for the true voices, for any of them."""
+"""bits_by_speaker equals the cross-entropy of the conditioning metrics, for any speaker."""
 
 import pytest
 import torch
@@ -23,25 +23,25 @@ def batches() -> list[dict[str, Tensor]]:
     ]
 
 
-def test_each_voice_costs_what_conditioning_says(tiny_model: SpeechVQVAE, batches: list[dict[str, Tensor]]) -> None:
+def test_the_bits_equal_those_of_the_conditioning_metrics(
+    tiny_model: SpeechVQVAE, batches: list[dict[str, Tensor]]
+) -> None:
     bits = bits_by_speaker(tiny_model, batches, [2, 0, 1])
-    for voice, found in zip([2, 0, 1], bits, strict=True):
-        own = [{**batch, "speaker": torch.full((2,), voice)} for batch in batches]
-        assert found == pytest.approx(conditioning_metrics(tiny_model, own)["bits_per_sample"], abs=1e-5)
+    for speaker, value in zip([2, 0, 1], bits, strict=True):
+        changed = [{**batch, "speaker": torch.full((2,), speaker)} for batch in batches]
+        assert value == pytest.approx(conditioning_metrics(tiny_model, changed)["bits_per_sample"], abs=1e-5)
     assert len(set(bits)) == 3
 
 
-def test_what_the_decoder_hears_is_what_it_hears_when_it_speaks(
-    tiny_model: SpeechVQVAE, batches: list[dict[str, Tensor]]
-) -> None:
+def test_the_quantized_codes_are_those_of_inference(tiny_model: SpeechVQVAE, batches: list[dict[str, Tensor]]) -> None:
     wav = batches[0]["wav"]
     codes, _ = tiny_model.encode(wav)
     with torch.autocast("cpu", torch.bfloat16):
-        heard = quantized_codes(tiny_model, wav)
-    assert torch.equal(heard, tiny_model.quantizer.decode(codes))
+        quantized = quantized_codes(tiny_model, wav)
+    assert torch.equal(quantized, tiny_model.quantizer.decode(codes))
 
 
-def test_what_cannot_be_evaluated_is_refused(tiny_model: SpeechVQVAE) -> None:
+def test_no_batch_and_training_mode_are_refused(tiny_model: SpeechVQVAE) -> None:
     with pytest.raises(ValueError, match="nothing to evaluate"):
         bits_by_speaker(tiny_model, [], [0])
     tiny_model.train()

@@ -10,7 +10,7 @@ def test_duration() -> None:
 
 
 @pytest.mark.parametrize("num_samples", [1, 7, 8, 9, 16, 17])
-def test_there_are_as_many_codes_as_the_hop_says(num_samples) -> None:
+def test_the_number_of_codes_follows_from_the_hop(num_samples) -> None:
     right = -(-num_samples // 8)
     assert len(Tokens(torch.zeros(right, dtype=torch.long), num_samples, 10, 8, "abc").codes) == right
     for wrong in (right - 1, right + 1):
@@ -28,7 +28,7 @@ def test_there_are_as_many_codes_as_the_hop_says(num_samples) -> None:
         ({"hop": 0}, "hop"),
     ],
 )
-def test_tokens_that_cannot_be_are_refused(change, message) -> None:
+def test_invalid_tokens_are_refused(change, message) -> None:
     facts = {"codes": torch.zeros(2, dtype=torch.long), "num_samples": 9, "sample_rate": 10, "hop": 8, "model": "abc"}
     with pytest.raises(ValueError, match=message):
         Tokens(**{**facts, **change})

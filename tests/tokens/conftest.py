@@ -1,4 +1,4 @@
-"""Token rows that the tests of token files share."""
+"""Token rows that are shared by the tests of token files."""
 
 from collections.abc import Callable
 
@@ -18,5 +18,5 @@ def _row(id: str = "a", speaker: str | None = "anna", num_codes: int = 5, model:
 
 @pytest.fixture(scope="session")
 def make_row() -> Callable[..., TokenRow]:
-    """(id, speaker, num_codes, model) -> a row whose last code stands for an unfinished frame."""
+    """(id, speaker, num_codes, model) -> a row whose last code covers an incomplete frame."""
     return _row

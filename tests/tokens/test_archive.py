@@ -1,4 +1,4 @@
-"""What is packed comes out again, to the last code, or is refused in words."""
+"""Packed rows are restored exactly, or the archive is refused with an explanation."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ needs_kernels = pytest.mark.skipif(kernels() is None, reason=why_missing())
 
 @pytest.fixture(scope="module")
 def make_prior(randomise: Callable[..., nn.Module]) -> Callable[..., CodePrior]:
-    """(seed, speakers) -> a prior whose probabilities are far from each other."""
+    """(seed, speakers) -> a prior with very unequal probabilities."""
 
     def make(seed: int = 0, speakers: tuple[str, ...] = ("anna", "bert")) -> CodePrior:
         made = CodePrior(CodePriorConfig(speakers=speakers, model=MODEL, net=NET))
@@ -51,18 +51,19 @@ def prior(make_prior: Callable[..., CodePrior]) -> CodePrior:
 
 
 def _row(id: str, speaker: str | None, codes: list[int] | torch.Tensor, hop: int = HOP) -> TokenRow:
-    own = torch.as_tensor(codes)
-    return TokenRow(id, speaker, Tokens(own, len(own) * hop - 3, 16000, hop, MODEL))
+    tensor = torch.as_tensor(codes)
+    return TokenRow(id, speaker, Tokens(tensor, len(tensor) * hop - 3, 16000, hop, MODEL))
 
 
 @pytest.fixture
 def rows() -> list[TokenRow]:
-    """Of several speakers and lengths, 1 among them."""
+    """Rows of several speakers and lengths, including length 1."""
     rng = np.random.default_rng(0)
-    voices = ["anna", None, "bert", "zoe", "anna", "bert"]
+    speakers = ["anna", None, "bert", "zoe", "anna", "bert"]
     sizes = (40, 1, 77, 3, 40, 12)
     return [
-        _row(f"u{i} ü", s, rng.integers(K, size=n).tolist()) for i, (s, n) in enumerate(zip(voices, sizes, strict=True))
+        _row(f"u{i} ü", s, rng.integers(K, size=n).tolist())
+        for i, (s, n) in enumerate(zip(speakers, sizes, strict=True))
     ]
 
 
@@ -80,7 +81,7 @@ def packed(tmp_path: Path, rows, prior) -> Path:
     return tmp_path / "t.vqa"
 
 
-# what comes out
+# unpacked rows
 
 
 SEQUENCES = st.lists(
@@ -98,11 +99,11 @@ def test_any_rows_come_back(tmp_path, make_prior, monkeypatch, sequences, stream
     monkeypatch.setattr("vqaudio.tokens.archive_coding.LOGITS_AT_ONCE", at_once)
     prior = make_prior(speakers=("anna", "bert") if known else ())
     given_rows = [_row(f"u{i}", speaker, codes) for i, (speaker, codes) in enumerate(sequences)]
-    told: list[int] = []
-    facts = pack(given_rows, tmp_path / "t.vqa", prior, overwrite=True, advance=told.append)
-    assert _lines(unpack(read_archive(tmp_path / "t.vqa"), prior, advance=told.append)) == _lines(given_rows)
+    progress: list[int] = []
+    facts = pack(given_rows, tmp_path / "t.vqa", prior, overwrite=True, advance=progress.append)
+    assert _lines(unpack(read_archive(tmp_path / "t.vqa"), prior, advance=progress.append)) == _lines(given_rows)
     assert facts == archive_facts(read_archive(tmp_path / "t.vqa"))
-    assert facts.num_codes == sum(len(codes) for _, codes in sequences) == sum(told) / 2
+    assert facts.num_codes == sum(len(codes) for _, codes in sequences) == sum(progress) / 2
     assert facts.header_bytes + facts.payload_bytes == (tmp_path / "t.vqa").stat().st_size
     assert facts.fixed_bits == 5 * facts.num_codes
 
@@ -128,7 +129,7 @@ def test_threads_change_nothing(tmp_path, rows, prior) -> None:
 
 
 @needs_kernels
-def test_the_order_of_rows_is_kept_and_costs_nothing(tmp_path, rows, prior) -> None:
+def test_the_order_of_rows_is_kept_and_does_not_change_the_size(tmp_path, rows, prior) -> None:
     for name, ordered in (("a", rows), ("b", rows[::-1])):
         pack(ordered, tmp_path / f"{name}.vqa", prior)
         assert _lines(unpack(read_archive(tmp_path / f"{name}.vqa"), prior)) == _lines(ordered)
@@ -137,7 +138,7 @@ def test_the_order_of_rows_is_kept_and_costs_nothing(tmp_path, rows, prior) -> N
 
 @needs_kernels
 @pytest.mark.parametrize("variant", runnable())
-def test_kernels_that_are_not_the_best_here_are_found_again(tmp_path, rows, prior, monkeypatch, variant) -> None:
+def test_an_archive_is_unpacked_with_the_kernels_that_packed_it(tmp_path, rows, prior, monkeypatch, variant) -> None:
     monkeypatch.setattr(archive, "kernels", lambda: archive.load(variant))
     pack(rows, tmp_path / "t.vqa", prior)
     monkeypatch.undo()
@@ -146,54 +147,54 @@ def test_kernels_that_are_not_the_best_here_are_found_again(tmp_path, rows, prio
     assert _lines(unpack(read_archive(tmp_path / "t.vqa"), prior)) == _lines(rows)
 
 
-# what it costs
+# size
 
 
 @needs_kernels
 def test_the_size_is_the_likelihood(tmp_path, prior) -> None:
-    drawn = prior.sample(1500, ["anna", None, "bert"], generator=torch.Generator().manual_seed(0))
-    own = [_row(f"u{i}", s, codes) for i, (s, codes) in enumerate(zip(("anna", "zoe", "bert"), drawn, strict=True))]
-    facts = pack(own, tmp_path / "t.vqa", prior)
-    nats = prior.nll(drawn, prior.speaker_ids(["anna", None, "bert"]), torch.full((3,), 1500)).double().sum()
+    sampled = prior.sample(1500, ["anna", None, "bert"], generator=torch.Generator().manual_seed(0))
+    rows = [_row(f"u{i}", s, codes) for i, (s, codes) in enumerate(zip(("anna", "zoe", "bert"), sampled, strict=True))]
+    facts = pack(rows, tmp_path / "t.vqa", prior)
+    nats = prior.nll(sampled, prior.speaker_ids(["anna", None, "bert"]), torch.full((3,), 1500)).double().sum()
     bits = nats.item() / math.log(2)
     assert facts.ideal_bits == pytest.approx(bits, rel=1e-4)
-    assert bits < 0.8 * facts.fixed_bits  # skewed: so the comparison says something
+    assert bits < 0.8 * facts.fixed_bits  # the distribution is skewed, so the comparison is meaningful
     assert 0.999 * bits < 8 * facts.payload_bytes < 1.01 * bits
     assert facts.header_bytes < 400
     assert facts.payload_rate == pytest.approx(8 * facts.payload_bytes / facts.seconds)
     assert facts.total_rate == pytest.approx(8 * (tmp_path / "t.vqa").stat().st_size / facts.seconds)
 
 
-# what is refused
+# refused archives and rows
 
 
 @needs_kernels
 def test_another_prior_is_refused(tmp_path, rows, packed, prior, make_prior) -> None:
     other = make_prior(seed=1)
-    names = f"{prior.fingerprint}, this is {other.fingerprint}"
+    names = f"{prior.fingerprint}, but {other.fingerprint} is given"
     with pytest.raises(ValueError, match=f"cannot unpack .* packed with the prior {names}"):
         unpack(read_archive(packed), other)
     with pytest.raises(ValueError, match=f"the prior {prior.fingerprint}, and none is given; pass --prior"):
         unpack(read_archive(packed))
     pack(rows, tmp_path / "fixed.vqa")
-    with pytest.raises(ValueError, match="packed without a prior; leave the prior out"):
+    with pytest.raises(ValueError, match="packed without a prior; omit --prior"):
         unpack(read_archive(tmp_path / "fixed.vqa"), prior)
 
 
 @needs_kernels
 @pytest.mark.parametrize("change", [{"kernels": "neon"}, {"machine": "aarch64"}])
-def test_another_machines_kernels_are_refused(tmp_path, packed, prior, change) -> None:
-    found = read_archive(packed)
-    assert found.header.coding is not None
-    header = replace(found.header, coding=replace(found.header.coding, **change))
-    write_archive(tmp_path / "other.vqa", header, found.payload, overwrite=False)
-    with pytest.raises(ValueError, match=r"kernels (neon|\w+ for aarch64).* unpack it on the other machine"):
+def test_kernels_of_another_machine_are_refused(tmp_path, packed, prior, change) -> None:
+    original = read_archive(packed)
+    assert original.header.coding is not None
+    header = replace(original.header, coding=replace(original.header.coding, **change))
+    write_archive(tmp_path / "other.vqa", header, original.payload, overwrite=False)
+    with pytest.raises(ValueError, match=r"kernels (neon|\w+ for aarch64).* unpack it on a machine of the kind"):
         unpack(read_archive(tmp_path / "other.vqa"), prior)
 
 
 @needs_kernels
-def test_kernels_that_compute_otherwise_are_found_out(packed, prior, monkeypatch) -> None:
-    """As another compiler's might; it is seen at the end, when all codes are there."""
+def test_kernels_that_compute_other_logits_are_detected(packed, prior, monkeypatch) -> None:
+    """Another compiler could cause this; it is detected at the end, when all codes have been decoded."""
     honest = CompiledState.extend
 
     def other(self: CompiledState, *args: Any, logits: torch.Tensor, **options: Any) -> torch.Tensor:
@@ -202,21 +203,23 @@ def test_kernels_that_compute_otherwise_are_found_out(packed, prior, monkeypatch
         return chosen
 
     monkeypatch.setattr(CompiledState, "extend", other)
-    with pytest.raises(ValueError, match="other codes come out of it than were packed: the compiled kernels"):
+    with pytest.raises(ValueError, match="the decoded codes differ from the packed ones: the compiled kernels"):
         unpack(read_archive(packed), prior)
 
 
 @needs_kernels
-def test_what_the_coder_cannot_have_written_is_refused(tmp_path, packed, prior) -> None:
-    found = read_archive(packed)
-    write_archive(tmp_path / "full.vqa", found.header, b"\xff" * 40, overwrite=False)
-    with pytest.raises(ValueError, match="the coder came upon what it cannot have written"):
+def test_an_impossible_payload_is_refused(tmp_path, packed, prior) -> None:
+    original = read_archive(packed)
+    write_archive(tmp_path / "full.vqa", original.header, b"\xff" * 40, overwrite=False)
+    with pytest.raises(ValueError, match="the payload is not valid under the prior's probabilities"):
         unpack(read_archive(tmp_path / "full.vqa"), prior)
 
 
 def test_without_compiled_kernels_a_prior_is_refused(tmp_path, rows, prior, monkeypatch) -> None:
     monkeypatch.setattr(archive, "kernels", lambda: None)
-    with pytest.raises(ValueError, match=r"need its probabilities to the last bit, and .* pack without a prior"):
+    with pytest.raises(
+        ValueError, match=r"need bit-exact probabilities from the compiled kernels, and .* pack without a prior"
+    ):
         pack(rows, tmp_path / "t.vqa", prior)
     assert _entries(tmp_path) == []
     pack(rows, tmp_path / "t.vqa")
@@ -235,12 +238,16 @@ def test_without_constriction_a_prior_is_refused(tmp_path, rows, packed, prior, 
     assert _entries(tmp_path) == ["fixed.vqa", "t.vqa"]
 
 
-def test_what_cannot_be_packed_leaves_nothing(tmp_path, rows, prior) -> None:
+def test_rows_that_cannot_be_packed_leave_no_file(tmp_path, rows, prior) -> None:
     def refused(
-        message: str, own, name: str = "t.vqa", over: CodePrior | None = None, error: type[Exception] = ValueError
+        message: str,
+        given_rows,
+        name: str = "t.vqa",
+        over: CodePrior | None = None,
+        error: type[Exception] = ValueError,
     ) -> None:
         with pytest.raises(error, match=message):
-            pack(own, tmp_path / name, over)
+            pack(given_rows, tmp_path / name, over)
         assert _entries(tmp_path) == []
 
     def failing():
@@ -249,15 +256,19 @@ def test_what_cannot_be_packed_leaves_nothing(tmp_path, rows, prior) -> None:
 
     refused("no utterances", [])
     refused("id 'u0 ü' occurs twice", [*rows, rows[0]])
-    refused("'x' has hop 16, 'u0 ü' has 8", [*rows, _row("x", None, [1], hop=16)])
-    refused(r"written as NAME\.vqa", rows, name="t.jsonl")
+    refused("'x' has hop 16, but 'u0 ü' has 8", [*rows, _row("x", None, [1], hop=16)])
+    refused(r"must be named NAME\.vqa", rows, name="t.jsonl")
     refused("the 7th", failing(), error=RuntimeError)
     refused("does not exist; make it first", rows, name="missing/t.vqa", error=FileNotFoundError)
     if kernels() is not None:
-        refused(r"'x' has code 24, the prior knows codes 0\.\.23", [*rows, _row("x", None, [K])], over=prior)
-    refused("archives need the prior in float32 on the CPU, it is in torch.float64", rows, over=_double(prior))
+        refused(r"'x' has code 24, but the prior's codes are 0\.\.23", [*rows, _row("x", None, [K])], over=prior)
+    refused("archives need a float32 prior on the CPU, but it is torch.float64", rows, over=_double(prior))
     foreign = replace(rows[0], tokens=replace(rows[0].tokens, model="other"))
-    refused("the prior is over codes of model 0123456789ab, these are codes of model other", [foreign], over=prior)
+    refused(
+        "the prior was trained on codes of model 0123456789ab, but these are codes of model other",
+        [foreign],
+        over=prior,
+    )
 
 
 def _double(prior: CodePrior) -> CodePrior:

@@ -1,4 +1,4 @@
-"""The bytes of an archive: what was written is read, and whatever is not it is refused in words."""
+"""The archive format: what was written is read, and any other file is refused with an explanation."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HEADER = ArchiveHeader(
     coding=CODING,
 )
 PAYLOAD = bytes(range(250, 256)) * 2
-FRONT, CHECKSUM = len(MAGIC) + 14, 32
+PREAMBLE, CHECKSUM = len(MAGIC) + 14, 32
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_what_was_written_is_read(tmp_path, coding) -> None:
     assert header.seconds == pytest.approx(98 / 16000)
 
 
-def test_its_parts_lie_where_the_format_says(written) -> None:
+def test_its_parts_have_the_documented_offsets(written) -> None:
     content = written.read_bytes()
     assert content[:8] == b"\x89VQA\r\n\x1a\n"
     assert content[8:10] == (1).to_bytes(2, "little")
@@ -58,28 +58,30 @@ def test_its_parts_lie_where_the_format_says(written) -> None:
     assert content[-32:] == hashlib.sha256(content[:-32]).digest()
 
 
-def test_every_cut_and_every_growth_is_seen(written) -> None:
+def test_every_truncation_and_extension_is_detected(written) -> None:
     content = written.read_bytes()
     for size in range(len(content)):
         written.write_bytes(content[:size])
-        expected = "is no token archive" if size < len(MAGIC) else "is cut off"
+        expected = "is not a token archive" if size < len(MAGIC) else "is truncated"
         with pytest.raises(ValueError, match=rf"t\.vqa {expected}"):
             read_archive(written)
     written.write_bytes(content + b"\0")
-    with pytest.raises(ValueError, match=r"t\.vqa is cut off or damaged: .* copy it again"):
+    with pytest.raises(ValueError, match=r"t\.vqa is truncated or damaged: .* copy it again"):
         read_archive(written)
 
 
-def test_a_flipped_bit_is_seen_wherever_it_is(written) -> None:
+def test_a_flipped_bit_is_detected_anywhere(written) -> None:
     content = bytearray(written.read_bytes())
-    for bit in range(0, 8 * len(content), 5):  # in every byte, each of the eight again and again
+    for bit in range(0, 8 * len(content), 5):  # at least one bit of every byte, all eight positions in turn
         byte = bit // 8
         content[byte] ^= 1 << bit % 8
         written.write_bytes(content)
         content[byte] ^= 1 << bit % 8
-        expected = "is damaged: its checksum does not agree with what is in it; copy it again"
-        if byte < FRONT:
-            expected = "is no token archive" if byte < 8 else "has version" if byte < 10 else "is cut off or damaged"
+        expected = "is damaged: its checksum does not match its content; copy it again"
+        if byte < PREAMBLE:
+            expected = (
+                "is not a token archive" if byte < 8 else "has version" if byte < 10 else "is truncated or damaged"
+            )
         with pytest.raises(ValueError, match=expected):
             read_archive(written)
     written.write_bytes(content)
@@ -88,9 +90,9 @@ def test_a_flipped_bit_is_seen_wherever_it_is(written) -> None:
 
 def test_a_foreign_file_is_refused(tmp_path) -> None:
     (tmp_path / "t.vqa").write_bytes(b"RIFF" + bytes(100))
-    with pytest.raises(ValueError, match=r"t\.vqa is no token archive"):
+    with pytest.raises(ValueError, match=r"t\.vqa is not a token archive"):
         read_archive(tmp_path / "t.vqa")
-    with pytest.raises(FileNotFoundError, match="vqaudio pack makes them"):
+    with pytest.raises(FileNotFoundError, match="vqaudio pack creates archives"):
         read_archive(tmp_path / "missing.vqa")
     with pytest.raises(IsADirectoryError):
         read_archive(tmp_path)
@@ -100,7 +102,7 @@ def test_another_version_is_refused(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("vqaudio.tokens.archive_format.VERSION", 7)
     write_archive(tmp_path / "t.vqa", HEADER, PAYLOAD, overwrite=False)
     monkeypatch.undo()
-    with pytest.raises(ValueError, match="has version 7 of the archive format, this vqaudio reads version 1"):
+    with pytest.raises(ValueError, match="has version 7 of the archive format, but this vqaudio reads version 1"):
         read_archive(tmp_path / "t.vqa")
 
 
@@ -109,23 +111,23 @@ def test_another_version_is_refused(tmp_path, monkeypatch) -> None:
     [
         (lambda facts: facts.pop("coding"), "coding"),
         (lambda facts: facts.pop("hop"), "hop"),
-        (lambda facts: facts.update(hop=0), "whole numbers of at least 1"),
-        (lambda facts: facts.update(num_samples=[80, 1, 1.5]), "whole numbers of at least 1"),
+        (lambda facts: facts.update(hop=0), "must be integers of at least 1"),
+        (lambda facts: facts.update(num_samples=[80, 1, 1.5]), "must be integers of at least 1"),
         (lambda facts: facts["coding"].update(streams=0), "streams must be"),
-        (lambda facts: facts["ids"].pop(), "2 rows, 3 speakers, 3 lengths"),
+        (lambda facts: facts["ids"].pop(), "equal lengths, got 2, 3 and 3"),
         (lambda facts: facts.update(ids=["a", 5, "c"]), "must be strings"),
         (lambda facts: facts.update(speakers=["anna", None, 5]), "must be strings"),
         (lambda facts: facts.update(model=None), "must be strings"),
-        (lambda facts: facts.update(ideal_bits="70"), "ideal_bits must be a whole number"),
+        (lambda facts: facts.update(ideal_bits="70"), "ideal_bits must be an integer"),
         (lambda facts: facts.update(more=1), "more"),
     ],
 )
 def test_a_header_that_vqaudio_did_not_write_is_refused(written, change, message) -> None:
     content = written.read_bytes()
-    facts = json.loads(zlib.decompress(content[FRONT : -len(PAYLOAD) - CHECKSUM]))
+    facts = json.loads(zlib.decompress(content[PREAMBLE : -len(PAYLOAD) - CHECKSUM]))
     change(facts)
     header = zlib.compress(json.dumps(facts).encode())
-    made = content[:10] + len(header).to_bytes(4, "little") + content[14:FRONT] + header + PAYLOAD
+    made = content[:10] + len(header).to_bytes(4, "little") + content[14:PREAMBLE] + header + PAYLOAD
     written.write_bytes(made + hashlib.sha256(made).digest())
     with pytest.raises(ValueError, match=f"was not written by vqaudio: its header cannot be read .*{message}"):
         read_archive(written)

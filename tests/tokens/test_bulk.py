@@ -25,13 +25,13 @@ def test_a_folder_gives_ids_and_speakers_by_its_subfolders(tmp_path) -> None:
     assert find_sources([tmp_path]) == find_sources([tmp_path / "."])
 
 
-def test_a_file_is_taken_as_it_is(tmp_path) -> None:
+def test_a_file_is_named_without_its_suffix(tmp_path) -> None:
     _touch(tmp_path, "x.y.wav", "notes.txt")
     inputs = [tmp_path / "x.y.wav", tmp_path / "notes.txt"]
     assert find_sources(inputs) == [Source("x.y", inputs[0], None), Source("notes", inputs[1], None)]
 
 
-def test_a_manifest_says_everything_itself(tmp_path) -> None:
+def test_a_manifest_gives_ids_and_speakers(tmp_path) -> None:
     write_manifest(tmp_path / "m.jsonl", [Utterance("id 1", tmp_path / "wav/a.wav", "anna", 1.0)])
     assert find_sources([tmp_path / "m.jsonl"]) == [Source("id 1", tmp_path / "wav" / "a.wav", "anna")]
 
@@ -41,23 +41,23 @@ def test_names_that_cannot_be_ids_are_changed(tmp_path) -> None:
     assert [source.id for source in find_sources([tmp_path])] == ["a_b", "line_break"]
 
 
-def test_inputs_that_cannot_be(tmp_path) -> None:
+def test_invalid_inputs_are_refused(tmp_path) -> None:
     _touch(tmp_path, "a/x.wav", "b/x.wav", "c/x.wav", "c/x.flac")
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad.jsonl").write_text("{}")
-    with pytest.raises(ValueError, match="name at least one"):
+    with pytest.raises(ValueError, match="give at least one"):
         find_sources([])
     with pytest.raises(FileNotFoundError, match="there is no audio in"):
         find_sources([tmp_path / "empty"])
     with pytest.raises(ValueError, match=r"bad\.jsonl, line 1"):
         find_sources([tmp_path / "bad.jsonl"])
-    with pytest.raises(ValueError, match=r"a/x\.wav and .*b/x\.wav would share the id 'x'"):
+    with pytest.raises(ValueError, match=r"a/x\.wav and .*b/x\.wav would have the same id 'x'"):
         find_sources([tmp_path / "a" / "x.wav", tmp_path / "b" / "x.wav"])
-    with pytest.raises(ValueError, match="would share the id 'x'"):
+    with pytest.raises(ValueError, match="would have the same id 'x'"):
         find_sources([tmp_path / "c"])
 
 
-def test_every_source_becomes_what_the_model_makes_of_it(tiny_model) -> None:
+def test_every_source_becomes_the_models_tokens(tiny_model) -> None:
     sources = find_sources([MINI / "test.jsonl"])[:3]
     failures = []
     rows = list(tokenize_all(tiny_model, sources, failures))
@@ -81,7 +81,7 @@ def test_failures_are_collected_and_the_others_done(tmp_path, tiny_model) -> Non
         list(tokenize_all(tiny_model, sources[:1], []))
 
 
-def test_rows_come_one_by_one(tmp_path, tiny_model) -> None:
+def test_rows_are_yielded_one_by_one(tmp_path, tiny_model) -> None:
     soundfile.write(tmp_path / "a.wav", np.zeros(100), 16000)
     rows = tokenize_all(tiny_model, [*find_sources([tmp_path]), Source("b", tmp_path / "b.wav", None)], failures := [])
     assert next(rows).id == "a"

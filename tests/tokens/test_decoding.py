@@ -10,31 +10,31 @@ from vqaudio.tokens.decoding import DecodeJob, decode_jobs, name_outputs
 
 
 @pytest.fixture
-def lines(tiny_model):
-    """Utterances of 5 different lengths, 3 voices."""
+def jobs(tiny_model):
+    """Jobs of 5 different lengths and 3 speakers."""
     generator = torch.Generator().manual_seed(0)
-    made = []
+    jobs = []
     for i, num_codes in enumerate((4, 9, 2, 7, 5)):
         codes = torch.randint(tiny_model.codebook_size, (num_codes,), generator=generator)
         tokens = Tokens(
             codes, num_codes * tiny_model.hop - i, tiny_model.sample_rate, tiny_model.hop, tiny_model.fingerprint
         )
-        made.append(DecodeJob(Path(f"{i}.wav"), tokens, tiny_model.speakers[i % 3]))
-    return made
+        jobs.append(DecodeJob(Path(f"{i}.wav"), tokens, tiny_model.speakers[i % 3]))
+    return jobs
 
 
-def test_together_is_alone(tiny_model, lines) -> None:
+def test_batched_equals_alone(tiny_model, jobs) -> None:
     together = {
-        spoken.line.path: spoken.wav for spoken in decode_jobs(tiny_model, lines, SamplingConfig(seed=5), batch=3)
+        spoken.job.path: spoken.wav for spoken in decode_jobs(tiny_model, jobs, SamplingConfig(seed=5), batch=3)
     }
-    assert sorted(together) == [line.path for line in lines]
-    for line in lines:
-        alone = tiny_model.decode(line.tokens, line.speaker, seed=5)
-        assert alone.shape == (line.tokens.num_samples,)
-        assert together[line.path].equal(alone)
+    assert sorted(together) == [job.path for job in jobs]
+    for job in jobs:
+        alone = tiny_model.decode(job.tokens, job.speaker, seed=5)
+        assert alone.shape == (job.tokens.num_samples,)
+        assert together[job.path].equal(alone)
 
 
-def test_similar_lengths_are_decoded_together(tiny_model, lines, monkeypatch) -> None:
+def test_similar_lengths_are_decoded_together(tiny_model, jobs, monkeypatch) -> None:
     batches = []
     decode = type(tiny_model).decode_batch
 
@@ -43,26 +43,26 @@ def test_similar_lengths_are_decoded_together(tiny_model, lines, monkeypatch) ->
         return decode(self, tokens, *args, **kwargs)
 
     monkeypatch.setattr(type(tiny_model), "decode_batch", watched)
-    assert len(list(decode_jobs(tiny_model, lines, batch=2))) == 5
+    assert len(list(decode_jobs(tiny_model, jobs, batch=2))) == 5
     assert batches == [[9, 7], [5, 4], [2]]
 
 
-def test_lines_are_taken_a_window_at_a_time(tiny_model, lines) -> None:
+def test_jobs_are_read_one_window_at_a_time(tiny_model, jobs) -> None:
     taken = []
 
     def endless():
         while True:
             taken.append(1)
-            yield lines[2]
+            yield jobs[2]
 
     next(decode_jobs(tiny_model, endless(), batch=2))
     assert len(taken) == 16
 
 
-def test_no_lines_and_no_batch(tiny_model, lines) -> None:
+def test_no_jobs_and_an_invalid_batch_size(tiny_model, jobs) -> None:
     assert list(decode_jobs(tiny_model, [])) == []
     with pytest.raises(ValueError, match="batch must be at least 1, got 0"):
-        list(decode_jobs(tiny_model, lines, batch=0))
+        list(decode_jobs(tiny_model, jobs, batch=0))
 
 
 def test_names_of_conversions(tmp_path) -> None:
@@ -75,9 +75,9 @@ def test_names_of_conversions(tmp_path) -> None:
     }
     several = name_outputs([a], ["s", "../t"], out, overwrite=False)
     assert several == {("a", "s"): out / "a-s.wav", ("a", "../t"): out / "a-.._t.wav"}
-    with pytest.raises(ValueError, match="would have the same name"):
+    with pytest.raises(ValueError, match="would have the same file name"):
         name_outputs([a, b], ["b-c", "c"], out, overwrite=False)  # a-b-c.wav twice
-    with pytest.raises(ValueError, match="is one file, but 1 inputs in 2 voices make 2"):
+    with pytest.raises(ValueError, match="is one file, but 1 inputs and 2 speakers make 2 outputs"):
         name_outputs([a], ["s", "t"], tmp_path / "x.wav", overwrite=False)
     with pytest.raises(ValueError, match="give a folder"):
         name_outputs([a], ["s"], tmp_path / "x.mp3", overwrite=False)

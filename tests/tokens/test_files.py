@@ -25,7 +25,7 @@ def _lines(rows) -> list[str]:
 
 
 def _entries(folder) -> list[str]:
-    """Everything in a folder, hidden files too."""
+    """Names of everything in a folder, including hidden files."""
     return sorted(path.name for path in folder.iterdir())
 
 
@@ -38,7 +38,7 @@ def test_rows_come_back_in_order(tmp_path, rows, target) -> None:
 
 @needs_pyarrow
 def test_every_format_holds_the_same(tmp_path, rows) -> None:
-    """From one into the next, and from the last into the first again: the same bytes."""
+    """Converted through all formats and back to the first: the same bytes."""
     write_tokens(tmp_path / "a.jsonl", rows)
     for source, target in (("a.jsonl", "b.parquet"), ("b.parquet", "c"), ("c", "d.parquet"), ("d.parquet", "e.jsonl")):
         assert names_tokens(tmp_path / source) and names_tokens(tmp_path / target) == (target != "c")
@@ -88,7 +88,7 @@ def test_overwriting_that_fails_leaves_the_old(tmp_path, rows, make_row, target)
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_killed_writer_leaves_nothing_under_the_name(tmp_path, rows, target) -> None:
+def test_a_killed_writer_leaves_nothing_at_the_target(tmp_path, rows, target) -> None:
     def killed():
         yield from rows
         os.kill(os.getpid(), signal.SIGKILL)
@@ -102,7 +102,7 @@ def test_a_killed_writer_leaves_nothing_under_the_name(tmp_path, rows, target) -
     _, status = os.waitpid(child, 0)
     assert os.WTERMSIG(status) == signal.SIGKILL
     assert all(name.startswith(".") for name in _entries(tmp_path))
-    write_tokens(tmp_path / target, rows)  # what was left is in nobody's way
+    write_tokens(tmp_path / target, rows)  # the temporary files of the killed writer do not get in the way
     assert _lines(read_tokens(tmp_path / target)) == _lines(rows)
 
 
@@ -136,8 +136,8 @@ def test_an_empty_folder_may_be_filled(tmp_path, rows) -> None:
 @pytest.mark.parametrize(
     ("target", "error", "message"),
     [
-        ("t.tar", ValueError, r"NAME\.jsonl or NAME\.parquet, or as a folder .*later version"),
-        ("t.npy", ValueError, "folder of .npy files where the name has no suffix"),
+        ("t.tar", ValueError, r"NAME\.jsonl or NAME\.parquet; a name without a suffix is a folder .*not supported yet"),
+        ("t.npy", ValueError, "a name without a suffix is a folder of .npy files"),
         ("missing/t.jsonl", FileNotFoundError, "does not exist; make it first"),
         ("missing/t", FileNotFoundError, "does not exist; make it first"),
         ("file", NotADirectoryError, "it is a file"),
@@ -147,7 +147,7 @@ def test_an_empty_folder_may_be_filled(tmp_path, rows) -> None:
         pytest.param("folder.parquet", IsADirectoryError, "it is a folder", marks=needs_pyarrow),
     ],
 )
-def test_targets_that_cannot_be(tmp_path, rows, target, error, message) -> None:
+def test_invalid_targets_are_refused(tmp_path, rows, target, error, message) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "folder.jsonl").mkdir()
     (tmp_path / "folder.parquet").mkdir()
@@ -156,7 +156,7 @@ def test_targets_that_cannot_be(tmp_path, rows, target, error, message) -> None:
     assert _entries(tmp_path) == ["file", "folder.jsonl", "folder.parquet"]
 
 
-def test_without_pyarrow_the_others_serve(tmp_path, rows, monkeypatch) -> None:
+def test_without_pyarrow_the_other_formats_work(tmp_path, rows, monkeypatch) -> None:
     (tmp_path / "t.parquet").write_text("whatever it is")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.delitem(sys.modules, "pyarrow.parquet", raising=False)
@@ -175,7 +175,7 @@ def test_without_pyarrow_the_others_serve(tmp_path, rows, monkeypatch) -> None:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_rows_are_streamed_both_ways(tmp_path, make_row, monkeypatch, target) -> None:
-    """Row by row: written before the next one is asked for, read before what comes after it is looked at."""
+    """A row is written before the next one is computed, and read before the content after it is parsed."""
     monkeypatch.setattr(parquet, "GROUP_ROWS", 1)
     monkeypatch.setattr(parquet, "ROWS_AT_ONCE", 1)
     sizes = []
@@ -189,13 +189,13 @@ def test_rows_are_streamed_both_ways(tmp_path, make_row, monkeypatch, target) ->
 
     write_tokens(tmp_path / target, watched())
     growth = np.diff(sizes)
-    assert sizes[0] <= 4  # what Parquet begins with
+    assert sizes[0] <= 4  # the magic bytes of Parquet
     assert growth.min() > growth.max() / 2 > 1000
     if target.endswith(".parquet"):
         damaged = bytearray((tmp_path / target).read_bytes())
         damaged[sizes[1] : sizes[2]] = bytes(sizes[2] - sizes[1])
         (tmp_path / target).write_bytes(damaged)
-        message = r"tokens\.parquet, after row 1: it is damaged"
+        message = r"tokens\.parquet, after row 1: the file is damaged"
     else:
         index = tmp_path / target if target.endswith("jsonl") else tmp_path / target / "index.jsonl"
         first, *rest = index.read_bytes().splitlines()
@@ -211,14 +211,17 @@ def test_rows_are_streamed_both_ways(tmp_path, make_row, monkeypatch, target) ->
     ("damage", "message"),
     [
         (lambda path: path.unlink(), r"a\.npy is missing"),
-        (lambda path: path.write_bytes(b""), r"a\.npy is not a \.npy file"),
-        (lambda path: path.write_bytes(path.read_bytes()[:-9]), r"a\.npy is not a \.npy file"),
-        (lambda path: np.save(path, np.ones(5)), r"codes must be \(N,\) whole numbers, got \(5,\) float64"),
-        (lambda path: np.save(path, np.ones((5, 1), dtype=int)), r"codes must be \(N,\) whole numbers, got \(5, 1\)"),
+        (lambda path: path.write_bytes(b""), r"a\.npy is not a readable \.npy file"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-9]), r"a\.npy is not a readable \.npy file"),
+        (lambda path: np.save(path, np.ones(5)), r"codes must be integers of shape \(N,\), got \(5,\) float64"),
+        (
+            lambda path: np.save(path, np.ones((5, 1), dtype=int)),
+            r"codes must be integers of shape \(N,\), got \(5, 1\)",
+        ),
         (lambda path: np.save(path, np.array([1, -1, 1, 1, 1])), "codes must lie in"),
         (lambda path: np.save(path, np.ones(4, dtype=int)), "5 codes, got 4"),
         (lambda path: np.save(path, np.array([{}], dtype=object)), "allow_pickle=False"),
-        (lambda path: path.write_bytes(pickle.dumps([1])), r"a\.npy is not a \.npy file"),
+        (lambda path: path.write_bytes(pickle.dumps([1])), r"a\.npy is not a readable \.npy file"),
     ],
 )
 def test_a_damaged_array_is_named_with_its_line(tmp_path, rows, damage, message) -> None:
@@ -230,20 +233,20 @@ def test_a_damaged_array_is_named_with_its_line(tmp_path, rows, damage, message)
         next(reading)
 
 
-def test_what_is_no_token_file(tmp_path, rows) -> None:
-    with pytest.raises(FileNotFoundError, match="vqaudio tokenize makes them"):
+def test_files_that_are_not_token_files_are_refused(tmp_path, rows) -> None:
+    with pytest.raises(FileNotFoundError, match="vqaudio tokenize creates token files"):
         read_tokens(tmp_path / "missing.jsonl")
     with pytest.raises(FileNotFoundError, match=r"no index\.jsonl"):
         read_tokens(tmp_path)
     (tmp_path / "t.txt").write_text("x")
-    with pytest.raises(ValueError, match="not read as tokens"):
+    with pytest.raises(ValueError, match="is not a token file"):
         read_tokens(tmp_path / "t.txt")
     (tmp_path / "empty.jsonl").write_text("\n\n")
     with pytest.raises(ValueError, match="no token rows"):
         list(read_tokens(tmp_path / "empty.jsonl"))
     line = format_row(rows[0])
     (tmp_path / "twice.jsonl").write_text(f"{line}\n\n{line}\n")
-    with pytest.raises(ValueError, match="line 3: id 'a' was used in line 1 already"):
+    with pytest.raises(ValueError, match="line 3: id 'a' already occurs in line 1"):
         list(read_tokens(tmp_path / "twice.jsonl"))
 
 

@@ -1,4 +1,4 @@
-"""Token rows in Parquet: what is in the file, what else is read, and how all that is not such a file is refused."""
+"""Token rows in Parquet: the content of a file, files of other writers, and errors for invalid files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def rows(make_row) -> list[TokenRow]:
 
 @pytest.fixture
 def columns(rows) -> dict[str, list[Any]]:
-    """The rows as plain lists, as anybody would give them."""
+    """The rows as columns of plain Python lists."""
     return {
         "id": [row.id for row in rows],
         "speaker": [row.speaker for row in rows],
@@ -54,17 +54,17 @@ def test_the_file_is_plain_parquet(tmp_path, rows, columns) -> None:
         "model": "string",
     }
     assert [field.name for field in table.schema if field.nullable] == ["speaker"]
-    found = pq.ParquetFile(tmp_path / "t.parquet").metadata.row_group(0)
-    assert {found.column(i).compression for i in range(found.num_columns)} == {"ZSTD"}
+    group = pq.ParquetFile(tmp_path / "t.parquet").metadata.row_group(0)
+    assert {group.column(i).compression for i in range(group.num_columns)} == {"ZSTD"}
 
 
 @pytest.mark.parametrize(("limit", "expected"), [("GROUP_ROWS", [2, 1]), ("GROUP_CODES", [1, 2]), (None, [3])])
-def test_a_group_ends_at_so_many_rows_or_codes(tmp_path, rows, monkeypatch, limit, expected) -> None:
+def test_a_group_ends_at_a_number_of_rows_or_codes(tmp_path, rows, monkeypatch, limit, expected) -> None:
     if limit:
         monkeypatch.setattr(parquet, limit, {"GROUP_ROWS": 2, "GROUP_CODES": 5}[limit])
     write_tokens(tmp_path / "t.parquet", rows)
-    found = pq.ParquetFile(tmp_path / "t.parquet").metadata
-    assert [found.row_group(i).num_rows for i in range(found.num_row_groups)] == expected
+    metadata = pq.ParquetFile(tmp_path / "t.parquet").metadata
+    assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == expected
     assert _lines(read_tokens(tmp_path / "t.parquet")) == _lines(rows)
 
 
@@ -85,8 +85,8 @@ LISTS = [
 
 @pytest.mark.parametrize("lists", LISTS, ids=str)
 @pytest.mark.parametrize("text", [pa.string(), pa.large_string(), pa.dictionary(pa.int16(), pa.string())], ids=str)
-def test_files_from_elsewhere_are_read(tmp_path, columns, lists, text) -> None:
-    """Other types, other compression, columns in another order, more of them, and all in one group."""
+def test_files_of_other_writers_are_read(tmp_path, columns, lists, text) -> None:
+    """Other types, another compression, columns in another order, an additional column, and a single row group."""
     given = {key: values * 50 for key, values in columns.items()}
     given["id"] = [f"{i}" for i in range(150)]
     given["codes"], given["num_samples"] = [[i, 1, 2, 3, 255] for i in range(150)], [40] * 150
@@ -95,8 +95,8 @@ def test_files_from_elsewhere_are_read(tmp_path, columns, lists, text) -> None:
     table = pa.table({"text": pa.array(["hello"] * 150), **dict(reversed(arrays.items()))})
     pq.write_table(table, tmp_path / "t.parquet", compression="snappy")
     rows = list(read_tokens(tmp_path / "t.parquet"))
-    found = [(row.id, row.speaker, row.tokens.codes.tolist(), row.tokens.num_samples) for row in rows]
-    assert found == list(zip(*(given[key] for key in ("id", "speaker", "codes", "num_samples")), strict=True))
+    read = [(row.id, row.speaker, row.tokens.codes.tolist(), row.tokens.num_samples) for row in rows]
+    assert read == list(zip(*(given[key] for key in ("id", "speaker", "codes", "num_samples")), strict=True))
     assert all(row.tokens.codes.dtype == torch.int64 for row in rows)
 
 
@@ -104,24 +104,24 @@ def test_files_from_elsewhere_are_read(tmp_path, columns, lists, text) -> None:
     ("change", "message"),
     [
         ({"id": ["a", "../x", "c"]}, r"t\.parquet, row 2: an utterance id must be usable as a file name"),
-        ({"id": ["a", "b", "a"]}, r"t\.parquet, row 3: id 'a' was used in row 1 already"),
+        ({"id": ["a", "b", "a"]}, r"t\.parquet, row 3: id 'a' already occurs in row 1"),
         ({"id": ["a", None, "c"]}, "row 2: id must be a non-empty string, got None"),
         ({"id": [1, 2, 3]}, "row 1: id must be a non-empty string, got 1"),
         ({"speaker": ["anna", "", None]}, "row 2: the speaker of 'b_1 ü' is empty"),
-        ({"num_samples": [37.0, 5.0, 2397.0]}, r"row 1: num_samples must be a whole number, got 37\.0"),
-        ({"num_samples": [37, None, 2397]}, "row 2: num_samples must be a whole number, got None"),
-        ({"num_samples": [37, 9, 2397]}, "row 2: 9 samples at 8 samples per code make 2 codes, got 1"),
+        ({"num_samples": [37.0, 5.0, 2397.0]}, r"row 1: num_samples must be an integer, got 37\.0"),
+        ({"num_samples": [37, None, 2397]}, "row 2: num_samples must be an integer, got None"),
+        ({"num_samples": [37, 9, 2397]}, "row 2: 9 samples at 8 samples per code require 2 codes, got 1"),
         ({"codes": [[1] * 5, [-1], [1] * 300]}, "row 2: codes must lie in 0"),
         ({"codes": [[1] * 5, [2**31], [1] * 300]}, "row 2: codes must lie in 0"),
-        ({"codes": [[1] * 5, None, [1] * 300]}, "row 2: codes must be a list of whole numbers"),
-        ({"codes": [[1] * 5, [None], [1] * 300]}, r"row 2: codes must be \(N,\) whole numbers, got \(1,\) float64"),
-        ({"codes": [[1.0] * 5, [1.0], [1.0] * 300]}, r"t\.parquet: the column codes must hold lists of whole numbers"),
-        ({"codes": ["1", "2", "3"]}, "the column codes must hold lists of whole numbers, it holds string"),
-        ({"codes": [[[1]], [[2]], [[3]]]}, "the column codes must hold lists of whole numbers, it holds list<"),
+        ({"codes": [[1] * 5, None, [1] * 300]}, "row 2: codes must be a list of integers"),
+        ({"codes": [[1] * 5, [None], [1] * 300]}, r"row 2: codes must be integers of shape \(N,\), got \(1,\) float64"),
+        ({"codes": [[1.0] * 5, [1.0], [1.0] * 300]}, r"t\.parquet: the column codes must contain lists of integers"),
+        ({"codes": ["1", "2", "3"]}, "the column codes must contain lists of integers, got string"),
+        ({"codes": [[[1]], [[2]], [[3]]]}, "the column codes must contain lists of integers, got list<"),
         ({"model": [None, "f", "f"]}, "row 1: model must be a non-empty string, got None"),
     ],
 )
-def test_what_a_row_must_not_say(tmp_path, columns, change, message) -> None:
+def test_invalid_rows_are_refused(tmp_path, columns, change, message) -> None:
     pq.write_table(pa.table(columns | change), tmp_path / "t.parquet")
     with pytest.raises(ValueError, match=message):
         list(read_tokens(tmp_path / "t.parquet"))
@@ -133,31 +133,33 @@ def test_a_missing_or_repeated_column_is_named(tmp_path, columns, key) -> None:
     twice = pa.table(columns).append_column(key, pa.array(columns[key]))
     for wrong in (table, twice):
         pq.write_table(wrong, tmp_path / "t.parquet")
-        with pytest.raises(ValueError, match=rf"t\.parquet must have one column {key}; a row needs id, speaker, codes"):
+        with pytest.raises(
+            ValueError, match=rf"t\.parquet must have exactly one column {key}; a row needs id, speaker, codes"
+        ):
             list(read_tokens(tmp_path / "t.parquet"))
 
 
 def test_a_file_without_rows_is_refused(tmp_path) -> None:
     with pq.ParquetWriter(tmp_path / "t.parquet", parquet._schema()):
         pass
-    with pytest.raises(ValueError, match=r"t\.parquet is empty: it holds no token rows"):
+    with pytest.raises(ValueError, match=r"t\.parquet is empty: it contains no token rows"):
         list(read_tokens(tmp_path / "t.parquet"))
 
 
-def test_every_cut_is_seen(tmp_path, rows) -> None:
+def test_every_truncation_is_detected(tmp_path, rows) -> None:
     path = tmp_path / "t.parquet"
     write_tokens(path, rows)
     content = path.read_bytes()
     for size in range(0, len(content), 17):
         path.write_bytes(content[:size])
         with pytest.raises(
-            ValueError, match=r"t\.parquet, after row 0: it is damaged, cut off or no Parquet \(.+\); make"
+            ValueError, match=r"t\.parquet, after row 0: the file is damaged, truncated or not Parquet \(.+\); copy"
         ):
             list(read_tokens(path))
 
 
-def test_a_flipped_bit_changes_no_row_in_silence(tmp_path, rows) -> None:
-    """Of the pages, that is, which have checksums; what a footer says of them is read as it is."""
+def test_a_flipped_bit_never_changes_a_row_silently(tmp_path, rows) -> None:
+    """This holds for the pages, which have checksums, but not for the footer."""
     path = tmp_path / "t.parquet"
     write_tokens(path, rows)
     content = bytearray(path.read_bytes())
@@ -168,12 +170,12 @@ def test_a_flipped_bit_changes_no_row_in_silence(tmp_path, rows) -> None:
         path.write_bytes(content)
         content[bit // 8] ^= 1 << bit % 8
         try:
-            found = _lines(read_tokens(path))
+            read = _lines(read_tokens(path))
         except ValueError as error:
             assert str(error).startswith(f"{path}")
             outcomes["refused"] += 1
         else:
-            assert found == _lines(rows)  # a bit of what nobody needs, such as a page's statistics
+            assert read == _lines(rows)  # a bit that is not needed for the rows, such as a page's statistics
             outcomes["the same"] += 1
     assert outcomes["refused"] > 3 * outcomes["the same"]
 
@@ -181,20 +183,20 @@ def test_a_flipped_bit_changes_no_row_in_silence(tmp_path, rows) -> None:
 def test_a_foreign_file_is_refused(tmp_path, rows) -> None:
     write_tokens(tmp_path / "t.jsonl", rows)
     (tmp_path / "t.jsonl").rename(tmp_path / "t.parquet")
-    with pytest.raises(ValueError, match=r"t\.parquet, after row 0: it is damaged, cut off or no Parquet"):
+    with pytest.raises(ValueError, match=r"t\.parquet, after row 0: the file is damaged, truncated or not Parquet"):
         list(read_tokens(tmp_path / "t.parquet"))
 
 
-def test_any_name_of_a_file_can_be_read(tmp_path, rows) -> None:
+def test_any_file_name_can_be_read(tmp_path, rows) -> None:
     write_tokens(tmp_path / "t.parquet", rows)
-    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.parquet"))  # no UTF-8
-    (tmp_path / "t.parquet").rename(odd)
-    assert _lines(read_tokens(odd)) == _lines(rows)
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.parquet"))  # not valid UTF-8
+    (tmp_path / "t.parquet").rename(path)
+    assert _lines(read_tokens(path)) == _lines(rows)
 
 
 @pytest.mark.slow
-def test_a_process_ends_well_that_ends_at_once_after_reading(tmp_path, rows) -> None:
-    """One in three aborted while Arrow read through a Python file."""
+def test_a_process_can_exit_right_after_reading(tmp_path, rows) -> None:
+    """One in three processes aborted at exit when Arrow read through a Python file."""
     path = tmp_path / "t.parquet"
     write_tokens(path, rows)
     reading = f"list(read_tokens(Path({str(path)!r})))"

@@ -28,7 +28,7 @@ def test_a_row_comes_back_from_its_line(id, speaker, codes, missing) -> None:
     assert format_row(again) == line
 
 
-def test_codes_may_come_from_elsewhere_as_any_kind_of_integers() -> None:
+def test_codes_may_be_loaded_separately_as_any_integer_type() -> None:
     line = json.dumps({key: value for key, value in ROW.items() if key != "codes"}).encode()
     for kind in (np.uint8, np.int16, np.uint32, np.int64):
         row = parse_row(line, lambda id, kind=kind: np.array([3, 0, 200], dtype=kind))
@@ -45,19 +45,19 @@ def test_codes_may_come_from_elsewhere_as_any_kind_of_integers() -> None:
         ({"id": ".."}, "usable as a file name"),
         ({"speaker": 3}, "speaker must be a string or null, got 3"),
         ({"speaker": ""}, "speaker of 'a' is empty"),
-        ({"codes": "abc"}, "codes must be a list of whole numbers"),
-        ({"codes": [1, 2.0, 3]}, "codes must be a list of whole numbers"),
-        ({"codes": [1, True, 3]}, "codes must be a list of whole numbers"),
+        ({"codes": "abc"}, "codes must be a list of integers"),
+        ({"codes": [1, 2.0, 3]}, "codes must be a list of integers"),
+        ({"codes": [1, True, 3]}, "codes must be a list of integers"),
         ({"codes": [1, -2, 3]}, r"codes must lie in 0..2147483647, got -2..3"),
         ({"codes": [1, 2, 10**30]}, "codes must lie in 0..2147483647"),
         ({"codes": [1, 2]}, "20 samples at 8 samples per code .* 3 codes, got 2"),
-        ({"num_samples": 20.0}, "num_samples must be a whole number, got 20.0"),
-        ({"num_samples": True}, "num_samples must be a whole number"),
+        ({"num_samples": 20.0}, "num_samples must be an integer, got 20.0"),
+        ({"num_samples": True}, "num_samples must be an integer"),
         ({"hop": 0}, "must all be at least 1"),
         ({"model": None}, "model must be a non-empty string"),
     ],
 )
-def test_what_a_row_must_not_say(change, message) -> None:
+def test_invalid_rows_are_refused(change, message) -> None:
     with pytest.raises(ValueError, match=message):
         parse_row(json.dumps(ROW | change).encode())
 
@@ -73,7 +73,7 @@ def test_a_missing_key_is_named(key) -> None:
     ("line", "message"),
     [(b"hello", "not JSON"), (b"[1]", "must be a JSON object, got list"), (b'{"id": "\xff"}', "not UTF-8")],
 )
-def test_what_is_no_row_at_all(line, message) -> None:
+def test_lines_that_are_not_rows_are_refused(line, message) -> None:
     with pytest.raises(ValueError, match=message):
         parse_row(line)
 

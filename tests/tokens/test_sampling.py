@@ -1,4 +1,4 @@
-"""Utterances that nobody said: drawn one by one they are those drawn together, and the verb writes them."""
+"""Samples from a prior: an utterance is the same alone and in a batch, and `vqaudio sample` writes audio and codes."""
 
 from __future__ import annotations
 
@@ -26,9 +26,11 @@ SECONDS = 0.01  # 20 codes of 8 samples at 16 kHz
 
 @pytest.fixture
 def prior(tiny_model: SpeechVQVAE, randomise: Callable[..., nn.Module]) -> CodePrior:
-    made = CodePrior(CodePriorConfig(speakers=("anna", "bert"), model=tiny_model.fingerprint, frame_rate=2000, net=NET))
-    randomise(made)
-    return made.eval().requires_grad_(False)
+    prior = CodePrior(
+        CodePriorConfig(speakers=("anna", "bert"), model=tiny_model.fingerprint, frame_rate=2000, net=NET)
+    )
+    randomise(prior)
+    return prior.eval().requires_grad_(False)
 
 
 def test_an_utterance_depends_on_seed_speaker_and_number(prior: CodePrior, tiny_model: SpeechVQVAE) -> None:
@@ -41,12 +43,12 @@ def test_an_utterance_depends_on_seed_speaker_and_number(prior: CodePrior, tiny_
     alone = {row.id: row for row in sample_rows(prior, tiny_model, ["anna"], 2, SECONDS, SamplingConfig(seed=5))}
     for id, row in alone.items():
         assert torch.equal(row.tokens.codes, rows[id].tokens.codes)
-    assert torch.equal(rows["carl-1"].tokens.codes, rows["1"].tokens.codes)  # whom the prior does not know is nobody
+    assert torch.equal(rows["carl-1"].tokens.codes, rows["1"].tokens.codes)  # unknown speakers are null
     assert rows["carl-1"].speaker == "carl"
     assert len({tuple(row.tokens.codes.tolist()) for row in alone.values()}) == 2
 
 
-def test_a_prompt_is_kept_and_gone_on_with(prior: CodePrior, tiny_model: SpeechVQVAE) -> None:
+def test_a_prompt_is_kept_and_continued(prior: CodePrior, tiny_model: SpeechVQVAE) -> None:
     prompt = tiny_model.tokenize(torch.rand(100, generator=torch.Generator().manual_seed(0)) - 0.5)
     (row,) = sample_rows(prior, tiny_model, ["bert"], 1, SECONDS, prompt=prompt)
     assert torch.equal(row.tokens.codes[:13], prompt.codes)
@@ -66,13 +68,13 @@ def test_the_verb_writes_audio_and_codes(
     for id in rows:
         wav, rate = soundfile.read(tmp_path / f"out/{id}.wav")
         assert (len(wav), rate) == (160, 16000)
-    for there in ("tokens.jsonl", "anna-1.wav"):  # either is seen before anything is drawn
+    for existing in ("tokens.jsonl", "anna-1.wav"):  # both are checked before anything is sampled
         for path in (tmp_path / "out").iterdir():
-            if path.name != there:
+            if path.name != existing:
                 path.unlink()
         assert main([*given, *out, "--speaker", "all", "--count", "2"]) == 2
-        assert [path.name for path in (tmp_path / "out").iterdir()] == [there]
-        assert f"{there} exists already; pass --overwrite to replace it" in capsys.readouterr().err
+        assert [path.name for path in (tmp_path / "out").iterdir()] == [existing]
+        assert f"{existing} exists already; pass --overwrite to replace it" in capsys.readouterr().err
         assert main([*given, *out, "--speaker", "all", "--count", "2", "--overwrite"]) == 0
     assert main([*given, "--out", str(tmp_path / "other")]) == 2
     assert "name at least one --speaker of 3, or all" in capsys.readouterr().err
@@ -83,5 +85,5 @@ def test_the_verb_writes_audio_and_codes(
 
 def test_a_prior_over_other_codes_is_refused(prior: CodePrior, tiny_model: SpeechVQVAE) -> None:
     prior.cfg.__dict__["model"] = "another"
-    with pytest.raises(ValueError, match="the prior is over codes of model another"):
+    with pytest.raises(ValueError, match="the prior was trained on codes of model another"):
         list(sample_rows(prior, tiny_model, ["anna"], 1, SECONDS))

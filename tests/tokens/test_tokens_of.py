@@ -1,4 +1,4 @@
-"""Tokens of manifests are made once, and refused to another model and for other utterances."""
+"""Tokens of manifests are computed once; a cache of another model or of other utterances is refused."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ MINI = Path(__file__).parents[2] / "egs/mini"
 @pytest.fixture
 def manifests(tmp_path: Path) -> list[Path]:
     utterances = read_manifest(MINI / "valid.jsonl")
-    for name, own in (("a", utterances[:2]), ("b", utterances[2:3])):
-        write_manifest(tmp_path / f"{name}.jsonl", own)
+    for name, group in (("a", utterances[:2]), ("b", utterances[2:3])):
+        write_manifest(tmp_path / f"{name}.jsonl", group)
     return [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
 
 
-def test_they_are_made_once(
+def test_they_are_computed_once(
     manifests: list[Path], tiny_model: SpeechVQVAE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = list(tokens_of(tiny_model, manifests, tmp_path / "codes/train.jsonl"))
@@ -42,18 +42,18 @@ def test_other_utterances_and_missing_manifests_are_refused(
     manifests: list[Path], tiny_model: SpeechVQVAE, tmp_path: Path
 ) -> None:
     list(tokens_of(tiny_model, manifests, tmp_path / "train.jsonl"))
-    with pytest.raises(ValueError, match=r"holds 3 utterances, not the 2 of .*a\.jsonl"):
+    with pytest.raises(ValueError, match=r"contains 3 utterances, which are not the 2 of .*a\.jsonl"):
         tokens_of(tiny_model, manifests[:1], tmp_path / "train.jsonl")
-    with pytest.raises(FileNotFoundError, match=r"there is no manifest nowhere\.jsonl"):
+    with pytest.raises(FileNotFoundError, match=r"manifest nowhere\.jsonl does not exist"):
         tokens_of(tiny_model, [Path("nowhere.jsonl")], tmp_path / "train.jsonl")
 
 
 def test_tokens_of_another_model_are_refused(manifests: list[Path], tiny_model: SpeechVQVAE, tmp_path: Path) -> None:
-    own = list(tokens_of(tiny_model, manifests, tmp_path / "own.jsonl"))
-    others = [replace(row, tokens=replace(row.tokens, model="beefbeefbeef")) for row in own]
+    rows = list(tokens_of(tiny_model, manifests, tmp_path / "rows.jsonl"))
+    others = [replace(row, tokens=replace(row.tokens, model="beefbeefbeef")) for row in rows]
     write_tokens(tmp_path / "train.jsonl", others)
-    models = f"model beefbeefbeef, not of model {tiny_model.fingerprint}; remove it"
-    with pytest.raises(ValueError, match=rf"train\.jsonl holds tokens of {models}"):
+    models = f"model beefbeefbeef, not of model {tiny_model.fingerprint}; delete it"
+    with pytest.raises(ValueError, match=rf"train\.jsonl contains tokens of {models}"):
         tokens_of(tiny_model, manifests, tmp_path / "train.jsonl")
 
 

@@ -1,1 +1,1 @@
-"""The command line: `main`, one file per verb, and what the verbs share (`console`)."""
+"""The command line: `main`, one file per verb, and shared flags and output functions (`console`)."""

@@ -1,6 +1,6 @@
-"""What the verbs share: their flags, and how they speak to people.
+"""Flags that several verbs share, and functions that load models and print results.
 
-torch is imported inside the functions, so that --help answers at once.
+torch is imported inside the functions, so that --help is fast.
 """
 
 from __future__ import annotations
@@ -27,36 +27,38 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Net = TypeVar("Net", bound="nn.Module")
-Device = Annotated[Literal["auto", "cpu", "cuda"], arg(help="where to compute; auto: on a GPU if PyTorch sees one")]
+Device = Annotated[Literal["auto", "cpu", "cuda"], arg(help="device to run on; auto: a GPU if PyTorch finds one")]
 Inputs = Annotated[
     tuple[Path, ...],
     arg(
         metavar="INPUT [INPUT ...]",
-        help="audio files, folders (all audio in them and below) and manifests (.jsonl)",
+        help="audio files, folders (all audio in them and their subfolders) and manifests (.jsonl)",
         help_behavior_hint="(required)",
     ),
 ]
-Model = Annotated[str, arg(metavar="M", help="a shipped model's name, a model's folder or a Hugging Face Hub id")]
-Overwrite = Annotated[bool, arg(help="replace what exists already under the name of the output")]
+Model = Annotated[str, arg(metavar="M", help="name of a shipped model, folder of a model, or Hugging Face Hub id")]
+Overwrite = Annotated[bool, arg(help="replace existing output")]
 Sampling = Annotated[SamplingConfig, arg(name="")]  # --temperature --top-k --top-p --seed --precision --threads
 Batch = Annotated[int, arg(help="utterances decoded at once (with --stream always one)")]
 Threads = Annotated[
-    int | None, arg(metavar="INT", help="compute on at most so many; without it as OMP_NUM_THREADS says")
+    int | None, arg(metavar="INT", help="largest number of CPU threads; by default as set by OMP_NUM_THREADS")
 ]
 
 
 def fail(message: str, code: int) -> int:
-    print(f"error: {' '.join(message.splitlines())}", file=sys.stderr)  # one line, whatever a library had to say
+    """Prints an error on standard error, as one line even if a library's message has several; returns `code`."""
+    print(f"error: {' '.join(message.splitlines())}", file=sys.stderr)
     return code
 
 
 def print_facts(facts: dict[str, str], file: TextIO | None = None) -> None:
+    """Prints one line per name and value, to standard output by default."""
     for name, fact in facts.items():
         print(f"{name:<13} {fact}", file=file)
 
 
 def report_failures(failures: Iterable[ValueError]) -> int:
-    """Name every input that failed -> the exit code."""
+    """Prints every input that failed on standard error -> the exit code, 0 if there is none."""
     code = 0
     for failure in failures:
         code = fail(str(failure), 1)
@@ -65,7 +67,7 @@ def report_failures(failures: Iterable[ValueError]) -> int:
 
 @contextmanager
 def failures_named() -> Iterator[Failures]:
-    """A list of inputs that failed; they are named when the block ends, however it ends."""
+    """A list for inputs that failed; they are printed when the block ends, also after an exception."""
     failures: Failures = []
     try:
         yield failures
@@ -74,11 +76,12 @@ def failures_named() -> Iterator[Failures]:
 
 
 def progress(items: Iterable[T], total: int) -> Iterable[T]:
-    return tqdm(items, total=total, unit="utt", disable=None)  # None: only where standard error is a terminal
+    """The items, with a progress bar that counts utterances."""
+    return tqdm(items, total=total, unit="utt", disable=None)  # None: only if standard error is a terminal
 
 
 def steps(items: Sequence[T], unit: str) -> Iterable[T]:
-    """As `progress`, of things that differ much in how long they take."""
+    """Like `progress`, for items that take very different times."""
     return tqdm(items, unit=unit, smoothing=0, disable=None)
 
 
@@ -89,27 +92,30 @@ def load(model: str, device: Device, threads: int | None = None) -> SpeechVQVAE:
     net = load_any(model, device, threads)
     if not isinstance(net, SpeechVQVAE):
         raise ValueError(
-            f"{model} is a model of kind {type(net).__name__}, and this verb is for speech, whose codes have a time: "
-            "vqaudio evaluate, sample and info take image models, recipes/train_prior.py writes their codes"
+            f"{model} is a model of kind {type(net).__name__}, but this verb needs a SpeechVQVAE; image models are "
+            "supported by vqaudio evaluate, sample and info, and recipes/train_prior.py computes their codes"
         )
     return net
 
 
 def load_any(model: str, device: Device, threads: int | None = None) -> nn.Module:
-    """As `load_kind`, of any kind."""
+    """Like `load_kind`, for models of any kind."""
     from torch import nn
 
     return load_kind(model, device, nn.Module, threads)
 
 
 def load_kind(model: str, device: Device, kind: type[Net], threads: int | None = None) -> Net:
-    """A model of one kind, on the device, after `threads` are set. Raises ValueError for what cannot be."""
+    """A model of the given class on `device`; sets the number of threads of PyTorch first.
+
+    Raises ValueError for a missing GPU, a number of threads below 1 and a model that cannot be loaded as this kind.
+    """
     import torch
 
     from vqaudio.checkpoint import load_model
 
     if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("PyTorch sees no GPU here; use --device cpu")
+        raise ValueError("PyTorch finds no GPU; use --device cpu")
     if threads is not None:
         if threads < 1:
             raise ValueError(f"--threads must be at least 1, got {threads}")
@@ -121,7 +127,7 @@ def load_kind(model: str, device: Device, kind: type[Net], threads: int | None =
 def write_utterances(
     spoken: Iterable[DecodedUtterance], total: int, net: SpeechVQVAE, sampling: SamplingConfig, overwrite: bool
 ) -> None:
-    """Write every utterance as it comes, and say how fast that was."""
+    """Writes each utterance as soon as it is decoded, and prints the speed at the end."""
     from vqaudio.data.audio import write_audio
 
     count, samples, started_at = 0, 0, time.perf_counter()
@@ -140,7 +146,7 @@ def print_synthesis(
     sampling: SamplingConfig,
     file: TextIO | None = None,
 ) -> None:
-    """What was written, how fast, and by which means; to standard output or another file."""
+    """Prints what was written, the real-time factor and the sampler, to standard output by default."""
     from vqaudio.sampling.backends import choose
 
     seconds, elapsed = samples / net.sample_rate, time.perf_counter() - started_at
@@ -148,24 +154,28 @@ def print_synthesis(
     print_facts({**facts, "sampler": choose(net.decoder, sampling).name}, file)
 
 
-def print_enrolled(voices: Iterable[EnrolledSpeaker]) -> int:
-    """What was learned of each new speaker -> the exit code; a voice that is no better than others is named."""
+def print_enrolled(speakers: Iterable[EnrolledSpeaker]) -> int:
+    """Prints the metrics of each new speaker -> the exit code; an enrollment without any gain is an error."""
     failures = []
-    for v in voices:
-        old = f"{v.bits_mean:.3f} in the mean of the old voices, {v.bits_others:.3f} in one of them"
+    for s in speakers:
         facts = {
-            "speaker": f"{v.name}, learned from {v.seconds:.1f} s; {v.scored_seconds:.1f} s of what was held out cost",
-            "bits": f"{v.bits:.3f} per sample; {v.bits_before:.3f} before it learned; {old}, {v.bits_nearest:.3f} in "
-            f"the nearest, {v.nearest}",
-            "gap": f"{v.gap:.3f} bits per sample are lost in another voice",
+            "speaker": f"{s.name}: {s.seconds:.1f} s of training speech, {s.held_out_seconds:.1f} s of held-out speech",
+            "bits": f"{s.bits:.3f} per sample of held-out speech, {s.bits_initial:.3f} before training",
+            "others": f"{s.bits_mean_embedding:.3f} with the mean speaker embedding, {s.bits_other_speakers:.3f} with "
+            f"another speaker on average, {s.bits_nearest_speaker:.3f} with the nearest one, {s.nearest_speaker}",
+            "speaker gap": f"{s.conditioning_gap:.3f} bits per sample (others on average minus the new speaker)",
         }
         print_facts(facts)
-        if not v.gap > 0:
+        if not s.conditioning_gap > 0:
             failures.append(
-                ValueError(f"the voice of {v.name} is no better for its speech than others; try more --steps")
+                ValueError(
+                    f"the trained embedding of {s.name} fits its held-out speech no better than other speakers' "
+                    f"embeddings (speaker gap {s.conditioning_gap:.3f}); try more --steps"
+                )
             )
     return report_failures(failures)
 
 
 def real_time_factor(seconds: float, elapsed: float, net: SpeechVQVAE) -> str:
-    return f"{seconds / elapsed:.3g} times real time on {net.device.type}"
+    """RTF = audio seconds per wall second: above 1 is faster than real time."""
+    return f"RTF {seconds / elapsed:.3g} on {net.device.type} (audio seconds per wall second)"

@@ -1,7 +1,7 @@
-"""The command line: one typed function per verb, whose docstring is its help.
+"""The command line: one typed function per verb; its docstring is its --help.
 
-Exit codes: 0 all that was asked for was done; 1 some inputs failed (each is named on standard error, the others
-are done); 2 wrong usage: a sentence on standard error says what to change; 130 interrupted.
+Exit codes: 0 if everything was done; 1 if some inputs failed (each is named on standard error, the others are done);
+2 for wrong usage (a message on standard error says what to change); 130 if interrupted.
 """
 
 from __future__ import annotations
@@ -31,30 +31,30 @@ VERBS = (prepare, align, tokenize, decode, convert, adapt, sample, pack, unpack,
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; `argv` without the program's name, or None for the process's own -> the exit code."""
-    verbs = {verb.__name__: _later(verb) for verb in VERBS}
+    """Runs one verb and returns the exit code; `argv` are the arguments without the program name (None: sys.argv)."""
+    verbs = {verb.__name__: _deferred(verb) for verb in VERBS}
     try:
         run = tyro.extras.subcommand_cli_from_dict(
             verbs,
             prog="vqaudio",
-            description="Speech to discrete tokens, and tokens to speech in any voice that the model knows.",
+            description="Speech to discrete tokens, and tokens to speech of any speaker of the model.",
             args=None if argv is None else list(argv),
             config=(tyro.conf.FlagCreatePairsOff,),
         )
-    except SystemExit as stop:  # after --help, or when a flag is wrong
+    except SystemExit as stop:  # after --help or a wrong flag
         return stop.code if isinstance(stop.code, int) else 2
-    except ValueError as error:  # of a configuration, which checks itself when it is made
+    except ValueError as error:  # from a configuration, which checks itself when it is created
         return fail(str(error), 2)
     try:
         return run()
-    except AudioError as error:  # of every input: single ones are collected
+    except AudioError as error:  # no input could be used; failures of single inputs are collected by the verbs
         return fail(str(error), 1)
-    except ValueError as error:  # ModelError and ConfigError are ones
+    except ValueError as error:  # includes ModelError and ConfigError
         return fail(str(error), 2)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again at its end
-        return fail("nobody reads the output any longer", 1)
-    except ModuleNotFoundError as error:  # an extra that is not installed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise Python reports it again at exit
+        return fail("standard output was closed by the program that reads it", 1)
+    except ModuleNotFoundError as error:  # an optional dependency is not installed
         return fail(str(error), 2)
     except OSError as error:
         return fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 2)
@@ -62,8 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail("interrupted", 130)
 
 
-def _later(verb: Callable[..., int]) -> Callable[..., Callable[[], int]]:
-    """The verb with its arguments bound: tyro then takes no error of the verb's own for a wrong flag."""
+def _deferred(verb: Callable[..., int]) -> Callable[..., Callable[[], int]]:
+    """Binds the arguments and runs the verb later, so that tyro does not report errors of the verb as wrong flags."""
 
     @functools.wraps(verb)
     def bind(*args, **kwargs) -> Callable[[], int]:

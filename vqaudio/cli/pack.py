@@ -1,4 +1,4 @@
-"""Tokens to archives and back."""
+"""vqaudio pack and unpack: tokens to compressed archives and back."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Prior = Annotated[
     str | None,
-    arg(metavar="P", help="folder of a prior over these codes; without it every code takes the same number of bits"),
+    arg(metavar="P", help="folder of a prior over these codes; without it, all codes take the same number of bits"),
 ]
 
 
@@ -31,37 +31,37 @@ def pack(
     threads: Threads = None,
     overwrite: Overwrite = False,
 ) -> int:
-    """Tokens to an archive, losslessly, in as few bits as a prior says that they are worth.
+    """Compress tokens losslessly into an archive, by range coding under a prior.
 
-    It is unpacked with the same prior, on the same kind of processor.
+    To unpack the archive, the same prior and the same kind of processor are required.
 
     Args:
-        tokens: what vqaudio tokenize wrote: a .jsonl or .parquet file, or a folder
-        out: NAME.vqa
+        tokens: output of vqaudio tokenize: a .jsonl or .parquet file, or a folder
+        out: archive to write, NAME.vqa
     """
     from vqaudio.tokens import archive
     from vqaudio.tokens.files import read_tokens
 
-    rows, over = read_tokens(tokens), _load(prior, threads)
+    rows, code_prior = read_tokens(tokens), _load(prior, threads)
     with _progress(None) as advance:
         started_at = time.perf_counter()
-        facts = archive.pack(rows, out, over, threads=threads, overwrite=overwrite, advance=advance)
+        facts = archive.pack(rows, out, code_prior, threads=threads, overwrite=overwrite, advance=advance)
         elapsed = time.perf_counter() - started_at
-    _tell(facts, elapsed, out)
+    _print_summary(facts, elapsed, out)
     return 0
 
 
 def unpack(
     archive: Positional[Path],
     out: Path,
-    prior: Annotated[str | None, arg(metavar="P", help="the prior that it was packed with")] = None,
+    prior: Annotated[str | None, arg(metavar="P", help="folder of the prior that the archive was packed with")] = None,
     threads: Threads = None,
     overwrite: Overwrite = False,
 ) -> int:
-    """An archive to the tokens that were packed.
+    """Restore the tokens from an archive.
 
     Args:
-        archive: what vqaudio pack wrote
+        archive: output of vqaudio pack, NAME.vqa
         out: NAME.jsonl or NAME.parquet, or a name without a suffix for a folder of .npy files with an index.jsonl
     """
     from vqaudio.tokens.archive import archive_facts
@@ -71,12 +71,12 @@ def unpack(
 
     check_target(out, overwrite=overwrite)
     packed = read_archive(archive)
-    facts, over = archive_facts(packed), _load(prior, threads)
+    facts, code_prior = archive_facts(packed), _load(prior, threads)
     with _progress(facts.num_codes) as advance:
         started_at = time.perf_counter()
-        write_tokens(out, unpack_rows(packed, over, threads=threads, advance=advance), overwrite=overwrite)
+        write_tokens(out, unpack_rows(packed, code_prior, threads=threads, advance=advance), overwrite=overwrite)
         elapsed = time.perf_counter() - started_at
-    _tell(facts, elapsed, out)
+    _print_summary(facts, elapsed, out)
     return 0
 
 
@@ -88,22 +88,23 @@ def _load(prior: str | None, threads: int | None) -> CodePrior | None:
 
 @contextmanager
 def _progress(total: int | None) -> Iterator[Advance]:
-    with tqdm(total=total, unit="code", unit_scale=True, disable=None) as bar:  # only where it is a terminal
+    with tqdm(total=total, unit="code", unit_scale=True, disable=None) as bar:  # None: only if stderr is a terminal
         yield bar.update
 
 
-def _tell(facts: ArchiveFacts, elapsed: float, out: Path) -> None:
-    size, share = facts.header_bytes + facts.payload_bytes, 8 * facts.payload_bytes / max(1, facts.fixed_bits)
-    rate = f"{facts.payload_rate:.1f} bits per second, {share:.3f} of fixed length"
-    ideal = f"{facts.ideal_bits / facts.seconds:.1f} bits per second, the likelihood under prior {facts.prior}"
+def _print_summary(facts: ArchiveFacts, elapsed: float, out: Path) -> None:
+    size, fraction = facts.header_bytes + facts.payload_bytes, 8 * facts.payload_bytes / max(1, facts.fixed_bits)
+    rate = f"{facts.payload_rate:.1f} bits per second, {fraction:.3f} of the fixed-length size"
+    ideal = f"{facts.ideal_bits / facts.seconds:.1f} bits per second (negative log-likelihood, prior {facts.prior})"
     summary = {
         "utterances": f"{facts.num_rows}, {facts.seconds:.1f} s of audio",
         "tokens": f"{facts.num_codes}, {facts.num_codes / facts.seconds:.4g} per second",
         "payload": f"{facts.payload_bytes} bytes, {rate}",
         "header": f"{facts.header_bytes} bytes",
         "archive": f"{size} bytes, {facts.total_rate:.1f} bits per second",
-        "ideal": ideal if facts.prior else "not known: packed without a prior",
-        "speed": f"{facts.num_codes / elapsed:.3g} codes per second, {facts.seconds / elapsed:.3g} times real time",
+        "ideal": ideal if facts.prior else "unknown: packed without a prior",
+        "speed": f"{facts.num_codes / elapsed:.3g} codes per second, RTF {facts.seconds / elapsed:.3g} "
+        "(audio seconds per wall second)",
         "written": str(out),
     }
     print_facts(summary)

@@ -1,10 +1,9 @@
-"""Speech to tokens."""
+"""vqaudio tokenize: speech to tokens."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
 
@@ -21,9 +20,6 @@ from vqaudio.cli.console import (
     real_time_factor,
 )
 
-if TYPE_CHECKING:
-    pass
-
 
 def tokenize(
     inputs: Positional[Inputs],
@@ -33,10 +29,11 @@ def tokenize(
     device: Device = "auto",
     overwrite: Overwrite = False,
 ) -> int:
-    """Speech to tokens.
+    """Convert speech to tokens.
 
-    The id of a row is the name of its file, below a folder INPUT with the names of the subfolders before it; its
-    speaker is the name of the subfolder that the file lies in (null where there is none), or what a manifest says.
+    The id of a row is the name of its audio file; for files in subfolders of INPUT, the names of the subfolders come
+    first. The speaker of a row is the name of the subfolder that contains the file, and null if there is none. A
+    manifest gives ids and speakers itself.
 
     Args:
         out: NAME.jsonl or NAME.parquet, or a name without a suffix for a folder of .npy files with an index.jsonl
@@ -58,8 +55,8 @@ def tokenize(
     summary = {
         "utterances": f"{stats.rows} of {len(sources)}, {stats.seconds:.1f} s of audio",
         "tokens": f"{stats.num_tokens}, {net.frame_rate:g} per second",
-        "bits": bits_per_second(net),
-        "usage": f"{used} of {net.codebook_size} codes ({used / net.codebook_size:.0%})",
+        "bitrate": bits_per_second(net),
+        "codes": f"{used} of {net.codebook_size} in use ({used / net.codebook_size:.0%})",
         "perplexity": f"{stats.perplexity:.1f}",
         "speed": real_time_factor(stats.seconds, elapsed, net),
         "written": str(out),

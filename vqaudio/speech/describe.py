@@ -1,4 +1,4 @@
-"""Facts about a speech model or a prior over its codes, in words."""
+"""Properties of a speech model, or of a prior over its codes, as a table of text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vqaudio.speech.prior import CodePrior
 
 
 def model_facts(model: SpeechVQVAE) -> dict[str, str]:
-    """Name -> fact, for a reader."""
+    """Name -> value of the model's properties, for `vqaudio info`."""
     encoder, decoder = model.cfg.encoder, model.cfg.decoder
 
     def samples(count: int) -> str:
@@ -22,37 +22,38 @@ def model_facts(model: SpeechVQVAE) -> dict[str, str]:
         "encoder": f"{millions(model.encoder)} parameters",
         **({"context": f"{millions(model.context)} parameters"} if model.context else {}),
         "decoder": f"{millions(model.decoder)} parameters",
-        "codebook": f"{model.codebook_size} codes of width {encoder.dim}",
+        "codebook": f"{model.codebook_size} codes of dimension {encoder.dim}",
         "sample rate": f"{model.sample_rate} Hz",
         "hop": f"{samples(model.hop)}, {model.frame_rate:g} tokens per second",
-        "bits": bits_per_second(model),
+        "bitrate": bits_per_second(model),
         "look-ahead": samples(encoder.lookahead),
-        "delay": f"{samples(encoder.lookahead + model.hop)} (look-ahead and hop)",
-        "encoder sees": f"{samples(encoder.receptive_field)}, look-ahead included",
-        "decoder sees": samples(decoder.receptive_field),
+        "latency": f"{samples(encoder.lookahead + model.hop)} (look-ahead plus hop)",
+        "encoder field": f"{samples(encoder.receptive_field)} (receptive field, including look-ahead)",
+        "decoder field": f"{samples(decoder.receptive_field)} (receptive field)",
         "speakers": f"{len(model.speakers)}: {', '.join(model.speakers)}" if model.speakers else "none",
         **({"decoder trained": "no (stage: codes)"} if model.cfg.stage == "codes" else {}),
     }
 
 
 def prior_facts(model: CodePrior) -> dict[str, str]:
-    """Name -> fact, for a reader."""
-    cfg, sees = model.cfg, model.cfg.net.receptive_field
+    """Name -> value of the prior's properties, for `vqaudio info`."""
+    cfg, field = model.cfg, model.cfg.net.receptive_field
     return {
         "model": type(model).__name__,
         "parameters": millions(model),
         "fingerprint": model.fingerprint,
-        "codes": f"{cfg.net.num_classes}, {cfg.frame_rate:g} per second, by model {cfg.model}",
-        "sees": f"{sees} codes, {sees / cfg.frame_rate:.2f} s",
+        "codes": f"{cfg.net.num_classes}, {cfg.frame_rate:g} per second, of model {cfg.model}",
+        "field": f"{field} codes, {field / cfg.frame_rate:.2f} s (receptive field)",
         "speakers": f"{len(cfg.speakers)}: {', '.join(cfg.speakers)}" if cfg.speakers else "none",
     }
 
 
 def bits_per_second(model: SpeechVQVAE) -> str:
-    """What its tokens cost, before any compression."""
+    """Bitrate of the tokens without entropy coding: frame rate times log2 K, as text."""
     bits = math.log2(model.codebook_size)
-    return f"{bits * model.frame_rate:.0f} per second (log2 {model.codebook_size} = {bits:.3g} per token)"
+    return f"{bits * model.frame_rate:.0f} bits per second (log2 {model.codebook_size} = {bits:.3g} bits per token)"
 
 
 def millions(module: nn.Module) -> str:
+    """Number of parameters, in millions, as text."""
     return f"{sum(parameter.numel() for parameter in module.parameters()) / 1e6:.3f} million"

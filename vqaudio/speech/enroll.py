@@ -1,9 +1,10 @@
-"""A new voice for a trained model, and not one code of it changed.
+"""Adds speakers to a trained model without changing a single code.
 
-Encoder, normaliser and codebook stay as they are, so the fingerprint of the tokens does too, and token files that the
-model made before remain its own. What is learned is a row of the speakers' embedding (and the decoder, if asked for).
+Encoder, normaliser and codebook stay frozen, so the fingerprint stays the same and existing token files remain valid.
+Trained are the new rows of the speaker embedding and, optionally, the decoder.
 
-Letters: S voices that the model has, V new ones.
+Letters: S speakers of the original model, V new speakers, B crops, T samples, D code width, N frames, Q output classes,
+H channels of a speaker embedding.
 """
 
 from __future__ import annotations
@@ -32,44 +33,44 @@ from vqaudio.speech.speaker_bits import bits_by_speaker, quantized_codes
 from vqaudio.speech.speakers import check_new_names, with_speakers
 from vqaudio.training import FitConfig, TrainingError, fit
 
-HELD_OUT_CROPS, HELD_OUT_SAMPLES = 8, 8192  # of each new speaker: what the figures are measured on
-MOST_OTHERS = 16  # old voices that a new one is compared with; with more of them, these are spread evenly over the list
+EVAL_CROPS, EVAL_SAMPLES = 8, 8192  # number and length, in samples, of each new speaker's evaluation crops
+MAX_COMPARED_SPEAKERS = 16  # original speakers that a new one is compared with, evenly spaced in the speaker list
 
 
 class EnrolledSpeaker(NamedTuple):
-    """A new speaker, and what the utterances that were held out cost in bits per sample, teacher-forced."""
+    """A new speaker, with teacher-forced cross-entropies in bits per sample on its held-out utterances."""
 
     name: str
-    seconds: float  # that it was learned from
-    scored_seconds: float  # of what was held out, at most: what the figures below were measured on
-    nearest: str  # the old voice that says its training speech best
-    bits: float  # in its own voice, learned
-    bits_before: float  # in the voice that it began as
-    bits_mean: float  # in the mean of the old voices, before
-    bits_others: float  # in old voices, the average of them
-    bits_nearest: float  # in the nearest of them
+    seconds: float  # of training speech
+    held_out_seconds: float  # of held-out speech that the cross-entropies are measured on, at most
+    nearest_speaker: str  # original speaker whose embedding gives the lowest cross-entropy on the training speech
+    bits: float  # with the trained embedding
+    bits_initial: float  # with the embedding that training started from
+    bits_mean_embedding: float  # with the mean of the original embeddings, before training
+    bits_other_speakers: float  # with the embeddings of original speakers, averaged over them
+    bits_nearest_speaker: float  # with the embedding of the nearest original speaker
 
     @property
-    def gap(self) -> float:
-        """Bits per sample that are lost when another voice says it; not above 0: its voice was not learned."""
-        return self.bits_others - self.bits
+    def conditioning_gap(self) -> float:
+        """Bits per sample by which other speakers' embeddings are worse; not above 0 if enrollment has failed."""
+        return self.bits_other_speakers - self.bits
 
 
 class Adapted(NamedTuple):
-    """The new model, and what was learned."""
+    """The new model, and the speakers that were added to it."""
 
     model: SpeechVQVAE
-    voices: tuple[EnrolledSpeaker, ...]
+    speakers: tuple[EnrolledSpeaker, ...]
 
 
 def adapt(
     model: SpeechVQVAE, speech: NewSpeakers, cfg: AdaptConfig | None = None, work: str | Path | None = None
 ) -> Adapted:
-    """A copy of `model` that speaks as `speech`'s speakers too; the model itself is not touched.
+    """A copy of `model` with the speakers of `speech` added; `model` itself is not modified.
 
-    `work`: folder for decoded audio and checkpoints; called again with the same arguments, a run that was interrupted
-    continues there. Raises ValueError for a model that cannot speak, and names that it knows, and for a run that
-    diverges, AudioError for audio that cannot be decoded. SIGINT and SIGTERM end it as they end `fit`.
+    `work` is a folder for decoded audio and training checkpoints. If a run was interrupted, the same call continues it
+    there. Raises ValueError for a model that cannot decode, for speaker names that the model already has and for a run
+    that diverges, and AudioError for audio that cannot be decoded. SIGINT and SIGTERM end it as they end `fit`.
     """
     cfg = cfg or AdaptConfig()
     model.check_decodes()
@@ -78,65 +79,68 @@ def adapt(
             return adapt(model, speech, cfg, temporary)
     work = Path(work)
     check_new_names(model, speech.speakers)
-    grown = with_speakers(model, speech.speakers)  # every new voice the mean of the old
-    train = pack(speech.train, work / "train", grown.sample_rate, grown.speakers)
-    valid = pack(speech.valid, work / "valid", grown.sample_rate, grown.speakers)
-    trials = [_Trial.of(grown, name, train, valid, cfg) for name in speech.speakers]
-    old, others = list(range(len(model.speakers))), _spread(len(model.speakers))
-    means = [trial.held_out(grown, [trial.id])[0] for trial in trials]
-    for trial in trials:
-        trial.begin(grown, old)
-    starts = [trial.held_out(grown, [trial.id])[0] for trial in trials]
+    adapted = with_speakers(model, speech.speakers)  # new embeddings start at the mean of the original ones
+    train = pack(speech.train, work / "train", adapted.sample_rate, adapted.speakers)
+    valid = pack(speech.valid, work / "valid", adapted.sample_rate, adapted.speakers)
+    crops = [_EnrollmentCrops.of(adapted, name, train, valid, cfg) for name in speech.speakers]
+    original = list(range(len(model.speakers)))
+    bits_mean = [each.evaluate(adapted, [each.id])[0] for each in crops]
+    for each in crops:
+        each.initialise(adapted, original)
+    bits_initial = [each.evaluate(adapted, [each.id])[0] for each in crops]
 
-    crops = CropConfig(cfg.crop_samples, cfg.batch_size, cfg.seed, speaker_balance=1.0)
-    loader = SpeechCrops(train, crops, grown.cfg.decoder.num_classes)
-    _learn(Learner(grown), loader, cfg, cfg.lr, work / "voice")
+    crop_cfg = CropConfig(cfg.crop_samples, cfg.batch_size, cfg.seed, speaker_balance=1.0)
+    loader = SpeechCrops(train, crop_cfg, adapted.cfg.decoder.num_classes)
+    _train(EnrollmentObjective(adapted), loader, cfg, cfg.lr, work / "embedding")
     if cfg.decoder:
-        _learn(Learner(grown, keep=len(old)), loader, cfg, cfg.decoder_lr, work / "decoder")
-    grown.eval().requires_grad_(False).to(model.device)
-    assert grown.fingerprint == model.fingerprint
+        objective = EnrollmentObjective(adapted, distilled_speakers=len(original))
+        _train(objective, loader, cfg, cfg.decoder_lr, work / "decoder")
+    adapted.eval().requires_grad_(False).to(model.device)
+    assert adapted.fingerprint == model.fingerprint
 
-    voices = []
-    for trial, mean, start in zip(trials, means, starts, strict=True):
-        own, nearest, *rest = trial.held_out(grown, [trial.id, trial.nearest, *others])
-        voices.append(
+    compared, speakers = _evenly_spaced(len(original)), []
+    for each, mean, initial in zip(crops, bits_mean, bits_initial, strict=True):
+        trained, nearest, *others = each.evaluate(adapted, [each.id, each.nearest, *compared])
+        seconds = min(_seconds(valid, each.id), EVAL_CROPS * EVAL_SAMPLES / adapted.sample_rate)
+        speakers.append(
             EnrolledSpeaker(
-                grown.speakers[trial.id],
-                _seconds(train, trial.id),
-                min(_seconds(valid, trial.id), HELD_OUT_CROPS * HELD_OUT_SAMPLES / grown.sample_rate),
-                grown.speakers[trial.nearest],
-                own,
-                start,
-                mean,
-                sum(rest) / len(rest),
-                nearest,
+                name=adapted.speakers[each.id],
+                seconds=_seconds(train, each.id),
+                held_out_seconds=seconds,
+                nearest_speaker=adapted.speakers[each.nearest],
+                bits=trained,
+                bits_initial=initial,
+                bits_mean_embedding=mean,
+                bits_other_speakers=sum(others) / len(others),
+                bits_nearest_speaker=nearest,
             )
         )
-    return Adapted(grown, tuple(voices))
+    return Adapted(adapted, tuple(speakers))
 
 
-class Learner(nn.Module):
-    """What `fit` sees of a model that learns voices: codes without a gradient, and the decoder's loss.
+class EnrollmentObjective(nn.Module):
+    """The module that `fit` trains to enroll speakers: frozen encoder and codebook, and the decoder's loss.
 
-    Without `keep` its embedding of speakers alone is trained, of which only the rows in the batches move. With it the
-    whole decoder is, and what it says in the first `keep` voices is held to what it said before, on the same speech
-    in one of them at random (knowledge distillation, Hinton et al., arXiv 1503.02531; the old speakers' own speech
-    need not be there).
+    Without `distilled_speakers` only the speaker embedding is trained, and of it only the rows that occur in the
+    batches change. With it the whole decoder is trained, and its output distributions for the first
+    `distilled_speakers` speakers are held to those of the original decoder by knowledge distillation (Hinton et al.,
+    arXiv 1503.02531). The distillation uses the new speakers' speech with a random original speaker, so recordings of
+    the original speakers are not needed.
     """
 
-    def __init__(self, model: SpeechVQVAE, *, keep: int | None = None):
+    def __init__(self, model: SpeechVQVAE, *, distilled_speakers: int | None = None):
         super().__init__()
-        self.model, self.keep = model.requires_grad_(False), keep
-        self.before = None if keep is None else copy.deepcopy(model.decoder)
-        learns = model.decoder.speaker if keep is None else model.decoder
-        assert learns is not None
-        learns.requires_grad_(True)
+        self.model, self.distilled_speakers = model.requires_grad_(False), distilled_speakers
+        self.teacher = None if distilled_speakers is None else copy.deepcopy(model.decoder)
+        trained = model.decoder.speaker if distilled_speakers is None else model.decoder
+        assert trained is not None
+        trained.requires_grad_(True)
         self.train()
 
-    def train(self, mode: bool = True) -> Learner:
-        """The model stays in evaluation mode: no noise, and a codebook that neither moves nor restarts codes."""
+    def train(self, mode: bool = True) -> EnrollmentObjective:
+        """The model stays in evaluation mode: no noise, no codebook updates and no restarts of codes."""
         super().train(mode)
-        for module in (self.model, self.before):
+        for module in (self.model, self.teacher):
             if module is not None:
                 module.eval()
         return self
@@ -144,45 +148,50 @@ class Learner(nn.Module):
     def forward(
         self, wav: Tensor, target: Tensor, speaker: Tensor, lengths: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """As SpeechVQVAE's; the loss is the negative log-likelihood, and what old voices lose where they are kept."""
+        """(B, 1, T), (B, T) int64, (B,), (B,) -> (loss (), logs), as of SpeechVQVAE.
+
+        The loss is the negative log-likelihood in nats per sample, plus the distillation loss if there is a teacher.
+        """
         z_q = quantized_codes(self.model, wav)
         loss = self.model.nll(target, z_q, speaker, lengths)
         logs = {"bits_per_sample": loss.detach() / math.log(2)}
-        if self.before is not None and self.keep is not None:
-            old = torch.randint(self.keep, speaker.shape, device=speaker.device)  # `fit` seeds every step
-            drift = self.drift(self.before, target, z_q, old, lengths)
-            logs["drift"] = drift.detach() / math.log(2)
-            loss = loss + drift
+        if self.teacher is not None and self.distilled_speakers is not None:
+            original = torch.randint(self.distilled_speakers, speaker.shape, device=speaker.device)  # `fit` seeds it
+            distillation = self.distillation_loss(self.teacher, target, z_q, original, lengths)
+            logs["distillation_bits"] = distillation.detach() / math.log(2)
+            loss = loss + distillation
         return loss * (lengths.sum() / target.numel()), logs
 
-    def drift(self, before: WaveNet, target: Tensor, z_q: Tensor, speaker: Tensor, lengths: Tensor) -> Tensor:
-        """(B, T), (B, D, N), (B,), (B,) -> (): divergence in nats per valid sample from what was said before."""
+    def distillation_loss(
+        self, teacher: WaveNet, target: Tensor, z_q: Tensor, speaker: Tensor, lengths: Tensor
+    ) -> Tensor:
+        """(B, T), (B, D, N), (B,), (B,) -> (): KL(teacher || decoder), in nats per valid sample."""
         model, inputs = self.model, self.model.decoder.shift(target)
         with torch.no_grad():
-            said = before(inputs, model.conditioned(z_q, speaker, before), speaker)
-            expected = said[0].float().log_softmax(1)  # (B, Q, T)
-        found = model.decoder(inputs, model.conditioned(z_q, speaker), speaker)[0].float().log_softmax(1)
-        divergence = F.kl_div(found, expected, log_target=True, reduction="none").sum(1)  # (B, T)
+            logits = teacher(inputs, model.conditioned(z_q, speaker, teacher), speaker)[0]
+            expected = logits.float().log_softmax(1)  # (B, Q, T)
+        predicted = model.decoder(inputs, model.conditioned(z_q, speaker), speaker)[0].float().log_softmax(1)
+        divergence = F.kl_div(predicted, expected, log_target=True, reduction="none").sum(1)  # (B, T)
         valid = torch.arange(target.shape[1], device=target.device) < lengths[:, None]
         return (divergence * valid).sum() / lengths.sum()
 
 
-def _learn(learner: Learner, loader: SpeechCrops, cfg: AdaptConfig, lr: float, run: Path) -> None:
-    """`fit`, on the device that the model is on; its errors in words of this verb."""
-    PartialState(cpu=learner.model.device.type == "cpu")  # or it would take a GPU that is there
+def _train(objective: EnrollmentObjective, loader: SpeechCrops, cfg: AdaptConfig, lr: float, run: Path) -> None:
+    """Calls `fit` on the device of the model; its errors are raised as ValueError that names the flags of `adapt`."""
+    PartialState(cpu=objective.model.device.type == "cpu")  # otherwise Accelerate would move to an available GPU
     short = FitConfig(
         steps=cfg.steps, lr=lr, lr_warmup_steps=10, ema_decay=0.95, log_every=50, save_every=200, keep_checkpoints=1
     )
     try:
-        fit(learner, loader, replace(short, seed=cfg.seed), run, facts={"adapt": asdict(cfg)})
+        fit(objective, loader, replace(short, seed=cfg.seed), run, facts={"adapt": asdict(cfg)})
     except TrainingError as error:
         advice = ", try a smaller --lr or --decoder-lr" if "diverged" in str(error) else ""
-        raise ValueError(f"{str(error).partition(';')[0]}; no voice was learned{advice}") from error
+        raise ValueError(f"{str(error).partition(';')[0]}; no speaker was added{advice}") from error
 
 
 @dataclass
-class _Trial:
-    """One new speaker's crops, and its nearest old voice."""
+class _EnrollmentCrops:
+    """Evaluation crops of one new speaker's training and held-out speech, and its nearest original speaker."""
 
     id: int
     train: list[Batch]
@@ -190,44 +199,48 @@ class _Trial:
     nearest: int = 0
 
     @classmethod
-    def of(cls, model: SpeechVQVAE, name: str, train: PackedSpeech, valid: PackedSpeech, cfg: AdaptConfig) -> _Trial:
+    def of(
+        cls, model: SpeechVQVAE, name: str, train: PackedSpeech, valid: PackedSpeech, cfg: AdaptConfig
+    ) -> _EnrollmentCrops:
         id, classes = model.speaker_id(name), model.cfg.decoder.num_classes
-        some = validation_batches(_only(train, id), cfg.crop_samples, HELD_OUT_CROPS, 1, num_classes=classes)
-        held_out = validation_batches(_only(valid, id), HELD_OUT_SAMPLES, HELD_OUT_CROPS, 1, num_classes=classes)
-        return cls(id, some, held_out)
+        return cls(
+            id,
+            validation_batches(_only(train, id), cfg.crop_samples, EVAL_CROPS, 1, num_classes=classes),
+            validation_batches(_only(valid, id), EVAL_SAMPLES, EVAL_CROPS, 1, num_classes=classes),
+        )
 
     @torch.no_grad()
-    def begin(self, model: SpeechVQVAE, old: Sequence[int]) -> None:
-        """Its voice, the mean of the old ones so far, becomes the nearest of them where that says its speech better."""
-        bits = bits_by_speaker(model, self.train, [*old, self.id])
-        self.nearest = min(old, key=bits.__getitem__)
+    def initialise(self, model: SpeechVQVAE, original: Sequence[int]) -> None:
+        """Finds the nearest original speaker; its embedding replaces the mean one if its cross-entropy is lower."""
+        bits = bits_by_speaker(model, self.train, [*original, self.id])
+        self.nearest = min(original, key=bits.__getitem__)
         if bits[self.nearest] < bits[-1]:
             weight = _embedding(model)
             weight[self.id] = weight[self.nearest]
 
-    def held_out(self, model: SpeechVQVAE, voices: Sequence[int]) -> list[float]:
-        """Bits per sample of what was held out, said by each of `voices`."""
-        return bits_by_speaker(model, self.valid, voices)
+    def evaluate(self, model: SpeechVQVAE, speakers: Sequence[int]) -> list[float]:
+        """Cross-entropy of the held-out speech in bits per sample, conditioned on each of `speakers`."""
+        return bits_by_speaker(model, self.valid, speakers)
 
 
 def _embedding(model: SpeechVQVAE) -> Tensor:
-    """(S, H) of the decoder."""
+    """(S + V, H), the decoder's speaker embedding."""
     assert model.decoder.speaker is not None
     return model.decoder.speaker.weight
 
 
 def _only(packed: PackedSpeech, speaker: int) -> PackedSpeech:
-    """One speaker's utterances."""
-    own = np.flatnonzero(packed.speaker_ids == speaker)
-    ids = tuple(packed.utterance_ids[i] for i in own)
-    at = {"offsets": packed.offsets[own], "lengths": packed.lengths[own], "speaker_ids": packed.speaker_ids[own]}
-    return replace(packed, utterance_ids=ids, **at)
+    """The utterances of one speaker."""
+    rows = np.flatnonzero(packed.speaker_ids == speaker)
+    ids = tuple(packed.utterance_ids[i] for i in rows)
+    index = {"offsets": packed.offsets[rows], "lengths": packed.lengths[rows], "speaker_ids": packed.speaker_ids[rows]}
+    return replace(packed, utterance_ids=ids, **index)
 
 
 def _seconds(packed: PackedSpeech, speaker: int) -> float:
     return float(packed.lengths[packed.speaker_ids == speaker].sum() / packed.sample_rate)
 
 
-def _spread(count: int) -> list[int]:
-    """0 to count - 1, or MOST_OTHERS of them in equal distances."""
-    return [i * count // min(count, MOST_OTHERS) for i in range(min(count, MOST_OTHERS))]
+def _evenly_spaced(count: int) -> list[int]:
+    """0 to count - 1, or MAX_COMPARED_SPEAKERS of them at equal distances."""
+    return [i * count // min(count, MAX_COMPARED_SPEAKERS) for i in range(min(count, MAX_COMPARED_SPEAKERS))]

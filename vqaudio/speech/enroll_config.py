@@ -1,4 +1,4 @@
-"""How a voice is learned; without torch, for these are the flags of `vqaudio adapt` too."""
+"""Configuration of `adapt`. It imports no torch, because its fields are also the flags of `vqaudio adapt`."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class AdaptConfig:
-    """The defaults take the shipped model some minutes on two CPU cores."""
+    """With the defaults, the shipped model takes a few minutes on two CPU cores."""
 
     steps: int = 200
-    """updates of the new voice; with --decoder as many of the decoder after them"""
+    """optimizer steps for the new speaker embeddings; with --decoder, as many again for the decoder"""
     lr: float = 0.03
-    """highest learning rate of the voice; a row of an embedding takes larger steps than a network"""
+    """peak learning rate of the speaker embeddings; an embedding takes a higher one than a network"""
     crop_samples: int = 5120
-    """length of a crop, in samples"""
+    """length of a training crop, in samples"""
     batch_size: int = 4
-    """crops per step"""
+    """crops per optimizer step"""
     decoder: bool = False
-    """then train the decoder too: closer to the new speaker, but the old voices change a little"""
+    """fine-tune the decoder afterwards: closer to the new speakers, but existing speakers change slightly"""
     decoder_lr: float = 3e-4
-    """highest learning rate of the decoder"""
+    """peak learning rate of the decoder"""
     seed: int = 0
-    """of the crops"""
+    """random seed of the training crops"""
 
     def __post_init__(self) -> None:
         for name in ("steps", "crop_samples", "batch_size"):

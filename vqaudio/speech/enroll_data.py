@@ -1,4 +1,4 @@
-"""Speech of speakers whom a model is to learn: what a folder holds of them, and what is held out of it."""
+"""Finds the speech of new speakers in a folder and splits it into training and held-out utterances."""
 
 from __future__ import annotations
 
@@ -12,61 +12,62 @@ from vqaudio.data.corpora import AUDIO_SUFFIXES, Failures, audio_below
 from vqaudio.data.manifest import Utterance, read_manifest
 
 TRAIN, VALID = "train.jsonl", "valid.jsonl"
-LEAST_SECONDS, LEAST_UTTERANCES = 5.0, 2  # of one speaker: with less there is nothing to learn from, or to judge by
-HELD_OUT = slice(4, None, 10)  # of a speaker's utterances in the order of their ids: the 5th, the 15th, ...
+MIN_SECONDS, MIN_UTTERANCES = 5.0, 2  # per speaker: one utterance to train on and one to evaluate on
+HELD_OUT = slice(4, None, 10)  # of a speaker's utterances, sorted by id: the 5th, the 15th, ...
 
 
 class NewSpeakers(NamedTuple):
-    """Their speech, each speaker in both parts."""
+    """Utterances of the new speakers; every speaker occurs in both parts."""
 
     train: list[Utterance]
-    valid: list[Utterance]  # never trained on
-    failures: tuple[AudioError, ...] = ()  # files that cannot be used and were left out
+    valid: list[Utterance]  # held out from training
+    failures: tuple[AudioError, ...] = ()  # one for each file that was skipped because it cannot be used
 
     @property
     def speakers(self) -> tuple[str, ...]:
-        """Their names, sorted."""
+        """Names of the new speakers, sorted."""
         return tuple(sorted({utterance.speaker for utterance in self.train}))
 
 
 def find_new_speakers(root: str | Path, speaker: str | None = None) -> NewSpeakers:
-    """What `root` holds of one speaker, or of several.
+    """The utterances of one or several new speakers in the folder `root`.
 
-    A folder with train.jsonl (and valid.jsonl), as `vqaudio prepare` writes them: whom it names. Another folder: all
-    audio in it and below it is one speaker's, called `speaker`, or as the folder is. Of whom there is nothing in
-    valid.jsonl, every tenth utterance is held out, at least one.
+    If `root` contains train.jsonl (and valid.jsonl), as written by `vqaudio prepare`, the manifests name the utterances
+    and speakers. Otherwise all audio files in `root` and its subfolders belong to one speaker, named `speaker` or, by
+    default, like the folder. For speakers without utterances in valid.jsonl, every tenth utterance, but at least one,
+    is held out.
 
-    Raises FileNotFoundError where there is no audio, AudioError where none can be used, and ValueError: for audio in
-    subfolders alone and no `speaker`, for a `speaker` beside a manifest, for too little audio of a speaker, and for
-    one id in both manifests.
+    Raises FileNotFoundError if there is no audio, AudioError if no audio file can be used, and ValueError if all audio
+    lies in subfolders and no `speaker` is given, if `speaker` is given together with a manifest, if a speaker has too
+    little audio, or if an id occurs in both manifests.
     """
     root = Path(root)
     if not root.is_dir():
         problem = "is a file" if root.exists() else "does not exist"
-        raise FileNotFoundError(f"{root} {problem}; give the folder of the new speaker's audio, or of {TRAIN}")
+        raise FileNotFoundError(f"{root} {problem}; give the folder of the new speaker's audio or of {TRAIN}")
     failures: Failures = []
     if (root / TRAIN).is_file():
         if speaker is not None:
-            raise ValueError(f"{root / TRAIN} names its speakers itself; leave --speaker out, or rename them there")
+            raise ValueError(f"{root / TRAIN} names the speakers; omit --speaker, or rename them in the manifest")
         train = read_manifest(root / TRAIN)
         valid = read_manifest(root / VALID) if (root / VALID).is_file() else []
     else:
         train, valid = _of_one_speaker(root, speaker, failures), []
-    return NewSpeakers(*_divide(train, valid, root), tuple(failures))
+    return NewSpeakers(*_split(train, valid, root), tuple(failures))
 
 
 def _of_one_speaker(folder: Path, speaker: str | None, failures: Failures) -> list[Utterance]:
-    """All visible audio in a folder and below it."""
+    """All audio files in a folder and its subfolders, except hidden ones, as utterances of one speaker."""
     paths = audio_below(folder)
     if not paths:
         raise FileNotFoundError(
-            f"there is no audio in {folder}, and no {TRAIN}; looked in it and below it for "
+            f"there is no audio in {folder} or its subfolders, and no {TRAIN}; supported audio formats: "
             f"{' '.join(sorted(AUDIO_SUFFIXES))}"
         )
     if speaker is None and folder not in {path.parent for path in paths}:
         raise ValueError(
-            f"the audio in {folder} lies in subfolders; pass --speaker NAME if all of it is one voice, else make "
-            f"manifests (vqaudio prepare folder {folder} --out DIR) and give DIR"
+            f"the audio in {folder} lies in subfolders; if it is all of one speaker, pass --speaker NAME, otherwise "
+            f"create manifests (vqaudio prepare folder {folder} --out DIR) and give DIR"
         )
     utterances = []
     for path in paths:
@@ -76,40 +77,47 @@ def _of_one_speaker(folder: Path, speaker: str | None, failures: Failures) -> li
         except AudioError as error:
             failures.append(error)
     if repeated := [id for id, count in Counter(u.id for u in utterances).items() if count > 1]:
-        raise ValueError(f"{folder} has several files {repeated[0]!r} of different formats; keep one of each name")
+        raise ValueError(f"{folder} has several files named {repeated[0]!r} in different formats; keep one of them")
     if not utterances:
         raise AudioError(f"none of the {len(paths)} audio files in {folder} can be used; the first: {failures[0]}")
     return utterances
 
 
-def _divide(
+def _split(
     train: Sequence[Utterance], valid: Sequence[Utterance], root: Path
 ) -> tuple[list[Utterance], list[Utterance]]:
-    """Into what is trained on and what is not, where the manifests do not say it."""
+    """Training and held-out utterances; of speakers who are missing from `valid`, some of `train` are held out."""
     if not train:
         raise ValueError(f"{root / TRAIN} is empty; it must name at least one utterance")
     if both := {u.id for u in train} & {u.id for u in valid}:
-        raise ValueError(f"{min(both)!r} is in {root / TRAIN} and in {VALID}; figures on it would flatter the model")
-    known: dict[str, list[Utterance]] = defaultdict(list)
-    for utterance in valid:
-        known[utterance.speaker].append(utterance)
-    own: dict[str, list[Utterance]] = defaultdict(list)
-    for utterance in sorted(train, key=lambda u: u.id):
-        own[utterance.speaker].append(utterance)
-    if missing := sorted(known.keys() - own.keys()):
-        raise ValueError(f"speaker {missing[0]!r} is in {root / VALID} but not in {TRAIN}; there is nothing to learn")
-    learned: list[Utterance] = []
+        raise ValueError(
+            f"utterance {min(both)!r} is in {root / TRAIN} and in {VALID}; remove it from one of them: held-out "
+            "speech must not be trained on"
+        )
+    valid_of, train_of = _by_speaker(valid), _by_speaker(sorted(train, key=lambda u: u.id))
+    if missing := sorted(valid_of.keys() - train_of.keys()):
+        raise ValueError(
+            f"speaker {missing[0]!r} is in {root / VALID} but not in {TRAIN}; add training utterances of that speaker"
+        )
+    trained: list[Utterance] = []
     held_out: list[Utterance] = []
-    for name, utterances in sorted(own.items()):
-        everything = utterances + known[name]
+    for name, utterances in sorted(train_of.items()):
+        everything = utterances + valid_of[name]
         seconds = sum(utterance.seconds for utterance in everything)
-        if len(everything) < LEAST_UTTERANCES or seconds < LEAST_SECONDS:
+        if len(everything) < MIN_UTTERANCES or seconds < MIN_SECONDS:
             raise ValueError(
                 f"{root} has {len(everything)} utterance{'s' * (len(everything) != 1)} and {seconds:.1f} s of speaker "
-                f"{name!r}; it takes at least {LEAST_UTTERANCES} (one is held out) and {LEAST_SECONDS:g} s, and a few "
-                "minutes are better: record more, or cut a long recording into sentences"
+                f"{name!r}; at least {MIN_UTTERANCES} utterances (one is held out) and {MIN_SECONDS:g} s are required, "
+                "and a few minutes are better: record more, or cut a long recording into sentences"
             )
-        aside = known[name] or utterances[HELD_OUT] or utterances[-1:]
-        held_out += aside
-        learned += [utterance for utterance in utterances if utterance not in aside]
-    return learned, held_out
+        evaluated = valid_of[name] or utterances[HELD_OUT] or utterances[-1:]
+        held_out += evaluated
+        trained += [utterance for utterance in utterances if utterance not in evaluated]
+    return trained, held_out
+
+
+def _by_speaker(utterances: Sequence[Utterance]) -> dict[str, list[Utterance]]:
+    grouped: dict[str, list[Utterance]] = defaultdict(list)
+    for utterance in utterances:
+        grouped[utterance.speaker].append(utterance)
+    return grouped

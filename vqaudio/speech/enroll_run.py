@@ -1,4 +1,4 @@
-"""Where a run that adapts a model works, and where its model goes: there whole, or not at all."""
+"""Runs `adapt` in a working folder and moves the finished model to its place in one rename."""
 
 from __future__ import annotations
 
@@ -25,43 +25,46 @@ MODEL_FILES = {"config.json", "model.safetensors"}
 
 
 def check_target(out: Path, *, overwrite: bool) -> None:
-    """Raises FileExistsError where a model must not be put: over one without `overwrite`, and over anything else."""
+    """Raises FileExistsError if `out` is a model and `overwrite` is not set, or if it is anything else than a model."""
     if not out.exists():
         return
     if not out.is_dir():
-        raise FileExistsError(f"{out} is a file; a model is a folder: choose another --out")
-    there = {path.name for path in out.iterdir()}
-    if there - MODEL_FILES:
-        raise FileExistsError(f"{out} holds more than a model ({min(there - MODEL_FILES)}); choose another --out")
-    if there and not overwrite:
+        raise FileExistsError(f"{out} is a file, but a model is a folder; choose another --out")
+    names = {path.name for path in out.iterdir()}
+    if names - MODEL_FILES:
+        raise FileExistsError(
+            f"{out} contains files that are not part of a model ({min(names - MODEL_FILES)}); choose another --out"
+        )
+    if names and not overwrite:
         raise FileExistsError(f"{out} exists already; pass --overwrite to replace it")
 
 
 def adapt_to(
     out: Path, model: SpeechVQVAE, speech: NewSpeakers, cfg: AdaptConfig | None = None, *, overwrite: bool = False
 ) -> Adapted:
-    """`adapt`, and the new model put in `out` by renaming: whole, with `overwrite` in place of a model that is there.
+    """Calls `adapt` and saves the new model in the folder `out`, atomically.
 
-    Raises as `check_target` and `adapt` do, and OSError where it cannot write; nothing is left of a run that failed.
-    One that was interrupted continues when it is asked for again.
+    With `overwrite`, it replaces a model in `out`. Raises what `check_target` and `adapt` raise, and OSError if writing
+    fails; a run that fails leaves no files behind. An interrupted run continues when it is called again with the same
+    arguments.
     """
     cfg = cfg or AdaptConfig()
     check_target(out, overwrite=overwrite)
     with _work_beside(out, model, speech, cfg) as work:
-        check_target(out, overwrite=overwrite)  # a model that a killed run had renamed aside is back now
+        check_target(out, overwrite=overwrite)  # a model that a killed run had moved aside has been restored by now
         adapted = adapt(model, speech, cfg, work)
         save_model(adapted.model, work / "model")
-        check_target(out, overwrite=overwrite)  # it took minutes
+        check_target(out, overwrite=overwrite)  # once more, because training took minutes
         replace_folder(work / "model", out)
     return adapted
 
 
 @contextmanager
 def _work_beside(out: Path, model: SpeechVQVAE, speech: NewSpeakers, cfg: AdaptConfig) -> Iterator[Path]:
-    """A folder .NAME.adapting for the time of a run; it goes when the block ends or fails.
+    """The working folder .NAME.adapting beside `out`; it is removed when the block ends or fails.
 
-    It stays where the run was interrupted (a signal, a kill), and is handed out again to the same model, speech and
-    configuration; others begin anew. Raises ValueError while another run works there.
+    It is kept if the run is interrupted (by a signal or a kill) and reused by a run with the same model, speech and
+    configuration; a run with other settings empties it. Raises ValueError while another run uses it.
     """
     out = out.absolute()
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -70,17 +73,17 @@ def _work_beside(out: Path, model: SpeechVQVAE, speech: NewSpeakers, cfg: AdaptC
     try:
         lock.acquire()
     except Timeout:
-        raise ValueError(f"another run is making {out}; wait for it, or choose another --out") from None
+        raise ValueError(f"another run is writing {out}; wait until it has finished, or choose another --out") from None
     try:
-        restore_folder(out)  # now: what a killed run had renamed aside may be wanted before this one ends
+        restore_folder(out)  # at once: the model that a killed run moved aside may be needed before this one ends
         settings = _settings(model, speech, cfg)
-        if _read(folder / SETTINGS) != settings:
+        if _read_if_present(folder / SETTINGS) != settings:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             (folder / SETTINGS).write_text(settings, encoding="utf-8")
         try:
             yield folder
-        except Exception:  # unlike SystemExit and KeyboardInterrupt, after which the same command continues
+        except Exception:  # not SystemExit and KeyboardInterrupt: after those, the same command continues the run
             _remove(folder, Path(lock.lock_file))
             raise
         _remove(folder, Path(lock.lock_file))
@@ -89,14 +92,14 @@ def _work_beside(out: Path, model: SpeechVQVAE, speech: NewSpeakers, cfg: AdaptC
 
 
 def _settings(model: SpeechVQVAE, speech: NewSpeakers, cfg: AdaptConfig) -> str:
-    """All that must be the same for a run to continue."""
+    """Everything that must be equal for an interrupted run to be continued, as JSON."""
     facts: dict[str, Any] = {"config": asdict(cfg), "model": fingerprint({}, model.state_dict())}
     for name, utterances in (("train", speech.train), ("valid", speech.valid)):
         facts[name] = [(u.id, str(u.path.absolute()), u.speaker, u.seconds) for u in utterances]
     return json.dumps(facts, indent=1)
 
 
-def _read(path: Path) -> str | None:
+def _read_if_present(path: Path) -> str | None:
     return path.read_text(encoding="utf-8") if path.is_file() else None
 
 

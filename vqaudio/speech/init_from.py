@@ -1,4 +1,4 @@
-"""A model that begins with the weights of others."""
+"""Initialises a model from the weights of checkpoints."""
 
 from __future__ import annotations
 
@@ -14,52 +14,54 @@ from vqaudio.speech.speakers import SPEAKER_WEIGHT
 
 
 def init_from(model: SpeechVQVAE, names: Sequence[str | Path]) -> dict[str | Path, list[str]]:
-    """Gives `model` the weights of others, named as `load_model` takes them, wherever name and shape agree.
+    """Copies the weights of checkpoints into `model`, wherever name and shape agree; later checkpoints win.
 
-    Of two that agree, the later one's. What makes the codes (encoder, normalizer, quantizer) is taken whole or not at
-    all, voices by their names, and of a decoder that has learned nothing (stage: codes) its voices alone. Returns, for
-    each of them, the names of the weights that it did not give. Raises ModelError where one gives nothing, and where
-    `model` is to keep its codes (stage: decoder) but they are those of none of the others, or what has learned to read
-    them (the context) would be lost.
+    The checkpoints are named as for `load_model`. The parts that determine the codes (encoder, normalizer, quantizer)
+    are copied all or none, and speaker embeddings by speaker name; of a decoder that has not been trained (stage:
+    codes) only the speaker embeddings are copied. Returns, for each checkpoint, the names of the weights of `model`
+    that were not copied from it.
+
+    Raises ModelError if nothing can be copied from a checkpoint, and for stage: decoder, if no checkpoint has the codes
+    of `model`, or if the context that was trained on these codes does not fit.
     """
-    left, fingerprints = {}, set[str]()
+    not_copied, fingerprints = {}, set[str]()
     for name in names:
-        other = load_model(name, kind=SpeechVQVAE)
-        given = _give(model, other)
-        if not given:
-            raise ModelError(f"no weight of {name} has the name and shape of one that is to be trained")
-        read_by = {key for key in other.state_dict() if key.startswith("context.")}
-        if model.cfg.stage == "decoder" and other.fingerprint == model.fingerprint and not read_by <= given:
+        source = load_model(name, kind=SpeechVQVAE)
+        copied = _copy_weights(source, model)
+        if not copied:
+            raise ModelError(f"no weight of {name} has the name and shape of a weight of the new model")
+        context = {key for key in source.state_dict() if key.startswith("context.")}
+        if model.cfg.stage == "decoder" and source.fingerprint == model.fingerprint and not context <= copied:
             raise ModelError(
-                f"the codes of {name} are read by its context, and this model has none of that shape: give it the same "
-                f"--model.context.* ({other.cfg.context}), got {model.cfg.context}"
+                f"{name} has a context that was trained on its codes, and it does not fit this model: give the same "
+                f"--model.context.* ({source.cfg.context}), got {model.cfg.context}"
             )
-        left[name] = sorted(model.state_dict().keys() - given)
-        fingerprints.add(other.fingerprint)
+        not_copied[name] = sorted(model.state_dict().keys() - copied)
+        fingerprints.add(source.fingerprint)
     if model.cfg.stage == "decoder" and model.fingerprint not in fingerprints:
         raise ModelError(
-            "stage: decoder freezes encoder and codebook, so init_from must name the model that they are from, with the "
-            f"same encoder, normalizer and quantizer in its configuration; got {', '.join(map(str, names)) or 'none'}"
+            "stage: decoder freezes encoder and codebook, so init_from must name the model that has them, with the "
+            f"same encoder, normalizer and quantizer configuration; got {', '.join(map(str, names)) or 'none'}"
         )
-    return left
+    return not_copied
 
 
 @torch.no_grad()
-def _give(model: SpeechVQVAE, other: SpeechVQVAE) -> set[str]:
-    """Copies what agrees, as `init_from` says; its names."""
-    theirs, own = other.state_dict(), model.state_dict()
-    given = {key for key, value in own.items() if key in theirs and theirs[key].shape == value.shape}
-    of_codes = {key for key in own if key.startswith(CODE_PARTS)}
-    if not of_codes <= given:
-        given -= of_codes
-    if other.cfg.stage == "codes":
-        given = {key for key in given if not key.startswith("decoder.")}
-    given.discard(SPEAKER_WEIGHT)
-    for key in given:
-        own[key].copy_(theirs[key])
-    shared = set(model.speakers) & set(other.speakers)
-    if shared and own[SPEAKER_WEIGHT].shape[1] == theirs[SPEAKER_WEIGHT].shape[1]:
+def _copy_weights(source: SpeechVQVAE, target: SpeechVQVAE) -> set[str]:
+    """Copies weights by the rules of `init_from`; returns the names of those that were copied completely."""
+    old, new = source.state_dict(), target.state_dict()
+    copied = {key for key, value in new.items() if key in old and old[key].shape == value.shape}
+    code_weights = {key for key in new if key.startswith(CODE_PARTS)}
+    if not code_weights <= copied:
+        copied -= code_weights
+    if source.cfg.stage == "codes":
+        copied = {key for key in copied if not key.startswith("decoder.")}
+    copied.discard(SPEAKER_WEIGHT)
+    for key in copied:
+        new[key].copy_(old[key])
+    shared = set(target.speakers) & set(source.speakers)
+    if shared and new[SPEAKER_WEIGHT].shape[1] == old[SPEAKER_WEIGHT].shape[1]:
         for speaker in shared:
-            own[SPEAKER_WEIGHT][model.speaker_id(speaker)] = theirs[SPEAKER_WEIGHT][other.speaker_id(speaker)]
-        given |= {SPEAKER_WEIGHT} if len(shared) == len(model.speakers) else set()
-    return given
+            new[SPEAKER_WEIGHT][target.speaker_id(speaker)] = old[SPEAKER_WEIGHT][source.speaker_id(speaker)]
+        copied |= {SPEAKER_WEIGHT} if len(shared) == len(target.speakers) else set()
+    return copied

@@ -1,4 +1,4 @@
-"""Whose voice is it? What utterances cost when each of a model's voices says them, in bits per sample."""
+"""Cross-entropy of utterances conditioned on each of a model's speakers, in bits per sample."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from vqaudio.speech.model import SpeechVQVAE
 
 
 @torch.no_grad()
-def bits_by_speaker(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]], voices: Sequence[int]) -> list[float]:
-    """Batches as the model is trained on -> bits per sample of all their valid samples, for each of `voices`.
+def bits_by_speaker(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]], speakers: Sequence[int]) -> list[float]:
+    """Training batches of the model -> bits per valid sample, over all batches, for each of `speakers`.
 
-    `voices` are numbers of speakers (`model.speaker_id`), and stand in for the speakers of the batches. Teacher-forced,
-    evaluation mode, float32; the codes are computed once for all voices. Raises RuntimeError for a model in training
-    mode, ValueError for no batch.
+    `speakers` are indices (`model.speaker_id`) that replace the speakers of the batches. The likelihood is
+    teacher-forced, in evaluation mode and float32; the codes are computed once for all speakers. Raises RuntimeError
+    for a model in training mode and ValueError if there is no batch.
     """
     if model.training:
-        raise RuntimeError("the model is in training mode; call model.eval() before it is evaluated")
-    nats = torch.zeros(len(voices), dtype=torch.float64)
+        raise RuntimeError("the model is in training mode; call model.eval() before evaluating it")
+    nats = torch.zeros(len(speakers), dtype=torch.float64)
     num_samples = 0
     for cpu_batch in batches:
         batch = {name: value.to(model.device) for name, value in cpu_batch.items()}
         z_q = quantized_codes(model, batch["wav"])
-        for i, voice in enumerate(voices):
-            speaker = torch.full_like(batch["speaker"], voice)
+        for i, id in enumerate(speakers):
+            speaker = torch.full_like(batch["speaker"], id)
             nats[i] += model.nll_of_each(batch["target"], z_q, speaker, batch["lengths"]).double().sum().cpu()
         num_samples += int(batch["lengths"].sum())
     if not num_samples:
-        raise ValueError("there is nothing to evaluate: no batch")
+        raise ValueError("there is nothing to evaluate: give at least one batch")
     return (nats / num_samples / math.log(2)).tolist()
 
 
 @torch.no_grad()
 def quantized_codes(model: SpeechVQVAE, wav: Tensor) -> Tensor:
-    """(B, 1, T) -> (B, D, N): the code vectors, exactly as the decoder hears them when it speaks; float32."""
-    with torch.autocast(wav.device.type, enabled=False):  # in half precision some codes would be others
+    """(B, 1, T) -> (B, D, N) float32: the quantized vectors, exactly those that the decoder receives at inference."""
+    with torch.autocast(wav.device.type, enabled=False):  # half precision would change some codes
         z, _ = model.encoder(wav)
         return model.quantizer.decode(model.quantizer.encode(model.normalizer(z)))

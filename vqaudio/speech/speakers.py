@@ -1,6 +1,6 @@
-"""Names of speakers, as users give them, to the rows of a model's embedding; more speakers for a trained model.
+"""Maps speaker names to rows of a model's speaker embedding, and adds rows for new speakers to a trained model.
 
-Letters: S speakers that it has, V new ones, H channels of an embedding.
+Letters: S speakers of the model, V new speakers, H channels of a speaker embedding.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch import Tensor
 if TYPE_CHECKING:
     from vqaudio.speech.model import SpeechVQVAE
 
-SPEAKER_WEIGHT = "decoder.speaker.weight"  # (S, H) in a model's state
+SPEAKER_WEIGHT = "decoder.speaker.weight"  # key of the speaker embedding (S, H) in a model's state_dict
 
 
 def speaker_id(speakers: Sequence[str], name: str) -> int:
-    """Index of a voice. Raises ValueError for a name that is not among `speakers`."""
+    """Index of a speaker. Raises ValueError for a name that is not in `speakers`."""
     if name not in speakers:
         shown = ", ".join(speakers[:12]) + (", ..." if len(speakers) > 12 else "")
         raise ValueError(
@@ -29,13 +29,14 @@ def speaker_id(speakers: Sequence[str], name: str) -> int:
 
 
 def speaker_ids(speakers: Sequence[str], speaker: str | Sequence[str] | None, count: int) -> list[int] | None:
-    """One name for `count` utterances, or one each -> their indices; None of a model without speakers.
+    """One name for `count` utterances, or one name for each -> their indices; None for a model without speakers.
 
-    Raises ValueError for unknown names, for other numbers of them, and where a name is missing or out of place.
+    Raises ValueError for unknown names, for a wrong number of names, for no name if the model has speakers, and for a
+    name if it has none.
     """
     if not speakers:
         if speaker is not None:
-            raise ValueError(f"this model has no speakers, got {speaker!r}; leave speaker out")
+            raise ValueError(f"this model has no speakers, got speaker {speaker!r}; omit it")
         return None
     if speaker is None:
         raise ValueError(f"name a speaker; this model knows {len(speakers)}: {', '.join(speakers[:12])}")
@@ -46,37 +47,38 @@ def speaker_ids(speakers: Sequence[str], speaker: str | Sequence[str] | None, co
 
 
 def with_speakers(model: SpeechVQVAE, names: Sequence[str], rows: Tensor | None = None) -> SpeechVQVAE:
-    """A copy that knows `names` too, after the voices that it has, whose numbers do not change.
+    """A copy of `model` with the speakers `names` appended; the indices of its existing speakers stay the same.
 
-    `rows`: (V, H) embeddings of the new voices; without them each begins at the mean of the old. Every other weight
-    is copied to the bit, so the fingerprint is the same. The copy is in evaluation mode and needs no gradients.
-    Raises ValueError for a model without speakers, for no names, and for names that are empty, known or repeated.
+    `rows`: (V, H) embeddings of the new speakers; by default each is the mean of the existing embeddings. All other
+    weights are exact copies, so the fingerprint does not change. The copy is in evaluation mode and requires no
+    gradients. Raises ValueError for a model without speakers, for an empty list of names, and for names that are empty,
+    repeated or already in the model.
     """
     check_new_names(model, names)
     state: dict[str, Tensor] = dict(model.state_dict())
-    old = state[SPEAKER_WEIGHT]  # (S, H)
+    existing = state[SPEAKER_WEIGHT]  # (S, H)
     if rows is None:
-        rows = old.mean(0, keepdim=True).expand(len(names), -1)
-    state[SPEAKER_WEIGHT] = torch.cat([old, rows.to(old)])
-    with torch.random.fork_rng(devices=[]):  # first weights are drawn, and replaced at once
-        grown = type(model)(replace(model.cfg, speakers=(*model.speakers, *names)))
-    grown.load_state_dict(state)
-    return grown.eval().requires_grad_(False).to(model.device)
+        rows = existing.mean(0, keepdim=True).expand(len(names), -1)
+    state[SPEAKER_WEIGHT] = torch.cat([existing, rows.to(existing)])
+    with torch.random.fork_rng(devices=[]):  # the random initialisation is overwritten at once
+        extended = type(model)(replace(model.cfg, speakers=(*model.speakers, *names)))
+    extended.load_state_dict(state)
+    return extended.eval().requires_grad_(False).to(model.device)
 
 
 def check_new_names(model: SpeechVQVAE, names: Sequence[str]) -> None:
-    """Raises ValueError where `names` cannot become voices of the model."""
+    """Raises ValueError if `names` cannot be added to the model's speakers."""
     if not model.speakers:
         raise ValueError(
-            "this model has no speakers: its decoder was trained to hear no voice, and has no place for one; "
-            "train a model with speakers (recipes/train.py) and adapt that"
+            "this model has no speakers: its decoder was trained without a speaker embedding; train a model with "
+            "speakers (recipes/train.py) and adapt that one"
         )
     if not names or not all(names):
-        raise ValueError(f"name at least one new speaker, and none with an empty name, got {list(names)}")
+        raise ValueError(f"give at least one new speaker, and no empty name, got {list(names)}")
     if len(set(names)) < len(names):
         raise ValueError(f"the new speakers must have different names, got {', '.join(names)}")
     if known := [name for name in names if name in model.speakers]:
         raise ValueError(
-            f"speaker {known[0]!r} is in this model already, and a voice that it has is not replaced; give the new one "
-            "another name (--speaker, or the manifest's speaker field)"
+            f"speaker {known[0]!r} is in this model already, and existing speakers are not replaced; give the new "
+            "speaker another name (--speaker, or the speaker field of the manifest)"
         )

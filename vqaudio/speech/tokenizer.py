@@ -1,7 +1,9 @@
-"""Encoding with one shape for everything: the same bits alone, in a batch and streamed.
+"""Encodes utterances in chunks of a fixed size, so that the codes are the same alone, in a batch and streamed.
 
-Kernels sum in an order that depends on the shape, and a different last bit can move a vector across the border
-between two codes. So an utterance is always encoded by itself, in chunks of the same number of frames.
+The summation order of the kernels depends on the tensor shape, and a different last bit can move a vector across the
+border between two codes. An utterance is therefore always encoded by itself, in chunks of CHUNK_FRAMES frames.
+
+Letters: T samples, D code width, N frames.
 """
 
 from __future__ import annotations
@@ -20,10 +22,10 @@ CHUNK_FRAMES = 256
 
 
 def encode_in_chunks(encoder: Encoder, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
-    """Consecutive pieces (T,) of an utterance, of any lengths -> its frames, (1, D, N) with N up to CHUNK_FRAMES.
+    """Consecutive pieces (T,) of an utterance, of any lengths -> its frames as chunks (1, D, N), N <= CHUNK_FRAMES.
 
-    They are those of `encoder` on the whole utterance, in float32 whatever the caller's autocast says. Memory does not
-    grow with the length.
+    The frames equal those of `encoder` on the whole utterance, and are computed in float32 even under autocast. Memory
+    does not grow with the length of the utterance.
     """
     state, like = encoder.start(chunk_frames=CHUNK_FRAMES), encoder.out.weight
     for piece in pieces:
@@ -39,23 +41,27 @@ def encode_in_chunks(encoder: Encoder, pieces: Iterable[Tensor]) -> Iterator[Ten
 def audio_pieces(
     audio: str | Path | np.ndarray | Tensor, sample_rate: int | None, wanted_rate: int
 ) -> Iterator[Tensor]:
-    """A file, or a waveform (T,) at `sample_rate` (None: `wanted_rate`) -> its pieces (T,) at `wanted_rate`.
+    """An audio file, or a waveform (T,) at `sample_rate` Hz (None: `wanted_rate`) -> pieces (T,) at `wanted_rate` Hz.
 
-    Raises AudioError for a file that cannot be used, ValueError for such a waveform.
+    Files are resampled, waveforms are not. Raises AudioError for a file that cannot be used, and ValueError for a
+    waveform at another rate, of another shape or type, or with values that are not finite.
     """
     if isinstance(audio, (str, Path)):
         if sample_rate is not None:
-            raise ValueError("a file knows its own sample rate; leave sample_rate out")
+            raise ValueError(f"sample_rate is read from the audio file, got {sample_rate}; omit it")
         yield from map(torch.from_numpy, blocks(audio, wanted_rate))
         return
     if sample_rate not in (None, wanted_rate):
-        raise ValueError(f"this model takes waveforms at {wanted_rate} Hz, got {sample_rate}; resample first")
+        raise ValueError(f"this model expects waveforms at {wanted_rate} Hz, got {sample_rate} Hz; resample them first")
     wav = torch.as_tensor(audio).detach().cpu()
     if not wav.is_floating_point():
-        raise ValueError(f"a waveform must hold floating-point samples in [-1, 1], got {wav.dtype}; scale it first")
+        raise ValueError(f"a waveform must be floating-point, in [-1, 1], got {wav.dtype}; convert and scale it first")
     wav = wav.float()
     if wav.ndim != 1 or not wav.numel() or not wav.isfinite().all():
-        raise ValueError(f"a waveform must be (T,) with T > 0 and all values finite, got {tuple(wav.shape)}")
+        raise ValueError(
+            f"a waveform must be of shape (T,) with T > 0 and finite values, got shape {tuple(wav.shape)}"
+            f"{'' if wav.isfinite().all() else ' and values that are not finite'}; mix down or clean the audio first"
+        )
     yield wav
 
 

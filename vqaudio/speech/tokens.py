@@ -1,4 +1,4 @@
-"""What a model makes of an utterance."""
+"""The tokens of one utterance."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Tokens:
-    """The codes of one utterance, with all that is needed to speak them again."""
+    """The codes of one utterance, with everything that is needed to decode them."""
 
     codes: Tensor
-    """(N,) int64, N = ceil(num_samples / hop)"""
+    """(N,) int64, one code per frame; N = ceil(num_samples / hop)"""
     num_samples: int
-    """length of the audio, in samples at sample_rate"""
+    """length of the audio, in samples at `sample_rate`"""
     sample_rate: int
-    """of the audio that the codes stand for, in Hz"""
+    """sample rate of the model, in Hz"""
     hop: int
     """samples per code"""
     model: str
-    """fingerprint of the model whose codes these are"""
+    """fingerprint of the model that computed the codes"""
 
     def __post_init__(self) -> None:
         if self.codes.ndim != 1 or self.codes.dtype != torch.int64:
@@ -34,11 +34,11 @@ class Tokens:
         expected = -(-self.num_samples // self.hop)
         if len(self.codes) != expected:
             raise ValueError(
-                f"{self.num_samples} samples at {self.hop} samples per code make {expected} codes, "
+                f"{self.num_samples} samples at {self.hop} samples per code require {expected} codes, "
                 f"got {len(self.codes)}"
             )
 
     @property
     def seconds(self) -> float:
-        """Duration of the audio."""
+        """Duration of the audio, in seconds."""
         return self.num_samples / self.sample_rate

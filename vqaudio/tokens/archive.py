@@ -1,6 +1,6 @@
-"""Token archives: the codes of a corpus, losslessly, in as few bits as a prior says that they are worth.
+"""Token archives: lossless compression of the codes of a corpus, close to their likelihood under a prior.
 
-Rows are held in memory all together, and so are an archive's bytes.
+All rows and the bytes of the archive are held in memory.
 """
 
 from __future__ import annotations
@@ -32,29 +32,29 @@ from vqaudio.tokens.archive_coding import (
 from vqaudio.tokens.archive_format import SUFFIX, Archive, ArchiveHeader, PriorCoding, write_archive
 from vqaudio.tokens.rows import TokenRow
 
-STREAMS = 64  # rows that take turns: the more, the faster, and the more memory
+STREAMS = 64  # rows whose codes are interleaved: more are faster, but need more memory
 
 
 class ArchiveFacts(NamedTuple):
-    """What an archive holds, and what that costs."""
+    """The content of an archive and its size."""
 
     num_rows: int
     num_codes: int
-    seconds: float  # of the audio
-    header_bytes: int  # of the file, all that is not payload
+    seconds: float  # duration of the audio
+    header_bytes: int  # size of everything in the file except the payload
     payload_bytes: int
-    ideal_bits: int  # what the codes cost under the prior, rounded; without one as many as the payload holds
-    fixed_bits: int  # what they cost with ceil(log2 K) bits each
-    prior: str | None  # fingerprint
+    ideal_bits: int  # negative log2-likelihood of the codes, rounded; without a prior equal to fixed_bits
+    fixed_bits: int  # size of the codes with ceil(log2 K) bits each
+    prior: str | None  # fingerprint of the prior; None if packed without one
 
     @property
     def payload_rate(self) -> float:
-        """Bits per second of audio, of the codes alone."""
+        """Bitrate of the codes alone, in bits per second of audio."""
         return 8 * self.payload_bytes / self.seconds
 
     @property
     def total_rate(self) -> float:
-        """Bits per second of audio, of the whole file."""
+        """Bitrate of the whole file, in bits per second of audio."""
         return 8 * (self.header_bytes + self.payload_bytes) / self.seconds
 
 
@@ -67,36 +67,35 @@ def pack(
     overwrite: bool = False,
     advance: Advance | None = None,
 ) -> ArchiveFacts:
-    """Write the rows to `path`.vqa, whole or not at all; `unpack` gives them back, with the same prior.
+    """Writes the rows to the archive `path` (NAME.vqa), atomically; `unpack` restores them, given the same prior.
 
-    Without a prior: ceil(log2 K) bits per code, where K - 1 is the highest code. A speaker whom the prior does not
-    know is nobody. `threads`: of the compiled kernels, at most (None: as many as PyTorch has); the bytes are the same.
-    `advance` is told how many codes were done.
+    Without a prior, each code takes ceil(log2 K) bits, where K - 1 is the highest code that occurs. A speaker that the
+    prior does not know is replaced by the null speaker in the prior, but kept in the row. `threads` is the largest
+    number of threads of the compiled kernels (None: as many as PyTorch uses); it does not change the bytes. `advance`
+    is called with the number of codes that have been coded since its last call.
 
-    Raises ValueError for no rows, repeated ids, rows of several models, sample rates or hops, a prior over another
-    model's codes or one that is not a float32 prior on the CPU, and where the compiled kernels are missing;
-    ModuleNotFoundError without constriction; OSError where it cannot write.
+    Raises ValueError for no rows, repeated ids, rows of several models, sample rates or hops, for a prior over the
+    codes of another model or one that is not float32 on the CPU, and if the compiled kernels are not available;
+    ModuleNotFoundError without constriction; OSError if writing fails.
     """
     path = Path(path)
     if path.suffix != SUFFIX:
-        raise ValueError(f"cannot write {path}: archives are written as NAME{SUFFIX}")
+        raise ValueError(f"cannot write {path}: an archive must be named NAME{SUFFIX}")
     check_writable(path, overwrite=overwrite)
     rows = list(rows)
-    first = _checked(rows)
+    first = _check_rows(rows)
     codes, speakers = [row.tokens.codes.numpy() for row in rows], [row.speaker for row in rows]
-    order = _order([len(own) for own in codes], [row.id for row in rows])
+    order = _order([len(sequence) for sequence in codes], [row.id for row in rows])
     advance = advance or (lambda count: None)
     if prior is None:
-        coding, codebook_size = None, max(int(own.max()) for own in codes) + 1
+        coding, codebook_size = None, max(int(sequence.max()) for sequence in codes) + 1
         payload = encode_fixed(codes, codebook_size)
         ideal = float(fixed_bits(codebook_size) * sum(map(len, codes)))
     else:
         codebook_size = prior.cfg.net.num_classes
         _check_prior(prior, first.tokens.model)
-        for row, own in zip(rows, codes, strict=True):
-            if own.max() >= codebook_size:
-                raise ValueError(f"{row.id!r} has code {own.max()}, the prior knows codes 0..{codebook_size - 1}")
-        coder = Coder(prior, _kernels_here(), STREAMS, _threads(threads))
+        _check_codes(rows, codebook_size)
+        coder = Coder(prior, _available_kernels(), STREAMS, _threads(threads))
         coding = _coding(coder)
         payload, ideal = encode(coder, [codes[u] for u in order], [speakers[u] for u in order], advance)
     header = ArchiveHeader(
@@ -117,33 +116,33 @@ def pack(
 def unpack(
     archive: Archive, prior: CodePrior | None = None, *, threads: int | None = None, advance: Advance | None = None
 ) -> Iterator[TokenRow]:
-    """The rows of an archive, in the order in which they were packed; all are decoded and checked before the first.
+    """The rows of an archive, in their original order; all are decoded and verified before the first is returned.
 
-    Raises ValueError for another prior than the one that it was packed with, a machine without the compiled kernels
-    that it was packed with, and where other codes than those that were packed come out; ModuleNotFoundError without
-    constriction. `read_archive` has refused whatever is damaged.
+    Raises ValueError if the archive was packed with another prior or with compiled kernels that this machine does not
+    have, and if the decoded codes differ from the packed ones; ModuleNotFoundError without constriction. Damaged files
+    have already been rejected by `read_archive`.
     """
     header, advance = archive.header, advance or (lambda count: None)
     lengths, order = header.lengths, _order(header.lengths, header.ids)
     try:
         if header.coding is None:
             if prior is not None:
-                raise ValueError("it was packed without a prior; leave the prior out")
+                raise ValueError("it was packed without a prior; omit --prior")
             codes = decode_fixed(archive.payload, lengths, header.codebook_size)
         else:
             coder = _coder_of(header.coding, prior, header.model, threads)
             speakers = [header.speakers[u] for u in order]
-            found = decode(coder, archive.payload, [lengths[u] for u in order], speakers, advance)
-            codes = [own for _, own in sorted(zip(order, found, strict=True), key=lambda pair: pair[0])]
+            decoded = decode(coder, archive.payload, [lengths[u] for u in order], speakers, advance)
+            codes = [sequence for _, sequence in sorted(zip(order, decoded, strict=True), key=lambda pair: pair[0])]
         if _digest(codes) != header.codes_sha256:
-            raise ValueError(f"other codes come out of it than were packed{_advice(header.coding)}")
+            raise ValueError(f"the decoded codes differ from the packed ones{_advice(header.coding)}")
     except ValueError as error:
         raise ValueError(f"cannot unpack {archive.path}: {error}") from error
-    return (_row(header, u, own) for u, own in enumerate(codes))
+    return (_row(header, u, sequence) for u, sequence in enumerate(codes))
 
 
 def archive_facts(archive: Archive) -> ArchiveFacts:
-    """What an archive holds; its prior is not needed."""
+    """Content and size of an archive; the prior is not needed."""
     header, num_codes = archive.header, sum(archive.header.lengths)
     return ArchiveFacts(
         num_rows=len(header.ids),
@@ -157,10 +156,10 @@ def archive_facts(archive: Archive) -> ArchiveFacts:
     )
 
 
-def _checked(rows: Sequence[TokenRow]) -> TokenRow:
-    """The first of rows that can go into one archive."""
+def _check_rows(rows: Sequence[TokenRow]) -> TokenRow:
+    """The first row. Raises ValueError if the rows cannot be packed into one archive."""
     if not rows:
-        raise ValueError("there are no utterances to pack")
+        raise ValueError("there are no utterances to pack; give at least one token row")
     ids: set[str] = set()
     first = rows[0]
     for row in rows:
@@ -168,29 +167,38 @@ def _checked(rows: Sequence[TokenRow]) -> TokenRow:
             raise ValueError(f"id {row.id!r} occurs twice; the ids in an archive must be unique")
         ids.add(row.id)
         for name in ("model", "sample_rate", "hop"):
-            if (own := getattr(row.tokens, name)) != (other := getattr(first.tokens, name)):
+            if (value := getattr(row.tokens, name)) != (expected := getattr(first.tokens, name)):
                 raise ValueError(
-                    f"{row.id!r} has {name} {own}, {first.id!r} has {other}; pack what differs into several archives"
+                    f"{row.id!r} has {name} {value}, but {first.id!r} has {expected}; pack them into separate archives"
                 )
     return first
+
+
+def _check_codes(rows: Sequence[TokenRow], codebook_size: int) -> None:
+    for row in rows:
+        if (highest := int(row.tokens.codes.max())) >= codebook_size:
+            raise ValueError(f"{row.id!r} has code {highest}, but the prior's codes are 0..{codebook_size - 1}")
 
 
 def _check_prior(prior: CodePrior, model: str) -> None:
     weight = prior.net.out.weight
     if prior.cfg.model != model:
-        raise ValueError(f"the prior is over codes of model {prior.cfg.model}, these are codes of model {model}")
-    if weight.device.type != "cpu" or weight.dtype != torch.float32:
-        raise ValueError(f"archives need the prior in float32 on the CPU, it is in {weight.dtype} on {weight.device}")
-
-
-def _kernels_here() -> Kernels:
-    found = kernels()
-    if found is None:
         raise ValueError(
-            f"archives with a prior need its probabilities to the last bit, and {why_missing()}; "
+            f"the prior was trained on codes of model {prior.cfg.model}, but these are codes of model {model}; "
+            "give a prior over these codes, or none"
+        )
+    if weight.device.type != "cpu" or weight.dtype != torch.float32:
+        raise ValueError(f"archives need a float32 prior on the CPU, but it is {weight.dtype} on {weight.device}")
+
+
+def _available_kernels() -> Kernels:
+    available = kernels()
+    if available is None:
+        raise ValueError(
+            f"archives with a prior need bit-exact probabilities from the compiled kernels, and {why_missing()}; "
             "or pack without a prior"
         )
-    return found
+    return available
 
 
 def _coding(coder: Coder) -> PriorCoding:
@@ -204,20 +212,21 @@ def _coding(coder: Coder) -> PriorCoding:
 
 
 def _coder_of(coding: PriorCoding, prior: CodePrior | None, model: str, threads: int | None) -> Coder:
-    """The coder that an archive asks for. Raises ValueError where this is not the prior or not the machine."""
+    """The coder with the settings of an archive. Raises ValueError for another prior or an unsuitable machine."""
     if prior is None:
         raise ValueError(f"it was packed with the prior {coding.prior}, and none is given; pass --prior")
     _check_prior(prior, model)
-    if (own := prior.fingerprint) != coding.prior:
+    if (given := prior.fingerprint) != coding.prior:
         raise ValueError(
-            f"it was packed with the prior {coding.prior}, this is {own}; pass the one that packed it (vqaudio info P "
-            "tells a prior's fingerprint)"
+            f"it was packed with the prior {coding.prior}, but {given} is given; pass the prior that packed it "
+            "(vqaudio info PRIOR prints a prior's fingerprint)"
         )
-    best = _kernels_here()
+    best = _available_kernels()
     if coding.machine != platform.machine() or coding.kernels not in {best.variant, *runnable()}:
         raise ValueError(
-            f"it was packed with the compiled kernels {coding.kernels} for {coding.machine}; this machine runs "
-            f"{', '.join(runnable())} for {platform.machine()}, which round otherwise; unpack it on the other machine"
+            f"it was packed with the compiled kernels {coding.kernels} for {coding.machine}, but this machine runs "
+            f"{', '.join(runnable())} for {platform.machine()}, which round differently; unpack it on a machine of the "
+            "kind that packed it"
         )
     return Coder(prior, load(coding.kernels), coding.streams, _threads(threads))
 
@@ -225,7 +234,7 @@ def _coder_of(coding: PriorCoding, prior: CodePrior | None, model: str, threads:
 def _constriction_version() -> str:
     from importlib.metadata import version
 
-    constriction()  # it says what to install
+    constriction()  # its error names the package to install
     return version("constriction")
 
 
@@ -233,8 +242,8 @@ def _advice(coding: PriorCoding | None) -> str:
     if coding is None:
         return ""
     return (
-        f": the compiled kernels {coding.kernels} or constriction (then {coding.constriction}, now "
-        f"{_constriction_version()}) compute otherwise here; unpack it with the installation that packed it"
+        f": the compiled kernels {coding.kernels} or constriction (packed with {coding.constriction}, installed is "
+        f"{_constriction_version()}) give other results here; unpack it with the installation that packed it"
     )
 
 
@@ -243,18 +252,18 @@ def _threads(threads: int | None) -> int:
 
 
 def _order(lengths: Sequence[int], ids: Sequence[str]) -> list[int]:
-    """Rows in the order in which they are coded: the longest first, whatever order they were given in."""
+    """Indices of the rows in the order of coding: longest first, then by id, independent of the given order."""
     return sorted(range(len(lengths)), key=lambda u: (-lengths[u], ids[u]))
 
 
 def _digest(codes: Sequence[Codes]) -> str:
     digest = hashlib.sha256()
-    for own in codes:
-        digest.update(own.astype("<i4").tobytes())
+    for sequence in codes:
+        digest.update(sequence.astype("<i4").tobytes())
     return digest.hexdigest()
 
 
 def _row(header: ArchiveHeader, u: int, codes: Codes) -> TokenRow:
-    own = torch.from_numpy(np.ascontiguousarray(codes))
-    tokens = Tokens(own, header.num_samples[u], header.sample_rate, header.hop, header.model)
+    contiguous = torch.from_numpy(np.ascontiguousarray(codes))
+    tokens = Tokens(contiguous, header.num_samples[u], header.sample_rate, header.hop, header.model)
     return TokenRow(header.ids[u], header.speakers[u], tokens)

@@ -1,4 +1,4 @@
-"""Many files at once: what the inputs of a command mean, and their tokens one by one."""
+"""Tokenizes many audio files: finds the utterances that inputs name, and computes their tokens one by one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vqaudio.tokens.rows import TokenRow, file_name
 class Source(NamedTuple):
     """One utterance to tokenize."""
 
-    id: str  # unique among the sources, usable as a file name
+    id: str  # unique among the sources and usable as a file name
     path: Path
     speaker: str | None
 
@@ -27,16 +27,16 @@ class Source(NamedTuple):
 def find_sources(inputs: Sequence[Path]) -> list[Source]:
     """Audio files, folders and manifests -> utterances with unique ids, in the order of the inputs.
 
-    A file: its id is its name without the suffix, its speaker is not known. A folder: all audio files in it
-    and below it, by their suffix, without hidden ones, sorted; the id joins the folders below INPUT and the
-    name with "-"; a file in a subfolder has the subfolder's name as its speaker. A manifest (.jsonl): as it
-    says.
+    - A file: its id is its name without the suffix, its speaker is unknown.
+    - A folder: all audio files in it and its subfolders, sorted and without hidden ones. The id joins the names of the
+      subfolders and of the file with "-"; the speaker is the name of the subfolder that contains the file.
+    - A manifest (.jsonl): ids, files and speakers as it lists them.
 
-    Raises FileNotFoundError for a folder without audio, ValueError for a damaged manifest, for two files with one
-    id and for no inputs. Whether the files are there and hold audio is seen when they are read.
+    Raises FileNotFoundError for a folder without audio, and ValueError for a damaged manifest, for two utterances with
+    the same id and for no inputs. The audio files themselves are not opened.
     """
     if not inputs:
-        raise ValueError("name at least one audio file, folder or manifest (.jsonl)")
+        raise ValueError("give at least one audio file, folder or manifest (.jsonl)")
     sources: list[Source] = []
     for path in inputs:
         sources += _expand(path)
@@ -44,17 +44,17 @@ def find_sources(inputs: Sequence[Path]) -> list[Source]:
     for source in sources:
         if source.id in path_of:
             raise ValueError(
-                f"{path_of[source.id]} and {source.path} would share the id {source.id!r}; "
-                "take them in separate runs, or write a manifest that gives them ids"
+                f"{path_of[source.id]} and {source.path} would have the same id {source.id!r}; "
+                "tokenize them in separate runs, or write a manifest that gives them ids"
             )
         path_of[source.id] = source.path
     return sources
 
 
 def tokenize_all(model: SpeechVQVAE, sources: Sequence[Source], failures: Failures) -> Iterator[TokenRow]:
-    """Tokenize one source after the other; a file that cannot be used is appended to `failures` and left out.
+    """Tokenizes the sources one after another; an error for each file that cannot be used is appended to `failures`.
 
-    Raises AudioError at the end where not one could be used.
+    Raises AudioError at the end if no source could be used.
     """
     for source in sources:
         try:
@@ -70,7 +70,7 @@ def tokenize_all(model: SpeechVQVAE, sources: Sequence[Source], failures: Failur
 
 
 def tokenize_whole(model: SpeechVQVAE, sources: Sequence[Source]) -> Iterator[TokenRow]:
-    """As `tokenize_all`, where each utterance counts. Raises AudioError for the first that cannot be used."""
+    """Like `tokenize_all`, but raises AudioError for the first source that cannot be used."""
     failures: Failures = []
     for row in tokenize_all(model, sources, failures):
         if failures:
@@ -81,27 +81,32 @@ def tokenize_whole(model: SpeechVQVAE, sources: Sequence[Source]) -> Iterator[To
 
 
 def tokens_of(model: SpeechVQVAE, manifests: Sequence[Path], path: Path) -> Iterator[TokenRow]:
-    """The tokens of the manifests' utterances, read from `path` (.jsonl) or, the first time, written there.
+    """The tokens of the manifests' utterances: computed and written to `path` (.jsonl) once, then read from there.
 
-    Processes that ask at once wait for the first. Raises ValueError for a file with tokens of another model or of other
-    utterances, AudioError where an utterance cannot be used, FileNotFoundError without a manifest.
+    A lock makes concurrent processes wait for the first one. Raises ValueError if the file contains tokens of another
+    model or of other utterances, AudioError if an utterance cannot be used, and FileNotFoundError for a manifest that
+    does not exist.
     """
     for manifest in manifests:
         if not manifest.is_file():
-            raise FileNotFoundError(f"there is no manifest {manifest}; vqaudio prepare writes one")
+            raise FileNotFoundError(f"manifest {manifest} does not exist; vqaudio prepare creates manifests")
     sources = find_sources(manifests)
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):
         if not path.exists():
             write_tokens(path, tokenize_whole(model, sources))
-    wanted = [source.id for source in sources]
+    expected = [source.id for source in sources]
     rows = list(read_tokens(path))
-    if [row.id for row in rows] != wanted:
+    if [row.id for row in rows] != expected:
         raise ValueError(
-            f"{path} holds {len(rows)} utterances, not the {len(wanted)} of {', '.join(map(str, manifests))}; remove it"
+            f"{path} contains {len(rows)} utterances, which are not the {len(expected)} of "
+            f"{', '.join(map(str, manifests))}; delete it to tokenize them again"
         )
     if others := {row.tokens.model for row in rows} - {model.fingerprint}:
-        raise ValueError(f"{path} holds tokens of model {others.pop()}, not of model {model.fingerprint}; remove it")
+        raise ValueError(
+            f"{path} contains tokens of model {others.pop()}, not of model {model.fingerprint}; delete it to tokenize "
+            "them again"
+        )
     return iter(rows)
 
 
@@ -110,7 +115,7 @@ def _expand(path: Path) -> list[Source]:
         sources = [_below(audio, path) for audio in audio_below(path)]
         if not sources:
             raise FileNotFoundError(
-                f"there is no audio in {path}; looked in it and below it for {' '.join(sorted(AUDIO_SUFFIXES))}"
+                f"there is no audio in {path} or its subfolders; supported formats: {' '.join(sorted(AUDIO_SUFFIXES))}"
             )
         return sources
     if path.suffix == ".jsonl" and path.exists():

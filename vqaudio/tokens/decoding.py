@@ -1,4 +1,4 @@
-"""Tokens to speech in bulk: utterances of similar length are decoded together.
+"""Decodes many token rows to speech; utterances of similar length are decoded in one batch.
 
 Letters: T samples.
 """
@@ -22,28 +22,30 @@ from vqaudio.tokens.bulk import Source
 from vqaudio.tokens.files import read_tokens
 from vqaudio.tokens.rows import TokenRow, file_name
 
-WINDOW = 8  # batches that are sorted by length at once: enough to pad little, few enough to stay in memory
+WINDOW = 8  # batches that are sorted by length together: enough for little padding, few enough to stay in memory
 
 
 class DecodeJob(NamedTuple):
-    """One utterance to speak, as an actor has lines."""
+    """One utterance to decode."""
 
-    path: Path  # of the audio file that it becomes
+    path: Path  # audio file to write
     tokens: Tokens
-    speaker: str | None  # None for a model without speakers
+    speaker: str | None  # target speaker; None for a model without speakers
 
 
 class DecodedUtterance(NamedTuple):
-    line: DecodeJob
+    """A job and its waveform."""
+
+    job: DecodeJob
     wav: Tensor  # (T,) float32 in [-1, 1]
 
 
 def decode_jobs(
     model: SpeechVQVAE, lines: Iterable[DecodeJob], sampling: SamplingConfig = SamplingConfig(), *, batch: int = 16
 ) -> Iterator[DecodedUtterance]:
-    """Decode all lines, `batch` at once; within a window of batches the longest come first.
+    """Decodes all jobs in `lines`, `batch` at a time; within a window of batches, the longest come first.
 
-    Raises ValueError as `model.decode` does.
+    Raises ValueError for `batch` below 1 and where `model.decode` does.
     """
     if batch < 1:
         raise ValueError(f"batch must be at least 1, got {batch}")
@@ -58,61 +60,61 @@ def decode_jobs(
 
 
 class SpeakerAssignment(NamedTuple):
-    """Who speaks which row of a token file."""
+    """The target speaker of each row of a token file."""
 
-    speakers: dict[str, str | None]  # by id, of the rows that somebody can speak; None for a model without speakers
-    failures: list[ValueError]  # one for each other row
+    speakers: dict[str, str | None]  # id of a row that can be decoded -> speaker; None for a model without speakers
+    failures: list[ValueError]  # one for each row without a known speaker
 
 
 def assign_speakers(model: SpeechVQVAE, tokens: Path, speaker: str | None) -> SpeakerAssignment:
-    """Look at all rows of a token file before any is decoded.
+    """Checks all rows of a token file and chooses their speakers, before any row is decoded.
 
-    `speaker` speaks all; None: each row's own speaker does. Raises what `read_tokens` does, ValueError for an
-    unknown `speaker` and for tokens of another model.
+    The target is `speaker` for all rows, or, if it is None, each row's own speaker. Raises what `read_tokens` raises,
+    and ValueError for an unknown `speaker` and for tokens of another model.
     """
     if speaker is not None:
         model.speaker_id(speaker)
-    cast = SpeakerAssignment({}, [])
+    assignment = SpeakerAssignment({}, [])
     for row in read_tokens(tokens):
         _check_row(model, row)
         try:
-            cast.speakers[row.id] = _voice(model, row, speaker)
+            assignment.speakers[row.id] = _assigned_speaker(model, row, speaker)
         except ValueError as error:
-            cast.failures.append(error)
-    return cast
+            assignment.failures.append(error)
+    return assignment
 
 
 def name_outputs(
-    sources: Sequence[Source], voices: Sequence[str], out: Path, *, overwrite: bool
+    sources: Sequence[Source], speakers: Sequence[str], out: Path, *, overwrite: bool
 ) -> dict[tuple[str, str], Path]:
-    """(id, voice) -> the audio file for it: `out` itself, or in it ID.wav, or ID-VOICE.wav for several voices.
+    """(id, speaker) -> audio file to write: `out` itself, or in the folder `out` ID.wav, or ID-SPEAKER.wav if several.
 
-    Raises ValueError where `out` names one file for more than one output, or two outputs would share a name;
-    OSError where a file could not be written.
+    Raises ValueError if `out` is one file but there are more outputs, or if two outputs would have the same name;
+    OSError if a file cannot be written.
     """
-    wanted = [(source.id, name) for source in sources for name in voices]
+    pairs = [(source.id, name) for source in sources for name in speakers]
     if out.suffix.lower() in WRITABLE and not out.is_dir():
-        if len(wanted) > 1:
+        if len(pairs) > 1:
             raise ValueError(
-                f"{out} is one file, but {len(sources)} inputs in {len(voices)} voices make {len(wanted)}; "
+                f"{out} is one file, but {len(sources)} inputs and {len(speakers)} speakers make {len(pairs)} outputs; "
                 "give a folder"
             )
         check_writable(out, overwrite=overwrite)
-        return dict.fromkeys(wanted, out)
+        return dict.fromkeys(pairs, out)
     check_folder(out)
-    if len(voices) == 1:
-        outputs = {(id, name): out / f"{id}.wav" for id, name in wanted}
+    if len(speakers) == 1:
+        outputs = {(id, name): out / f"{id}.wav" for id, name in pairs}
     else:
-        outputs = {(id, name): out / f"{id}-{file_name(name)}.wav" for id, name in wanted}
-    if len(set(outputs.values())) < len(wanted):
-        raise ValueError("two of the outputs would have the same name; convert to one speaker at a time")
+        outputs = {(id, name): out / f"{id}-{file_name(name)}.wav" for id, name in pairs}
+    if len(set(outputs.values())) < len(pairs):
+        raise ValueError("two of the outputs would have the same file name; convert to one speaker at a time")
     for path in outputs.values() if out.exists() else ():
         check_writable(path, overwrite=overwrite)
     return outputs
 
 
 def name_rows(ids: Iterable[str], out: Path, *, overwrite: bool) -> dict[str, Path]:
-    """Ids of token rows -> out/ID.wav of each. Raises OSError or ValueError where a file could not be written."""
+    """Ids of token rows -> out/ID.wav for each. Raises OSError or ValueError if a file cannot be written."""
     check_folder(out)
     paths = {id: out / f"{id}.wav" for id in ids}
     for path in paths.values() if out.exists() else ():
@@ -121,11 +123,11 @@ def name_rows(ids: Iterable[str], out: Path, *, overwrite: bool) -> dict[str, Pa
 
 
 def check_folder(out: Path) -> None:
-    """Raise what making the folder `out`, where it is missing, and writing into it would end in."""
+    """Raises ValueError or OSError if the folder `out` cannot be created or written to."""
     if out.suffix and not out.is_dir():
         raise ValueError(
             f"cannot write {out}: give a folder (a name without a suffix); "
-            f"only a single conversion is written to a file, {' or '.join(WRITABLE)}"
+            f"only a single conversion can be written to a file ({' or '.join(WRITABLE)})"
         )
     nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     if not nearest.is_dir():
@@ -141,11 +143,11 @@ def _check_row(model: SpeechVQVAE, row: TokenRow) -> None:
         raise ValueError(f"{row.id}: {error}") from error
 
 
-def _voice(model: SpeechVQVAE, row: TokenRow, speaker: str | None) -> str | None:
-    """Who speaks a row; raises ValueError where nobody can."""
+def _assigned_speaker(model: SpeechVQVAE, row: TokenRow, speaker: str | None) -> str | None:
+    """The target speaker of a row. Raises ValueError if its own speaker is wanted but not in the model."""
     if speaker is not None or not model.speakers:
         return speaker
     if row.speaker not in model.speakers:
-        known = "names no speaker" if row.speaker is None else f"was spoken by {row.speaker!r}, unknown to this model"
-        raise ValueError(f"{row.id} {known}; pass --speaker (vqaudio info MODEL lists them)")
+        own = "no speaker" if row.speaker is None else f"speaker {row.speaker!r}, who is not in this model"
+        raise ValueError(f"{row.id} has {own}; pass --speaker (vqaudio info MODEL lists the speakers)")
     return row.speaker

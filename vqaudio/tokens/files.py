@@ -1,7 +1,7 @@
-"""Token files, with one row per utterance: JSON Lines, Parquet, or a folder with one .npy file per utterance.
+"""Token files with one row per utterance: JSON Lines, Parquet, or a folder with one .npy file per utterance.
 
-The folder holds ID.npy, the codes as (N,) int64, for every utterance, and index.jsonl, the rows without their
-codes. Rows are streamed all ways: memory grows with the corpus by its ids alone. Nothing is ever pickled.
+The folder contains ID.npy with the codes, (N,) int64, of every utterance, and index.jsonl with the rows without their
+codes. All formats are read and written row by row, so only the ids of a corpus are held in memory. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -20,17 +20,15 @@ from vqaudio.tokens.rows import TokenRow, format_row, make_row, parse_row
 
 LINES = ".jsonl"
 INDEX = f"index{LINES}"
-FORMATS = (
-    f"tokens are written as NAME{LINES} or NAME{PARQUET}, or as a folder of .npy files where the name has no suffix"
-)
+FORMATS = f"token files are named NAME{LINES} or NAME{PARQUET}; a name without a suffix is a folder of .npy files"
 
 
 def write_tokens(path: str | Path, rows: Iterable[TokenRow], *, overwrite: bool = False) -> None:
-    """Write `path`.jsonl, `path`.parquet, or the folder `path`; it appears whole, when all rows are written, or not.
+    """Writes the rows to `path`, a .jsonl or .parquet file or a folder, atomically.
 
-    Where `rows` raises, `path` stays as it was. Raises ValueError for another suffix, a repeated id or no rows
-    at all, OSError where it cannot write; FileExistsError too for a folder that holds anything but tokens;
-    ModuleNotFoundError for Parquet without pyarrow.
+    If `rows` raises, `path` stays as it was. Raises ValueError for another suffix, a repeated id or no rows, OSError if
+    writing fails, FileExistsError for an existing file without `overwrite` and for a folder that contains other files
+    than tokens, and ModuleNotFoundError for Parquet without pyarrow.
     """
     path = Path(path)
     check_target(path, overwrite=overwrite)
@@ -50,30 +48,30 @@ def write_tokens(path: str | Path, rows: Iterable[TokenRow], *, overwrite: bool 
 
 
 def read_tokens(path: str | Path) -> Iterator[TokenRow]:
-    """The rows of a .jsonl file, a .parquet file or a folder, one by one, checked.
+    """Reads and checks the rows of a .jsonl file, a .parquet file or a folder, one by one.
 
-    Raises FileNotFoundError and, for Parquet without pyarrow, ModuleNotFoundError at once; ValueError that names the
-    line or row, where the reading comes to it: what `make_row` refuses, an id seen before, a file that is damaged, a
-    .npy file that is missing, no rows at all.
+    Raises FileNotFoundError and, for Parquet without pyarrow, ModuleNotFoundError at once. While the rows are read,
+    raises ValueError, with the number of the line or row, for an invalid row (see `make_row`), a repeated id, a damaged
+    file, a missing .npy file and a file without rows.
     """
     path = Path(path)
     if path.is_dir():
         if not (path / INDEX).is_file():
-            raise FileNotFoundError(f"{path} holds no tokens: it has no {INDEX}")
+            raise FileNotFoundError(f"{path} is not a folder of tokens: it has no {INDEX}")
         return _read_lines(path / INDEX, lambda id: _load_npy(path / f"{id}.npy"))
     if not path.exists():
-        raise FileNotFoundError(f"there are no tokens {path}; vqaudio tokenize makes them")
+        raise FileNotFoundError(f"token file {path} does not exist; vqaudio tokenize creates token files")
     if path.suffix == PARQUET:
         return _checked(path, "row", enumerate(read_parquet(path), start=1), make_row)
     if path.suffix != LINES:
-        raise ValueError(f"{path} is not read as tokens: {FORMATS}")
+        raise ValueError(f"{path} is not a token file: {FORMATS}")
     return _read_lines(path)
 
 
 def read_token_files(paths: Iterable[str | Path]) -> list[TokenRow]:
-    """All rows of several token files, in their order.
+    """All rows of several token files, in the given order.
 
-    Raises what `read_tokens` does, and ValueError for an id that two files share.
+    Raises what `read_tokens` raises, and ValueError for an id that occurs in two files.
     """
     rows: list[TokenRow] = []
     file_of: dict[str, str | Path] = {}
@@ -87,13 +85,13 @@ def read_token_files(paths: Iterable[str | Path]) -> list[TokenRow]:
 
 
 def names_tokens(path: str | Path) -> bool:
-    """Whether a path is one of tokens, by its suffix or, for a folder, by what it holds."""
+    """Whether a path names tokens: by its suffix or, for a folder, by its index file."""
     path = Path(path)
     return path.suffix in (LINES, PARQUET) or (path / INDEX).is_file()
 
 
 def check_target(path: Path, *, overwrite: bool) -> None:
-    """Raise what `write_tokens` would end in, before any work is done for the rows."""
+    """Raises what `write_tokens` would raise for `path`, before any rows are computed."""
     if path.suffix == PARQUET:
         check_pyarrow()
     if path.suffix in (LINES, PARQUET):
@@ -101,13 +99,13 @@ def check_target(path: Path, *, overwrite: bool) -> None:
     elif path.is_dir():
         with os.scandir(path) as entries:
             names = [entry.name for entry in entries]
-        strangers = [name for name in names if name != INDEX and not name.endswith(".npy")]
-        if strangers:
-            raise FileExistsError(f"{path} holds more than tokens ({strangers[0]}); choose another folder")
+        others = [name for name in names if name != INDEX and not name.endswith(".npy")]
+        if others:
+            raise FileExistsError(f"{path} contains files that are not tokens ({others[0]}); choose another folder")
         if names and not overwrite:
             raise FileExistsError(f"{path} exists already; pass --overwrite to replace it")
     elif path.suffix:
-        raise ValueError(f"cannot write {path}: {FORMATS}; .tar comes in a later version")
+        raise ValueError(f"cannot write {path}: {FORMATS}; .tar is not supported yet")
     elif path.exists():
         raise NotADirectoryError(f"cannot write {path}: it is a file; {FORMATS}")
     else:
@@ -118,11 +116,11 @@ def _distinct(rows: Iterable[TokenRow], path: Path) -> Iterator[TokenRow]:
     ids: set[str] = set()
     for row in rows:
         if row.id in ids:
-            raise ValueError(f"cannot write {path}: id {row.id!r} occurs twice")
+            raise ValueError(f"cannot write {path}: id {row.id!r} occurs twice; ids must be unique")
         ids.add(row.id)
         yield row
     if not ids:
-        raise ValueError(f"cannot write {path}: there are no utterances")
+        raise ValueError(f"cannot write {path}: there are no utterances; give at least one")
 
 
 def _read_lines(path: Path, load_codes: Callable[[str], np.ndarray] | None = None) -> Iterator[TokenRow]:
@@ -132,21 +130,21 @@ def _read_lines(path: Path, load_codes: Callable[[str], np.ndarray] | None = Non
 
 
 def _checked(
-    path: Path, unit: str, found: Iterator[tuple[int, Any]], parse: Callable[[Any], TokenRow]
+    path: Path, unit: str, numbered: Iterator[tuple[int, Any]], parse: Callable[[Any], TokenRow]
 ) -> Iterator[TokenRow]:
-    """What is found in a file at each number of a unit -> its rows. Raises ValueError that names the unit's number."""
+    """(number, content) of each unit ("line" or "row") of a file -> its rows. Raises ValueError with the number."""
     number_of: dict[str, int] = {}
-    for number, content in found:
+    for number, content in numbered:
         try:
             row = parse(content)
             if row.id in number_of:
-                raise ValueError(f"id {row.id!r} was used in {unit} {number_of[row.id]} already; ids must be unique")
+                raise ValueError(f"id {row.id!r} already occurs in {unit} {number_of[row.id]}; ids must be unique")
         except ValueError as error:
             raise ValueError(f"{path}, {unit} {number}: {error}") from error
         number_of[row.id] = number
         yield row
     if not number_of:
-        raise ValueError(f"{path} is empty: it holds no token rows")
+        raise ValueError(f"{path} is empty: it contains no token rows; vqaudio tokenize creates token files")
 
 
 def _load_npy(path: Path) -> np.ndarray:
@@ -154,6 +152,8 @@ def _load_npy(path: Path) -> np.ndarray:
         with path.open("rb") as file:
             return np.lib.format.read_array(file, allow_pickle=False)
     except FileNotFoundError:
-        raise ValueError(f"{path.name} is missing; make the tokens again") from None
+        raise ValueError(f"{path.name} is missing; copy or compute the tokens again") from None
     except (ValueError, EOFError) as error:
-        raise ValueError(f"{path.name} is not a .npy file that can be read ({error}); make the tokens again") from error
+        raise ValueError(
+            f"{path.name} is not a readable .npy file ({error}); copy or compute the tokens again"
+        ) from error

@@ -1,6 +1,6 @@
-"""Token rows in Parquet: a column for each key of a row, compressed by zstd, with a checksum for every page.
+"""Token rows as Parquet files: one column per key of a row, zstd compression, and a checksum for every page.
 
-Rows are written a group at a time and read a batch at a time: memory does not grow with the corpus.
+Rows are written in groups and read in batches, so memory does not grow with the corpus.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SUFFIX = ".parquet"
-GROUP_ROWS = 4096  # of a row group at most
-GROUP_CODES = 2**20  # after which a row group ends: 4 MB before compression
-ROWS_AT_ONCE = 64  # of a batch that is read: groups of other writers may be of any size
+GROUP_ROWS = 4096  # largest number of rows in a row group
+GROUP_CODES = 2**20  # a row group ends once it has this many codes, 4 MB before compression
+ROWS_AT_ONCE = 64  # rows read in one batch, because row groups of other writers may have any size
 BUFFER = 2**20  # bytes of a column that are read at once
 
 
 def check_pyarrow() -> None:
-    """Raises ModuleNotFoundError that says what to install, where Parquet cannot be read or written."""
+    """Raises ModuleNotFoundError, with the package to install, if pyarrow is missing."""
     try:
         import pyarrow.parquet  # noqa: F401
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("Parquet is read and written by pyarrow: pip install 'vqaudio[bulk]'") from error
+        raise ModuleNotFoundError("Parquet files need pyarrow: pip install 'vqaudio[bulk]'") from error
 
 
 def write_parquet(path: Path, rows: Iterable[TokenRow]) -> None:
-    """Write the rows to the file `path`."""
+    """Writes the rows to the file `path`. Raises ModuleNotFoundError without pyarrow."""
     check_pyarrow()
     import pyarrow.parquet as pq
 
@@ -44,11 +44,11 @@ def write_parquet(path: Path, rows: Iterable[TokenRow]) -> None:
 
 
 def read_parquet(path: Path) -> Iterator[dict[str, Any]]:
-    """The values of a file's rows by the names in KEYS, one by one; the codes as an array, None where there are none.
+    """The rows of a file, one by one, as dictionaries with the keys in KEYS; codes are an array, or None if null.
 
-    The file may come from elsewhere, its codes in any kind of lists of whole numbers, with further columns. Raises
-    ModuleNotFoundError at once without pyarrow; ValueError that names the file, and the row that the reading has come
-    to: another kind of file, a missing column, codes that are no such lists, whatever is damaged or cut off.
+    Files of other writers are read too: codes may be any list type of integers, and further columns are ignored. Raises
+    ModuleNotFoundError at once without pyarrow. While the rows are read, raises ValueError, with the number of the last
+    row that was read, for another kind of file, missing columns, codes of another type and damaged or truncated files.
     """
     check_pyarrow()
     return _read(path)
@@ -59,7 +59,7 @@ def _read(path: Path) -> Iterator[dict[str, Any]]:
     import pyarrow.parquet as pq
 
     done = 0  # rows
-    # Arrow opens it: of a Python file, a thread of Arrow may still give bytes back while Python ends, which aborts
+    # opened by Arrow: with a Python file, a thread of Arrow may release buffers while Python exits, which aborts
     with pa.OSFile(os.fsencode(path)) as content:
         try:
             file = pq.ParquetFile(content, buffer_size=BUFFER, page_checksum_verification=True)
@@ -71,31 +71,32 @@ def _read(path: Path) -> Iterator[dict[str, Any]]:
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             reason = str(error).partition("\n")[0].rstrip(".")
             raise ValueError(
-                f"{path}, after row {done}: it is damaged, cut off or no Parquet ({reason}); make the tokens again"
+                f"{path}, after row {done}: the file is damaged, truncated or not Parquet ({reason}); copy or compute "
+                "the tokens again"
             ) from error
 
 
 def _check_columns(path: Path, schema: pa.Schema) -> None:
-    """Raises ValueError where a column is missing, or there twice, or the codes are no lists of whole numbers."""
+    """Raises ValueError if a column is missing or repeated, or if the codes are not lists of integers."""
     import pyarrow.types as kinds
 
     if missing := [key for key in KEYS if schema.names.count(key) != 1]:
-        raise ValueError(f"{path} must have one column {', '.join(missing)}; a row needs {', '.join(KEYS)}")
+        raise ValueError(f"{path} must have exactly one column {', '.join(missing)}; a row needs {', '.join(KEYS)}")
     codes = schema.field("codes").type
     lists = kinds.is_list(codes) or kinds.is_large_list(codes) or kinds.is_fixed_size_list(codes)
     if not lists or not kinds.is_integer(codes.value_type):
-        raise ValueError(f"{path}: the column codes must hold lists of whole numbers, it holds {codes}")
+        raise ValueError(f"{path}: the column codes must contain lists of integers, got {codes}")
 
 
 def _facts(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
     others = [key for key in KEYS if key != "codes"]
     for codes, facts in zip(batch.column("codes"), batch.select(others).to_pylist(), strict=True):
-        own = codes.values  # None for null
-        yield {**facts, "codes": None if own is None else own.to_numpy(zero_copy_only=False)}
+        values = codes.values  # None for null
+        yield {**facts, "codes": None if values is None else values.to_numpy(zero_copy_only=False)}
 
 
 def _groups(rows: Iterable[TokenRow]) -> Iterator[list[TokenRow]]:
-    """The rows in groups that end once they have GROUP_ROWS rows or GROUP_CODES codes."""
+    """The rows in groups; a group ends once it has GROUP_ROWS rows or at least GROUP_CODES codes."""
     group: list[TokenRow] = []
     codes = 0
     for row in rows:

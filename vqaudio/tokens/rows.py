@@ -1,4 +1,4 @@
-"""A token row: what a model made of one utterance, beside the utterance's id and speaker.
+"""A token row: the tokens of one utterance together with its id and speaker.
 
 As JSON: {"id", "speaker", "codes", "num_samples", "sample_rate", "hop", "model"}; speaker may be null.
 Letters: N frames.
@@ -19,7 +19,7 @@ from vqaudio.speech.tokens import Tokens
 
 KEYS = ("id", "speaker", "codes", "num_samples", "sample_rate", "hop", "model")
 MAX_CODE = 2**31 - 1
-_NOT_IN_FILE_NAMES = re.compile(r"[/\\\x00-\x1f\x7f\ud800-\udfff]")  # slashes, control characters, half characters
+_NOT_IN_FILE_NAMES = re.compile(r"[/\\\x00-\x1f\x7f\ud800-\udfff]")  # slashes, control characters, lone surrogates
 
 
 @dataclass(frozen=True)
@@ -27,25 +27,25 @@ class TokenRow:
     """The tokens of one utterance of a corpus."""
 
     id: str
-    """unique in its corpus; it becomes a file name, so it holds no slash"""
+    """unique in its corpus; it is used as a file name, so it contains no slash"""
     speaker: str | None
-    """who spoke, where that is known"""
+    """name of the speaker; None if unknown"""
     tokens: Tokens
 
     def __post_init__(self) -> None:
         _check_id(self.id)
         if self.speaker == "":
-            raise ValueError(f"the speaker of {self.id!r} is empty; give a name, or null where it is not known")
+            raise ValueError(f"the speaker of {self.id!r} is empty; give a name, or null if it is unknown")
 
 
 def file_name(text: str) -> str:
-    """Any text -> one that a file may be called: what it must not hold becomes "_"."""
+    """Any text -> a valid file name; characters that are not allowed become "_"."""
     name = _NOT_IN_FILE_NAMES.sub("_", text)
     return f"_{name}" if name in ("", ".", "..") else name
 
 
 def format_row(row: TokenRow, *, with_codes: bool = True) -> str:
-    """One line of JSON, without its line end."""
+    """One line of JSON, without a line end."""
     facts: dict[str, Any] = {"id": row.id, "speaker": row.speaker}
     if with_codes:
         facts["codes"] = row.tokens.codes.tolist()
@@ -57,7 +57,7 @@ def format_row(row: TokenRow, *, with_codes: bool = True) -> str:
 
 
 def parse_row(line: bytes, load_codes: Callable[[str], np.ndarray] | None = None) -> TokenRow:
-    """One line of JSON -> a checked row, as `make_row` makes it. Raises ValueError for what is not such a line."""
+    """One line of JSON -> a checked row, as by `make_row`. Raises ValueError for an invalid line."""
     try:
         facts = json.loads(line)
     except UnicodeDecodeError as error:
@@ -70,11 +70,11 @@ def parse_row(line: bytes, load_codes: Callable[[str], np.ndarray] | None = None
 
 
 def make_row(facts: dict[str, Any], load_codes: Callable[[str], np.ndarray] | None = None) -> TokenRow:
-    """Values by the names in KEYS -> a checked row; further names are ignored.
+    """A dictionary with the keys in KEYS -> a checked row; further keys are ignored.
 
-    The codes are a list or an array; `load_codes` fetches those of an id that are not among the values. Raises
-    ValueError for what is not such a row: a missing key, a value of the wrong type, codes out of range or not as many
-    as the samples have.
+    The codes are a list or an array; if `load_codes` is given, it is called with the id to load them instead. Raises
+    ValueError for a missing key, a value of the wrong type, codes out of range and a number of codes that does not
+    match num_samples and hop.
     """
     needed = [key for key in KEYS if key != "codes" or load_codes is None]
     missing = [key for key in needed if key not in facts]
@@ -87,8 +87,8 @@ def make_row(facts: dict[str, Any], load_codes: Callable[[str], np.ndarray] | No
     if not isinstance(facts["speaker"], str | None):
         raise ValueError(f"speaker must be a string or null, got {facts['speaker']!r}")
     for key in ("num_samples", "sample_rate", "hop"):
-        if type(facts[key]) is not int:  # true is an int too
-            raise ValueError(f"{key} must be a whole number, got {facts[key]!r}")
+        if type(facts[key]) is not int:  # not isinstance, because a bool is an int too
+            raise ValueError(f"{key} must be an integer, got {facts[key]!r}")
     codes = facts["codes"] if load_codes is None else load_codes(facts["id"])
     tokens = Tokens(
         codes=torch.from_numpy(_checked_codes(codes if isinstance(codes, np.ndarray) else _listed_codes(codes))),
@@ -107,16 +107,16 @@ def _check_id(id: str) -> None:
 
 def _listed_codes(values: Any) -> np.ndarray:
     if not isinstance(values, list) or any(type(value) is not int for value in values):
-        raise ValueError("codes must be a list of whole numbers")
-    if values and not 0 <= min(values) <= max(values) <= MAX_CODE:  # before NumPy, which overflows
+        raise ValueError(f"codes must be a list of integers, got {repr(values)[:60]}")
+    if values and not 0 <= min(values) <= max(values) <= MAX_CODE:  # before the conversion to NumPy, which may overflow
         raise ValueError(f"codes must lie in 0..{MAX_CODE}, got {min(values)}..{max(values)}")
     return np.array(values, dtype=np.int64)
 
 
 def _checked_codes(codes: np.ndarray) -> np.ndarray:
-    """Any array of whole numbers -> (N,) int64."""
+    """Integer array (N,) -> (N,) int64. Raises ValueError for another shape or type and codes out of range."""
     if codes.ndim != 1 or codes.dtype.kind not in "iu":
-        raise ValueError(f"codes must be (N,) whole numbers, got {codes.shape} {codes.dtype}")
+        raise ValueError(f"codes must be integers of shape (N,), got {codes.shape} {codes.dtype}")
     if codes.size and not 0 <= codes.min() <= codes.max() <= MAX_CODE:
         raise ValueError(f"codes must lie in 0..{MAX_CODE}, got {codes.min()}..{codes.max()}")
     return codes.astype(np.int64)

@@ -1,7 +1,4 @@
-"""Tokens that nobody said, drawn from a prior.
-
-Letters: B utterances, P codes of the prompt, N codes.
-"""
+"""Samples token rows from a trained prior."""
 
 from __future__ import annotations
 
@@ -16,20 +13,20 @@ from vqaudio.speech.prior import CodePrior
 from vqaudio.speech.tokens import Tokens
 from vqaudio.tokens.rows import TokenRow, file_name
 
-AT_ONCE = 32  # utterances drawn together
+AT_ONCE = 32  # utterances sampled in one batch
 
 
 def check_prior(prior: CodePrior, model: SpeechVQVAE) -> None:
-    """Raises ValueError for a prior over the codes of another tokenizer."""
+    """Raises ValueError if the prior was trained on the codes of another tokenizer."""
     if prior.cfg.model != model.fingerprint:
         raise ValueError(
-            f"the prior is over codes of model {prior.cfg.model}, this is model {model.fingerprint}; give the model "
-            "that it was trained with"
+            f"the prior was trained on codes of model {prior.cfg.model}, but this is model {model.fingerprint}; give "
+            "the model whose codes the prior was trained on"
         )
 
 
 def sample_ids(speakers: Sequence[str | None], count: int) -> list[str]:
-    """Ids of the rows that `sample_rows` gives, in their order."""
+    """Ids of the rows that `sample_rows` yields, in their order."""
     return [_id(speaker, number) for speaker in speakers for number in range(count)]
 
 
@@ -43,15 +40,16 @@ def sample_rows(
     *,
     prompt: Tokens | None = None,
 ) -> Iterator[TokenRow]:
-    """`count` utterances of each speaker (None: of nobody in particular), `seconds` long, after the prompt's own codes.
+    """Samples `count` utterances per speaker (None: the null speaker), each `seconds` long.
 
-    A prior that does not know a speaker draws for nobody in particular; the row still names them. Each utterance
-    depends on the seed, its speaker, its own number, and on nothing beside it. Raises ValueError for a prior over other
-    codes, a prompt of another model, and for sizes that cannot be.
+    With a `prompt`, each utterance begins with its codes and the sampled ones follow. If the prior does not know a
+    speaker, it samples with the null speaker, and the row still has the speaker's name. An utterance depends on the
+    seed, its speaker and its number only, not on the other utterances. Raises ValueError for a prior over the codes of
+    another model, for a prompt of another model, and for `count` or `seconds` out of range.
     """
     check_prior(prior, model)
     if count < 1 or not 0 < seconds < float("inf"):
-        raise ValueError(f"count must be at least 1 and seconds above 0, got {count} and {seconds}")
+        raise ValueError(f"count must be at least 1 and seconds finite and above 0, got {count} and {seconds}")
     if prompt is not None:
         model.check_tokens(prompt)
     steps = max(1, round(seconds * model.frame_rate))

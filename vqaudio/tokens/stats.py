@@ -1,4 +1,4 @@
-"""Facts about tokens and about the model that makes them, in words."""
+"""Statistics of token rows."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from vqaudio.tokens.rows import TokenRow
 
 
 class TokenStats:
-    """Counts of rows, seconds and codes, gathered row by row; its size does not grow with the corpus."""
+    """Counts of rows, seconds and codes, accumulated row by row; memory does not grow with the corpus."""
 
     def __init__(self) -> None:
         self.rows = 0
         self.seconds = 0.0
-        self.codes: Counter[int] = Counter()  # how often each occurs
-        self.speakers: Counter[str | None] = Counter()  # rows of each
-        self.models: Counter[str] = Counter()  # rows of each fingerprint
+        self.codes: Counter[int] = Counter()  # code -> number of occurrences
+        self.speakers: Counter[str | None] = Counter()  # speaker -> number of rows
+        self.models: Counter[str] = Counter()  # fingerprint -> number of rows
 
     def add(self, row: TokenRow) -> None:
-        """Count one more row."""
+        """Counts one row."""
         self.rows += 1
         self.seconds += row.tokens.seconds
         self.codes.update(row.tokens.codes.tolist())
@@ -28,31 +28,31 @@ class TokenStats:
         self.models[row.tokens.model] += 1
 
     def watch(self, rows: Iterable[TokenRow]) -> Iterator[TokenRow]:
-        """The same rows, each counted as it passes."""
+        """Yields the same rows and counts each of them."""
         for row in rows:
             self.add(row)
             yield row
 
     @property
     def num_tokens(self) -> int:
-        """Codes in all rows."""
+        """Total number of codes."""
         return self.codes.total()
 
     @property
     def perplexity(self) -> float:
-        """Two to the entropy of the codes in bits: as many codes, used equally often, would tell as much."""
+        """Codebook perplexity: 2 to the entropy, in bits, of the codes' relative frequencies."""
         total = self.num_tokens
-        shares = [count / total for count in self.codes.values()]
-        return 2 ** -sum(share * math.log2(share) for share in shares)
+        frequencies = [count / total for count in self.codes.values()]
+        return 2 ** -sum(p * math.log2(p) for p in frequencies)
 
     def facts(self) -> dict[str, str]:
-        """Name -> fact, for a reader; there must be a row."""
+        """Name -> value of the statistics as text, for `vqaudio info`; at least one row must have been counted."""
         names = sorted(name for name in self.speakers if name is not None)
         return {
             "utterances": f"{self.rows}, {self.seconds:.1f} s of audio",
             "tokens": f"{self.num_tokens}, {self.num_tokens / self.seconds:.4g} per second",
-            "codes": f"{len(self.codes)} in use, the highest {max(self.codes)}",
+            "codes": f"{len(self.codes)} in use, highest {max(self.codes)}",
             "perplexity": f"{self.perplexity:.1f}",
-            "speakers": f"{len(names)}: {', '.join(names)}" if names else "not known",
+            "speakers": f"{len(names)}: {', '.join(names)}" if names else "unknown",
             "model": ", ".join(self.models),
         }
