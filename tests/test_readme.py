@@ -15,8 +15,9 @@ BLOCKS = re.findall(
     r"<!-- run by tests/test_readme.py -->\n```(bash|python)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
 )
 MADE = {"vqaudio tokenize": ["tokens.jsonl", "converted.wav"], "accelerate launch": ["run/model.safetensors"]}
-# appended to the training command: two updates and one small evaluation in place of minutes
-SHORT = "--fit.steps 2 --validation.num_batches 1 --validation.batch_size 2 --validation.samples 2560"
+# appended to the training command: two updates and one small evaluation in place of minutes; one thread, because
+# `accelerate launch` takes all processors, whose threads wait for each other where other tests run beside this one
+SHORT = "--fit.steps 2 --fit.threads 1 --validation.num_batches 1 --validation.batch_size 2 --validation.samples 2560"
 
 
 @pytest.fixture
