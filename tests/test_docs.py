@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import os
 import re
@@ -24,20 +25,7 @@ PAGES = sorted(
 RECIPES = {"train": "TrainConfig", "train_image": "TrainImageConfig", "train_prior": "TrainPriorConfig"}
 FENCE = re.compile(r"^```[^\n]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
 FLAG = re.compile(r"(?<![\w-])--([a-z][\w.-]*\w)")
-OF_OTHERS = {"multi-gpu", "num-processes", "stage", "stop-stage"}  # of accelerate, and of egs/*/run.sh
-    "stage",
-    "stop-stage",
-    "data",
-    "conf",
-    "help",
-    "jobs",
-    "steps",
-    "kinds",
-    "seeds",
-    "phones",
-    "png",
-    "quick",
-}
+OF_OTHERS = {"multi-gpu", "num-processes", "stage", "stop-stage", "conf"}  # of accelerate, and of egs/*/run.sh
 
 
 def _id(path: Path) -> str:
@@ -146,7 +134,38 @@ def test_presets_recipes_targets_and_extras_exist(path: Path) -> None:
     assert wanted <= set(extras)
 
 
-@pytest.mark.parametrize("path", [path for path in PAGES if path.name != "CHANGELOG.md"], ids=_id)
+CURRENT = [path for path in PAGES if path.name != "CHANGELOG.md"]  # which names what was there before, too
+
+
+def _exists(name: str) -> bool:
+    """A source file as pages name it: from the root or from the package, or by its last part alone."""
+    where = ["", "vqaudio/"] if "/" in name else ["vqaudio/**/", "egs/**/", "tests/**/", "recipes/", ""]
+    return any(any(ROOT.glob(folder + name)) for folder in where)
+
+
+@pytest.mark.parametrize("path", CURRENT, ids=_id)
+def test_source_files_exist(path: Path) -> None:
+    named = re.findall(r"`([\w/*.-]+\.(?:py|cpp|sh))`", FENCE.sub("", path.read_text(encoding="utf-8")))
+    assert not [name for name in named if not _exists(name)]
+
+
+def test_the_layers_of_the_architecture_page_are_those_of_the_test() -> None:
+    page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    rows = next(block for block in FENCE.findall(page) if "kernels/" in block).split("\n")
+    drawn = {re.sub(r"(/|\.py)$", "", unit): -row for row, line in enumerate(rows) for unit in line.split()}
+    tree = ast.parse((ROOT / "tests/test_layers.py").read_text(encoding="utf-8"))
+    (layers,) = (
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "LAYERS"
+    )
+    rank = {unit: height for height, units in enumerate(layers) for unit in units}
+    assert set(rank) <= set(drawn)
+    inverted = [(low, high) for low in rank for high in rank if rank[low] < rank[high] and drawn[low] > drawn[high]]
+    assert not inverted
+
+
+@pytest.mark.parametrize("path", CURRENT, ids=_id)
 def test_verbs_and_flags_exist(
     path: Path, flags_of_verbs: dict[str, set[str]], flags_of_recipes: dict[str, set[str]]
 ) -> None:
@@ -168,6 +187,8 @@ vqaudio sing --out x
 accelerate launch --multi_gpu recipes/train.py CONFIG --fit.lr 3e-4 --fit.stepz 3
 ```
 `--top-k`, `--fit.health.*`, `--fit.speed.*` and `--recogniser`."""
+    assert _exists("nn/encoder.py") and _exists("kernels.cpp") and _exists("metrics/abx*.py")
+    assert not _exists("nn/ears.py") and not _exists("ears.py")
     found = _unknown_flags(text, flags_of_verbs, flags_of_recipes)
     assert [flag.split(" in ")[0] for flag in found] == [
         "--louder",
