@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup demo test lint bench docs clean
 
 setup: .venv/ready
 
@@ -32,5 +32,9 @@ bench: .venv/ready
 	$(BIN)/python tests/bench/bench_quantizer.py
 	$(BIN)/vqaudio bench
 
+# strict: a broken link, a page outside the navigation and a docstring that cannot be read are errors
+docs: .venv/ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 clean:
-	rm -rf demo exp build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf demo exp site build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
