@@ -125,15 +125,15 @@ def load_kind(model: str, device: Device, kind: type[Net], threads: int | None =
 
 
 def write_utterances(
-    spoken: Iterable[DecodedUtterance], total: int, net: SpeechVQVAE, sampling: SamplingConfig, overwrite: bool
+    decoded: Iterable[DecodedUtterance], total: int, net: SpeechVQVAE, sampling: SamplingConfig, overwrite: bool
 ) -> None:
     """Writes each utterance as soon as it is decoded, and prints the speed at the end."""
     from vqaudio.data.audio import write_audio
 
     count, samples, started_at = 0, 0, time.perf_counter()
-    for line, wav in progress(spoken, total):
-        line.path.parent.mkdir(parents=True, exist_ok=True)
-        write_audio(line.path, wav, net.sample_rate, overwrite=overwrite)
+    for job, wav in progress(decoded, total):
+        job.path.parent.mkdir(parents=True, exist_ok=True)
+        write_audio(job.path, wav, net.sample_rate, overwrite=overwrite)
         count, samples = count + 1, samples + len(wav)
     print_synthesis(f"{count} audio files", samples, started_at, net, sampling)
 

@@ -1,4 +1,4 @@
-"""Speech to other voices."""
+"""vqaudio convert: voice conversion."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def convert(
     inputs: Positional[Inputs],
     out: Path,
     speaker: Annotated[
-        tuple[str, ...], arg(metavar="S [S ...]", help="whose voices; all: every voice that the model knows")
+        tuple[str, ...], arg(metavar="S [S ...]", help="target speakers; all: every speaker of the model")
     ],
     model: Model = "mini",
     sampling: Sampling = SamplingConfig(),
@@ -33,25 +33,25 @@ def convert(
     device: Device = "auto",
     overwrite: Overwrite = False,
 ) -> int:
-    """What was said, said in another voice.
+    """Convert speech to other speakers.
 
     Args:
-        out: NAME.wav or NAME.flac for one input and one speaker; else a folder, for ID.wav of each input, with several
-            speakers for ID-SPEAKER.wav
+        out: NAME.wav or NAME.flac for one input and one speaker; otherwise a folder, in which each input becomes
+            ID.wav, or ID-SPEAKER.wav with several speakers
     """
     from vqaudio.tokens.bulk import find_sources, tokenize_all
     from vqaudio.tokens.decoding import DecodeJob, decode_jobs, name_outputs
 
     net = load(model, device, sampling.threads)
     sources = find_sources(inputs)
-    voices = net.speakers if speaker == ("all",) else tuple(dict.fromkeys(speaker))
-    if not voices:
+    speakers = net.speakers if speaker == ("all",) else tuple(dict.fromkeys(speaker))
+    if not speakers:
         raise ValueError("name at least one speaker (vqaudio info MODEL lists them)")
-    for name in voices:
+    for name in speakers:
         net.speaker_id(name)
-    outputs = name_outputs(sources, voices, out, overwrite=overwrite)
+    outputs = name_outputs(sources, speakers, out, overwrite=overwrite)
     with failures_named() as failures:
         rows = tokenize_all(net, sources, failures)
-        lines = (DecodeJob(outputs[row.id, name], row.tokens, name) for row in rows for name in voices)
-        write_utterances(decode_jobs(net, lines, sampling, batch=batch), len(outputs), net, sampling, overwrite)
+        jobs = (DecodeJob(outputs[row.id, name], row.tokens, name) for row in rows for name in speakers)
+        write_utterances(decode_jobs(net, jobs, sampling, batch=batch), len(outputs), net, sampling, overwrite)
     return 1 if failures else 0

@@ -1,4 +1,4 @@
-"""What priors make up."""
+"""vqaudio sample: samples from a trained prior."""
 
 from __future__ import annotations
 
@@ -30,33 +30,32 @@ TOKENS = "tokens.jsonl"
 
 
 def sample(
-    prior: Annotated[str, arg(metavar="P", help="folder of a prior over speech codes or over codes of images")],
+    prior: Annotated[str, arg(metavar="P", help="folder of a prior over speech codes or image codes")],
     out: Path,
     model: Model = "mini",
     count: int = 4,
     speaker: Annotated[
-        tuple[str, ...], arg(metavar="S [S ...]", help="of speech: whose voices; all: every voice of the model")
+        tuple[str, ...], arg(metavar="S [S ...]", help="speech: speakers; all: every speaker of the model")
     ] = (),
     seconds: float = 3.0,
-    prompt: Annotated[Path | None, arg(metavar="FILE", help="of speech: audio that is gone on with")] = None,
+    prompt: Annotated[Path | None, arg(metavar="FILE", help="speech: audio whose codes are continued")] = None,
     label: Annotated[
-        tuple[str, ...], arg(metavar="CLASS [CLASS ...]", help="of images: which classes; without it all that it knows")
+        tuple[str, ...], arg(metavar="CLASS [CLASS ...]", help="images: classes; by default all classes of the prior")
     ] = (),
     sampling: Sampling = SamplingConfig(),
     batch: Batch = 16,
     device: Device = "auto",
     overwrite: Overwrite = False,
 ) -> int:
-    """Speech that nobody said, images that nobody took: codes drawn from a prior, decoded by their model.
+    """Sample speech or images from a trained prior: codes from the prior, decoded by its model.
 
-    --temperature, --top-k and --top-p apply to the codes, --precision to the decoder; samples of speech are drawn at
+    --temperature, --top-k and --top-p apply to the codes, --precision to the decoder; waveforms are sampled at
     temperature 1.
 
     Args:
-        out: folder; of speech for SPEAKER-NUMBER.wav and tokens.jsonl, of images for CLASS-NUMBER.png and
-            codes.safetensors
-        count: of each speaker or class
-        seconds: of each utterance, the prompt not counted
+        out: folder; speech: SPEAKER-NUMBER.wav and tokens.jsonl, images: CLASS-NUMBER.png and codes.safetensors
+        count: number of samples for each speaker or class
+        seconds: duration of each utterance, without the prompt
     """
     from vqaudio.images.prior import ImagePrior
     from vqaudio.speech.prior import CodePrior
@@ -65,21 +64,21 @@ def sample(
     over = load_any(prior, device, sampling.threads)
     if isinstance(over, CodePrior):
         if label:
-            raise ValueError(f"--label is for images, and {prior} is a prior over speech; name a --speaker")
+            raise ValueError(f"--label applies to images, but {prior} is a prior over speech codes; give a --speaker")
         net = load(model, device)
-        voices = _voices(net, speaker)
-        paths = _paths(sample_ids(voices, count), out, overwrite)
-        before = None if prompt is None else net.tokenize(prompt)
+        speakers = _speakers(net, speaker)
+        paths = _paths(sample_ids(speakers, count), out, overwrite)
+        prompt_tokens = None if prompt is None else net.tokenize(prompt)
         of_codes = replace(sampling, precision="float32")
         of_speech = replace(sampling, temperature=1.0, top_k=None, top_p=None)
-        rows = sample_rows(over, net, voices, count, seconds, of_codes, prompt=before)
-        return _speak(net, list(rows), paths, out, batch, of_speech, overwrite)
+        rows = sample_rows(over, net, speakers, count, seconds, of_codes, prompt=prompt_tokens)
+        return _decode(net, list(rows), paths, out, batch, of_speech, overwrite)
     if not isinstance(over, ImagePrior):
         raise ValueError(
             f"{prior} is a model of kind {type(over).__name__}, not a prior; recipes/train_prior.py trains one"
         )
     if speaker or prompt is not None:
-        raise ValueError(f"--speaker and --prompt are for speech, and {prior} is a prior over images; leave them out")
+        raise ValueError(f"--speaker and --prompt apply to speech, but {prior} is a prior over image codes")
     from vqaudio.images.report import sample_images
     from vqaudio.images.vqvae import ImageVQVAE
 
@@ -89,18 +88,18 @@ def sample(
     return 0
 
 
-def _voices(net: SpeechVQVAE, names: tuple[str, ...]) -> tuple[str | None, ...]:
-    """Whose voices are asked for. Raises ValueError for names that the model does not know."""
-    voices = net.speakers if names == ("all",) else tuple(dict.fromkeys(names))
-    if net.speakers and not voices:
+def _speakers(net: SpeechVQVAE, names: tuple[str, ...]) -> tuple[str | None, ...]:
+    """The speakers to sample, (None,) for a model without speakers. Raises ValueError for unknown names."""
+    speakers = net.speakers if names == ("all",) else tuple(dict.fromkeys(names))
+    if net.speakers and not speakers:
         raise ValueError(f"name at least one --speaker of {len(net.speakers)}, or all (vqaudio info MODEL lists them)")
-    for name in voices:
+    for name in speakers:
         net.speaker_id(name)
-    return voices or (None,)
+    return speakers or (None,)
 
 
 def _paths(ids: list[str], out: Path, overwrite: bool) -> dict[str, Path]:
-    """The audio file of each id. Raises what writing it, or the codes, would end in."""
+    """The audio file of each id. Raises OSError where it, or the token file, could not be written."""
     from vqaudio.atomic import check_writable
     from vqaudio.tokens.decoding import name_rows
 
@@ -110,7 +109,7 @@ def _paths(ids: list[str], out: Path, overwrite: bool) -> dict[str, Path]:
     return paths
 
 
-def _speak(
+def _decode(
     net: SpeechVQVAE,
     rows: list[TokenRow],
     paths: dict[str, Path],
@@ -119,12 +118,12 @@ def _speak(
     sampling: SamplingConfig,
     overwrite: bool,
 ) -> int:
-    """Writes the codes and what they sound like."""
+    """Writes the tokens and their audio."""
     from vqaudio.tokens.decoding import DecodeJob, decode_jobs
     from vqaudio.tokens.files import write_tokens
 
     out.mkdir(parents=True, exist_ok=True)
     write_tokens(out / TOKENS, rows, overwrite=overwrite)
-    lines = (DecodeJob(paths[row.id], row.tokens, row.speaker) for row in rows)
-    write_utterances(decode_jobs(net, lines, sampling, batch=batch), len(rows), net, sampling, overwrite)
+    jobs = (DecodeJob(paths[row.id], row.tokens, row.speaker) for row in rows)
+    write_utterances(decode_jobs(net, jobs, sampling, batch=batch), len(rows), net, sampling, overwrite)
     return 0

@@ -1,6 +1,7 @@
-"""SpeechVQVAE: raw waveform to discrete codes, and codes to any voice that it knows.
+"""SpeechVQVAE: waveform to discrete codes, and codes to the waveform of any of its speakers.
 
-Letters: B batch, T samples, N frames (ceil(T / hop)), D code width, K codes, Q mu-law classes, C conditioning channels.
+Shapes: B batch, T samples, N frames (ceil(T / hop)), D code dimension, K codebook size, Q classes of
+mu-law samples, C conditioning channels.
 """
 
 from __future__ import annotations
@@ -43,26 +44,29 @@ class SpeechVQVAE(nn.Module):
         self.encoder = Encoder(cfg.encoder, cfg.sample_rate)
         self.normalizer = Normalizer(cfg.normalizer, cfg.encoder.dim)
         self.quantizer = build_quantizer(cfg.quantizer)
-        voice = cfg.decoder.cond_hidden_channels if cfg.speakers else 0
-        self.context = Context(cfg.context, cfg.encoder.dim, voice) if cfg.context.dilations else None
-        asked = (cfg.spectrum, cfg.context.channels, cfg.encoder.hop, cfg.sample_rate)
-        self.spectrum = MelHead(*asked) if cfg.spectrum.n_mels else None
+        speaker_dim = cfg.decoder.cond_hidden_channels if cfg.speakers else 0
+        self.context = Context(cfg.context, cfg.encoder.dim, speaker_dim) if cfg.context.dilations else None
+        self.spectrum = (
+            MelHead(cfg.spectrum, cfg.context.channels, cfg.encoder.hop, cfg.sample_rate)
+            if cfg.spectrum.n_mels
+            else None
+        )
         self.decoder = WaveNet(cfg.decoder)
         self._fingerprint = CachedFingerprint()
         nn.ModuleList(self._frozen()).requires_grad_(False)
         if self.decoder.speaker is not None:
-            self.decoder.speaker.requires_grad_(True)  # the context hears it too
+            self.decoder.speaker.requires_grad_(True)  # the context network uses the speaker embeddings too
 
     # --- training ---
 
     def _frozen(self) -> tuple[nn.Module, ...]:
-        """The parts that are not trained in this stage."""
+        """The modules that are not trained in this stage."""
         return tuple(
             map(self.get_submodule, {"joint": (), "codes": ("decoder",), "decoder": CODE_PARTS}[self.cfg.stage])
         )
 
     def train(self, mode: bool = True) -> SpeechVQVAE:
-        """Codes that are to stay as they are stay in evaluation mode: their codebook neither moves nor restarts."""
+        """Frozen modules stay in evaluation mode, so that their codebook is neither updated nor restarted."""
         super().train(mode)
         nn.ModuleList(self._frozen()).eval()
         return self
@@ -70,11 +74,12 @@ class SpeechVQVAE(nn.Module):
     def forward(
         self, wav: Tensor, target: Tensor, speaker: Tensor, lengths: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """(B, 1, T) in [-1, 1], mu-law classes (B, T), (B,), valid samples (B,) -> loss () in nats, logs.
+        """Waveforms (B, 1, T) in [-1, 1], mu-law classes (B, T), speakers (B,), valid samples (B,) -> loss (), logs.
 
-        Equation 3 of the paper, with the negative log-likelihood averaged over valid samples, and the squared error of
-        the spectrum where one is asked for. Each mean is weighted with its share of valid samples or frames, so that
-        the parts of a joint batch, averaged, make its loss.
+        Equation 3 of the paper: the negative log-likelihood in nats, averaged over valid samples, and the loss of the
+        quantizer; with `spectrum`, also the squared error of the log-mel spectrum. Each mean is weighted with the
+        fraction of valid samples or frames, so that the mean loss of the parts of a joint batch is the loss of the
+        joint batch.
         """
         z, q = self.quantize(wav, lengths)
         z_q = jitter(q.z_q, self.cfg.time_jitter) if self.training and self.cfg.time_jitter else q.z_q
@@ -97,43 +102,42 @@ class SpeechVQVAE(nn.Module):
         return loss, logs
 
     def quantize(self, wav: Tensor, lengths: Tensor) -> tuple[Tensor, Quantized]:
-        """(B, 1, T), valid samples (B,) -> the encoder's vectors (B, D, N), what the quantizer makes of them."""
-        as_spoken = self.cfg.stage == "decoder"  # codes that do not learn are those of evaluation: in float32
-        with torch.autocast(wav.device.type, enabled=False) if as_spoken else nullcontext():
+        """Waveforms (B, 1, T), valid samples (B,) -> encoder output (B, D, N), Quantized."""
+        frozen = self.cfg.stage == "decoder"  # then the codes must be those of evaluation, in float32
+        with torch.autocast(wav.device.type, enabled=False) if frozen else nullcontext():
             z, _ = self.encoder(wav)  # (B, D, N)
             mask = self.valid_frames(lengths, z.shape[2])
             return z, self.quantizer(self.normalizer(z, mask), mask)
 
     def num_frames(self, num_samples: Tensor) -> Tensor:
-        """Codes of so many samples: one for each hop begun."""
+        """Number of codes of so many samples: ceil(num_samples / hop)."""
         return -(-num_samples // self.hop)
 
     def valid_frames(self, lengths: Tensor, num_frames: int) -> Tensor:
-        """Valid samples (B,) -> (B, N) bool, N = num_frames: which frames are no padding."""
+        """Valid samples (B,) -> mask (B, N) bool, N = num_frames; False for padding."""
         return torch.arange(num_frames, device=lengths.device) < self.num_frames(lengths)[:, None]
 
     def nll(self, target: Tensor, z_q: Tensor, speaker: Tensor, lengths: Tensor) -> Tensor:
-        """Teacher-forced negative log-likelihood in nats, averaged over the valid samples: ()."""
+        """Teacher-forced negative log-likelihood in nats, averaged over the valid samples, ()."""
         return self.nll_of_each(target, z_q, speaker, lengths).sum() / lengths.sum().clamp(min=1)
 
     def nll_of_each(self, target: Tensor, z_q: Tensor, speaker: Tensor, lengths: Tensor) -> Tensor:
-        """Teacher-forced negative log-likelihood in nats, summed over the valid samples of each row: (B,)."""
+        """Teacher-forced negative log-likelihood in nats, summed over the valid samples of each utterance, (B,)."""
         return self._nll_of_each(target, self.conditioned(z_q, speaker), speaker, lengths)
 
     def spectrum_error_of_each(self, target: Tensor, cond: Tensor, lengths: Tensor) -> Tensor:
-        """Mean squared error of the spectrum of what is to be said, summed over the valid frames of each row: (B,)."""
+        """Mean squared error of the log-mel spectrum, summed over the valid frames of each utterance, (B,)."""
         assert self.spectrum is not None
-        said = mulaw_decode(torch.arange(self.cfg.decoder.num_classes), self.cfg.decoder.num_classes).to(cond.device)[
-            target
-        ]
-        said = said * (torch.arange(target.shape[1], device=said.device) < lengths[:, None])
-        return self.spectrum.errors(cond, said, self.valid_frames(lengths, cond.shape[2])).sum(1)
+        levels = mulaw_decode(torch.arange(self.cfg.decoder.num_classes), self.cfg.decoder.num_classes)
+        wav = levels.to(cond.device)[target]  # (B, T)
+        wav = wav * (torch.arange(target.shape[1], device=wav.device) < lengths[:, None])
+        return self.spectrum.errors(cond, wav, self.valid_frames(lengths, cond.shape[2])).sum(1)
 
     def conditioned(self, z_q: Tensor, speaker: Tensor | None, decoder: WaveNet | None = None) -> Tensor:
-        """Code vectors (B, D, N), (B,) -> what a decoder (None: its own) is conditioned on, (B, C, N)."""
-        voices = (decoder or self.decoder).speaker
-        voice = None if voices is None or speaker is None else voices(speaker)
-        return z_q if self.context is None else self.context(z_q, voice)
+        """Code vectors (B, D, N), speakers (B,) -> conditioning (B, C, N) of `decoder` (None: the model's own)."""
+        embed = (decoder or self.decoder).speaker
+        embedding = None if embed is None or speaker is None else embed(speaker)
+        return z_q if self.context is None else self.context(z_q, embedding)
 
     def _nll_of_each(self, target: Tensor, cond: Tensor, speaker: Tensor, lengths: Tensor) -> Tensor:
         logits, _ = self.decoder(self.decoder.shift(target), cond, speaker if self.speakers else None)
@@ -142,7 +146,7 @@ class SpeechVQVAE(nn.Module):
         valid = torch.arange(target.shape[1], device=target.device) < lengths[:, None]
         return (losses * valid).sum(1)
 
-    # --- facts ---
+    # --- properties ---
 
     @property
     def sample_rate(self) -> int:
@@ -166,31 +170,31 @@ class SpeechVQVAE(nn.Module):
 
     @property
     def speakers(self) -> tuple[str, ...]:
-        """Names of the voices that it speaks."""
+        """Names of the speakers, in the order of their embeddings."""
         return self.cfg.speakers
 
     @property
     def device(self) -> torch.device:
-        """Where its weights are."""
+        """The device of the weights."""
         return self.quantizer.device
 
     @property
     def fingerprint(self) -> str:
-        """12 hex digits that stand for everything that decides the codes; decoder and speakers have no part in it."""
+        """12 hex digits: a hash of everything that determines the codes. Decoder and speakers are not part of it."""
         weights = {**self.encoder.state_dict(), **self.normalizer.state_dict(prefix="normalizer.")}
         return self._fingerprint.of(self.cfg.facts_of_codes(), weights | self.quantizer.code_weights())
 
     def speaker_id(self, name: str) -> int:
-        """Index of a voice. Raises ValueError for a name that this model does not know."""
+        """Index of a speaker. Raises ValueError for an unknown name."""
         return speaker_id(self.speakers, name)
 
     # --- speech to codes ---
 
     def encode(self, wavs: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(B, 1, T) in [-1, 1], valid samples (B,) or None for T -> codes (B, N) int64, their numbers (B,).
+        """Waveforms (B, 1, T) in [-1, 1], valid samples (B,) (None: T) -> codes (B, N) int64, number of codes (B,).
 
-        Codes behind an utterance's own end are 0. An utterance has the same codes, to the bit, alone, in any
-        batch, with any padding, and streamed: the encoder always works on chunks of one shape.
+        Padding codes are 0. An utterance has bit-identical codes alone, in any batch, with any padding, and streamed,
+        because the encoder always computes chunks of one shape. Raises ValueError for other shapes and lengths.
         """
         if wavs.ndim != 3 or wavs.shape[1] != 1:
             raise ValueError(f"encode takes waveforms of shape (B, 1, T), got {tuple(wavs.shape)}")
@@ -208,14 +212,15 @@ class SpeechVQVAE(nn.Module):
 
     @torch.inference_mode()
     def encode_stream(self, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Consecutive pieces (T,) of an utterance, of any lengths -> its codes (N,) int64, chunk by chunk.
+        """Consecutive pieces (T,) of an utterance, of any length -> its codes (N,) int64, chunk by chunk.
 
-        Memory does not grow with the length. The last codes come when the pieces end.
+        Memory does not grow with the length of the utterance. The last codes follow when the pieces end. Raises
+        RuntimeError in training mode.
         """
         if self.training:
             raise RuntimeError("the model is in training mode; call model.eval() before it encodes")
         for z in encode_in_chunks(self.encoder, pieces):
-            # one shape for all, as in the encoder: the last chunk is filled up with its last frame
+            # always one shape, as in the encoder: the last chunk is padded with its last frame
             whole = F.pad(z, (0, CHUNK_FRAMES - z.shape[2]), mode="replicate")
             yield self.quantizer.encode(self.normalizer(whole))[0, : z.shape[2]]
 
@@ -233,7 +238,7 @@ class SpeechVQVAE(nn.Module):
                 num_samples += len(piece)
                 yield piece
 
-        codes = bytearray()  # one block that grows: many small tensors that stay would scatter the memory between them
+        codes = bytearray()  # one growing block: many small tensors would fragment the memory
         for chunk in self.encode_stream(pieces()):
             codes += chunk.cpu().numpy().tobytes()
         whole = torch.frombuffer(codes, dtype=torch.int64)
@@ -248,7 +253,7 @@ class SpeechVQVAE(nn.Module):
         sampling: SamplingConfig = SamplingConfig(),
         **options: Unpack[SamplingOptions],
     ) -> Tensor:
-        """Tokens -> (T,) float32 in [-1, 1], synthesised with the voice of `speaker`; as `decode_batch`."""
+        """Tokens -> waveform (T,) float32 in [-1, 1] of `speaker`; as `decode_batch`."""
         return self.decode_batch([tokens], speaker, sampling, **options)[0]
 
     def decode_batch(
@@ -258,7 +263,7 @@ class SpeechVQVAE(nn.Module):
         sampling: SamplingConfig = SamplingConfig(),
         **options: Unpack[SamplingOptions],
     ) -> list[Tensor]:
-        """Utterances decoded together, with one speaker or one for each -> list of (T,) float32 in [-1, 1].
+        """Tokens of several utterances, one speaker for all or one for each -> waveforms (T,) float32 in [-1, 1].
 
         `sampling` says how samples are drawn; single fields of it can be given as keyword arguments instead
         (`temperature=0.8, top_p=0.9`). The waveform of an utterance depends on its codes, the speaker and `sampling`;
@@ -266,17 +271,17 @@ class SpeechVQVAE(nn.Module):
         ValueError for tokens of another model, unknown speakers and options out of range.
         """
         sampling = sampling.override(**options)
-        voices = self._speaker_ids(speaker, len(batch))
+        speakers = self._speaker_ids(speaker, len(batch))
         self.check_tokens(*batch)
         if not batch:
             return []
         rows = []
         for row, tokens in enumerate(batch):
             whole = synthesis.pieces(self.quantizer, [tokens.codes], self.hop, None)
-            own = None if voices is None else voices[row : row + 1]
-            rows += [piece.cond.T for piece in synthesis.contextualize(self.context, self.decoder, whole, own)]
+            speaker_id = None if speakers is None else speakers[row : row + 1]
+            rows += [piece.cond.T for piece in synthesis.contextualize(self.context, self.decoder, whole, speaker_id)]
         cond = nn.utils.rnn.pad_sequence(rows, batch_first=True).mT  # (B, C, N)
-        return synthesis.synthesize(self.decoder, cond, voices, [tokens.num_samples for tokens in batch], sampling)
+        return synthesis.synthesize(self.decoder, cond, speakers, [tokens.num_samples for tokens in batch], sampling)
 
     def decode_stream(
         self,
@@ -285,21 +290,21 @@ class SpeechVQVAE(nn.Module):
         sampling: SamplingConfig = SamplingConfig(),
         **options: Unpack[SamplingOptions],
     ) -> Iterator[Tensor]:
-        """An utterance in pieces, (T,) float32 in [-1, 1], which together equal `decode`.
+        """The waveform of an utterance in pieces, (T,) float32 in [-1, 1], which concatenated equal `decode`.
 
-        `tokens`: Tokens, or codes of this model as they arrive, one at a time or some (N,). Nothing is held back:
-        the `hop` samples of a code come with the piece that brings it, and depend on no later code; Tokens are
-        spoken 16 codes at a time. Raises as `decode` does, before the first piece where it can.
+        `tokens`: Tokens, or codes of this model as they arrive, one at a time or several (N,). There is no delay: the
+        `hop` samples of a code are returned as soon as it arrives, and depend on no later code. Tokens are decoded 16
+        codes at a time. Raises as `decode` does, before the first piece where possible.
         """
-        voices = self._speaker_ids(speaker, 1)
+        speaker_id = self._speaker_ids(speaker, 1)
         if isinstance(tokens, Tokens):
             self.check_tokens(tokens)
-            some, num_samples = tokens.codes.split(synthesis.STREAM_FRAMES), tokens.num_samples
+            codes, num_samples = tokens.codes.split(synthesis.STREAM_FRAMES), tokens.num_samples
         else:
-            some, num_samples = tokens, None
-        arriving = synthesis.pieces(self.quantizer, some, self.hop, num_samples)
-        arriving = synthesis.contextualize(self.context, self.decoder, arriving, voices)
-        return synthesis.synthesize_stream(self.decoder, arriving, voices, sampling.override(**options))
+            codes, num_samples = (synthesis.checked_codes(part, self.codebook_size) for part in tokens), None
+        pieces = synthesis.pieces(self.quantizer, codes, self.hop, num_samples)
+        pieces = synthesis.contextualize(self.context, self.decoder, pieces, speaker_id)
+        return synthesis.synthesize_stream(self.decoder, pieces, speaker_id, sampling.override(**options))
 
     def convert(
         self,
@@ -309,8 +314,8 @@ class SpeechVQVAE(nn.Module):
         sampling: SamplingConfig = SamplingConfig(),
         **options: Unpack[SamplingOptions],
     ) -> Tensor:
-        """What was said in a file or waveform, said by `speaker`: (T,) float32 in [-1, 1]."""
-        self._speaker_ids(speaker, 1)  # before the work
+        """Voice conversion of a file or waveform: the same content by `speaker`, (T,) float32 in [-1, 1]."""
+        self._speaker_ids(speaker, 1)  # refuse an unknown speaker before the audio is encoded
         sampling = sampling.override(**options)
         return self.decode(self.tokenize(audio, sample_rate), speaker, sampling)
 
@@ -328,10 +333,10 @@ class SpeechVQVAE(nn.Module):
                     f"sample_rate and hop must be those of the model, {self.sample_rate} and {self.hop}, "
                     f"got {tokens.sample_rate} and {tokens.hop}"
                 )
-            synthesis.check_codes(tokens.codes, self.codebook_size)
+            synthesis.checked_codes(tokens.codes, self.codebook_size)
 
     def check_decodes(self) -> None:
-        """Raises ValueError for a model that has learned codes alone."""
+        """Raises ValueError for a model whose decoder has not been trained (stage: codes)."""
         if self.cfg.stage == "codes":
             raise ValueError(synthesis.CANNOT_DECODE)
 

@@ -1,6 +1,6 @@
-"""Priors over codes: what the codes themselves are likely to be.
+"""An autoregressive prior over the codes of speech.
 
-Letters: B batch, N codes of an utterance, M codes at each place of an image, h rows, w columns, K codes.
+Shapes: B batch, N codes of an utterance, P codes of a prompt.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from vqaudio.sampling.logits import Generators
 
 @dataclass(frozen=True)
 class CodePriorConfig:
-    """Of a prior over speech codes; what a recipe does not fill in from the tokenizer is in `net`."""
+    """Options of a prior over speech codes. A recipe fills in everything that follows from the tokenizer."""
 
     FINGERPRINT: ClassVar = FingerprintFields(
         always={
@@ -36,29 +36,30 @@ class CodePriorConfig:
     )
 
     speakers: tuple[str, ...] = ()
-    """names of the voices that it is conditioned on; a recipe fills them in"""
+    """names of the speakers that it is conditioned on; a recipe fills them in"""
     model: str = ""
-    """fingerprint of the tokenizer whose codes these are; a recipe fills it in"""
+    """fingerprint of the tokenizer; a recipe fills it in"""
     frame_rate: float = 250.0
     """codes per second; a recipe fills it in"""
     speaker_dropout: float = 0.1
-    """share of the training chunks whose speaker is hidden: the prior without a speaker comes with it"""
+    """fraction of the training crops whose speaker is replaced by the null speaker, so that the prior can also be used
+    without a speaker"""
     net: WaveNetConfig = field(
         default_factory=lambda: WaveNetConfig(num_classes=512, layers=16, layers_per_stack=8, residual_channels=96)
     )
-    """its speakers follow from the rest; it has no local conditioning"""
+    """the WaveNet; its num_speakers follow from `speakers`, and it has no local conditioning"""
 
     def __post_init__(self) -> None:
         if len(set(self.speakers)) < len(self.speakers):
             raise ValueError(f"speakers must be different names, got {self.speakers}")
         if not 0 <= self.speaker_dropout < 1 or not self.frame_rate > 0:
             raise ValueError(f"speaker_dropout must lie in [0, 1) and frame_rate be above 0, got {self}")
-        heard = len(self.speakers) + 1 if self.speakers else 0  # the last one is nobody
-        object.__setattr__(self, "net", replace(self.net, hop=1, cond_dim=0, num_speakers=heard))
+        num_speakers = len(self.speakers) + 1 if self.speakers else 0  # the last one is the null speaker
+        object.__setattr__(self, "net", replace(self.net, hop=1, cond_dim=0, num_speakers=num_speakers))
 
 
 class CodePrior(nn.Module):
-    """A WaveNet over speech codes: how likely is what is said, by a speaker or by anybody."""
+    """A WaveNet over speech codes, conditioned on the speaker or on the null speaker."""
 
     def __init__(self, cfg: CodePriorConfig):
         super().__init__()
@@ -67,7 +68,10 @@ class CodePrior(nn.Module):
         self._fingerprint = CachedFingerprint()
 
     def forward(self, codes: Tensor, speaker: Tensor, lengths: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """(B, N) int64, (B,), valid codes (B,) -> loss () in nats per code, weighted with the valid share, logs."""
+        """Codes (B, N) int64, speakers (B,), valid codes (B,) -> loss () in nats per code, logs.
+
+        The loss is weighted with the fraction of valid codes, as that of `SpeechVQVAE.forward`.
+        """
         if self.training and self.cfg.speakers and self.cfg.speaker_dropout:
             hidden = torch.rand(speaker.shape, device=speaker.device) < self.cfg.speaker_dropout
             speaker = torch.where(hidden, self.null_speaker, speaker)
@@ -75,24 +79,24 @@ class CodePrior(nn.Module):
         return loss * (lengths.sum() / codes.numel()), {"bits_per_code": loss.detach() / math.log(2)}
 
     def nll(self, codes: Tensor, speaker: Tensor | None, lengths: Tensor) -> Tensor:
-        """(B, N) int64, (B,), valid codes (B,) -> nats of each row, (B,); `nobody` is the speaker who is not known."""
+        """Codes (B, N) int64, speakers (B,), valid codes (B,) -> negative log-likelihood of each utterance in nats."""
         logits, _ = self.net(self.net.shift(codes), None, speaker if self.cfg.speakers else None)
         losses = F.cross_entropy(logits.float(), codes, reduction="none")
         return (losses * (torch.arange(codes.shape[1], device=codes.device) < lengths[:, None])).sum(1)
 
     @property
     def fingerprint(self) -> str:
-        """A short name for what decides its probabilities: its configuration and its weights."""
+        """12 hex digits: a hash of configuration and weights."""
         facts = config_facts(self.cfg) | {"net": config_facts(self.cfg.net)}
         return self._fingerprint.of(facts, self.state_dict())
 
     @property
     def null_speaker(self) -> int:
-        """Index of the speaker who is not known."""
+        """Index of the null speaker, for utterances of unknown speakers."""
         return len(self.cfg.speakers)
 
     def speaker_ids(self, names: Sequence[str | None]) -> Tensor:
-        """Names -> (B,) int64; None is nobody. Raises ValueError for a name that this prior does not know."""
+        """Names -> (B,) int64; None is the null speaker. Raises ValueError for an unknown name."""
         known = {name: i for i, name in enumerate(self.cfg.speakers)}
         for name in names:
             if name is not None and name not in known:

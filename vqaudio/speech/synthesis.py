@@ -1,7 +1,6 @@
-"""Codes to speech by a model's decoder: utterances together, or one as its codes arrive.
+"""Codes to waveforms with the decoder of a model: a batch of utterances, or one utterance as a stream.
 
-Letters: B utterances, T samples, N frames, D code width, C channels that the decoder is conditioned on (D without a
-context).
+Shapes: B utterances, T samples, N frames, D code dimension, C conditioning channels (D without a context network).
 """
 
 from __future__ import annotations
@@ -23,49 +22,53 @@ CANNOT_DECODE = (
     "the decoder of this model has not been trained (stage: codes); train it first, with --init-from THIS_MODEL and "
     "--model.stage decoder"
 )
-STREAM_FRAMES = 16  # codes of an utterance that are spoken at once where all of them are there
+STREAM_FRAMES = 16  # codes that are decoded at a time when `decode_stream` gets a whole utterance
 
 
 class Piece(NamedTuple):
-    """A part of an utterance that begins with a frame."""
+    """Consecutive frames of an utterance."""
 
-    cond: Tensor  # (D, N), after the context (C, N)
+    cond: Tensor  # (D, N) code vectors; after the context network (C, N)
     num_samples: int  # N * hop; fewer only at the end of the utterance
 
 
-def check_codes(codes: Tensor, codebook_size: int) -> None:
-    """Raises ValueError for codes that are not in 0..K-1."""
+def checked_codes(codes: int | Tensor, codebook_size: int) -> Tensor:
+    """A code, or several (N,), as a caller gives them -> (N,) int64.
+
+    Raises ValueError for numbers that are not whole, and for codes outside 0..K-1.
+    """
+    codes = torch.as_tensor(codes).reshape(-1)
+    if codes.is_floating_point():
+        raise ValueError(f"codes must be whole numbers, got {codes.dtype}")
     if len(codes) and not 0 <= codes.min() <= codes.max() < codebook_size:
         raise ValueError(f"codes must lie in 0..{codebook_size - 1}, got {codes.min()}..{codes.max()}")
+    return codes.long()
 
 
-def pieces(
-    quantizer: Quantizer, arriving: Iterable[int | Tensor], hop: int, num_samples: int | None
-) -> Iterator[Piece]:
-    """Codes as they arrive, one or some (N,) at a time -> pieces, `num_samples` in all (None: whole frames)."""
-    for some in arriving:
-        codes = torch.as_tensor(some).reshape(-1)
-        if codes.is_floating_point():
-            raise ValueError(f"codes must be whole numbers, got {codes.dtype}")
-        check_codes(codes, quantizer.codebook_size)
+def pieces(quantizer: Quantizer, arriving: Iterable[Tensor], hop: int, num_samples: int | None) -> Iterator[Piece]:
+    """Consecutive codes (N,) int64 in 0..K-1 -> pieces of `num_samples` samples in total (None: whole frames)."""
+    for codes in arriving:
         samples = len(codes) * hop if num_samples is None else min(len(codes) * hop, num_samples)
         num_samples = None if num_samples is None else num_samples - samples
         if samples:
-            yield Piece(quantizer.decode(codes.long().to(quantizer.device)[None])[0], samples)
+            yield Piece(quantizer.decode(codes.to(quantizer.device)[None])[0], samples)
 
 
 @torch.no_grad()
 def contextualize(
     context: Context | None, decoder: WaveNet, arriving: Iterable[Piece], speaker: Tensor | None
 ) -> Iterator[Piece]:
-    """Pieces of code vectors (D, N) of one utterance, speaker (1,) -> the same as the decoder hears them, (C, N)."""
+    """Pieces with code vectors (D, N) of one utterance, speaker (1,) -> pieces with the decoder's conditioning (C, N).
+
+    The same bits however the utterance is divided into pieces.
+    """
     if context is None:
         yield from arriving
         return
-    voice = None if decoder.speaker is None or speaker is None else decoder.speaker(speaker)
+    embedding = None if decoder.speaker is None or speaker is None else decoder.speaker(speaker)
     state = context.start(context.code.weight)
     for piece in arriving:
-        cond, state = context.extend(piece.cond[None], voice, state)
+        cond, state = context.extend(piece.cond[None], embedding, state)
         yield piece._replace(cond=cond[0])
 
 
@@ -76,9 +79,9 @@ def synthesize(
     num_samples: Sequence[int],
     sampling: SamplingConfig,
 ) -> list[Tensor]:
-    """cond (B, C, N), speaker (B,), samples of each utterance -> their waveforms, (T,) float32 in [-1, 1].
+    """cond (B, C, N), speaker (B,), length of each utterance in samples -> waveforms, (T,) float32 in [-1, 1].
 
-    Each utterance has a generator of its own with the same seed, so that it does not depend on the others.
+    Each utterance has its own random generator with the same seed, so that it does not depend on the others.
     """
     classes = generate(
         decoder,
@@ -99,9 +102,9 @@ def synthesize_stream(
     speaker: Tensor | None,
     sampling: SamplingConfig,
 ) -> Iterator[Tensor]:
-    """Pieces of one utterance, speaker (1,) -> the waveform of each, (T,) float32 in [-1, 1], as it comes.
+    """Pieces of one utterance, speaker (1,) -> the waveform of each piece, (T,) float32 in [-1, 1].
 
-    Together they equal `synthesize` on the whole utterance.
+    Concatenated, they equal `synthesize` on the whole utterance.
     """
     state = choose(decoder, sampling).open(speaker, 1)
     generator = torch.Generator().manual_seed(sampling.seed)

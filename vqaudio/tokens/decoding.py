@@ -41,22 +41,22 @@ class DecodedUtterance(NamedTuple):
 
 
 def decode_jobs(
-    model: SpeechVQVAE, lines: Iterable[DecodeJob], sampling: SamplingConfig = SamplingConfig(), *, batch: int = 16
+    model: SpeechVQVAE, jobs: Iterable[DecodeJob], sampling: SamplingConfig = SamplingConfig(), *, batch: int = 16
 ) -> Iterator[DecodedUtterance]:
-    """Decodes all jobs in `lines`, `batch` at a time; within a window of batches, the longest come first.
+    """Decodes all jobs in `jobs`, `batch` at a time; within a window of batches, the longest come first.
 
     Raises ValueError for `batch` below 1 and where `model.decode` does.
     """
     if batch < 1:
         raise ValueError(f"batch must be at least 1, got {batch}")
-    lines = iter(lines)
-    while window := sorted(islice(lines, WINDOW * batch), key=lambda line: -line.tokens.num_samples):
+    jobs = iter(jobs)
+    while window := sorted(islice(jobs, WINDOW * batch), key=lambda job: -job.tokens.num_samples):
         for start in range(0, len(window), batch):
             together = window[start : start + batch]
-            names = [line.speaker for line in together if line.speaker is not None]
-            wavs = model.decode_batch([line.tokens for line in together], names or None, sampling)
-            for line, wav in zip(together, wavs, strict=True):
-                yield DecodedUtterance(line, wav)
+            names = [job.speaker for job in together if job.speaker is not None]
+            wavs = model.decode_batch([job.tokens for job in together], names or None, sampling)
+            for job, wav in zip(together, wavs, strict=True):
+                yield DecodedUtterance(job, wav)
 
 
 class SpeakerAssignment(NamedTuple):

@@ -57,11 +57,11 @@ def sample_rows(
     wanted = [(speaker, number) for speaker in speakers for number in range(count)]
     for start in range(0, len(wanted), AT_ONCE):
         part = wanted[start : start + AT_ONCE]
-        told = [speaker if speaker in prior.cfg.speakers else None for speaker, _ in part]
+        conditioned_on = [speaker if speaker in prior.cfg.speakers else None for speaker, _ in part]
         generators = [torch.Generator().manual_seed(int(seeds[number])) for _, number in part]
         before = None if prompt is None else prompt.codes.expand(len(part), -1)
-        drawn = prior.sample(steps, told, before, sampling, generator=generators).cpu()
-        for (speaker, number), codes in zip(part, drawn, strict=True):
+        sampled = prior.sample(steps, conditioned_on, before, sampling, generator=generators).cpu()
+        for (speaker, number), codes in zip(part, sampled, strict=True):
             whole = codes if prompt is None else torch.cat([prompt.codes, codes])
             tokens = Tokens(whole, len(whole) * model.hop, model.sample_rate, model.hop, model.fingerprint)
             yield TokenRow(_id(speaker, number), speaker, tokens)
