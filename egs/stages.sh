@@ -1,6 +1,7 @@
 # Argument parsing of every run.sh. To be sourced with these variables set:
 #   stage=0 stop_stage=7     first and last stage; changed by --stage and --stop-stage
 #   options="data out"       further variables that can be set by flags: --data and --out
+#   repository=PATH          root of the checkout
 # Arguments after -- are left in "$@".
 last_stage=$stop_stage
 
@@ -20,4 +21,6 @@ if ! [[ $stage =~ ^[0-$last_stage]$ && $stop_stage =~ ^[0-$last_stage]$ && $stag
     echo "stages must lie in 0 to $last_stage, with --stage at most --stop-stage; got --stage $stage --stop-stage $stop_stage" >&2
     exit 2
 fi
+# LAUNCH: how recipes are started; "python" on one process, "torchrun --nproc_per_node 4", ...
+launch() { ${LAUNCH:-accelerate launch} "$repository/recipes/$1" "${@:2}"; }
 runs() { [ "$stage" -le "$1" ] && [ "$stop_stage" -ge "$1" ]; }

@@ -49,7 +49,7 @@ def test_stages_1_to_6_run_on_real_speech(tmp_path: Path) -> None:
     command += ["--conf", str(tmp_path / "tiny.yaml"), "--prior", str(tmp_path / "prior.yaml")]
     command += ["--manifests", str(tmp_path / "data"), "--out", str(tmp_path / "exp"), "--", "--fit.steps", "2"]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": path})
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": path, "LAUNCH": "python"})
     assert done.returncode == 0, done.stdout + done.stderr
     figures = json.loads((tmp_path / "exp/report/report.json").read_text())
     assert figures["rates"]["data"]["overall"]["nominal"]["bits_per_second"] == pytest.approx(4 * 125, rel=0.01)

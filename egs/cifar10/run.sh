@@ -4,6 +4,7 @@
 #   egs/cifar10/run.sh                                        all stages, starting with the 170 MB download
 #   egs/cifar10/run.sh --stage 1 --data PATH                  with an existing archive or .npz file
 #   egs/cifar10/run.sh --conf egs/cifar10/conf/cpu            small models for a CPU instead of the paper's sizes
+#   egs/cifar10/run.sh --baselines "vae"                      fewer baselines than vae, vimco and gumbel
 #   egs/cifar10/run.sh --stage 2 --stop-stage 2 -- --fit.lr 1e-4    arguments after -- are passed to the recipes
 set -euo pipefail
 repository=$(cd "$(dirname "$0")/../.." && pwd)
@@ -13,9 +14,10 @@ data=data/cifar-10-binary.tar.gz
 packed=data/cifar10
 out=exp/cifar10
 conf=$repository/egs/cifar10/conf
-options="data packed out conf"
+baselines="vae vimco gumbel"
+options="data packed out conf baselines"
 source "$repository/egs/stages.sh"
-train() { accelerate launch "$repository/recipes/$1" "$2" --data "$packed" "${@:3}"; }
+train() { launch "$1" "$2" --data "$packed" "${@:3}"; }
 
 if runs 0; then
     echo "== Stage 0: download CIFAR-10 =="
@@ -30,8 +32,8 @@ if runs 2; then
     train train_image.py "$conf/vqvae.yaml" --out "$out/vqvae" "$@"
 fi
 if runs 3; then
-    echo "== Stage 3: train the baselines VAE, VIMCO and Gumbel-softmax =="
-    for kind in vae vimco gumbel; do
+    echo "== Stage 3: train the baselines ($baselines) =="
+    for kind in $baselines; do
         train train_image.py "$conf/vqvae.yaml" --kind "$kind" --out "$out/$kind" "$@"
     done
 fi
@@ -47,7 +49,7 @@ fi
 if runs 6; then
     echo "== Stage 6: evaluate on the test images and draw samples =="
     vqaudio evaluate --model "$out/vqvae" --prior "$out/prior" --data "$packed" --out "$out/report/vqvae" --overwrite
-    for kind in vae vimco gumbel; do
+    for kind in $baselines; do
         vqaudio evaluate --model "$out/$kind" --data "$packed" --out "$out/report/$kind" --overwrite
     done
     vqaudio evaluate --model "$out/hierarchical" --data "$packed" --first "$out/vqvae" --out "$out/report/hierarchical" --overwrite

@@ -30,7 +30,7 @@ if runs 1; then
 fi
 if runs 2; then
     echo "== Stage 2: train the tokenizer =="
-    accelerate launch "$repository/recipes/train.py" "$conf" --out "$out" \
+    launch train.py "$conf" --out "$out" \
         --train "$manifests/train.jsonl" --valid "$manifests/valid.jsonl" "$@"
 fi
 if runs 3; then
@@ -39,7 +39,7 @@ if runs 3; then
     for part in train valid; do
         vqaudio tokenize "$manifests/$part.jsonl" --model "$out" --out "$out/tokens/$part.jsonl" --overwrite
     done
-    accelerate launch "$repository/recipes/train_prior.py" "$prior" --model "$out" --out "$out/prior" \
+    launch train_prior.py "$prior" --model "$out" --out "$out/prior" \
         --tokens "$out/tokens/train.jsonl" --valid-tokens "$out/tokens/valid.jsonl" "$@"
 fi
 if runs 4; then

@@ -32,7 +32,7 @@ if runs 1; then
 fi
 if runs 2; then
     echo "== Stage 2: train the tokenizer =="
-    accelerate launch "$repository/recipes/train.py" "$conf" --out "$out" \
+    launch train.py "$conf" --out "$out" \
         --train "$manifests/train.jsonl" --valid "$manifests/valid.jsonl" "$@"
 fi
 if runs 3; then
@@ -49,7 +49,7 @@ if runs 4; then
 fi
 if runs 5; then
     echo "== Stage 5: train a prior and evaluate the bitrate =="
-    accelerate launch "$repository/recipes/train_prior.py" "$prior" --model "$out" --out "$out/prior" \
+    launch train_prior.py "$prior" --model "$out" --out "$out/prior" \
         --tokens "$out/tokens/train.jsonl" --valid-tokens "$out/tokens/valid.jsonl" "$@"
     vqaudio evaluate --model "$out" --prior "$out/prior" --train-tokens "$out/tokens/train.jsonl" \
         --data "$manifests" --only conditioning_gap bitrate --no-html --out "$out/report" --overwrite
