@@ -24,7 +24,7 @@ lint: .venv/ready
 	$(BIN)/pyright
 
 test: lint
-	OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+	OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 bench: .venv/ready
 	$(BIN)/python tests/bench/bench_tokenize.py

@@ -1,6 +1,8 @@
 """Tiny models that many tests share. Their weights are random, none of them zero, so that every path counts."""
 
-from collections.abc import Callable
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,25 @@ def _randomise(module: nn.Module, seed: int = 0) -> nn.Module:
             scale = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.2
             parameter.copy_(noise * scale)
     return module
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: workers take whole files, and a slow one at the end would leave the others idle."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: not slow[item.path])  # stable: the tests of a file stay together
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator() -> Iterator[None]:
+    """Resets Accelerate's global state, because other tests in this process train with another precision."""
+    _reset_accelerator()
+    yield
+    _reset_accelerator()
+
+
+def _reset_accelerator() -> None:
+    if (state := sys.modules.get("accelerate.state")) is not None:  # importing it takes time that most tests need not
+        state.AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="session")

@@ -148,11 +148,11 @@ def _refuse(images: Path, runs: Path, capsys: pytest.CaptureFixture[str]) -> Non
         (["tokenize", str(images), "--model", vqvae], "this verb needs a SpeechVQVAE"),
         (["sample", "--prior", vqvae, "--model", vqvae], "ImageVQVAE, not a prior"),
         (["sample", "--prior", prior, "--model", vqvae, "--label", "green"], "class 'green' is not in this prior"),
-        (["sample", "--prior", prior, "--model", vqvae, "--speaker", "p225"], "--speaker and --prompt are for speech"),
+        (["sample", "--prior", prior, "--model", vqvae, "--speaker", "p225"], "--speaker and --prompt apply to speech"),
         (["evaluate", "--model", prior, *data], "ImagePrior cannot be evaluated alone"),
         (["evaluate", "--model", second, *data], "--first names the image model"),
         (["evaluate", "--model", vqvae, "--first", vqvae, *data], "--first is for a second-level image model"),
-        (["evaluate", "--model", vae, "--prior", prior, *data], "the model is of kind ImageVAE"),
+        (["evaluate", "--model", vae, "--prior", prior, *data], "needs an ImageVQVAE as --model, got a ImageVAE"),
         (["evaluate", "--model", vae, "--only", "codebook_usage", *data], "do not apply to it"),
     ):
         capsys.readouterr()

@@ -99,7 +99,7 @@ def test_vimco_of_a_whole_model_has_the_gradient_of_the_bound_over_all_configura
         probability = sum(log_q for _, log_q in pairs).exp()  # pyright: ignore[reportAttributeAccessIssue]
         exact = exact - probability * (torch.logsumexp(log_f, 0) - math.log(2)) / smallest.num_dims
         drawn = torch.stack([first, second])[:, None]  # (S, B, M, h, w)
-        monkeypatch.setattr("vqaudio.images.baselines.draw_codes", lambda _, draws, drawn=drawn: drawn)
+        monkeypatch.setattr("vqaudio.images.baselines.sample_codes", lambda _, draws, drawn=drawn: drawn)
         loss, _ = model(image)
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
         for total, gradient in zip(estimated, gradients, strict=True):

@@ -54,7 +54,7 @@ def test_a_saved_model_makes_the_same_codes(image_model: ImageVQVAE, images: Ten
     assert loaded.cfg == image_model.cfg
     assert loaded.fingerprint == image_model.fingerprint
     assert torch.equal(loaded.encode(images), image_model.encode(images))
-    with pytest.raises(ModelError, match="is a model of kind ImageVQVAE, and SpeechVQVAE is wanted"):
+    with pytest.raises(ModelError, match="is a model of kind ImageVQVAE, but SpeechVQVAE is required"):
         load_model(tmp_path / "model")
 
 

@@ -1,23 +1,13 @@
 """Clips of real speech of two speakers that the tiny model does not know."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import soundfile
-from accelerate.state import AcceleratorState
 
 from vqaudio.data.audio import read_audio
 
 MINI = Path(__file__).parents[2] / "egs/mini/wav16"
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerator() -> Iterator[None]:
-    """Resets Accelerate's global state, because other tests in this process train with another precision."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="session")

@@ -184,7 +184,7 @@ def test_what_codes_and_speakers_are_worth_to_the_spectrum(config, model) -> Non
     ("changes", "message"),
     [
         ({"stage": "both"}, "'joint', 'codes' or 'decoder'"),
-        ({"context": ContextConfig()}, "asked of a context"),
+        ({"context": ContextConfig()}, "needs a context network"),
         ({"spectrum": LogMelConfig(n_mels=10, hop_length=50, win_length=100)}, "divides"),
         ({"spectrum": LogMelConfig(), "stage": "codes"}, "spectrum.n_mels"),
         ({"spectrum_loss_weight": 0.0}, "spectrum_loss_weight"),

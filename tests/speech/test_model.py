@@ -434,7 +434,7 @@ def test_gradients_reach_everything_that_learns(codebook) -> None:
 
 
 def test_waveforms_of_whole_numbers_are_refused(tiny_model: SpeechVQVAE) -> None:
-    with pytest.raises(ValueError, match=r"floating-point samples in \[-1, 1\], got torch.int16"):
+    with pytest.raises(ValueError, match=r"must be floating-point, in \[-1, 1\], got torch.int16"):
         tiny_model.tokenize(np.zeros(100, dtype=np.int16))
 
 

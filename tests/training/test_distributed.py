@@ -258,7 +258,7 @@ def test_the_recipe_launched_on_two_processes_equals_one(host, launched, tiny: P
         torch.testing.assert_close(two[name], value, rtol=1e-3, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}")
     facts = json.loads((runs / "two/checkpoints/00000006/state.json").read_text())["facts"]
     assert facts["processes"] == 2 and "training on 2 processes (cpu, float32, 1 thread each)" in output
-    assert output.count("step 6: young") == 1 and "valid gap" in output
+    assert output.count("step 6: too early") == 1 and "valid conditioning gap" in output
     rows = read_metrics(runs / "two/metrics.jsonl")
     assert [(row["kind"], row["step"]) for row in rows] == [*(("train", 1), ("train", 4), ("train", 6), ("valid", 6))]
     assert (runs / "two/curves.png").read_bytes().startswith(b"\x89PNG")

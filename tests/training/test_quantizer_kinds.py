@@ -73,7 +73,7 @@ def test_its_fingerprint_is_its_own_and_vqaudio_info_tells_it(trained, capsys) -
     model = load_model(out)
     assert main(["info", str(out)]) == 0
     printed = capsys.readouterr().out
-    assert model.fingerprint in printed and f"{size} codes of width 8" in printed
+    assert model.fingerprint in printed and f"{size} codes of dimension 8" in printed
     weights = model.quantizer.code_weights()
     for weight in weights.values():
         before = model.fingerprint

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from vqaudio.data.alignments import Alignment
     from vqaudio.data.manifest import Utterance
 
-MADE_BY = "machine-made by vqaudio align: pocketsphinx's forced alignment of the manifest's texts"
+MADE_BY = "forced alignment by vqaudio align with pocketsphinx, from the texts of the manifest"
 AGREEMENT = "same class as TIMIT's hand labels in 74 % of the time (41 classes), 75 % of their boundaries within 20 ms"
 
 
