@@ -5,7 +5,7 @@ import pytest
 
 import vqaudio.data.corpora as corpora
 from vqaudio.data.audio import AudioError
-from vqaudio.data.corpora import folder, librispeech, prepare, speaker_info, vctk
+from vqaudio.data.corpora import folder, librispeech, prepare, vctk
 from vqaudio.data.manifest import read_manifest
 
 
@@ -157,30 +157,6 @@ def test_text_in_another_encoding_is_named(vctk_080) -> None:
     (vctk_080 / "txt/p225/p225_001.txt").write_bytes("é".encode("latin-1"))
     with pytest.raises(ValueError, match=r"p225_001\.txt is not UTF-8"):
         vctk(vctk_080)
-
-
-@pytest.mark.parametrize("prefix", ["", "p"])
-def test_speaker_info(tmp_path, prefix) -> None:
-    _text(
-        tmp_path / "speaker-info.txt",
-        "ID  AGE  GENDER  ACCENTS  REGION COMMENTS\n"
-        f"{prefix}225  23  F    English    Southern  England\n"
-        f"{prefix}248  23  F    Indian\n"
-        "\n"
-        f"{prefix}280  25  F    Unknown    France (mic2 files unavailable)\n",
-    )
-    assert speaker_info(tmp_path) == {
-        "p225": {"age": "23", "gender": "F", "accent": "English", "region": "Southern England"},
-        "p248": {"age": "23", "gender": "F", "accent": "Indian"},
-        "p280": {
-            "age": "25",
-            "gender": "F",
-            "accent": "Unknown",
-            "region": "France",
-            "comment": "mic2 files unavailable",
-        },
-    }
-    assert speaker_info(tmp_path / "elsewhere") == {}
 
 
 def test_prepare_writes_manifests_that_read_back(vctk_080, tmp_path) -> None:

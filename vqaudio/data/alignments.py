@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import dropwhile, takewhile
+from itertools import dropwhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -136,12 +136,6 @@ def read_tsv_of_one(path: Path) -> Alignment:
     for number, (start, end, label) in _table(path, HEADER_OF_ONE):
         checked.add(number, start, end, label)
     return checked.alignment
-
-
-def read_notes(path: Path) -> list[str]:
-    """The comment lines above the header of a .tsv file."""
-    lines = path.read_text(encoding="utf-8-sig").split("\n")
-    return [line[1:].strip() for line in takewhile(_is_note, lines)]
 
 
 def write_alignments(

@@ -211,26 +211,6 @@ def _held_out(path: Path, utterances: list[Utterance]) -> frozenset[str]:
     return named
 
 
-def speaker_info(root: str | Path) -> dict[str, dict[str, str]]:
-    """Parse speaker-info.txt of VCTK: {"p225": {"age", "gender", "accent", "region", "comment"}, ...}.
-
-    Fields missing from a row are absent. The columns are ragged, comments are in parentheses, and VCTK 0.80
-    writes 225 for p225. Returns an empty dict if the file is missing.
-    """
-    info: dict[str, dict[str, str]] = {}
-    for line in (_read_text(Path(root) / "speaker-info.txt") or "").splitlines()[1:]:
-        line, _, comment = line.partition("(")
-        fields = line.split(maxsplit=4)
-        if fields:
-            speaker = f"p{fields[0]}" if fields[0].isdigit() else fields[0]
-            keys = ("age", "gender", "accent", "region")
-            values = (" ".join(value.split()) for value in fields[1:])
-            info[speaker] = dict(zip(keys, values, strict=False))
-            if comment:
-                info[speaker]["comment"] = comment.rstrip(") ")
-    return info
-
-
 def _existing(root: str | Path) -> Path:
     root = Path(root)
     if not root.exists():
