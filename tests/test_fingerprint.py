@@ -3,7 +3,7 @@
 import copy
 import pickle
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from vqaudio.images.vqvae import ImageConfig, ImageVQVAE
 from vqaudio.nn.encoder import EncoderConfig
 from vqaudio.nn.frontend import LogMelConfig
 from vqaudio.nn.fsq import FSQConfig
+from vqaudio.nn.quantizer import QuantizerConfig
 from vqaudio.nn.vector_quantizer import VectorQuantizerConfig
 from vqaudio.nn.wavenet import WaveNetConfig
 from vqaudio.speech.config import SpeechVQVAEConfig
@@ -23,8 +24,7 @@ from vqaudio.speech.prior import CodePrior, CodePriorConfig
 CONFIGS = [
     EncoderConfig,
     LogMelConfig,
-    VectorQuantizerConfig,
-    FSQConfig,
+    *get_args(QuantizerConfig),
     ImageCoderConfig,
     CodePriorConfig,
     WaveNetConfig,
