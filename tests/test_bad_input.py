@@ -153,7 +153,7 @@ def test_unusual_files_work(tmp_path, run, rate, channels, subtype) -> None:
         ("tokenize good.wav ./good.wav --out t.jsonl", "would have the same id 'good'"),
         (
             "tokenize good.wav --out t.csv",
-            "token files are named NAME.jsonl or NAME.parquet; a name without",
+            "token files are named NAME.jsonl or NAME.parquet",
         ),
         ("tokenize good.wav --out t.tar", ".tar is not supported yet"),
         ("tokenize good.wav --out missing/t.jsonl", "its folder missing does not exist"),

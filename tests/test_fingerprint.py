@@ -3,7 +3,7 @@
 import copy
 import pickle
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from vqaudio.images.vqvae import ImageConfig, ImageVQVAE
 from vqaudio.nn.encoder import EncoderConfig
 from vqaudio.nn.frontend import LogMelConfig
 from vqaudio.nn.fsq import FSQConfig
+from vqaudio.nn.quantizer import QuantizerConfig
 from vqaudio.nn.vector_quantizer import VectorQuantizerConfig
 from vqaudio.nn.wavenet import WaveNetConfig
 from vqaudio.speech.config import SpeechVQVAEConfig
@@ -23,8 +24,7 @@ from vqaudio.speech.prior import CodePrior, CodePriorConfig
 CONFIGS = [
     EncoderConfig,
     LogMelConfig,
-    VectorQuantizerConfig,
-    FSQConfig,
+    *get_args(QuantizerConfig),
     ImageCoderConfig,
     CodePriorConfig,
     WaveNetConfig,
@@ -58,16 +58,18 @@ def test_a_field_that_is_not_listed_is_named() -> None:
     with pytest.raises(TypeError, match=r"Wider.FINGERPRINT must list each field once.*'groups' is listed 0 times"):
         config_facts(Wider())
 
+    listed = EncoderConfig.FINGERPRINT
+
     @dataclass(frozen=True)
     class Listed(EncoderConfig):
-        FINGERPRINT = replace(EncoderConfig.FINGERPRINT, never=("groups",))
+        FINGERPRINT = replace(listed, never=(*listed.never, "groups"))
 
     with pytest.raises(TypeError, match="'groups' is no field"):
         config_facts(Listed())
 
     @dataclass(frozen=True)
     class Twice(EncoderConfig):
-        FINGERPRINT = replace(EncoderConfig.FINGERPRINT, never=("dim",))
+        FINGERPRINT = replace(listed, never=(*listed.never, "dim"))
 
     with pytest.raises(TypeError, match="'dim' is listed 2 times"):
         config_facts(Twice())

@@ -136,7 +136,7 @@ def test_an_empty_folder_may_be_filled(tmp_path, rows) -> None:
 @pytest.mark.parametrize(
     ("target", "error", "message"),
     [
-        ("t.tar", ValueError, r"NAME\.jsonl or NAME\.parquet; a name without a suffix is a folder .*not supported yet"),
+        ("t.tar", ValueError, r"NAME\.jsonl or NAME\.parquet.*; a name without a suffix .*not supported yet"),
         ("t.npy", ValueError, "a name without a suffix is a folder of .npy files"),
         ("missing/t.jsonl", FileNotFoundError, "does not exist; make it first"),
         ("missing/t", FileNotFoundError, "does not exist; make it first"),
@@ -238,9 +238,9 @@ def test_files_that_are_not_token_files_are_refused(tmp_path, rows) -> None:
         read_tokens(tmp_path / "missing.jsonl")
     with pytest.raises(FileNotFoundError, match=r"no index\.jsonl"):
         read_tokens(tmp_path)
-    (tmp_path / "t.txt").write_text("x")
+    (tmp_path / "t.csv").write_text("x")
     with pytest.raises(ValueError, match="is not a token file"):
-        read_tokens(tmp_path / "t.txt")
+        read_tokens(tmp_path / "t.csv")
     (tmp_path / "empty.jsonl").write_text("\n\n")
     with pytest.raises(ValueError, match="no token rows"):
         list(read_tokens(tmp_path / "empty.jsonl"))

@@ -37,7 +37,7 @@ def decode(
     """Decode tokens to speech.
 
     Args:
-        tokens: output of vqaudio tokenize with the same model: a .jsonl or .parquet file, or a folder
+        tokens: output of vqaudio tokenize with the same model: a token file or folder
         out: folder, in which each row becomes ID.wav; with --stream a file (.wav, .flac, or .pcm without a header), or
             - for headerless 16-bit little-endian samples on standard output, for example for a player
     """

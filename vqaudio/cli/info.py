@@ -13,8 +13,7 @@ def info(source: Positional[Annotated[str, arg(metavar="M_OR_TOKENS")]]) -> int:
     """Print properties of a model or a token file.
 
     Args:
-        source: a model (a shipped name, a folder or a Hugging Face Hub id), or tokens (a .jsonl or .parquet
-            file, or a folder)
+        source: a model (a shipped name, a folder or a Hugging Face Hub id), or a token file or folder
     """
     from vqaudio.images.describe import image_facts
     from vqaudio.speech.describe import model_facts, prior_facts

@@ -36,7 +36,7 @@ def pack(
     To unpack the archive, the same prior and the same kind of processor are required.
 
     Args:
-        tokens: output of vqaudio tokenize: a .jsonl or .parquet file, or a folder
+        tokens: output of vqaudio tokenize: a token file or folder
         out: archive to write, NAME.vqa
     """
     from vqaudio.tokens import archive
@@ -62,7 +62,8 @@ def unpack(
 
     Args:
         archive: output of vqaudio pack, NAME.vqa
-        out: NAME.jsonl or NAME.parquet, or a name without a suffix for a folder of .npy files with an index.jsonl
+        out: token file, such as NAME.jsonl or NAME.parquet, or a name without a suffix for a folder of .npy files
+            with an index.jsonl
     """
     from vqaudio.tokens.archive import archive_facts
     from vqaudio.tokens.archive import unpack as unpack_rows

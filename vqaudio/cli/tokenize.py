@@ -36,7 +36,8 @@ def tokenize(
     manifest gives ids and speakers itself.
 
     Args:
-        out: NAME.jsonl or NAME.parquet, or a name without a suffix for a folder of .npy files with an index.jsonl
+        out: token file, such as NAME.jsonl or NAME.parquet, or a name without a suffix for a folder of .npy files
+            with an index.jsonl
     """
     from vqaudio.speech.describe import bits_per_second
     from vqaudio.tokens.bulk import find_sources, tokenize_all

@@ -30,7 +30,7 @@ class SpeechVQVAEConfig:
     normalizer: NormalizerKind = "frame"
     """normalisation before the quantizer: none, affine, batch, frame or unit"""
     quantizer: QuantizerConfig = field(default_factory=VectorQuantizerConfig)
-    """quantizer, of kind vq or fsq"""
+    """quantizer, one of those in the union; `kind` chooses it"""
     decoder: WaveNetConfig = field(default_factory=WaveNetConfig)
     """WaveNet decoder; its hop, cond_dim and num_speakers follow from the other options"""
     context: ContextConfig = field(default_factory=ContextConfig)

@@ -2,6 +2,7 @@
 
 The folder contains ID.npy with the codes, (N,) int64, of every utterance, and index.jsonl with the rows without their
 codes. All formats are read and written row by row, so only the ids of a corpus are held in memory. Nothing is pickled.
+A further format of one file per corpus is a row of the table FORMATS, at the end.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,11 +21,21 @@ from vqaudio.tokens.rows import TokenRow, format_row, make_row, parse_row
 
 LINES = ".jsonl"
 INDEX = f"index{LINES}"
-FORMATS = f"token files are named NAME{LINES} or NAME{PARQUET}; a name without a suffix is a folder of .npy files"
+
+
+class Format(NamedTuple):
+    """How a file with one row per utterance is written and read."""
+
+    write: Callable[[Path, Iterable[TokenRow]], None]
+    """writes a new file"""
+    read: Callable[[Path], Iterator[TokenRow]]
+    """the checked rows of an existing file, one by one; its errors name the line or row, as those of `_checked`"""
+    check: Callable[[], None] = lambda: None
+    """raises ModuleNotFoundError if a package is missing that writing needs"""
 
 
 def write_tokens(path: str | Path, rows: Iterable[TokenRow], *, overwrite: bool = False) -> None:
-    """Writes the rows to `path`, a .jsonl or .parquet file or a folder, atomically.
+    """Writes the rows to `path`, a file with a suffix in FORMATS or a folder, atomically.
 
     If `rows` raises, `path` stays as it was. Raises ValueError for another suffix, a repeated id or no rows, OSError if
     writing fails, FileExistsError for an existing file without `overwrite` and for a folder that contains other files
@@ -33,13 +44,9 @@ def write_tokens(path: str | Path, rows: Iterable[TokenRow], *, overwrite: bool 
     path = Path(path)
     check_target(path, overwrite=overwrite)
     rows = _distinct(rows, path)
-    if path.suffix == PARQUET:
+    if path.suffix in FORMATS:
         with atomic_file(path, overwrite=overwrite) as temporary:
-            write_parquet(temporary, rows)
-    elif path.suffix == LINES:
-        with atomic_file(path, overwrite=overwrite) as temporary, temporary.open("w", encoding="utf-8") as file:
-            for row in rows:
-                file.write(format_row(row) + "\n")
+            FORMATS[path.suffix].write(temporary, rows)
     else:
         with atomic_folder(path) as folder, (folder / INDEX).open("w", encoding="utf-8") as index:
             for row in rows:
@@ -48,7 +55,7 @@ def write_tokens(path: str | Path, rows: Iterable[TokenRow], *, overwrite: bool 
 
 
 def read_tokens(path: str | Path) -> Iterator[TokenRow]:
-    """Reads and checks the rows of a .jsonl file, a .parquet file or a folder, one by one.
+    """Reads and checks the rows of a file with a suffix in FORMATS or of a folder, one by one.
 
     Raises FileNotFoundError and, for Parquet without pyarrow, ModuleNotFoundError at once. While the rows are read,
     raises ValueError, with the number of the line or row, for an invalid row (see `make_row`), a repeated id, a damaged
@@ -61,11 +68,9 @@ def read_tokens(path: str | Path) -> Iterator[TokenRow]:
         return _read_lines(path / INDEX, lambda id: _load_npy(path / f"{id}.npy"))
     if not path.exists():
         raise FileNotFoundError(f"token file {path} does not exist; vqaudio tokenize creates token files")
-    if path.suffix == PARQUET:
-        return _checked(path, "row", enumerate(read_parquet(path), start=1), make_row)
-    if path.suffix != LINES:
-        raise ValueError(f"{path} is not a token file: {FORMATS}")
-    return _read_lines(path)
+    if path.suffix not in FORMATS:
+        raise ValueError(f"{path} is not a token file: {NAMES}")
+    return FORMATS[path.suffix].read(path)
 
 
 def read_token_files(paths: Iterable[str | Path]) -> list[TokenRow]:
@@ -87,14 +92,13 @@ def read_token_files(paths: Iterable[str | Path]) -> list[TokenRow]:
 def names_tokens(path: str | Path) -> bool:
     """Whether a path names tokens: by its suffix or, for a folder, by its index file."""
     path = Path(path)
-    return path.suffix in (LINES, PARQUET) or (path / INDEX).is_file()
+    return path.suffix in FORMATS or (path / INDEX).is_file()
 
 
 def check_target(path: Path, *, overwrite: bool) -> None:
     """Raises what `write_tokens` would raise for `path`, before any rows are computed."""
-    if path.suffix == PARQUET:
-        check_pyarrow()
-    if path.suffix in (LINES, PARQUET):
+    if path.suffix in FORMATS:
+        FORMATS[path.suffix].check()
         check_writable(path, overwrite=overwrite)
     elif path.is_dir():
         with os.scandir(path) as entries:
@@ -105,9 +109,9 @@ def check_target(path: Path, *, overwrite: bool) -> None:
         if names and not overwrite:
             raise FileExistsError(f"{path} exists already; pass --overwrite to replace it")
     elif path.suffix:
-        raise ValueError(f"cannot write {path}: {FORMATS}; .tar is not supported yet")
+        raise ValueError(f"cannot write {path}: {NAMES}; .tar is not supported yet")
     elif path.exists():
-        raise NotADirectoryError(f"cannot write {path}: it is a file; {FORMATS}")
+        raise NotADirectoryError(f"cannot write {path}: it is a file; {NAMES}")
     else:
         check_writable(path, overwrite=overwrite)
 
@@ -123,10 +127,20 @@ def _distinct(rows: Iterable[TokenRow], path: Path) -> Iterator[TokenRow]:
         raise ValueError(f"cannot write {path}: there are no utterances; give at least one")
 
 
+def _write_lines(path: Path, rows: Iterable[TokenRow]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(format_row(row) + "\n")
+
+
 def _read_lines(path: Path, load_codes: Callable[[str], np.ndarray] | None = None) -> Iterator[TokenRow]:
     with path.open("rb") as file:
         lines = ((number, line) for number, line in enumerate(file, start=1) if line.strip())
         yield from _checked(path, "line", lines, lambda line: parse_row(line, load_codes))
+
+
+def _read_parquet(path: Path) -> Iterator[TokenRow]:
+    return _checked(path, "row", enumerate(read_parquet(path), start=1), make_row)
 
 
 def _checked(
@@ -157,3 +171,13 @@ def _load_npy(path: Path) -> np.ndarray:
         raise ValueError(
             f"{path.name} is not a readable .npy file ({error}); copy or compute the tokens again"
         ) from error
+
+
+FORMATS = {
+    LINES: Format(_write_lines, _read_lines),
+    PARQUET: Format(write_parquet, _read_parquet, check_pyarrow),
+}
+NAMES = (
+    f"token files are named {' or '.join(f'NAME{suffix}' for suffix in FORMATS)}; a name without a suffix is a folder "
+    "of .npy files"
+)
