@@ -124,7 +124,7 @@ def test_prepare_makes_the_same_audio_again(prepare, tmp_path, wavs):
         pytest.skip(f"the corpus was made with espeak-ng 1.51 and flite 2.2, here: {versions}")
     text = prepare.read_sentences()[0]
     for voice in prepare.VOICES:
-        again = prepare.level(prepare.speak(voice, text, tmp_path).wav) / 32768
+        again = prepare.level(prepare.synthesise(voice, text, tmp_path).wav) / 32768
         stored = wavs[f"{voice.name}_001"]
         assert len(again) == len(stored), voice.name
         assert np.abs(again - stored).max() <= 1 / 32768, voice.name
@@ -132,7 +132,7 @@ def test_prepare_makes_the_same_audio_again(prepare, tmp_path, wavs):
 
 def test_prepare_refuses_to_overwrite(prepare, tmp_path):
     (tmp_path / "train.jsonl").write_text("mine")
-    with pytest.raises(prepare.PrepareError, match=r"already holds train[.]jsonl; add --overwrite"):
+    with pytest.raises(prepare.PrepareError, match=r"already contains train[.]jsonl; add --overwrite"):
         prepare.prepare(tmp_path, overwrite=False)
     assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
 
