@@ -95,7 +95,7 @@ def test_a_module_imports_only_from_layers_below(path: Path) -> None:
         ("training", "from vqaudio.speech.model import SpeechVQVAE", {"speech"}),
         ("training", "from vqaudio.nn.quantizer import VectorQuantizer", {"nn"}),
         ("training", "from vqaudio.nn import quantizer", {"nn"}),
-        ("training", "from vqaudio.nn.distributed import joint_size", set()),
+        ("training", "from vqaudio.nn.distributed import global_size", set()),
         ("speech", "from vqaudio.images.prior import ImagePrior", {"images"}),
         ("report", "from vqaudio.images.pictures import save_png", {"images"}),
         ("metrics", "import vqaudio\nfrom vqaudio.report.run import write", {"report"}),

@@ -150,8 +150,8 @@ def _refuse(images: Path, runs: Path, capsys: pytest.CaptureFixture[str]) -> Non
         (["sample", "--prior", prior, "--model", vqvae, "--label", "green"], "class 'green' is not in this prior"),
         (["sample", "--prior", prior, "--model", vqvae, "--speaker", "p225"], "--speaker and --prompt apply to speech"),
         (["evaluate", "--model", prior, *data], "ImagePrior cannot be evaluated alone"),
-        (["evaluate", "--model", second, *data], "--first names the image model"),
-        (["evaluate", "--model", vqvae, "--first", vqvae, *data], "--first is for a second-level image model"),
+        (["evaluate", "--model", second, *data], "--first must name its bottom-level model"),
+        (["evaluate", "--model", vqvae, "--first", vqvae, *data], "--first is for a hierarchical image model"),
         (["evaluate", "--model", vae, "--prior", prior, *data], "needs an ImageVQVAE as --model, got a ImageVAE"),
         (["evaluate", "--model", vae, "--only", "codebook_usage", *data], "do not apply to it"),
     ):

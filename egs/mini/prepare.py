@@ -162,7 +162,7 @@ def synthesise(voice: Voice, text: str, folder: Path) -> Speech:
 def level(wav: np.ndarray) -> np.ndarray:
     """(T,) float -> (T,) int16 without DC, scaled as close to SPEECH_RMS as PEAK_RANGE allows.
 
-    DC is removed by a zero-phase high-pass instead of subtracting the mean: no phone is shifted, and silence stays zero.
+    DC is removed by a zero-phase high-pass instead of subtracting the mean: no phone is shifted; silence stays zero.
     """
     wav = sosfiltfilt(butter(2, DC_CUTOFF, "highpass", fs=SAMPLE_RATE, output="sos"), wav)
     peak, rms = np.abs(wav).max(), np.sqrt(np.mean(wav**2))

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from vqaudio.kernels.library import kernels, why_missing
 from vqaudio.nn.vector_quantizer import VectorQuantizer, VectorQuantizerConfig
 
-PEER = "vector_quantize_pytorch"
+WAVENET_VOCODER = "vector_quantize_pytorch"
 TRIALS, QUICK_TRIALS = 7, 2
 THREADS = (1, 2)
 ROUNDING = 16 * torch.finfo(torch.float32).eps  # of a squared distance, as a part of |vector|^2 + |code|^2
@@ -87,7 +87,7 @@ def their_quantizer(size: Size, codebook: Tensor) -> Any:
     dead in these trials: they then draw no vectors to replace it, while ours draws K of them at every update.
     """
     cfg, count = VectorQuantizerConfig(), size.vectors / size.codes
-    theirs = importlib.import_module(PEER).VectorQuantize(
+    theirs = importlib.import_module(WAVENET_VOCODER).VectorQuantize(
         dim=size.shape[1],
         codebook_size=size.codes,
         decay=cfg.ema_decay,
@@ -231,7 +231,7 @@ def main() -> None:
         quantizer, work, codes, *shape = arguments.memory_of
         report_memory(quantizer, work, Size(tuple(map(int, shape)), int(codes)))
         return
-    if not importlib.util.find_spec(PEER):
+    if not importlib.util.find_spec(WAVENET_VOCODER):
         print("Quantizers: vector-quantize-pytorch is not installed: pip install 'vqaudio[bench]'")
         return
     compiled = kernels()

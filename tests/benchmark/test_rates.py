@@ -156,8 +156,8 @@ def peer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], dict]]:
 
 
 def test_the_peer_is_of_the_same_size(peer: Callable[[], dict]) -> None:
-    assert rates.peer_missing() == ""
-    rates.peer_rate(TINY, 1, seconds=1e-6, repeats=1)
+    assert rates.wavenet_vocoder_missing() == ""
+    rates.wavenet_vocoder_rate(TINY, 1, seconds=1e-6, repeats=1)
     calls = peer()
     sizes = {"out_channels": 6, "layers": 4, "stacks": 2, "residual_channels": 4, "gate_channels": 8}
     sizes |= {"skip_out_channels": 5, "kernel_size": 3, "cin_channels": 3, "gin_channels": 6, "n_speakers": 2}
@@ -171,10 +171,10 @@ def test_the_peer_is_of_the_same_size(peer: Callable[[], dict]) -> None:
 
 def test_a_missing_peer_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rates.importlib.util, "find_spec", lambda _: None)
-    assert rates.peer_missing() == "not installed: pip install 'vqaudio[bench]'"
+    assert rates.wavenet_vocoder_missing() == "not installed: pip install 'vqaudio[bench]'"
 
 
 @pytest.mark.parametrize("cfg", [TINY, replace(TINY, cond_dim=0, num_speakers=0)])
 def test_the_peer_runs_beside_our_torch(cfg: WaveNetConfig) -> None:
     pytest.importorskip("wavenet_vocoder", reason="the extra [bench] is not installed")
-    assert rates.peer_rate(cfg, 1, seconds=1e-6, repeats=1) > 0
+    assert rates.wavenet_vocoder_rate(cfg, 1, seconds=1e-6, repeats=1) > 0

@@ -10,7 +10,17 @@ import torch
 import yaml
 
 from vqaudio.benchmark import speed
-from vqaudio.benchmark.speed import BASE, COMPILED, PAPER, PEER, REFERENCE, RING, BenchmarkModel, Machine, Plan
+from vqaudio.benchmark.speed import (
+    BASE,
+    COMPILED,
+    PAPER,
+    REFERENCE,
+    RING,
+    WAVENET_VOCODER,
+    BenchmarkModel,
+    Machine,
+    Plan,
+)
 from vqaudio.config import from_dict
 from vqaudio.kernels import machine
 from vqaudio.kernels.library import kernels, why_missing
@@ -38,7 +48,7 @@ needs_kernels = pytest.mark.skipif(kernels() is None, reason=why_missing())
 
 @pytest.fixture
 def without_peer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speed, "peer_missing", lambda: "not installed: for a test")
+    monkeypatch.setattr(speed, "wavenet_vocoder_missing", lambda: "not installed: for a test")
 
 
 # --- what is timed ---
@@ -78,7 +88,9 @@ def test_figures_follow_from_rates(without_peer: None, monkeypatch: pytest.Monke
     for row in found:
         if row.rate is None:
             assert (
-                row.implementation == PEER and row.note == "not installed: for a test" and row.real_time_factor is None
+                row.implementation == WAVENET_VOCODER
+                and row.note == "not installed: for a test"
+                and row.real_time_factor is None
             )
             continue
         assert row.real_time_factor == row.rate / 100
@@ -90,7 +102,9 @@ def test_figures_follow_from_rates(without_peer: None, monkeypatch: pytest.Monke
         assert row.of_bandwidth == (400 * 4 * work / 1e7 if bound else None)
     for streams, threads in ((1, 1), (1, 2), (3, 2)):
         ways = [row.implementation for row in found if (row.streams, row.threads) == (streams, threads)]
-        assert ways == [RING] + [REFERENCE, PEER] * (streams == 1) + [COMPILED] * (len(PRECISIONS) if kernels() else 0)
+        assert ways == [RING] + [REFERENCE, WAVENET_VOCODER] * (streams == 1) + [COMPILED] * (
+            len(PRECISIONS) if kernels() else 0
+        )
 
 
 def test_every_way_really_decodes(without_peer: None) -> None:
@@ -109,7 +123,7 @@ def test_without_kernels_pytorch_alone_is_timed(without_peer: None, monkeypatch:
     host = speed.measure_machine(1)
     assert (host.kernels, host.peak) == (None, {})
     assert speed.measure_bandwidth(TINY) is None
-    assert {row.implementation for row in speed.compare(TINY, host, None, PLAN)} == {RING, REFERENCE, PEER}
+    assert {row.implementation for row in speed.compare(TINY, host, None, PLAN)} == {RING, REFERENCE, WAVENET_VOCODER}
 
 
 @needs_kernels

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vqaudio.benchmark import speed, table
-from vqaudio.benchmark.speed import COMPILED, PEER, RING, BenchmarkModel, Machine, Plan, Speed
+from vqaudio.benchmark.speed import COMPILED, RING, WAVENET_VOCODER, BenchmarkModel, Machine, Plan, Speed
 from vqaudio.cli.main import main
 from vqaudio.kernels.library import VARIABLE, kernels
 from vqaudio.nn.wavenet import WaveNetConfig
@@ -52,7 +52,7 @@ def test_columns_stand_under_their_names() -> None:
         "one thread reads 5.31 MB of float32 weights at 100 GB/s, once per code: 18,800 codes/s (the bound)"
     )
     measured = Speed(COMPILED, "float32", 1, 1, 33512.0, "", 2.0945, 1e9, 29.71, 0.4149, 0.8812)
-    missing = Speed(PEER, "float32", 1, 2, None, "not installed")
+    missing = Speed(WAVENET_VOCODER, "float32", 1, 2, None, "not installed")
     assert [header, table.row_of(measured), table.row_of(missing)] == [
         "streams  threads  implementation   precision     codes/s     RTF  x ring buffers  of peak  of bandwidth",
         "      1        1  compiled         float32        33,500    2.09            29.7      41%           88%",

@@ -174,7 +174,7 @@ def test_sums_that_overflow_still_give_a_code(compiled) -> None:
 def test_codes_that_are_not_finite_are_refused(compiled, value, num_codes, code) -> None:
     codebook = _noise(num_codes, 5)
     codebook[code, 4] = value
-    with pytest.raises(ValueError, match=rf"codebook \({num_codes}, 5\) holds values that are not finite"):
+    with pytest.raises(ValueError, match=rf"codebook \({num_codes}, 5\) has values that are not finite"):
         nearest_code(compiled, _noise(4, 5), codebook, 1)
 
 

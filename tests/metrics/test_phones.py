@@ -157,7 +157,7 @@ def test_a_table_of_ones_own_and_labels_as_they_are() -> None:
     codes = [np.repeat([0, 1, 1], 5)] * 2
     table = {"x": "X", "y": "Y", "z": "Y"}
     assert _figures(codes, alignments, ["a", "b"], k=2, table=table)["accuracy"].value == 1
-    assert _figures(codes, alignments, ["a", "b"], k=2, classes="as they are")["accuracy"].value == pytest.approx(2 / 3)
+    assert _figures(codes, alignments, ["a", "b"], k=2, classes="labels")["accuracy"].value == pytest.approx(2 / 3)
     with pytest.raises(ValueError, match="'x' "):
         _figures(codes, alignments, ["a", "b"], k=2)
 

@@ -207,7 +207,7 @@ def test_an_empty_batch_gives_an_empty_result(shape, training) -> None:
 
 def test_a_codebook_cannot_begin_with_nothing() -> None:
     quantizer = VectorQuantizer(VectorQuantizerConfig(codebook_size=K, dim=D))
-    with pytest.raises(ValueError, match="nothing but padding"):
+    with pytest.raises(ValueError, match="consist of padding only"):
         quantizer(_noise(2, D, 3), torch.zeros(2, 3, dtype=torch.bool))
 
 

@@ -198,7 +198,7 @@ def test_without_kernels_it_says_so_once_and_takes_ring_buffers(make_net, monkey
 def test_broken_weights_are_refused_in_pytorch_too(make_net, kind) -> None:
     net = make_net()
     net.skip.weight[2, 1] = float("nan")
-    with pytest.raises(ValueError, match=r"skip\.weight holds values that are not finite"):
+    with pytest.raises(ValueError, match=r"skip\.weight has values that are not finite"):
         generate(net, steps=4, backend=kind)
 
 

@@ -45,11 +45,11 @@ HIERARCHICAL_HEALTH = HealthConfig(
 def evaluate_images(
     model: nn.Module, data: Path, out: Path, prior: ImagePrior | None = None, *, seed: int = 0, overwrite: bool = False
 ) -> dict[str, float | str]:
-    """The figures of `image_figures` on the images in `data`/test, with their verdict, and PNG files.
+    """The metrics of `image_metrics` on the images in `data`/test, with their verdict, and PNG files.
 
-    reconstructions.png: originals above their reconstructions; usage.png: relative frequency of each code.
-    With a prior over its codes: `prior_figures`, samples at several temperatures (samples-T.png), and of each class in
-    a row (classes.png). Raises ValueError for a model or prior that does not fit, FileNotFoundError without images.
+    reconstructions.png: originals above their reconstructions; usage.png: relative frequency of each code. With a prior
+    over its codes: `image_prior_metrics`, samples at several temperatures (samples-T.png), and a row of samples of each
+    class (classes.png). Raises ValueError for a model or prior that does not fit, FileNotFoundError without images.
     """
     if not isinstance(model, ImageModel):
         raise ValueError(
@@ -94,7 +94,7 @@ def evaluate_hierarchical(
     seed: int = 0,
     overwrite: bool = False,
 ) -> dict[str, float | str]:
-    """The figures of `hierarchical_metrics` on the images in `data`/test, their verdict, and a PNG file.
+    """The metrics of `hierarchical_metrics` on the images in `data`/test, their verdict, and a PNG file.
 
     drawn.png: originals, their bottom-level reconstructions, and images sampled from their top-level latents. Raises
     ValueError for a mismatching bottom-level model, FileNotFoundError without images.

@@ -1,4 +1,4 @@
-"""The reference loop, which every faster backend must equal.
+"""The reference implementation of generation, which every faster backend must equal.
 
 Letters: B streams, T steps, N frames, D code width, Q classes.
 """

@@ -78,8 +78,8 @@ class SpeechVQVAE(nn.Module):
 
         Equation 3 of the paper: the negative log-likelihood in nats, averaged over valid samples, and the loss of the
         quantizer; with `spectrum`, also the squared error of the log-mel spectrum. Each mean is weighted with the
-        fraction of valid samples or frames, so that the mean loss of the parts of a joint batch is the loss of the
-        joint batch.
+        fraction of valid samples or frames, so that the mean loss of the parts of a global batch is the loss of the
+        global batch.
         """
         z, q = self.quantize(wav, lengths)
         z_q = jitter(q.z_q, self.cfg.time_jitter) if self.training and self.cfg.time_jitter else q.z_q
