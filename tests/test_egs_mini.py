@@ -78,7 +78,7 @@ def test_splits_share_no_sentence_and_have_every_speaker():
         assert len(pairs) == len(rows(split)) == 8 * len(part)
 
 
-def test_audio_is_as_the_manifest_says(utterances, wavs):
+def test_audio_agrees_with_the_manifest(utterances, wavs):
     for row in utterances:
         wav = wavs[row["id"]]
         assert len(wav) / 16_000 == row["seconds"], row["id"]

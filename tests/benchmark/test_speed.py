@@ -76,7 +76,7 @@ def test_a_step_multiplies_every_weight_of_the_layers_once(model: BenchmarkModel
 # --- what follows ---
 
 
-def test_figures_follow_from_rates(without_peer: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_are_derived_from_rates(without_peer: None, monkeypatch: pytest.MonkeyPatch) -> None:
     rates = {RING: 50.0, REFERENCE: 2.0}
     monkeypatch.setattr(speed, "reference_rate", lambda *_, **__: rates[REFERENCE])
     monkeypatch.setattr(
@@ -107,7 +107,7 @@ def test_figures_follow_from_rates(without_peer: None, monkeypatch: pytest.Monke
         )
 
 
-def test_every_way_really_decodes(without_peer: None) -> None:
+def test_every_implementation_decodes(without_peer: None) -> None:
     host = speed.measure_machine(2, seconds=1e-3)
     found = list(speed.compare(TINY, host, speed.measure_bandwidth(TINY, seconds=1e-3), PLAN))
     timed = [row for row in found if row.rate is not None]

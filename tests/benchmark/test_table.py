@@ -67,7 +67,7 @@ def test_columns_stand_under_their_names() -> None:
         *((1234.0, "1,230"), (1234567.0, "1,230,000")),
     ],
 )
-def test_three_digits_count(value: float, text: str) -> None:
+def test_numbers_have_three_significant_digits(value: float, text: str) -> None:
     assert table.row_of(Speed(RING, "float32", 1, 1, value)).split()[-1] == text
 
 
@@ -101,7 +101,7 @@ def test_no_thread_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "error: threads must be at least 1, got 0\n"
 
 
-def test_it_says_so_where_no_kernels_are(no_kernels: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_kernels_are_reported(no_kernels: None, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--quick", "--threads", "1"]) == 0
     printed = capsys.readouterr().out
     assert f"only PyTorch is timed: the compiled kernels are switched off ({VARIABLE}=off)" in printed

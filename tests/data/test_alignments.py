@@ -108,7 +108,7 @@ def _file(path: Path, text: str, encoding: str = "utf-8") -> Path:
         ("a/u.tsv", "start\tend\tphone\n0.0\t0.25\th#\n0.25\t0.5\tay\n0.75\t1\td\n", "utf-8"),
     ],
 )
-def test_every_format_says_the_same(tmp_path: Path, name: str, text: str, encoding: str) -> None:
+def test_every_format_gives_the_same_alignment(tmp_path: Path, name: str, text: str, encoding: str) -> None:
     path = _file(tmp_path / name, text, encoding)
     many = path.suffix == ".ctm" or text == TSV
     assert find_alignments(path if many else tmp_path, ["u", "absent"]) == {"u": SPOKEN}
@@ -152,7 +152,7 @@ def test_written_alignments_read_back_as_the_same(tmp_path: Path) -> None:
     assert read_tsv(path) == spoken and list(tmp_path.iterdir()) == [path]
 
 
-def test_a_table_says_who_made_it(tmp_path: Path) -> None:
+def test_a_table_contains_notes_about_its_origin(tmp_path: Path) -> None:
     path, spoken = tmp_path / "phones.tsv", {"#1": [Segment(0.0, 1.0, "#")]}
     write_alignments(path, spoken, notes=["made by\na machine", "2"])
     assert read_notes(path) == ["made by a machine", "2"] and read_tsv(path) == spoken
@@ -218,7 +218,7 @@ def test_text_in_another_encoding_is_refused(tmp_path: Path) -> None:
             find_alignments(tmp_path, [path.stem])
 
 
-def test_nothing_found_is_said(tmp_path: Path) -> None:
+def test_missing_alignments_are_reported(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere does not exist"):
         find_alignments(tmp_path / "nowhere", ["u"])
     with pytest.raises(ValueError, match=r"no alignment for any of the 1 utterances, such as w; searched files ID"):

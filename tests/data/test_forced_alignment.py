@@ -45,7 +45,7 @@ def test_phones_are_where_the_synthesiser_put_them(spoken: list[Utterance]) -> N
     assert metrics["deviation"].value < 0.02
 
 
-def test_the_text_says_which_phones_there_are(spoken: list[Utterance]) -> None:
+def test_phones_follow_from_the_text(spoken: list[Utterance]) -> None:
     wav = _wav(spoken[0])
     (said,) = fold([align(wav, "Yes, no: 2 CUPS!", RATE)]).alignments
     assert "".join(phone.label for phone in said if phone.label != "SIL") == "YEHSNOWTUWKAHPS"
@@ -153,7 +153,7 @@ def test_the_verb_writes_a_table_and_names_what_it_could_not_do(
 @pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.skipif(not TIMIT.is_dir(), reason=f"{TIMIT} is absent; set VQAUDIO_DATA to the folder of timit8")
-def test_it_agrees_with_peoples_labels_as_documented() -> None:
+def test_it_agrees_with_manual_labels_as_documented() -> None:
     utterances = [
         Utterance(
             path.stem, path, path.parent.name, 1.0, (TIMIT / "txt" / path.parent.name / f"{path.stem}.txt").read_text()

@@ -157,7 +157,7 @@ def test_the_loss_is_the_bound_per_dimension(
 
 
 @pytest.mark.parametrize("kind", [ImageVAE, ImageVIMCO, ImageGumbel])
-def test_all_kinds_learn(
+def test_all_kinds_reduce_their_loss(
     kind: type[ImageVAE] | type[ImageVIMCO] | type[ImageGumbel], image_config: ImageConfig
 ) -> None:
     torch.manual_seed(0)

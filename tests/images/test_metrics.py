@@ -63,7 +63,7 @@ def test_a_decoder_that_ignores_its_latents_has_no_gap(randomise: Callable[..., 
     assert image_metrics(model, BATCHES)["conditioning_gap"] == 0
 
 
-def test_drawing_for_the_figures_leaves_the_callers_random_numbers_alone() -> None:
+def test_metrics_do_not_change_the_global_random_state() -> None:
     model = ImageVAE(CFG).eval()
     torch.manual_seed(4)
     expected = torch.rand(3)
@@ -72,7 +72,7 @@ def test_drawing_for_the_figures_leaves_the_callers_random_numbers_alone() -> No
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_a_prior_is_compared_with_the_codes_own_shares(randomise: Callable[..., nn.Module]) -> None:
+def test_a_prior_is_compared_with_code_frequencies(randomise: Callable[..., nn.Module]) -> None:
     codes = torch.zeros(4, 2, 2, 2, dtype=torch.long)
     codes[:, 1] = torch.tensor([[0, 1], [2, 3]])
     maps = CodeMaps(codes, torch.tensor([0, 0, 0, 1]), ("cat", "dog"), 5, "x", "s")
@@ -93,7 +93,7 @@ def test_a_prior_is_compared_with_the_codes_own_shares(randomise: Callable[..., 
     assert figures["bits_per_code"] == pytest.approx(nats.mean().item() / 8 / math.log(2), rel=1e-5)
 
 
-def test_a_second_level_is_measured_in_bits_per_code(randomise: Callable[..., nn.Module]) -> None:
+def test_a_hierarchical_model_is_measured_in_bits_per_code(randomise: Callable[..., nn.Module]) -> None:
     codes = torch.randint(5, (6, 2, 4, 4), generator=torch.Generator().manual_seed(0))
     model = CodeMapVAE(
         CodeMapConfig(map_shape=(2, 4, 4), channels=6, quantizer=VectorQuantizerConfig(codebook_size=4, dim=2), net=NET)

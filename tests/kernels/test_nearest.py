@@ -226,7 +226,7 @@ def _imitation(failure: int = 0) -> tuple[Kernels, list[int]]:
     return Kernels("imitation", functions), asked
 
 
-def test_threads_are_started_where_they_have_work_and_never_more_than_asked() -> None:
+def test_threads_are_limited_by_the_work_and_by_the_argument() -> None:
     kernels, asked = _imitation()
     codebook, worth = torch.zeros(K, D), THREAD_WORK // (K * D)  # rows that are worth a thread
     for count, threads in ((0, 8), (1, 8), (2 * worth - 1, 8), (2 * worth, 8), (2 * worth, 1), (20 * worth, 3)):
@@ -234,7 +234,7 @@ def test_threads_are_started_where_they_have_work_and_never_more_than_asked() ->
     assert asked == [1, 1, 1, 2, 1, 3]
 
 
-def test_a_lack_of_memory_is_said() -> None:
+def test_a_lack_of_memory_is_reported() -> None:
     kernels, _ = _imitation(failure=2)
     with pytest.raises(MemoryError, match="512 codes of width 64"):
         nearest_code(kernels, torch.zeros(2, D), torch.zeros(K, D), 1)
@@ -302,7 +302,7 @@ def test_what_the_kernels_do_not_take_goes_to_pytorch(calls, monkeypatch) -> Non
 
 
 @pytest.mark.parametrize("codebook", ["ema", "gradient"])
-def test_a_run_that_diverges_reaches_the_check_that_says_so(codebook) -> None:
+def test_broken_codebooks_do_not_stop_a_run_before_its_check(codebook) -> None:
     """Training looks at its loss now and then: until it does, broken vectors and codes must not stop it."""
     quantizer = VectorQuantizer(VectorQuantizerConfig(codebook_size=9, dim=4, codebook_update=codebook))
     quantizer(_noise(2, 4, 20))

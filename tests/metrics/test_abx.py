@@ -164,7 +164,7 @@ def test_the_interval_is_over_speakers() -> None:
     assert found.low == pytest.approx(0.25 - half, abs=0.07) and found.high == pytest.approx(0.25 + half, abs=0.07)
 
 
-def test_more_items_and_pairs_than_are_asked_for_are_drawn_and_told() -> None:
+def test_items_and_speaker_pairs_are_limited_and_counted() -> None:
     lengths, items = _speech()
     codes = {name: np.random.default_rng(0).integers(0, 9, length) for name, length in lengths.items()}
     options = {"frame_rate": 100, "distance": "identity", "max_items_per_cell": 3}
@@ -191,7 +191,7 @@ def test_more_items_and_pairs_than_are_asked_for_are_drawn_and_told() -> None:
         ({"features": {"s": np.full((3, 1), np.nan)}}, "not finite"),
     ],
 )
-def test_what_cannot_be_asked_is_refused(change: dict, said: str) -> None:
+def test_invalid_inputs_are_refused(change: dict, said: str) -> None:
     features, items = _corpus([("s", "p", 0), ("s", "p", 1), ("s", "q", 2)])
     with pytest.raises(ValueError, match=said):
         abx_metrics(**{"features": features, "items": items, "frame_rate": 1, **change})

@@ -108,7 +108,7 @@ def test_codes_as_a_naive_search_finds_them(monkeypatch, most: int) -> None:
 
 @pytest.mark.parametrize("most", [2048, 0], ids=["table", "vectors"])
 @pytest.mark.parametrize("distance", ["angular", "euclidean"])
-def test_what_is_equal_is_exactly_so(monkeypatch, distance: str, most: int) -> None:
+def test_equal_frames_have_distance_0(monkeypatch, distance: str, most: int) -> None:
     """Equal frames are 0 apart, and the same costs in another order add up to the same."""
     monkeypatch.setattr(abx_distances, "MOST_DIFFERENT", most)
     a, b, c, zero = np.random.default_rng(2).normal(10, 1, (4, 64)).astype(np.float32)

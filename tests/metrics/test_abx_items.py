@@ -47,7 +47,7 @@ def test_triphones_reach_over_both_neighbours_and_touch_no_silence() -> None:
         items_of({"u": SPEECH[:3]}, {"u": "s"}, span="triphone")
 
 
-def test_what_silence_is_can_be_told() -> None:
+def test_silence_labels_are_configurable() -> None:
     found = items_of({"u": SPEECH}, {"u": "s"}, silences=("hh",))
     assert [item.phone for item in found] == ["SIL", "AY", "T", "T"]
 
@@ -169,7 +169,7 @@ def test_a_folder_for_fastabx_holds_what_it_reads_and_nothing_that_it_stops_at(t
         assert np.array_equal(loaded.numpy().reshape(features[name].shape), features[name])
 
 
-def test_a_folder_that_is_there_is_replaced_only_when_asked(tmp_path: Path) -> None:
+def test_an_existing_folder_is_replaced_only_on_request(tmp_path: Path) -> None:
     items = [Item("u", 0.0, 1.0, "p", "x", "y", "s")]
     save_for_fastabx(tmp_path / "out", {"u": np.zeros(5, int)}, items, 1)
     with pytest.raises(FileExistsError, match="--overwrite"):

@@ -66,7 +66,7 @@ def test_every_rate_of_two_utterances_by_hand() -> None:
     assert anna.low == anna.high == anna.bits_per_second
 
 
-def test_counts_of_other_utterances_cost_what_they_say() -> None:
+def test_rates_under_training_counts_by_hand() -> None:
     training = _training([0, 0, 1, 0], [2])
     shares = np.array([4, 2, 2, 1]) / 9  # one added to each
     asked = _arrays([3, 0, 1], [1, 2])

@@ -21,7 +21,7 @@ def test_the_interval_of_a_mean_is_that_of_theory() -> None:
     assert estimate.high == pytest.approx(values.mean() + half, abs=0.15 * half)
 
 
-def test_equal_items_leave_no_doubt_and_one_item_tells_nothing_of_others() -> None:
+def test_equal_items_and_a_single_item_have_intervals_without_width() -> None:
     assert mean([0.3, 0.3, 0.3])[:3] == pytest.approx((0.3, 0.3, 0.3))
     assert mean([0.7]) == Estimate(0.7, 0.7, 0.7, 1)
 

@@ -68,7 +68,7 @@ def test_two_speakers_by_hand() -> None:
     assert all(found[f"boundary_{name}"][:3] == (1, 1, 1) for name in ("precision", "recall", "f1", "r_value"))
 
 
-def test_a_pair_of_codes_says_more_than_one() -> None:
+def test_code_bigrams_predict_better_than_single_codes() -> None:
     """Code 1 is IY after 0 and S after 2; alone it is IY, which is the commoner."""
     speech, codes = _speech("AA IY AA IY T S", 1), [0, 1, 0, 1, 2, 1]
     found = _figures([codes, codes], [speech, speech], ["a", "b"], k=3)
@@ -88,7 +88,7 @@ def test_perfect_codes() -> None:
     assert found["shuffled_accuracy"].high < 0.6
 
 
-def test_random_codes_say_nothing() -> None:
+def test_random_codes_have_no_information() -> None:
     alignments, speakers = _corpus(utterances=20)
     rng = np.random.default_rng(1)
     codes = [rng.integers(8, size=len(phones)) for phones in _phones(alignments)]
@@ -132,7 +132,7 @@ def test_gaps_are_left_out() -> None:
     assert _figures([noisy] * 2, alignments, ["a", "b"], k=6)["boundary_precision"].value == 1
 
 
-def test_every_speaker_is_asked_what_others_taught() -> None:
+def test_every_speaker_is_scored_with_the_mapping_of_other_speakers() -> None:
     """A code that means another phone to each speaker is worth nothing across speakers."""
     alignments = [_speech("AA IY AA IY"), _speech("IY AA IY AA")]
     codes = [np.repeat([0, 1, 0, 1], 5)] * 2
@@ -140,7 +140,7 @@ def test_every_speaker_is_asked_what_others_taught() -> None:
     assert _figures(codes * 2, alignments * 2, ["a", "b", "c", "d"], k=2)["accuracy"].count == 4
 
 
-def test_the_same_seed_shuffles_alike_and_the_order_of_utterances_does_not_matter() -> None:
+def test_shuffling_is_reproducible_and_the_order_of_utterances_does_not_matter() -> None:
     alignments, speakers = _corpus()
     codes = [p % 5 for p in _phones(alignments)]
     first = _figures(codes, alignments, speakers, k=5)
@@ -172,7 +172,7 @@ def test_a_table_of_ones_own_and_labels_as_they_are() -> None:
         ([], [], "0 utterances have 2 alignments; give 1 or more"),
     ],
 )
-def test_what_cannot_be_asked_is_refused(codes, speakers, said: str) -> None:
+def test_invalid_inputs_are_refused(codes, speakers, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         _figures(codes, [_speech("AA"), _speech("IY")], speakers, k=2)
 

@@ -100,7 +100,7 @@ def test_edits_are_summed_over_all_utterances() -> None:
     assert figures["edit_rate_shift_hop"].value == 2 / 12
 
 
-def test_a_tokenizer_that_hears_loudness_alone() -> None:
+def test_a_tokenizer_that_only_encodes_level() -> None:
     quiet, loud = _voice(0, 0.3), _voice(1, 0.97)  # the latter leaves no room for 6 dB
     figures = robustness_metrics(_levels, [quiet, loud], sample_rate=RATE, hop=HOP)
     codes = [_levels(wav) for wav in (quiet, loud)]
@@ -117,7 +117,7 @@ def test_a_tokenizer_that_hears_loudness_alone() -> None:
     assert figures["edit_rate_gain_minus6_merged"].value == merged_softer / sum(len(merged(own)) for own in codes)
 
 
-def test_the_changes_are_what_they_are_called() -> None:
+def test_the_changes_match_their_names() -> None:
     low, heard = _voice(peak=0.4), []
     wav = low + (0.05 * np.sin(2 * np.pi * 6000 / RATE * np.arange(len(low)))).astype(np.float32)
 
@@ -139,7 +139,7 @@ def test_the_changes_are_what_they_are_called() -> None:
 
 
 @pytest.mark.parametrize("delay", [-700, -1, 0, 1, 1105])
-def test_a_late_waveform_is_moved_back_to_the_sample(delay: int) -> None:
+def test_a_delayed_waveform_is_realigned_to_the_sample(delay: int) -> None:
     wav = _voice(seed=2)
     late = np.pad(wav, (max(0, delay), 300))[max(0, -delay) :]
     noisy = late + 0.05 * np.random.default_rng(0).standard_normal(len(late)).astype(np.float32)
@@ -150,7 +150,7 @@ def test_a_late_waveform_is_moved_back_to_the_sample(delay: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["mp3", "opus"])
-def test_what_was_coded_is_in_its_place(name: str) -> None:
+def test_coded_audio_is_aligned(name: str) -> None:
     if name in missing_codecs(RATE):
         pytest.skip(missing_codecs(RATE)[name])
     wav = _voice(seed=1)
@@ -160,7 +160,7 @@ def test_what_was_coded_is_in_its_place(name: str) -> None:
     assert np.array_equal(back, coded(wav, RATE, name))
 
 
-def test_an_mp3_without_a_header_comes_late_and_is_put_back() -> None:
+def test_the_delay_of_an_mp3_without_a_header_is_removed() -> None:
     if "mp3" in missing_codecs(RATE):
         pytest.skip(missing_codecs(RATE)["mp3"])
     wav, file = _voice(), io.BytesIO()
@@ -188,7 +188,7 @@ def test_silence_stays_silent() -> None:
         assert figures[f"edit_rate_{name}"] == Estimate(0, 0, 0, 1)
 
 
-def test_the_same_seed_gives_the_same_figures() -> None:
+def test_the_same_seed_gives_the_same_metrics() -> None:
     def signs(wav: np.ndarray) -> np.ndarray:
         return (wav[::HOP] > 0).astype(np.int64)
 

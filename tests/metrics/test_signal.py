@@ -45,7 +45,7 @@ def _values(originals: list[np.ndarray], others: list[np.ndarray], rate: int = R
 
 
 @pytest.mark.data
-def test_speech_is_like_itself(speech: list[np.ndarray]) -> None:
+def test_identical_signals_have_ideal_metrics(speech: list[np.ndarray]) -> None:
     figures = _values(speech, speech)
     for name in ("mcd", "log_mel_distance", "f0_rmse", "gross_pitch_error", "voicing_error", "level_difference"):
         assert figures[name] == 0, name
@@ -75,27 +75,27 @@ def test_an_octave_up_is_1200_cents_and_a_gross_error_in_every_frame() -> None:
     assert figures["voiced_fraction_original"] > 0.95 and figures["mcd"] > 1
 
 
-def test_opposite_melodies_correlate_negatively() -> None:
+def test_opposite_f0_contours_correlate_negatively() -> None:
     figures = _values([_tone(150, bend=0.1)], [_tone(150, bend=-0.1)])
     assert figures["f0_correlation"] == pytest.approx(-1, abs=0.01)
     swing = 240 * math.sqrt(1 / 2)  # twice 120 cents up and down: the root mean square of a sine
     assert figures["f0_rmse"] == pytest.approx(swing, rel=0.03)
 
 
-def test_voices_of_different_pitch_do_not_correlate_by_it() -> None:
+def test_different_mean_pitch_does_not_correlate() -> None:
     """Two flat voices, with the noise of their own: without their means, nothing is left that agrees."""
     low = [_tone(100) + _noise(1, seed, 0.01) for seed in (0, 1)]
     high = [_tone(200) + _noise(1, seed, 0.01) for seed in (2, 3)]
     assert abs(_values([low[0], high[0]], [low[1], high[1]])["f0_correlation"]) < 0.4
 
 
-def test_a_voice_that_became_noise_is_voiced_nowhere() -> None:
+def test_noise_has_no_voiced_frames() -> None:
     figures = _values([_tone(120)], [_noise(1)])
     assert figures["voiced_fraction_original"] > 0.95 and figures["voiced_fraction"] < 0.05
     assert figures["voicing_error"] > 0.9
 
 
-def test_silence_has_no_pitch_no_level_and_no_judgement() -> None:
+def test_silence_has_no_pitch_level_pesq_or_stoi() -> None:
     silence, told = np.zeros(RATE, np.float32), []
     figures = signal_metrics([silence], [silence], RATE, left_out=told)
     assert figures["mcd"].value == figures["log_mel_distance"].value == figures["voiced_fraction"].value == 0
@@ -105,7 +105,7 @@ def test_silence_has_no_pitch_no_level_and_no_judgement() -> None:
     assert told[0] == "utterance 0 has no level_difference: the original is silent" and len(told) == 4
 
 
-def test_who_cannot_be_judged_is_named_and_not_counted() -> None:
+def test_pairs_with_undefined_metrics_are_named_and_not_counted() -> None:
     """PESQ wants a quarter of a second, STOI about 0.4 s; two tones of a second have both."""
     originals = [_tone(110), _noise(0.2), _tone(130)]
     told: list[str] = []
@@ -161,7 +161,7 @@ def test_the_pitch_of_a_tone(hertz: float, rate: int) -> None:
     assert abs(1200 * np.log2(found.hertz[3:-3] / hertz)).max() < 6
 
 
-def test_what_has_no_pitch() -> None:
+def test_signals_without_pitch() -> None:
     for wav in (np.zeros(RATE, np.float32), np.full(RATE, 0.3, np.float32)):
         assert not pitch(wav, RATE).voiced[5:-5].any()
     assert pitch(_noise(2), RATE).voiced.mean() < 0.05
@@ -182,7 +182,7 @@ def _ripple(order: int, decibels: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("order", "share"), [(0, 0), (1, 1), (13, 1), (14, 0)])
-def test_a_ripple_of_the_spectrum_is_as_far_as_it_is_high(order: int, share: float) -> None:
+def test_mcd_of_a_spectral_ripple_by_hand(order: int, share: float) -> None:
     """The root mean square of a cosine of 6 dB; none of the level (order 0), nor of finer ripples than the 13th."""
     spectrum = np.random.default_rng(0).normal(size=(5, BANDS))
     distance, length = mel_cepstral_distortion(spectrum, spectrum + _ripple(order, 6.0))
@@ -200,14 +200,14 @@ def test_time_is_warped() -> None:
 # --- at the door ---
 
 
-def test_the_same_pairs_give_the_same_figures() -> None:
+def test_the_same_pairs_give_the_same_metrics() -> None:
     pairs = [_tone(110), _tone(150)], [_tone(112)[:-60], _tone(140)]
     first = signal_metrics(*pairs, RATE)
     assert first == signal_metrics(*pairs, RATE)
     assert first["mcd"].low < first["mcd"].value < first["mcd"].high
 
 
-def test_another_rate_says_much_the_same() -> None:
+def test_another_sample_rate_gives_similar_metrics() -> None:
     """24 kHz shows PESQ the same band, and mel bands up to 12 kHz."""
     slow, fast = (_values([_tone(110, rate=r)], [_tone(120, rate=r)], r) for r in (16_000, 24_000))
     assert fast["f0_rmse"] == pytest.approx(slow["f0_rmse"], abs=2)

@@ -42,7 +42,7 @@ def test_vectors_are_those_of_the_package(verifier: SpeakerVerifier, seconds: fl
 
 
 @needs_weights
-def test_a_vector_has_length_1_and_does_not_know_the_level_or_the_rate(verifier: SpeakerVerifier) -> None:
+def test_a_vector_has_length_1_independent_of_level_and_rate(verifier: SpeakerVerifier) -> None:
     vector = verifier.embed(_sound(3.0), 16000)
     assert vector.shape == (256,) and vector.dtype == np.float32
     assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
@@ -72,7 +72,7 @@ def test_what_is_no_waveform_is_refused(verifier: SpeakerVerifier, wav, rate: in
         verifier.embed(wav, rate)
 
 
-def test_without_the_weights_it_says_what_to_install(monkeypatch) -> None:
+def test_missing_weights_are_reported_with_the_extra(monkeypatch) -> None:
     monkeypatch.delitem(sys.modules, "resemblyzer", raising=False)
     monkeypatch.setattr(sys, "path", [])
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'vqaudio\[metrics\]'"):
@@ -81,7 +81,7 @@ def test_without_the_weights_it_says_what_to_install(monkeypatch) -> None:
 
 @needs_weights
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"{DATA} is absent; set VQAUDIO_DATA to the folder of vctk_mini")
-def test_real_voices_are_told_apart(verifier: SpeakerVerifier) -> None:
+def test_real_speakers_are_distinguished(verifier: SpeakerVerifier) -> None:
     files = [path for name in ("p225", "p226", "p257") for path in sorted((DATA / "wav16" / name).glob("*"))[:3]]
     vectors = np.stack([verifier.embed(read_audio(path, 16000), 16000) for path in files])
     speakers = np.arange(len(files)) // 3

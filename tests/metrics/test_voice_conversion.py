@@ -65,7 +65,7 @@ def test_similarities_are_the_cosines_to_centroids(voices: Voices, verifier: Spe
     assert "similarity_speaker" not in found
 
 
-def test_perfect_conversions_and_such_that_change_nothing(voices: Voices, verifier: SpeakerVerifier) -> None:
+def test_perfect_and_identity_conversions(voices: Voices, verifier: SpeakerVerifier) -> None:
     sources, targets, originals = ["a", "a", "b", "c"], ["b", "c", "c", "a"], [0, 0, 1, 2]
     real = _figures([], [], [], voices, verifier)
     assert real["real_identified"].value == 1 and real["equal_error_rate"].value == 0
@@ -80,7 +80,7 @@ def test_perfect_conversions_and_such_that_change_nothing(voices: Voices, verifi
     assert {name: idle[name] for name in real} == real
 
 
-def test_a_reconstruction_is_a_conversion_to_oneself(voices: Voices, verifier: SpeakerVerifier) -> None:
+def test_a_reconstruction_is_a_conversion_to_the_source_speaker(voices: Voices, verifier: SpeakerVerifier) -> None:
     """The real utterances themselves are the perfect ones: they score what real ones do, each left out of its voice."""
     everyone = [name for name in voices for _ in range(4)]
     found = _figures(
@@ -94,7 +94,7 @@ def test_a_reconstruction_is_a_conversion_to_oneself(voices: Voices, verifier: S
     assert flattered["similarity_speaker"].value > alone["similarity_speaker"].value
 
 
-def test_voices_without_regard_to_the_target_are_named_by_chance(voices: Voices, verifier: SpeakerVerifier) -> None:
+def test_conversions_that_ignore_the_target_are_at_chance(voices: Voices, verifier: SpeakerVerifier) -> None:
     rng, names = np.random.default_rng(1), list(voices)
     sources = [names[rng.integers(3)] for _ in range(30)]
     targets = [names[(names.index(s) + rng.integers(1, 3)) % 3] for s in sources]
@@ -105,7 +105,7 @@ def test_voices_without_regard_to_the_target_are_named_by_chance(voices: Voices,
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"{DATA} is absent; set VQAUDIO_DATA to the folder of vctk_mini")
-def test_real_speakers_are_told_apart(verifier: SpeakerVerifier) -> None:
+def test_real_speakers_are_distinguished(verifier: SpeakerVerifier) -> None:
     speech = {
         name: [read_audio(path, RATE) for path in sorted((DATA / "wav16" / name).glob("*"))[:4]]
         for name in ("p225", "p226", "p257")

@@ -32,14 +32,14 @@ def test_error_rates_by_hand() -> None:
     assert figures["wer"].low == 0.25 and figures["wer"].high == 0.5  # twice the first, twice the second
 
 
-def test_error_rates_of_the_others_texts() -> None:
+def test_error_rates_of_shuffled_references() -> None:
     """Of two utterances each is compared with the other: 2 deleted and 2 replaced, 2 inserted and 2 replaced."""
     figures = wer_metrics(["a b c d", "x y"], ["a b c d", "x y"])
     assert figures["wer"].value == figures["cer"].value == 0
     assert figures["wer_shuffled"].value == pytest.approx(8 / 6)
 
 
-def test_others_with_the_same_text_are_no_others() -> None:
+def test_equal_references_are_not_shuffled() -> None:
     figures = wer_metrics(["one two", "One, two?", "three four"], ["one two", "one two", "three four"])
     assert figures["wer_shuffled"].value == 1
     assert set(wer_metrics(["one", "one"], ["one", "two"])) == {"wer", "cer"}
@@ -56,7 +56,7 @@ def test_error_rates_are_those_of_jiwer() -> None:
     assert figures == wer_metrics(texts, heard)
 
 
-def test_nothing_heard_is_all_deleted_and_much_heard_more_than_all() -> None:
+def test_empty_and_long_hypotheses() -> None:
     assert wer_metrics(["one two", "three"], ["", ""])["wer"][:3] == (1, 1, 1)
     assert wer_metrics(["one"], ["one two three four"])["wer"].value == 3
 
@@ -123,7 +123,7 @@ def test_a_bigram_model_by_hand() -> None:
     assert "-99.000000\t<s>\t" in text
 
 
-def test_pocketsphinx_reads_the_model_as_it_is_meant(tmp_path: Path) -> None:
+def test_pocketsphinx_reads_the_language_model(tmp_path: Path) -> None:
     """For every history what follows it has probabilities that sum to 1, also through the back-off."""
     from pocketsphinx import LogMath, NGramModel
 
@@ -139,7 +139,7 @@ def test_pocketsphinx_reads_the_model_as_it_is_meant(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("sentences", "order", "said"), [([[], []], 2, "needs words"), (SENTENCES, 0, "at least 1")])
-def test_what_makes_no_model_is_refused(sentences: list[list[str]], order: int, said: str) -> None:
+def test_invalid_language_models_are_refused(sentences: list[list[str]], order: int, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         arpa(sentences, order)
 
@@ -162,7 +162,7 @@ def sphinx(speech: tuple[list[str], list[np.ndarray]]) -> PocketsphinxASR:
 
 
 @pytest.mark.data
-def test_clear_speech_is_heard_and_noise_is_not(sphinx: PocketsphinxASR, speech) -> None:
+def test_clear_speech_is_recognised_and_noise_is_not(sphinx: PocketsphinxASR, speech) -> None:
     texts, wavs = speech
     assert wer_metrics(texts, list(transcribe_all(sphinx, wavs, 16_000)))["wer"].value < 0.1
     rng = np.random.default_rng(0)
@@ -172,7 +172,7 @@ def test_clear_speech_is_heard_and_noise_is_not(sphinx: PocketsphinxASR, speech)
 
 @pytest.mark.data
 @pytest.mark.slow
-def test_what_is_heard_hangs_on_nothing_but_the_audio(sphinx: PocketsphinxASR, speech) -> None:
+def test_transcripts_depend_on_the_audio_only(sphinx: PocketsphinxASR, speech) -> None:
     """Noisy, so that small differences would show: in any order, by any number of processes, at another rate."""
     rng = np.random.default_rng(1)
     wavs = [(wav + rng.normal(0, 0.01, len(wav))).astype(np.float32) for wav in speech[1]]
@@ -182,7 +182,7 @@ def test_what_is_heard_hangs_on_nothing_but_the_audio(sphinx: PocketsphinxASR, s
 
 
 @pytest.mark.data
-def test_other_rates_are_heard_too(sphinx: PocketsphinxASR, speech) -> None:
+def test_other_sample_rates_are_recognised(sphinx: PocketsphinxASR, speech) -> None:
     import soxr
 
     heard = sphinx.transcribe(soxr.resample(speech[1][0], 16_000, 22_050), 22_050)
@@ -190,7 +190,7 @@ def test_other_rates_are_heard_too(sphinx: PocketsphinxASR, speech) -> None:
 
 
 @pytest.mark.data
-def test_where_there_is_nothing_nothing_is_heard(sphinx: PocketsphinxASR) -> None:
+def test_silence_has_an_empty_transcript(sphinx: PocketsphinxASR) -> None:
     for length in (0, 1, 100):
         assert sphinx.transcribe(np.zeros(length, np.float32), 16_000) == ""
     with pytest.raises(ValueError, match="mono"):
@@ -233,7 +233,7 @@ def tiny_whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_a_recogniser_of_the_hub_hears(tiny_whisper) -> None:
+def test_a_recogniser_of_the_hub_transcribes(tiny_whisper) -> None:
     """Random weights hear rubbish, but the same rubbish again, and what the model and its tokenizer themselves say."""
     from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
 

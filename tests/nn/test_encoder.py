@@ -67,7 +67,7 @@ def test_streamed_in_any_chunks_equals_whole(randomise, chunks, lookahead, seed)
     torch.testing.assert_close(_stream(encoder, wav, chunks), encoder(wav)[0], rtol=0, atol=1e-13)
 
 
-def test_a_stream_hands_out_each_frame_as_soon_as_it_is_certain(encoder) -> None:
+def test_a_stream_returns_each_frame_as_soon_as_it_is_final(encoder) -> None:
     state, heard, told = encoder.start(), 0, 0
     for _ in range(60):
         z, state = encoder(_wav(3), state)
@@ -117,7 +117,7 @@ def test_the_gain_is_that_of_the_input(encoder) -> None:
     torch.testing.assert_close(encoder(wav)[0], plain(wav * CFG.input_gain)[0], rtol=0, atol=1e-6)
 
 
-def test_streams_of_a_batch_do_not_hear_each_other(encoder) -> None:
+def test_streams_of_a_batch_are_independent(encoder) -> None:
     wavs = _wav(90, batch=3)
     together = encoder(wavs)[0]
     for wav, z in zip(wavs, together, strict=True):

@@ -42,7 +42,7 @@ def test_affine_brings_the_first_training_batch_to_zero_mean_and_unit_variance()
     torch.testing.assert_close(out, (z - z.mean((0, 2))[:, None]) * slope[:, None], rtol=1e-3, atol=1e-4)
 
 
-def test_affine_is_learned_and_frame_is_not() -> None:
+def test_affine_is_trainable_and_frame_is_not() -> None:
     for normalizer, learned in ((Normalizer("affine", D), True), (Normalizer("frame", D), False)):
         normalizer(_batch(20))
         assert [parameter.requires_grad for parameter in normalizer.parameters()] == [learned] * 2

@@ -326,7 +326,7 @@ def test_a_phone_shows_it_without_sideways_scrolling(chromium: Any, example: tup
         assert box["x"] >= 0 and box["x"] + box["width"] <= 360
 
 
-def test_it_is_light_or_dark_as_the_reader_likes(chromium: Any, example: tuple[dict[str, Any], Path]) -> None:
+def test_it_has_a_light_and_a_dark_theme(chromium: Any, example: tuple[dict[str, Any], Path]) -> None:
     paper = """() => { const c = document.createElement('canvas').getContext('2d');
         c.fillStyle = getComputedStyle(document.body).backgroundColor; c.fillRect(0, 0, 1, 1);
         return c.getImageData(0, 0, 1, 1).data[0]; }"""
@@ -350,7 +350,9 @@ def test_it_is_light_or_dark_as_the_reader_likes(chromium: Any, example: tuple[d
         ({"title": "a", "missing": [{"task": "wer", "set": "x", "reason": "no texts"}]}, ["wer, x: no texts"]),
     ],
 )  # fmt: skip
-def test_a_section_without_data_says_so(chromium: Any, tmp_path: Path, report: dict[str, Any], said: list[str]) -> None:
+def test_a_section_without_data_shows_a_message(
+    chromium: Any, tmp_path: Path, report: dict[str, Any], said: list[str]
+) -> None:
     write_page(report, tmp_path)
     with _opened(chromium, tmp_path) as page:
         text = page.locator("main").inner_text()

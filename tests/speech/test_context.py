@@ -72,7 +72,7 @@ def _step(model, **changes):
     return logs
 
 
-def test_codes_learn_from_the_spectrum_and_leave_the_decoder_alone(config) -> None:
+def test_stage_codes_trains_codes_and_not_the_decoder(config) -> None:
     model = SpeechVQVAE(replace(config, stage="codes")).train()
     logs = _step(model)
     assert "spectrum_error" in logs and "bits_per_sample" not in logs
@@ -84,7 +84,7 @@ def test_codes_learn_from_the_spectrum_and_leave_the_decoder_alone(config) -> No
         model.eval().decode(model.tokenize(torch.rand(900) * 0.1), "anna")
 
 
-def test_speech_learns_with_the_codes_as_they_are(config, model, tmp_path) -> None:
+def test_stage_decoder_trains_the_decoder_with_frozen_codes(config, model, tmp_path) -> None:
     save_model(model, tmp_path / "codes")
     learner = SpeechVQVAE(replace(config, stage="decoder", speakers=("carl", "dora", "emil")))
     left = init_from(learner, [tmp_path / "codes"])
@@ -108,7 +108,7 @@ def test_speech_learns_with_the_codes_as_they_are(config, model, tmp_path) -> No
     assert load_model(tmp_path / "speech").fingerprint == model.fingerprint
 
 
-def test_codes_that_are_to_stay_must_be_those_of_a_start(config, model, tmp_path) -> None:
+def test_frozen_codes_must_come_from_a_checkpoint(config, model, tmp_path) -> None:
     save_model(model, tmp_path)
     other_reach = replace(config, stage="decoder", encoder=replace(config.encoder, lookahead=71))
     wider = replace(config.encoder, channels=(9,))
@@ -150,7 +150,7 @@ def test_what_must_be_exact_is_float32_under_autocast(config, model, stage) -> N
     assert [torch.equal(a, b) for a, b in zip(exact, under, strict=True)] == [True, True, stage == "decoder"]
 
 
-def test_the_spectrums_error_hears_nothing_of_padding(config) -> None:
+def test_the_spectrum_error_ignores_padding(config) -> None:
     learner = SpeechVQVAE(replace(config, stage="codes"))
     learner.eval()
     target, lengths = torch.randint(16, (2, 800)), torch.tensor([800, 330])
@@ -159,7 +159,7 @@ def test_the_spectrums_error_hears_nothing_of_padding(config) -> None:
     torch.testing.assert_close(learner.spectrum_error_of_each(target, cond, lengths)[1:], alone)
 
 
-def test_what_codes_and_speakers_are_worth_to_the_spectrum(config, model) -> None:
+def test_spectrum_metrics_measure_codes_and_speakers(config, model) -> None:
     learner = SpeechVQVAE(replace(config, stage="codes"))
     learner.load_state_dict(model.state_dict())
     batch = {
@@ -190,6 +190,6 @@ def test_what_codes_and_speakers_are_worth_to_the_spectrum(config, model) -> Non
         ({"spectrum_loss_weight": 0.0}, "spectrum_loss_weight"),
     ],
 )
-def test_configurations_that_cannot_be_are_refused(config, changes, message) -> None:
+def test_invalid_configurations_are_refused(config, changes, message) -> None:
     with pytest.raises(ValueError, match=message):
         replace(config, **changes)

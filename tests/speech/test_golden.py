@@ -12,7 +12,7 @@ from vqaudio.tokens.files import read_tokens
 
 
 @pytest.mark.parametrize("name", shipped_models())
-def test_the_golden_tokens_come_out_again(name: str) -> None:
+def test_the_golden_tokens_are_reproduced(name: str) -> None:
     model, folder = vqaudio.load_model(name), PRETRAINED / name
     rows = list(read_tokens(folder / "golden.jsonl"))
     assert len(rows) >= 3

@@ -32,7 +32,7 @@ def test_the_probabilities_of_all_maps_sum_to_one(prior: ImagePrior) -> None:
         assert (-nats).exp().sum().item() == pytest.approx(1, abs=1e-5)
 
 
-def test_draws_are_as_likely_as_it_says(prior: ImagePrior) -> None:
+def test_samples_follow_the_probabilities(prior: ImagePrior) -> None:
     label = torch.zeros(4000, dtype=torch.long)
     drawn = prior.sample(label=label, generator=torch.Generator().manual_seed(0))
     assert drawn.shape == (4000, 2, 1, 2)

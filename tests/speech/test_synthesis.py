@@ -51,7 +51,7 @@ def test_codes_may_arrive_in_any_pieces(tiny_model: SpeechVQVAE, cuts: list[int]
     assert torch.equal(torch.cat([torch.zeros(0), *pieces]), whole[: sum(map(len, pieces))])
 
 
-def test_audio_comes_before_later_codes_are_asked_for(model: SpeechVQVAE) -> None:
+def test_audio_is_returned_before_later_codes_are_read(model: SpeechVQVAE) -> None:
     """The delay: a code's samples are there before the next code is."""
     codes = _tokens(model, 80).codes.tolist()
     asked = 0
@@ -82,7 +82,7 @@ def test_a_stream_refuses_what_decode_refuses(model: SpeechVQVAE) -> None:
             call()
 
 
-def test_precisions_differ_and_say_where_they_are_missing(model: SpeechVQVAE) -> None:
+def test_precisions_differ_and_unavailable_ones_are_reported(model: SpeechVQVAE) -> None:
     tokens = _tokens(model, 5000)
     if sampling.kernels() is None:
         with pytest.raises(ValueError, match="precision bf16 needs the compiled kernels on a CPU"):

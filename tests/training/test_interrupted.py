@@ -325,7 +325,7 @@ def test_a_full_disk_ends_the_run_in_words_and_room_continues_it(
 @pytest.mark.parametrize(
     ("number", "to_launcher"), [(signal.SIGTERM, False), (signal.SIGINT, False), (signal.SIGTERM, True)]
 )
-def test_a_signal_saves_and_says_how_to_continue(
+def test_a_signal_saves_a_checkpoint_and_a_message_explains_how_to_continue(
     launched, runs: Path, tiny: Path, number: signal.Signals, to_launcher: bool
 ) -> None:
     out = runs / f"stopped-{number.name}-{to_launcher}"

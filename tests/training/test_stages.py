@@ -47,7 +47,7 @@ def speech(host, tiny: Path, runs: Path, recipe: Path, codes: Path) -> Path:
     return out
 
 
-def test_codes_stay_and_speech_comes(codes: Path, speech: Path) -> None:
+def test_codes_do_not_change_and_the_decoder_is_trained(codes: Path, speech: Path) -> None:
     before, after = load_model(codes), load_model(speech)
     assert after.fingerprint == before.fingerprint
     wav = torch.rand(2000, generator=torch.Generator().manual_seed(0)) - 0.5
@@ -74,7 +74,7 @@ def test_two_processes_equal_one(host, tiny: Path, runs: Path, recipe: Path, cod
 
 
 @pytest.mark.parametrize("stage", ["codes", "decoder"])
-def test_a_run_that_goes_on_equals_one_that_never_stopped(
+def test_resumed_equals_uninterrupted(
     host, tiny: Path, runs: Path, recipe: Path, codes: Path, speech: Path, stage: str
 ) -> None:
     whole = {"codes": codes, "decoder": speech}[stage]
@@ -90,7 +90,7 @@ def test_a_run_that_goes_on_equals_one_that_never_stopped(
         assert all(torch.equal(value, found[key]) for key, value in expected.items()), name
 
 
-def test_speech_without_a_start_is_refused(host, tiny: Path, runs: Path, recipe: Path) -> None:
+def test_stage_decoder_without_a_checkpoint_is_refused(host, tiny: Path, runs: Path, recipe: Path) -> None:
     run = host.start(recipe, tiny, "--out", runs / "from nothing", *SPEECH)
     assert run.wait() == [1]
     assert "error: stage: decoder freezes encoder and codebook, so init_from must name" in run.output
