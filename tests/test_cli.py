@@ -22,7 +22,7 @@ from vqaudio.tokens.rows import TokenRow
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 MINI = REPOSITORY / "egs" / "mini"
-CLIP = 330  # samples: decoding takes milliseconds
+CLIP = 330  # samples, so that decoding takes milliseconds
 
 
 @pytest.fixture(scope="module")

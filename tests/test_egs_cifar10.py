@@ -23,14 +23,14 @@ MD5 = hashlib.md5(CONTENT).hexdigest()
 
 
 class Home(HTTPServer):
-    """Serves CONTENT, and notes which ranges it was asked for."""
+    """Serves CONTENT, and records the requested ranges."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.ranges: list[str | None] = []
         self.knows_ranges = True
         self.closes_after = len(CONTENT)
-        """bytes of a reply after which it hangs up"""
+        """bytes of a reply after which the connection is closed"""
         self.url = f"http://127.0.0.1:{self.server_port}/cifar-10-binary.tar.gz"
 
 

@@ -102,7 +102,7 @@ def test_phones_fill_the_audio_and_fit_it(utterances, wavs):
         assert phones[0][0] == 0 and all(start < end for start, end, _ in phones), row["id"]
         assert [end for _, end, _ in phones[:-1]] == [start for start, _, _ in phones[1:]]
         assert row["seconds"] - 0.001 <= phones[-1][1] <= row["seconds"], row["id"]
-        # vowels 20 dB above silences; times wrong by 50 ms would bring loud and soft together
+        # vowels are 20 dB above silences; an offset of 50 ms would mix loud and soft samples
         power = {True: [], False: []}
         for start, end, phone in phones:
             if phone in VOWELS or phone == "pau":

@@ -13,7 +13,7 @@ LAYERS = [  # bottom to top
     ["upgrade"],
     ["kernels"],
     ["nn", "checkpoint"],
-    ["sampling", "data", "training"],  # data and training know no model, training not even the quantizer
+    ["sampling", "data", "training"],  # data and training are independent of models, training also of the quantizer
     ["speech"],
     ["tokens", "images"],  # speech never imports images, and nothing but recipes and the command line does
     ["metrics"],

@@ -1,4 +1,4 @@
-"""Rates by a clock that the tests move, and each way to decode as it is called."""
+"""Rates with a simulated clock, and the calls of each implementation."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TINY = WaveNetConfig(
 
 
 class Clock:
-    """Time passes where somebody says so."""
+    """A simulated clock, which the tests advance."""
 
     now = 0.0
 
@@ -132,7 +132,7 @@ def test_the_reference_loop_computes_the_receptive_field_at_each_step(clock: Clo
 
 @pytest.fixture
 def peer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], dict]]:
-    """A package of that name that is none; what is called with which arguments."""
+    """A fake package wavenet_vocoder that records its calls and arguments."""
     calls: dict = {}
 
     class Net:
@@ -165,7 +165,7 @@ def test_wavenet_vocoder_has_the_same_size(peer: Callable[[], dict]) -> None:
     assert calls["fast"]
     assert calls["given"]["first"].shape == (1, 6, 1)
     steps = calls["given"]["T"]
-    assert calls["given"]["c"].shape == (1, 3, steps)  # it wants a column for every step
+    assert calls["given"]["c"].shape == (1, 3, steps)  # it needs a column for every step
     assert calls["given"]["g"].tolist() == [[0]]
 
 

@@ -1,4 +1,4 @@
-"""What is timed, and what follows from rates; never how fast this machine is."""
+"""Which implementations are timed, and the metrics derived from rates, independent of the speed of this machine."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_every_implementation_decodes(without_peer: None) -> None:
     host = speed.measure_machine(2, seconds=1e-3)
     found = list(speed.compare(TINY, host, speed.measure_bandwidth(TINY, seconds=1e-3), PLAN))
     timed = [row for row in found if row.rate is not None]
-    assert len(timed) == len(found) - 2  # the peer, on one thread and on two
+    assert len(timed) == len(found) - 2  # wavenet_vocoder, on one thread and on two
     assert all(0 < row.rate < float("inf") for row in timed if row.rate)
     assert {row.precision for row in timed if row.implementation == COMPILED} == (
         set(PRECISIONS) if kernels() else set()

@@ -75,10 +75,10 @@ def test_the_verb_prints_what_the_file_holds(tmp_path: Path, capsys: pytest.Capt
     out = tmp_path / "speed.json"
     assert main(["bench", "--quick", "--threads", "2", "--out", str(out)]) == 0
     printed = capsys.readouterr()
-    figures = json.loads(out.read_text())
+    metrics = json.loads(out.read_text())
     assert printed.err == ""
-    assert figures["machine"]["threads"] == 2
-    (tiny,) = figures["models"]
+    assert metrics["machine"]["threads"] == 2
+    (tiny,) = metrics["models"]
     assert tiny["net"] == {**vars(TINY.net)}
     rows = [table.row_of(Speed(**row)) for row in tiny["speeds"]]
     assert printed.out.splitlines()[-len(rows) :] == rows

@@ -181,7 +181,7 @@ def test_what_overlaps_by_rounding_touches(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "text", "message"),
     [
         ("u.phn", "0 80 a\n48 99 b\n", r"u\.phn, line 2: 'b' starts at 0\.003 s, before 'a' ends at 0\.005 s"),
         ("u.phn", "0 100 a\n\n50 200 b\n", r"line 3: 'b' starts at 0\.003125 s, before 'a' ends"),
@@ -205,9 +205,9 @@ def test_what_overlaps_by_rounding_touches(tmp_path: Path) -> None:
         ("u.TextGrid", "ooBinaryFile", "line 1: expected a quoted string"),
     ],
 )
-def test_what_no_aligner_means_is_refused(tmp_path: Path, name: str, text: str, said: str) -> None:
+def test_what_no_aligner_means_is_refused(tmp_path: Path, name: str, text: str, message: str) -> None:
     path = _file(tmp_path / name, text)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         find_alignments(path if path.suffix in (".ctm", ".tsv") else tmp_path, ["u"])
 
 

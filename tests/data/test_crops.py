@@ -99,9 +99,9 @@ def test_target_shift_offsets_the_encoder_input(packed) -> None:
     for name in ("target", "speaker", "lengths"):
         assert torch.equal(plain[name], shifted[name])
     found = []
-    for said, heard, length in zip(plain["wav"][:, 0], shifted["wav"][:, 0], plain["lengths"], strict=True):
-        middle = said[200 : length - 200]
-        places = heard[: int(length)].unfold(0, len(middle), 1)  # where in what is heard does its middle lie?
+    for target, source, length in zip(plain["wav"][:, 0], shifted["wav"][:, 0], plain["lengths"], strict=True):
+        middle = target[200 : length - 200]
+        places = source[: int(length)].unfold(0, len(middle), 1)  # offset of the target in the encoder input
         (at,) = (places == middle).all(1).nonzero().flatten().tolist()
         found.append(at - 200)
     assert min(found) < -64 and max(found) > 64 and min(found) >= -128 and max(found) <= 128
@@ -109,14 +109,14 @@ def test_target_shift_offsets_the_encoder_input(packed) -> None:
 
 def test_gain_scales_the_encoder_input(packed) -> None:
     plain, louder = (SpeechCrops(packed, replace(CFG, batch_size=64, gain_db=g)) for g in (0.0, 12.0))
-    said, heard = plain.batch(3), louder.batch(3)
+    unscaled, scaled = plain.batch(3), louder.batch(3)
     for name in ("target", "speaker", "lengths"):
-        assert torch.equal(said[name], heard[name])
-    loud = said["wav"].abs().amax((1, 2))
-    gains = 20 * torch.log10(heard["wav"].abs().amax((1, 2)) / loud)
-    torch.testing.assert_close(heard["wav"], said["wav"] * 10 ** (gains / 20)[:, None, None])
+        assert torch.equal(unscaled[name], scaled[name])
+    loud = unscaled["wav"].abs().amax((1, 2))
+    gains = 20 * torch.log10(scaled["wav"].abs().amax((1, 2)) / loud)
+    torch.testing.assert_close(scaled["wav"], unscaled["wav"] * 10 ** (gains / 20)[:, None, None])
     assert -12 <= gains.min() < -8 and 8 < gains.max() <= 12
-    _assert_equal(_joined([louder.batch(3, part, 3) for part in range(3)]), heard)
+    _assert_equal(_joined([louder.batch(3, part, 3) for part in range(3)]), scaled)
 
 
 def test_a_shift_beyond_an_utterance_is_silence(packed) -> None:

@@ -1,4 +1,4 @@
-"""Forced alignment of real speech, against the phones that a synthesiser planned and those that people marked."""
+"""Forced alignment of real speech, compared with the phones of a synthesiser and with manual labels."""
 
 import os
 from itertools import pairwise
@@ -47,8 +47,8 @@ def test_phones_are_where_the_synthesiser_put_them(spoken: list[Utterance]) -> N
 
 def test_phones_follow_from_the_text(spoken: list[Utterance]) -> None:
     wav = _wav(spoken[0])
-    (said,) = fold([align(wav, "Yes, no: 2 CUPS!", RATE)]).alignments
-    assert "".join(phone.label for phone in said if phone.label != "SIL") == "YEHSNOWTUWKAHPS"
+    (alignment,) = fold([align(wav, "Yes, no: 2 CUPS!", RATE)]).alignments
+    assert "".join(phone.label for phone in alignment if phone.label != "SIL") == "YEHSNOWTUWKAHPS"
 
 
 def test_what_was_aligned_before_does_not_matter(spoken: list[Utterance]) -> None:
@@ -70,7 +70,7 @@ def test_another_rate_gives_nearly_the_same(spoken: list[Utterance]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("samples", "text", "said"),
+    ("samples", "text", "message"),
     [
         (
             RATE,
@@ -83,8 +83,8 @@ def test_another_rate_gives_nearly_the_same(spoken: list[Utterance]) -> None:
         (200, "hello", "too short"),
     ],
 )
-def test_what_cannot_be_aligned_is_refused(samples: int, text: str, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_what_cannot_be_aligned_is_refused(samples: int, text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         align(np.zeros(samples, np.float32), text, RATE)
 
 
@@ -127,9 +127,9 @@ def test_the_verb_writes_a_table_and_names_what_it_could_not_do(
     manifest, out = tmp_path / "test.jsonl", tmp_path / "phones.tsv"
     write_manifest(manifest, [others[0], *spoken[:2], *others[1:]])
     assert align_verb((manifest,), out) == 1
-    said = capsys.readouterr()
-    assert "2 of 6" in said.out and "forced alignment by vqaudio align" in said.out
-    errors = said.err.strip().splitlines()
+    printed = capsys.readouterr()
+    assert "2 of 6" in printed.out and "forced alignment by vqaudio align" in printed.out
+    errors = printed.err.strip().splitlines()
     assert all(name in line for name, line in zip(("strange", "untold", "silent", "gone"), errors, strict=True))
     assert "zyxomma" in errors[0] and "no text" in errors[1]
     assert read_tsv(out) == {u.id: align(_wav(u), u.text or "", RATE) for u in spoken[:2]}

@@ -25,7 +25,7 @@ def _smooth(height: int, width: int) -> np.ndarray:
 @pytest.mark.parametrize("suffix", ["png", "bmp", "webp"])
 def test_lossless_files_are_read_bit_for_bit(tmp_path, suffix) -> None:
     path = tmp_path / f"a.{suffix}"
-    Image.fromarray(NOISE).save(path, lossless=True)  # WebP asks for it, the others do not mind
+    Image.fromarray(NOISE).save(path, lossless=True)  # required for WebP, ignored by the others
     pixels = read_image(path)
     np.testing.assert_array_equal(pixels, NOISE)
     assert pixels.dtype == np.uint8 and pixels.flags.c_contiguous
@@ -38,7 +38,7 @@ def test_jpeg_is_near(tmp_path) -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(tmp_path, orientation) -> None:
-    """Stored as each orientation says, they all show the same."""
+    """The same image stored in each orientation."""
     stored = {
         1: NOISE,
         2: NOISE[:, ::-1],

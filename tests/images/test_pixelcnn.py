@@ -1,4 +1,4 @@
-"""No place hears of itself or of what comes after it, and every place hears of all before it."""
+"""Each position depends on all previous positions, and not on itself or later ones."""
 
 from __future__ import annotations
 

@@ -43,8 +43,8 @@ def test_an_image_model_is_trained_saved_and_loaded(
         losses.append(loss.item())
     assert losses[-1] < losses[1]
     assert {"quantizer_loss", "perplexity", "usage", "dead_codes"} <= logs.keys()
-    figures = image_metrics(model.eval(), [{"image": images}])
-    assert figures["codebook_size"] == KINDS[kind].codebook_size
+    metrics = image_metrics(model.eval(), [{"image": images}])
+    assert metrics["codebook_size"] == KINDS[kind].codebook_size
     save_model(model, tmp_path / "model")
     loaded = load_model(tmp_path / "model", kind=ImageVQVAE)
     assert loaded.cfg == model.cfg and loaded.fingerprint == model.fingerprint

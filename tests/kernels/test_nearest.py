@@ -53,7 +53,7 @@ def _assert_same_or_tied(left: Tensor, right: Tensor, rows: Tensor, codebook: Te
 
 
 def _nearly_tied(count: int) -> tuple[Tensor, Tensor]:
-    """Rows (count, D), and codes (K, D) that rounding alone tells apart: another order of a sum, another code."""
+    """Rows (count, D), and codes (K, D) whose nearest code depends on rounding, that is on the order of summation."""
     centres = _noise(4, D, seed=1)
     codebook = centres.repeat(K // 4, 1) * (1 + 1e-7 * _noise(K, D, seed=2))
     return centres[torch.arange(count) % 4] + 0.3 * _noise(count, D, seed=3), codebook
@@ -228,7 +228,7 @@ def _imitation(failure: int = 0) -> tuple[Kernels, list[int]]:
 
 def test_threads_are_limited_by_the_work_and_by_the_argument() -> None:
     kernels, asked = _imitation()
-    codebook, worth = torch.zeros(K, D), THREAD_WORK // (K * D)  # rows that are worth a thread
+    codebook, worth = torch.zeros(K, D), THREAD_WORK // (K * D)  # enough rows for one thread
     for count, threads in ((0, 8), (1, 8), (2 * worth - 1, 8), (2 * worth, 8), (2 * worth, 1), (20 * worth, 3)):
         nearest_code(kernels, torch.zeros(count, D), codebook, threads)
     assert asked == [1, 1, 1, 2, 1, 3]

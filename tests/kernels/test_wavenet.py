@@ -57,7 +57,7 @@ def _noise(*size: int, seed: int = 0) -> Tensor:
 
 
 def _weights(shape: WaveNetShape) -> dict[str, Tensor]:
-    """Random, at a scale that keeps signals alive; logits far from uniform."""
+    """Random, at a scale that preserves signal levels; logits far from uniform."""
     weights = {}
     for seed, (name, size) in enumerate(shape.tensors().items()):
         if size:

@@ -1,4 +1,4 @@
-"""ABX: cells by hand, a naive count over triples, and codes that know all or nothing of phones."""
+"""ABX: cells by hand, a naive count over triples, perfect codes and random codes."""
 
 import os
 from collections import defaultdict
@@ -45,7 +45,7 @@ def test_one_speaker_by_hand() -> None:
 
 
 def test_across_two_speakers_by_hand() -> None:
-    """X of s, A and B of t: p right, q wrong; X of t: both wrong. Nobody says a phone twice."""
+    """X of s, A and B of t: p right, q wrong; X of t: both wrong. No speaker has two tokens of a phone."""
     found = _abx([("t", "p", 0), ("t", "q", 1), ("s", "p", 0.4), ("s", "q", 0.3)])
     assert found["abx_across"] == Estimate(0.75, 0.75, 0.75, 2)
     assert found["abx_cells_across"].value == 4 and found["abx_cells_within"].value == 0
@@ -153,7 +153,7 @@ def test_random_codes_are_at_chance_within_their_interval() -> None:
 
 
 def test_the_interval_is_over_speakers() -> None:
-    """Half of them are perfect, half at chance: speakers alone make the doubt."""
+    """Half of them are perfect, half at chance: the interval is due to speakers only."""
     lengths, items = _speech()
     codes = {name: np.zeros(length, np.int64) for name, length in lengths.items()}
     for item in items[: len(items) // 2]:
@@ -178,7 +178,7 @@ def test_items_and_speaker_pairs_are_limited_and_counted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"items": []}, "no items"),
         ({"items": [Item("s", 0, 1, "p", "SIL", "SIL", "s")] * 2}, "no phone of the 2 items"),
@@ -191,9 +191,9 @@ def test_items_and_speaker_pairs_are_limited_and_counted() -> None:
         ({"features": {"s": np.full((3, 1), np.nan)}}, "not finite"),
     ],
 )
-def test_invalid_inputs_are_refused(change: dict, said: str) -> None:
+def test_invalid_inputs_are_refused(change: dict, message: str) -> None:
     features, items = _corpus([("s", "p", 0), ("s", "p", 1), ("s", "q", 2)])
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         abx_metrics(**{"features": features, "items": items, "frame_rate": 1, **change})
 
 
@@ -201,7 +201,7 @@ def test_invalid_inputs_are_refused(change: dict, said: str) -> None:
 @pytest.mark.data
 @pytest.mark.skipif(not TIMIT.is_dir(), reason=f"{TIMIT} is absent; set VQAUDIO_DATA to the folder of timit8")
 def test_the_shipped_model_on_real_speech() -> None:
-    """Its vectors know more of phones than its codes, and these more than random ones, within and across speakers."""
+    """Its vectors discriminate phones better than its codes, and these better than random codes."""
     model = load_model("mini")
     tokens = {path.stem: model.tokenize(path).codes for path in sorted(TIMIT.glob("wav16/*/*.flac"))}
     found = find_alignments(TIMIT / "phn", tokens)

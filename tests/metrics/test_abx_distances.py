@@ -126,7 +126,7 @@ def test_stretches_are_taken_in_any_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("frames", "distance", "said"),
+    ("frames", "distance", "message"),
     [
         ([], "angular", "none"),
         ([np.zeros((2, 3)), np.zeros((2, 4))], "angular", r"one width, got \[\(3,\), \(4,\)\]"),
@@ -138,6 +138,6 @@ def test_stretches_are_taken_in_any_order() -> None:
         ([np.zeros(2**15 + 1, int)], "identity", "32769"),
     ],
 )
-def test_what_cannot_be_compared_is_refused(frames, distance, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_what_cannot_be_compared_is_refused(frames, distance, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         stretches(frames, distance)

@@ -53,11 +53,11 @@ def test_silence_labels_are_configurable() -> None:
 
 
 @pytest.mark.parametrize(
-    ("alignments", "said"),
+    ("alignments", "message"),
     [({}, "0 alignments"), ({"u": SPEECH[:1]}, "no phones"), ({"v": SPEECH}, "v has no speaker")],
 )
-def test_what_has_no_items_is_refused(alignments, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_what_has_no_items_is_refused(alignments, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         items_of(alignments, {"u": "s"})
 
 
@@ -101,7 +101,7 @@ def test_features_are_read_as_they_were_saved(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (np.zeros((2, 3, 4)), r"\(2, 3, 4\) float64"),
         (np.zeros(3), r"\(3,\) float64"),
@@ -113,13 +113,13 @@ def test_features_are_read_as_they_were_saved(tmp_path: Path) -> None:
         (b"", "not an array of numbers"),
     ],
 )
-def test_a_file_of_something_else_is_named(tmp_path: Path, content, said: str) -> None:
+def test_a_file_of_something_else_is_named(tmp_path: Path, content, message: str) -> None:
     path = tmp_path / "odd.npy"
     if isinstance(content, bytes):
         path.write_bytes(content)
     else:
         np.save(path, content, allow_pickle=True)
-    with pytest.raises(ValueError, match=said) as raised:
+    with pytest.raises(ValueError, match=message) as raised:
         load_features(tmp_path, ["odd"])
     assert str(path) in str(raised.value)
 

@@ -45,7 +45,7 @@ def prior(randomise: Callable[..., nn.Module]) -> CodePrior:
 
 
 def test_every_rate_of_two_utterances_by_hand() -> None:
-    # 0 0 0 1 | 0 1 1 2: shares 1/2, 3/8, 1/8; after 0: 0 0 1 1; after 1: 1 2
+    # 0 0 0 1 | 0 1 1 2: frequencies 1/2, 3/8, 1/8; after 0: 0 0 1 1; after 1: 1 2
     rows = [_row("a", "anna", [0, 0, 0, 1]), _row("b", "bert", [0, 1, 1, 2])]
     found = bitrates(rows, K)
     seconds, own = 0.08, found.overall
@@ -116,7 +116,7 @@ def test_the_priors_rate_is_its_likelihood(prior: CodePrior, monkeypatch: pytest
         for i, (s, n) in enumerate(zip(names, (9, 1, 30, 5, 12), strict=True))
     ]
     nats = []
-    for row, voice in zip(rows, (0, 2, 1, 2, 0), strict=True):  # 2 is nobody
+    for row, voice in zip(rows, (0, 2, 1, 2, 0), strict=True):  # 2 is the null speaker
         codes = row.tokens.codes[None]
         nats.append(prior.nll(codes, torch.tensor([voice]), torch.tensor([codes.shape[1]])).item())
     found = bitrates(rows, K, prior=prior)

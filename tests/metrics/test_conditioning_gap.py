@@ -50,9 +50,9 @@ def test_a_batch_needs_at_least_two_utterances(tiny_model: SpeechVQVAE) -> None:
 
 
 def test_estimates_are_the_summary_with_intervals_over_utterances(tiny_model: SpeechVQVAE) -> None:
-    heard = conditioned_nll(tiny_model, _batches(tiny_model))
-    found, whole = gap_estimates(heard), gap_metrics(heard)
-    assert heard.nats.shape == (4, 6)
+    nll = conditioned_nll(tiny_model, _batches(tiny_model))
+    found, whole = gap_estimates(nll), gap_metrics(nll)
+    assert nll.nats.shape == (4, 6)
     for name in ("bits_per_sample", "conditioning_gap", "conditioning_gap_mean", "speaker_gap"):
         assert found[name].value == pytest.approx(whole[name], abs=1e-5) and found[name].count == 6
         assert found[name].low < found[name].value < found[name].high

@@ -1,4 +1,4 @@
-"""Edits per code: distances by hand and by the textbook, tokenizers whose answer is known, codecs put in place."""
+"""Edit rates: distances by hand and by the textbook algorithm, tokenizers with known codes, aligned codecs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SIX = 10 ** (6 / 20)
 
 
 def _voice(seed: int = 0, peak: float = 0.4, samples: int = 8040) -> np.ndarray:
-    """A gliding harmonic sound whose loudness comes and goes, (T,) float32; half a hop is left at the end."""
+    """A harmonic glide with varying level, (T,) float32; the length is a multiple of the hop plus half a hop."""
     time = np.arange(samples) / RATE
     phase = 2 * np.pi * np.cumsum(120 + 40 * np.sin(2 * np.pi * (2 + seed) * time)) / RATE
     wav = np.sum([np.sin(k * phase) / k for k in range(1, 15)], axis=0) * (1.1 + np.sin(2 * np.pi * 3 * time))
@@ -29,7 +29,7 @@ def _voice(seed: int = 0, peak: float = 0.4, samples: int = 8040) -> np.ndarray:
 
 
 def _levels(wav: np.ndarray) -> np.ndarray:
-    """Codes that know how loud each frame is and nothing else, in steps of 6 dB."""
+    """Codes that only encode the level of each frame, in steps of 6 dB."""
     frames = np.pad(wav, (0, -len(wav) % HOP)).reshape(-1, HOP)
     return np.floor(np.log(np.abs(frames).max(1) + 1e-9) / np.log(SIX)).astype(np.int64)
 
@@ -76,12 +76,12 @@ def test_merged_codes_are_those_of_the_runs() -> None:
 
 def test_codes_that_never_change_have_no_edits() -> None:
     wavs = [_voice(seed) for seed in range(3)]
-    figures = robustness_metrics(lambda wav: np.full(-(-len(wav) // HOP), 7), wavs, sample_rate=RATE, hop=HOP)
+    metrics = robustness_metrics(lambda wav: np.full(-(-len(wav) // HOP), 7), wavs, sample_rate=RATE, hop=HOP)
     names = [*NAMES, *(name for name in ("mp3", "opus") if name not in missing_codecs(RATE))]
-    assert list(figures) == [f"edit_rate_{name}{kind}" for name in names for kind in ("", "_merged")]
+    assert list(metrics) == [f"edit_rate_{name}{kind}" for name in names for kind in ("", "_merged")]
     # without half a hop there is one code fewer
-    assert figures.pop("edit_rate_shift_half") == pytest.approx(Estimate(1 / 101, 1 / 101, 1 / 101, 3))
-    assert set(figures.values()) == {Estimate(0, 0, 0, 3)}
+    assert metrics.pop("edit_rate_shift_half") == pytest.approx(Estimate(1 / 101, 1 / 101, 1 / 101, 3))
+    assert set(metrics.values()) == {Estimate(0, 0, 0, 3)}
 
 
 def test_edits_are_summed_over_all_utterances() -> None:
@@ -93,48 +93,50 @@ def test_edits_are_summed_over_all_utterances() -> None:
         codes[0] = not any(np.array_equal(wav, own) for own in wavs)
         return codes
 
-    figures = robustness_metrics(tokenize, wavs, sample_rate=RATE, hop=HOP)
+    metrics = robustness_metrics(tokenize, wavs, sample_rate=RATE, hop=HOP)
     for name in set(NAMES) - {"shift_hop"}:
-        assert figures[f"edit_rate_{name}"] == pytest.approx(Estimate(2 / 14, 1 / 9, 1 / 5, 2)), name
-        assert figures[f"edit_rate_{name}_merged"] == Estimate(1, 1, 1, 2), name
-    assert figures["edit_rate_shift_hop"].value == 2 / 12
+        assert metrics[f"edit_rate_{name}"] == pytest.approx(Estimate(2 / 14, 1 / 9, 1 / 5, 2)), name
+        assert metrics[f"edit_rate_{name}_merged"] == Estimate(1, 1, 1, 2), name
+    assert metrics["edit_rate_shift_hop"].value == 2 / 12
 
 
 def test_a_tokenizer_that_only_encodes_level() -> None:
     quiet, loud = _voice(0, 0.3), _voice(1, 0.97)  # the latter leaves no room for 6 dB
-    figures = robustness_metrics(_levels, [quiet, loud], sample_rate=RATE, hop=HOP)
+    metrics = robustness_metrics(_levels, [quiet, loud], sample_rate=RATE, hop=HOP)
     codes = [_levels(wav) for wav in (quiet, loud)]
     softer = sum(distance(own, own - 1) for own in codes) / 202
     assert softer > 0.05
-    assert figures["edit_rate_gain_minus6"].value == pytest.approx(softer)
+    assert metrics["edit_rate_gain_minus6"].value == pytest.approx(softer)
     turned_down = _levels(loud * np.float32(0.99 / SIX / 0.97))
     louder = (distance(codes[0], codes[0] + 1) + distance(turned_down, turned_down + 1)) / 202
-    assert figures["edit_rate_gain_plus6"].value == pytest.approx(louder)
+    assert metrics["edit_rate_gain_plus6"].value == pytest.approx(louder)
     half = sum(distance(_levels(wav), _levels(wav[40:])) for wav in (quiet, loud)) / 202
-    assert figures["edit_rate_shift_half"].value == pytest.approx(half) and half > 0
-    assert figures["edit_rate_shift_hop"].value == 0  # frame by frame the same
+    assert metrics["edit_rate_shift_half"].value == pytest.approx(half) and half > 0
+    assert metrics["edit_rate_shift_hop"].value == 0  # frame by frame the same
     merged_softer = sum(distance(merged(own), merged(own) - 1) for own in codes)
-    assert figures["edit_rate_gain_minus6_merged"].value == merged_softer / sum(len(merged(own)) for own in codes)
+    assert metrics["edit_rate_gain_minus6_merged"].value == merged_softer / sum(len(merged(own)) for own in codes)
 
 
 def test_the_changes_match_their_names() -> None:
-    low, heard = _voice(peak=0.4), []
+    low, inputs = _voice(peak=0.4), []
     wav = low + (0.05 * np.sin(2 * np.pi * 6000 / RATE * np.arange(len(low)))).astype(np.float32)
 
     def tokenize(changed: np.ndarray) -> np.ndarray:
-        heard.append(changed)
+        inputs.append(changed)
         return _levels(changed)
 
     robustness_metrics(tokenize, [wav], sample_rate=RATE, hop=HOP)
-    changed = dict(zip(NAMES, heard[1:], strict=False))  # there is room for all: only the utterance itself comes first
-    assert np.array_equal(heard[0], wav)
+    changed = dict(
+        zip(NAMES, inputs[1:], strict=False)
+    )  # nothing clips, so the unchanged utterance is tokenized once, first
+    assert np.array_equal(inputs[0], wav)
     assert changed["gain_minus6"] == pytest.approx(wav * 10**-0.3) and changed["gain_plus6"] == pytest.approx(wav * SIX)
     assert np.array_equal(changed["shift_hop"], wav[80:]) and np.array_equal(changed["shift_half"], wav[40:])
     for decibels in (20, 10):
         assert _decibels(wav, changed[f"noise_{decibels}"]) == pytest.approx(decibels, abs=0.2)
     assert _decibels(wav, changed["resample_8k"]) < 15 and _decibels(low, changed["resample_8k"]) > 25  # without 6 kHz
     assert _decibels(wav, changed["resample_44k"]) > 35
-    for own in heard:
+    for own in inputs:
         assert own.dtype == np.float32 and np.abs(own).max() <= 1 and len(own) in (8040, 8000, 7960)
 
 
@@ -143,9 +145,9 @@ def test_a_delayed_waveform_is_realigned_to_the_sample(delay: int) -> None:
     wav = _voice(seed=2)
     late = np.pad(wav, (max(0, delay), 300))[max(0, -delay) :]
     noisy = late + 0.05 * np.random.default_rng(0).standard_normal(len(late)).astype(np.float32)
-    heard = slice(max(0, -delay), None)
-    assert np.array_equal(aligned(late, wav)[heard], wav[heard])
-    assert np.abs(aligned(noisy, wav)[heard] - wav[heard]).max() < 0.3
+    valid = slice(max(0, -delay), None)
+    assert np.array_equal(aligned(late, wav)[valid], wav[valid])
+    assert np.abs(aligned(noisy, wav)[valid] - wav[valid]).max() < 0.3
     assert not aligned(np.zeros(900, np.float32), wav[:800]).any()
 
 
@@ -176,16 +178,16 @@ def test_the_delay_of_an_mp3_without_a_header_is_removed() -> None:
 def test_a_coding_that_libsndfile_lacks_is_left_out_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     reason = missing_codecs(11025)["opus"]
     assert reason.startswith("opus at 11025 Hz: ") and "16000" in reason and reason == missing_codecs(11025)["opus"]
-    figures = robustness_metrics(_levels, [_voice()], sample_rate=11025, hop=HOP)
-    assert "edit_rate_opus" not in figures and "edit_rate_resample_44k" in figures
-    monkeypatch.setitem(robustness.CODECS, "mp3", {"format": "MP3", "subtype": "OPUS"})  # soundfile knows better
+    metrics = robustness_metrics(_levels, [_voice()], sample_rate=11025, hop=HOP)
+    assert "edit_rate_opus" not in metrics and "edit_rate_resample_44k" in metrics
+    monkeypatch.setitem(robustness.CODECS, "mp3", {"format": "MP3", "subtype": "OPUS"})  # rejected by soundfile
     assert set(missing_codecs(11025)) == {"mp3", "opus"}
 
 
 def test_silence_stays_silent() -> None:
-    figures = robustness_metrics(_levels, [np.zeros(800, np.float32)], sample_rate=RATE, hop=HOP)
+    metrics = robustness_metrics(_levels, [np.zeros(800, np.float32)], sample_rate=RATE, hop=HOP)
     for name in ("gain_minus6", "gain_plus6", "noise_20", "noise_10", "shift_hop", "resample_8k", "resample_44k"):
-        assert figures[f"edit_rate_{name}"] == Estimate(0, 0, 0, 1)
+        assert metrics[f"edit_rate_{name}"] == Estimate(0, 0, 0, 1)
 
 
 def test_the_same_seed_gives_the_same_metrics() -> None:

@@ -1,4 +1,4 @@
-"""The probes: the linear one against scikit-learn, the recurrent one where only the order tells who speaks."""
+"""The linear probe against scikit-learn, the recurrent one on codes whose order alone depends on the speaker."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ K = 16
 
 
 def _corpus(own: float, seed: int = 0, per_speaker: int = 12) -> tuple[list[np.ndarray], list[str]]:
-    """Utterances of three speakers; a share `own` of the codes comes from four codes that are a speaker's alone."""
+    """Utterances of three speakers; a fraction `own` of the codes comes from four codes that only this speaker uses."""
     rng = np.random.default_rng(seed)
     codes, names = [], []
     for i in range(per_speaker * 3):
@@ -29,7 +29,7 @@ def _probe(codes: list[np.ndarray], names: list[str], segment: int = 100, rate: 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where it does not matter what the recurrent probe learns."""
+    """For tests that do not depend on the training of the recurrent probe."""
     monkeypatch.setattr(module, "STEPS", 5)
 
 

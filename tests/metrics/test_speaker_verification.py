@@ -19,7 +19,7 @@ needs_weights = pytest.mark.skipif(
 
 
 def _sound(seconds: float, rate: int = 16000, pitch: float = 120.0) -> np.ndarray:
-    """A buzz with a moving formant: what a network of voices hears something in."""
+    """A buzz with a moving formant, which the network treats as speech."""
     time = np.arange(round(seconds * rate)) / rate
     buzz = sum(np.sin(2 * np.pi * pitch * k * time) / k for k in range(1, 20))
     return (0.1 * buzz * (1.1 + np.sin(2 * np.pi * 3 * time))).astype(np.float32)
@@ -59,7 +59,7 @@ def test_silence_is_a_vector_too(verifier: SpeakerVerifier) -> None:
 
 @needs_weights
 @pytest.mark.parametrize(
-    ("wav", "rate", "said"),
+    ("wav", "rate", "message"),
     [
         (np.zeros(0), 16000, r"T at least 1, got \(0,\)"),
         (np.zeros((1, 9)), 16000, r"got \(1, 9\)"),
@@ -67,8 +67,8 @@ def test_silence_is_a_vector_too(verifier: SpeakerVerifier) -> None:
         (np.ones(9), 0, "at least 1 Hz, got 0"),
     ],
 )
-def test_what_is_no_waveform_is_refused(verifier: SpeakerVerifier, wav, rate: int, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_what_is_no_waveform_is_refused(verifier: SpeakerVerifier, wav, rate: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         verifier.embed(wav, rate)
 
 
@@ -113,7 +113,7 @@ def test_the_error_rate_is_where_the_roc_curve_crosses(digits: int) -> None:
         ([3, 2, 1, 0], [True, True, False, False], 0.0),
         ([0, 1, 2, 3], [True, True, False, False], 1.0),
         ([3, 2, 1, 0], [True, False, True, False], 0.5),
-        ([1, 1, 1, 1], [True, False, True, False], 0.5),  # all alike: chance
+        ([1, 1, 1, 1], [True, False, True, False], 0.5),  # all equal: chance
         ([4, 3, 2, 1, 0, -1], [True, True, False, True, False, False], 1 / 3),
     ],
 )

@@ -1,4 +1,4 @@
-"""Two processes must equal one on the joint batch. The processes run this file too: `test_joint.py RANK FOLDER`."""
+"""Two processes must equal one with the global batch. They run this file: `test_distributed.py RANK FOLDER`."""
 
 import os
 import subprocess
@@ -40,13 +40,13 @@ CASES = {
 
 
 def _rows(step: int) -> Tensor:
-    """The joint batch's vectors (16, D); they wander, so that codes are left behind."""
+    """The vectors of the global batch (16, D); they drift, so that codes become unused."""
     noise = torch.randn(16, D, generator=torch.Generator().manual_seed(step))
     return noise + 1.5 * step
 
 
 def _part(step: int, sizes: list[int], rank: int) -> tuple[Tensor, Tensor]:
-    """What one process sees: (1, D, M) and mask (1, M). Without vectors of its own it has some padding."""
+    """What one process sees: (1, D, M) and mask (1, M). Without valid vectors it has some padding."""
     rows = _rows(step).split(sizes)[rank]
     valid = max(len(rows), 2)
     z = torch.full((1, D, valid + rank), 1e3)  # the second process has padding too
@@ -62,7 +62,7 @@ def _quantizer(options: dict, rank: int) -> VectorQuantizer | FSQ:
         fsq = FSQ(FSQConfig(levels=(3, 3), dim=D))
         fsq.forwards_per_step = forwards_per_step
         return fsq
-    torch.manual_seed(rank)  # processes begin with different random codebooks
+    torch.manual_seed(rank)  # processes start with different random codebooks
     quantizer = VectorQuantizer(VectorQuantizerConfig(codebook_size=8, dim=D, **options))
     quantizer.forwards_per_step = forwards_per_step
     return quantizer
@@ -73,7 +73,7 @@ def _state(module: torch.nn.Module) -> dict[str, Tensor]:
 
 
 def _gradients(quantizer: VectorQuantizer | FSQ, z: Tensor, mask: Tensor) -> dict[str, Tensor]:
-    """Of a loss that is a sum over valid vectors: summed over processes, those of the joint batch."""
+    """Of a loss that is a sum over valid vectors: summed over processes, those of the global batch."""
     z.requires_grad_()
     q = quantizer(z, mask)
     rows = q.z_q.movedim(1, -1)[mask]
@@ -89,7 +89,7 @@ def _loss(z: Tensor, mask: Tensor) -> Tensor:
 
 
 def _work(rank: int, folder: Path) -> None:
-    """All cases on one of two processes; what came of them goes to a file."""
+    """All cases on one of two processes; the results are written to a file."""
     dist.init_process_group("gloo", init_method=f"file://{folder / 'rendezvous'}", rank=rank, world_size=2)
     found = {}
     for name, (sizes, options) in CASES.items():

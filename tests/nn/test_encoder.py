@@ -68,11 +68,11 @@ def test_streamed_in_any_chunks_equals_whole(randomise, chunks, lookahead, seed)
 
 
 def test_a_stream_returns_each_frame_as_soon_as_it_is_final(encoder) -> None:
-    state, heard, told = encoder.start(), 0, 0
+    state, received, returned = encoder.start(), 0, 0
     for _ in range(60):
         z, state = encoder(_wav(3), state)
-        heard, told = heard + 3, told + z.shape[2]
-        assert told == max(0, heard - CFG.lookahead) // HOP
+        received, returned = received + 3, returned + z.shape[2]
+        assert returned == max(0, received - CFG.lookahead) // HOP
 
 
 def test_samples_beyond_the_lookahead_never_change_a_frame_and_those_within_do(encoder) -> None:
@@ -98,8 +98,8 @@ def test_a_frame_depends_on_exactly_its_receptive_field(randomise, lookahead) ->
     wav = _wav(end + 20).double().requires_grad_()
     encoder(wav)[0][0, :, n].sum().backward()
     assert wav.grad is not None
-    heard = wav.grad[0, 0].nonzero().flatten()
-    assert (heard.min().item(), heard.max().item() + 1) == (end - cfg.receptive_field, end)
+    used = wav.grad[0, 0].nonzero().flatten()
+    assert (used.min().item(), used.max().item() + 1) == (end - cfg.receptive_field, end)
 
 
 def test_padding_at_the_right_never_changes_earlier_frames(encoder) -> None:

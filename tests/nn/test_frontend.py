@@ -1,4 +1,4 @@
-"""The filterbank: equal to librosa's, the same in chunks, and what an encoder on it promises."""
+"""The log-mel front-end: equal to librosa, chunked equals whole, and an encoder with it."""
 
 from __future__ import annotations
 
@@ -48,16 +48,16 @@ def test_chunks_equal_the_whole() -> None:
 
 
 def test_windows_lie_around_the_middles_of_frames() -> None:
-    """A click is loudest in the frame in whose middle it lies, to the sample; an odd sample of padding is in front."""
+    """A click has the most power in the frame whose centre it is at; an odd sample of padding is at the start."""
     front = LogMel(CFG).eval()
     for frame in range(10):
         power = []
         for off in range(-3, 4):
             wav = torch.zeros(1, 400)
             wav[0, frame * 40 + 20 + off] = 0.5
-            heard = front.centred(wav, 10)[0].mean(1)  # (N,)
-            assert heard.argmax() == frame
-            power.append(heard[frame].item())
+            features = front.centred(wav, 10)[0].mean(1)  # (N,)
+            assert features.argmax() == frame
+            power.append(features[frame].item())
         assert power == sorted(power[:4]) + sorted(power[4:], reverse=True)
         assert power[0] == pytest.approx(power[6], abs=1e-3)
     short = _noise(15)[..., 0]  # shorter than what a window looks ahead
@@ -77,9 +77,9 @@ def test_a_warped_filterbank_scales_the_frequency_of_a_tone(factor: float) -> No
     time = torch.arange(1600) / 16000
     tone, stretched = (torch.sin(2 * math.pi * 1000 * f * time)[None, :, None] * 0.1 for f in (1.0, factor))
     warped = front.banks[1] if factor == 0.8 else front.banks[-1]
-    heard = front.eval()(tone)[0][0, 5]
+    features = front.eval()(tone)[0][0, 5]
     front.banks = warped[None]
-    assert front(stretched)[0][0, 5].argmax() == heard.argmax()
+    assert front(stretched)[0][0, 5].argmax() == features.argmax()
 
 
 def test_frequencies_are_warped_in_training_only() -> None:
@@ -106,10 +106,10 @@ def test_a_frame_depends_on_exactly_its_receptive_field(randomise) -> None:
     wav, n = _noise(3000).mT.requires_grad_(), 20
     encoder(wav)[0][0, :, n].sum().backward()
     assert wav.grad is not None
-    heard = wav.grad[0, 0].nonzero()[:, 0]
+    used = wav.grad[0, 0].nonzero()[:, 0]
     end = (n + 1) * ENCODER.hop + ENCODER.lookahead
-    # the first sample of a Hann window weighs nothing
-    assert (heard.min().item(), heard.max().item() + 1) == (end - ENCODER.receptive_field + 1, end)
+    # the first sample of a Hann window has weight 0
+    assert (used.min().item(), used.max().item() + 1) == (end - ENCODER.receptive_field + 1, end)
 
 
 @pytest.mark.parametrize(

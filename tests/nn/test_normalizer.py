@@ -8,11 +8,11 @@ from vqaudio.nn.normalizer import Normalizer, NormalizerKind
 
 D = 5
 KINDS = get_args(NormalizerKind)
-ALONE = [kind for kind in KINDS if kind != "batch"]  # in training, no frame hears of another
+ALONE = [kind for kind in KINDS if kind != "batch"]  # in training, frames are independent of each other
 
 
 def _batch(*spatial: int, seed: int = 0) -> Tensor:
-    """(3, D, *spatial) whose D numbers have means and spreads of their own."""
+    """(3, D, *spatial) with a different mean and variance in each of the D dimensions."""
     shape = (3, D, *spatial)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     each = torch.arange(1.0, D + 1).view(1, D, *(1 for _ in spatial))

@@ -25,9 +25,9 @@ def test_the_ends_have_one_neighbour() -> None:
 def test_jitter_0_is_the_identity_and_gradients_go_to_the_copied_frame() -> None:
     frames = torch.arange(50.0).repeat(2, 3, 1).requires_grad_()
     assert torch.equal(jitter(frames, 0.0), frames)
-    heard = jitter(frames, 0.5)
-    heard.sum().backward()
-    times = torch.stack([row.long().bincount(minlength=50) for row in heard[:, 0].detach()])  # (2, 50)
+    jittered = jitter(frames, 0.5)
+    jittered.sum().backward()
+    times = torch.stack([row.long().bincount(minlength=50) for row in jittered[:, 0].detach()])  # (2, 50)
     assert frames.grad is not None and times.max() > 1
     assert torch.equal(frames.grad, times[:, None].expand(2, 3, 50).float())
 

@@ -1,4 +1,4 @@
-"""A prompt: after it every backend draws what the reference loop draws, and what it would have drawn itself."""
+"""After a prompt, every backend generates the same as the reference loop, and as without the prompt."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def prior(randomise: Callable[..., nn.Module]) -> CodePrior:
     made = CodePrior(CodePriorConfig(speakers=("anna", "bert"), model="abc", net=NET))
     randomise(made)
     made.net.out.weight.data *= 4
-    made.net.embed.weight.data *= 4  # what came before matters
+    made.net.embed.weight.data *= 4  # so that predictions depend on previous codes
     return made.eval().requires_grad_(False)
 
 

@@ -101,7 +101,7 @@ def test_codes_are_the_nearest_to_the_encoder_output(tiny_model: SpeechVQVAE, sa
     codebook = tiny_model.quantizer.code_weights()["codebook"].double()
     distances = torch.cdist(tiny_model.normalizer(z)[0].T.double(), codebook)  # (N, K)
     chosen = distances.gather(1, _codes(tiny_model, wav)[:, None])[:, 0]
-    torch.testing.assert_close(chosen, distances.min(1).values, rtol=0, atol=1e-4)  # rounding may decide a draw
+    torch.testing.assert_close(chosen, distances.min(1).values, rtol=0, atol=1e-4)  # rounding may decide a tie
 
 
 @pytest.mark.parametrize("samples", [1, 7, 8, 9, 100, CHUNK_FRAMES * HOP, CHUNK_FRAMES * HOP + 1, LONG])
@@ -147,19 +147,19 @@ def test_any_pieces_give_the_codes_of_the_whole(tiny_model: SpeechVQVAE, pieces:
 
 
 def test_a_stream_returns_codes_before_the_end(tiny_model: SpeechVQVAE) -> None:
-    heard = 0
+    received = 0
 
     def pieces() -> Iterator[Tensor]:
-        nonlocal heard
+        nonlocal received
         for piece in _wav(5 * CHUNK_FRAMES * HOP).split(100):
-            heard += len(piece)
+            received += len(piece)
             yield piece
 
-    told = 0
+    returned = 0
     for codes in tiny_model.encode_stream(pieces()):
-        told += len(codes)
-        assert heard - told * HOP < CHUNK_FRAMES * HOP + tiny_model.cfg.encoder.lookahead
-    assert told == 5 * CHUNK_FRAMES
+        returned += len(codes)
+        assert received - returned * HOP < CHUNK_FRAMES * HOP + tiny_model.cfg.encoder.lookahead
+    assert returned == 5 * CHUNK_FRAMES
 
 
 def test_files_and_arrays_give_the_same_tokens(tiny_model: SpeechVQVAE, tmp_path: Path) -> None:
@@ -325,12 +325,12 @@ def test_the_loss_is_equation_3(tiny_model: SpeechVQVAE) -> None:
     logits, _ = tiny_model.decoder(tiny_model.decoder.shift(batch["target"]), q.z_q, batch["speaker"])
     losses = F.cross_entropy(logits, batch["target"], reduction="none")
     nll = (losses[0].sum() + losses[1, :101].sum()) / 261
-    torch.testing.assert_close(loss, nll * 261 / 320 + q.loss * 33 / 40)  # its share of valid samples, and of frames
+    torch.testing.assert_close(loss, nll * 261 / 320 + q.loss * 33 / 40)  # the fraction of valid samples, and of frames
     torch.testing.assert_close(logs["bits_per_sample"], nll / math.log(2))
     torch.testing.assert_close(logs["quantizer_loss"], q.loss)
     torch.testing.assert_close(logs["perplexity"], q.perplexity)
     z, _ = tiny_model.encoder(batch["wav"])
-    norms = torch.cat([z[0].norm(dim=0), z[1, :, :13].norm(dim=0)])  # 101 samples begin 13 frames
+    norms = torch.cat([z[0].norm(dim=0), z[1, :, :13].norm(dim=0)])  # 101 samples are in 13 frames
     torch.testing.assert_close(logs["encoder_norm"], norms.mean())
     torch.testing.assert_close(logs["code_norm"], tiny_model.quantizer.code_weights()["codebook"].norm(dim=1).mean())
     torch.testing.assert_close(logs["dead_codes"], 16 * (1 - logs["usage"]))
@@ -346,7 +346,7 @@ def test_codes_are_jittered_in_training_only(tiny_model: SpeechVQVAE) -> None:
     _, plain = steady(**batch)
     _, noisy = jittered.train()(**batch)
     assert noisy["bits_per_sample"] != plain["bits_per_sample"]
-    assert noisy["quantizer_loss"] == plain["quantizer_loss"]  # it is the codes' neighbours that are heard, not others
+    assert noisy["quantizer_loss"] == plain["quantizer_loss"]  # jitter does not change the codes themselves
 
 
 def test_parts_of_a_padded_batch_make_its_loss_and_gradient(tiny_model: SpeechVQVAE) -> None:
@@ -422,7 +422,7 @@ def test_gradients_reach_all_trainable_parameters(codebook) -> None:
     model = SpeechVQVAE(replace(model.cfg, quantizer=replace(model.cfg.quantizer, codebook_update=codebook)))
     model(**_batch(model, [400, 400]))[0].backward()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
-    optimizer.step()  # blocks that begin as the identity pass gradients from now on
+    optimizer.step()  # now gradients pass through blocks that were initialised as the identity
     optimizer.zero_grad()
     model(**_batch(model, [400, 400]))[0].backward()
     for name, parameter in model.named_parameters():

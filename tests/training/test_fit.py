@@ -1,4 +1,4 @@
-"""fit: what it promises to one process that nobody disturbs; see test_interrupted and test_distributed."""
+"""fit with a single process; interruptions and several processes are in test_interrupted and test_distributed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vqaudio.training.metrics_file import read_metrics
 
 
 class Numbers:
-    """A loader of fixed numbers: batch k of a regression that any process could draw."""
+    """A loader of fixed numbers: batch k of a regression problem."""
 
     seconds_per_step = 0.0
 
@@ -43,7 +43,7 @@ class Regression(nn.Module):
 def test_resumed_equals_uninterrupted(tmp_path: Path, average: float) -> None:
     whole = FitConfig(steps=9, save_every=4, ema_decay=average)
     straight = fit(Regression(), Numbers(), whole, tmp_path / "straight")
-    # the same run, cut off after its checkpoint at step 4: what came later on disk is removed
+    # the same run, truncated after its checkpoint at step 4: later files are removed
     fit(Regression(), Numbers(), whole, tmp_path / "cut")
     newest = sorted((tmp_path / "cut/checkpoints").iterdir())
     assert [path.name for path in newest] == ["00000008", "00000009"]

@@ -1,4 +1,4 @@
-"""Each kind of quantizer through the whole of a model's life: trained, saved, loaded, tokenizing, decoding."""
+"""Each kind of quantizer end to end: training, saving, loading, tokenizing, decoding."""
 
 from __future__ import annotations
 

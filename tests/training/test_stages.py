@@ -1,4 +1,4 @@
-"""The recipe learns codes alone, then speech from them: by one process, by two, and interrupted."""
+"""The recipe trains the stages codes and decoder: with one process, with two, and interrupted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vqaudio import load_model
 from vqaudio.training.metrics_file import read_metrics
 
 pytestmark = pytest.mark.slow
-HEARD = (  # all that is drawn at random for the encoder, too
+AUGMENTED = (  # including random augmentation of the encoder input
     *(
         "--model.encoder.frontend.n_mels",
         "12",
@@ -27,23 +27,23 @@ HEARD = (  # all that is drawn at random for the encoder, too
     *("--model.context.dilations", "1", "2", "--model.context.channels", "8"),
     *("--model.spectrum.n_mels", "8", "--model.spectrum.hop_length", "64", "--model.spectrum.win_length", "256"),
 )
-SPEECH = (*HEARD, "--model.stage", "decoder")
+SPEECH = (*AUGMENTED, "--model.stage", "decoder")
 
 
 @pytest.fixture(scope="module")
 def codes(host, tiny: Path, runs: Path, recipe: Path) -> Path:
-    """A run that has learned codes alone."""
+    """A run with stage: codes."""
     out = runs / "codes"
-    host.start(recipe, tiny, "--out", out, *HEARD, "--model.stage", "codes").finish()
+    host.start(recipe, tiny, "--out", out, *AUGMENTED, "--model.stage", "codes").finish()
     return out
 
 
 @pytest.fixture(scope="module")
 def speech(host, tiny: Path, runs: Path, recipe: Path, codes: Path) -> Path:
-    """One that has learned speech from them."""
+    """A run with stage: decoder, initialised from it."""
     out = runs / "speech"
-    said = host.start(recipe, tiny, "--out", out, "--init-from", codes, *SPEECH).finish()
-    assert f"initialised from {codes}; not copied: decoder." in said and "decoder.speaker.weight" not in said
+    output = host.start(recipe, tiny, "--out", out, "--init-from", codes, *SPEECH).finish()
+    assert f"initialised from {codes}; not copied: decoder." in output and "decoder.speaker.weight" not in output
     return out
 
 
@@ -63,10 +63,10 @@ def test_codes_do_not_change_and_the_decoder_is_trained(codes: Path, speech: Pat
 
 
 def test_two_processes_equal_one(host, tiny: Path, runs: Path, recipe: Path, codes: Path, speech: Path) -> None:
-    """Of codes alone, other tests say so; speech begins with what another run has learned."""
+    """Stage: codes is covered by other tests; stage: decoder is initialised from another run."""
     out = runs / "speech of two"
-    said = host.start(recipe, tiny, "--out", out, "--init-from", codes, *SPEECH, processes=2).finish()
-    assert said.count("not copied") == 1 and "training on 2 processes" in said
+    output = host.start(recipe, tiny, "--out", out, "--init-from", codes, *SPEECH, processes=2).finish()
+    assert output.count("not copied") == 1 and "training on 2 processes" in output
     one, two = (load_file(run / "model.safetensors") for run in (speech, out))
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-3, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}")
@@ -82,8 +82,8 @@ def test_resumed_equals_uninterrupted(
     out = runs / f"{stage} continued"
     shutil.copytree(whole, out)
     shutil.rmtree(out / "checkpoints/00000012")
-    said = host.start(recipe, tiny, "--out", out, *start, *HEARD, "--model.stage", stage).finish()
-    assert "resuming from" in said
+    output = host.start(recipe, tiny, "--out", out, *start, *AUGMENTED, "--model.stage", stage).finish()
+    assert "resuming from" in output
     for name in ("model.safetensors", "training.safetensors"):
         expected, found = (load_file(run / "checkpoints/00000012" / name) for run in (whole, out))
         assert expected.keys() == found.keys()
