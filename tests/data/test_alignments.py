@@ -16,7 +16,7 @@ from vqaudio.data.alignments import (
     write_alignments,
 )
 
-SPOKEN = [Segment(0.0, 0.25, "h#"), Segment(0.25, 0.5, "ay"), Segment(0.75, 1.0, "d")]  # a gap before the last
+SEGMENTS = [Segment(0.0, 0.25, "h#"), Segment(0.25, 0.5, "ay"), Segment(0.75, 1.0, "d")]  # a gap before the last
 
 LONG = """File type = "ooTextFile"
 Object class = "TextGrid"
@@ -111,7 +111,7 @@ def _file(path: Path, text: str, encoding: str = "utf-8") -> Path:
 def test_every_format_gives_the_same_alignment(tmp_path: Path, name: str, text: str, encoding: str) -> None:
     path = _file(tmp_path / name, text, encoding)
     many = path.suffix == ".ctm" or text == TSV
-    assert find_alignments(path if many else tmp_path, ["u", "absent"]) == {"u": SPOKEN}
+    assert find_alignments(path if many else tmp_path, ["u", "absent"]) == {"u": SEGMENTS}
 
 
 def test_samples_become_seconds_by_the_rate(tmp_path: Path) -> None:
@@ -134,30 +134,30 @@ def test_a_tier_is_chosen_by_its_name(tmp_path: Path) -> None:
 def test_folders_may_be_part_of_an_id(tmp_path: Path) -> None:
     for speaker in ("FCJF0", "MDAC0"):
         _file(tmp_path / "DR1" / speaker / "SA1.PHN", PHN)
-    asked = ["FCJF0-SA1", "DR1-MDAC0-SA1", "MDAC0-SA2"]
-    assert find_alignments(tmp_path, asked) == dict.fromkeys(asked[:2], SPOKEN)
+    ids = ["FCJF0-SA1", "DR1-MDAC0-SA1", "MDAC0-SA2"]
+    assert find_alignments(tmp_path, ids) == dict.fromkeys(ids[:2], SEGMENTS)
     with pytest.raises(ValueError, match=r"FCJF0.SA1\.PHN and .*MDAC0.SA1\.PHN are both alignments of 'SA1'"):
         find_alignments(tmp_path, ["SA1"])
 
 
 def test_written_alignments_read_back_as_the_same(tmp_path: Path) -> None:
-    spoken = {"a b": [Segment(0.1, 0.1 + 0.2, "+NOISE+"), Segment(1 / 3, 2 / 3, "ɔ")], "c": SPOKEN}
+    alignments = {"a b": [Segment(0.1, 0.1 + 0.2, "+NOISE+"), Segment(1 / 3, 2 / 3, "ɔ")], "c": SEGMENTS}
     path = tmp_path / "phones.tsv"
-    write_alignments(path, {**spoken, "silent": []})
-    assert read_tsv(path) == spoken
+    write_alignments(path, {**alignments, "silent": []})
+    assert read_tsv(path) == alignments
     with pytest.raises(FileExistsError, match="--overwrite"):
-        write_alignments(path, spoken)
+        write_alignments(path, alignments)
     with pytest.raises(ValueError, match=r"line 3: 'x' starts at 0\.5 s, before 'y' ends"):
         write_alignments(path, {"a": [Segment(0, 1, "y"), Segment(0.5, 2, "x")]}, overwrite=True)
-    assert read_tsv(path) == spoken and list(tmp_path.iterdir()) == [path]
+    assert read_tsv(path) == alignments and list(tmp_path.iterdir()) == [path]
 
 
 def test_a_table_contains_notes_about_its_origin(tmp_path: Path) -> None:
-    path, spoken = tmp_path / "phones.tsv", {"#1": [Segment(0.0, 1.0, "#")]}
-    write_alignments(path, spoken, notes=["made by\na machine", "2"])
-    assert read_notes(path) == ["made by a machine", "2"] and read_tsv(path) == spoken
-    write_alignments(path, spoken, overwrite=True)
-    assert read_notes(path) == [] and read_tsv(path) == spoken
+    path, alignments = tmp_path / "phones.tsv", {"#1": [Segment(0.0, 1.0, "#")]}
+    write_alignments(path, alignments, notes=["made by\na machine", "2"])
+    assert read_notes(path) == ["made by a machine", "2"] and read_tsv(path) == alignments
+    write_alignments(path, alignments, overwrite=True)
+    assert read_notes(path) == [] and read_tsv(path) == alignments
 
 
 @pytest.mark.parametrize(

@@ -207,7 +207,7 @@ def test_a_file_names_what_is_held_out(vctk_080, tmp_path) -> None:
     prepare("vctk", vctk_080, tmp_path / "out", valid=0, test=0, held_out=names)
     assert {u.speaker for u in read_manifest(tmp_path / "out/test.jsonl")} == {speaker}
     assert speaker not in {u.speaker for u in read_manifest(tmp_path / "out/train.jsonl")}
-    names.write_text("# nobody\np999\n", encoding="utf-8")
+    names.write_text("# no speaker of this corpus\np999\n", encoding="utf-8")
     with pytest.raises(ValueError, match="names no speaker and no utterance"):
         prepare("vctk", vctk_080, tmp_path / "none", held_out=names)
 

@@ -17,14 +17,14 @@ from vqaudio.metrics.confidence import Estimate
 from vqaudio.metrics.phone_classes import fold
 
 TIMIT = Path(os.environ.get("VQAUDIO_DATA", Path(__file__).resolve().parents[3] / "shared" / "data")) / "timit8"
-Spoken = Sequence[tuple[str, str, float]]  # speaker, phone (with its neighbours, as in a-p-b), value
+Tokens = Sequence[tuple[str, str, float]]  # speaker, phone (with its neighbours, as in a-p-b), value
 
 
-def _corpus(spoken: Spoken) -> tuple[dict[str, np.ndarray], list[Item]]:
+def _corpus(tokens: Tokens) -> tuple[dict[str, np.ndarray], list[Item]]:
     """Items of one frame with one value each, one frame a second; an utterance for each speaker."""
     features: defaultdict[str, list[list[float]]] = defaultdict(list)
     items = []
-    for speaker, name, value in spoken:
+    for speaker, name, value in tokens:
         previous, phone, following = name.split("-") if "-" in name else ("SIL", name, "SIL")
         start = float(len(features[speaker]))
         items.append(Item(speaker, start, start + 1, phone, previous, following, speaker))
@@ -32,8 +32,8 @@ def _corpus(spoken: Spoken) -> tuple[dict[str, np.ndarray], list[Item]]:
     return {speaker: np.array(values) for speaker, values in features.items()}, items
 
 
-def _abx(spoken: Spoken, **options) -> dict[str, Estimate]:
-    return abx_metrics(*_corpus(spoken), frame_rate=1, **{"distance": "euclidean", "context": "any", **options})
+def _abx(tokens: Tokens, **options) -> dict[str, Estimate]:
+    return abx_metrics(*_corpus(tokens), frame_rate=1, **{"distance": "euclidean", "context": "any", **options})
 
 
 def test_one_speaker_by_hand() -> None:
@@ -65,23 +65,23 @@ def test_speakers_are_averaged_before_pairs_of_phones() -> None:
 
 
 def test_contexts_are_averaged_before_speakers() -> None:
-    spoken = [
+    tokens = [
         ("s", f"{edge}-{phone}-{edge}", value) for edge, phone, value in [("a", "p", 0), ("a", "p", 0), ("a", "q", 1)]
     ]
-    spoken += [
+    tokens += [
         ("s", f"{edge}-{phone}-{edge}", value) for edge, phone, value in [("b", "p", 0), ("b", "p", 2), ("b", "q", 1)]
     ]
-    spoken += [("t", "a-p-a", 0), ("t", "a-p-a", 2), ("t", "a-q-a", 0.5)]
-    found = _abx(spoken, context="triphone")
+    tokens += [("t", "a-p-a", 0), ("t", "a-p-a", 2), ("t", "a-q-a", 0.5)]
+    found = _abx(tokens, context="triphone")
     assert found["abx_within"].value == ((0 + 1) / 2 + 1) / 2
     assert found["abx_cells_within"].value == 3 and found["abx_triphone_context"].value == 1
-    assert _abx(spoken)["abx_triphone_context"].value == 0 == _abx(spoken, context="auto")["abx_triphone_context"].value
+    assert _abx(tokens)["abx_triphone_context"].value == 0 == _abx(tokens, context="auto")["abx_triphone_context"].value
 
 
-def _naive(spoken: Spoken, across: bool) -> float:
+def _naive(tokens: Tokens, across: bool) -> float:
     """Cells as sets of triples of all tokens, and their means one after the other."""
     cells: defaultdict[tuple, list[float]] = defaultdict(list)
-    for (i, a), (j, x), b in product(enumerate(spoken), enumerate(spoken), spoken):
+    for (i, a), (j, x), b in product(enumerate(tokens), enumerate(tokens), tokens):
         (_, phone_a, _), (_, phone_x, _), (_, phone_b, _) = (token[1].split("-") for token in (a, x, b))
         contexts = {tuple(token[1].split("-")[::2]) for token in (a, x, b)}
         if i == j or len(contexts) > 1 or a[0] != b[0] or phone_a != phone_x or phone_a == phone_b:
@@ -99,15 +99,15 @@ def _naive(spoken: Spoken, across: bool) -> float:
 
 def test_as_a_naive_count_over_all_triples() -> None:
     rng = np.random.default_rng(0)
-    spoken = [
+    tokens = [
         (f"s{rng.integers(4)}", f"{'ab'[rng.integers(2)]}-{'pqr'[rng.integers(3)]}-c", float(rng.integers(9)))
         for _ in range(45)
     ]
-    found = _abx(spoken, context="triphone")
-    assert found["abx_within"].value == pytest.approx(_naive(spoken, across=False))
-    assert found["abx_across"].value == pytest.approx(_naive(spoken, across=True))
-    found = _abx([(speaker, name[2], value) for speaker, name, value in spoken])
-    loose = [(speaker, f"x-{name[2]}-x", value) for speaker, name, value in spoken]
+    found = _abx(tokens, context="triphone")
+    assert found["abx_within"].value == pytest.approx(_naive(tokens, across=False))
+    assert found["abx_across"].value == pytest.approx(_naive(tokens, across=True))
+    found = _abx([(speaker, name[2], value) for speaker, name, value in tokens])
+    loose = [(speaker, f"x-{name[2]}-x", value) for speaker, name, value in tokens]
     assert found["abx_within"].value == pytest.approx(_naive(loose, across=False))
     assert found["abx_across"].value == pytest.approx(_naive(loose, across=True))
 

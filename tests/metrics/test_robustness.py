@@ -20,7 +20,7 @@ NAMES = ["gain_minus6", "gain_plus6", "shift_hop", "shift_half", "noise_20", "no
 SIX = 10 ** (6 / 20)
 
 
-def _voice(seed: int = 0, peak: float = 0.4, samples: int = 8040) -> np.ndarray:
+def _glide(seed: int = 0, peak: float = 0.4, samples: int = 8040) -> np.ndarray:
     """A harmonic glide with varying level, (T,) float32; the length is a multiple of the hop plus half a hop."""
     time = np.arange(samples) / RATE
     phase = 2 * np.pi * np.cumsum(120 + 40 * np.sin(2 * np.pi * (2 + seed) * time)) / RATE
@@ -75,7 +75,7 @@ def test_merged_codes_are_those_of_the_runs() -> None:
 
 
 def test_codes_that_never_change_have_no_edits() -> None:
-    wavs = [_voice(seed) for seed in range(3)]
+    wavs = [_glide(seed) for seed in range(3)]
     metrics = robustness_metrics(lambda wav: np.full(-(-len(wav) // HOP), 7), wavs, sample_rate=RATE, hop=HOP)
     names = [*NAMES, *(name for name in ("mp3", "opus") if name not in missing_codecs(RATE))]
     assert list(metrics) == [f"edit_rate_{name}{kind}" for name in names for kind in ("", "_merged")]
@@ -86,7 +86,7 @@ def test_codes_that_never_change_have_no_edits() -> None:
 
 def test_edits_are_summed_over_all_utterances() -> None:
     """Where speech is changed its first code is: one edit in 5 and one in 9 codes, one in each single run."""
-    wavs = [_voice(samples=5 * HOP), _voice(1, samples=9 * HOP)]
+    wavs = [_glide(samples=5 * HOP), _glide(1, samples=9 * HOP)]
 
     def tokenize(wav: np.ndarray) -> np.ndarray:
         codes = np.zeros(-(-len(wav) // HOP), dtype=np.int64)
@@ -101,7 +101,7 @@ def test_edits_are_summed_over_all_utterances() -> None:
 
 
 def test_a_tokenizer_that_only_encodes_level() -> None:
-    quiet, loud = _voice(0, 0.3), _voice(1, 0.97)  # the latter leaves no room for 6 dB
+    quiet, loud = _glide(0, 0.3), _glide(1, 0.97)  # the latter leaves no room for 6 dB
     metrics = robustness_metrics(_levels, [quiet, loud], sample_rate=RATE, hop=HOP)
     codes = [_levels(wav) for wav in (quiet, loud)]
     softer = sum(distance(own, own - 1) for own in codes) / 202
@@ -118,7 +118,7 @@ def test_a_tokenizer_that_only_encodes_level() -> None:
 
 
 def test_the_changes_match_their_names() -> None:
-    low, inputs = _voice(peak=0.4), []
+    low, inputs = _glide(peak=0.4), []
     wav = low + (0.05 * np.sin(2 * np.pi * 6000 / RATE * np.arange(len(low)))).astype(np.float32)
 
     def tokenize(changed: np.ndarray) -> np.ndarray:
@@ -142,7 +142,7 @@ def test_the_changes_match_their_names() -> None:
 
 @pytest.mark.parametrize("delay", [-700, -1, 0, 1, 1105])
 def test_a_delayed_waveform_is_realigned_to_the_sample(delay: int) -> None:
-    wav = _voice(seed=2)
+    wav = _glide(seed=2)
     late = np.pad(wav, (max(0, delay), 300))[max(0, -delay) :]
     noisy = late + 0.05 * np.random.default_rng(0).standard_normal(len(late)).astype(np.float32)
     valid = slice(max(0, -delay), None)
@@ -155,7 +155,7 @@ def test_a_delayed_waveform_is_realigned_to_the_sample(delay: int) -> None:
 def test_coded_audio_is_aligned(name: str) -> None:
     if name in missing_codecs(RATE):
         pytest.skip(missing_codecs(RATE)[name])
-    wav = _voice(seed=1)
+    wav = _glide(seed=1)
     back = coded(wav, RATE, name)
     assert back.shape == wav.shape and back.dtype == np.float32
     assert 10 < _decibels(wav, back) < 45
@@ -165,7 +165,7 @@ def test_coded_audio_is_aligned(name: str) -> None:
 def test_the_delay_of_an_mp3_without_a_header_is_removed() -> None:
     if "mp3" in missing_codecs(RATE):
         pytest.skip(missing_codecs(RATE)["mp3"])
-    wav, file = _voice(), io.BytesIO()
+    wav, file = _glide(), io.BytesIO()
     soundfile.write(
         file, wav, RATE, format="MP3", subtype="MPEG_LAYER_III", bitrate_mode="CONSTANT", compression_level=0.9
     )
@@ -178,7 +178,7 @@ def test_the_delay_of_an_mp3_without_a_header_is_removed() -> None:
 def test_a_coding_that_libsndfile_lacks_is_left_out_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     reason = missing_codecs(11025)["opus"]
     assert reason.startswith("opus at 11025 Hz: ") and "16000" in reason and reason == missing_codecs(11025)["opus"]
-    metrics = robustness_metrics(_levels, [_voice()], sample_rate=11025, hop=HOP)
+    metrics = robustness_metrics(_levels, [_glide()], sample_rate=11025, hop=HOP)
     assert "edit_rate_opus" not in metrics and "edit_rate_resample_44k" in metrics
     monkeypatch.setitem(robustness.CODECS, "mp3", {"format": "MP3", "subtype": "OPUS"})  # rejected by soundfile
     assert set(missing_codecs(11025)) == {"mp3", "opus"}
@@ -194,7 +194,7 @@ def test_the_same_seed_gives_the_same_metrics() -> None:
     def signs(wav: np.ndarray) -> np.ndarray:
         return (wav[::HOP] > 0).astype(np.int64)
 
-    wavs = [_voice(seed) for seed in range(3)]
+    wavs = [_glide(seed) for seed in range(3)]
     first, again, other = (robustness_metrics(signs, wavs, sample_rate=RATE, hop=HOP, seed=seed) for seed in (0, 0, 1))
     assert first == again
     assert {name for name in first if first[name] != other[name]} >= {"edit_rate_noise_10"}
@@ -207,9 +207,9 @@ def test_what_cannot_be_compared_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(ValueError, match="there are no waveforms"):
         robustness_metrics(_levels, [], sample_rate=RATE, hop=HOP)
     with pytest.raises(ValueError, match=r"T above 80, the hop, got \(80,\) for utterance 1"):
-        robustness_metrics(_levels, [_voice(), _voice(samples=80)], sample_rate=RATE, hop=HOP)
+        robustness_metrics(_levels, [_glide(), _glide(samples=80)], sample_rate=RATE, hop=HOP)
     with pytest.raises(ValueError, match=r"8040 samples with a hop of 40 make 201 codes, got \(101,\)"):
-        robustness_metrics(_levels, [_voice()], sample_rate=RATE, hop=40)
+        robustness_metrics(_levels, [_glide()], sample_rate=RATE, hop=40)
     monkeypatch.setitem(sys.modules, "rapidfuzz", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'vqaudio\[metrics\]'"):
-        robustness_metrics(_levels, [_voice()], sample_rate=RATE, hop=HOP)
+        robustness_metrics(_levels, [_glide()], sample_rate=RATE, hop=HOP)

@@ -96,25 +96,25 @@ def test_noise_has_no_voiced_frames() -> None:
 
 
 def test_silence_has_no_pitch_level_pesq_or_stoi() -> None:
-    silence, told = np.zeros(RATE, np.float32), []
-    metrics = signal_metrics([silence], [silence], RATE, left_out=told)
+    silence, left_out = np.zeros(RATE, np.float32), []
+    metrics = signal_metrics([silence], [silence], RATE, left_out=left_out)
     assert metrics["mcd"].value == metrics["log_mel_distance"].value == metrics["voiced_fraction"].value == 0
     for name in ("f0_rmse", "f0_correlation", "gross_pitch_error", "level_difference", "pesq", "stoi", "estoi"):
         assert math.isnan(metrics[name].value), name
     assert metrics["pesq"].count == 0 and metrics["mcd"].count == 1
-    assert told[0] == "utterance 0 has no level_difference: the original is silent" and len(told) == 4
+    assert left_out[0] == "utterance 0 has no level_difference: the original is silent" and len(left_out) == 4
 
 
 def test_pairs_with_undefined_metrics_are_named_and_not_counted() -> None:
     """PESQ needs a quarter of a second, STOI about 0.4 s; for tones of a second both are defined."""
     originals = [_tone(110), _noise(0.2), _tone(130)]
-    told: list[str] = []
-    metrics = signal_metrics(originals, originals, RATE, names=["a", "b", "c"], left_out=told)
+    left_out: list[str] = []
+    metrics = signal_metrics(originals, originals, RATE, names=["a", "b", "c"], left_out=left_out)
     assert metrics["pesq"].count == metrics["stoi"].count == 2 and metrics["mcd"].count == 3
-    assert [sentence.split(":")[0] for sentence in told] == [
+    assert [sentence.split(":")[0] for sentence in left_out] == [
         f"utterance b has no {n}" for n in ("pesq", "stoi", "estoi")
     ]
-    assert "buffer" in told[0].lower() and "frames" in told[1]
+    assert "buffer" in left_out[0].lower() and "frames" in left_out[1]
     with pytest.warns(UserWarning, match="utterance 0 has no (pesq|stoi|estoi): ") as warned:
         signal_metrics([_noise(0.2)], [_noise(0.2)], RATE)
     assert len(warned) == 3

@@ -71,10 +71,10 @@ def wavenet_vocoder_rate(cfg: WaveNetConfig, threads: int, *, seconds: float = 0
 
     It supports a single stream. Weight normalization is removed first, as its authors do.
     """
-    peer = importlib.import_module("wavenet_vocoder")
+    package = importlib.import_module("wavenet_vocoder")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # the package is from 2018 and uses the old weight_norm
-        net = peer.WaveNet(
+        net = package.WaveNet(
             out_channels=cfg.num_classes,
             layers=cfg.layers,
             stacks=cfg.layers // cfg.layers_per_stack,

@@ -58,7 +58,7 @@ CODE_PRIOR = BenchmarkModel("code prior", _PRIOR, rate=250.0, step="code")
 
 @dataclass(frozen=True)
 class Plan:
-    """What is timed, and for how long."""
+    """Number of streams and duration of the measurements."""
 
     models: tuple[BenchmarkModel, ...] = (BASE, WIDE_SKIP, PAPER, CODE_PRIOR)
     streams: tuple[int, ...] = (4, 8, 16, 32)

@@ -204,8 +204,8 @@ def _evaluate_prior(prior: ImagePrior, model: ImageVQVAE, maps: CodeMaps, data: 
     device = model.device
     train = centre_batches(open_images(data / "train"), model.cfg.size, BATCH_SIZE)
     codes = torch.cat([model.encode(batch["image"].to(device)).cpu() for batch in train])
-    shares = unigram_probabilities(replace(maps, codes=codes))
-    metrics = image_prior_metrics(prior, maps, shares)
+    unigram = unigram_probabilities(replace(maps, codes=codes))
+    metrics = image_prior_metrics(prior, maps, unigram)
     saved = metrics["uniform_bits"] - metrics["bits_per_code"]  # of each code
     return {
         **{f"prior_{name}": value for name, value in metrics.items()},
