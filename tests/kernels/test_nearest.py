@@ -216,22 +216,29 @@ def test_what_cannot_be_searched_is_refused(compiled, rows, codebook, threads, m
 
 def _imitation(failure: int = 0) -> tuple[Kernels, list[int]]:
     """Kernels that find nothing and note the threads of each call."""
-    asked: list[int] = []
+    thread_counts: list[int] = []
 
     def vq_nearest(*arguments: int) -> int:
-        asked.append(arguments[5])
+        thread_counts.append(arguments[5])
         return failure
 
     functions: Any = SimpleNamespace(vq_nearest=vq_nearest)
-    return Kernels("imitation", functions), asked
+    return Kernels("imitation", functions), thread_counts
 
 
 def test_threads_are_limited_by_the_work_and_by_the_argument() -> None:
-    kernels, asked = _imitation()
-    codebook, worth = torch.zeros(K, D), THREAD_WORK // (K * D)  # enough rows for one thread
-    for count, threads in ((0, 8), (1, 8), (2 * worth - 1, 8), (2 * worth, 8), (2 * worth, 1), (20 * worth, 3)):
+    kernels, thread_counts = _imitation()
+    codebook, rows_per_thread = torch.zeros(K, D), THREAD_WORK // (K * D)  # enough rows for one thread
+    for count, threads in (
+        (0, 8),
+        (1, 8),
+        (2 * rows_per_thread - 1, 8),
+        (2 * rows_per_thread, 8),
+        (2 * rows_per_thread, 1),
+        (20 * rows_per_thread, 3),
+    ):
         nearest_code(kernels, torch.zeros(count, D), codebook, threads)
-    assert asked == [1, 1, 1, 2, 1, 3]
+    assert thread_counts == [1, 1, 1, 2, 1, 3]
 
 
 def test_a_lack_of_memory_is_reported() -> None:

@@ -69,13 +69,13 @@ def test_every_rate_of_two_utterances_by_hand() -> None:
 def test_rates_under_training_counts_by_hand() -> None:
     training = _training([0, 0, 1, 0], [2])
     shares = np.array([4, 2, 2, 1]) / 9  # one added to each
-    asked = _arrays([3, 0, 1], [1, 2])
-    assert unigram_bits(asked, training) == pytest.approx([-np.log2(shares[a]).sum() for a in asked])
+    evaluated = _arrays([3, 0, 1], [1, 2])
+    assert unigram_bits(evaluated, training) == pytest.approx([-np.log2(shares[a]).sum() for a in evaluated])
     # pairs 00 01 10: n(0) = 2, t(0) = 2, n(1) = t(1) = 1; nothing followed 3
     after_0 = (np.array([1, 1, 0, 0]) + 2 * shares) / 4
     after_1 = (np.array([1, 0, 0, 0]) + shares) / 2
     expected = [shares[3] * shares[0] * after_0[1], shares[1] * after_1[2]]
-    assert bigram_bits(asked, training) == pytest.approx(-np.log2(expected))
+    assert bigram_bits(evaluated, training) == pytest.approx(-np.log2(expected))
     for given in (after_0, after_1):
         assert given.sum() == pytest.approx(1)
 

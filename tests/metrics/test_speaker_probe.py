@@ -38,10 +38,10 @@ def test_the_linear_probe_is_logistic_regression() -> None:
 
     rng = np.random.default_rng(0)
     y = rng.integers(3, size=90)
-    x, asked = (rng.normal(size=(90, K)) + np.eye(3, K)[y]).astype(np.float32), rng.normal(size=(50, K))
-    ours = linear_log_odds(torch.from_numpy(x), torch.from_numpy(y), torch.from_numpy(asked).float(), 3)
+    x, test_x = (rng.normal(size=(90, K)) + np.eye(3, K)[y]).astype(np.float32), rng.normal(size=(50, K))
+    ours = linear_log_odds(torch.from_numpy(x), torch.from_numpy(y), torch.from_numpy(test_x).float(), 3)
     theirs = LogisticRegression(C=1 / (2 * PENALTY * len(y)), tol=1e-8, max_iter=1000).fit(x, y)
-    np.testing.assert_allclose(ours.softmax(1).numpy(), theirs.predict_proba(asked), atol=2e-3)
+    np.testing.assert_allclose(ours.softmax(1).numpy(), theirs.predict_proba(test_x), atol=2e-3)
 
 
 def test_codes_that_identify_the_speaker_are_classified() -> None:

@@ -43,14 +43,14 @@ def test_affine_brings_the_first_training_batch_to_zero_mean_and_unit_variance()
 
 
 def test_affine_is_trainable_and_frame_is_not() -> None:
-    for normalizer, learned in ((Normalizer("affine", D), True), (Normalizer("frame", D), False)):
+    for normalizer, trainable in ((Normalizer("affine", D), True), (Normalizer("frame", D), False)):
         normalizer(_batch(20))
-        assert [parameter.requires_grad for parameter in normalizer.parameters()] == [learned] * 2
+        assert [parameter.requires_grad for parameter in normalizer.parameters()] == [trainable] * 2
         z = _batch(20, seed=1).requires_grad_()
         normalizer(z).pow(3).sum().backward()
         assert z.grad is not None and z.grad.any()
         gradients = [parameter.grad for parameter in normalizer.parameters()]
-        assert all(gradient is not None and gradient.any() for gradient in gradients) == learned
+        assert all(gradient is not None and gradient.any() for gradient in gradients) == trainable
 
 
 def test_frame_gives_every_vector_mean_0_and_variance_1() -> None:

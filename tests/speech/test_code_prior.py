@@ -71,12 +71,12 @@ def test_the_loss_of_parts_averaged_is_that_of_the_joint_batch(prior: CodePrior)
 def test_speaker_dropout_is_applied_in_training_only(prior: CodePrior) -> None:
     codes, lengths = _batch([6] * 64)
     speaker = torch.zeros(64, dtype=torch.long)
-    told, _ = prior(codes, speaker, lengths)
-    assert torch.equal(prior(codes, speaker, lengths)[0], told)
+    plain, _ = prior(codes, speaker, lengths)
+    assert torch.equal(prior(codes, speaker, lengths)[0], plain)
     prior.train()
     torch.manual_seed(0)
     some, _ = prior(codes, speaker, lengths)
-    assert not torch.equal(some, told)
+    assert not torch.equal(some, plain)
 
 
 def test_samples_follow_the_speaker_and_the_prompt(prior: CodePrior, tmp_path: Path) -> None:

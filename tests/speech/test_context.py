@@ -76,8 +76,8 @@ def test_stage_codes_trains_codes_and_not_the_decoder(config) -> None:
     model = SpeechVQVAE(replace(config, stage="codes")).train()
     logs = _step(model)
     assert "spectrum_error" in logs and "bits_per_sample" not in logs
-    learned = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
-    assert {"encoder", "context", "spectrum"} <= learned
+    trained = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert {"encoder", "context", "spectrum"} <= trained
     moved = [name for name, p in model.decoder.named_parameters() if p.grad is not None]
     assert moved == ["speaker.weight"]
     with pytest.raises(ValueError, match=r"not been trained \(stage: codes\)"):

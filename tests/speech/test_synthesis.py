@@ -54,16 +54,16 @@ def test_codes_may_arrive_in_any_pieces(tiny_model: SpeechVQVAE, cuts: list[int]
 def test_audio_is_returned_before_later_codes_are_read(model: SpeechVQVAE) -> None:
     """The delay: a code's samples are there before the next code is."""
     codes = _tokens(model, 80).codes.tolist()
-    asked = 0
+    codes_read = 0
 
     def arriving():
-        nonlocal asked
+        nonlocal codes_read
         for code in codes:
-            asked += 1
+            codes_read += 1
             yield code
 
     for count, piece in enumerate(model.decode_stream(arriving(), "anna"), start=1):
-        assert asked == count
+        assert codes_read == count
         assert len(piece) == model.hop
 
 

@@ -53,7 +53,7 @@ FIT = FitConfig(
 )
 
 
-HEARD = {
+WITH_SPECTRUM = {
     "context": ContextConfig(dilations=(1, 2), channels=6),
     "spectrum": LogMelConfig(n_mels=5, hop_length=8, win_length=24),
 }
@@ -78,8 +78,8 @@ KINDS = {
     "gradient codebook, affine": Kind(
         RAGGED, quantizer={"codebook_update": "gradient"}, model={"normalizer": "affine"}
     ),
-    "codes from the spectrum": Kind(RAGGED, model={**HEARD, "stage": "codes"}),
-    "spectrum and speech": Kind(RAGGED, model=HEARD),
+    "stage codes": Kind(RAGGED, model={**WITH_SPECTRUM, "stage": "codes"}),
+    "with log-mel loss": Kind(RAGGED, model=WITH_SPECTRUM),
     "bf16": Kind(fit={"precision": "bf16"}),
 }
 PROCESSES = (1, 2, 3)

@@ -57,8 +57,8 @@ def test_codes_do_not_change_and_the_decoder_is_trained(codes: Path, speech: Pat
         before.decode(tokens, before.speakers[0])
     assert len(after.decode(tokens, after.speakers[0])) == 2000
     assert not torch.equal(before.state_dict()["context.code.weight"], after.state_dict()["context.code.weight"])
-    learned = [row for row in read_metrics(codes / "metrics.jsonl") if row["kind"] == "valid"]
-    assert learned[-1]["spectrum_error"] < learned[0]["spectrum_error"]
+    rows = [row for row in read_metrics(codes / "metrics.jsonl") if row["kind"] == "valid"]
+    assert rows[-1]["spectrum_error"] < rows[0]["spectrum_error"]
     assert {"spectrum_error", "bits_per_sample"} <= set(read_metrics(speech / "metrics.jsonl")[0])
 
 

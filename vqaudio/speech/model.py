@@ -265,7 +265,7 @@ class SpeechVQVAE(nn.Module):
     ) -> list[Tensor]:
         """Tokens of several utterances, one speaker for all or one for each -> waveforms (T,) float32 in [-1, 1].
 
-        `sampling` says how samples are drawn; single fields of it can be given as keyword arguments instead
+        `sampling` defines how samples are drawn; single fields of it can be given as keyword arguments instead
         (`temperature=0.8, top_p=0.9`). The waveform of an utterance depends on its codes, the speaker and `sampling`;
         with the compiled kernels on nothing else, otherwise on the rest of the batch through rounding. Raises
         ValueError for tokens of another model, unknown speakers and options out of range.
