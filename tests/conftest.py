@@ -1,4 +1,4 @@
-"""Tiny models that many tests share. Their weights are random, none of them zero, so that every path counts."""
+"""Tiny models that many tests share. Their weights are random and not zero, so that every path has an effect."""
 
 import sys
 from collections import Counter
@@ -16,7 +16,7 @@ from vqaudio.nn.wavenet import WaveNetConfig
 
 
 def _randomise(module: nn.Module, seed: int = 0) -> nn.Module:
-    """Makes all parameters random, at a scale that keeps signals alive: also blocks that begin as the identity."""
+    """Makes all parameters random, also those initialised to zero, at a scale that preserves signal levels."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():

@@ -22,7 +22,7 @@ from vqaudio.tokens.rows import TokenRow
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 MINI = REPOSITORY / "egs" / "mini"
-CLIP = 330  # samples: decoding takes milliseconds
+CLIP = 330  # samples, so that decoding takes milliseconds
 
 
 @pytest.fixture(scope="module")
@@ -248,7 +248,7 @@ def test_ids_of_a_manifest_are_independent_of_file_names(tmp_path, run, speech) 
     assert _names(tmp_path / "t") == ["first.npy", "index.jsonl", "second.npy"]
 
 
-def test_the_entry_point_answers_without_torch() -> None:
+def test_the_entry_point_does_not_import_torch() -> None:
     """`--help` in a new process: exit code 0, all verbs are listed, and torch is not imported."""
     program = (
         "import sys; from vqaudio.cli.main import main; "

@@ -137,7 +137,7 @@ def test_nothing_is_lost_between_object_and_dictionary() -> None:
     }
 
 
-def test_keys_left_out_keep_their_defaults() -> None:
+def test_missing_keys_keep_their_defaults() -> None:
     assert from_dict(OuterConfig, {}) == OuterConfig()
     assert from_dict(OuterConfig, {"inner": {"rate": 2}}) == OuterConfig(inner=InnerConfig(rate=2.0))
     assert isinstance(from_dict(OuterConfig, {"inner": {"rate": 2}}).inner.rate, float)
@@ -248,7 +248,7 @@ def test_a_typo_in_a_yaml_file_exits_with_2(default_yaml: Path, capsys: pytest.C
     assert "default.yaml: unknown key 'inner.ratte'; inner knows: rate, layers, kind" in capsys.readouterr().err
 
 
-def test_help_tells_what_every_value_means(default_yaml: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_describes_every_value(default_yaml: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         parse(OuterConfig, default_yaml, ["--help"], description="Trains a thing.")
     assert caught.value.code == 0

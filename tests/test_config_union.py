@@ -91,7 +91,7 @@ def test_flags_change_the_kind_that_the_file_has(default_yaml: Path) -> None:
 
 
 @pytest.mark.parametrize("flag", [["--part.shape.kind", "square"], ["--part.shape.kind=square"]])
-def test_a_flag_chooses_another_kind_and_keeps_what_both_know(default_yaml: Path, flag: list[str]) -> None:
+def test_a_flag_chooses_another_kind_and_keeps_common_keys(default_yaml: Path, flag: list[str]) -> None:
     assert parse(WholeConfig, default_yaml, flag) == _square(5, (1, 2))
     assert parse(WholeConfig, default_yaml, ["--part.shape.sides", "8", "9", *flag]) == _square(5, (8, 9))
 

@@ -23,14 +23,14 @@ MD5 = hashlib.md5(CONTENT).hexdigest()
 
 
 class Home(HTTPServer):
-    """Serves CONTENT, and notes which ranges it was asked for."""
+    """Serves CONTENT, and records the requested ranges."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.ranges: list[str | None] = []
         self.knows_ranges = True
         self.closes_after = len(CONTENT)
-        """bytes of a reply after which it hangs up"""
+        """bytes of a reply after which the connection is closed"""
         self.url = f"http://127.0.0.1:{self.server_port}/cifar-10-binary.tar.gz"
 
 
@@ -86,9 +86,7 @@ def test_it_fetches_once(tmp_path: Path, home: Home, script: ModuleType) -> None
 
 
 @pytest.mark.parametrize("knows_ranges", [True, False])
-def test_an_interrupted_download_goes_on_where_it_stopped(
-    tmp_path: Path, home: Home, script: ModuleType, knows_ranges: bool
-) -> None:
+def test_an_interrupted_download_is_resumed(tmp_path: Path, home: Home, script: ModuleType, knows_ranges: bool) -> None:
     home.knows_ranges, home.closes_after = knows_ranges, 100_000
     with pytest.raises(OSError, match="ended after 100000 of 256000 bytes; run it again"):
         script.download(tmp_path, home.url, MD5)
@@ -108,7 +106,7 @@ def test_a_download_that_was_killed_before_its_renaming_is_complete(
 
 
 @pytest.mark.parametrize("there", [b"", b"another version", CONTENT + b"more"])
-def test_a_wrong_sum_is_told_with_the_right_one_and_nothing_is_kept(
+def test_a_wrong_checksum_is_reported_and_nothing_is_kept(
     tmp_path: Path, home: Home, script: ModuleType, there: bytes
 ) -> None:
     wrong = MD5 if there else "0" * 32
@@ -120,7 +118,7 @@ def test_a_wrong_sum_is_told_with_the_right_one_and_nothing_is_kept(
     assert _names(tmp_path) == []
 
 
-def test_a_server_that_is_away_is_named(tmp_path: Path, home: Home, script: ModuleType) -> None:
+def test_an_unreachable_server_is_reported(tmp_path: Path, home: Home, script: ModuleType) -> None:
     with pytest.raises(OSError, match=r"cannot fetch http://127\.0\.0\.1:1/x: .* run it again"):
         script.download(tmp_path, "http://127.0.0.1:1/x", MD5)
     assert _names(tmp_path) == []

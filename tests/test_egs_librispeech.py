@@ -1,4 +1,4 @@
-"""The stages of egs/librispeech/run.sh, on real speech where it is at hand, and the download from a local archive."""
+"""The stages of egs/librispeech/run.sh, on real speech if it is available, and the download from a local archive."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def test_stages_1_to_6_run_on_real_speech(tmp_path: Path) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": path, "LAUNCH": "python"})
     assert done.returncode == 0, done.stdout + done.stderr
-    figures = json.loads((tmp_path / "exp/report/report.json").read_text())
-    assert figures["rates"]["data"]["overall"]["nominal"]["bits_per_second"] == pytest.approx(4 * 125, rel=0.01)
+    metrics = json.loads((tmp_path / "exp/report/report.json").read_text())
+    assert metrics["rates"]["data"]["overall"]["nominal"]["bits_per_second"] == pytest.approx(4 * 125, rel=0.01)
     wavs = sorted((tmp_path / "exp/samples").glob("*.wav"))
     assert len(wavs) == 4
     assert all(soundfile.info(wav).frames == 3 * 16000 for wav in wavs)

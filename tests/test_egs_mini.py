@@ -78,7 +78,7 @@ def test_splits_share_no_sentence_and_have_every_speaker():
         assert len(pairs) == len(rows(split)) == 8 * len(part)
 
 
-def test_audio_is_as_the_manifest_says(utterances, wavs):
+def test_audio_agrees_with_the_manifest(utterances, wavs):
     for row in utterances:
         wav = wavs[row["id"]]
         assert len(wav) / 16_000 == row["seconds"], row["id"]
@@ -102,7 +102,7 @@ def test_phones_fill_the_audio_and_fit_it(utterances, wavs):
         assert phones[0][0] == 0 and all(start < end for start, end, _ in phones), row["id"]
         assert [end for _, end, _ in phones[:-1]] == [start for start, _, _ in phones[1:]]
         assert row["seconds"] - 0.001 <= phones[-1][1] <= row["seconds"], row["id"]
-        # vowels 20 dB above silences; times wrong by 50 ms would bring loud and soft together
+        # vowels are 20 dB above silences; an offset of 50 ms would mix loud and soft samples
         power = {True: [], False: []}
         for start, end, phone in phones:
             if phone in VOWELS or phone == "pau":
@@ -124,7 +124,7 @@ def test_prepare_makes_the_same_audio_again(prepare, tmp_path, wavs):
         pytest.skip(f"the corpus was made with espeak-ng 1.51 and flite 2.2, here: {versions}")
     text = prepare.read_sentences()[0]
     for voice in prepare.VOICES:
-        again = prepare.level(prepare.speak(voice, text, tmp_path).wav) / 32768
+        again = prepare.level(prepare.synthesise(voice, text, tmp_path).wav) / 32768
         stored = wavs[f"{voice.name}_001"]
         assert len(again) == len(stored), voice.name
         assert np.abs(again - stored).max() <= 1 / 32768, voice.name
@@ -132,7 +132,7 @@ def test_prepare_makes_the_same_audio_again(prepare, tmp_path, wavs):
 
 def test_prepare_refuses_to_overwrite(prepare, tmp_path):
     (tmp_path / "train.jsonl").write_text("mine")
-    with pytest.raises(prepare.PrepareError, match=r"already holds train[.]jsonl; add --overwrite"):
+    with pytest.raises(prepare.PrepareError, match=r"already contains train[.]jsonl; add --overwrite"):
         prepare.prepare(tmp_path, overwrite=False)
     assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
 

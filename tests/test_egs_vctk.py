@@ -1,4 +1,4 @@
-"""The stages of egs/vctk/run.sh, on the real corpus where it is at hand, and the download on a local archive."""
+"""The stages of egs/vctk/run.sh, on the real corpus if it is available, and the download on a local archive."""
 
 from __future__ import annotations
 

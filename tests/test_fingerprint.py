@@ -90,7 +90,7 @@ def test_the_facts_change_with_covered_fields_alone(config: type) -> None:
             continue
         value = _changed(before, each.name)
         changed = copy.copy(before)
-        object.__setattr__(changed, each.name, value)  # some combinations are refused: the rule is asked, not the class
+        object.__setattr__(changed, each.name, value)  # without validation: some combinations are invalid
         differs = config_facts(changed) != config_facts(before)
         assert differs == (each.name in (*covered.always, *covered.unless_default)), each.name
 

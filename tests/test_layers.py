@@ -13,7 +13,7 @@ LAYERS = [  # bottom to top
     ["upgrade"],
     ["kernels"],
     ["nn", "checkpoint"],
-    ["sampling", "data", "training"],  # data and training know no model, training not even the quantizer
+    ["sampling", "data", "training"],  # data and training are independent of models, training also of the quantizer
     ["speech"],
     ["tokens", "images"],  # speech never imports images, and nothing but recipes and the command line does
     ["metrics"],
@@ -104,7 +104,7 @@ def test_a_module_imports_only_from_layers_below(path: Path) -> None:
         ("training", "from vqaudio.nn.quantizer import VectorQuantizer", {"nn"}),
         ("training", "from vqaudio.nn import quantizer", {"nn"}),
         ("training", "from vqaudio.nn.fsq import FSQ", {"nn"}),
-        ("training", "from vqaudio.nn.distributed import joint_size", set()),
+        ("training", "from vqaudio.nn.distributed import global_size", set()),
         ("speech", "from vqaudio.images.prior import ImagePrior", {"images"}),
         ("report", "from vqaudio.images.pictures import save_png", {"images"}),
         ("metrics", "import vqaudio\nfrom vqaudio.report.run import write", {"report"}),

@@ -1,4 +1,4 @@
-"""Every shipped YAML is a configuration that the recipe understands, and says what its table says."""
+"""Every shipped YAML is a valid configuration of its recipe, and agrees with the tables in the documentation."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "packed"
 
 
-def test_the_whole_way(
+def test_from_images_to_samples(
     recipe: Callable[..., None], images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cpu = CONF / "vqvae.yaml"
@@ -108,10 +108,10 @@ def _evaluate(images: Path, runs: Path) -> None:
         "classes.png",
     }
     assert {path.name for path in (runs / "report").iterdir()} == {"report.json", *pictures}
-    figures = json.loads((runs / "report/report.json").read_text())
-    assert figures["images"] == 8
-    assert figures["bits_of_latents"] == pytest.approx(2 * 64 * 4 / 3072)
-    assert figures["prior_uniform_bits"] == 4
+    metrics = json.loads((runs / "report/report.json").read_text())
+    assert metrics["images"] == 8
+    assert metrics["bits_of_latents"] == pytest.approx(2 * 64 * 4 / 3072)
+    assert metrics["prior_uniform_bits"] == 4
     with Image.open(runs / "report/reconstructions.png") as picture:
         assert picture.size == (8 * 34 * 2 - 4, 2 * 34 * 2 - 4)
     assert main(["evaluate", *map(str, arguments)]) == 2  # it is there already
@@ -139,29 +139,29 @@ def _sample(runs: Path) -> None:
 
 
 def _refuse(images: Path, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Models in the wrong place are refused in a sentence."""
+    """Unsuitable models are rejected with an explanation."""
     vqvae, prior, out = str(runs / "vqvae"), str(runs / "over-prior"), str(runs / "out")
     assert main(["info", vqvae]) == 0
     assert main(["info", prior]) == 0
     data, vae, second = ["--data", str(images)], str(runs / "vae"), str(runs / "over-vae")
-    for arguments, said in (
+    for arguments, message in (
         (["tokenize", str(images), "--model", vqvae], "this verb needs a SpeechVQVAE"),
         (["sample", "--prior", vqvae, "--model", vqvae], "ImageVQVAE, not a prior"),
         (["sample", "--prior", prior, "--model", vqvae, "--label", "green"], "class 'green' is not in this prior"),
         (["sample", "--prior", prior, "--model", vqvae, "--speaker", "p225"], "--speaker and --prompt apply to speech"),
         (["evaluate", "--model", prior, *data], "ImagePrior cannot be evaluated alone"),
-        (["evaluate", "--model", second, *data], "--first names the image model"),
-        (["evaluate", "--model", vqvae, "--first", vqvae, *data], "--first is for a second-level image model"),
+        (["evaluate", "--model", second, *data], "--first must name its bottom-level model"),
+        (["evaluate", "--model", vqvae, "--first", vqvae, *data], "--first is for a hierarchical image model"),
         (["evaluate", "--model", vae, "--prior", prior, *data], "needs an ImageVQVAE as --model, got a ImageVAE"),
         (["evaluate", "--model", vae, "--only", "codebook_usage", *data], "do not apply to it"),
     ):
         capsys.readouterr()
         assert main([*arguments, "--out", out]) == 2
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     assert not Path(out).exists()
 
 
-@pytest.mark.parametrize("kind", ["vqvae", "vimco"])  # one draws its latents
+@pytest.mark.parametrize("kind", ["vqvae", "vimco"])  # the VAE samples its latents
 def test_a_run_continues_as_if_it_had_not_stopped(
     recipe: Callable[..., None], images: Path, tmp_path: Path, kind: str
 ) -> None:

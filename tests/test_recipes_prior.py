@@ -74,8 +74,8 @@ def test_a_prior_is_trained_on_token_files(
     train_prior("--model", tiny_model_dir, *tokens, "--out", tmp_path / "exp/prior")
     prior = load_model(tmp_path / "exp/prior", kind=CodePrior)
     assert prior.cfg.model == load_model(tiny_model_dir).fingerprint and prior.cfg.net.num_classes == 16
-    (figures,) = [row for row in read_metrics(tmp_path / "exp/prior/metrics.jsonl") if row["kind"] == "valid"]
-    assert 0 < figures["bits_per_code"] < 20 and figures["uniform_bits"] == 4
+    (metrics,) = [row for row in read_metrics(tmp_path / "exp/prior/metrics.jsonl") if row["kind"] == "valid"]
+    assert 0 < metrics["bits_per_code"] < 20 and metrics["uniform_bits"] == 4
     assert not (tmp_path / "exp/codes").exists()  # nothing was tokenized
 
 

@@ -37,7 +37,7 @@ KINDS = {
 
 
 class ModelError(ValueError):
-    """A model does not exist or cannot be read; the message says why and what to do."""
+    """A model does not exist or cannot be read; the message states the reason and the remedy."""
 
 
 def save_model(model: nn.Module, folder: str | Path) -> None:

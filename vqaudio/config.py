@@ -24,9 +24,9 @@ class ConfigError(ValueError):
 def from_dict(cls: type[T], values: Any, where: str = "") -> T:
     """A nested dictionary, as read from YAML or JSON -> an instance of the dataclass `cls`.
 
-    Missing keys take their defaults. A union of dataclasses is told apart by their field `kind: Literal["name"]`;
-    without a kind it is the first. Raises ConfigError for unknown keys and kinds (the message lists the known ones),
-    values of the wrong type, and values rejected by the dataclass.
+    Missing keys take their defaults. The members of a union of dataclasses are distinguished by their field
+    `kind: Literal["name"]`; the first is the default. Raises ConfigError for unknown keys and kinds (the message lists
+    the known ones), values of the wrong type, and values rejected by the dataclass.
     """
     place = where or "the configuration"
     if not isinstance(values, dict):
@@ -140,7 +140,7 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
 
 
 def _chosen(choices: list[Any], value: Any, where: str) -> Any:
-    """Of dataclasses told apart by their field `kind`, the one that a mapping names; without a kind, the first."""
+    """Of dataclasses distinguished by their field `kind`, the one that a mapping selects; the first by default."""
     kinds = {_kind(choice): choice for choice in choices}
     kind = value.get("kind", next(iter(kinds))) if isinstance(value, dict) else next(iter(kinds))
     if kind not in list(kinds):
@@ -155,16 +155,16 @@ def _kind(choice: Any) -> str:
 
 
 def _with_kinds_of_flags(cls: Any, values: Any, args: Sequence[str], where: str = "") -> Any:
-    """`values` of a file, where flags name another kind for a union of dataclasses: of that kind.
+    """`values` of a file, changed to the kinds that flags select for unions of dataclasses.
 
-    Of the values for the other kind those stay that the new one knows. Raises ConfigError for an unknown kind.
+    Values of the previous kind are kept if the new kind has the same key. Raises ConfigError for an unknown kind.
     """
     values = dict(values) if isinstance(values, dict) else values
     for name, hint in get_type_hints(cls).items():
         choices = [choice for choice in get_args(hint) if dataclasses.is_dataclass(choice)]
         own = values.get(name, {}) if isinstance(values, dict) else None
         if not isinstance(own, dict):
-            continue  # refused later, in words
+            continue  # rejected later, with an explanation
         if dataclasses.is_dataclass(hint):
             nested = _with_kinds_of_flags(hint, own, args, _join(where, name))
         elif len(choices) > 1 and (kind := _flag(_join(_join(where, name), "kind"), args)) is not None:

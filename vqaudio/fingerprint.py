@@ -1,7 +1,7 @@
-"""A short name for what decides a model's codes, so that tokens and models can be matched.
+"""The fingerprint of a model: a hash of everything that determines its codes, so that tokens can be matched to models.
 
-A fingerprint is a hash of configuration facts and weights. Which fields of a configuration it covers stands beside the
-fields, in the class attribute FINGERPRINT of the configuration; every field must be listed there. Knows no model.
+It covers configuration fields and weights. The class attribute FINGERPRINT of a configuration lists which of its fields
+are covered; every field must be listed there. This module is independent of any model.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # 
 
 @dataclasses.dataclass(frozen=True)
 class FingerprintFields:
-    """What of a configuration a fingerprint covers. Each field of the configuration stands in exactly one of these."""
+    """Which fields of a configuration a fingerprint covers. Each field must be listed in exactly one of these."""
 
     always: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """field -> its name in the fingerprint, that of format 1"""
+    """field -> its name in the fingerprint, which is its name in format 1"""
     unless_default: tuple[str, ...] = ()
-    """fields that came after format 1: covered where they differ from their default, so that the models from before
-    keep their fingerprint. The default of such a field must never change"""
+    """fields added after format 1: covered only if they differ from their default, so that older models keep their
+    fingerprint. The default of such a field must never change"""
     by_weights: tuple[str, ...] = ()
-    """fields that the names and sizes of the covered weights express"""
+    """fields that follow from the names and shapes of the covered weights"""
     nested: tuple[str, ...] = ()
-    """configurations that list their own fields; whoever makes the fingerprint adds them"""
+    """configurations that list their own fields; the caller adds them"""
     never: tuple[str, ...] = ()
-    """fields that cannot change a code: they matter in training alone"""
+    """fields that cannot change a code, because they are only used in training"""
 
     @property
     def listed(self) -> list[str]:
-        """All fields named here."""
+        """All listed fields."""
         return [*self.always, *self.unless_default, *self.by_weights, *self.nested, *self.never]
 
 
 def config_facts(config: Any) -> dict[str, Any]:
-    """A dataclass instance with a FINGERPRINT -> name -> value of what its fingerprint covers.
+    """A dataclass instance with a FINGERPRINT -> name -> value of the covered fields.
 
-    Raises TypeError where a field is not listed exactly once, or a listed one does not exist.
+    Raises TypeError if a field is not listed exactly once, or a listed one does not exist.
     """
     kind, fields = type(config), {each.name: each for each in dataclasses.fields(config)}
     covered: FingerprintFields = kind.FINGERPRINT
@@ -52,7 +52,7 @@ def config_facts(config: Any) -> dict[str, Any]:
             found = f"listed {covered.listed.count(name)} times" if name in fields else "no field"
             raise TypeError(
                 f"{kind.__name__}.FINGERPRINT must list each field once, and nothing else, but {name!r} is {found}: "
-                "list a new field under unless_default where it can change a code, under never where it cannot"
+                "list a new field under unless_default if it can change a code, under never if it cannot"
             )
     facts = {fact: getattr(config, name) for name, fact in covered.always.items()}
     for name in covered.unless_default:
@@ -66,7 +66,7 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 
 def fingerprint(facts: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:
-    """The first 12 hex digits of the SHA-256 over configuration facts and named weights, in the order of names."""
+    """The first 12 hex digits of the SHA-256 over configuration fields and weights, in the order of their names."""
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for name, weight in sorted(weights.items()):
         digest.update(name.encode() + weight.detach().cpu().contiguous().numpy().tobytes())
@@ -74,10 +74,10 @@ def fingerprint(facts: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:
 
 
 class CachedFingerprint:
-    """`fingerprint` for weights that seldom change: computed again when a fact or a bit of a weight has changed.
+    """`fingerprint` with a cache: it is computed again only if a configuration field or a bit of a weight has changed.
 
-    PyTorch's version counters do not count writes through `.data`, so the weights are compared with a copy. That takes
-    a fraction of the hash's time, and the memory of the weights.
+    PyTorch's version counters do not count writes through `.data`, so the weights are compared with a copy. This takes
+    a fraction of the time of the hash, and as much memory as the weights.
     """
 
     def __init__(self) -> None:
@@ -91,7 +91,7 @@ class CachedFingerprint:
         return self._known[2]
 
     def __reduce__(self) -> tuple[type[CachedFingerprint], tuple[()]]:
-        """A copy of a model, by copy.deepcopy or pickle, begins without one."""
+        """Copies by copy.deepcopy or pickle start with an empty cache."""
         return CachedFingerprint, ()
 
 
@@ -100,7 +100,7 @@ def _same_bits(known: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> bool:
 
 
 def _equal(known: Tensor, now: Tensor) -> bool:
-    """Whether two tensors have the same type, place, shape and bits: 0.0 and -0.0 differ, a NaN equals itself."""
+    """Whether two tensors have the same type, device, shape and bits: 0.0 and -0.0 differ, a NaN equals itself."""
     if (known.dtype, known.device, known.shape) != (now.dtype, now.device, now.shape):
         return False
     integers = _INTEGERS[known.element_size()]

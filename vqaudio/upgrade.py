@@ -1,6 +1,6 @@
-"""Configurations of format 1, with the names of format 2. Knows no model.
+"""Upgrades configurations of format 1 to the names of format 2, independently of any model.
 
-Format 1 is what vqaudio 0.1 wrote: config.json of a model, and the settings of a run in its checkpoints' state.json.
+vqaudio 0.1 wrote format 1: config.json of a model, and the settings of a run in state.json of its checkpoints.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ echo "== 2. Tokenize $utterance with the shipped model =="
 vqaudio tokenize "$utterance" --out demo/tokens.jsonl
 
 echo "== 3. Convert it to all speakers of the shipped model =="
-vqaudio convert "$utterance" --speaker all --out demo/voices
+vqaudio convert "$utterance" --speaker all --out demo/converted
 
 echo "== 4. Plot the result =="
-python egs/mini/figure.py "$utterance" demo/tokens.jsonl demo/voices demo/figure.png
+python egs/mini/figure.py "$utterance" demo/tokens.jsonl demo/converted demo/figure.png

@@ -27,21 +27,21 @@ def spectrogram(ax: Axes, wav: np.ndarray, title: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("audio", "tokens", "voices", "out"):
+    for name in ("audio", "tokens", "converted", "out"):
         parser.add_argument(name, type=Path)
     args = parser.parse_args()
     wav = read_audio(args.audio, RATE)
     (row,) = read_tokens(args.tokens)
     codes = row.tokens.codes.numpy()
-    voices = sorted(args.voices.glob("*.wav"))
-    figure, axes = plt.subplots(3 + len(voices), 1, figsize=(11, 5 + 1.5 * len(voices)), constrained_layout=True)
+    converted = sorted(args.converted.glob("*.wav"))
+    figure, axes = plt.subplots(3 + len(converted), 1, figsize=(11, 5 + 1.5 * len(converted)), constrained_layout=True)
     seconds = np.arange(len(wav)) / RATE
     axes[0].plot(seconds, wav, lw=0.4)
     axes[0].set_title(f"{args.audio.name}: waveform", fontsize=9)
     spectrogram(axes[1], wav, "spectrogram, Hz")
     axes[2].plot(np.arange(len(codes)) * row.tokens.hop / RATE, codes, ".", ms=2)
     axes[2].set_title(f"{len(codes)} codes over time, {len(np.unique(codes))} different ones", fontsize=9)
-    for ax, path in zip(axes[3:], voices, strict=True):
+    for ax, path in zip(axes[3:], converted, strict=True):
         spectrogram(ax, read_audio(path, RATE), path.stem)
     for ax in axes:
         ax.set_xlim(0, len(wav) / RATE)

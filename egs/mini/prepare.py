@@ -118,8 +118,8 @@ def check_voices(voices: tuple[Voice, ...]) -> None:
 def parse_phones(printed: str, seconds: float) -> list[Phone]:
     """flite's "pau:0.164 hh:0.255 ..." (phone:end) as contiguous phones that fill the audio.
 
-    The end of the closing silence is planned, not measured: the voices cut it by up to 0.12 s.
-    It becomes the end of the audio, rounded down to a millisecond.
+    flite reports the end of the final silence up to 0.12 s after the end of the audio. It is replaced by the end of
+    the audio, rounded down to a millisecond.
     """
     pairs = [item.rsplit(":", 1) for item in printed.split()]
     ends = [float(end) for _, end in pairs]
@@ -141,28 +141,28 @@ def trim(wav: np.ndarray) -> np.ndarray:
     return padded[audible[0] : audible[-1] + 1 + 2 * margin]
 
 
-def speak(voice: Voice, text: str, folder: Path) -> Speech:
+def synthesise(voice: Voice, text: str, folder: Path) -> Speech:
     """Synthesise a sentence; the program writes its WAV file to `folder`."""
-    spoken = folder / "spoken.wav"
+    path = folder / "speech.wav"
     if voice.program == "flite":
-        printed = run("flite", "-voice", voice.voice, "-psdur", "-t", text, "-o", str(spoken))
+        printed = run("flite", "-voice", voice.voice, "-psdur", "-t", text, "-o", str(path))
     else:
         pitch = ("-p", str(voice.pitch))
-        printed = run("espeak-ng", "-v", voice.voice, *pitch, "-z", "-w", str(spoken), text)
-    wav, rate = sf.read(spoken, dtype="float64")
+        printed = run("espeak-ng", "-v", voice.voice, *pitch, "-z", "-w", str(path), text)
+    wav, rate = sf.read(path, dtype="float64")
     if wav.ndim != 1 or len(wav) == 0 or not np.abs(wav).max() > 0:
-        raise PrepareError(f"{voice.program} -v {voice.voice} gave no mono speech for {text!r}")
-    if voice.program == "flite":  # not trimmed: the phone times count from the first sample
+        raise PrepareError(f"{voice.program} -v {voice.voice} produced no mono speech for {text!r}")
+    if voice.program == "flite":  # not trimmed: the phone times are relative to the first sample
         if rate != SAMPLE_RATE:
-            raise PrepareError(f"flite {voice.voice} speaks at {rate} Hz, not at {SAMPLE_RATE}")
+            raise PrepareError(f"the sample rate of flite {voice.voice} is {rate} Hz, not {SAMPLE_RATE} Hz")
         return Speech(wav, parse_phones(printed, len(wav) / rate))
     return Speech(trim(soxr.resample(wav, rate, SAMPLE_RATE, quality="VHQ")), None)
 
 
 def level(wav: np.ndarray) -> np.ndarray:
-    """(T,) float -> (T,) int16 without DC, as near SPEECH_RMS as PEAK_RANGE allows.
+    """(T,) float -> (T,) int16 without DC, scaled as close to SPEECH_RMS as PEAK_RANGE allows.
 
-    A zero-phase high-pass rather than the mean: it moves no phone and leaves silence at zero.
+    DC is removed by a zero-phase high-pass instead of subtracting the mean: no phone is shifted; silence stays zero.
     """
     wav = sosfiltfilt(butter(2, DC_CUTOFF, "highpass", fs=SAMPLE_RATE, output="sos"), wav)
     peak, rms = np.abs(wav).max(), np.sqrt(np.mean(wav**2))
@@ -187,7 +187,7 @@ def build(voices: tuple[Voice, ...], sentences: list[str], out: Path) -> None:
             utterance = f"{voice.name}_{number:03d}"
             path = f"wav16/{voice.name}/{utterance}.flac"
             with tempfile.TemporaryDirectory() as folder:
-                speech = speak(voice, text, Path(folder))
+                speech = synthesise(voice, text, Path(folder))
             samples = level(speech.wav)
             sf.write(out / path, samples, SAMPLE_RATE, subtype="PCM_16", compression_level=1.0)
             (out / "txt" / voice.name / f"{utterance}.txt").write_text(text + "\n")
@@ -211,9 +211,9 @@ def build(voices: tuple[Voice, ...], sentences: list[str], out: Path) -> None:
 
 
 def install(built: Path, out: Path) -> None:
-    """Move ITEMS into place. Manifests leave first and come last: none ever names a missing file.
+    """Move ITEMS into place. Manifests are removed first and written last, so that none ever names a missing file.
 
-    built lies inside out, so that each move is one rename.
+    `built` is a folder in `out`, so that each move is one rename.
     """
     replaced = built / "replaced"
     replaced.mkdir()
@@ -225,10 +225,10 @@ def install(built: Path, out: Path) -> None:
 
 
 def prepare(out: Path, *, overwrite: bool) -> None:
-    """Make the corpus in out; what is already there stays untouched unless all succeeds."""
+    """Create the corpus in `out`; existing files are replaced only if everything succeeds."""
     existing = [item for item in ITEMS if (out / item).exists()]
     if existing and not overwrite:
-        raise PrepareError(f"{out} already holds {', '.join(existing)}; add --overwrite to replace them")
+        raise PrepareError(f"{out} already contains {', '.join(existing)}; add --overwrite to replace them")
     check_voices(VOICES)
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".building-") as folder:
@@ -237,16 +237,16 @@ def prepare(out: Path, *, overwrite: bool) -> None:
 
 
 def main() -> None:
-    """The command line; exit code 0 if the corpus was made, 1 if not, 2 for wrong usage."""
-    parser = argparse.ArgumentParser(description="Make the embedded corpus of vqaudio.")
-    parser.add_argument("--out", type=Path, default=HERE, help="folder to fill (default: %(default)s)")
-    parser.add_argument("--overwrite", action="store_true", help="replace a corpus that is there")
+    """The command line; exit code 0 if the corpus was created, 1 if not, 2 for wrong usage."""
+    parser = argparse.ArgumentParser(description="Create the embedded corpus of vqaudio.")
+    parser.add_argument("--out", type=Path, default=HERE, help="output folder (default: %(default)s)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing corpus")
     args = parser.parse_args()
     try:
         prepare(args.out, overwrite=args.overwrite)
     except (PrepareError, OSError) as error:
         sys.exit(f"prepare.py: {error}")
-    print(f"made {len(VOICES)} voices x {len(read_sentences())} sentences in {args.out}")
+    print(f"created {len(VOICES)} voices x {len(read_sentences())} sentences in {args.out}")
 
 
 if __name__ == "__main__":

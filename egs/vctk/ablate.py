@@ -46,7 +46,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {  # name -> flags that differ from conf/
     "affine, no warm-up": ("--model.normalizer", "affine", "--model.quantizer.commitment-warmup-steps", "0"),
     "batch": ("--model.normalizer", "batch"),
     "no restarts": ("--model.quantizer.restart-threshold", "0"),
-    "random first codes": ("--model.quantizer.kmeans-iterations", "0"),
+    "codebook initialised at random": ("--model.quantizer.kmeans-iterations", "0"),
     "gradient codebook": ("--model.quantizer.codebook_update", "gradient"),
     "time-jitter 0.12": ("--model.time_jitter", "0.12"),
     "unit": ("--model.normalizer", "unit"),
@@ -66,7 +66,7 @@ TWICE = (  # variants that are run with a second seed
     "affine, no warm-up",
     "batch",
     "no restarts",
-    "random first codes",
+    "codebook initialised at random",
     "gradient codebook",
 )
 
@@ -103,35 +103,35 @@ def train(run: Run) -> None:
     diverged = code == 1 and "the run diverged" in log_lines[-1]  # also a result
     if code and not diverged:
         raise SystemExit(f"{run.variant}, seed {run.seed}: the run failed, see {run.folder}/log.txt")
-    found = {"verdict": "diverged"} if diverged else figures(run.folder)
+    metrics = {"verdict": "diverged"} if diverged else run_metrics(run.folder)
     with LOCK, atomic_file(RESULTS, overwrite=True) as path:
         kept = results()
-        kept.setdefault(run.variant, {})[str(run.seed)] = found
+        kept.setdefault(run.variant, {})[str(run.seed)] = metrics
         path.write_text(json.dumps(kept, indent=1) + "\n")
-    print(f"{run.variant}, seed {run.seed}: {found['verdict']}", flush=True)
+    print(f"{run.variant}, seed {run.seed}: {metrics['verdict']}", flush=True)
 
 
-def figures(folder: Path) -> dict[str, Any]:
+def run_metrics(folder: Path) -> dict[str, Any]:
     """Metrics of the last evaluation, and the accuracy of a speaker probe on the codes."""
     last = next(row for row in reversed(read_metrics(folder / "metrics.jsonl")) if row["kind"] == "valid")
     model = load_model(folder)
-    utterances = [u for corpus in ("vctk_mini", "libri3", "so762") for u in some_of_each(corpus)]
+    utterances = [u for corpus in ("vctk_mini", "libri3", "so762") for u in few_per_speaker(corpus)]
     codes = [model.tokenize(u.path).codes.numpy() for u in utterances]
-    named = speaker_probe_metrics(
+    probes = speaker_probe_metrics(
         codes, [u.speaker for u in utterances], codebook_size=model.codebook_size, frame_rate=model.frame_rate
     )
-    probe = named["linear_accuracy"]
+    probe = probes["linear_accuracy"]
     return {
         **last,
         "probe": probe.value,
         "probe_low": probe.low,
         "probe_high": probe.high,
-        "probe_recurrent": named["recurrent_accuracy"].value,
-        "chance": named["chance"].value,
+        "probe_recurrent": probes["recurrent_accuracy"].value,
+        "chance": probes["chance"].value,
     }
 
 
-def some_of_each(corpus: str) -> Iterator[Utterance]:
+def few_per_speaker(corpus: str) -> Iterator[Utterance]:
     """At most ten utterances of each speaker, for the speaker probe."""
     taken: dict[str, int] = {}
     for part in ("train", "valid", "test"):
@@ -174,7 +174,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=1, help="number of parallel runs, with one CPU thread each")
     parser.add_argument(
-        "--seeds", type=int, nargs="+", default=[0, 1], help="others than the first only for some variants"
+        "--seeds", type=int, nargs="+", default=[0, 1], help="only some variants use the second and later ones"
     )
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="variants to run")
     parser.add_argument("--table", action="store_true", help="print the table without training")

@@ -1,11 +1,11 @@
-"""How fast and how lean the vector quantizer is, beside that of vector-quantize-pytorch in the same run.
+"""Speed and memory of the vector quantizer, compared with vector-quantize-pytorch in the same run.
 
     python tests/bench/bench_quantizer.py [--quick]
 
-Prints milliseconds per call and their ratio, theirs over ours: absolute numbers belong to a machine, ratios carry over.
-Trials alternate. Before a size is timed both must do the same work on it: the same codes, up to ties within float32
-rounding, and from them the same vectors, loss, gradient and codebook after the update. Memory is what each call adds to
-the peak of a process of its own. The peer is in the extra [bench].
+Prints milliseconds per call and the ratio of theirs to ours. Ratios transfer to other machines, absolute numbers do
+not. Trials alternate. Before a size is timed both must do the same work on it: the same codes, up to ties within
+float32 rounding, and from them the same vectors, loss, gradient and codebook after the update. Memory is what each call
+adds to the peak of a separate process. vector-quantize-pytorch is in the extra [bench].
 
 Letters: B batch, D code width, K number of codes, *S spatial axes, M = B * prod(S) vectors.
 """
@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from vqaudio.kernels.library import kernels, why_missing
 from vqaudio.nn.vector_quantizer import VectorQuantizer, VectorQuantizerConfig
 
-PEER = "vector_quantize_pytorch"
+WAVENET_VOCODER = "vector_quantize_pytorch"
 TRIALS, QUICK_TRIALS = 7, 2
 THREADS = (1, 2)
 ROUNDING = 16 * torch.finfo(torch.float32).eps  # of a squared distance, as a part of |vector|^2 + |code|^2
@@ -87,7 +87,7 @@ def their_quantizer(size: Size, codebook: Tensor) -> Any:
     dead in these trials: they then draw no vectors to replace it, while ours draws K of them at every update.
     """
     cfg, count = VectorQuantizerConfig(), size.vectors / size.codes
-    theirs = importlib.import_module(PEER).VectorQuantize(
+    theirs = importlib.import_module(WAVENET_VOCODER).VectorQuantize(
         dim=size.shape[1],
         codebook_size=size.codes,
         decay=cfg.ema_decay,
@@ -116,7 +116,7 @@ def evaluate(quantizer: nn.Module, z: Tensor) -> list[Tensor]:
 
 
 def train_forward(quantizer: nn.Module, z: Tensor) -> list[Tensor]:
-    """With the codebook's update, as an encoder's output: it wants a gradient."""
+    """With the update of the codebook; z requires a gradient, as the output of an encoder does."""
     return list(quantizer.train()(z.detach().requires_grad_())[:3])
 
 
@@ -193,7 +193,7 @@ def compare_speed(sizes: list[Size], trials: int) -> None:
 
 
 def compare_memory(sizes: list[Size]) -> None:
-    """Each case in a process of its own, one thread."""
+    """Each case in a separate process, one thread."""
     print("Growth of peak memory by the calls, MB, one thread:")
     print(f"{'shape':>16}{'codes':>7}  {'work':20}{'vqaudio':>10}{'peer':>10}{'ratio':>8}")
     for size in sizes:
@@ -203,7 +203,7 @@ def compare_memory(sizes: list[Size]) -> None:
 
 
 def process_megabytes(quantizer: str, work: str, size: Size) -> float:
-    """NaN where the process did not come to its end, for want of memory."""
+    """NaN if the process ran out of memory."""
     command = [sys.executable, __file__, "--memory-of", quantizer, work, str(size.codes), *map(str, size.shape)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     return float(done.stdout) if done.returncode == 0 else math.nan
@@ -231,7 +231,7 @@ def main() -> None:
         quantizer, work, codes, *shape = arguments.memory_of
         report_memory(quantizer, work, Size(tuple(map(int, shape)), int(codes)))
         return
-    if not importlib.util.find_spec(PEER):
+    if not importlib.util.find_spec(WAVENET_VOCODER):
         print("Quantizers: vector-quantize-pytorch is not installed: pip install 'vqaudio[bench]'")
         return
     compiled = kernels()

@@ -1,10 +1,10 @@
-"""How fast speech becomes tokens, beside EnCodec in the same run, and how much memory an hour takes.
+"""Speed of tokenization, compared with EnCodec in the same run, and peak memory of tokenizing one hour.
 
     python tests/bench/bench_tokenize.py
 
 Prints real-time factors (audio seconds per second) and their ratio: absolute numbers belong to a machine, ratios
 carry over. Both models have random weights; the time does not depend on them. EnCodec (transformers.EncodecModel,
-24 kHz, 6 kb/s) hears the same seconds at its own rate.
+24 kHz, 6 kb/s) encodes the same duration at its sample rate.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def compare_speed() -> None:
     from transformers import EncodecConfig, EncodecModel
 
     ours, encodec = base_model(), EncodecModel(EncodecConfig()).eval()
-    print("Tokenization, times real time (higher is faster):")
+    print("Tokenization, real-time factor (higher is faster):")
     print(f"{'seconds':>8}{'threads':>9}{'vqaudio':>10}{'EnCodec':>10}{'ratio':>8}")
     for threads in (1, 2):
         torch.set_num_threads(threads)

@@ -1,9 +1,9 @@
-"""How fast a training step is, beside the plain eager form of the same model in the same run.
+"""Speed of a training step, compared with the plain eager form of the same model in the same run.
 
     python tests/bench/bench_train.py
 
 Prints audio seconds per second of training and their ratio: absolute numbers belong to a machine, ratios carry over.
-The plain form is written out below as peers write it: (B, C, T) convolutions with padding, a skip convolution of its
+The plain form is written out below as is usual: (B, C, T) convolutions with padding, a skip convolution of its
 own in every layer, codes and speaker repeated to the sample rate and projected there in every layer, float32, Adam
 with its defaults. Before it is timed it must give our logits from our weights. Trials alternate.
 
@@ -68,7 +68,7 @@ def our_model(size: Size) -> SpeechVQVAE:
 
 
 class Noise:
-    """A loader of one batch; the time does not depend on what is heard."""
+    """A loader of one batch of noise; the time does not depend on the audio."""
 
     def __init__(self, size: Size):
         noise = torch.Generator().manual_seed(0)
@@ -98,7 +98,7 @@ def our_step(size: Size, folder: Path) -> Callable[[], None]:
 
 
 class Plain(nn.Module):
-    """The same model, as it is usually written; the quantizer is ours."""
+    """The same model, as it is usually written, with the quantizer of this package."""
 
     def __init__(self, model: SpeechVQVAE):
         super().__init__()
@@ -157,7 +157,7 @@ class Plain(nn.Module):
 
 
 def convolution(layer: nn.Module) -> nn.Conv1d:
-    """A layer of ours as a convolution of (B, C, T) with the same weights."""
+    """A layer of this package as a convolution of (B, C, T) with the same weights."""
     assert isinstance(layer, (CausalConv1d, nn.Linear))
     if isinstance(layer, nn.Linear):
         return pointwise(layer.weight, layer.bias)
@@ -179,7 +179,7 @@ def with_weights(made: nn.Conv1d, weight: Tensor, bias: Tensor) -> nn.Conv1d:
 
 
 def plain_step(size: Size) -> Callable[[], None]:
-    """One update of the weights, in float32, with Adam as it comes."""
+    """One update of the weights, in float32, with Adam and its defaults."""
     plain, batch = Plain(our_model(size)), Noise(size).batch(0)
     optimizer = torch.optim.Adam(plain.parameters(), lr=6e-4)
 
@@ -235,7 +235,7 @@ def show_shares(folder: Path) -> None:
     """Of the processor time that PyTorch's operations and what they call take themselves."""
     from torch.profiler import ProfilerActivity, profile
 
-    print("Share of the step in matrix products and convolutions (torch.profiler, one thread):")
+    print("Fraction of the step in matrix products and convolutions (torch.profiler, one thread):")
     for size in (BASE._replace(crops=4), MINI):
         for name, step in {"vqaudio": our_step(size, folder), "plain": plain_step(size)}.items():
             torch.set_num_threads(1)
@@ -292,7 +292,7 @@ def processes_seconds(processes: int, threads: int) -> float:
 def report_steps(threads: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         step = our_step(BASE, Path(folder))
-        torch.set_num_threads(threads)  # Accelerate has its own opinion
+        torch.set_num_threads(threads)  # overrides the setting of Accelerate
         step()
         print(statistics.median(seconds(step) for _ in range(TRIALS + 2)))
 

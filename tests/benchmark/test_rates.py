@@ -1,4 +1,4 @@
-"""Rates by a clock that the tests move, and each way to decode as it is called."""
+"""Rates with a simulated clock, and the calls of each implementation."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TINY = WaveNetConfig(
 
 
 class Clock:
-    """Time passes where somebody says so."""
+    """A simulated clock, which the tests advance."""
 
     now = 0.0
 
@@ -63,7 +63,7 @@ def test_the_rate_is_that_of_the_median_call(clock: Clock, step_seconds: float, 
     assert len(calls) == 1 + (3 if least * step_seconds > 1 else 5)
 
 
-def test_what_takes_too_long_is_done_once(clock: Clock) -> None:
+def test_slow_work_is_measured_once(clock: Clock) -> None:
     calls: list[int] = []
 
     def work(steps: int) -> None:
@@ -74,7 +74,7 @@ def test_what_takes_too_long_is_done_once(clock: Clock) -> None:
     assert calls == [64]
 
 
-def test_a_repeat_takes_about_as_long_as_it_should(clock: Clock) -> None:
+def test_a_repeat_takes_about_the_given_time(clock: Clock) -> None:
     calls: list[int] = []
 
     def work(steps: int) -> None:
@@ -87,7 +87,7 @@ def test_a_repeat_takes_about_as_long_as_it_should(clock: Clock) -> None:
     assert warm_up == [8 * 2**i for i in range(len(warm_up))]
 
 
-def test_a_sampler_is_extended_in_whole_frames_with_all_it_takes(clock: Clock) -> None:
+def test_a_sampler_is_extended_in_whole_frames_with_valid_inputs(clock: Clock) -> None:
     seen: list[int] = []
 
     class Streams:
@@ -113,7 +113,7 @@ def test_a_sampler_is_extended_in_whole_frames_with_all_it_takes(clock: Clock) -
     assert torch.get_num_threads() == before
 
 
-def test_the_obvious_loop_passes_over_the_receptive_field_for_each_step(clock: Clock) -> None:
+def test_the_reference_loop_computes_the_receptive_field_at_each_step(clock: Clock) -> None:
     net = WaveNet(TINY)
     lengths: list[int] = []
 
@@ -132,7 +132,7 @@ def test_the_obvious_loop_passes_over_the_receptive_field_for_each_step(clock: C
 
 @pytest.fixture
 def peer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], dict]]:
-    """A package of that name that is none; what is called with which arguments."""
+    """A fake package wavenet_vocoder that records its calls and arguments."""
     calls: dict = {}
 
     class Net:
@@ -155,9 +155,9 @@ def peer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], dict]]:
     yield lambda: calls
 
 
-def test_the_peer_is_of_the_same_size(peer: Callable[[], dict]) -> None:
-    assert rates.peer_missing() == ""
-    rates.peer_rate(TINY, 1, seconds=1e-6, repeats=1)
+def test_wavenet_vocoder_has_the_same_size(peer: Callable[[], dict]) -> None:
+    assert rates.wavenet_vocoder_missing() == ""
+    rates.wavenet_vocoder_rate(TINY, 1, seconds=1e-6, repeats=1)
     calls = peer()
     sizes = {"out_channels": 6, "layers": 4, "stacks": 2, "residual_channels": 4, "gate_channels": 8}
     sizes |= {"skip_out_channels": 5, "kernel_size": 3, "cin_channels": 3, "gin_channels": 6, "n_speakers": 2}
@@ -165,16 +165,16 @@ def test_the_peer_is_of_the_same_size(peer: Callable[[], dict]) -> None:
     assert calls["fast"]
     assert calls["given"]["first"].shape == (1, 6, 1)
     steps = calls["given"]["T"]
-    assert calls["given"]["c"].shape == (1, 3, steps)  # it wants a column for every step
+    assert calls["given"]["c"].shape == (1, 3, steps)  # it needs a column for every step
     assert calls["given"]["g"].tolist() == [[0]]
 
 
-def test_a_missing_peer_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_wavenet_vocoder_is_reported_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rates.importlib.util, "find_spec", lambda _: None)
-    assert rates.peer_missing() == "not installed: pip install 'vqaudio[bench]'"
+    assert rates.wavenet_vocoder_missing() == "not installed: pip install 'vqaudio[bench]'"
 
 
 @pytest.mark.parametrize("cfg", [TINY, replace(TINY, cond_dim=0, num_speakers=0)])
-def test_the_peer_runs_beside_our_torch(cfg: WaveNetConfig) -> None:
+def test_wavenet_vocoder_runs_with_the_installed_torch(cfg: WaveNetConfig) -> None:
     pytest.importorskip("wavenet_vocoder", reason="the extra [bench] is not installed")
-    assert rates.peer_rate(cfg, 1, seconds=1e-6, repeats=1) > 0
+    assert rates.wavenet_vocoder_rate(cfg, 1, seconds=1e-6, repeats=1) > 0

@@ -1,4 +1,4 @@
-"""What is timed, and what follows from rates; never how fast this machine is."""
+"""Which implementations are timed, and the metrics derived from rates, independent of the speed of this machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,17 @@ import torch
 import yaml
 
 from vqaudio.benchmark import speed
-from vqaudio.benchmark.speed import BASE, COMPILED, PAPER, PEER, REFERENCE, RING, BenchmarkModel, Machine, Plan
+from vqaudio.benchmark.speed import (
+    BASE,
+    COMPILED,
+    PAPER,
+    REFERENCE,
+    RING,
+    WAVENET_VOCODER,
+    BenchmarkModel,
+    Machine,
+    Plan,
+)
 from vqaudio.config import from_dict
 from vqaudio.kernels import machine
 from vqaudio.kernels.library import kernels, why_missing
@@ -38,7 +48,7 @@ needs_kernels = pytest.mark.skipif(kernels() is None, reason=why_missing())
 
 @pytest.fixture
 def without_peer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speed, "peer_missing", lambda: "not installed: for a test")
+    monkeypatch.setattr(speed, "wavenet_vocoder_missing", lambda: "not installed: for a test")
 
 
 # --- what is timed ---
@@ -66,7 +76,7 @@ def test_a_step_multiplies_every_weight_of_the_layers_once(model: BenchmarkModel
 # --- what follows ---
 
 
-def test_figures_follow_from_rates(without_peer: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_are_derived_from_rates(without_peer: None, monkeypatch: pytest.MonkeyPatch) -> None:
     rates = {RING: 50.0, REFERENCE: 2.0}
     monkeypatch.setattr(speed, "reference_rate", lambda *_, **__: rates[REFERENCE])
     monkeypatch.setattr(
@@ -78,7 +88,9 @@ def test_figures_follow_from_rates(without_peer: None, monkeypatch: pytest.Monke
     for row in found:
         if row.rate is None:
             assert (
-                row.implementation == PEER and row.note == "not installed: for a test" and row.real_time_factor is None
+                row.implementation == WAVENET_VOCODER
+                and row.note == "not installed: for a test"
+                and row.real_time_factor is None
             )
             continue
         assert row.real_time_factor == row.rate / 100
@@ -90,14 +102,16 @@ def test_figures_follow_from_rates(without_peer: None, monkeypatch: pytest.Monke
         assert row.of_bandwidth == (400 * 4 * work / 1e7 if bound else None)
     for streams, threads in ((1, 1), (1, 2), (3, 2)):
         ways = [row.implementation for row in found if (row.streams, row.threads) == (streams, threads)]
-        assert ways == [RING] + [REFERENCE, PEER] * (streams == 1) + [COMPILED] * (len(PRECISIONS) if kernels() else 0)
+        assert ways == [RING] + [REFERENCE, WAVENET_VOCODER] * (streams == 1) + [COMPILED] * (
+            len(PRECISIONS) if kernels() else 0
+        )
 
 
-def test_every_way_really_decodes(without_peer: None) -> None:
+def test_every_implementation_decodes(without_peer: None) -> None:
     host = speed.measure_machine(2, seconds=1e-3)
     found = list(speed.compare(TINY, host, speed.measure_bandwidth(TINY, seconds=1e-3), PLAN))
     timed = [row for row in found if row.rate is not None]
-    assert len(timed) == len(found) - 2  # the peer, on one thread and on two
+    assert len(timed) == len(found) - 2  # wavenet_vocoder, on one thread and on two
     assert all(0 < row.rate < float("inf") for row in timed if row.rate)
     assert {row.precision for row in timed if row.implementation == COMPILED} == (
         set(PRECISIONS) if kernels() else set()
@@ -109,7 +123,7 @@ def test_without_kernels_pytorch_alone_is_timed(without_peer: None, monkeypatch:
     host = speed.measure_machine(1)
     assert (host.kernels, host.peak) == (None, {})
     assert speed.measure_bandwidth(TINY) is None
-    assert {row.implementation for row in speed.compare(TINY, host, None, PLAN)} == {RING, REFERENCE, PEER}
+    assert {row.implementation for row in speed.compare(TINY, host, None, PLAN)} == {RING, REFERENCE, WAVENET_VOCODER}
 
 
 @needs_kernels

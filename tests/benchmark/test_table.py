@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vqaudio.benchmark import speed, table
-from vqaudio.benchmark.speed import COMPILED, PEER, RING, BenchmarkModel, Machine, Plan, Speed
+from vqaudio.benchmark.speed import COMPILED, RING, WAVENET_VOCODER, BenchmarkModel, Machine, Plan, Speed
 from vqaudio.cli.main import main
 from vqaudio.kernels.library import VARIABLE, kernels
 from vqaudio.nn.wavenet import WaveNetConfig
@@ -52,7 +52,7 @@ def test_columns_stand_under_their_names() -> None:
         "one thread reads 5.31 MB of float32 weights at 100 GB/s, once per code: 18,800 codes/s (the bound)"
     )
     measured = Speed(COMPILED, "float32", 1, 1, 33512.0, "", 2.0945, 1e9, 29.71, 0.4149, 0.8812)
-    missing = Speed(PEER, "float32", 1, 2, None, "not installed")
+    missing = Speed(WAVENET_VOCODER, "float32", 1, 2, None, "not installed")
     assert [header, table.row_of(measured), table.row_of(missing)] == [
         "streams  threads  implementation   precision     codes/s     RTF  x ring buffers  of peak  of bandwidth",
         "      1        1  compiled         float32        33,500    2.09            29.7      41%           88%",
@@ -67,7 +67,7 @@ def test_columns_stand_under_their_names() -> None:
         *((1234.0, "1,230"), (1234567.0, "1,230,000")),
     ],
 )
-def test_three_digits_count(value: float, text: str) -> None:
+def test_numbers_have_three_significant_digits(value: float, text: str) -> None:
     assert table.row_of(Speed(RING, "float32", 1, 1, value)).split()[-1] == text
 
 
@@ -75,10 +75,10 @@ def test_the_verb_prints_what_the_file_holds(tmp_path: Path, capsys: pytest.Capt
     out = tmp_path / "speed.json"
     assert main(["bench", "--quick", "--threads", "2", "--out", str(out)]) == 0
     printed = capsys.readouterr()
-    figures = json.loads(out.read_text())
+    metrics = json.loads(out.read_text())
     assert printed.err == ""
-    assert figures["machine"]["threads"] == 2
-    (tiny,) = figures["models"]
+    assert metrics["machine"]["threads"] == 2
+    (tiny,) = metrics["models"]
     assert tiny["net"] == {**vars(TINY.net)}
     rows = [table.row_of(Speed(**row)) for row in tiny["speeds"]]
     assert printed.out.splitlines()[-len(rows) :] == rows
@@ -101,7 +101,7 @@ def test_no_thread_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "error: threads must be at least 1, got 0\n"
 
 
-def test_it_says_so_where_no_kernels_are(no_kernels: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_kernels_are_reported(no_kernels: None, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--quick", "--threads", "1"]) == 0
     printed = capsys.readouterr().out
     assert f"only PyTorch is timed: the compiled kernels are switched off ({VARIABLE}=off)" in printed

@@ -15,7 +15,7 @@ from vqaudio.data.alignments import (
     write_alignments,
 )
 
-SPOKEN = [Segment(0.0, 0.25, "h#"), Segment(0.25, 0.5, "ay"), Segment(0.75, 1.0, "d")]  # a gap before the last
+SEGMENTS = [Segment(0.0, 0.25, "h#"), Segment(0.25, 0.5, "ay"), Segment(0.75, 1.0, "d")]  # a gap before the last
 
 LONG = """File type = "ooTextFile"
 Object class = "TextGrid"
@@ -107,10 +107,10 @@ def _file(path: Path, text: str, encoding: str = "utf-8") -> Path:
         ("a/u.tsv", "start\tend\tphone\n0.0\t0.25\th#\n0.25\t0.5\tay\n0.75\t1\td\n", "utf-8"),
     ],
 )
-def test_every_format_says_the_same(tmp_path: Path, name: str, text: str, encoding: str) -> None:
+def test_every_format_gives_the_same_alignment(tmp_path: Path, name: str, text: str, encoding: str) -> None:
     path = _file(tmp_path / name, text, encoding)
     many = path.suffix == ".ctm" or text == TSV
-    assert find_alignments(path if many else tmp_path, ["u", "absent"]) == {"u": SPOKEN}
+    assert find_alignments(path if many else tmp_path, ["u", "absent"]) == {"u": SEGMENTS}
 
 
 def test_samples_become_seconds_by_the_rate(tmp_path: Path) -> None:
@@ -133,30 +133,30 @@ def test_a_tier_is_chosen_by_its_name(tmp_path: Path) -> None:
 def test_folders_may_be_part_of_an_id(tmp_path: Path) -> None:
     for speaker in ("FCJF0", "MDAC0"):
         _file(tmp_path / "DR1" / speaker / "SA1.PHN", PHN)
-    asked = ["FCJF0-SA1", "DR1-MDAC0-SA1", "MDAC0-SA2"]
-    assert find_alignments(tmp_path, asked) == dict.fromkeys(asked[:2], SPOKEN)
+    ids = ["FCJF0-SA1", "DR1-MDAC0-SA1", "MDAC0-SA2"]
+    assert find_alignments(tmp_path, ids) == dict.fromkeys(ids[:2], SEGMENTS)
     with pytest.raises(ValueError, match=r"FCJF0.SA1\.PHN and .*MDAC0.SA1\.PHN are both alignments of 'SA1'"):
         find_alignments(tmp_path, ["SA1"])
 
 
 def test_written_alignments_read_back_as_the_same(tmp_path: Path) -> None:
-    spoken = {"a b": [Segment(0.1, 0.1 + 0.2, "+NOISE+"), Segment(1 / 3, 2 / 3, "ɔ")], "c": SPOKEN}
+    alignments = {"a b": [Segment(0.1, 0.1 + 0.2, "+NOISE+"), Segment(1 / 3, 2 / 3, "ɔ")], "c": SEGMENTS}
     path = tmp_path / "phones.tsv"
-    write_alignments(path, {**spoken, "silent": []})
-    assert read_tsv(path) == spoken
+    write_alignments(path, {**alignments, "silent": []})
+    assert read_tsv(path) == alignments
     with pytest.raises(FileExistsError, match="--overwrite"):
-        write_alignments(path, spoken)
+        write_alignments(path, alignments)
     with pytest.raises(ValueError, match=r"line 3: 'x' starts at 0\.5 s, before 'y' ends"):
         write_alignments(path, {"a": [Segment(0, 1, "y"), Segment(0.5, 2, "x")]}, overwrite=True)
-    assert read_tsv(path) == spoken and list(tmp_path.iterdir()) == [path]
+    assert read_tsv(path) == alignments and list(tmp_path.iterdir()) == [path]
 
 
-def test_a_table_says_who_made_it(tmp_path: Path) -> None:
-    path, spoken = tmp_path / "phones.tsv", {"#1": [Segment(0.0, 1.0, "#")]}
-    write_alignments(path, spoken, notes=["made by\na machine", "2"])
-    assert path.read_text().splitlines()[:2] == ["# made by a machine", "# 2"] and read_tsv(path) == spoken
-    write_alignments(path, spoken, overwrite=True)
-    assert not path.read_text().startswith("#") and read_tsv(path) == spoken
+def test_a_table_contains_notes_about_its_origin(tmp_path: Path) -> None:
+    path, alignments = tmp_path / "phones.tsv", {"#1": [Segment(0.0, 1.0, "#")]}
+    write_alignments(path, alignments, notes=["made by\na machine", "2"])
+    assert path.read_text().splitlines()[:2] == ["# made by a machine", "# 2"] and read_tsv(path) == alignments
+    write_alignments(path, alignments, overwrite=True)
+    assert not path.read_text().startswith("#") and read_tsv(path) == alignments
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_what_overlaps_by_rounding_touches(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "text", "message"),
     [
         ("u.phn", "0 80 a\n48 99 b\n", r"u\.phn, line 2: 'b' starts at 0\.003 s, before 'a' ends at 0\.005 s"),
         ("u.phn", "0 100 a\n\n50 200 b\n", r"line 3: 'b' starts at 0\.003125 s, before 'a' ends"),
@@ -193,8 +193,8 @@ def test_what_overlaps_by_rounding_touches(tmp_path: Path) -> None:
         ("u.ctm", "u 1 0 0.5 a\nu 1 0.4 0.5 b\n", r"line 2: 'b' starts at 0\.4 s"),
         ("u.ctm", "u 1 0 -0.5 a\n", "end after that"),
         ("u.ctm", "u 1 0 0.5\n", "expected utterance, channel, start, duration, label"),
-        ("u.tsv", "u\t0\t1\ta\n", "must begin with the header utterance start end label"),
-        ("u.tsv", "", "must begin with the header"),
+        ("u.tsv", "u\t0\t1\ta\n", "must start with the header utterance start end label"),
+        ("u.tsv", "", "must start with the header"),
         ("u.tsv", "utterance\tstart\tend\tlabel\nu\t0\t1\n", "line 2: expected utterance, start, end, label"),
         ("u.tsv", "utterance\tstart\tend\tlabel\nu\t0\t1\ta\nu\t0.5\t2\tb\n", r"line 3: 'b' starts at 0\.5 s"),
         ("u.TextGrid", LONG.replace("xmax = 5e-1", "xmax = 0.9"), r"line 47: 'd' starts at 0\.75 s, before 'ay' ends"),
@@ -204,9 +204,9 @@ def test_what_overlaps_by_rounding_touches(tmp_path: Path) -> None:
         ("u.TextGrid", "ooBinaryFile", "line 1: expected a quoted string"),
     ],
 )
-def test_what_no_aligner_means_is_refused(tmp_path: Path, name: str, text: str, said: str) -> None:
+def test_what_no_aligner_means_is_refused(tmp_path: Path, name: str, text: str, message: str) -> None:
     path = _file(tmp_path / name, text)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         find_alignments(path if path.suffix in (".ctm", ".tsv") else tmp_path, ["u"])
 
 
@@ -217,7 +217,7 @@ def test_text_in_another_encoding_is_refused(tmp_path: Path) -> None:
             find_alignments(tmp_path, [path.stem])
 
 
-def test_nothing_found_is_said(tmp_path: Path) -> None:
+def test_missing_alignments_are_reported(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere does not exist"):
         find_alignments(tmp_path / "nowhere", ["u"])
     with pytest.raises(ValueError, match=r"no alignment for any of the 1 utterances, such as w; searched files ID"):

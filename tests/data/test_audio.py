@@ -106,7 +106,7 @@ def test_audio_seconds(tmp_path, write_noise) -> None:
 
 
 def _bad_files(folder: Path) -> dict[str, tuple[Path, str]]:
-    """name -> (path, what the message must say)."""
+    """name -> (path, expected message)."""
     (folder / "text.wav").write_text("I am not audio\n" * 50)
     (folder / "empty.wav").touch()
     (folder / "folder.wav").mkdir()

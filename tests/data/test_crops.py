@@ -94,29 +94,29 @@ def test_short_utterances_are_padded_with_silence_at_the_right(packed) -> None:
     assert torch.all(batch["wav"][short, 0, :800] == expected)
 
 
-def test_the_encoder_hears_the_target_earlier_or_later(packed) -> None:
+def test_target_shift_offsets_the_encoder_input(packed) -> None:
     plain, shifted = (SpeechCrops(packed, replace(CFG, batch_size=64, target_shift=s)).batch(3) for s in (0, 128))
     for name in ("target", "speaker", "lengths"):
         assert torch.equal(plain[name], shifted[name])
     found = []
-    for said, heard, length in zip(plain["wav"][:, 0], shifted["wav"][:, 0], plain["lengths"], strict=True):
-        middle = said[200 : length - 200]
-        places = heard[: int(length)].unfold(0, len(middle), 1)  # where in what is heard does its middle lie?
+    for target, source, length in zip(plain["wav"][:, 0], shifted["wav"][:, 0], plain["lengths"], strict=True):
+        middle = target[200 : length - 200]
+        places = source[: int(length)].unfold(0, len(middle), 1)  # offset of the target in the encoder input
         (at,) = (places == middle).all(1).nonzero().flatten().tolist()
         found.append(at - 200)
     assert min(found) < -64 and max(found) > 64 and min(found) >= -128 and max(found) <= 128
 
 
-def test_the_encoder_hears_the_target_louder_or_softer(packed) -> None:
+def test_gain_scales_the_encoder_input(packed) -> None:
     plain, louder = (SpeechCrops(packed, replace(CFG, batch_size=64, gain_db=g)) for g in (0.0, 12.0))
-    said, heard = plain.batch(3), louder.batch(3)
+    unscaled, scaled = plain.batch(3), louder.batch(3)
     for name in ("target", "speaker", "lengths"):
-        assert torch.equal(said[name], heard[name])
-    loud = said["wav"].abs().amax((1, 2))
-    gains = 20 * torch.log10(heard["wav"].abs().amax((1, 2)) / loud)
-    torch.testing.assert_close(heard["wav"], said["wav"] * 10 ** (gains / 20)[:, None, None])
+        assert torch.equal(unscaled[name], scaled[name])
+    loud = unscaled["wav"].abs().amax((1, 2))
+    gains = 20 * torch.log10(scaled["wav"].abs().amax((1, 2)) / loud)
+    torch.testing.assert_close(scaled["wav"], unscaled["wav"] * 10 ** (gains / 20)[:, None, None])
     assert -12 <= gains.min() < -8 and 8 < gains.max() <= 12
-    _assert_equal(_joined([louder.batch(3, part, 3) for part in range(3)]), heard)
+    _assert_equal(_joined([louder.batch(3, part, 3) for part in range(3)]), scaled)
 
 
 def test_a_shift_beyond_an_utterance_is_silence(packed) -> None:
@@ -129,7 +129,7 @@ def test_a_shift_beyond_an_utterance_is_silence(packed) -> None:
 
 
 @pytest.mark.parametrize("balance", [0.0, 0.5, 1.0])
-def test_speakers_come_as_often_as_the_balance_says(packed, balance) -> None:
+def test_speaker_frequencies_follow_the_balance(packed, balance) -> None:
     cfg = CropConfig(samples=1, batch_size=4000, speaker_balance=balance)
     counts = torch.bincount(SpeechCrops(packed, cfg).batch(0)["speaker"], minlength=3)
     seconds = np.bincount(packed.speaker_ids, weights=packed.lengths)
@@ -195,7 +195,7 @@ def test_validation_batches_are_fixed_and_even(packed) -> None:
     torch.testing.assert_close(other["target"], mulaw_encode(other["wav"][:, 0]))
 
 
-def test_validation_uses_every_utterance_before_one_comes_again(packed) -> None:
+def test_validation_uses_every_utterance_before_repeating_one(packed) -> None:
     """18 crops of whole utterances: a's 6 once each, b's 3 twice, c's 1 six times."""
     batch = _joined(validation_batches(packed, 16005, batch_size=6, num_batches=3))
     found = Counter(

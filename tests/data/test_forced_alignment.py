@@ -1,4 +1,4 @@
-"""Forced alignment of real speech, against the phones that a synthesiser planned and those that people marked."""
+"""Forced alignment of real speech, compared with the phones of a synthesiser and with manual labels."""
 
 import os
 from itertools import pairwise
@@ -24,7 +24,7 @@ RATE = 16_000
 
 
 @pytest.fixture(scope="module")
-def spoken() -> list[Utterance]:
+def utterances() -> list[Utterance]:
     """Three utterances of the embedded corpus whose phones are known."""
     return [u for u in read_manifest(EMBEDDED / "test.jsonl") if u.speaker.startswith("flite")][:3]
 
@@ -33,26 +33,28 @@ def _wav(utterance: Utterance) -> np.ndarray:
     return read_audio(utterance.path, RATE)
 
 
-def test_phones_are_where_the_synthesiser_put_them(spoken: list[Utterance]) -> None:
-    found = {u.id: align(_wav(u), u.text or "", RATE) for u in spoken}
-    for utterance in spoken:
+def test_phones_are_where_the_synthesiser_put_them(utterances: list[Utterance]) -> None:
+    found = {u.id: align(_wav(u), u.text or "", RATE) for u in utterances}
+    for utterance in utterances:
         phones = found[utterance.id]
         assert phones[0].start == 0 and phones[-1].end == pytest.approx(utterance.seconds)
         assert all(a.end == b.start for a, b in pairwise(phones))
     planned = find_alignments(EMBEDDED / "phones", found)
-    metrics = agreement([found[u.id] for u in spoken], [planned[u.id] for u in spoken], [u.speaker for u in spoken])
+    metrics = agreement(
+        [found[u.id] for u in utterances], [planned[u.id] for u in utterances], [u.speaker for u in utterances]
+    )
     assert metrics["same_class"].value > 0.6 and metrics["boundary_recall"].value > 0.6
     assert metrics["deviation"].value < 0.02
 
 
-def test_the_text_says_which_phones_there_are(spoken: list[Utterance]) -> None:
-    wav = _wav(spoken[0])
-    (said,) = fold([align(wav, "Yes, no: 2 CUPS!", RATE)]).alignments
-    assert "".join(phone.label for phone in said if phone.label != "SIL") == "YEHSNOWTUWKAHPS"
+def test_phones_follow_from_the_text(utterances: list[Utterance]) -> None:
+    wav = _wav(utterances[0])
+    (alignment,) = fold([align(wav, "Yes, no: 2 CUPS!", RATE)]).alignments
+    assert "".join(phone.label for phone in alignment if phone.label != "SIL") == "YEHSNOWTUWKAHPS"
 
 
-def test_what_was_aligned_before_does_not_matter(spoken: list[Utterance]) -> None:
-    first, other = spoken[:2]
+def test_what_was_aligned_before_does_not_matter(utterances: list[Utterance]) -> None:
+    first, other = utterances[:2]
     alone = align(_wav(first), first.text or "", RATE)
     align(_wav(other), other.text or "", RATE)
     with pytest.raises(ValueError):
@@ -60,17 +62,17 @@ def test_what_was_aligned_before_does_not_matter(spoken: list[Utterance]) -> Non
     assert align(_wav(first), first.text or "", RATE) == alone
 
 
-def test_another_rate_gives_nearly_the_same(spoken: list[Utterance]) -> None:
+def test_another_rate_gives_nearly_the_same(utterances: list[Utterance]) -> None:
     import soxr
 
-    wav, text = _wav(spoken[0]), spoken[0].text or ""
+    wav, text = _wav(utterances[0]), utterances[0].text or ""
     phones, others = align(wav, text, RATE), align(soxr.resample(wav, RATE, 24_000), text, 24_000)
     assert [phone.label for phone in phones] == [phone.label for phone in others]
     assert np.median([abs(a.start - b.start) for a, b in zip(phones, others, strict=True)]) <= 0.01
 
 
 @pytest.mark.parametrize(
-    ("samples", "text", "said"),
+    ("samples", "text", "message"),
     [
         (
             RATE,
@@ -83,8 +85,8 @@ def test_another_rate_gives_nearly_the_same(spoken: list[Utterance]) -> None:
         (200, "hello", "too short"),
     ],
 )
-def test_what_cannot_be_aligned_is_refused(samples: int, text: str, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_what_cannot_be_aligned_is_refused(samples: int, text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         align(np.zeros(samples, np.float32), text, RATE)
 
 
@@ -94,10 +96,10 @@ def test_samples_that_are_none_are_refused() -> None:
             align(wav, "hello", RATE)
 
 
-def test_more_processes_give_the_same(spoken: list[Utterance]) -> None:
-    assert list(align_all(spoken, [], workers=2)) == list(align_all(spoken, []))
+def test_more_processes_give_the_same(utterances: list[Utterance]) -> None:
+    assert list(align_all(utterances, [], workers=2)) == list(align_all(utterances, []))
     with pytest.raises(ValueError, match="at least 1, got 0"):
-        next(align_all(spoken, [], workers=0))
+        next(align_all(utterances, [], workers=0))
 
 
 def test_agreement_by_hand() -> None:
@@ -114,35 +116,35 @@ def test_agreement_by_hand() -> None:
 
 
 def test_the_verb_writes_a_table_and_names_what_it_could_not_do(
-    spoken: list[Utterance], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    utterances: list[Utterance], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     silent = tmp_path / "silent.wav"
     soundfile.write(silent, np.zeros(RATE), RATE)
     others = [
-        Utterance("strange", spoken[0].path, "a", 1.0, "zyxomma"),
-        Utterance("untold", spoken[0].path, "a", 1.0),
+        Utterance("strange", utterances[0].path, "a", 1.0, "zyxomma"),
+        Utterance("no_text", utterances[0].path, "a", 1.0),
         Utterance("silent", silent, "a", 1.0, "hello"),
         Utterance("gone", tmp_path / "gone.wav", "a", 1.0, "hello"),
     ]
     manifest, out = tmp_path / "test.jsonl", tmp_path / "phones.tsv"
-    write_manifest(manifest, [others[0], *spoken[:2], *others[1:]])
+    write_manifest(manifest, [others[0], *utterances[:2], *others[1:]])
     assert align_verb((manifest,), out) == 1
-    said = capsys.readouterr()
-    assert "2 of 6" in said.out and "forced alignment by vqaudio align" in said.out
-    errors = said.err.strip().splitlines()
-    assert all(name in line for name, line in zip(("strange", "untold", "silent", "gone"), errors, strict=True))
+    printed = capsys.readouterr()
+    assert "2 of 6" in printed.out and "forced alignment by vqaudio align" in printed.out
+    errors = printed.err.strip().splitlines()
+    assert all(name in line for name, line in zip(("strange", "no_text", "silent", "gone"), errors, strict=True))
     assert "zyxomma" in errors[0] and "no text" in errors[1]
-    assert read_tsv(out) == {u.id: align(_wav(u), u.text or "", RATE) for u in spoken[:2]}
+    assert read_tsv(out) == {u.id: align(_wav(u), u.text or "", RATE) for u in utterances[:2]}
     assert "forced alignment by vqaudio align" in out.read_text().splitlines()[0]
 
     with pytest.raises(FileExistsError, match="--overwrite"):
         align_verb((manifest,), out)
-    write_manifest(manifest, spoken[:1], overwrite=True)
-    assert align_verb((manifest,), out, overwrite=True) == 0 and list(read_tsv(out)) == [spoken[0].id]
+    write_manifest(manifest, utterances[:1], overwrite=True)
+    assert align_verb((manifest,), out, overwrite=True) == 0 and list(read_tsv(out)) == [utterances[0].id]
     assert "same class as TIMIT's hand labels" in capsys.readouterr().out
     assert align_verb((manifest,), tmp_path / "again.tsv", reference=(out,)) == 0
     assert "on 1 utterances, same class as the reference in 100.0 % (100.0 to 100.0)" in capsys.readouterr().out
-    with pytest.raises(ValueError, match=f"2 utterances have the id '{spoken[0].id}'"):
+    with pytest.raises(ValueError, match=f"2 utterances have the id '{utterances[0].id}'"):
         align_verb((manifest, manifest), out, overwrite=True)
     write_manifest(manifest, others[:2], overwrite=True)
     with pytest.raises(AudioError, match="none of the 2"):
@@ -153,7 +155,7 @@ def test_the_verb_writes_a_table_and_names_what_it_could_not_do(
 @pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.skipif(not TIMIT.is_dir(), reason=f"{TIMIT} is absent; set VQAUDIO_DATA to the folder of timit8")
-def test_it_agrees_with_peoples_labels_as_documented() -> None:
+def test_it_agrees_with_manual_labels_as_documented() -> None:
     utterances = [
         Utterance(
             path.stem, path, path.parent.name, 1.0, (TIMIT / "txt" / path.parent.name / f"{path.stem}.txt").read_text()

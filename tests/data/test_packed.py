@@ -91,7 +91,7 @@ def test_damaged_folder(tmp_path, sources, damage) -> None:
         (folder / "index.json").write_text("{")
     with pytest.raises((ValueError, FileNotFoundError)):
         open_packed(folder)
-    if damage == "no index":  # it may be anything: not ours to replace
+    if damage == "no index":  # not a packed corpus, so it must not be replaced
         with pytest.raises(FileExistsError, match="not a packed corpus"):
             pack(sources, folder, 16000)
         assert (folder / "samples.i16").exists()

@@ -31,7 +31,7 @@ def test_split_is_a_partition_that_ignores_listing_order(utterances, valid, test
 
 
 @given(corpora, shares, shares)
-def test_every_speaker_gets_its_share(utterances, valid, test) -> None:
+def test_every_speaker_is_split_by_the_fractions(utterances, valid, test) -> None:
     parts = split(utterances, valid=valid, test=test)
     for speaker in {u.speaker for u in utterances}:
         train, val, tst = (sum(u.speaker == speaker for u in part) for part in parts)
@@ -61,7 +61,7 @@ def test_a_corpus_to_be_evaluated_on_alone() -> None:
     assert split(utterances, valid=0, test=1) == ([], [], sorted(utterances, key=lambda u: (u.speaker, u.id)))
 
 
-def test_what_is_held_out_is_tested_on_whatever_the_shares() -> None:
+def test_held_out_utterances_are_in_the_test_split() -> None:
     utterances = _corpus({"a": 30, "b": 4})
     one = next(u.id for u in utterances if u.speaker == "a")
     parts = split(utterances, valid=0.1, test=0, held_out=["b", one, "of another corpus"])
@@ -70,6 +70,6 @@ def test_what_is_held_out_is_tested_on_whatever_the_shares() -> None:
 
 
 @pytest.mark.parametrize(("valid", "test"), [(-0.1, 0.1), (0.5, 0.5), (0.1, 1), (0.1, float("nan"))])
-def test_shares_are_checked(valid, test) -> None:
+def test_fractions_are_checked(valid, test) -> None:
     with pytest.raises(ValueError, match="at least 0 and below 1 together"):
         split([], valid=valid, test=test)

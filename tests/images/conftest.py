@@ -15,7 +15,7 @@ from vqaudio.nn.vector_quantizer import VectorQuantizerConfig
 
 @pytest.fixture(scope="session")
 def image_config() -> ImageConfig:
-    """8 x 8 pixels, two codes at each of 2 x 2 places, 6 codes in all."""
+    """8 x 8 pixels, two codes at each of 2 x 2 positions, K = 6."""
     coder = ImageCoderConfig(channels=6, blocks=1, num_maps=2, dim=3, num_mixtures=2)
     return ImageConfig(size=8, coder=coder, quantizer=VectorQuantizerConfig(codebook_size=6, dim=3), vimco_samples=4)
 

@@ -26,7 +26,7 @@ def test_the_papers_coder_is_as_the_paper_states_it() -> None:
     assert sum(isinstance(layer, ResidualBlock2d) for layer in encoder.layers) == 2
 
 
-def test_a_block_begins_as_the_identity() -> None:
+def test_a_block_is_initially_the_identity() -> None:
     x = torch.randn(1, 6, 5, 5)
     assert torch.equal(ResidualBlock2d(6)(x), x)
 

@@ -1,4 +1,4 @@
-"""What the VQ-VAE is compared with does what its equations say, counted out on models small enough to."""
+"""The baselines agree with their equations, by enumeration on tiny models."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_vimcos_gradient_is_that_of_its_bound_with_every_draw_counted_out(sample
 
 @pytest.fixture
 def smallest() -> ImageConfig:
-    """4 x 4 pixels, one place with two codes of three: nine configurations."""
+    """4 x 4 pixels, one position with two codes, K = 3: nine configurations."""
     coder = ImageCoderConfig(channels=4, blocks=1, num_maps=2, dim=2, num_mixtures=1)
     return ImageConfig(size=4, coder=coder, quantizer=VectorQuantizerConfig(codebook_size=3, dim=2), vimco_samples=2)
 
@@ -157,7 +157,7 @@ def test_the_loss_is_the_bound_per_dimension(
 
 
 @pytest.mark.parametrize("kind", [ImageVAE, ImageVIMCO, ImageGumbel])
-def test_all_kinds_learn(
+def test_all_kinds_reduce_their_loss(
     kind: type[ImageVAE] | type[ImageVIMCO] | type[ImageGumbel], image_config: ImageConfig
 ) -> None:
     torch.manual_seed(0)

@@ -68,7 +68,7 @@ def test_any_sizes_and_labels_survive(tmp_path_factory, shapes, seed) -> None:
 
 
 def test_images_are_streamed(tmp_path) -> None:
-    """One is asked for when the one before it is on its way to the disk: nothing piles up."""
+    """Each image is read after the previous one has been written, so that they do not accumulate in memory."""
     sizes = []
 
     def watched():
@@ -218,7 +218,7 @@ def test_every_crop_is_a_piece_of_a_reflected_image_or_its_mirror(images, size, 
 
 
 def test_all_images_and_places_are_equally_likely(tmp_path) -> None:
-    """4 x 5 pixels with crops of 3: 2 x 3 places, and every pixel tells where it is."""
+    """4 x 5 pixels with crops of 3: 2 x 3 positions, and every pixel encodes its position."""
     pixels = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)
     images = write_images(tmp_path / "split", [("a", pixels, 0), ("b", pixels + 100, 0)], ["image"])
     batch = ImageCrops(images, ImageCropConfig(size=3, batch_size=12000, flip=False)).batch(0)["image"]

@@ -25,7 +25,7 @@ def _smooth(height: int, width: int) -> np.ndarray:
 @pytest.mark.parametrize("suffix", ["png", "bmp", "webp"])
 def test_lossless_files_are_read_bit_for_bit(tmp_path, suffix) -> None:
     path = tmp_path / f"a.{suffix}"
-    Image.fromarray(NOISE).save(path, lossless=True)  # WebP asks for it, the others do not mind
+    Image.fromarray(NOISE).save(path, lossless=True)  # required for WebP, ignored by the others
     pixels = read_image(path)
     np.testing.assert_array_equal(pixels, NOISE)
     assert pixels.dtype == np.uint8 and pixels.flags.c_contiguous
@@ -37,8 +37,8 @@ def test_jpeg_is_near(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_images_come_upright(tmp_path, orientation) -> None:
-    """Stored as each orientation says, they all show the same."""
+def test_exif_orientation_is_applied(tmp_path, orientation) -> None:
+    """The same image stored in each orientation."""
     stored = {
         1: NOISE,
         2: NOISE[:, ::-1],
@@ -55,7 +55,7 @@ def test_images_come_upright(tmp_path, orientation) -> None:
     np.testing.assert_array_equal(read_image(tmp_path / "a.png"), NOISE)
 
 
-def test_an_odd_exif_is_in_nobodys_way(tmp_path) -> None:
+def test_malformed_exif_data_is_tolerated(tmp_path) -> None:
     """Two entries, big-endian: orientation 6, and HostComputer as a rational number where it should be text."""
     entries = "0112 0003 00000001 0006 0000" + "013c 0005 00000001 00000026"
     exif = b"Exif\0\0MM\0*" + bytes.fromhex(f"00000008 0002 {entries} 00000000 00000048 00000001")
@@ -111,7 +111,7 @@ def test_the_shorter_side_is_scaled(tmp_path, size, side, expected) -> None:
 
 @given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 20))
 @settings(max_examples=40, deadline=None)
-def test_scaled_sides_are_what_was_asked_for(tmp_path_factory, height, width, side) -> None:
+def test_scaled_images_have_the_requested_side(tmp_path_factory, height, width, side) -> None:
     path = tmp_path_factory.mktemp("scaled") / "a.bmp"
     Image.fromarray(np.full((height, width, 3), 77, np.uint8)).save(path)
     pixels = read_image(path, side)
@@ -129,7 +129,7 @@ def test_scaled_sides_are_what_was_asked_for(tmp_path_factory, height, width, si
         (b"text", "is not an image that Pillow reads"),
     ],
 )
-def test_what_is_no_image_is_named(tmp_path, content, message) -> None:
+def test_files_that_are_no_images_are_named(tmp_path, content, message) -> None:
     path = tmp_path / "a.png"
     if content is not None:
         path.write_bytes(content)

@@ -1,4 +1,4 @@
-"""The second level's bound, and that its decoder hears its latents."""
+"""The bound of hierarchical models, and that their decoder uses the latents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The likelihood of pixels is one: it sums to one over all values, and draws follow it."""
+"""The likelihood of pixels is normalised over all values, and samples follow it."""
 
 from __future__ import annotations
 
@@ -69,12 +69,12 @@ def test_draws_follow_the_likelihood() -> None:
     parameters = torch.randn(1, mixture.outputs, 1, 1, generator=generator)
     parameters[:, 12:21] -= 0.7
     drawn = mixture.sample(parameters.expand(40000, -1, -1, -1), generator)
-    # the mean of -log p over draws is the entropy, which a second set of draws must give too
+    # the mean of -log p over samples is the entropy, equal for a second set of samples
     nats = -mixture.log_prob(parameters.expand(len(drawn), -1, -1, -1), drawn)
     others = mixture.sample(parameters.expand(40000, -1, -1, -1), generator)
     again = -mixture.log_prob(parameters.expand(len(others), -1, -1, -1), others)
     assert nats.mean().item() == pytest.approx(again.mean().item(), abs=5 * nats.std().item() / 200)
-    # red alone: the shares of its values against their probabilities, by hand
+    # red alone: relative frequencies against probabilities, by hand
     weights, means, log_scales, _ = mixture._split(parameters)
     each = discretized_logistic(GRID[:, None], means[0, :, 0, 0, 0], log_scales[0, :, 0, 0, 0]).exp()
     expected = (each * weights.softmax(1)[0, :, 0, 0]).sum(1)
@@ -85,7 +85,7 @@ def test_draws_follow_the_likelihood() -> None:
 def test_draws_of_three_colours_are_as_likely_as_the_mixture_says() -> None:
     mixture = PixelMixture(2)
     parameters = torch.zeros(1, mixture.outputs, 1, 1)
-    # two narrow components, colours leaning on each other: few values, each often
+    # two narrow components with dependent colours: few values, each frequent
     parameters[0, :, 0, 0] = torch.tensor(
         [0.0, 0.5, -0.3, 0.4, 0.2, -0.5, 0.1, 0.3, *[-4.0] * 6, 0.8, -0.7, 0.9, 0.5, -1.2, 1.1]
     )

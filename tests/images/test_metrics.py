@@ -1,4 +1,4 @@
-"""Figures of image models against what they are made of."""
+"""Metrics of image models against their components."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ def test_bits_are_the_mean_bound_over_images_whatever_the_batches(
     torch.manual_seed(0)
     model = kind(CFG)
     randomise(model)
-    figures = image_metrics(model.eval(), BATCHES)
-    assert figures == image_metrics(model, BATCHES)  # the draws are the seed's
-    assert figures["bits_of_pixels"] + figures["bits_of_latents"] == pytest.approx(figures["bits_per_dim"])
-    if isinstance(model, ImageVIMCO):  # its bound is of many draws, after one draw of its latents for each batch
+    metrics = image_metrics(model.eval(), BATCHES)
+    assert metrics == image_metrics(model, BATCHES)  # samples depend on the seed only
+    assert metrics["bits_of_pixels"] + metrics["bits_of_latents"] == pytest.approx(metrics["bits_per_dim"])
+    if isinstance(model, ImageVIMCO):  # a multi-sample bound, after one sample of the latents for each batch
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(0)
             bounds = [(model.latents(batch["image"]), model.neg_elbo(batch["image"]))[1] for batch in BATCHES]
         expected = torch.cat(bounds).mean().item() / 192 / math.log(2)
-        assert figures["bits_per_dim"] == pytest.approx(expected, rel=1e-5)
+        assert metrics["bits_per_dim"] == pytest.approx(expected, rel=1e-5)
     if isinstance(model, ImageVQVAE):
         expected = model.neg_elbo(IMAGES).double() / 192 / math.log(2)
-        assert figures["bits_per_dim"] == pytest.approx(expected.mean().item(), rel=1e-5)
-        assert figures["bits_per_dim_error"] == pytest.approx(1.96 * expected.std().item() / 10**0.5, rel=1e-4)
+        assert metrics["bits_per_dim"] == pytest.approx(expected.mean().item(), rel=1e-5)
+        assert metrics["bits_per_dim_error"] == pytest.approx(1.96 * expected.std().item() / 10**0.5, rel=1e-4)
         used = model.encode(IMAGES).unique()
-        assert figures["usage"] == pytest.approx(len(used) / 6)
-        assert figures["bits_of_latents"] == pytest.approx(8 * math.log2(6) / 192)
+        assert metrics["usage"] == pytest.approx(len(used) / 6)
+        assert metrics["bits_of_latents"] == pytest.approx(8 * math.log2(6) / 192)
     else:
-        assert "usage" not in figures
+        assert "usage" not in metrics
 
 
 def test_a_decoder_that_ignores_its_latents_has_no_gap(randomise: Callable[..., nn.Module]) -> None:
@@ -63,7 +63,7 @@ def test_a_decoder_that_ignores_its_latents_has_no_gap(randomise: Callable[..., 
     assert image_metrics(model, BATCHES)["conditioning_gap"] == 0
 
 
-def test_drawing_for_the_figures_leaves_the_callers_random_numbers_alone() -> None:
+def test_metrics_do_not_change_the_global_random_state() -> None:
     model = ImageVAE(CFG).eval()
     torch.manual_seed(4)
     expected = torch.rand(3)
@@ -72,7 +72,7 @@ def test_drawing_for_the_figures_leaves_the_callers_random_numbers_alone() -> No
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_a_prior_is_compared_with_the_codes_own_shares(randomise: Callable[..., nn.Module]) -> None:
+def test_a_prior_is_compared_with_code_frequencies(randomise: Callable[..., nn.Module]) -> None:
     codes = torch.zeros(4, 2, 2, 2, dtype=torch.long)
     codes[:, 1] = torch.tensor([[0, 1], [2, 3]])
     maps = CodeMaps(codes, torch.tensor([0, 0, 0, 1]), ("cat", "dog"), 5, "x", "s")
@@ -80,28 +80,28 @@ def test_a_prior_is_compared_with_the_codes_own_shares(randomise: Callable[..., 
     torch.testing.assert_close(shares[0], torch.tensor([17, 1, 1, 1, 1]) / 21)
     prior = ImagePrior(ImagePriorConfig(map_shape=(2, 2, 2), classes=("cat", "dog"), net=NET))
     randomise(prior)
-    figures = image_prior_metrics(prior.eval(), maps, shares, batch_size=3)
+    metrics = image_prior_metrics(prior.eval(), maps, shares, batch_size=3)
     expected = -(math.log2(17 / 21) + math.log2(5 / 21)) / 2
-    assert figures["unigram_bits"] == pytest.approx(expected, rel=1e-5)
+    assert metrics["unigram_bits"] == pytest.approx(expected, rel=1e-5)
     other = prior.nll(codes, 1 - maps.labels).mean().item() / 8 / math.log(2)
-    assert figures["label_gap"] == pytest.approx(other - figures["bits_per_code"], rel=1e-3)
+    assert metrics["label_gap"] == pytest.approx(other - metrics["bits_per_code"], rel=1e-3)
     renamed = CodeMaps(codes, 1 - maps.labels, ("dog", "cat"), 5, "x", "s")
-    assert image_prior_metrics(prior, renamed, shares)["bits_per_code"] == pytest.approx(figures["bits_per_code"])
+    assert image_prior_metrics(prior, renamed, shares)["bits_per_code"] == pytest.approx(metrics["bits_per_code"])
     with pytest.raises(ValueError, match="class 'cow' is not in this prior"):
         image_prior_metrics(prior, CodeMaps(codes, maps.labels, ("cat", "cow"), 5, "x", "s"), shares)
     nats = prior.nll(codes, maps.labels)
-    assert figures["bits_per_code"] == pytest.approx(nats.mean().item() / 8 / math.log(2), rel=1e-5)
+    assert metrics["bits_per_code"] == pytest.approx(nats.mean().item() / 8 / math.log(2), rel=1e-5)
 
 
-def test_a_second_level_is_measured_in_bits_per_code(randomise: Callable[..., nn.Module]) -> None:
+def test_a_hierarchical_model_is_measured_in_bits_per_code(randomise: Callable[..., nn.Module]) -> None:
     codes = torch.randint(5, (6, 2, 4, 4), generator=torch.Generator().manual_seed(0))
     model = CodeMapVAE(
         CodeMapConfig(map_shape=(2, 4, 4), channels=6, quantizer=VectorQuantizerConfig(codebook_size=4, dim=2), net=NET)
     )
     randomise(model)
-    figures = hierarchical_metrics(model.eval(), [{"codes": codes}])
-    assert figures["bits_of_codes"] + figures["bits_of_latents"] == pytest.approx(figures["bits_per_code"])
-    assert figures["conditioning_gap"] != 0
+    metrics = hierarchical_metrics(model.eval(), [{"codes": codes}])
+    assert metrics["bits_of_codes"] + metrics["bits_of_latents"] == pytest.approx(metrics["bits_per_code"])
+    assert metrics["conditioning_gap"] != 0
 
 
 def test_what_cannot_be_measured_is_explained() -> None:
@@ -119,7 +119,7 @@ def test_a_last_batch_of_one_counts_as_any_other(randomise: Callable[..., nn.Mod
     randomise(model)
     model.eval()
     z, nll = model.latents(IMAGES)[0], model.decoder.nll
-    before = torch.cat([z[:1], z[:-1]])  # the first has nobody before it but itself
+    before = torch.cat([z[:1], z[:-1]])  # the first example has no previous batch and is paired with itself
     expected = (nll(before, IMAGES) - nll(z, IMAGES)).mean().item() / 192 / math.log(2)
     found = image_metrics(model, [{"image": image[None]} for image in IMAGES])["conditioning_gap"]
     assert found == pytest.approx(expected, rel=1e-2, abs=1e-6)

@@ -35,7 +35,7 @@ def test_a_png_holds_the_picture(tmp_path: Path) -> None:
         save_png(tmp_path / "a.png", IMAGES[0])
 
 
-def test_figures_and_usage_are_written(tmp_path: Path) -> None:
+def test_png_files_and_usage_are_written(tmp_path: Path) -> None:
     save_json(tmp_path / "f.json", {"bits": 1.5})
     assert json.loads((tmp_path / "f.json").read_text()) == {"bits": 1.5}
     plot_usage(tmp_path / "u.png", torch.tensor([3.0, 0.0, 1.0]))

@@ -1,4 +1,4 @@
-"""No place hears of itself or of what comes after it, and every place hears of all before it."""
+"""Each position depends on all previous positions, and not on itself or later ones."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_label_and_condition_reach_every_place(net: PixelCNN) -> None:
     assert (net(x, cond + 1, label) != logits).any(1).all()
 
 
-def test_maps_do_not_hear_of_each_other(net: PixelCNN) -> None:
+def test_maps_of_a_batch_are_independent(net: PixelCNN) -> None:
     x = torch.randint(7, (3, HEIGHT, WIDTH), generator=torch.Generator().manual_seed(1))
     cond, label = torch.randn(3, 3).double(), torch.tensor([0, 1, 3])
     together = net(x, cond, label)

@@ -43,8 +43,8 @@ def test_an_image_model_is_trained_saved_and_loaded(
         losses.append(loss.item())
     assert losses[-1] < losses[1]
     assert {"quantizer_loss", "perplexity", "usage", "dead_codes"} <= logs.keys()
-    figures = image_metrics(model.eval(), [{"image": images}])
-    assert figures["codebook_size"] == KINDS[kind].codebook_size
+    metrics = image_metrics(model.eval(), [{"image": images}])
+    assert metrics["codebook_size"] == KINDS[kind].codebook_size
     save_model(model, tmp_path / "model")
     loaded = load_model(tmp_path / "model", kind=ImageVQVAE)
     assert loaded.cfg == model.cfg and loaded.fingerprint == model.fingerprint
@@ -54,7 +54,7 @@ def test_an_image_model_is_trained_saved_and_loaded(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_second_level_takes_each_kind(kind: str) -> None:
+def test_a_hierarchical_model_takes_each_kind(kind: str) -> None:
     net = PixelCNNConfig(codebook_size=6, channels=8, layers=2, head_channels=8)
     model = CodeMapVQVAE(CodeMapConfig(map_shape=(1, 4, 4), channels=8, quantizer=KINDS[kind], net=net))
     codes = torch.randint(6, (5, 1, 4, 4), generator=torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""The loop that caches features draws what the reference loop draws."""
+"""Cached sampling equals the reference loop."""
 
 from __future__ import annotations
 

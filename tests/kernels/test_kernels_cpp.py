@@ -15,7 +15,11 @@ SETUP = runpy.run_path(str(Path(__file__).parents[2] / "setup.py"))  # its const
 WARNINGS = ["-Wall", "-Wextra", "-Werror"]
 WARNINGS += ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]  # GCC 12 finds them in its own AVX-512 headers
 WARNINGS += ["-Wno-unknown-warning-option"]  # for Clang
-MEMORY = ["-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]  # -O1 takes thrice as long to compile
+MEMORY = [
+    "-O0",
+    "-fsanitize=address,undefined",
+    "-fno-sanitize-recover=all",
+]  # -O1 takes three times as long to compile
 THREADS = ["-O1", "-fsanitize=thread"]
 
 VARIANTS = runnable() or ("generic",)

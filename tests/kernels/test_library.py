@@ -12,7 +12,7 @@ from vqaudio.kernels import library
 
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The library believes that its folder is this empty one, and remembers nothing."""
+    """The folder of compiled libraries is replaced by an empty one, and caches are cleared."""
     monkeypatch.setattr(library, "__file__", str(tmp_path / "library.py"))
     monkeypatch.delenv(library.VARIABLE, raising=False)
     cached = (library.kernels, library.runnable, library.load)

@@ -53,7 +53,7 @@ def _assert_same_or_tied(left: Tensor, right: Tensor, rows: Tensor, codebook: Te
 
 
 def _nearly_tied(count: int) -> tuple[Tensor, Tensor]:
-    """Rows (count, D), and codes (K, D) that rounding alone tells apart: another order of a sum, another code."""
+    """Rows (count, D), and codes (K, D) whose nearest code depends on rounding, that is on the order of summation."""
     centres = _noise(4, D, seed=1)
     codebook = centres.repeat(K // 4, 1) * (1 + 1e-7 * _noise(K, D, seed=2))
     return centres[torch.arange(count) % 4] + 0.3 * _noise(count, D, seed=3), codebook
@@ -174,7 +174,7 @@ def test_sums_that_overflow_still_give_a_code(compiled) -> None:
 def test_codes_that_are_not_finite_are_refused(compiled, value, num_codes, code) -> None:
     codebook = _noise(num_codes, 5)
     codebook[code, 4] = value
-    with pytest.raises(ValueError, match=rf"codebook \({num_codes}, 5\) holds values that are not finite"):
+    with pytest.raises(ValueError, match=rf"codebook \({num_codes}, 5\) has values that are not finite"):
         nearest_code(compiled, _noise(4, 5), codebook, 1)
 
 
@@ -216,25 +216,32 @@ def test_what_cannot_be_searched_is_refused(compiled, rows, codebook, threads, m
 
 def _imitation(failure: int = 0) -> tuple[Kernels, list[int]]:
     """Kernels that find nothing and note the threads of each call."""
-    asked: list[int] = []
+    thread_counts: list[int] = []
 
     def vq_nearest(*arguments: int) -> int:
-        asked.append(arguments[5])
+        thread_counts.append(arguments[5])
         return failure
 
     functions: Any = SimpleNamespace(vq_nearest=vq_nearest)
-    return Kernels("imitation", functions), asked
+    return Kernels("imitation", functions), thread_counts
 
 
-def test_threads_are_started_where_they_have_work_and_never_more_than_asked() -> None:
-    kernels, asked = _imitation()
-    codebook, worth = torch.zeros(K, D), THREAD_WORK // (K * D)  # rows that are worth a thread
-    for count, threads in ((0, 8), (1, 8), (2 * worth - 1, 8), (2 * worth, 8), (2 * worth, 1), (20 * worth, 3)):
+def test_threads_are_limited_by_the_work_and_by_the_argument() -> None:
+    kernels, thread_counts = _imitation()
+    codebook, rows_per_thread = torch.zeros(K, D), THREAD_WORK // (K * D)  # enough rows for one thread
+    for count, threads in (
+        (0, 8),
+        (1, 8),
+        (2 * rows_per_thread - 1, 8),
+        (2 * rows_per_thread, 8),
+        (2 * rows_per_thread, 1),
+        (20 * rows_per_thread, 3),
+    ):
         nearest_code(kernels, torch.zeros(count, D), codebook, threads)
-    assert asked == [1, 1, 1, 2, 1, 3]
+    assert thread_counts == [1, 1, 1, 2, 1, 3]
 
 
-def test_a_lack_of_memory_is_said() -> None:
+def test_a_lack_of_memory_is_reported() -> None:
     kernels, _ = _imitation(failure=2)
     with pytest.raises(MemoryError, match="512 codes of width 64"):
         nearest_code(kernels, torch.zeros(2, D), torch.zeros(K, D), 1)
@@ -302,7 +309,7 @@ def test_what_the_kernels_do_not_take_goes_to_pytorch(calls, monkeypatch) -> Non
 
 
 @pytest.mark.parametrize("codebook", ["ema", "gradient"])
-def test_a_run_that_diverges_reaches_the_check_that_says_so(codebook) -> None:
+def test_broken_codebooks_do_not_stop_a_run_before_its_check(codebook) -> None:
     """Training looks at its loss now and then: until it does, broken vectors and codes must not stop it."""
     quantizer = VectorQuantizer(VectorQuantizerConfig(codebook_size=9, dim=4, codebook_update=codebook))
     quantizer(_noise(2, 4, 20))

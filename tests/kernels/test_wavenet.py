@@ -57,7 +57,7 @@ def _noise(*size: int, seed: int = 0) -> Tensor:
 
 
 def _weights(shape: WaveNetShape) -> dict[str, Tensor]:
-    """Random, at a scale that keeps signals alive; logits far from uniform."""
+    """Random, at a scale that preserves signal levels; logits far from uniform."""
     weights = {}
     for seed, (name, size) in enumerate(shape.tensors().items()):
         if size:
@@ -200,7 +200,7 @@ def test_weights_that_are_broken_are_refused(opened, name) -> None:
     for value in (NAN, INF, -INF):
         broken = weights[name].clone()
         broken.view(-1)[-1] = value
-        with pytest.raises(ValueError, match=f"{name} holds values that are not finite"):
+        with pytest.raises(ValueError, match=f"{name} has values that are not finite"):
             opened(weights={**weights, name: broken})
     for other in (weights[name][:-1], weights[name][None], weights[name].double()):
         with pytest.raises(ValueError, match=f"{name} must be .*float32 on the CPU, got"):
@@ -233,7 +233,7 @@ def test_speakers_that_do_not_fit_are_refused(opened) -> None:
         ({"cond": torch.zeros(2, 4, 2)}, r"cond must be \(2, 2, 3\)"),
         ({"cond": torch.zeros(1, 3, 2)}, r"cond must be \(2, 2, 3\)"),
         ({"cond": torch.zeros(2, 3, 2).double()}, "cond must be .*float32 on"),
-        ({"cond": torch.full((2, 3, 2), NAN)}, "cond holds values that are not finite"),
+        ({"cond": torch.full((2, 3, 2), NAN)}, "cond has values that are not finite"),
         ({"uniforms": torch.zeros(3, 7)}, r"uniforms must be \(2, 7\)"),
         ({"uniforms": torch.zeros(2, 7).double()}, "uniforms must be .*float32 on"),
         ({"lengths": torch.tensor([6, 7])}, r"lengths must not increase and lie in 0\.\.7, got \[6, 7\]"),

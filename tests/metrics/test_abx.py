@@ -1,4 +1,4 @@
-"""ABX: cells by hand, a naive count over triples, and codes that know all or nothing of phones."""
+"""ABX: cells by hand, a naive count over triples, perfect codes and random codes."""
 
 import os
 from collections import defaultdict
@@ -17,14 +17,14 @@ from vqaudio.metrics.confidence import Estimate
 from vqaudio.metrics.phone_classes import fold
 
 TIMIT = Path(os.environ.get("VQAUDIO_DATA", Path(__file__).resolve().parents[3] / "shared" / "data")) / "timit8"
-Spoken = Sequence[tuple[str, str, float]]  # speaker, phone (with its neighbours, as in a-p-b), value
+Tokens = Sequence[tuple[str, str, float]]  # speaker, phone (with its neighbours, as in a-p-b), value
 
 
-def _corpus(spoken: Spoken) -> tuple[dict[str, np.ndarray], list[Item]]:
+def _corpus(tokens: Tokens) -> tuple[dict[str, np.ndarray], list[Item]]:
     """Items of one frame with one value each, one frame a second; an utterance for each speaker."""
     features: defaultdict[str, list[list[float]]] = defaultdict(list)
     items = []
-    for speaker, name, value in spoken:
+    for speaker, name, value in tokens:
         previous, phone, following = name.split("-") if "-" in name else ("SIL", name, "SIL")
         start = float(len(features[speaker]))
         items.append(Item(speaker, start, start + 1, phone, previous, following, speaker))
@@ -32,8 +32,8 @@ def _corpus(spoken: Spoken) -> tuple[dict[str, np.ndarray], list[Item]]:
     return {speaker: np.array(values) for speaker, values in features.items()}, items
 
 
-def _abx(spoken: Spoken, **options) -> dict[str, Estimate]:
-    return abx_metrics(*_corpus(spoken), frame_rate=1, **{"distance": "euclidean", "context": "any", **options})
+def _abx(tokens: Tokens, **options) -> dict[str, Estimate]:
+    return abx_metrics(*_corpus(tokens), frame_rate=1, **{"distance": "euclidean", "context": "any", **options})
 
 
 def test_one_speaker_by_hand() -> None:
@@ -45,7 +45,7 @@ def test_one_speaker_by_hand() -> None:
 
 
 def test_across_two_speakers_by_hand() -> None:
-    """X of s, A and B of t: p right, q wrong; X of t: both wrong. Nobody says a phone twice."""
+    """X of s, A and B of t: p right, q wrong; X of t: both wrong. No speaker has two tokens of a phone."""
     found = _abx([("t", "p", 0), ("t", "q", 1), ("s", "p", 0.4), ("s", "q", 0.3)])
     assert found["abx_across"] == Estimate(0.75, 0.75, 0.75, 2)
     assert found["abx_cells_across"].value == 4 and found["abx_cells_within"].value == 0
@@ -65,23 +65,23 @@ def test_speakers_are_averaged_before_pairs_of_phones() -> None:
 
 
 def test_contexts_are_averaged_before_speakers() -> None:
-    spoken = [
+    tokens = [
         ("s", f"{edge}-{phone}-{edge}", value) for edge, phone, value in [("a", "p", 0), ("a", "p", 0), ("a", "q", 1)]
     ]
-    spoken += [
+    tokens += [
         ("s", f"{edge}-{phone}-{edge}", value) for edge, phone, value in [("b", "p", 0), ("b", "p", 2), ("b", "q", 1)]
     ]
-    spoken += [("t", "a-p-a", 0), ("t", "a-p-a", 2), ("t", "a-q-a", 0.5)]
-    found = _abx(spoken, context="triphone")
+    tokens += [("t", "a-p-a", 0), ("t", "a-p-a", 2), ("t", "a-q-a", 0.5)]
+    found = _abx(tokens, context="triphone")
     assert found["abx_within"].value == ((0 + 1) / 2 + 1) / 2
     assert found["abx_cells_within"].value == 3 and found["abx_triphone_context"].value == 1
-    assert _abx(spoken)["abx_triphone_context"].value == 0 == _abx(spoken, context="auto")["abx_triphone_context"].value
+    assert _abx(tokens)["abx_triphone_context"].value == 0 == _abx(tokens, context="auto")["abx_triphone_context"].value
 
 
-def _naive(spoken: Spoken, across: bool) -> float:
+def _naive(tokens: Tokens, across: bool) -> float:
     """Cells as sets of triples of all tokens, and their means one after the other."""
     cells: defaultdict[tuple, list[float]] = defaultdict(list)
-    for (i, a), (j, x), b in product(enumerate(spoken), enumerate(spoken), spoken):
+    for (i, a), (j, x), b in product(enumerate(tokens), enumerate(tokens), tokens):
         (_, phone_a, _), (_, phone_x, _), (_, phone_b, _) = (token[1].split("-") for token in (a, x, b))
         contexts = {tuple(token[1].split("-")[::2]) for token in (a, x, b)}
         if i == j or len(contexts) > 1 or a[0] != b[0] or phone_a != phone_x or phone_a == phone_b:
@@ -99,15 +99,15 @@ def _naive(spoken: Spoken, across: bool) -> float:
 
 def test_as_a_naive_count_over_all_triples() -> None:
     rng = np.random.default_rng(0)
-    spoken = [
+    tokens = [
         (f"s{rng.integers(4)}", f"{'ab'[rng.integers(2)]}-{'pqr'[rng.integers(3)]}-c", float(rng.integers(9)))
         for _ in range(45)
     ]
-    found = _abx(spoken, context="triphone")
-    assert found["abx_within"].value == pytest.approx(_naive(spoken, across=False))
-    assert found["abx_across"].value == pytest.approx(_naive(spoken, across=True))
-    found = _abx([(speaker, name[2], value) for speaker, name, value in spoken])
-    loose = [(speaker, f"x-{name[2]}-x", value) for speaker, name, value in spoken]
+    found = _abx(tokens, context="triphone")
+    assert found["abx_within"].value == pytest.approx(_naive(tokens, across=False))
+    assert found["abx_across"].value == pytest.approx(_naive(tokens, across=True))
+    found = _abx([(speaker, name[2], value) for speaker, name, value in tokens])
+    loose = [(speaker, f"x-{name[2]}-x", value) for speaker, name, value in tokens]
     assert found["abx_within"].value == pytest.approx(_naive(loose, across=False))
     assert found["abx_across"].value == pytest.approx(_naive(loose, across=True))
 
@@ -153,7 +153,7 @@ def test_random_codes_are_at_chance_within_their_interval() -> None:
 
 
 def test_the_interval_is_over_speakers() -> None:
-    """Half of them are perfect, half at chance: speakers alone make the doubt."""
+    """Half of them are perfect, half at chance: the interval is due to speakers only."""
     lengths, items = _speech()
     codes = {name: np.zeros(length, np.int64) for name, length in lengths.items()}
     for item in items[: len(items) // 2]:
@@ -164,7 +164,7 @@ def test_the_interval_is_over_speakers() -> None:
     assert found.low == pytest.approx(0.25 - half, abs=0.07) and found.high == pytest.approx(0.25 + half, abs=0.07)
 
 
-def test_more_items_and_pairs_than_are_asked_for_are_drawn_and_told() -> None:
+def test_items_and_speaker_pairs_are_limited_and_counted() -> None:
     lengths, items = _speech()
     codes = {name: np.random.default_rng(0).integers(0, 9, length) for name, length in lengths.items()}
     options = {"frame_rate": 100, "distance": "identity", "max_items_per_cell": 3}
@@ -178,7 +178,7 @@ def test_more_items_and_pairs_than_are_asked_for_are_drawn_and_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"items": []}, "no items"),
         ({"items": [Item("s", 0, 1, "p", "SIL", "SIL", "s")] * 2}, "no phone of the 2 items"),
@@ -191,9 +191,9 @@ def test_more_items_and_pairs_than_are_asked_for_are_drawn_and_told() -> None:
         ({"features": {"s": np.full((3, 1), np.nan)}}, "not finite"),
     ],
 )
-def test_what_cannot_be_asked_is_refused(change: dict, said: str) -> None:
+def test_invalid_inputs_are_refused(change: dict, message: str) -> None:
     features, items = _corpus([("s", "p", 0), ("s", "p", 1), ("s", "q", 2)])
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         abx_metrics(**{"features": features, "items": items, "frame_rate": 1, **change})
 
 
@@ -201,7 +201,7 @@ def test_what_cannot_be_asked_is_refused(change: dict, said: str) -> None:
 @pytest.mark.data
 @pytest.mark.skipif(not TIMIT.is_dir(), reason=f"{TIMIT} is absent; set VQAUDIO_DATA to the folder of timit8")
 def test_the_shipped_model_on_real_speech() -> None:
-    """Its vectors know more of phones than its codes, and these more than random ones, within and across speakers."""
+    """Its vectors discriminate phones better than its codes, and these better than random codes."""
     model = load_model("mini")
     tokens = {path.stem: model.tokenize(path).codes for path in sorted(TIMIT.glob("wav16/*/*.flac"))}
     found = find_alignments(TIMIT / "phn", tokens)

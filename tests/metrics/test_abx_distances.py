@@ -108,7 +108,7 @@ def test_codes_as_a_naive_search_finds_them(monkeypatch, most: int) -> None:
 
 @pytest.mark.parametrize("most", [2048, 0], ids=["table", "vectors"])
 @pytest.mark.parametrize("distance", ["angular", "euclidean"])
-def test_what_is_equal_is_exactly_so(monkeypatch, distance: str, most: int) -> None:
+def test_equal_frames_have_distance_0(monkeypatch, distance: str, most: int) -> None:
     """Equal frames are 0 apart, and the same costs in another order add up to the same."""
     monkeypatch.setattr(abx_distances, "MOST_DIFFERENT", most)
     a, b, c, zero = np.random.default_rng(2).normal(10, 1, (4, 64)).astype(np.float32)
@@ -126,7 +126,7 @@ def test_stretches_are_taken_in_any_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("frames", "distance", "said"),
+    ("frames", "distance", "message"),
     [
         ([], "angular", "none"),
         ([np.zeros((2, 3)), np.zeros((2, 4))], "angular", r"one width, got \[\(3,\), \(4,\)\]"),
@@ -138,6 +138,6 @@ def test_stretches_are_taken_in_any_order() -> None:
         ([np.zeros(2**15 + 1, int)], "identity", "32769"),
     ],
 )
-def test_what_cannot_be_compared_is_refused(frames, distance, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_what_cannot_be_compared_is_refused(frames, distance, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         stretches(frames, distance)

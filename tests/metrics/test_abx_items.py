@@ -47,17 +47,17 @@ def test_triphones_reach_over_both_neighbours_and_touch_no_silence() -> None:
         items_of({"u": SPEECH[:3]}, {"u": "s"}, span="triphone")
 
 
-def test_what_silence_is_can_be_told() -> None:
+def test_silence_labels_are_configurable() -> None:
     found = items_of({"u": SPEECH}, {"u": "s"}, silences=("hh",))
     assert [item.phone for item in found] == ["SIL", "AY", "T", "T"]
 
 
 @pytest.mark.parametrize(
-    ("alignments", "said"),
+    ("alignments", "message"),
     [({}, "0 alignments"), ({"u": SPEECH[:1]}, "no phones"), ({"v": SPEECH}, "v has no speaker")],
 )
-def test_what_has_no_items_is_refused(alignments, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_what_has_no_items_is_refused(alignments, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         items_of(alignments, {"u": "s"})
 
 
@@ -101,7 +101,7 @@ def test_features_are_read_as_they_were_saved(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (np.zeros((2, 3, 4)), r"\(2, 3, 4\) float64"),
         (np.zeros(3), r"\(3,\) float64"),
@@ -113,13 +113,13 @@ def test_features_are_read_as_they_were_saved(tmp_path: Path) -> None:
         (b"", "not an array of numbers"),
     ],
 )
-def test_a_file_of_something_else_is_named(tmp_path: Path, content, said: str) -> None:
+def test_a_file_of_something_else_is_named(tmp_path: Path, content, message: str) -> None:
     path = tmp_path / "odd.npy"
     if isinstance(content, bytes):
         path.write_bytes(content)
     else:
         np.save(path, content, allow_pickle=True)
-    with pytest.raises(ValueError, match=said) as raised:
+    with pytest.raises(ValueError, match=message) as raised:
         load_features(tmp_path, ["odd"])
     assert str(path) in str(raised.value)
 
@@ -169,7 +169,7 @@ def test_a_folder_for_fastabx_holds_what_it_reads_and_nothing_that_it_stops_at(t
         assert np.array_equal(loaded.numpy().reshape(features[name].shape), features[name])
 
 
-def test_a_folder_that_is_there_is_replaced_only_when_asked(tmp_path: Path) -> None:
+def test_an_existing_folder_is_replaced_only_on_request(tmp_path: Path) -> None:
     items = [Item("u", 0.0, 1.0, "p", "x", "y", "s")]
     save_for_fastabx(tmp_path / "out", {"u": np.zeros(5, int)}, items, 1)
     with pytest.raises(FileExistsError, match="--overwrite"):

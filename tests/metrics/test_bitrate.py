@@ -45,7 +45,7 @@ def prior(randomise: Callable[..., nn.Module]) -> CodePrior:
 
 
 def test_every_rate_of_two_utterances_by_hand() -> None:
-    # 0 0 0 1 | 0 1 1 2: shares 1/2, 3/8, 1/8; after 0: 0 0 1 1; after 1: 1 2
+    # 0 0 0 1 | 0 1 1 2: frequencies 1/2, 3/8, 1/8; after 0: 0 0 1 1; after 1: 1 2
     rows = [_row("a", "anna", [0, 0, 0, 1]), _row("b", "bert", [0, 1, 1, 2])]
     found = bitrates(rows, K)
     seconds, own = 0.08, found.overall
@@ -66,16 +66,16 @@ def test_every_rate_of_two_utterances_by_hand() -> None:
     assert anna.low == anna.high == anna.bits_per_second
 
 
-def test_counts_of_other_utterances_cost_what_they_say() -> None:
+def test_rates_under_training_counts_by_hand() -> None:
     training = _training([0, 0, 1, 0], [2])
     shares = np.array([4, 2, 2, 1]) / 9  # one added to each
-    asked = _arrays([3, 0, 1], [1, 2])
-    assert unigram_bits(asked, training) == pytest.approx([-np.log2(shares[a]).sum() for a in asked])
+    evaluated = _arrays([3, 0, 1], [1, 2])
+    assert unigram_bits(evaluated, training) == pytest.approx([-np.log2(shares[a]).sum() for a in evaluated])
     # pairs 00 01 10: n(0) = 2, t(0) = 2, n(1) = t(1) = 1; nothing followed 3
     after_0 = (np.array([1, 1, 0, 0]) + 2 * shares) / 4
     after_1 = (np.array([1, 0, 0, 0]) + shares) / 2
     expected = [shares[3] * shares[0] * after_0[1], shares[1] * after_1[2]]
-    assert bigram_bits(asked, training) == pytest.approx(-np.log2(expected))
+    assert bigram_bits(evaluated, training) == pytest.approx(-np.log2(expected))
     for given in (after_0, after_1):
         assert given.sum() == pytest.approx(1)
 
@@ -116,7 +116,7 @@ def test_the_priors_rate_is_its_likelihood(prior: CodePrior, monkeypatch: pytest
         for i, (s, n) in enumerate(zip(names, (9, 1, 30, 5, 12), strict=True))
     ]
     nats = []
-    for row, voice in zip(rows, (0, 2, 1, 2, 0), strict=True):  # 2 is nobody
+    for row, voice in zip(rows, (0, 2, 1, 2, 0), strict=True):  # 2 is the null speaker
         codes = row.tokens.codes[None]
         nats.append(prior.nll(codes, torch.tensor([voice]), torch.tensor([codes.shape[1]])).item())
     found = bitrates(rows, K, prior=prior)

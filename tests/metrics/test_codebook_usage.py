@@ -33,7 +33,7 @@ def _noise(count: int, shares: tuple[float, ...], seed: int = 0) -> list[np.ndar
 
 
 def test_one_code() -> None:
-    figures = codebook_usage_metrics(_arrays([2] * 10, [2] * 10), codebook_size=K, frame_rate=RATE)
+    metrics = codebook_usage_metrics(_arrays([2] * 10, [2] * 10), codebook_size=K, frame_rate=RATE)
     expected = {
         "usage": 0.25,
         "perplexity": 1,
@@ -44,7 +44,7 @@ def test_one_code() -> None:
     }
     expected |= {"run_length_median": 10, "bigram_entropy": 0, "distinct_bigrams": 1, "bigram_type_token_ratio": 1 / 18}
     expected |= {"distinct_trigrams": 1, "trigram_type_token_ratio": 1 / 16}
-    assert figures == {name: pytest.approx(Estimate(value, value, value, 2)) for name, value in expected.items()}
+    assert metrics == {name: pytest.approx(Estimate(value, value, value, 2)) for name, value in expected.items()}
 
 
 def test_each_code_equally_often() -> None:
@@ -65,7 +65,7 @@ def test_two_codes_in_turns() -> None:
 
 
 def test_several_utterances_by_hand() -> None:
-    """Neither a run nor what follows what goes on from one utterance to the next."""
+    """Neither runs nor bigrams continue from one utterance to the next."""
     codes = _arrays([0, 0, 1, 1, 1], [1, 0], [3])
     values = _values(codes)
     assert values["usage"] == 0.75
@@ -98,14 +98,14 @@ def test_the_median_is_numpys(lengths: list[int]) -> None:
 
 
 def test_the_intervals_of_entropies_are_those_of_theory() -> None:
-    """A mean of 24,000 independent costs; draws of whole figures would lie below them (of pairs by 0.006 and more)."""
+    """A mean of 24,000 independent costs; a plain bootstrap would be biased low (for pairs by 0.006 and more)."""
     shares = np.array([0.6, 0.2, 0.1, 0.1])
     codes = _noise(400, tuple(shares))
     costs = -np.log2(shares)
     half = 1.96 * math.sqrt(shares @ costs**2 - (shares @ costs) ** 2) / math.sqrt(sum(map(len, codes)))
-    figures = codebook_usage_metrics(codes, codebook_size=K, frame_rate=RATE)
+    metrics = codebook_usage_metrics(codes, codebook_size=K, frame_rate=RATE)
     for name in ("entropy", "bigram_entropy"):
-        figure = figures[name]
+        figure = metrics[name]
         assert figure.value == pytest.approx(shares @ costs, abs=2 * half)
         assert figure.low == pytest.approx(figure.value - half, abs=0.2 * half)
         assert figure.high == pytest.approx(figure.value + half, abs=0.2 * half)
@@ -115,17 +115,17 @@ def test_the_interval_of_usage_is_of_what_one_utterance_alone_uses() -> None:
     common = _arrays([0, 1], [1, 0], [0, 1, 1])
     assert codebook_usage_metrics(common, codebook_size=K, frame_rate=RATE)["usage"] == Estimate(0.5, 0.5, 0.5, 3)
     alone = codebook_usage_metrics([*common, *_arrays([2])], codebook_size=K, frame_rate=RATE)["usage"]
-    assert alone == Estimate(0.75, 0.5, 1, 4)  # drawn never, once, twice; of four codes there are no more
+    assert alone == Estimate(0.75, 0.5, 1, 4)  # resampled zero, one or two times, clipped at four codes
 
 
 def test_every_interval_holds_its_figure_and_the_same_codes_give_the_same() -> None:
     codes = _noise(30, (0.4, 0.3, 0.2, 0.1))
-    figures = codebook_usage_metrics(codes, codebook_size=K, frame_rate=RATE)
-    assert figures == codebook_usage_metrics(codes, codebook_size=K, frame_rate=RATE)
-    for name, figure in figures.items():
+    metrics = codebook_usage_metrics(codes, codebook_size=K, frame_rate=RATE)
+    assert metrics == codebook_usage_metrics(codes, codebook_size=K, frame_rate=RATE)
+    for name, figure in metrics.items():
         assert figure.low <= figure.value <= figure.high, name
         assert figure.count == 30
-    assert figures["entropy"].high <= 2
+    assert metrics["entropy"].high <= 2
 
 
 def test_a_single_code_has_nothing_before_it() -> None:
@@ -136,7 +136,7 @@ def test_a_single_code_has_nothing_before_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("codes", "said"),
+    ("codes", "message"),
     [
         ([], "no utterances"),
         (_arrays([0, 1], [K]), r"0\.\.3, got 4 to 4 in utterance 1"),
@@ -145,8 +145,8 @@ def test_a_single_code_has_nothing_before_it() -> None:
         ([np.array([0.5])], "float64"),
     ],
 )
-def test_what_is_no_code_is_refused(codes: list[np.ndarray], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_what_is_no_code_is_refused(codes: list[np.ndarray], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         codebook_usage_metrics(codes, codebook_size=K, frame_rate=RATE)
     with pytest.raises(ValueError, match="frame_rate must be above 0"):
         codebook_usage_metrics(_arrays([0]), codebook_size=K, frame_rate=0)

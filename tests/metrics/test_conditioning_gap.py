@@ -39,7 +39,7 @@ def test_a_decoder_that_ignores_its_codes_has_no_gap(tiny_model: SpeechVQVAE) ->
     assert abs(listening["conditioning_gap"]) > 1e-4 and abs(found["speaker_gap"]) > 1e-6
 
 
-def test_a_batch_needs_somebody_to_exchange_codes_with(tiny_model: SpeechVQVAE) -> None:
+def test_a_batch_needs_at_least_two_utterances(tiny_model: SpeechVQVAE) -> None:
     (batch, *_) = _batches(tiny_model)
     with pytest.raises(ValueError, match="at least 2 utterances"):
         conditioning_metrics(tiny_model, [{name: value[:1] for name, value in batch.items()}])
@@ -50,15 +50,15 @@ def test_a_batch_needs_somebody_to_exchange_codes_with(tiny_model: SpeechVQVAE) 
 
 
 def test_estimates_are_the_summary_with_intervals_over_utterances(tiny_model: SpeechVQVAE) -> None:
-    heard = conditioned_nll(tiny_model, _batches(tiny_model))
-    found, whole = gap_estimates(heard), gap_metrics(heard)
-    assert heard.nats.shape == (4, 6)
+    nll = conditioned_nll(tiny_model, _batches(tiny_model))
+    found, whole = gap_estimates(nll), gap_metrics(nll)
+    assert nll.nats.shape == (4, 6)
     for name in ("bits_per_sample", "conditioning_gap", "conditioning_gap_mean", "speaker_gap"):
         assert found[name].value == pytest.approx(whole[name], abs=1e-5) and found[name].count == 6
         assert found[name].low < found[name].value < found[name].high
 
 
-def test_a_single_voice_has_no_gap_to_another(tiny_model: SpeechVQVAE) -> None:
+def test_a_single_speaker_has_no_speaker_gap(tiny_model: SpeechVQVAE) -> None:
     alone = [{**batch, "speaker": torch.zeros(3, dtype=torch.long)} for batch in _batches(tiny_model)]
     assert "speaker_gap" not in conditioning_metrics(tiny_model, alone)
     assert "speaker_gap" not in gap_estimates(conditioned_nll(tiny_model, alone))

@@ -1,4 +1,4 @@
-"""Figures with intervals: values by hand, intervals against theory, groups drawn whole."""
+"""Estimates: values by hand, intervals against theory, resampling of groups."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def test_the_interval_of_a_mean_is_that_of_theory() -> None:
     assert estimate.high == pytest.approx(values.mean() + half, abs=0.15 * half)
 
 
-def test_equal_items_leave_no_doubt_and_one_item_tells_nothing_of_others() -> None:
+def test_equal_items_and_a_single_item_have_intervals_without_width() -> None:
     assert mean([0.3, 0.3, 0.3])[:3] == pytest.approx((0.3, 0.3, 0.3))
     assert mean([0.7]) == Estimate(0.7, 0.7, 0.7, 1)
 
@@ -42,7 +42,7 @@ def test_the_same_items_give_the_same_interval() -> None:
 def test_nothing_to_divide_by_is_no_number() -> None:
     estimate = ratio([0, 0], [0, 0])
     assert np.isnan(estimate.value) and estimate.count == 2
-    assert ratio([1, 0], [1, 0])[:3] == (1, 1, 1)  # draws without the first item are left out
+    assert ratio([1, 0], [1, 0])[:3] == (1, 1, 1)  # resamples without the first item are left out
 
 
 def test_any_statistic_of_weights() -> None:
@@ -52,13 +52,13 @@ def test_any_statistic_of_weights() -> None:
 
 
 @pytest.mark.parametrize(
-    ("above", "below", "groups", "said"),
+    ("above", "below", "groups", "message"),
     [
         ([], [], None, "no items"),
         ([1], [1, 2], None, "two"),
         ([1, 2], [1, 2], ["a"], "1 groups"),
     ],
 )
-def test_what_cannot_be_estimated_is_refused(above, below, groups, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_what_cannot_be_estimated_is_refused(above, below, groups, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         ratio(above, below, groups)

@@ -121,7 +121,7 @@ def test_random_codes_are_as_many_and_equally_likely() -> None:
     assert not np.array_equal(codes[0], random_codes(like, 10, seed=2)[0])
 
 
-def test_what_cannot_be_learned_from_is_refused(units: KMeansTokenizer) -> None:
+def test_invalid_training_data_is_refused(units: KMeansTokenizer) -> None:
     with pytest.raises(ValueError, match="got 20 for 10 frames"):
         KMeansTokenizer.fit([np.ones(640, np.float32)], sample_rate=RATE, hop=HOP, codes=20)
     with pytest.raises(ValueError, match="features must be one of log_mel, mfcc, got 'plp'"):

@@ -64,11 +64,11 @@ def test_a_table_of_ones_own() -> None:
 
 
 def test_labels_as_they_are() -> None:
-    assert _said("ʁ AH0 ah tcl ch", "as they are") == "ʁ AH0 ah tcl ch"
-    assert fold([[Segment(0, 1, "b")], [Segment(0, 1, "a")]], "as they are").classes == ("a", "b")
+    assert _said("ʁ AH0 ah tcl ch", "labels") == "ʁ AH0 ah tcl ch"
+    assert fold([[Segment(0, 1, "b")], [Segment(0, 1, "a")]], "labels").classes == ("a", "b")
     with pytest.raises(ValueError, match="contradicts"):
-        _said("a", "as they are", {"a": "b"})
-    with pytest.raises(ValueError, match="'paper' or 'as they are', got '39'"):
+        _said("a", "labels", {"a": "b"})
+    with pytest.raises(ValueError, match="'paper' or 'labels', got '39'"):
         _said("a", "39")
 
 

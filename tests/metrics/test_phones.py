@@ -1,4 +1,4 @@
-"""What codes say about phones: cases by hand, scikit-learn's mutual information, and codes that say all or nothing."""
+"""Phone metrics: cases by hand, scikit-learn's mutual information, perfect codes and random codes."""
 
 import os
 import time
@@ -27,7 +27,7 @@ def _speech(labels: str, frames: int = 5) -> Alignment:
     return [Segment(i * seconds, (i + 1) * seconds, label) for i, label in enumerate(labels.split()) if label != "_"]
 
 
-def _figures(codes, alignments, speakers, k: int, **options) -> dict[str, Estimate]:
+def _metrics(codes, alignments, speakers, k: int, **options) -> dict[str, Estimate]:
     return phone_metrics(
         [np.array(c) for c in codes], alignments, speakers, frame_rate=RATE, codebook_size=k, **options
     )
@@ -54,7 +54,7 @@ def test_two_speakers_by_hand() -> None:
     """Code 0 is AA of one speaker and mostly AA of the other, code 1 IY; code 2 is known to one only."""
     alignments = [_speech("AA IY AA", 4), _speech("AA IY", 4)]
     codes = [[0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2], [0, 0, 0, 1, 1, 1, 1, 1]]
-    found = _figures(codes, alignments, ["a", "b"], k=3)
+    found = _metrics(codes, alignments, ["a", "b"], k=3)
     # a: codes 0 and 1 as b has them, 8 right; code 2, which b has not, falls to b's commonest: of 4 AA and 4 IY the
     # first, AA, 4 right. b: 0 is AA, 1 is IY, 7 of 8 right
     assert found["accuracy"].value == pytest.approx(19 / 20)
@@ -68,19 +68,19 @@ def test_two_speakers_by_hand() -> None:
     assert all(found[f"boundary_{name}"][:3] == (1, 1, 1) for name in ("precision", "recall", "f1", "r_value"))
 
 
-def test_a_pair_of_codes_says_more_than_one() -> None:
+def test_code_bigrams_predict_better_than_single_codes() -> None:
     """Code 1 is IY after 0 and S after 2; alone it is IY, which is the commoner."""
     speech, codes = _speech("AA IY AA IY T S", 1), [0, 1, 0, 1, 2, 1]
-    found = _figures([codes, codes], [speech, speech], ["a", "b"], k=3)
+    found = _metrics([codes, codes], [speech, speech], ["a", "b"], k=3)
     assert found["accuracy"].value == pytest.approx(5 / 6)
     assert found["bigram_accuracy"].value == 1
-    other = _figures([codes, [1, 1, 1, 1, 1, 1]], [speech, speech], ["a", "b"], k=3)
+    other = _metrics([codes, [1, 1, 1, 1, 1, 1]], [speech, speech], ["a", "b"], k=3)
     assert other["bigram_accuracy"].value == other["accuracy"].value  # no pair is known: each code for itself
 
 
 def test_perfect_codes() -> None:
     alignments, speakers = _corpus()
-    found = _figures(_phones(alignments), alignments, speakers, k=len(CLASSES))
+    found = _metrics(_phones(alignments), alignments, speakers, k=len(CLASSES))
     for name in ("accuracy", "pnmi", "phone_purity", "cluster_purity", "bigram_accuracy"):
         assert found[name][:3] == pytest.approx((1, 1, 1)), name
     for name in ("boundary_f1", "boundary_r_value", "mapped_boundary_f1", "mapped_boundary_r_value"):
@@ -88,11 +88,11 @@ def test_perfect_codes() -> None:
     assert found["shuffled_accuracy"].high < 0.6
 
 
-def test_random_codes_say_nothing() -> None:
+def test_random_codes_have_no_information() -> None:
     alignments, speakers = _corpus(utterances=20)
     rng = np.random.default_rng(1)
     codes = [rng.integers(8, size=len(phones)) for phones in _phones(alignments)]
-    found = _figures(codes, alignments, speakers, k=8)
+    found = _metrics(codes, alignments, speakers, k=8)
     majority = found["majority_accuracy"].value
     assert found["accuracy"].low <= majority <= found["accuracy"].high
     assert found["shuffled_accuracy"].low <= majority <= found["shuffled_accuracy"].high
@@ -101,7 +101,7 @@ def test_random_codes_say_nothing() -> None:
 
 def test_one_code_is_the_majority() -> None:
     alignments, speakers = _corpus()
-    found = _figures([np.zeros(len(p), int) for p in _phones(alignments)], alignments, speakers, k=4)
+    found = _metrics([np.zeros(len(p), int) for p in _phones(alignments)], alignments, speakers, k=4)
     assert found["accuracy"] == found["majority_accuracy"] == found["shuffled_accuracy"] == found["bigram_accuracy"]
     assert found["pnmi"][:3] == pytest.approx((0, 0, 0), abs=1e-12)
     assert found["cluster_purity"].value == 1
@@ -115,7 +115,7 @@ def test_mutual_information_is_that_of_scikit_learn() -> None:
     phones = _phones(alignments)
     codes = [np.where(rng.random(len(p)) < 0.3, p, rng.integers(50, size=len(p))) for p in phones]
     phone, code = np.concatenate(phones), np.concatenate(codes)
-    found = _figures(codes, alignments, speakers, k=50)["pnmi"]
+    found = _metrics(codes, alignments, speakers, k=50)["pnmi"]
     assert found.value == pytest.approx(mutual_info_score(phone, code) / mutual_info_score(phone, phone))
     assert found.low < found.value < found.high
 
@@ -125,30 +125,30 @@ def test_gaps_are_left_out() -> None:
     alignments = [_speech("_ AA _ IY T", 4)] * 2
     phones = frame_phones(alignments[0], 24, RATE, ["AA", "IY", "T"])
     assert phones.tolist() == [-1] * 4 + [0] * 4 + [-1] * 4 + [1] * 4 + [2] * 4 + [-1] * 4
-    found = [_figures([np.where(phones < 0, gap, phones)] * 2, alignments, ["a", "b"], k=6) for gap in (3, 4)]
+    found = [_metrics([np.where(phones < 0, gap, phones)] * 2, alignments, ["a", "b"], k=6) for gap in (3, 4)]
     assert found[0] == found[1] and found[0]["accuracy"].value == 1
     assert found[0]["boundary_f1"].value == 1  # of both edges of the gap, and of IY and T
     noisy = np.where(phones < 0, np.arange(24) % 2 + 3, phones)
-    assert _figures([noisy] * 2, alignments, ["a", "b"], k=6)["boundary_precision"].value == 1
+    assert _metrics([noisy] * 2, alignments, ["a", "b"], k=6)["boundary_precision"].value == 1
 
 
-def test_every_speaker_is_asked_what_others_taught() -> None:
-    """A code that means another phone to each speaker is worth nothing across speakers."""
+def test_every_speaker_is_scored_with_the_mapping_of_other_speakers() -> None:
+    """A code with a different phone for each speaker predicts nothing across speakers."""
     alignments = [_speech("AA IY AA IY"), _speech("IY AA IY AA")]
     codes = [np.repeat([0, 1, 0, 1], 5)] * 2
-    assert _figures(codes, alignments, ["a", "b"], k=2)["accuracy"].value == 0
-    assert _figures(codes * 2, alignments * 2, ["a", "b", "c", "d"], k=2)["accuracy"].count == 4
+    assert _metrics(codes, alignments, ["a", "b"], k=2)["accuracy"].value == 0
+    assert _metrics(codes * 2, alignments * 2, ["a", "b", "c", "d"], k=2)["accuracy"].count == 4
 
 
-def test_the_same_seed_shuffles_alike_and_the_order_of_utterances_does_not_matter() -> None:
+def test_shuffling_is_reproducible_and_the_order_of_utterances_does_not_matter() -> None:
     alignments, speakers = _corpus()
     codes = [p % 5 for p in _phones(alignments)]
-    first = _figures(codes, alignments, speakers, k=5)
-    assert first == _figures(codes, alignments, speakers, k=5)
-    other = _figures(codes, alignments, speakers, k=5, seed=1)
+    first = _metrics(codes, alignments, speakers, k=5)
+    assert first == _metrics(codes, alignments, speakers, k=5)
+    other = _metrics(codes, alignments, speakers, k=5, seed=1)
     assert "pnmi_shuffled" in (changed := {name for name in first if first[name] != other[name]})
     assert changed <= {"shuffled_accuracy", "pnmi_shuffled"}
-    backwards = _figures(codes[::-1], alignments[::-1], speakers[::-1], k=5)
+    backwards = _metrics(codes[::-1], alignments[::-1], speakers[::-1], k=5)
     assert backwards["accuracy"].value == first["accuracy"].value
 
 
@@ -156,14 +156,14 @@ def test_a_table_of_ones_own_and_labels_as_they_are() -> None:
     alignments = [_speech("x y z")] * 2
     codes = [np.repeat([0, 1, 1], 5)] * 2
     table = {"x": "X", "y": "Y", "z": "Y"}
-    assert _figures(codes, alignments, ["a", "b"], k=2, table=table)["accuracy"].value == 1
-    assert _figures(codes, alignments, ["a", "b"], k=2, classes="as they are")["accuracy"].value == pytest.approx(2 / 3)
+    assert _metrics(codes, alignments, ["a", "b"], k=2, table=table)["accuracy"].value == 1
+    assert _metrics(codes, alignments, ["a", "b"], k=2, classes="labels")["accuracy"].value == pytest.approx(2 / 3)
     with pytest.raises(ValueError, match="'x' "):
-        _figures(codes, alignments, ["a", "b"], k=2)
+        _metrics(codes, alignments, ["a", "b"], k=2)
 
 
 @pytest.mark.parametrize(
-    ("codes", "speakers", "said"),
+    ("codes", "speakers", "message"),
     [
         ([[0], [0]], ["a", "a"], "2 or more speakers with aligned speech, got 1"),
         ([[0], [0]], ["a"], "2 utterances have 1 speakers"),
@@ -172,18 +172,18 @@ def test_a_table_of_ones_own_and_labels_as_they_are() -> None:
         ([], [], "0 utterances have 2 alignments; give 1 or more"),
     ],
 )
-def test_what_cannot_be_asked_is_refused(codes, speakers, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        _figures(codes, [_speech("AA"), _speech("IY")], speakers, k=2)
+def test_invalid_inputs_are_refused(codes, speakers, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        _metrics(codes, [_speech("AA"), _speech("IY")], speakers, k=2)
 
 
 def test_a_speaker_without_aligned_speech_does_not_count() -> None:
     codes = [np.zeros(10, int)] * 3
     with pytest.raises(ValueError, match="got 1"):
-        _figures(codes[:2], [_speech("AA"), []], ["a", "b"], k=1)
+        _metrics(codes[:2], [_speech("AA"), []], ["a", "b"], k=1)
     for silent in range(3):
         alignments = [[] if i == silent else _speech("AA IY") for i in range(3)]
-        found = _figures(codes, alignments, ["a", "b", "c"], k=1)
+        found = _metrics(codes, alignments, ["a", "b", "c"], k=1)
         assert found["accuracy"].count == 2 and found["boundary_recall"].count == 2
 
 

@@ -1,4 +1,4 @@
-"""Figures of a prior over speech codes."""
+"""Metrics of a prior over speech codes."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ def test_they_are_means_over_all_codes(randomise: Callable[..., nn.Module]) -> N
     prior = CodePrior(CodePriorConfig(speakers=("anna", "bert"), model="m", net=NET))
     randomise(prior)
     prior.eval()
-    figures = code_prior_metrics(prior, FOUND, smoothed_unigram(FOUND))
+    metrics = code_prior_metrics(prior, FOUND, smoothed_unigram(FOUND))
     total = sum(
         prior.nll(torch.tensor(codes)[None], torch.tensor([speaker]), torch.tensor([len(codes)])).item()
         for codes, speaker in zip(FOUND.codes, FOUND.speaker_ids, strict=True)
     )
-    assert figures["bits_per_code"] == pytest.approx(total / 9 / math.log(2), rel=1e-5)
+    assert metrics["bits_per_code"] == pytest.approx(total / 9 / math.log(2), rel=1e-5)
     counts = {0: 4, 1: 5, 2: 2, 3: 2}  # with one added
     expected = sum(-math.log2(counts[c] / 13) for codes in FOUND.codes for c in codes.tolist()) / 9
-    assert figures["unigram_bits"] == pytest.approx(expected, rel=1e-5)
-    assert figures["uniform_bits"] == 2
-    assert figures["label_gap"] != 0
-    assert figures["bits_null_speaker"] != figures["bits_per_code"]
+    assert metrics["unigram_bits"] == pytest.approx(expected, rel=1e-5)
+    assert metrics["uniform_bits"] == 2
+    assert metrics["label_gap"] != 0
+    assert metrics["bits_null_speaker"] != metrics["bits_per_code"]
     with pytest.raises(RuntimeError, match="training mode"):
         code_prior_metrics(prior.train(), FOUND, smoothed_unigram(FOUND))
 

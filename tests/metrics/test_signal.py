@@ -1,4 +1,4 @@
-"""Distances of audio: known answers, by hand and by librosa, pesq and pystoi themselves."""
+"""Signal metrics: known values, by hand, and against librosa, pesq and pystoi."""
 
 import math
 import os
@@ -20,7 +20,7 @@ RATE = 16_000
 
 
 def _tone(hertz: float, seconds: float = 1.0, rate: int = RATE, bend: float = 0.0) -> np.ndarray:
-    """Ten harmonics, as a voice has; `bend`: octaves by which it swings up and down, four times a second."""
+    """Ten harmonics, as in voiced speech; `bend`: depth of a 4 Hz vibrato, in octaves."""
     time = np.arange(round(seconds * rate)) / rate
     phase = 2 * np.pi * np.cumsum(hertz * 2 ** (bend * np.sin(8 * np.pi * time))) / rate
     return np.sum([0.1 * np.sin(k * phase) / k for k in range(1, 11)], axis=0).astype(np.float32)
@@ -41,80 +41,80 @@ def _values(originals: list[np.ndarray], others: list[np.ndarray], rate: int = R
     return {name: estimate.value for name, estimate in signal_metrics(originals, others, rate).items()}
 
 
-# --- known answers ---
+# --- known values ---
 
 
 @pytest.mark.data
-def test_speech_is_like_itself(speech: list[np.ndarray]) -> None:
-    figures = _values(speech, speech)
+def test_identical_signals_have_ideal_metrics(speech: list[np.ndarray]) -> None:
+    metrics = _values(speech, speech)
     for name in ("mcd", "log_mel_distance", "f0_rmse", "gross_pitch_error", "voicing_error", "level_difference"):
-        assert figures[name] == 0, name
+        assert metrics[name] == 0, name
     for name in ("f0_correlation", "stoi", "estoi"):
-        assert figures[name] == pytest.approx(1, abs=1e-6), name
-    assert figures["pesq"] == pytest.approx(4.644, abs=1e-3)  # the end of its scale
-    assert 0.2 < figures["voiced_fraction"] == figures["voiced_fraction_original"] < 0.8
+        assert metrics[name] == pytest.approx(1, abs=1e-6), name
+    assert metrics["pesq"] == pytest.approx(4.644, abs=1e-3)  # the end of its scale
+    assert 0.2 < metrics["voiced_fraction"] == metrics["voiced_fraction_original"] < 0.8
 
 
 @pytest.mark.data
 def test_softer_speech_differs_by_its_level_alone(speech: list[np.ndarray]) -> None:
-    figures = _values(speech, [wav / 2 for wav in speech])
+    metrics = _values(speech, [wav / 2 for wav in speech])
     expected = 20 * math.log10(2)
-    assert figures["level_difference"] == pytest.approx(-expected)
-    assert figures["log_mel_distance"] == pytest.approx(expected, abs=0.02)  # but for bands below the floor
-    assert figures["mcd"] == pytest.approx(0, abs=0.1)
-    assert figures["f0_rmse"] == figures["voicing_error"] == 0
-    assert figures["stoi"] == pytest.approx(1, abs=1e-6) and figures["pesq"] == pytest.approx(4.644, abs=1e-3)
+    assert metrics["level_difference"] == pytest.approx(-expected)
+    assert metrics["log_mel_distance"] == pytest.approx(expected, abs=0.02)  # but for bands below the floor
+    assert metrics["mcd"] == pytest.approx(0, abs=0.1)
+    assert metrics["f0_rmse"] == metrics["voicing_error"] == 0
+    assert metrics["stoi"] == pytest.approx(1, abs=1e-6) and metrics["pesq"] == pytest.approx(4.644, abs=1e-3)
 
 
 def test_an_octave_up_is_1200_cents_and_a_gross_error_in_every_frame() -> None:
     inner = slice(800, -800)  # without the edges, where frames reach beyond the tone
-    figures = _values([_tone(110, bend=0.1)[inner]], [_tone(220, bend=0.1)[inner]])
-    assert figures["f0_rmse"] == pytest.approx(1200, abs=5)
-    assert figures["gross_pitch_error"] == 1 and figures["voicing_error"] < 0.05
-    assert figures["f0_correlation"] == pytest.approx(1, abs=0.01)
-    assert figures["voiced_fraction_original"] > 0.95 and figures["mcd"] > 1
+    metrics = _values([_tone(110, bend=0.1)[inner]], [_tone(220, bend=0.1)[inner]])
+    assert metrics["f0_rmse"] == pytest.approx(1200, abs=5)
+    assert metrics["gross_pitch_error"] == 1 and metrics["voicing_error"] < 0.05
+    assert metrics["f0_correlation"] == pytest.approx(1, abs=0.01)
+    assert metrics["voiced_fraction_original"] > 0.95 and metrics["mcd"] > 1
 
 
-def test_opposite_melodies_correlate_negatively() -> None:
-    figures = _values([_tone(150, bend=0.1)], [_tone(150, bend=-0.1)])
-    assert figures["f0_correlation"] == pytest.approx(-1, abs=0.01)
+def test_opposite_f0_contours_correlate_negatively() -> None:
+    metrics = _values([_tone(150, bend=0.1)], [_tone(150, bend=-0.1)])
+    assert metrics["f0_correlation"] == pytest.approx(-1, abs=0.01)
     swing = 240 * math.sqrt(1 / 2)  # twice 120 cents up and down: the root mean square of a sine
-    assert figures["f0_rmse"] == pytest.approx(swing, rel=0.03)
+    assert metrics["f0_rmse"] == pytest.approx(swing, rel=0.03)
 
 
-def test_voices_of_different_pitch_do_not_correlate_by_it() -> None:
-    """Two flat voices, with the noise of their own: without their means, nothing is left that agrees."""
+def test_different_mean_pitch_does_not_correlate() -> None:
+    """Two signals with constant F0 and independent noise are uncorrelated about their means."""
     low = [_tone(100) + _noise(1, seed, 0.01) for seed in (0, 1)]
     high = [_tone(200) + _noise(1, seed, 0.01) for seed in (2, 3)]
     assert abs(_values([low[0], high[0]], [low[1], high[1]])["f0_correlation"]) < 0.4
 
 
-def test_a_voice_that_became_noise_is_voiced_nowhere() -> None:
-    figures = _values([_tone(120)], [_noise(1)])
-    assert figures["voiced_fraction_original"] > 0.95 and figures["voiced_fraction"] < 0.05
-    assert figures["voicing_error"] > 0.9
+def test_noise_has_no_voiced_frames() -> None:
+    metrics = _values([_tone(120)], [_noise(1)])
+    assert metrics["voiced_fraction_original"] > 0.95 and metrics["voiced_fraction"] < 0.05
+    assert metrics["voicing_error"] > 0.9
 
 
-def test_silence_has_no_pitch_no_level_and_no_judgement() -> None:
-    silence, told = np.zeros(RATE, np.float32), []
-    figures = signal_metrics([silence], [silence], RATE, left_out=told)
-    assert figures["mcd"].value == figures["log_mel_distance"].value == figures["voiced_fraction"].value == 0
+def test_silence_has_no_pitch_level_pesq_or_stoi() -> None:
+    silence, left_out = np.zeros(RATE, np.float32), []
+    metrics = signal_metrics([silence], [silence], RATE, left_out=left_out)
+    assert metrics["mcd"].value == metrics["log_mel_distance"].value == metrics["voiced_fraction"].value == 0
     for name in ("f0_rmse", "f0_correlation", "gross_pitch_error", "level_difference", "pesq", "stoi", "estoi"):
-        assert math.isnan(figures[name].value), name
-    assert figures["pesq"].count == 0 and figures["mcd"].count == 1
-    assert told[0] == "utterance 0 has no level_difference: the original is silent" and len(told) == 4
+        assert math.isnan(metrics[name].value), name
+    assert metrics["pesq"].count == 0 and metrics["mcd"].count == 1
+    assert left_out[0] == "utterance 0 has no level_difference: the original is silent" and len(left_out) == 4
 
 
-def test_who_cannot_be_judged_is_named_and_not_counted() -> None:
-    """PESQ wants a quarter of a second, STOI about 0.4 s; two tones of a second have both."""
+def test_pairs_with_undefined_metrics_are_named_and_not_counted() -> None:
+    """PESQ needs a quarter of a second, STOI about 0.4 s; for tones of a second both are defined."""
     originals = [_tone(110), _noise(0.2), _tone(130)]
-    told: list[str] = []
-    figures = signal_metrics(originals, originals, RATE, names=["a", "b", "c"], left_out=told)
-    assert figures["pesq"].count == figures["stoi"].count == 2 and figures["mcd"].count == 3
-    assert [sentence.split(":")[0] for sentence in told] == [
+    left_out: list[str] = []
+    metrics = signal_metrics(originals, originals, RATE, names=["a", "b", "c"], left_out=left_out)
+    assert metrics["pesq"].count == metrics["stoi"].count == 2 and metrics["mcd"].count == 3
+    assert [sentence.split(":")[0] for sentence in left_out] == [
         f"utterance b has no {n}" for n in ("pesq", "stoi", "estoi")
     ]
-    assert "buffer" in told[0].lower() and "frames" in told[1]
+    assert "buffer" in left_out[0].lower() and "frames" in left_out[1]
     with pytest.warns(UserWarning, match="utterance 0 has no (pesq|stoi|estoi): ") as warned:
         signal_metrics([_noise(0.2)], [_noise(0.2)], RATE)
     assert len(warned) == 3
@@ -126,12 +126,12 @@ def test_who_cannot_be_judged_is_named_and_not_counted() -> None:
 @pytest.mark.data
 def test_pesq_and_stoi_are_those_of_their_packages(speech: list[np.ndarray]) -> None:
     others = [wav + _noise(len(wav) / RATE, 1, 0.005) for wav in speech]
-    figures = _values(speech, others)
+    metrics = _values(speech, others)
     pairs = list(zip(speech, others, strict=True))
-    assert figures["pesq"] == pytest.approx(np.mean([pesq.pesq(RATE, a, b, "wb") for a, b in pairs]), abs=1e-5)
-    assert figures["stoi"] == pytest.approx(np.mean([pystoi.stoi(a, b, RATE) for a, b in pairs]), abs=1e-5)
+    assert metrics["pesq"] == pytest.approx(np.mean([pesq.pesq(RATE, a, b, "wb") for a, b in pairs]), abs=1e-5)
+    assert metrics["stoi"] == pytest.approx(np.mean([pystoi.stoi(a, b, RATE) for a, b in pairs]), abs=1e-5)
     extended = np.mean([pystoi.stoi(a, b, RATE, extended=True) for a, b in pairs])
-    assert figures["estoi"] == pytest.approx(extended, abs=1e-5)
+    assert metrics["estoi"] == pytest.approx(extended, abs=1e-5)
 
 
 def test_the_mel_spectrum_is_that_of_librosa() -> None:
@@ -142,7 +142,7 @@ def test_the_mel_spectrum_is_that_of_librosa() -> None:
 
 @pytest.mark.data
 def test_the_pitch_is_that_of_librosa(speech: list[np.ndarray]) -> None:
-    """In most frames: librosa compares windows that are longer, and at the edges of voices both guess."""
+    """In most frames: librosa uses longer windows, and both are unreliable at voicing boundaries."""
     for wav in speech:
         found = pitch(wav, RATE)
         expected = librosa.yin(wav, fmin=60, fmax=500, sr=RATE, frame_length=1024, hop_length=160)[: len(found.hertz)]
@@ -161,7 +161,7 @@ def test_the_pitch_of_a_tone(hertz: float, rate: int) -> None:
     assert abs(1200 * np.log2(found.hertz[3:-3] / hertz)).max() < 6
 
 
-def test_what_has_no_pitch() -> None:
+def test_signals_without_pitch() -> None:
     for wav in (np.zeros(RATE, np.float32), np.full(RATE, 0.3, np.float32)):
         assert not pitch(wav, RATE).voiced[5:-5].any()
     assert pitch(_noise(2), RATE).voiced.mean() < 0.05
@@ -182,7 +182,7 @@ def _ripple(order: int, decibels: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("order", "share"), [(0, 0), (1, 1), (13, 1), (14, 0)])
-def test_a_ripple_of_the_spectrum_is_as_far_as_it_is_high(order: int, share: float) -> None:
+def test_mcd_of_a_spectral_ripple_by_hand(order: int, share: float) -> None:
     """The root mean square of a cosine of 6 dB; none of the level (order 0), nor of finer ripples than the 13th."""
     spectrum = np.random.default_rng(0).normal(size=(5, BANDS))
     distance, length = mel_cepstral_distortion(spectrum, spectrum + _ripple(order, 6.0))
@@ -200,14 +200,14 @@ def test_time_is_warped() -> None:
 # --- at the door ---
 
 
-def test_the_same_pairs_give_the_same_figures() -> None:
+def test_the_same_pairs_give_the_same_metrics() -> None:
     pairs = [_tone(110), _tone(150)], [_tone(112)[:-60], _tone(140)]
     first = signal_metrics(*pairs, RATE)
     assert first == signal_metrics(*pairs, RATE)
     assert first["mcd"].low < first["mcd"].value < first["mcd"].high
 
 
-def test_another_rate_says_much_the_same() -> None:
+def test_another_sample_rate_gives_similar_metrics() -> None:
     """24 kHz shows PESQ the same band, and mel bands up to 12 kHz."""
     slow, fast = (_values([_tone(110, rate=r)], [_tone(120, rate=r)], r) for r in (16_000, 24_000))
     assert fast["f0_rmse"] == pytest.approx(slow["f0_rmse"], abs=2)
@@ -215,7 +215,7 @@ def test_another_rate_says_much_the_same() -> None:
 
 
 @pytest.mark.parametrize(
-    ("originals", "others", "said"),
+    ("originals", "others", "message"),
     [
         ([], [], "0 originals and 0 others"),
         ([_noise(1)], [], "1 originals and 0 others"),
@@ -225,8 +225,8 @@ def test_another_rate_says_much_the_same() -> None:
         ([_noise(1)], [_noise(1) * np.float32(np.inf)], "pair 0 is not mono audio .* finite"),
     ],
 )
-def test_what_is_no_pair_is_refused(originals: list[np.ndarray], others: list[np.ndarray], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_what_is_no_pair_is_refused(originals: list[np.ndarray], others: list[np.ndarray], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         signal_metrics(originals, others, RATE)
 
 

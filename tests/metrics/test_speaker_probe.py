@@ -1,4 +1,4 @@
-"""The probes: the linear one against scikit-learn, the recurrent one where only the order tells who speaks."""
+"""The linear probe against scikit-learn, the recurrent one on codes whose order alone depends on the speaker."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ K = 16
 
 
 def _corpus(own: float, seed: int = 0, per_speaker: int = 12) -> tuple[list[np.ndarray], list[str]]:
-    """Utterances of three speakers; a share `own` of the codes comes from four codes that are a speaker's alone."""
+    """Utterances of three speakers; a fraction `own` of the codes comes from four codes that only this speaker uses."""
     rng = np.random.default_rng(seed)
     codes, names = [], []
     for i in range(per_speaker * 3):
@@ -29,7 +29,7 @@ def _probe(codes: list[np.ndarray], names: list[str], segment: int = 100, rate: 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where it does not matter what the recurrent probe learns."""
+    """For tests that do not depend on the training of the recurrent probe."""
     monkeypatch.setattr(module, "STEPS", 5)
 
 
@@ -38,13 +38,13 @@ def test_the_linear_probe_is_logistic_regression() -> None:
 
     rng = np.random.default_rng(0)
     y = rng.integers(3, size=90)
-    x, asked = (rng.normal(size=(90, K)) + np.eye(3, K)[y]).astype(np.float32), rng.normal(size=(50, K))
-    ours = linear_log_odds(torch.from_numpy(x), torch.from_numpy(y), torch.from_numpy(asked).float(), 3)
+    x, test_x = (rng.normal(size=(90, K)) + np.eye(3, K)[y]).astype(np.float32), rng.normal(size=(50, K))
+    ours = linear_log_odds(torch.from_numpy(x), torch.from_numpy(y), torch.from_numpy(test_x).float(), 3)
     theirs = LogisticRegression(C=1 / (2 * PENALTY * len(y)), tol=1e-8, max_iter=1000).fit(x, y)
-    np.testing.assert_allclose(ours.softmax(1).numpy(), theirs.predict_proba(asked), atol=2e-3)
+    np.testing.assert_allclose(ours.softmax(1).numpy(), theirs.predict_proba(test_x), atol=2e-3)
 
 
-def test_codes_that_name_the_speaker_are_heard() -> None:
+def test_codes_that_identify_the_speaker_are_classified() -> None:
     found = _probe(*_corpus(own=0.5))
     for name in ("linear_accuracy", "recurrent_accuracy"):
         assert found[name].value > 0.95 and found[name].low <= found[name].value <= found[name].high
@@ -52,7 +52,7 @@ def test_codes_that_name_the_speaker_are_heard() -> None:
 
 
 @pytest.mark.parametrize("rate", [50, 250])  # a code at each step of the recurrent probe, ten of them
-def test_the_order_of_the_codes_is_heard_by_the_recurrent_probe_alone(rate: float) -> None:
+def test_only_the_recurrent_probe_uses_the_order_of_codes(rate: float) -> None:
     """One speaker counts upwards, by one or two, the other downwards: as often any code, other neighbours."""
     rng = np.random.default_rng(0)
     up = [(rng.integers(K) + rng.integers(1, 3, 400).cumsum()) % K for _ in range(40)]
@@ -62,18 +62,18 @@ def test_the_order_of_the_codes_is_heard_by_the_recurrent_probe_alone(rate: floa
     assert found["chance"].value == 0.5
 
 
-def test_codes_that_tell_nothing_are_named_at_random() -> None:
+def test_codes_without_speaker_information_are_at_chance() -> None:
     found = _probe(*_corpus(own=0.0, seed=1, per_speaker=40))
     for name in ("linear_accuracy", "recurrent_accuracy", "chance"):
         assert found[name].low < 1 / 3 < found[name].high
 
 
-def test_a_single_code_tells_nothing(quick) -> None:
+def test_a_single_code_is_at_chance(quick) -> None:
     found = _probe([np.zeros(100, np.int64)] * 8, ["a", "b"] * 4)
     assert found["linear_accuracy"].value == found["recurrent_accuracy"].value == found["chance"].value == 0.5
 
 
-def test_chance_is_the_share_of_the_commonest(quick) -> None:
+def test_chance_is_the_fraction_of_the_most_frequent_speaker(quick) -> None:
     codes, names = _corpus(own=0.5)
     found = _probe([own[:100] for own in codes] + [codes[0][:100]] * 4, [*names, "s0", "s0", "s0", "s0"])
     assert found["chance"].value == pytest.approx(16 / 40) and found["chance"].count == 40
@@ -84,7 +84,7 @@ def test_the_interval_narrows_with_the_number_of_utterances(quick) -> None:
     assert many.high - many.low < (few.high - few.low) / 2
 
 
-def test_the_same_codes_give_the_same_figures_and_disturb_nobody(quick) -> None:
+def test_metrics_are_reproducible_and_do_not_change_global_state(quick) -> None:
     state = torch.random.get_rng_state()
     assert _probe(*_corpus(own=0.1)) == _probe(*_corpus(own=0.1))
     assert torch.equal(state, torch.random.get_rng_state())

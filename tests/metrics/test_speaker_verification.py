@@ -19,7 +19,7 @@ needs_weights = pytest.mark.skipif(
 
 
 def _sound(seconds: float, rate: int = 16000, pitch: float = 120.0) -> np.ndarray:
-    """A buzz with a moving formant: what a network of voices hears something in."""
+    """A buzz with a moving formant, which the network treats as speech."""
     time = np.arange(round(seconds * rate)) / rate
     buzz = sum(np.sin(2 * np.pi * pitch * k * time) / k for k in range(1, 20))
     return (0.1 * buzz * (1.1 + np.sin(2 * np.pi * 3 * time))).astype(np.float32)
@@ -42,7 +42,7 @@ def test_vectors_are_those_of_the_package(verifier: SpeakerVerifier, seconds: fl
 
 
 @needs_weights
-def test_a_vector_has_length_1_and_does_not_know_the_level_or_the_rate(verifier: SpeakerVerifier) -> None:
+def test_a_vector_has_length_1_independent_of_level_and_rate(verifier: SpeakerVerifier) -> None:
     vector = verifier.embed(_sound(3.0), 16000)
     assert vector.shape == (256,) and vector.dtype == np.float32
     assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
@@ -59,7 +59,7 @@ def test_silence_is_a_vector_too(verifier: SpeakerVerifier) -> None:
 
 @needs_weights
 @pytest.mark.parametrize(
-    ("wav", "rate", "said"),
+    ("wav", "rate", "message"),
     [
         (np.zeros(0), 16000, r"T at least 1, got \(0,\)"),
         (np.zeros((1, 9)), 16000, r"got \(1, 9\)"),
@@ -67,12 +67,12 @@ def test_silence_is_a_vector_too(verifier: SpeakerVerifier) -> None:
         (np.ones(9), 0, "at least 1 Hz, got 0"),
     ],
 )
-def test_what_is_no_waveform_is_refused(verifier: SpeakerVerifier, wav, rate: int, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_what_is_no_waveform_is_refused(verifier: SpeakerVerifier, wav, rate: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         verifier.embed(wav, rate)
 
 
-def test_without_the_weights_it_says_what_to_install(monkeypatch) -> None:
+def test_missing_weights_are_reported_with_the_extra(monkeypatch) -> None:
     monkeypatch.delitem(sys.modules, "resemblyzer", raising=False)
     monkeypatch.setattr(sys, "path", [])
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'vqaudio\[metrics\]'"):
@@ -81,7 +81,7 @@ def test_without_the_weights_it_says_what_to_install(monkeypatch) -> None:
 
 @needs_weights
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"{DATA} is absent; set VQAUDIO_DATA to the folder of vctk_mini")
-def test_real_voices_are_told_apart(verifier: SpeakerVerifier) -> None:
+def test_real_speakers_are_distinguished(verifier: SpeakerVerifier) -> None:
     files = [path for name in ("p225", "p226", "p257") for path in sorted((DATA / "wav16" / name).glob("*"))[:3]]
     vectors = np.stack([verifier.embed(read_audio(path, 16000), 16000) for path in files])
     speakers = np.arange(len(files)) // 3
@@ -113,7 +113,7 @@ def test_the_error_rate_is_where_the_roc_curve_crosses(digits: int) -> None:
         ([3, 2, 1, 0], [True, True, False, False], 0.0),
         ([0, 1, 2, 3], [True, True, False, False], 1.0),
         ([3, 2, 1, 0], [True, False, True, False], 0.5),
-        ([1, 1, 1, 1], [True, False, True, False], 0.5),  # all alike: chance
+        ([1, 1, 1, 1], [True, False, True, False], 0.5),  # all equal: chance
         ([4, 3, 2, 1, 0, -1], [True, True, False, True, False, False], 1 / 3),
     ],
 )

@@ -25,53 +25,53 @@ DATA = Path(os.environ.get("VQAUDIO_DATA", ROOT / "../shared/data")) / "timit8"
 
 def test_error_rates_by_hand() -> None:
     """One word of four replaced, one of two added: (1 + 1) / (4 + 2); characters of "sit" and "sat": 1, "go " 3."""
-    figures = wer_metrics(["The cat sat down.", "Go home!"], ["the cat sit down", "go go home"])
-    assert figures["wer"].value == pytest.approx(2 / 6)
-    assert figures["cer"].value == pytest.approx((1 + 3) / (len("the cat sat down") + len("go home")))
-    assert figures["wer"].count == 2
-    assert figures["wer"].low == 0.25 and figures["wer"].high == 0.5  # twice the first, twice the second
+    metrics = wer_metrics(["The cat sat down.", "Go home!"], ["the cat sit down", "go go home"])
+    assert metrics["wer"].value == pytest.approx(2 / 6)
+    assert metrics["cer"].value == pytest.approx((1 + 3) / (len("the cat sat down") + len("go home")))
+    assert metrics["wer"].count == 2
+    assert metrics["wer"].low == 0.25 and metrics["wer"].high == 0.5  # twice the first, twice the second
 
 
-def test_error_rates_of_the_others_texts() -> None:
+def test_error_rates_of_shuffled_references() -> None:
     """Of two utterances each is compared with the other: 2 deleted and 2 replaced, 2 inserted and 2 replaced."""
-    figures = wer_metrics(["a b c d", "x y"], ["a b c d", "x y"])
-    assert figures["wer"].value == figures["cer"].value == 0
-    assert figures["wer_shuffled"].value == pytest.approx(8 / 6)
+    metrics = wer_metrics(["a b c d", "x y"], ["a b c d", "x y"])
+    assert metrics["wer"].value == metrics["cer"].value == 0
+    assert metrics["wer_shuffled"].value == pytest.approx(8 / 6)
 
 
-def test_others_with_the_same_text_are_no_others() -> None:
-    figures = wer_metrics(["one two", "One, two?", "three four"], ["one two", "one two", "three four"])
-    assert figures["wer_shuffled"].value == 1
+def test_equal_references_are_not_shuffled() -> None:
+    metrics = wer_metrics(["one two", "One, two?", "three four"], ["one two", "one two", "three four"])
+    assert metrics["wer_shuffled"].value == 1
     assert set(wer_metrics(["one", "one"], ["one", "two"])) == {"wer", "cer"}
 
 
 def test_error_rates_are_those_of_jiwer() -> None:
     rng = np.random.default_rng(0)
     texts = [" ".join(rng.choice(list("abcd"), size=rng.integers(1, 9))) for _ in range(50)]
-    heard = [" ".join(rng.choice(list("abcd"), size=rng.integers(0, 9))) for _ in range(50)]
-    figures = wer_metrics(texts, heard)
-    assert figures["wer"].value == pytest.approx(jiwer.wer(texts, heard))
-    assert figures["cer"].value == pytest.approx(jiwer.cer(texts, heard))
-    assert figures["wer"].low < figures["wer"].value < figures["wer"].high
-    assert figures == wer_metrics(texts, heard)
+    hypotheses = [" ".join(rng.choice(list("abcd"), size=rng.integers(0, 9))) for _ in range(50)]
+    metrics = wer_metrics(texts, hypotheses)
+    assert metrics["wer"].value == pytest.approx(jiwer.wer(texts, hypotheses))
+    assert metrics["cer"].value == pytest.approx(jiwer.cer(texts, hypotheses))
+    assert metrics["wer"].low < metrics["wer"].value < metrics["wer"].high
+    assert metrics == wer_metrics(texts, hypotheses)
 
 
-def test_nothing_heard_is_all_deleted_and_much_heard_more_than_all() -> None:
+def test_empty_and_long_hypotheses() -> None:
     assert wer_metrics(["one two", "three"], ["", ""])["wer"][:3] == (1, 1, 1)
     assert wer_metrics(["one"], ["one two three four"])["wer"].value == 3
 
 
 @pytest.mark.parametrize(
-    ("texts", "heard", "said"),
+    ("texts", "hypotheses", "message"),
     [
         (["one", " ... "], ["one", "two"], r"reference 1 \(' ... '\) has no words"),
         (["one"], [], "1 references and 0 hypotheses"),
         ([], [], "0 references"),
     ],
 )
-def test_what_has_no_error_rate_is_refused(texts: list[str], heard: list[str], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        wer_metrics(texts, heard)
+def test_what_has_no_error_rate_is_refused(texts: list[str], hypotheses: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        wer_metrics(texts, hypotheses)
 
 
 # --- texts ---
@@ -112,7 +112,7 @@ SENTENCES = [["go", "home"], ["go", "go", "home"], ["stop"], []]
 
 
 def test_a_bigram_model_by_hand() -> None:
-    """After "go" came "go" once and "home" twice: two kinds in three times, so the unigram weighs 2 / 5."""
+    """After "go" came "go" once and "home" twice: two types in three tokens, so the weight of the unigram is 2 / 5."""
     text = arpa(SENTENCES, 2)
     assert "ngram 1=5\nngram 2=6\n" in text  # <s> </s> go home stop; <s> go, <s> stop, go go, go home, home/stop </s>
     unigram = {"go": 3 / 9, "home": 2 / 9}
@@ -123,7 +123,7 @@ def test_a_bigram_model_by_hand() -> None:
     assert "-99.000000\t<s>\t" in text
 
 
-def test_pocketsphinx_reads_the_model_as_it_is_meant(tmp_path: Path) -> None:
+def test_pocketsphinx_reads_the_language_model(tmp_path: Path) -> None:
     """For every history what follows it has probabilities that sum to 1, also through the back-off."""
     from pocketsphinx import LogMath, NGramModel
 
@@ -138,9 +138,11 @@ def test_pocketsphinx_reads_the_model_as_it_is_meant(tmp_path: Path) -> None:
     assert logs.exp(model.prob(["home", "go"])) == pytest.approx(2 / 5 + 2 / 5 * 2 / 9, rel=1e-3)
 
 
-@pytest.mark.parametrize(("sentences", "order", "said"), [([[], []], 2, "needs words"), (SENTENCES, 0, "at least 1")])
-def test_what_makes_no_model_is_refused(sentences: list[list[str]], order: int, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+@pytest.mark.parametrize(
+    ("sentences", "order", "message"), [([[], []], 2, "needs words"), (SENTENCES, 0, "at least 1")]
+)
+def test_invalid_language_models_are_refused(sentences: list[list[str]], order: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         arpa(sentences, order)
 
 
@@ -162,7 +164,7 @@ def sphinx(speech: tuple[list[str], list[np.ndarray]]) -> PocketsphinxASR:
 
 
 @pytest.mark.data
-def test_clear_speech_is_heard_and_noise_is_not(sphinx: PocketsphinxASR, speech) -> None:
+def test_clear_speech_is_recognised_and_noise_is_not(sphinx: PocketsphinxASR, speech) -> None:
     texts, wavs = speech
     assert wer_metrics(texts, list(transcribe_all(sphinx, wavs, 16_000)))["wer"].value < 0.1
     rng = np.random.default_rng(0)
@@ -172,25 +174,25 @@ def test_clear_speech_is_heard_and_noise_is_not(sphinx: PocketsphinxASR, speech)
 
 @pytest.mark.data
 @pytest.mark.slow
-def test_what_is_heard_hangs_on_nothing_but_the_audio(sphinx: PocketsphinxASR, speech) -> None:
+def test_transcripts_depend_on_the_audio_only(sphinx: PocketsphinxASR, speech) -> None:
     """Noisy, so that small differences would show: in any order, by any number of processes, at another rate."""
     rng = np.random.default_rng(1)
     wavs = [(wav + rng.normal(0, 0.01, len(wav))).astype(np.float32) for wav in speech[1]]
-    heard = list(transcribe_all(sphinx, wavs, 16_000))
-    assert list(transcribe_all(sphinx, wavs[::-1], 16_000))[::-1] == heard
-    assert list(transcribe_all(sphinx, wavs, 16_000, workers=2)) == heard
+    transcripts = list(transcribe_all(sphinx, wavs, 16_000))
+    assert list(transcribe_all(sphinx, wavs[::-1], 16_000))[::-1] == transcripts
+    assert list(transcribe_all(sphinx, wavs, 16_000, workers=2)) == transcripts
 
 
 @pytest.mark.data
-def test_other_rates_are_heard_too(sphinx: PocketsphinxASR, speech) -> None:
+def test_other_sample_rates_are_recognised(sphinx: PocketsphinxASR, speech) -> None:
     import soxr
 
-    heard = sphinx.transcribe(soxr.resample(speech[1][0], 16_000, 22_050), 22_050)
-    assert words_of(heard) == words_of(speech[0][0])
+    transcripts = sphinx.transcribe(soxr.resample(speech[1][0], 16_000, 22_050), 22_050)
+    assert words_of(transcripts) == words_of(speech[0][0])
 
 
 @pytest.mark.data
-def test_where_there_is_nothing_nothing_is_heard(sphinx: PocketsphinxASR) -> None:
+def test_silence_has_an_empty_transcript(sphinx: PocketsphinxASR) -> None:
     for length in (0, 1, 100):
         assert sphinx.transcribe(np.zeros(length, np.float32), 16_000) == ""
     with pytest.raises(ValueError, match="mono"):
@@ -233,8 +235,8 @@ def tiny_whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_a_recogniser_of_the_hub_hears(tiny_whisper) -> None:
-    """Random weights hear rubbish, but the same rubbish again, and what the model and its tokenizer themselves say."""
+def test_a_recogniser_of_the_hub_transcribes(tiny_whisper) -> None:
+    """With random weights the transcript is random but reproducible, and equals that of model and tokenizer."""
     from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
 
     wav = np.random.default_rng(0).normal(0, 0.1, 8_000).astype(np.float32)

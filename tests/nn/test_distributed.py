@@ -1,4 +1,4 @@
-"""Two processes must equal one on the joint batch. The processes run this file too: `test_joint.py RANK FOLDER`."""
+"""Two processes must equal one with the global batch. They run this file: `test_distributed.py RANK FOLDER`."""
 
 import os
 import subprocess
@@ -42,13 +42,13 @@ CASES = {
 
 
 def _rows(step: int) -> Tensor:
-    """The joint batch's vectors (16, D); they wander, so that codes are left behind."""
+    """The vectors of the global batch (16, D); they drift, so that codes become unused."""
     noise = torch.randn(16, D, generator=torch.Generator().manual_seed(step))
     return noise + 1.5 * step
 
 
 def _part(step: int, sizes: list[int], rank: int) -> tuple[Tensor, Tensor]:
-    """What one process sees: (1, D, M) and mask (1, M). Without vectors of its own it has some padding."""
+    """What one process sees: (1, D, M) and mask (1, M). Without valid vectors it has some padding."""
     rows = _rows(step).split(sizes)[rank]
     valid = max(len(rows), 2)
     z = torch.full((1, D, valid + rank), 1e3)  # the second process has padding too
@@ -60,7 +60,7 @@ def _quantizer(options: dict, rank: int) -> Any:  # a Quantizer and an nn.Module
     options = {"ema_decay": 0.5, "restart_threshold": 0.5, **options}
     forwards_per_step = options.pop("forwards_per_step", 1)
     kind = options.pop("kind", "vq")
-    # data parallelism gives all processes the first one's parameters, but they begin with different random codebooks
+    # data parallelism gives all processes the first one's parameters, but they start with different random codebooks
     torch.manual_seed(0 if kind in PROJECTED else rank)
     cfg = PROJECTED.get(kind) or VectorQuantizerConfig(codebook_size=8, dim=D, **options)
     quantizer = build_quantizer(cfg)
@@ -73,7 +73,7 @@ def _state(module: torch.nn.Module) -> dict[str, Tensor]:
 
 
 def _gradients(quantizer: Any, z: Tensor, mask: Tensor) -> dict[str, Tensor]:
-    """Of a loss that is a sum over valid vectors: summed over processes, those of the joint batch."""
+    """Of a loss that is a sum over valid vectors: summed over processes, those of the global batch."""
     z.requires_grad_()
     q = quantizer(z, mask)
     rows = q.z_q.movedim(1, -1)[mask]
@@ -89,7 +89,7 @@ def _loss(z: Tensor, mask: Tensor) -> Tensor:
 
 
 def _work(rank: int, folder: Path) -> None:
-    """All cases on one of two processes; what came of them goes to a file."""
+    """All cases on one of two processes; the results are written to a file."""
     dist.init_process_group("gloo", init_method=f"file://{folder / 'rendezvous'}", rank=rank, world_size=2)
     found = {}
     for name, (sizes, options) in CASES.items():

@@ -67,12 +67,12 @@ def test_streamed_in_any_chunks_equals_whole(randomise, chunks, lookahead, seed)
     torch.testing.assert_close(_stream(encoder, wav, chunks), encoder(wav)[0], rtol=0, atol=1e-13)
 
 
-def test_a_stream_hands_out_each_frame_as_soon_as_it_is_certain(encoder) -> None:
-    state, heard, told = encoder.start(), 0, 0
+def test_a_stream_returns_each_frame_as_soon_as_it_is_final(encoder) -> None:
+    state, received, returned = encoder.start(), 0, 0
     for _ in range(60):
         z, state = encoder(_wav(3), state)
-        heard, told = heard + 3, told + z.shape[2]
-        assert told == max(0, heard - CFG.lookahead) // HOP
+        received, returned = received + 3, returned + z.shape[2]
+        assert returned == max(0, received - CFG.lookahead) // HOP
 
 
 def test_samples_beyond_the_lookahead_never_change_a_frame_and_those_within_do(encoder) -> None:
@@ -98,8 +98,8 @@ def test_a_frame_depends_on_exactly_its_receptive_field(randomise, lookahead) ->
     wav = _wav(end + 20).double().requires_grad_()
     encoder(wav)[0][0, :, n].sum().backward()
     assert wav.grad is not None
-    heard = wav.grad[0, 0].nonzero().flatten()
-    assert (heard.min().item(), heard.max().item() + 1) == (end - cfg.receptive_field, end)
+    used = wav.grad[0, 0].nonzero().flatten()
+    assert (used.min().item(), used.max().item() + 1) == (end - cfg.receptive_field, end)
 
 
 def test_padding_at_the_right_never_changes_earlier_frames(encoder) -> None:
@@ -117,7 +117,7 @@ def test_the_gain_is_that_of_the_input(encoder) -> None:
     torch.testing.assert_close(encoder(wav)[0], plain(wav * CFG.input_gain)[0], rtol=0, atol=1e-6)
 
 
-def test_streams_of_a_batch_do_not_hear_each_other(encoder) -> None:
+def test_streams_of_a_batch_are_independent(encoder) -> None:
     wavs = _wav(90, batch=3)
     together = encoder(wavs)[0]
     for wav, z in zip(wavs, together, strict=True):

@@ -1,4 +1,4 @@
-"""The filterbank: equal to librosa's, the same in chunks, and what an encoder on it promises."""
+"""The log-mel front-end: equal to librosa, chunked equals whole, and an encoder with it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _noise(samples: int, seed: int = 0) -> torch.Tensor:
     return torch.rand(1, samples, 1, generator=torch.Generator().manual_seed(seed)) * 0.4 - 0.2
 
 
-def test_it_is_the_log_power_that_librosa_finds() -> None:
+def test_log_power_equals_that_of_librosa() -> None:
     import librosa
 
     front, wav = LogMel(CFG).eval(), _noise(400)
@@ -48,23 +48,23 @@ def test_chunks_equal_the_whole() -> None:
 
 
 def test_windows_lie_around_the_middles_of_frames() -> None:
-    """A click is loudest in the frame in whose middle it lies, to the sample; an odd sample of padding is in front."""
+    """A click has the most power in the frame whose centre it is at; an odd sample of padding is at the start."""
     front = LogMel(CFG).eval()
     for frame in range(10):
         power = []
         for off in range(-3, 4):
             wav = torch.zeros(1, 400)
             wav[0, frame * 40 + 20 + off] = 0.5
-            heard = front.centred(wav, 10)[0].mean(1)  # (N,)
-            assert heard.argmax() == frame
-            power.append(heard[frame].item())
+            features = front.centred(wav, 10)[0].mean(1)  # (N,)
+            assert features.argmax() == frame
+            power.append(features[frame].item())
         assert power == sorted(power[:4]) + sorted(power[4:], reverse=True)
         assert power[0] == pytest.approx(power[6], abs=1e-3)
     short = _noise(15)[..., 0]  # shorter than what a window looks ahead
     assert torch.equal(front.centred(short, 1), front.centred(torch.nn.functional.pad(short, (0, 85)), 1))
 
 
-def test_among_the_banks_is_the_true_one_once() -> None:
+def test_the_unwarped_filterbank_occurs_once() -> None:
     banks = LogMel(LogMelConfig(n_mels=20, hop_length=40, win_length=100, f_max=6600, warp=0.2)).banks
     assert len(banks) == NUM_WARPS
     assert [torch.equal(banks[0], bank) for bank in banks[1:]] == [False] * (NUM_WARPS - 1)
@@ -72,17 +72,17 @@ def test_among_the_banks_is_the_true_one_once() -> None:
 
 
 @pytest.mark.parametrize("factor", [0.8, 1.2])
-def test_a_warped_bank_hears_a_tone_where_the_true_one_hears_it_stretched(factor: float) -> None:
+def test_a_warped_filterbank_scales_the_frequency_of_a_tone(factor: float) -> None:
     front = LogMel(LogMelConfig(n_mels=40, win_length=400, f_max=6600, warp=0.2))
     time = torch.arange(1600) / 16000
     tone, stretched = (torch.sin(2 * math.pi * 1000 * f * time)[None, :, None] * 0.1 for f in (1.0, factor))
     warped = front.banks[1] if factor == 0.8 else front.banks[-1]
-    heard = front.eval()(tone)[0][0, 5]
+    features = front.eval()(tone)[0][0, 5]
     front.banks = warped[None]
-    assert front(stretched)[0][0, 5].argmax() == heard.argmax()
+    assert front(stretched)[0][0, 5].argmax() == features.argmax()
 
 
-def test_only_training_draws_a_warp() -> None:
+def test_frequencies_are_warped_in_training_only() -> None:
     front, wav = LogMel(LogMelConfig(n_mels=20, win_length=400, f_max=6600, warp=0.2)), _noise(1600)
     trained = torch.stack([front.train()(wav)[0] for _ in range(8)])
     assert (trained != trained[0]).any()
@@ -90,7 +90,7 @@ def test_only_training_draws_a_warp() -> None:
     assert torch.equal(front(wav)[0], front(wav)[0])
 
 
-def test_an_encoder_on_it_streams_what_it_finds_in_the_whole(randomise) -> None:
+def test_an_encoder_with_front_end_streams_the_same_frames(randomise) -> None:
     encoder, wav = randomise(Encoder(ENCODER)).eval(), _noise(1003).mT
     whole, state, found = encoder(wav)[0], encoder.start(), []
     assert whole.shape[2] == math.ceil(1003 / 80)
@@ -101,15 +101,15 @@ def test_an_encoder_on_it_streams_what_it_finds_in_the_whole(randomise) -> None:
     torch.testing.assert_close(torch.cat(found, 2), whole, atol=1e-4, rtol=1e-4)
 
 
-def test_a_frame_hears_exactly_its_receptive_field(randomise) -> None:
+def test_a_frame_depends_on_exactly_its_receptive_field(randomise) -> None:
     encoder = randomise(Encoder(ENCODER)).eval()
     wav, n = _noise(3000).mT.requires_grad_(), 20
     encoder(wav)[0][0, :, n].sum().backward()
     assert wav.grad is not None
-    heard = wav.grad[0, 0].nonzero()[:, 0]
+    used = wav.grad[0, 0].nonzero()[:, 0]
     end = (n + 1) * ENCODER.hop + ENCODER.lookahead
-    # the first sample of a Hann window weighs nothing
-    assert (heard.min().item(), heard.max().item() + 1) == (end - ENCODER.receptive_field + 1, end)
+    # the first sample of a Hann window has weight 0
+    assert (used.min().item(), used.max().item() + 1) == (end - ENCODER.receptive_field + 1, end)
 
 
 @pytest.mark.parametrize(
@@ -127,6 +127,6 @@ def test_bad_values_are_refused(options, message) -> None:
 
 
 @pytest.mark.parametrize("options", [{"n_mels": 20, "warp": 0.2}, {"n_mels": 0}])
-def test_a_bank_that_cannot_be_is_refused(options) -> None:
+def test_invalid_filterbanks_are_refused(options) -> None:
     with pytest.raises(ValueError, match=r"f_max|needs bands"):
         LogMel(LogMelConfig(**options))

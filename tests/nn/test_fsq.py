@@ -83,7 +83,7 @@ def test_the_gradient_goes_straight_through_the_rounding(dim: int) -> None:
     torch.testing.assert_close(z.grad, leaf.grad)
     expected = [p.grad for p in fsq.parameters()]
     assert len(own) == (4 if dim == D else 0)
-    # what leads back from the levels sees the rounded values, the rest what it would see without rounding
+    # the output projection gets the rounded values, the rest the gradient without rounding
     torch.testing.assert_close(own[:2], expected[:2])
 
 

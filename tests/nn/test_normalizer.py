@@ -8,11 +8,11 @@ from vqaudio.nn.normalizer import Normalizer, NormalizerKind
 
 D = 5
 KINDS = get_args(NormalizerKind)
-ALONE = [kind for kind in KINDS if kind != "batch"]  # in training, no frame hears of another
+ALONE = [kind for kind in KINDS if kind != "batch"]  # in training, frames are independent of each other
 
 
 def _batch(*spatial: int, seed: int = 0) -> Tensor:
-    """(3, D, *spatial) whose D numbers have means and spreads of their own."""
+    """(3, D, *spatial) with a different mean and variance in each of the D dimensions."""
     shape = (3, D, *spatial)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     each = torch.arange(1.0, D + 1).view(1, D, *(1 for _ in spatial))
@@ -42,15 +42,15 @@ def test_affine_brings_the_first_training_batch_to_zero_mean_and_unit_variance()
     torch.testing.assert_close(out, (z - z.mean((0, 2))[:, None]) * slope[:, None], rtol=1e-3, atol=1e-4)
 
 
-def test_affine_is_learned_and_frame_is_not() -> None:
-    for normalizer, learned in ((Normalizer("affine", D), True), (Normalizer("frame", D), False)):
+def test_affine_is_trainable_and_frame_is_not() -> None:
+    for normalizer, trainable in ((Normalizer("affine", D), True), (Normalizer("frame", D), False)):
         normalizer(_batch(20))
-        assert [parameter.requires_grad for parameter in normalizer.parameters()] == [learned] * 2
+        assert [parameter.requires_grad for parameter in normalizer.parameters()] == [trainable] * 2
         z = _batch(20, seed=1).requires_grad_()
         normalizer(z).pow(3).sum().backward()
         assert z.grad is not None and z.grad.any()
         gradients = [parameter.grad for parameter in normalizer.parameters()]
-        assert all(gradient is not None and gradient.any() for gradient in gradients) == learned
+        assert all(gradient is not None and gradient.any() for gradient in gradients) == trainable
 
 
 def test_frame_gives_every_vector_mean_0_and_variance_1() -> None:

@@ -216,7 +216,7 @@ def test_simvq_agrees_with_vector_quantize_pytorch(rotation: bool) -> None:
     torch.testing.assert_close(_gradient(a), _gradient(b))
 
 
-def test_simvq_begins_at_the_scale_of_the_vectors() -> None:
+def test_simvq_is_initialised_at_the_scale_of_the_vectors() -> None:
     torch.manual_seed(0)
     quantizer = VectorQuantizer(
         VectorQuantizerConfig(codebook_size=512, dim=16, codebook_update="simvq", restart_threshold=0)
@@ -227,7 +227,7 @@ def test_simvq_begins_at_the_scale_of_the_vectors() -> None:
     assert quantizer.vectors.std().item() == pytest.approx(30, rel=0.05)
 
 
-def test_simvq_fits_vectors_that_wander() -> None:
+def test_simvq_follows_vectors_that_drift() -> None:
     """Its purpose: no code dies when all vectors move away."""
     quantizer = VectorQuantizer(
         VectorQuantizerConfig(codebook_size=32, dim=2, codebook_update="simvq", restart_threshold=0, **AT_ONCE)

@@ -4,7 +4,7 @@ import torch
 from vqaudio.nn.regularizers import jitter, replace_inputs
 
 
-def test_jitter_takes_a_frame_or_a_neighbour_as_often_as_asked() -> None:
+def test_jitter_replaces_frames_with_the_given_probability() -> None:
     frames = torch.arange(1000.0).expand(8, 3, 1000)
     step = jitter(frames, 0.12) - frames  # (8, 3, 1000)
     assert torch.equal(step[:, 0], step[:, 1])  # whole frames move
@@ -22,18 +22,18 @@ def test_the_ends_have_one_neighbour() -> None:
     assert jitter(torch.ones(2, 3, 1), 1.0).tolist() == torch.ones(2, 3, 1).tolist()
 
 
-def test_jitter_0_is_the_identity_and_gradients_go_to_the_frame_that_was_heard() -> None:
+def test_jitter_0_is_the_identity_and_gradients_go_to_the_copied_frame() -> None:
     frames = torch.arange(50.0).repeat(2, 3, 1).requires_grad_()
     assert torch.equal(jitter(frames, 0.0), frames)
-    heard = jitter(frames, 0.5)
-    heard.sum().backward()
-    times = torch.stack([row.long().bincount(minlength=50) for row in heard[:, 0].detach()])  # (2, 50)
+    jittered = jitter(frames, 0.5)
+    jittered.sum().backward()
+    times = torch.stack([row.long().bincount(minlength=50) for row in jittered[:, 0].detach()])  # (2, 50)
     assert frames.grad is not None and times.max() > 1
     assert torch.equal(frames.grad, times[:, None].expand(2, 3, 50).float())
 
 
 @pytest.mark.parametrize("by", [None, 10])
-def test_replaced_steps_are_as_many_as_asked(by) -> None:
+def test_steps_are_replaced_with_the_given_probability(by) -> None:
     x = torch.full((4, 5000), 3)
     out = replace_inputs(x, 0.3, by, num_classes=10)
     changed = out[out != x]

@@ -80,7 +80,7 @@ def test_nearest_is_brute_force_and_the_first_of_equals(search, num_rows, num_co
 
 @pytest.mark.parametrize("search", [nearest, nearest_in_pytorch])
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
-def test_nearest_loses_next_to_nothing_to_float64(search, scale) -> None:
+def test_nearest_is_as_close_as_in_float64(search, scale) -> None:
     rows, codebook = _noise(9000, 6) * scale, _noise(30, 6, seed=1) * scale  # more vectors than are compared at once
     distances = _brute_force(rows, codebook)
     chosen = distances.gather(1, search(rows, codebook)[:, None])[:, 0]
@@ -120,10 +120,10 @@ def test_decoded_codes_are_the_quantized_vectors() -> None:
 def test_unit_norm_compares_directions(codebook) -> None:
     quantizer = VectorQuantizer(VectorQuantizerConfig(codebook_size=8, dim=D, codebook_update=codebook, unit_norm=True))
     for step in range(3):
-        heard = _noise(2, D, 30, seed=step).requires_grad_()
-        q = quantizer(heard)
+        z = _noise(2, D, 30, seed=step).requires_grad_()
+        q = quantizer(z)
         (q.loss + q.z_q.pow(3).sum()).backward()
-        assert heard.grad is not None and heard.grad.any()
+        assert z.grad is not None and z.grad.any()
     z = _noise(2, D, 30)
     quantizer.eval()
     torch.testing.assert_close(quantizer.vectors.norm(dim=1), torch.full((8,), D**0.5))
@@ -205,13 +205,13 @@ def test_an_empty_batch_gives_an_empty_result(shape, training) -> None:
     torch.testing.assert_close(quantizer.codebook, before)
 
 
-def test_a_codebook_cannot_begin_with_nothing() -> None:
+def test_a_codebook_cannot_be_initialised_from_padding() -> None:
     quantizer = VectorQuantizer(VectorQuantizerConfig(codebook_size=K, dim=D))
-    with pytest.raises(ValueError, match="nothing but padding"):
+    with pytest.raises(ValueError, match="consist of padding only"):
         quantizer(_noise(2, D, 3), torch.zeros(2, 3, dtype=torch.bool))
 
 
-# --- how the codebook learns ---
+# --- training of the codebook ---
 
 
 @pytest.mark.parametrize("codebook", ["ema", "gradient"])
@@ -249,7 +249,7 @@ def test_moving_averages_follow_their_formula(updates) -> None:
     assert not torch.allclose(quantizer.codebook, before["codebook"], atol=0.1)
 
 
-def test_a_code_that_nobody_chooses_stays_where_it_is() -> None:
+def test_a_code_that_is_never_chosen_does_not_move() -> None:
     quantizer = _quantizer(ema_decay=0.0)
     before = quantizer.codebook.clone()
     rows = before[[1, 1, 5]] + 0.01
@@ -286,7 +286,7 @@ def test_restarted_codes_are_vectors_of_the_batch_and_stay_there(codebook) -> No
     mean_count = quantizer.ema_count.mean()
     assert (quantizer.ema_count[1:] >= 0.5 * mean_count).all()  # no longer dead
     torch.testing.assert_close(quantizer.ema_sum[1:], restarted * quantizer.ema_count[1:, None])
-    # the next batch chooses none of them: nothing of where they were before may come back
+    # the next batch chooses none of them: their old moving averages must have no effect
     quantizer(_columns(quantizer.codebook.detach()[:1].clone()))
     torch.testing.assert_close(quantizer.codebook.detach()[1:], restarted)
 
@@ -304,10 +304,10 @@ def test_restarts_at_different_updates_draw_different_vectors() -> None:
     assert torch.equal(restarted[0], restarted[2])
 
 
-def test_living_codes_are_not_restarted() -> None:
+def test_codes_in_use_are_not_restarted() -> None:
     codebook = torch.eye(4) * 10
     quantizer = _quantizer(codebook, ema_decay=0.0, restart_threshold=0.5)
-    rows = codebook[[0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3]] + 0.1  # all at more than half of the mean share
+    rows = codebook[[0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3]] + 0.1  # all at more than half of the mean frequency
     quantizer(_columns(rows))
     torch.testing.assert_close(quantizer.codebook, codebook + 0.1)
 
@@ -457,7 +457,7 @@ def test_all_follows_from_the_inputs_and_the_state(codebook) -> None:
 
     def trained(quantizer: VectorQuantizer, steps: range) -> VectorQuantizer:
         for step in steps:
-            torch.manual_seed(len(steps) + step)  # the global generator has no say
+            torch.manual_seed(len(steps) + step)  # independent of the global generator
             quantizer(_noise(2, D, 30, seed=step) * (step + 1))
         return quantizer
 

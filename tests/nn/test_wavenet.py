@@ -155,7 +155,7 @@ def test_the_speaker_acts_on_every_step(randomise) -> None:
         ({"layers": 2, "layers_per_stack": 1, "kernel_size": 4}, 3 * 2 + 1),
     ],
 )
-def test_the_receptive_field_is_exactly_what_the_configuration_says(randomise, options, expected) -> None:
+def test_the_receptive_field_is_exactly_that_of_the_configuration(randomise, options, expected) -> None:
     net = _net(randomise, **options)
     assert net.cfg.receptive_field == expected
     steps = expected + 3
@@ -167,7 +167,7 @@ def test_the_receptive_field_is_exactly_what_the_configuration_says(randomise, o
         assert torch.equal(net(other)[0][:, :, -1], before) == (back > expected)
 
 
-def test_streams_of_a_batch_do_not_hear_each_other(randomise) -> None:
+def test_streams_of_a_batch_are_independent(randomise) -> None:
     net = _net(randomise, cond_dim=3, num_speakers=3)
     x, cond, speaker = _inputs(net.cfg, 20, batch=3)
     assert cond is not None and speaker is not None
@@ -194,7 +194,7 @@ def test_shift_makes_the_input_that_predicts_a_target() -> None:
 
 
 @pytest.mark.parametrize("options", [{"input_noise": 0.5}, {"input_dropout": 0.5}])
-def test_the_past_is_disturbed_in_training_alone(randomise, options) -> None:
+def test_past_samples_are_corrupted_in_training_only(randomise, options) -> None:
     plain, disturbed = _net(randomise), _net(randomise, **options)
     disturbed.load_state_dict(plain.state_dict())
     x, _, _ = _inputs(plain.cfg, 40)

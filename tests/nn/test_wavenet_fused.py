@@ -34,7 +34,7 @@ def _inputs(net: WaveNet, steps: int, dtype: torch.dtype = torch.float64):
 
 
 def _results(net: WaveNet, inputs, *, at_once: bool, monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
-    """Logits, pasts, and the gradients of all that is learned and of the conditioning."""
+    """Logits, states, and the gradients of all parameters and of the conditioning."""
     x, cond, speaker = inputs
     net.zero_grad()
     runs = []

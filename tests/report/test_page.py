@@ -160,14 +160,16 @@ def chromium() -> Iterator[Any]:
 
 @contextmanager
 def _opened(chromium: Any, folder: Path, width: int = 1280, scheme: str = "light") -> Iterator[Any]:
-    """The page in a window of its own; afterwards nothing may have gone wrong or been asked of a network."""
+    """The page in a new window; on exit checks that there were no errors and no network requests."""
     problems: list[str] = []
     context = chromium.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
     page = context.new_page()
     page.set_default_timeout(10_000)
     page.on("console", lambda message: problems.append(f"{message.type}: {message.text}"))
     page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("request", lambda r: None if r.url.startswith(("file:", "data:")) else problems.append(f"asked {r.url}"))
+    page.on(
+        "request", lambda r: None if r.url.startswith(("file:", "data:")) else problems.append(f"requested {r.url}")
+    )
     aborted = "net::ERR_ABORTED"  # a player that is given another file drops the first
     page.on("requestfailed", lambda r: None if r.failure == aborted else problems.append(f"{r.url}: {r.failure}"))
     page.goto((folder / "index.html").as_uri())
@@ -264,8 +266,8 @@ def test_a_code_can_be_selected_and_played(chromium: Any, example: tuple[dict[st
         panel = page.locator("#code-panel")
         assert not panel.is_visible()
         page.locator(f'#codes-grid [data-code="{code["code"]}"]').click()
-        said = panel.inner_text()
-        assert f"Code {code['code']}" in said and f"{code['count']:,}" in said and "1st of 16" in said
+        panel_text = panel.inner_text()
+        assert f"Code {code['code']}" in panel_text and f"{code['count']:,}" in panel_text and "1st of 16" in panel_text
         assert panel.locator(".bars").nth(1).locator("span").first.inner_text() in ("flite_awb", "espeak_rp_f3")
         start, end = map(float, code["snippets"][0].split("#t=")[1].split(","))
         page.evaluate("""() => { window.played = []; const player = document.getElementById('snippet-player');
@@ -326,7 +328,7 @@ def test_a_phone_shows_it_without_sideways_scrolling(chromium: Any, example: tup
         assert box["x"] >= 0 and box["x"] + box["width"] <= 360
 
 
-def test_it_is_light_or_dark_as_the_reader_likes(chromium: Any, example: tuple[dict[str, Any], Path]) -> None:
+def test_it_has_a_light_and_a_dark_theme(chromium: Any, example: tuple[dict[str, Any], Path]) -> None:
     paper = """() => { const c = document.createElement('canvas').getContext('2d');
         c.fillStyle = getComputedStyle(document.body).backgroundColor; c.fillRect(0, 0, 1, 1);
         return c.getImageData(0, 0, 1, 1).data[0]; }"""
@@ -339,7 +341,7 @@ def test_it_is_light_or_dark_as_the_reader_likes(chromium: Any, example: tuple[d
 
 
 @pytest.mark.parametrize(
-    ("report", "said"),
+    ("report", "sentences"),
     [
         ({"title": "bare"}, ["has no metrics", "has no data on single codes", "has no timelines", "has no audio"]),
         ({"title": "a", "codes": [{"code": 0, "fraction": 1.0, "count": 3, "phones": {}, "speakers": {},
@@ -350,11 +352,13 @@ def test_it_is_light_or_dark_as_the_reader_likes(chromium: Any, example: tuple[d
         ({"title": "a", "missing": [{"task": "wer", "set": "x", "reason": "no texts"}]}, ["wer, x: no texts"]),
     ],
 )  # fmt: skip
-def test_a_section_without_data_says_so(chromium: Any, tmp_path: Path, report: dict[str, Any], said: list[str]) -> None:
+def test_a_section_without_data_shows_a_message(
+    chromium: Any, tmp_path: Path, report: dict[str, Any], sentences: list[str]
+) -> None:
     write_page(report, tmp_path)
     with _opened(chromium, tmp_path) as page:
         text = page.locator("main").inner_text()
-        assert all(sentence in text for sentence in said)
+        assert all(sentence in text for sentence in sentences)
         for clickable in page.locator("#codes-grid .cell, #lanes .run").all():
             clickable.click()
             assert page.locator("#code-panel h2").is_visible()

@@ -133,8 +133,8 @@ def test_the_same_input_gives_the_same_report(report: Path, arguments: list[str]
 def test_it_holds_the_conditioning_gap_and_the_verdict(
     data: Path, arguments: list[str], model_dir: Path, tmp_path: Path
 ) -> None:
-    asked = [*arguments, "--out", str(tmp_path / "report"), "--only", "conditioning_gap", "--no-html"]
-    assert main(asked) == 0
+    options = [*arguments, "--out", str(tmp_path / "report"), "--only", "conditioning_gap", "--no-html"]
+    assert main(options) == 0
     assert {path.name for path in (tmp_path / "report").iterdir()} == {"report.json"}
     found = json.loads((tmp_path / "report/report.json").read_text())
     model = load_model(model_dir)
@@ -145,11 +145,11 @@ def test_it_holds_the_conditioning_gap_and_the_verdict(
     assert values == pytest.approx({name: expected[name] for name in values}, abs=1e-5) and len(values) == 4
     assert found["model"]["fingerprint"] == model.fingerprint
     assert found["verdict"].split(":")[0] in get_args(VerdictName)
-    assert main(asked) == 2  # it is there already
+    assert main(options) == 2  # it is there already
     for stale in ("index.html", "audio/a.wav", "audio/notes.txt"):
         (tmp_path / "report" / stale).parent.mkdir(exist_ok=True)
         (tmp_path / "report" / stale).touch()
-    assert main([*asked, "--overwrite"]) == 0
+    assert main([*options, "--overwrite"]) == 0
     left = {str(path.relative_to(tmp_path / "report")) for path in (tmp_path / "report").rglob("*.*")}
     assert left == {"report.json", "audio/notes.txt"}
 
@@ -206,7 +206,7 @@ def test_the_reason_of_a_missing_task_is_given_and_the_others_are_computed(
     """Texts without a word of English, and no training utterances, so that there is no target speaker."""
     strange = [replace(u, text="zzyzx qwrtp") for u in read_manifest(data / "test.jsonl")]
     write_manifest(tmp_path / "strange.jsonl", strange)
-    asked = [
+    options = [
         *arguments,
         "--data",
         str(tmp_path / "strange.jsonl"),
@@ -216,7 +216,7 @@ def test_the_reason_of_a_missing_task_is_given_and_the_others_are_computed(
         "signal",
         "--no-html",
     ]
-    assert main([*asked, "--out", str(tmp_path / "report")]) == 0
+    assert main([*options, "--out", str(tmp_path / "report")]) == 0
     found = json.loads((tmp_path / "report/report.json").read_text())
     why = {own["task"]: own["reason"] for own in found["missing"]}
     assert "no word of the" in why["wer"] and "no target speaker" in why["voice_conversion"]
@@ -230,7 +230,7 @@ def test_what_cannot_be_evaluated_is_explained(
     assert main(["evaluate", *model, "--data", str(tmp_path), *out]) == 2
     assert f"there is no manifest {tmp_path}/test.jsonl" in capsys.readouterr().err
     assert main(["evaluate", *model, "--data", str(data), *out, "--first", "x"]) == 2
-    assert "--first is for a second-level image model" in capsys.readouterr().err
+    assert "--first is for a hierarchical image model" in capsys.readouterr().err
     assert main(["evaluate", *model, "--data", str(data), *out, "--phones", str(tmp_path / "none")]) == 2
     assert f"{tmp_path}/none does not exist" in capsys.readouterr().err
     for option, value in (("temperature", "-1"), ("top-k", "0"), ("top-p", "0")):

@@ -66,5 +66,5 @@ def test_the_registry_is_read_without_torch() -> None:
 def test_the_documentation_holds_the_registry() -> None:
     text = DOCS.read_text(encoding="utf-8")
     assert text == updated(text), "run python -m vqaudio.report.markdown docs/evaluation.md"
-    with pytest.raises(ValueError, match="must hold the markers"):
+    with pytest.raises(ValueError, match="must contain the markers"):
         updated(text.replace(END, ""))

@@ -82,7 +82,7 @@ def make_net(randomise) -> Callable[..., WaveNet]:
             "cond_hidden_channels": 6,
         }
         net = randomise(WaveNet(WaveNetConfig(**{**small, **options})), seed).requires_grad_(False)
-        net.out.weight *= 4  # what was drawn before matters
+        net.out.weight *= 4  # so that predictions depend on previous samples
         return net.to(dtype)
 
     return make

@@ -64,7 +64,7 @@ def test_pieces_are_the_whole(tested, make_net, inputs_of, seeded, monkeypatch, 
         assert torch.equal(tested.generate(net, **given, generator=seeded(0, 1, 2)), whole)
 
 
-def test_a_longer_generation_begins_like_a_shorter_one(tested, make_net, seeded) -> None:
+def test_a_longer_generation_starts_with_the_shorter_one(tested, make_net, seeded) -> None:
     net = make_net(tested.dtype, num_speakers=2)
     short, long = (tested.generate(net, speaker=torch.tensor([1]), steps=n, generator=seeded(0)) for n in (13, 29))
     assert torch.equal(long[:, :13], short)
@@ -91,7 +91,7 @@ def test_it_draws_each_step_given_the_ones_before(tested, make_net, inputs_of) -
         assert torch.equal(tested.generate(net, **inputs, steps=24, sampling=greedy), chosen)
 
 
-def test_nothing_to_do_is_done(tested, make_net) -> None:
+def test_empty_generations_are_empty(tested, make_net) -> None:
     net = make_net(tested.dtype, cond_dim=3)
     assert tested.generate(net, torch.zeros(2, 3, 0, dtype=tested.dtype), steps=0).shape == (2, 0)
     assert tested.generate(net, torch.zeros(0, 3, 0, dtype=tested.dtype), steps=0).shape == (0, 0)
@@ -125,7 +125,7 @@ def test_inputs_that_do_not_fit_are_refused(tested, make_net, seeded) -> None:
         tested.generate(net, cond, speaker, steps=[12, 3, 1])
 
 
-def test_two_at_once_are_those_one_after_the_other(tested, make_net, inputs_of, seeded) -> None:
+def test_concurrent_generations_equal_sequential_ones(tested, make_net, inputs_of, seeded) -> None:
     nets = [make_net(tested.dtype, seed=seed, **BOTH) for seed in (0, 1)]
 
     def run(number: int) -> Tensor:
@@ -169,7 +169,7 @@ def test_other_types_take_ring_buffers(make_net) -> None:
             choose(net, SamplingConfig(precision="bf16"))
 
 
-def test_a_gpu_takes_ring_buffers_and_a_cuda_graph_when_asked() -> None:
+def test_a_gpu_takes_ring_buffers_and_a_cuda_graph_on_request() -> None:
     with FakeTensorMode(), torch.device("cuda"):  # pretends that there is one
         net = WaveNet(WaveNetConfig(layers=2))
         assert choose(net).name == "PyTorch, ring buffers, on cuda"
@@ -178,7 +178,7 @@ def test_a_gpu_takes_ring_buffers_and_a_cuda_graph_when_asked() -> None:
             choose(net, SamplingConfig(precision="int8"))
 
 
-def test_without_kernels_it_says_so_once_and_takes_ring_buffers(make_net, monkeypatch, caplog, seeded) -> None:
+def test_without_kernels_it_warns_once_and_takes_ring_buffers(make_net, monkeypatch, caplog, seeded) -> None:
     monkeypatch.setattr(backends, "kernels", lambda: None)
     backends._warn_once.cache_clear()
     net = make_net()
@@ -198,7 +198,7 @@ def test_without_kernels_it_says_so_once_and_takes_ring_buffers(make_net, monkey
 def test_broken_weights_are_refused_in_pytorch_too(make_net, kind) -> None:
     net = make_net()
     net.skip.weight[2, 1] = float("nan")
-    with pytest.raises(ValueError, match=r"skip\.weight holds values that are not finite"):
+    with pytest.raises(ValueError, match=r"skip\.weight has values that are not finite"):
         generate(net, steps=4, backend=kind)
 
 
@@ -215,7 +215,7 @@ def test_an_extension_is_some_work_and_whole_frames(make_net) -> None:
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted in /proc")
 @pytest.mark.skipif(library.kernels() is None, reason=library.why_missing())
 @pytest.mark.parametrize("streams", [1, 5])
-def test_no_more_threads_run_than_were_asked_for(make_net, inputs_of, streams) -> None:
+def test_no_more_threads_run_than_requested(make_net, inputs_of, streams) -> None:
     net = make_net(**BOTH, layers=20, residual_channels=32, skip_channels=64)
     steps = 3000
 

@@ -151,7 +151,7 @@ def test_top_p_of_1_changes_nothing(logits, uniforms, temperature, top_k) -> Non
     assert torch.equal(every, none)
 
 
-def test_top_p_comes_after_temperature_and_top_k() -> None:
+def test_top_p_is_applied_after_temperature_and_top_k() -> None:
     """Of the probabilities 0.5, 0.3, 0.2, p = 0.6 keeps two; of the first two alone, renormalised, 0.625 is enough."""
     logits = torch.tensor([0.5, 0.3, 0.2]).log()
     assert (_many(logits, SamplingConfig(top_p=0.6)) > 0).tolist() == [True, True, False]

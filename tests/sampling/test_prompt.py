@@ -1,4 +1,4 @@
-"""A prompt: after it every backend draws what the reference loop draws, and what it would have drawn itself."""
+"""After a prompt, every backend generates the same as the reference loop, and as without the prompt."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vqaudio.sampling.config import SamplingConfig
 @pytest.mark.parametrize(
     "options", [{}, {"temperature": 0.7, "top_k": 3}, {"temperature": 0.0}, {"temperature": 1.5, "top_p": 0.9}], ids=str
 )
-def test_after_a_prompt_all_backends_continue_alike(make_net, tested, speakers, options) -> None:
+def test_after_a_prompt_all_backends_continue_equally(make_net, tested, speakers, options) -> None:
     net = make_net(tested.dtype, num_speakers=speakers, hop=1)
     prompt = torch.randint(7, (3, 5), generator=torch.Generator().manual_seed(1))
     speaker = torch.tensor([0, 2, 1]) if speakers else None

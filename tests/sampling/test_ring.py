@@ -81,7 +81,7 @@ def test_its_logits_are_those_of_the_parallel_pass(make_net, inputs_of, kind, ke
 
 
 @pytest.mark.parametrize("backend", [ring_buffers, cuda_graph])
-def test_conditioning_that_begins_inside_a_frame_is_refused(make_net, backend) -> None:
+def test_conditioning_that_starts_inside_a_frame_is_refused(make_net, backend) -> None:
     net = make_net(cond_dim=3)
     streams = backend(net, SamplingConfig()).open(None, 1)
     streams.extend(torch.zeros(1, 3, 1), torch.rand(1, 3), torch.tensor([3]))

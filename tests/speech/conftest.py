@@ -1,4 +1,4 @@
-"""Clips of real speech of two speakers that the tiny model does not know."""
+"""Clips of real speech of two speakers that are not in the tiny model."""
 
 from pathlib import Path
 

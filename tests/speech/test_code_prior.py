@@ -24,7 +24,7 @@ def prior(randomise: Callable[..., nn.Module]) -> CodePrior:
     made = CodePrior(CodePriorConfig(speakers=("anna", "bert"), model="abc", net=NET))
     randomise(made)
     made.net.out.weight.data *= 4
-    made.net.embed.weight.data *= 4  # what came before matters
+    made.net.embed.weight.data *= 4  # so that predictions depend on previous codes
     return made.eval().requires_grad_(False)
 
 
@@ -68,15 +68,15 @@ def test_the_loss_of_parts_averaged_is_that_of_the_joint_batch(prior: CodePrior)
     torch.testing.assert_close(torch.stack(halves).mean(), joint)
 
 
-def test_speakers_are_hidden_in_training_alone(prior: CodePrior) -> None:
+def test_speaker_dropout_is_applied_in_training_only(prior: CodePrior) -> None:
     codes, lengths = _batch([6] * 64)
     speaker = torch.zeros(64, dtype=torch.long)
-    told, _ = prior(codes, speaker, lengths)
-    assert torch.equal(prior(codes, speaker, lengths)[0], told)
+    plain, _ = prior(codes, speaker, lengths)
+    assert torch.equal(prior(codes, speaker, lengths)[0], plain)
     prior.train()
     torch.manual_seed(0)
     some, _ = prior(codes, speaker, lengths)
-    assert not torch.equal(some, told)
+    assert not torch.equal(some, plain)
 
 
 def test_samples_follow_the_speaker_and_the_prompt(prior: CodePrior, tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_samples_follow_the_speaker_and_the_prompt(prior: CodePrior, tmp_path: P
         drawn(["carl"])
 
 
-def test_of_many_speakers_some_are_named_and_all_are_counted() -> None:
+def test_long_speaker_lists_are_abbreviated_in_errors() -> None:
     prior = CodePrior(CodePriorConfig(speakers=tuple(f"s{i}" for i in range(20)), net=NET))
     assert prior.speaker_ids(["s19", None, "s0"]).tolist() == [19, 20, 0]
     with pytest.raises(ValueError, match=r"it knows 20: s0, .*, s11, \.\.\. \(vqaudio info P lists them\)"):

@@ -1,4 +1,4 @@
-"""The context: the same bits however the codes arrive, and no frame hears of a later one."""
+"""The context network is bit-identical for any division into pieces, and causal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vqaudio.speech.init_from import init_from
 
 @pytest.fixture(scope="module")
 def config(tiny_config):
-    """Hop 80, a filterbank, a context that is asked for the spectrum."""
+    """Hop 80, a log-mel front-end, and a context network with the log-mel loss."""
     front = LogMelConfig(n_mels=12, hop_length=40, win_length=100)
     return replace(
         tiny_config,
@@ -38,14 +38,14 @@ def model(config, initialised, randomise):
 @pytest.mark.parametrize("cuts", [[1] * 40, [7, 33], [CONTEXT_CHUNK, 24], [40]])
 def test_the_same_bits_however_the_codes_arrive(randomise, cuts) -> None:
     context = randomise(Context(ContextConfig(dilations=(1, 4), channels=6), 4, 5)).requires_grad_(False)
-    z_q, voice = torch.randn(1, 4, 40), torch.randn(1, 5)
-    whole = context.extend(z_q, voice, context.start(z_q))[0]
+    z_q, embedding = torch.randn(1, 4, 40), torch.randn(1, 5)
+    whole = context.extend(z_q, embedding, context.start(z_q))[0]
     state, found = context.start(z_q), []
     for piece in z_q.split(cuts, dim=2):
-        cond, state = context.extend(piece, voice, state)
+        cond, state = context.extend(piece, embedding, state)
         found.append(cond)
     assert torch.equal(torch.cat(found, 2), whole)
-    torch.testing.assert_close(whole, context(z_q, voice))
+    torch.testing.assert_close(whole, context(z_q, embedding))
 
 
 def test_streamed_speech_equals_whole_speech(model) -> None:
@@ -72,23 +72,23 @@ def _step(model, **changes):
     return logs
 
 
-def test_codes_learn_from_the_spectrum_and_leave_the_decoder_alone(config) -> None:
+def test_stage_codes_trains_codes_and_not_the_decoder(config) -> None:
     model = SpeechVQVAE(replace(config, stage="codes")).train()
     logs = _step(model)
     assert "spectrum_error" in logs and "bits_per_sample" not in logs
-    learned = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
-    assert {"encoder", "context", "spectrum"} <= learned
+    trained = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert {"encoder", "context", "spectrum"} <= trained
     moved = [name for name, p in model.decoder.named_parameters() if p.grad is not None]
     assert moved == ["speaker.weight"]
     with pytest.raises(ValueError, match=r"not been trained \(stage: codes\)"):
         model.eval().decode(model.tokenize(torch.rand(900) * 0.1), "anna")
 
 
-def test_speech_learns_with_the_codes_as_they_are(config, model, tmp_path) -> None:
+def test_stage_decoder_trains_the_decoder_with_frozen_codes(config, model, tmp_path) -> None:
     save_model(model, tmp_path / "codes")
     learner = SpeechVQVAE(replace(config, stage="decoder", speakers=("carl", "dora", "emil")))
     left = init_from(learner, [tmp_path / "codes"])
-    assert list(left.values()) == [["decoder.speaker.weight"]]  # nobody was called dora or emil
+    assert list(left.values()) == [["decoder.speaker.weight"]]  # dora and emil are new speakers
     assert learner.fingerprint == model.fingerprint
     own, theirs = learner.decoder.speaker, model.decoder.speaker
     assert own is not None and theirs is not None
@@ -108,7 +108,7 @@ def test_speech_learns_with_the_codes_as_they_are(config, model, tmp_path) -> No
     assert load_model(tmp_path / "speech").fingerprint == model.fingerprint
 
 
-def test_codes_that_are_to_stay_must_be_those_of_a_start(config, model, tmp_path) -> None:
+def test_frozen_codes_must_come_from_a_checkpoint(config, model, tmp_path) -> None:
     save_model(model, tmp_path)
     other_reach = replace(config, stage="decoder", encoder=replace(config.encoder, lookahead=71))
     wider = replace(config.encoder, channels=(9,))
@@ -130,18 +130,18 @@ def test_codes_that_are_to_stay_must_be_those_of_a_start(config, model, tmp_path
 
 @pytest.mark.parametrize("stage", ["joint", "decoder"])
 def test_what_must_be_exact_is_float32_under_autocast(config, model, stage) -> None:
-    """Vectors of codes that stay, and spectra; a context as it speaks."""
+    """Vectors of frozen codes, log-mel spectra, and the output of the context network."""
     learner = SpeechVQVAE(replace(config, stage=stage))
     learner.load_state_dict(model.state_dict())
     learner.eval()
     wav = torch.rand(2, 1, 4000, generator=torch.Generator().manual_seed(0)) * 0.4 - 0.2
-    z_q, voice = torch.randn(1, 4, 40), torch.randn(1, config.decoder.cond_hidden_channels)
+    z_q, embedding = torch.randn(1, 4, 40), torch.randn(1, config.decoder.cond_hidden_channels)
 
     def found() -> list[torch.Tensor]:
         assert learner.spectrum is not None and learner.context is not None
-        said = learner.spectrum.log_mel.centred(wav[:, 0], 100)
-        spoken = learner.context.extend(z_q, voice, learner.context.start(z_q))[0]
-        return [said, spoken, learner.quantize(wav, torch.tensor([4000, 4000]))[0]]
+        spectrum = learner.spectrum.log_mel.centred(wav[:, 0], 100)
+        conditioning = learner.context.extend(z_q, embedding, learner.context.start(z_q))[0]
+        return [spectrum, conditioning, learner.quantize(wav, torch.tensor([4000, 4000]))[0]]
 
     with torch.no_grad():
         exact = found()
@@ -150,7 +150,7 @@ def test_what_must_be_exact_is_float32_under_autocast(config, model, stage) -> N
     assert [torch.equal(a, b) for a, b in zip(exact, under, strict=True)] == [True, True, stage == "decoder"]
 
 
-def test_the_spectrums_error_hears_nothing_of_padding(config) -> None:
+def test_the_spectrum_error_ignores_padding(config) -> None:
     learner = SpeechVQVAE(replace(config, stage="codes"))
     learner.eval()
     target, lengths = torch.randint(16, (2, 800)), torch.tensor([800, 330])
@@ -159,7 +159,7 @@ def test_the_spectrums_error_hears_nothing_of_padding(config) -> None:
     torch.testing.assert_close(learner.spectrum_error_of_each(target, cond, lengths)[1:], alone)
 
 
-def test_what_codes_and_speakers_are_worth_to_the_spectrum(config, model) -> None:
+def test_spectrum_metrics_measure_codes_and_speakers(config, model) -> None:
     learner = SpeechVQVAE(replace(config, stage="codes"))
     learner.load_state_dict(model.state_dict())
     batch = {
@@ -168,13 +168,13 @@ def test_what_codes_and_speakers_are_worth_to_the_spectrum(config, model) -> Non
         "speaker": torch.tensor([0, 1, 2]),
         "lengths": torch.tensor([800, 800, 320]),
     }
-    figures = conditioning_metrics(learner.eval(), [batch])
+    metrics = conditioning_metrics(learner.eval(), [batch])
     with torch.no_grad():
         _, q = learner.quantize(batch["wav"], batch["lengths"])
         cond = learner.conditioned(q.z_q.roll(1, 0), batch["speaker"])
         other = learner.spectrum_error_of_each(batch["target"], cond, batch["lengths"]).sum() / 24
-    assert figures["spectrum_error"] + figures["conditioning_gap"] == pytest.approx(float(other), rel=1e-5)
-    assert {"speaker_gap", "perplexity", "codebook_size"} <= set(figures)
+    assert metrics["spectrum_error"] + metrics["conditioning_gap"] == pytest.approx(float(other), rel=1e-5)
+    assert {"speaker_gap", "perplexity", "codebook_size"} <= set(metrics)
     one = {name: value[:1] for name, value in batch.items()}
     with pytest.raises(ValueError, match="at least 2"):
         conditioning_metrics(learner, [one])
@@ -190,6 +190,6 @@ def test_what_codes_and_speakers_are_worth_to_the_spectrum(config, model) -> Non
         ({"spectrum_loss_weight": 0.0}, "spectrum_loss_weight"),
     ],
 )
-def test_configurations_that_cannot_be_are_refused(config, changes, message) -> None:
+def test_invalid_configurations_are_refused(config, changes, message) -> None:
     with pytest.raises(ValueError, match=message):
         replace(config, **changes)

@@ -195,7 +195,7 @@ def test_two_runs_do_not_share_a_folder(tmp_path, run, speech: Path) -> None:
     assert (code, err) == (2, f"error: another run is writing {tmp_path / 'm2'}; {ADVICE}\n")
 
 
-def test_help_answers_without_torch() -> None:
+def test_help_is_printed_without_torch() -> None:
     program = (
         "import sys; from vqaudio.cli.main import main; "
         "code = main(['adapt', '--help']); sys.exit('torch' in sys.modules)"

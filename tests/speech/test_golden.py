@@ -1,4 +1,4 @@
-"""The shipped tokenizer gives the tokens that were written down beside it, of the speech that lies there too."""
+"""The shipped tokenizer reproduces the tokens in golden.jsonl from the audio examples beside it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vqaudio.tokens.files import read_tokens
 
 
 @pytest.mark.parametrize("name", shipped_models())
-def test_the_golden_tokens_come_out_again(name: str) -> None:
+def test_the_golden_tokens_are_reproduced(name: str) -> None:
     model, folder = vqaudio.load_model(name), PRETRAINED / name
     rows = list(read_tokens(folder / "golden.jsonl"))
     assert len(rows) >= 3

@@ -95,13 +95,13 @@ def test_the_shared_model_uses_many_codes(tiny_model: SpeechVQVAE) -> None:
 
 
 @pytest.mark.parametrize("samples", [9, LONG, 2 * CHUNK_FRAMES * HOP + 5, 2 * CHUNK_FRAMES * HOP + 11])
-def test_codes_are_the_nearest_to_what_the_encoder_says(tiny_model: SpeechVQVAE, samples: int) -> None:
+def test_codes_are_the_nearest_to_the_encoder_output(tiny_model: SpeechVQVAE, samples: int) -> None:
     wav = _wav(samples)
     z, _ = tiny_model.encoder(wav[None, None])  # all at once
     codebook = tiny_model.quantizer.code_weights()["codebook"].double()
     distances = torch.cdist(tiny_model.normalizer(z)[0].T.double(), codebook)  # (N, K)
     chosen = distances.gather(1, _codes(tiny_model, wav)[:, None])[:, 0]
-    torch.testing.assert_close(chosen, distances.min(1).values, rtol=0, atol=1e-4)  # rounding may decide a draw
+    torch.testing.assert_close(chosen, distances.min(1).values, rtol=0, atol=1e-4)  # rounding may decide a tie
 
 
 @pytest.mark.parametrize("samples", [1, 7, 8, 9, 100, CHUNK_FRAMES * HOP, CHUNK_FRAMES * HOP + 1, LONG])
@@ -146,20 +146,20 @@ def test_any_pieces_give_the_codes_of_the_whole(tiny_model: SpeechVQVAE, pieces:
     assert torch.equal(streamed, _codes(tiny_model, wav))
 
 
-def test_a_stream_of_codes_does_not_wait_for_the_end(tiny_model: SpeechVQVAE) -> None:
-    heard = 0
+def test_a_stream_returns_codes_before_the_end(tiny_model: SpeechVQVAE) -> None:
+    received = 0
 
     def pieces() -> Iterator[Tensor]:
-        nonlocal heard
+        nonlocal received
         for piece in _wav(5 * CHUNK_FRAMES * HOP).split(100):
-            heard += len(piece)
+            received += len(piece)
             yield piece
 
-    told = 0
+    returned = 0
     for codes in tiny_model.encode_stream(pieces()):
-        told += len(codes)
-        assert heard - told * HOP < CHUNK_FRAMES * HOP + tiny_model.cfg.encoder.lookahead
-    assert told == 5 * CHUNK_FRAMES
+        returned += len(codes)
+        assert received - returned * HOP < CHUNK_FRAMES * HOP + tiny_model.cfg.encoder.lookahead
+    assert returned == 5 * CHUNK_FRAMES
 
 
 def test_files_and_arrays_give_the_same_tokens(tiny_model: SpeechVQVAE, tmp_path: Path) -> None:
@@ -239,7 +239,7 @@ def test_convert_is_tokenize_and_decode(tiny_model: SpeechVQVAE) -> None:
     assert torch.equal(converted, _speak(tiny_model, tiny_model.tokenize(wav), "carl", seed=2))
 
 
-def test_speakers_that_it_does_not_know_are_refused(tiny_model: SpeechVQVAE) -> None:
+def test_unknown_speakers_are_refused(tiny_model: SpeechVQVAE) -> None:
     tokens = _tokens(tiny_model, 20)
     for call in (
         lambda: tiny_model.speaker_id("p999"),
@@ -255,7 +255,7 @@ def test_speakers_that_it_does_not_know_are_refused(tiny_model: SpeechVQVAE) -> 
         tiny_model.decode_batch([tokens, tokens], ["anna"])
 
 
-def test_tokens_that_it_did_not_make_are_refused(tiny_model: SpeechVQVAE) -> None:
+def test_tokens_of_another_model_are_refused(tiny_model: SpeechVQVAE) -> None:
     tokens = _tokens(tiny_model, 20)
     with pytest.raises(ValueError, match=f"made by model 0123456789ab, this is model {tiny_model.fingerprint}"):
         tiny_model.decode(replace(tokens, model="0123456789ab"), "anna")
@@ -263,7 +263,7 @@ def test_tokens_that_it_did_not_make_are_refused(tiny_model: SpeechVQVAE) -> Non
         tiny_model.decode(replace(tokens, codes=torch.full((3,), 16)), "anna")
 
 
-def test_a_model_without_speakers_speaks(tiny_config: SpeechVQVAEConfig) -> None:
+def test_a_model_without_speakers_decodes(tiny_config: SpeechVQVAEConfig) -> None:
     model = SpeechVQVAE(replace(tiny_config, speakers=())).eval()
     tokens = model.tokenize(_wav(50))
     assert len(model.decode(tokens)) == 50
@@ -325,19 +325,19 @@ def test_the_loss_is_equation_3(tiny_model: SpeechVQVAE) -> None:
     logits, _ = tiny_model.decoder(tiny_model.decoder.shift(batch["target"]), q.z_q, batch["speaker"])
     losses = F.cross_entropy(logits, batch["target"], reduction="none")
     nll = (losses[0].sum() + losses[1, :101].sum()) / 261
-    torch.testing.assert_close(loss, nll * 261 / 320 + q.loss * 33 / 40)  # its share of valid samples, and of frames
+    torch.testing.assert_close(loss, nll * 261 / 320 + q.loss * 33 / 40)  # the fraction of valid samples, and of frames
     torch.testing.assert_close(logs["bits_per_sample"], nll / math.log(2))
     torch.testing.assert_close(logs["quantizer_loss"], q.loss)
     torch.testing.assert_close(logs["perplexity"], q.perplexity)
     z, _ = tiny_model.encoder(batch["wav"])
-    norms = torch.cat([z[0].norm(dim=0), z[1, :, :13].norm(dim=0)])  # 101 samples begin 13 frames
+    norms = torch.cat([z[0].norm(dim=0), z[1, :, :13].norm(dim=0)])  # 101 samples are in 13 frames
     torch.testing.assert_close(logs["encoder_norm"], norms.mean())
     torch.testing.assert_close(logs["code_norm"], tiny_model.quantizer.code_weights()["codebook"].norm(dim=1).mean())
     torch.testing.assert_close(logs["dead_codes"], 16 * (1 - logs["usage"]))
     assert all(value.shape == () and not value.requires_grad for value in logs.values())
 
 
-def test_the_decoder_hears_jittered_codes_in_training_alone(tiny_model: SpeechVQVAE) -> None:
+def test_codes_are_jittered_in_training_only(tiny_model: SpeechVQVAE) -> None:
     jittered = SpeechVQVAE(replace(tiny_model.cfg, time_jitter=0.5))
     jittered.load_state_dict(tiny_model.state_dict())
     batch = _batch(tiny_model, [160, 101])
@@ -346,7 +346,7 @@ def test_the_decoder_hears_jittered_codes_in_training_alone(tiny_model: SpeechVQ
     _, plain = steady(**batch)
     _, noisy = jittered.train()(**batch)
     assert noisy["bits_per_sample"] != plain["bits_per_sample"]
-    assert noisy["quantizer_loss"] == plain["quantizer_loss"]  # it is the codes' neighbours that are heard, not others
+    assert noisy["quantizer_loss"] == plain["quantizer_loss"]  # jitter does not change the codes themselves
 
 
 def test_parts_of_a_padded_batch_make_its_loss_and_gradient(tiny_model: SpeechVQVAE) -> None:
@@ -398,7 +398,7 @@ def _tiny_training_model() -> SpeechVQVAE:
     )
 
 
-def test_a_tiny_batch_is_learned_by_heart() -> None:
+def test_a_tiny_batch_is_overfitted() -> None:
     model = _tiny_training_model()
     time = torch.arange(400) / 400
     wav = torch.stack([torch.sin(2 * math.pi * 37 * time), torch.sin(2 * math.pi * 11 * time).sign() * 0.5])
@@ -417,12 +417,12 @@ def test_a_tiny_batch_is_learned_by_heart() -> None:
 
 
 @pytest.mark.parametrize("codebook", ["ema", "gradient"])
-def test_gradients_reach_everything_that_learns(codebook) -> None:
+def test_gradients_reach_all_trainable_parameters(codebook) -> None:
     model = _tiny_training_model()
     model = SpeechVQVAE(replace(model.cfg, quantizer=replace(model.cfg.quantizer, codebook_update=codebook)))
     model(**_batch(model, [400, 400]))[0].backward()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
-    optimizer.step()  # blocks that begin as the identity pass gradients from now on
+    optimizer.step()  # now gradients pass through blocks that were initialised as the identity
     optimizer.zero_grad()
     model(**_batch(model, [400, 400]))[0].backward()
     for name, parameter in model.named_parameters():
@@ -433,7 +433,7 @@ def test_gradients_reach_everything_that_learns(codebook) -> None:
     assert model.decoder.speaker.weight.grad.any(1).all()
 
 
-def test_waveforms_of_whole_numbers_are_refused(tiny_model: SpeechVQVAE) -> None:
+def test_integer_waveforms_are_refused(tiny_model: SpeechVQVAE) -> None:
     with pytest.raises(ValueError, match=r"must be floating-point, in \[-1, 1\], got torch.int16"):
         tiny_model.tokenize(np.zeros(100, dtype=np.int16))
 

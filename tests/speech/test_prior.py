@@ -21,7 +21,7 @@ NET = PixelCNNConfig(codebook_size=3, channels=6, layers=2, kernel_size=3, head_
 def prior(randomise: Callable[..., nn.Module]) -> ImagePrior:
     made = ImagePrior(ImagePriorConfig(map_shape=(2, 1, 2), classes=("cat", "dog"), model="abc", net=NET))
     randomise(made)
-    made.net.logits.weight.data *= 6  # far from guessing
+    made.net.logits.weight.data *= 6  # far from uniform
     return made.double().eval().requires_grad_(False)
 
 
@@ -32,7 +32,7 @@ def test_the_probabilities_of_all_maps_sum_to_one(prior: ImagePrior) -> None:
         assert (-nats).exp().sum().item() == pytest.approx(1, abs=1e-5)
 
 
-def test_draws_are_as_likely_as_it_says(prior: ImagePrior) -> None:
+def test_samples_follow_the_probabilities(prior: ImagePrior) -> None:
     label = torch.zeros(4000, dtype=torch.long)
     drawn = prior.sample(label=label, generator=torch.Generator().manual_seed(0))
     assert drawn.shape == (4000, 2, 1, 2)
@@ -41,7 +41,7 @@ def test_draws_are_as_likely_as_it_says(prior: ImagePrior) -> None:
     index = (drawn.flatten(1) * torch.tensor([27, 9, 3, 1])).sum(1)
     found = torch.bincount(index, minlength=81) / 4000
     assert (found - expected).abs().sum() < 0.2
-    assert (found - 1 / 81).abs().sum() > 0.4  # far from guessing, so the comparison says something
+    assert (found - 1 / 81).abs().sum() > 0.4  # far from uniform, so that the comparison is meaningful
 
 
 def test_a_saved_prior_is_the_same(prior: ImagePrior, tmp_path: Path) -> None:

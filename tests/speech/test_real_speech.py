@@ -1,4 +1,4 @@
-"""The shipped tokenizer on real speech: how many codes, and the same ones however they are asked for."""
+"""The shipped tokenizer on real speech: the number of codes, and equal codes in every mode."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_alone_in_a_padded_batch_and_read_again_are_the_same_codes(
     wavs = [torch.from_numpy(read_audio(path, model.sample_rate)) for path in chosen]
     lengths = torch.tensor([len(wav) for wav in wavs])
     padded = torch.nn.utils.rnn.pad_sequence(wavs, batch_first=True)[:, None]
-    # what lies in the padding is nobody's business
+    # the content of the padding must not matter
     padded[:, 0][torch.arange(padded.shape[2]) >= lengths[:, None]] = 0.7
     batched, num_codes = model.encode(padded, lengths)
     for i, path in enumerate(chosen):

@@ -51,19 +51,19 @@ def test_codes_may_arrive_in_any_pieces(tiny_model: SpeechVQVAE, cuts: list[int]
     assert torch.equal(torch.cat([torch.zeros(0), *pieces]), whole[: sum(map(len, pieces))])
 
 
-def test_audio_comes_before_later_codes_are_asked_for(model: SpeechVQVAE) -> None:
+def test_audio_is_returned_before_later_codes_are_read(model: SpeechVQVAE) -> None:
     """The delay: a code's samples are there before the next code is."""
     codes = _tokens(model, 80).codes.tolist()
-    asked = 0
+    codes_read = 0
 
     def arriving():
-        nonlocal asked
+        nonlocal codes_read
         for code in codes:
-            asked += 1
+            codes_read += 1
             yield code
 
     for count, piece in enumerate(model.decode_stream(arriving(), "anna"), start=1):
-        assert asked == count
+        assert codes_read == count
         assert len(piece) == model.hop
 
 
@@ -82,7 +82,7 @@ def test_a_stream_refuses_what_decode_refuses(model: SpeechVQVAE) -> None:
             call()
 
 
-def test_precisions_differ_and_say_where_they_are_missing(model: SpeechVQVAE) -> None:
+def test_precisions_differ_and_unavailable_ones_are_reported(model: SpeechVQVAE) -> None:
     tokens = _tokens(model, 5000)
     if sampling.kernels() is None:
         with pytest.raises(ValueError, match="precision bf16 needs the compiled kernels on a CPU"):

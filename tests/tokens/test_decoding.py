@@ -25,7 +25,7 @@ def jobs(tiny_model):
 
 def test_batched_equals_alone(tiny_model, jobs) -> None:
     together = {
-        spoken.job.path: spoken.wav for spoken in decode_jobs(tiny_model, jobs, SamplingConfig(seed=5), batch=3)
+        decoded.job.path: decoded.wav for decoded in decode_jobs(tiny_model, jobs, SamplingConfig(seed=5), batch=3)
     }
     assert sorted(together) == [job.path for job in jobs]
     for job in jobs:

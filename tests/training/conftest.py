@@ -1,4 +1,4 @@
-"""Real training processes that start within milliseconds, alone or several that know each other."""
+"""Real training processes that start within milliseconds, single or as a process group."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ TINY = {
 
 @dataclass
 class Run:
-    """Processes of one run, in a group of their own."""
+    """Processes of one run, in a separate process group."""
 
     host: Host
     output_path: Path
@@ -57,7 +57,7 @@ class Run:
 
     @property
     def output(self) -> str:
-        """What they have said so far."""
+        """Their output so far."""
         return self.output_path.read_text() if self.output_path.exists() else ""
 
     def poll(self) -> list[int | None]:
@@ -73,14 +73,14 @@ class Run:
         while None in (statuses := self.poll()):
             if time.monotonic() > end:
                 self.kill()
-                raise TimeoutError(f"still running after {seconds} s; they said:\n{self.output}")
+                raise TimeoutError(f"still running after {seconds} s; output:\n{self.output}")
             time.sleep(0.03)
         return statuses
 
     def finish(self) -> str:
-        """Waits for them, sees that all went well, and returns what they said."""
+        """Waits for them, checks that all succeeded, and returns their output."""
         statuses = self.wait()
-        assert not any(statuses), f"exit statuses {statuses}; they said:\n{self.output}"
+        assert not any(statuses), f"exit statuses {statuses}; output:\n{self.output}"
         return self.output
 
     def kill(self) -> None:
@@ -151,7 +151,7 @@ def launched() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     started = []
 
     def launch(*arguments: object, processes: int = 1) -> subprocess.Popen[str]:
-        # without --multi_gpu, Accelerate starts a single process on a CPU whatever it is asked for
+        # without --multi_gpu, Accelerate starts a single process on a CPU whatever the flags
         several = ["--multi_gpu", "--num_processes", str(processes)]
         command = [sys.executable, "-m", "accelerate.commands.launch", *(several if processes > 1 else ["--cpu"])]
         command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]

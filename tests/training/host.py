@@ -1,8 +1,8 @@
 """Starts Python files at once: this process has imported what they need, and forks for each of them.
 
 A request is a line of JSON: {"argv", "environment", "output", "group", "rendezvous"} starts a process and answers with
-its id, {"poll": ID} answers with its exit status, null while it runs. matplotlib is not to be had there: drawing takes
-longer than training.
+its id, {"poll": ID} answers with its exit status, null while it runs. matplotlib is made unavailable there, because
+plotting takes longer than training.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def serve() -> dict[str, Any] | None:
 
 
 def become(request: dict[str, Any]) -> None:
-    """Makes this process what was asked for: its group, files, environment and peers."""
+    """Sets up this process as requested: its group, files, environment and process group."""
     os.setpgid(0, request["group"])
     if sys.platform == "linux":  # no process outlives the tests
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))

@@ -1,4 +1,4 @@
-"""Two and three processes must equal one on the joint batch: losses, gradients, weights, codebooks, restarts.
+"""Two and three processes must equal one with the global batch: losses, gradients, weights, codebooks, restarts.
 
 The processes run this file too. `test_distributed.py FOLDER`: a run of each of the KINDS.
 `test_distributed.py FOLDER RECIPE ...`: the recipe; what it writes below --out is noted in FOLDER.
@@ -53,7 +53,7 @@ FIT = FitConfig(
 )
 
 
-HEARD = {
+WITH_SPECTRUM = {
     "context": ContextConfig(dilations=(1, 2), channels=6),
     "spectrum": LogMelConfig(n_mels=5, hop_length=8, win_length=24),
 }
@@ -62,7 +62,7 @@ HEARD = {
 class Kind(NamedTuple):
     """What is trained on what."""
 
-    lengths: list[int] = FULL  # valid samples of the joint batch's crops
+    lengths: list[int] = FULL  # valid samples of the crops of the global batch
     quantizer: dict[str, Any] = {}  # noqa: RUF012
     model: dict[str, Any] = {}  # noqa: RUF012
     fit: dict[str, Any] = {}  # noqa: RUF012
@@ -78,8 +78,8 @@ KINDS = {
     "gradient codebook, affine": Kind(
         RAGGED, quantizer={"codebook_update": "gradient"}, model={"normalizer": "affine"}
     ),
-    "codes from the spectrum": Kind(RAGGED, model={**HEARD, "stage": "codes"}),
-    "spectrum and speech": Kind(RAGGED, model=HEARD),
+    "stage codes": Kind(RAGGED, model={**WITH_SPECTRUM, "stage": "codes"}),
+    "with log-mel loss": Kind(RAGGED, model=WITH_SPECTRUM),
     "bf16": Kind(fit={"precision": "bf16"}),
 }
 PROCESSES = (1, 2, 3)
@@ -125,7 +125,7 @@ def _train(kind: Kind, folder: Path, rank: int, processes: int) -> dict[str, Any
     if processes > 1 and not torch.distributed.is_initialized():  # a run ends its group
         store = f"file://{folder.parent / folder.name.replace(' ', '-')}.rendezvous"
         torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=processes)
-    torch.manual_seed(rank)  # processes begin with different weights; those of the first are taken
+    torch.manual_seed(rank)  # processes start with different weights; those of the first are used
     cfg = replace(MODEL, quantizer=replace(MODEL.quantizer, **kind.quantizer), **kind.model)
     model = fit(Watched(cfg), Crops(kind.lengths), replace(FIT, **kind.fit), folder)
     return {"state": model.state_dict(), "seen": model.seen}
@@ -138,7 +138,7 @@ def _work(folder: Path) -> None:
 
 
 class Found(NamedTuple):
-    """What came of all kinds with so many processes."""
+    """The results of all kinds with a number of processes."""
 
     folder: Path
     ranks: list[dict[str, Any]]
@@ -235,7 +235,7 @@ def test_in_bf16_processes_stay_together_and_near_one(found, processes) -> None:
 
 @pytest.mark.slow
 def test_the_recipe_launched_on_two_processes_equals_one(host, launched, tiny: Path, runs: Path, recipe: Path) -> None:
-    """1 x 5 crops = 3 + 2 on two processes: first values, restarts, evaluation, figures and the model in the end."""
+    """1 x 5 crops = 3 + 2 on two processes: codebook initialisation, restarts, metrics and the final model."""
     # longer than many utterances: part of them is padding
     flags = (
         "--crops.samples",
@@ -278,7 +278,7 @@ def test_only_the_first_process_writes(host, tiny: Path, runs: Path, recipe: Pat
 
 @pytest.mark.parametrize("way", ["FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"])
 def test_what_splits_the_model_is_refused_in_one_line(host, tiny: Path, runs: Path, recipe: Path, way: str) -> None:
-    """As `accelerate launch` asks for it; the packages that it would need are not there."""
+    """As requested by `accelerate launch`; the packages that it would need are not installed."""
     out = runs / way
     run = host.start(recipe, tiny, "--out", out, environment={f"ACCELERATE_USE_{way}": "true"})
     assert run.wait() == [1]

@@ -1,4 +1,4 @@
-"""fit: what it promises to one process that nobody disturbs; see test_interrupted and test_distributed."""
+"""fit with a single process; interruptions and several processes are in test_interrupted and test_distributed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vqaudio.training.metrics_file import read_metrics
 
 
 class Numbers:
-    """A loader of fixed numbers: batch k of a regression that any process could draw."""
+    """A loader of fixed numbers: batch k of a regression problem."""
 
     seconds_per_step = 0.0
 
@@ -43,7 +43,7 @@ class Regression(nn.Module):
 def test_resumed_equals_uninterrupted(tmp_path: Path, average: float) -> None:
     whole = FitConfig(steps=9, save_every=4, ema_decay=average)
     straight = fit(Regression(), Numbers(), whole, tmp_path / "straight")
-    # the same run, cut off after its checkpoint at step 4: what came later on disk is removed
+    # the same run, truncated after its checkpoint at step 4: later files are removed
     fit(Regression(), Numbers(), whole, tmp_path / "cut")
     newest = sorted((tmp_path / "cut/checkpoints").iterdir())
     assert [path.name for path in newest] == ["00000008", "00000009"]
@@ -83,7 +83,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_older_ones(tmp_path: Pat
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["00000002"]
 
 
-def test_a_diverging_run_says_so(tmp_path: Path) -> None:
+def test_a_diverging_run_is_reported(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="diverged"):
         fit(Regression(), Numbers(), FitConfig(steps=200, lr=1e30, max_grad_norm=0, log_every=1), tmp_path)
 
@@ -96,7 +96,7 @@ def test_another_models_checkpoint_is_refused(tmp_path: Path) -> None:
         fit(other, Numbers(), FitConfig(steps=4), tmp_path)
 
 
-def test_lr_rises_stays_and_falls() -> None:
+def test_lr_warms_up_stays_constant_and_decays() -> None:
     cfg = FitConfig(steps=100, lr=1.0, lr_warmup_steps=10, lr_decay_fraction=0.2)
     rates = [cfg.lr_at(step) for step in range(100)]
     assert rates[0] == pytest.approx(0.1) and rates[9] == rates[50] == rates[80] == 1.0
@@ -104,7 +104,7 @@ def test_lr_rises_stays_and_falls() -> None:
 
 
 @pytest.mark.parametrize("field, value", [("steps", 0), ("lr", -1.0), ("betas", (0.9,)), ("lr_decay_fraction", 2.0)])
-def test_impossible_settings_are_refused_by_name(field: str, value: object) -> None:
+def test_invalid_settings_are_refused_by_name(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=field):
         FitConfig(**{field: value})  # pyright: ignore[reportArgumentType]
 

@@ -1,6 +1,6 @@
-"""Runs that are killed, or whose disk is full, and go on as if nothing had been.
+"""Runs that are killed, or whose disk is full, resume as if they had not been interrupted.
 
-What is interrupted runs in processes of their own, through this file: `test_interrupted.py HOW ... RECIPE ...`.
+The interrupted runs are separate processes, started through this file: `test_interrupted.py HOW ... RECIPE ...`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _assert_same_bits(out: Path, straight: Path, when: str = "") -> None:
     for name, value in expected.items():
         assert torch.equal(value, resumed[name]), f"{name}, {when}"
     steps = [(row["kind"], row["step"]) for row in read_metrics(out / "metrics.jsonl")]
-    assert len(steps) == len(set(steps)), "a row of figures is there twice"
+    assert len(steps) == len(set(steps)), "a row of metrics occurs twice"
     assert not list(out.glob(f"{CHECKPOINTS}/.*")) + list(out.glob(".*.jsonl")), "something half written was left"
 
 
@@ -103,7 +103,7 @@ def test_killed_and_resumed_equals_uninterrupted(host, killed, straight, tiny: P
 def test_two_killed_processes_continue_as_two_one_or_three(
     host, killed_twins, straight, runs: Path, tiny: Path, recipe: Path, processes: int
 ) -> None:
-    """As two: the same bits. Otherwise the same numbers but for rounding, and it is said."""
+    """As two: the same bits. Otherwise equal within rounding, with a log message."""
     (twins, when), out = killed_twins, runs / f"continued{processes}"
     shutil.copytree(twins, out)
     output = host.start(recipe, tiny, "--out", out, *OFTEN, processes=processes).finish()
@@ -169,7 +169,7 @@ def _fit(out: Path, cfg: FitConfig = SHORT) -> None:
 
 
 def _die_while_writing(step: int, event: int) -> Callable[[], int]:
-    """This process kills itself when it is about to do the `event`-th thing to the disk for a checkpoint.
+    """This process kills itself before the `event`-th file operation of writing a checkpoint.
 
     Counted are files opened, made, renamed and removed since the folder of step `step` was made. -> counts so far
     """
@@ -188,7 +188,7 @@ def _die_while_writing(step: int, event: int) -> Callable[[], int]:
 
 
 def _at_every_point(folder: Path) -> None:
-    """For each thing that writing a checkpoint does to the disk: a run that dies before it, and its continuation.
+    """For each file operation of writing a checkpoint: a run that is killed before it, and its continuation.
 
     Leaves folders 1, 2, ... and "straight" with runs that have ended, and what was there between in between.json.
     """
@@ -272,9 +272,9 @@ def test_a_file_that_cannot_grow_is_named(host, begun, runs: Path, tiny: Path, r
     limit = (out / cut if cut == "metrics.jsonl" else whole / CHECKPOINTS / "00000012" / cut).stat().st_size - 5
     run = host.start(__file__, "fails-beyond", limit, recipe, tiny, "--out", out)
     assert run.wait() == [1], run.output
-    said = run.output.splitlines()[-1]
+    message = run.output.splitlines()[-1]
     named = out / cut if cut == "metrics.jsonl" else f"the checkpoint {out / CHECKPOINTS / '00000012'}"
-    assert said.startswith(f"error: cannot write {named}: ") and "File too large" in said
+    assert message.startswith(f"error: cannot write {named}: ") and "File too large" in message
     assert [path.name for path in (out / CHECKPOINTS).iterdir()] == ["00000008"]
     host.start(recipe, tiny, "--out", out).finish()
     _assert_same_bits(out, whole)
@@ -309,8 +309,8 @@ def test_a_full_disk_ends_the_run_in_words_and_room_continues_it(
     filler = _fill(small_disk, leave=size // 2)
     run = host.start(recipe, tiny, "--out", out, processes=processes)
     assert run.wait()[0] == 1, run.output
-    (said,) = [line for line in run.output.splitlines() if line.startswith("error: ")]
-    assert f"cannot write the checkpoint {out / CHECKPOINTS / '00000012'}" in said and "No space left" in said
+    (message,) = [line for line in run.output.splitlines() if line.startswith("error: ")]
+    assert f"cannot write the checkpoint {out / CHECKPOINTS / '00000012'}" in message and "No space left" in message
     assert [path.name for path in (out / CHECKPOINTS).iterdir()] == ["00000008"]
     filler.unlink()
     assert "resuming from" in host.start(recipe, tiny, "--out", out, processes=processes).finish()
@@ -318,14 +318,14 @@ def test_a_full_disk_ends_the_run_in_words_and_room_continues_it(
         _assert_same_bits(out, whole)
 
 
-# --- asked to stop ---
+# --- stopped by a signal ---
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "to_launcher"), [(signal.SIGTERM, False), (signal.SIGINT, False), (signal.SIGTERM, True)]
 )
-def test_a_signal_saves_and_says_how_to_continue(
+def test_a_signal_saves_a_checkpoint_and_a_message_explains_how_to_continue(
     launched, runs: Path, tiny: Path, number: signal.Signals, to_launcher: bool
 ) -> None:
     out = runs / f"stopped-{number.name}-{to_launcher}"

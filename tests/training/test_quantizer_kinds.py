@@ -1,4 +1,4 @@
-"""Each kind of quantizer through the whole of a model's life: trained, saved, loaded, tokenizing, decoding."""
+"""Each kind of quantizer end to end: training, saving, loading, tokenizing, decoding."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_it_is_trained_and_logged(trained) -> None:
     assert updates.item() == STEPS  # one for each optimizer step, whatever its forward passes
 
 
-def test_it_tokenizes_alone_batched_and_streamed_alike_and_decodes(trained) -> None:
+def test_it_tokenizes_equally_alone_batched_and_streamed_and_decodes(trained) -> None:
     out, size = trained
     model = load_model(out)
     assert model.codebook_size == size
@@ -68,7 +68,7 @@ def test_it_tokenizes_alone_batched_and_streamed_alike_and_decodes(trained) -> N
     torch.testing.assert_close(model.quantizer.decode(q.codes), q.z_q, rtol=0, atol=1e-6)
 
 
-def test_its_fingerprint_is_its_own_and_vqaudio_info_tells_it(trained, capsys) -> None:
+def test_its_fingerprint_is_unique_and_printed_by_vqaudio_info(trained, capsys) -> None:
     out, size = trained
     model = load_model(out)
     assert main(["info", str(out)]) == 0

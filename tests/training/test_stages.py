@@ -1,4 +1,4 @@
-"""The recipe learns codes alone, then speech from them: by one process, by two, and interrupted."""
+"""The recipe trains the stages codes and decoder: with one process, with two, and interrupted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vqaudio import load_model
 from vqaudio.training.metrics_file import read_metrics
 
 pytestmark = pytest.mark.slow
-HEARD = (  # all that is drawn at random for the encoder, too
+AUGMENTED = (  # including random augmentation of the encoder input
     *(
         "--model.encoder.frontend.n_mels",
         "12",
@@ -27,27 +27,27 @@ HEARD = (  # all that is drawn at random for the encoder, too
     *("--model.context.dilations", "1", "2", "--model.context.channels", "8"),
     *("--model.spectrum.n_mels", "8", "--model.spectrum.hop_length", "64", "--model.spectrum.win_length", "256"),
 )
-SPEECH = (*HEARD, "--model.stage", "decoder")
+SPEECH = (*AUGMENTED, "--model.stage", "decoder")
 
 
 @pytest.fixture(scope="module")
 def codes(host, tiny: Path, runs: Path, recipe: Path) -> Path:
-    """A run that has learned codes alone."""
+    """A run with stage: codes."""
     out = runs / "codes"
-    host.start(recipe, tiny, "--out", out, *HEARD, "--model.stage", "codes").finish()
+    host.start(recipe, tiny, "--out", out, *AUGMENTED, "--model.stage", "codes").finish()
     return out
 
 
 @pytest.fixture(scope="module")
 def speech(host, tiny: Path, runs: Path, recipe: Path, codes: Path) -> Path:
-    """One that has learned speech from them."""
+    """A run with stage: decoder, initialised from it."""
     out = runs / "speech"
-    said = host.start(recipe, tiny, "--out", out, "--init-from", codes, *SPEECH).finish()
-    assert f"initialised from {codes}; not copied: decoder." in said and "decoder.speaker.weight" not in said
+    output = host.start(recipe, tiny, "--out", out, "--init-from", codes, *SPEECH).finish()
+    assert f"initialised from {codes}; not copied: decoder." in output and "decoder.speaker.weight" not in output
     return out
 
 
-def test_codes_stay_and_speech_comes(codes: Path, speech: Path) -> None:
+def test_codes_do_not_change_and_the_decoder_is_trained(codes: Path, speech: Path) -> None:
     before, after = load_model(codes), load_model(speech)
     assert after.fingerprint == before.fingerprint
     wav = torch.rand(2000, generator=torch.Generator().manual_seed(0)) - 0.5
@@ -57,16 +57,16 @@ def test_codes_stay_and_speech_comes(codes: Path, speech: Path) -> None:
         before.decode(tokens, before.speakers[0])
     assert len(after.decode(tokens, after.speakers[0])) == 2000
     assert not torch.equal(before.state_dict()["context.code.weight"], after.state_dict()["context.code.weight"])
-    learned = [row for row in read_metrics(codes / "metrics.jsonl") if row["kind"] == "valid"]
-    assert learned[-1]["spectrum_error"] < learned[0]["spectrum_error"]
+    rows = [row for row in read_metrics(codes / "metrics.jsonl") if row["kind"] == "valid"]
+    assert rows[-1]["spectrum_error"] < rows[0]["spectrum_error"]
     assert {"spectrum_error", "bits_per_sample"} <= set(read_metrics(speech / "metrics.jsonl")[0])
 
 
 def test_two_processes_equal_one(host, tiny: Path, runs: Path, recipe: Path, codes: Path, speech: Path) -> None:
-    """Of codes alone, other tests say so; speech begins with what another run has learned."""
+    """Stage: codes is covered by other tests; stage: decoder is initialised from another run."""
     out = runs / "speech of two"
-    said = host.start(recipe, tiny, "--out", out, "--init-from", codes, *SPEECH, processes=2).finish()
-    assert said.count("not copied") == 1 and "training on 2 processes" in said
+    output = host.start(recipe, tiny, "--out", out, "--init-from", codes, *SPEECH, processes=2).finish()
+    assert output.count("not copied") == 1 and "training on 2 processes" in output
     one, two = (load_file(run / "model.safetensors") for run in (speech, out))
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-3, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}")
@@ -74,7 +74,7 @@ def test_two_processes_equal_one(host, tiny: Path, runs: Path, recipe: Path, cod
 
 
 @pytest.mark.parametrize("stage", ["codes", "decoder"])
-def test_a_run_that_goes_on_equals_one_that_never_stopped(
+def test_resumed_equals_uninterrupted(
     host, tiny: Path, runs: Path, recipe: Path, codes: Path, speech: Path, stage: str
 ) -> None:
     whole = {"codes": codes, "decoder": speech}[stage]
@@ -82,15 +82,15 @@ def test_a_run_that_goes_on_equals_one_that_never_stopped(
     out = runs / f"{stage} continued"
     shutil.copytree(whole, out)
     shutil.rmtree(out / "checkpoints/00000012")
-    said = host.start(recipe, tiny, "--out", out, *start, *HEARD, "--model.stage", stage).finish()
-    assert "resuming from" in said
+    output = host.start(recipe, tiny, "--out", out, *start, *AUGMENTED, "--model.stage", stage).finish()
+    assert "resuming from" in output
     for name in ("model.safetensors", "training.safetensors"):
         expected, found = (load_file(run / "checkpoints/00000012" / name) for run in (whole, out))
         assert expected.keys() == found.keys()
         assert all(torch.equal(value, found[key]) for key, value in expected.items()), name
 
 
-def test_speech_without_a_start_is_refused(host, tiny: Path, runs: Path, recipe: Path) -> None:
+def test_stage_decoder_without_a_checkpoint_is_refused(host, tiny: Path, runs: Path, recipe: Path) -> None:
     run = host.start(recipe, tiny, "--out", runs / "from nothing", *SPEECH)
     assert run.wait() == [1]
     assert "error: stage: decoder freezes encoder and codebook, so init_from must name" in run.output

@@ -1,4 +1,4 @@
-"""Runs that are broken on purpose, on speech of the embedded corpus: each gets its verdict within 200 steps."""
+"""Runs with provoked failures on the embedded corpus: each gets its verdict within 200 steps."""
 
 from __future__ import annotations
 

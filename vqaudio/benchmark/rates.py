@@ -60,21 +60,21 @@ def reference_rate(net: WaveNet, threads: int, *, seconds: float = 0.2, repeats:
         return median_rate(run, least=1, seconds=seconds, repeats=repeats)
 
 
-def peer_missing() -> str:
-    """The reason why `peer_rate` cannot run; empty if it can."""
+def wavenet_vocoder_missing() -> str:
+    """The reason why `wavenet_vocoder_rate` cannot run; empty if it can."""
     found = importlib.util.find_spec("wavenet_vocoder")
     return "" if found else "not installed: pip install 'vqaudio[bench]'"
 
 
-def peer_rate(cfg: WaveNetConfig, threads: int, *, seconds: float = 0.2, repeats: int = 5) -> float:
+def wavenet_vocoder_rate(cfg: WaveNetConfig, threads: int, *, seconds: float = 0.2, repeats: int = 5) -> float:
     """One stream of `incremental_forward` of the package wavenet_vocoder with the same layers, channels and classes.
 
     It supports a single stream. Weight normalization is removed first, as its authors do.
     """
-    peer = importlib.import_module("wavenet_vocoder")
+    package = importlib.import_module("wavenet_vocoder")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # the package is from 2018 and uses the old weight_norm
-        net = peer.WaveNet(
+        net = package.WaveNet(
             out_channels=cfg.num_classes,
             layers=cfg.layers,
             stacks=cfg.layers // cfg.layers_per_stack,
@@ -101,7 +101,7 @@ def peer_rate(cfg: WaveNetConfig, threads: int, *, seconds: float = 0.2, repeats
 
 
 def median_rate(work: Callable[[int], object], *, least: int, seconds: float, repeats: int) -> float:
-    """Steps per second of work(steps), steps a multiple of `least`.
+    """Steps per second of work(steps), with a number of steps that is a multiple of `least`.
 
     The median of `repeats` calls of about `seconds` each, after warm-up calls that find the number of steps. Slow work
     has fewer calls, so that the total is at most about twice as long: 3, or the warm-up call alone.

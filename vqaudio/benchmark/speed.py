@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from vqaudio.benchmark.rates import peer_missing, peer_rate, reference_rate, sampler_rate
+from vqaudio.benchmark.rates import reference_rate, sampler_rate, wavenet_vocoder_missing, wavenet_vocoder_rate
 from vqaudio.kernels import machine
 from vqaudio.kernels.library import kernels
 from vqaudio.kernels.precision import PRECISIONS, Precision
@@ -20,7 +20,7 @@ from vqaudio.sampling.backends import choose, ring_buffers
 from vqaudio.sampling.compiled import shape_of
 from vqaudio.sampling.config import SamplingConfig
 
-REFERENCE, PEER, RING, COMPILED = "reference loop", "wavenet_vocoder", "ring buffers", "compiled"
+REFERENCE, WAVENET_VOCODER, RING, COMPILED = "reference loop", "wavenet_vocoder", "ring buffers", "compiled"
 TRIALS = 5  # the best counts, because other work on the machine only slows trials down
 
 
@@ -58,7 +58,7 @@ CODE_PRIOR = BenchmarkModel("code prior", _PRIOR, rate=250.0, step="code")
 
 @dataclass(frozen=True)
 class Plan:
-    """What is timed, and for how long."""
+    """Number of streams and duration of the measurements."""
 
     models: tuple[BenchmarkModel, ...] = (BASE, WIDE_SKIP, PAPER, CODE_PRIOR)
     streams: tuple[int, ...] = (4, 8, 16, 32)
@@ -138,9 +138,9 @@ def _measure(net: WaveNet, streams: int, threads: int, plan: Plan) -> Iterator[S
     yield Speed(RING, "float32", *point, sampler_rate(net, ring_buffers(net), *point, **options))
     if streams == 1:
         yield Speed(REFERENCE, "float32", *point, reference_rate(net, threads, **options))
-        missing = peer_missing()
-        rate = None if missing else peer_rate(net.cfg, threads, **options)
-        yield Speed(PEER, "float32", *point, rate, note=missing)
+        missing = wavenet_vocoder_missing()
+        rate = None if missing else wavenet_vocoder_rate(net.cfg, threads, **options)
+        yield Speed(WAVENET_VOCODER, "float32", *point, rate, note=missing)
     for precision in PRECISIONS if kernels() else ():
         sampler = choose(net, SamplingConfig(precision=precision, threads=threads))
         # PyTorch does almost nothing here, and its waiting threads would compete for the cores

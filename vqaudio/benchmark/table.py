@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 
 from vqaudio.atomic import atomic_file, check_writable
-from vqaudio.benchmark.rates import peer_missing
+from vqaudio.benchmark.rates import wavenet_vocoder_missing
 from vqaudio.benchmark.speed import (
-    PEER,
+    WAVENET_VOCODER,
     BenchmarkModel,
     Machine,
     Plan,
@@ -71,7 +71,7 @@ def describe_machine(host: Machine) -> list[str]:
         lines.append(f"peak of one thread, multiply-adds per second: {peaks}")
     else:
         lines.append(f"only PyTorch is timed: {why_missing()}")
-    alone = "" if peer_missing() else f"; {PEER} supports a single stream"
+    alone = "" if wavenet_vocoder_missing() else f"; {WAVENET_VOCODER} supports a single stream"
     return [*lines, f"rates are of all streams together{alone}"]
 
 

@@ -72,7 +72,7 @@ def align(
 def _agreement(
     utterances: Sequence[Utterance], alignments: Mapping[str, Alignment], labels: Mapping[str, Alignment]
 ) -> str:
-    """In words. Raises ValueError for labels without a phone class."""
+    """The agreement as a sentence. Raises ValueError for labels without a phone class."""
     from vqaudio.metrics.alignment_agreement import agreement
 
     both = [u for u in utterances if u.id in alignments and u.id in labels]

@@ -26,6 +26,6 @@ def bench(
     """
     from vqaudio.benchmark import speed, table
 
-    plan, say = speed.QUICK if quick else speed.FULL, functools.partial(print, flush=True)
-    table.bench(plan, threads, say, out=out, overwrite=overwrite)
+    plan, print_line = speed.QUICK if quick else speed.FULL, functools.partial(print, flush=True)
+    table.bench(plan, threads, print_line, out=out, overwrite=overwrite)
     return 0

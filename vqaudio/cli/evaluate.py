@@ -34,7 +34,7 @@ Phones = Annotated[
 ]
 Prior = Annotated[str | None, arg(metavar="P", help="a trained prior over the model's codes, evaluated as well")]
 First = Annotated[
-    str | None, arg(metavar="M", help="for a second-level image model: the first-level model whose codes it models")
+    str | None, arg(metavar="M", help="for a hierarchical image model: the bottom-level model whose codes it models")
 ]
 TrainTokens = Annotated[
     Path | None,
@@ -93,7 +93,7 @@ def evaluate(
         print_facts({"written": str(out)})
         return 0
     if first is not None:
-        raise ValueError(f"--first is for a second-level image model, and {model} is a speech model")
+        raise ValueError(f"--first is for a hierarchical image model, and {model} is a speech model")
     from vqaudio.report.run import evaluate_speech
 
     result = evaluate_speech(
@@ -137,11 +137,11 @@ def _evaluate_images(
     if isinstance(net, CodeMapVQVAE | CodeMapVAE):
         if first is None or prior is not None:
             raise ValueError(
-                f"{model} is a second-level model: --first names the image model below it; it takes no --prior"
+                f"{model} is a hierarchical model: --first must name its bottom-level model, and it takes no --prior"
             )
-        first_level = load_kind(first, device, ImageVQVAE)
-        return evaluate_hierarchical(net, first_level, data, out, seed=seed, overwrite=overwrite)
+        bottom_level = load_kind(first, device, ImageVQVAE)
+        return evaluate_hierarchical(net, bottom_level, data, out, seed=seed, overwrite=overwrite)
     if first is not None:
-        raise ValueError(f"--first is for a second-level image model, and {model} is a first-level one")
+        raise ValueError(f"--first is for a hierarchical image model, and {model} is a bottom-level one")
     code_prior = None if prior is None else load_kind(prior, device, ImagePrior)
     return evaluate_images(net, data, out, code_prior, seed=seed, overwrite=overwrite)

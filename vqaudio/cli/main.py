@@ -1,7 +1,7 @@
 """The command line: one typed function per verb; its docstring is its --help.
 
 Exit codes: 0 if everything was done; 1 if some inputs failed (each is named on standard error, the others are done);
-2 for wrong usage (a message on standard error says what to change); 130 if interrupted.
+2 for wrong usage (a message on standard error explains what to change); 130 if interrupted.
 """
 
 from __future__ import annotations

@@ -234,7 +234,7 @@ def _table(path: Path, header: list[str]) -> _Lines:
     """The rows below the header of a tab-separated table."""
     lines = dropwhile(lambda line: _is_note(line[1][0]), _lines(path, "\t"))
     if next(lines, (0, None))[1] != header:
-        raise ValueError(f"{path} must begin with the header {' '.join(header)}, with a tab between the names")
+        raise ValueError(f"{path} must start with the header {' '.join(header)}, with tabs between the names")
     for number, columns in lines:
         yield number, _columns(path, number, columns, header)
 

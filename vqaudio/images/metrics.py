@@ -119,13 +119,13 @@ def image_prior_metrics(prior: ImagePrior, maps: CodeMaps, unigram: Tensor, batc
     per_code = 1 / (math.prod(maps.map_shape) * math.log(2))
     found = torch.cat(nats) * per_code
     of_map = torch.arange(maps.codes.shape[1])[None, :, None, None]
-    figures = {
+    metrics = {
         "bits_per_code": found.mean().item(),
         "bits_per_code_error": _confidence_half_width(found),
         "unigram_bits": -unigram.log2()[of_map, maps.codes.long()].mean().item(),
         "uniform_bits": math.log2(maps.codebook_size),
     }
-    return figures | ({"label_gap": (torch.cat(gaps) * per_code).mean().item()} if gaps else {})
+    return metrics | ({"label_gap": (torch.cat(gaps) * per_code).mean().item()} if gaps else {})
 
 
 def unigram_probabilities(maps: CodeMaps) -> Tensor:

@@ -45,11 +45,11 @@ HIERARCHICAL_HEALTH = HealthConfig(
 def evaluate_images(
     model: nn.Module, data: Path, out: Path, prior: ImagePrior | None = None, *, seed: int = 0, overwrite: bool = False
 ) -> dict[str, float | str]:
-    """The figures of `image_figures` on the images in `data`/test, with their verdict, and PNG files.
+    """The metrics of `image_metrics` on the images in `data`/test, with their verdict, and PNG files.
 
-    reconstructions.png: originals above their reconstructions; usage.png: relative frequency of each code.
-    With a prior over its codes: `prior_figures`, samples at several temperatures (samples-T.png), and of each class in
-    a row (classes.png). Raises ValueError for a model or prior that does not fit, FileNotFoundError without images.
+    reconstructions.png: originals above their reconstructions; usage.png: relative frequency of each code. With a prior
+    over its codes: `image_prior_metrics`, samples at several temperatures (samples-T.png), and a row of samples of each
+    class (classes.png). Raises ValueError for a model or prior that does not fit, FileNotFoundError without images.
     """
     if not isinstance(model, ImageModel):
         raise ValueError(
@@ -69,7 +69,7 @@ def evaluate_images(
         return centre_batches(images, model.cfg.size, BATCH_SIZE)
 
     found = image_metrics(model, batches(), seed)
-    figures: dict[str, float | str] = {**found, "verdict": str(assess(found, 0, TRAINED))}
+    metrics: dict[str, float | str] = {**found, "verdict": str(assess(found, 0, TRAINED))}
     _save_reconstructions(model, next(iter(batches()))["image"][:NUM_RECONSTRUCTIONS], out, overwrite)
     if isinstance(model, ImageVQVAE):
         device = model.device
@@ -79,10 +79,10 @@ def evaluate_images(
         if prior is not None:
             labels = torch.from_numpy(images.labels)
             maps = CodeMaps(codes, labels, images.classes, model.codebook_size, model.fingerprint, source="test")
-            figures |= _evaluate_prior(prior, model, maps, data)
+            metrics |= _evaluate_prior(prior, model, maps, data)
             _save_samples(prior, model, out, seed, overwrite)
-    save_json(out / REPORT, {**figures, "images": len(images)}, overwrite=overwrite)
-    return figures
+    save_json(out / REPORT, {**metrics, "images": len(images)}, overwrite=overwrite)
+    return metrics
 
 
 def evaluate_hierarchical(
@@ -94,7 +94,7 @@ def evaluate_hierarchical(
     seed: int = 0,
     overwrite: bool = False,
 ) -> dict[str, float | str]:
-    """The figures of `hierarchical_metrics` on the images in `data`/test, their verdict, and a PNG file.
+    """The metrics of `hierarchical_metrics` on the images in `data`/test, their verdict, and a PNG file.
 
     drawn.png: originals, their bottom-level reconstructions, and images sampled from their top-level latents. Raises
     ValueError for a mismatching bottom-level model, FileNotFoundError without images.
@@ -106,15 +106,15 @@ def evaluate_hierarchical(
     batches = [batch["image"] for batch in centre_batches(images, first.cfg.size, BATCH_SIZE)]
     codes = [first.encode(batch.to(device)) for batch in batches]
     found = hierarchical_metrics(model, ({"codes": batch} for batch in codes), seed)
-    figures: dict[str, float | str] = {**found, "verdict": str(assess(found, 0, HIERARCHICAL_HEALTH))}
+    metrics: dict[str, float | str] = {**found, "verdict": str(assess(found, 0, HIERARCHICAL_HEALTH))}
     shown = codes[0][:NUM_RECONSTRUCTIONS]
     with seeded(seed, device), torch.no_grad():
         z, _ = model.latents(shown)
     drawn = model.sample(z, generator=[_generator(seed, -1, number) for number in range(len(shown))])
     rows = [batches[0][:NUM_RECONSTRUCTIONS], _decode(first, shown), _decode(first, drawn)]
     save_png(out / "drawn.png", _stacked_rows(rows, first), overwrite=overwrite)
-    save_json(out / REPORT, {**figures, "images": len(images)}, overwrite=overwrite)
-    return figures
+    save_json(out / REPORT, {**metrics, "images": len(images)}, overwrite=overwrite)
+    return metrics
 
 
 def sample_images(
@@ -204,12 +204,12 @@ def _evaluate_prior(prior: ImagePrior, model: ImageVQVAE, maps: CodeMaps, data: 
     device = model.device
     train = centre_batches(open_images(data / "train"), model.cfg.size, BATCH_SIZE)
     codes = torch.cat([model.encode(batch["image"].to(device)).cpu() for batch in train])
-    shares = unigram_probabilities(replace(maps, codes=codes))
-    figures = image_prior_metrics(prior, maps, shares)
-    saved = figures["uniform_bits"] - figures["bits_per_code"]  # of each code
+    unigram = unigram_probabilities(replace(maps, codes=codes))
+    metrics = image_prior_metrics(prior, maps, unigram)
+    saved = metrics["uniform_bits"] - metrics["bits_per_code"]  # of each code
     return {
-        **{f"prior_{name}": value for name, value in figures.items()},
-        "prior_verdict": str(assess(figures, 0, TRAINED)),
+        **{f"prior_{name}": value for name, value in metrics.items()},
+        "prior_verdict": str(assess(metrics, 0, TRAINED)),
         "bits_saved_by_prior": saved * maps.codes[0].numel() / model.cfg.num_dims,
     }
 

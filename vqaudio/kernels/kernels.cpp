@@ -531,11 +531,11 @@ inline float sum_at_least(const float* weights, int padded, float threshold) {
   return total;
 }
 
-// Top-p: sets the weights of all classes outside the nucleus to 0. The nucleus is the shortest beginning of the classes,
-// ordered by decreasing weight and, where that is equal, by increasing index, whose weight reaches top_p * total; at
-// least one class. Instead of sorting, it searches the largest threshold that enough weight lies above: by bisection of
-// the bits, which have the order of the numbers for numbers that are not negative. Sums of the same numbers in the same
-// order, some of them left out, grow with each number that is added, also when they are rounded.
+// Top-p: sets the weights of all classes outside the nucleus to 0. The nucleus is the shortest prefix of the classes,
+// ordered by decreasing weight and, for equal weights, by increasing index, whose weight reaches top_p * total; at least
+// one class. Instead of sorting, it finds the largest threshold above which there is enough weight, by bisection of the
+// bits, whose order as integers is that of the numbers if these are not negative. Bisection is valid because the sum of
+// the weights above a threshold, added in a fixed order, is monotonic in the threshold even with rounding.
 void keep_nucleus(float* weights, int padded, float total, float top_p) {
   const float target = std::max(top_p * total, std::numeric_limits<float>::min());
   const auto number = [](uint32_t bits) { return reinterpret<float>(bits); };

@@ -28,7 +28,7 @@ class Kernels(NamedTuple):
 
 @functools.cache
 def kernels() -> Kernels | None:
-    """The fastest kernels that were compiled and that this machine runs, or None; `why_missing` then says why.
+    """The fastest kernels that were compiled and that this machine runs, or None; `why_missing` then gives the reason.
 
     The environment variable VQAUDIO_NATIVE selects another variant, or none (`off`). Raises ValueError for a variant
     that this machine does not have.

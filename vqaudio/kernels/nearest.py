@@ -37,7 +37,7 @@ def nearest_code(kernels: Kernels, rows: Tensor, codebook: Tensor, threads: int)
         rows.data_ptr(), count, codebook.data_ptr(), num_codes, width, threads, found.data_ptr()
     )
     if failure == 1:
-        raise ValueError(f"the codebook ({num_codes}, {width}) holds values that are not finite")
+        raise ValueError(f"the codebook ({num_codes}, {width}) has values that are not finite")
     if failure:
         raise MemoryError(f"not enough memory to search {num_codes} codes of width {width}")
     return found

@@ -176,8 +176,8 @@ class CompiledState:
         """cond (B, D, N), uniforms (B, T) in [0, 1), lengths (B,) int64 not increasing -> classes (B, T) int64.
 
         Stream b takes lengths[b] steps; after them its classes are 0, and it must not be extended again. With
-        local conditioning an extension begins with a frame: N = ceil(T / hop), and all but the last have T a
-        multiple of the hop. `teacher_forced` (B, T) int64: the input of each step, instead of the class drawn before
+        local conditioning an extension starts at the start of a frame: N = ceil(T / hop), and all but the last have T
+        a multiple of the hop. `teacher_forced` (B, T) int64: the input of each step, instead of the class drawn before
         it. `logits` (B, T, Q) float32 is filled. Raises ValueError for other shapes and for values out of range,
         and where logits are not finite, after which the streams cannot be extended again.
         """
@@ -196,7 +196,7 @@ class CompiledState:
                 raise ValueError(f"step {self.position} is not the first of a frame of {shape.hop}")
             cond = _of("cond", cond.transpose(1, 2), (streams, frames, shape.condition), torch.float32)
             if not cond.isfinite().all():
-                raise ValueError("cond holds values that are not finite")
+                raise ValueError("cond has values that are not finite")
         uniforms = _of("uniforms", uniforms, (streams, steps), torch.float32)
         if not (uniforms.min() >= 0 and uniforms.max() < 1):
             raise ValueError(f"uniforms must lie in [0, 1), got {float(uniforms.min())}..{float(uniforms.max())}")
@@ -219,7 +219,7 @@ class CompiledState:
         failure = self.functions.vq_streams_extend(self.handle, ctypes.byref(request))
         self.failed, self.ended = bool(failure), self.ended | (lengths < steps)
         if failure == 1:
-            raise ValueError("logits are not finite: the weights of this WaveNet are broken")
+            raise ValueError("logits are not finite: the weights of this WaveNet are damaged")
         if failure:
             raise MemoryError("not enough memory or threads to extend the streams")
         self.position += steps
@@ -256,7 +256,7 @@ def _checked(name: str, tensor: Tensor | None, size: tuple[int, ...]) -> Tensor 
         return None
     tensor = _of(name, tensor.detach(), size, torch.float32)
     if not tensor.isfinite().all():
-        raise ValueError(f"{name} holds values that are not finite; the weights of this WaveNet are broken")
+        raise ValueError(f"{name} has values that are not finite; the weights of this WaveNet are damaged")
     return tensor
 
 

@@ -119,8 +119,8 @@ def _cut(features: Mapping[str, Features], items: Sequence[Item], frame_rate: fl
         raise ValueError(f"the frame rate must be above 0 Hz, got {frame_rate}")
     for utterance in dict.fromkeys(item.utterance for item in items):
         check_features(utterance, features.get(utterance))
-    whole = [features[item.utterance] for item in items]
-    return [own[frames_of(item, frame_rate, len(own))] for item, own in zip(items, whole, strict=True)]
+    utterances = [features[item.utterance] for item in items]
+    return [own[frames_of(item, frame_rate, len(own))] for item, own in zip(items, utterances, strict=True)]
 
 
 def _scores(

@@ -52,9 +52,10 @@ def items_of(
 ) -> list[Item]:
     """Alignments of utterances, whose labels are classes (`phone_classes.fold`), and their speakers -> their phones.
 
-    Labels in `silences`, in small or capital letters, are neighbours and no items. `span`: what lies between an item's
-    start and end; "triphone" takes its neighbours in, as the ZeroSpeech challenges do, and leaves out a phone beside
-    silence, a gap or an end. Raises ValueError for an utterance without a speaker and where there are no items.
+    Labels in `silences`, in lower or upper case, are used as context but not as items. `span`: the interval of an item;
+    "triphone" includes both neighbours, as in the ZeroSpeech challenges, and omits phones next to silence, unlabelled
+    time or to the start or end of the utterance. Raises ValueError for an utterance without a speaker and where there
+    are no items.
     """
     items = []
     for utterance, alignment in alignments.items():
@@ -78,12 +79,12 @@ def items_of(
 
 
 def choose_context(items: Iterable[Item], least: int = MIN_CELLS) -> Context:
-    """ "triphone" where that leaves enough to compare within speakers, else "any".
+    """ "triphone" if there are enough cells within speakers, otherwise "any".
 
-    Enough: at least so many cells (speaker, both neighbours, pair of phones) with two tokens of the first phone and one
-    of the other. Phones in any context need few sentences, but sentences that all speakers read make comparisons across
-    speakers easier, because X and A may come from the same word. Two of ten sentences are such in TIMIT; without them
-    the error grows by 0.002 to 0.005.
+    Enough means at least `least` cells (speaker, both neighbours, pair of phones) with two tokens of the first phone
+    and one of the other. Comparing phones in any context requires fewer sentences, but sentences that all speakers read
+    make comparisons across speakers easier, because X and A may come from the same word. In TIMIT these are two of ten
+    sentences; without them the error increases by 0.002 to 0.005.
     """
     tokens: defaultdict[tuple[str, str, str], Counter[str]] = defaultdict(Counter)
     for item in items:
@@ -93,7 +94,7 @@ def choose_context(items: Iterable[Item], least: int = MIN_CELLS) -> Context:
 
 
 def frames_of(item: Item, frame_rate: float, length: int) -> slice:
-    """The frames, of `length` in the utterance, whose middles lie in the item; without any, the one at its middle.
+    """The frames, of `length` in the utterance, whose centres lie in the item, or else the frame at its centre.
 
     Raises ValueError where the utterance ends more than MAX_MISSING frames before the item does.
     """
@@ -110,7 +111,7 @@ def frames_of(item: Item, frame_rate: float, length: int) -> slice:
 
 
 def check_features(utterance: str, features: Features | None) -> None:
-    """Raises ValueError for what is neither (N, D) finite floats nor (N,) integers, and for no frames."""
+    """Raises ValueError for features other than (N, D) finite floats or (N,) integers, and for no frames."""
     if features is None:
         raise ValueError(f"{utterance} has items and no features; give the features of every utterance with items")
     kinds = {1: np.integer, 2: np.floating}
@@ -121,13 +122,13 @@ def check_features(utterance: str, features: Features | None) -> None:
     if not features.size:
         raise ValueError(f"there are no frames in the features of {utterance}, got {features.shape}")
     if features.ndim == 2 and not np.isfinite(features).all():
-        raise ValueError(f"the features of {utterance} hold values that are not finite; they cannot be compared")
+        raise ValueError(f"the features of {utterance} have values that are not finite; they cannot be compared")
 
 
 def load_features(folder: str | Path, ids: Iterable[str]) -> dict[str, Features]:
     """FOLDER/ID.npy for each utterance: (N, D) floats, or (N,) integers that are codes.
 
-    Raises FileNotFoundError where some are missing, ValueError for a file that holds something else.
+    Raises FileNotFoundError if files are missing, ValueError for a file with other content.
     """
     folder, names = Path(folder), list(ids)
     missing = [name for name in names if not (folder / f"{name}.npy").is_file()]
@@ -147,7 +148,7 @@ def load_features(folder: str | Path, ids: Iterable[str]) -> dict[str, Features]
 
 
 def write_items(path: str | Path, items: Iterable[Item], *, overwrite: bool = False) -> None:
-    """An .item file, whole or not at all. Raises ValueError for names with spaces, which end a column there."""
+    """Writes an .item file, atomically. Raises ValueError for names with spaces, which separate columns."""
     lines = [" ".join(COLUMNS)]
     for item in items:
         names = (item.utterance, item.phone, item.previous, item.next, item.speaker)
@@ -167,11 +168,10 @@ def save_for_fastabx(
     *,
     overwrite: bool = False,
 ) -> int:
-    """FOLDER/items.item and FOLDER/features/ID.pt, whole or not at all -> the number of items in them.
+    """Writes FOLDER/items.item and FOLDER/features/ID.pt for `fastabx`, atomically -> the number of items.
 
-    As `fastabx` reads them, given the frame rate: tensors (N, D), of codes (N, 1) for its
-    distance "identical". It stops at an item that holds the middle of no frame or that ends after the features: those
-    are left out here.
+    Features are tensors (N, D); codes are (N, 1), for its distance "identical". fastabx fails on items that contain the
+    centre of no frame or end after the features; these are left out.
     """
     folder, items, kept = Path(folder), list(items), []
     if folder.exists() and not overwrite:
@@ -195,6 +195,6 @@ def save_for_fastabx(
 
 
 def _middles(item: Item, frame_rate: float) -> tuple[int, int]:
-    """First and one past the last of the frames with start <= (n + 1/2) / frame_rate <= end; rounding moves none."""
+    """First and one past the last of the frames with start <= (n + 1/2) / frame_rate <= end, robust to rounding."""
     first, last = (round(seconds * frame_rate - 0.5, 6) for seconds in (item.start, item.end))
     return max(0, math.ceil(first)), math.floor(last) + 1

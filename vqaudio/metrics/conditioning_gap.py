@@ -66,7 +66,7 @@ def spectrum_metrics(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]]) -
 
 def _check_batch(lengths: Tensor) -> None:
     if len(lengths) < 2:
-        raise ValueError("a batch must hold at least 2 utterances: each is also given the codes of the next one")
+        raise ValueError("a batch must have at least 2 utterances: each is also decoded with the codes of the next one")
 
 
 def _usage(counts: Tensor) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Estimates: a value, its 95 % confidence interval (percentile bootstrap), and the number of items it rests on.
+"""Estimates: a value, its 95 % confidence interval (percentile bootstrap), and the number of items it is based on.
 
 Letters: M items (utterances, speakers or crops) that are resampled with replacement.
 """

@@ -31,7 +31,7 @@ def arpa(sentences: Iterable[Sequence[str]], order: int) -> str:
             found.update(line[i : i + n] for i in range(len(line) - n + 1))
     counts[0].pop((BEGIN,), None)  # a history, but never predicted
     if not counts[0]:
-        raise ValueError("a language model needs words; the texts hold none")
+        raise ValueError("a language model needs words, but the texts have none")
     total = counts[0].total()
     chances = [{gram: count / total for gram, count in counts[0].items()}]
     shorter: list[dict[Gram, float]] = []  # by history: the back-off weight

@@ -1,16 +1,16 @@
 """The 41 phone classes, and the table that maps labels to them.
 
-The paper scores 41 classes (arXiv 1711.00937, section 4.2) and does not list them. Ours are 39 phones of English as the
-CMU dictionary writes them, silence (SIL), and one for all other sounds (SPN), as in forced alignments with that
-dictionary, such as Kaldi's of LibriSpeech. The paper's were probably the same, but it does not say so.
+The paper scores 41 classes (arXiv 1711.00937, section 4.2) and does not list them. Here they are the 39 English phones
+of the CMU dictionary, silence (SIL), and one class for all other sounds (SPN), as in forced alignments with that
+dictionary, such as Kaldi's of LibriSpeech. The classes of the paper were probably the same.
 
 The table folds the 61 labels of TIMIT into them:
 
     39 labels             the phone of the same name: aa AA, ae AE, ... zh ZH
     variants, reduced     their full phone, as Lee and Hon (1989) fold them: ax, ax-h AH; ix IH; ux UW; axr ER; el L;
-                          em M; en, nx N; eng NG; hv HH. They go on to merge ao with aa and zh with sh: here not
-    closures              the stop that they begin (bcl B), or the affricate (tcl before ch). Lee and Hon call them
-                          silence, which would make that 22 % of the frames of TIMIT instead of 14
+                          em M; en, nx N; eng NG; hv HH. Unlike there, ao is not merged with aa, nor zh with sh
+    closures              the following stop (bcl B), or the affricate (tcl before ch). Lee and Hon map them to silence,
+                          which would increase silence from 14 % to 22 % of the frames of TIMIT
     dx, the flap          T
     h#, pau, epi          SIL
     q, the glottal stop   SPN: the dictionary has no phone for it
@@ -34,7 +34,7 @@ PHONES = (
     *("Y", "Z", "ZH"),
 )
 CLASSES = (*PHONES, "SIL", "SPN")
-Classes = Literal["paper", "as they are"]
+Classes = Literal["paper", "labels"]
 
 _FOLDED = {
     "AH": "ax ax-h",
@@ -67,15 +67,15 @@ def fold(alignments: Sequence[Alignment], classes: Classes = "paper", table: Map
     """Alignments with the labels of an aligner -> alignments with phone classes.
 
     `table`: label -> class, instead of the one above, for other languages or other classes; labels are looked up in it
-    unchanged. classes="as they are": every label is its own class. Raises ValueError with the labels that have no
+    unchanged. classes="labels": every label is its own class. Raises ValueError with the labels that have no
     class.
     """
-    if classes not in ("paper", "as they are"):
-        raise ValueError(f"classes must be 'paper' or 'as they are', got {classes!r}")
-    if table is not None and classes == "as they are":
-        raise ValueError("a table of classes contradicts classes='as they are'; give only one of them")
+    if classes not in ("paper", "labels"):
+        raise ValueError(f"classes must be 'paper' or 'labels', got {classes!r}")
+    if table is not None and classes == "labels":
+        raise ValueError("a table of classes contradicts classes='labels'; give only one of them")
     labels = Counter(segment.label for alignment in alignments for segment in alignment)
-    if classes == "as they are":
+    if classes == "labels":
         class_of = {label: label for label in labels}
     elif table is not None:
         class_of = {label: table[label] for label in labels if label in table}
@@ -84,7 +84,7 @@ def fold(alignments: Sequence[Alignment], classes: Classes = "paper", table: Map
     if unknown := [f"{label!r} ({count} times)" for label, count in labels.most_common() if label not in class_of]:
         raise ValueError(
             f"{len(unknown)} labels have no phone class: {', '.join(unknown[:8])}; keep all labels with "
-            "classes='as they are' (--phone-classes labels), or give your own table={label: class, ...}"
+            "classes='labels' (--phone-classes labels), or give your own table={label: class, ...}"
         )
     affricates = AFFRICATES if table is None and classes == "paper" else {}
     names = CLASSES if affricates else tuple(sorted(set((table or class_of).values())))

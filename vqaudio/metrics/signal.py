@@ -229,8 +229,8 @@ def _stoi(original: Wav, other: Wav, sample_rate: int, *, extended: bool) -> flo
 
 def _message(error: Exception) -> str:
     """The message of an exception, which may be bytes."""
-    said = error.args[0] if error.args else type(error).__name__
-    return said.decode() if isinstance(said, bytes) else str(said)
+    message = error.args[0] if error.args else type(error).__name__
+    return message.decode() if isinstance(message, bytes) else str(message)
 
 
 def check_packages() -> None:

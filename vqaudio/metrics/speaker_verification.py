@@ -1,9 +1,9 @@
 """Speaker verification with the pretrained voice encoder of Resemblyzer.
 
 It is the network of Wan et al., *Generalized End-to-End Loss for Speaker Verification* (arXiv 1710.10467). Its authors
-trained it on VoxCeleb and, by some of what they say, on a part of LibriSpeech (issues 76, 32 and 8 of Resemblyzer): in
-LibriSpeech it may know the speakers. Only the weights of the package (Apache-2.0) are used, so that its imports
-(webrtcvad, which needs pkg_resources; a module that SciPy has removed) need not work.
+trained it on VoxCeleb and, according to some of their statements, on a part of LibriSpeech (issues 76, 32 and 8 of
+Resemblyzer), so it may have seen the speakers of LibriSpeech. Only the weights of the package (Apache-2.0) are used,
+because its imports can fail (webrtcvad, which needs pkg_resources; a module that SciPy has removed).
 
 Letters: T samples, M mel frames, W windows, S trials.
 """
@@ -44,8 +44,9 @@ class SpeakerVerifier:
     def embed(self, wav: npt.ArrayLike, sample_rate: int) -> Vector:
         """(T,) -> (256,) float32 of length 1: the mean over windows of 1.6 s.
 
-        The level is normalised to -30 dBFS (Resemblyzer only raises lower levels). Pauses are kept: on clean speech
-        removing them reduces no errors. Raises ValueError for an empty waveform and for what is not (T,).
+        The level is normalised to -30 dBFS (Resemblyzer only raises lower levels). Pauses are kept, because removing
+        them does not reduce the error rate on clean speech. Raises ValueError for an empty waveform and for what is not
+        (T,).
         """
         wave = np.asarray(wav, np.float32)
         if wave.ndim != 1 or not len(wave) or not np.isfinite(wave).all():

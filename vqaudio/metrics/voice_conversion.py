@@ -44,7 +44,9 @@ def voice_conversion_metrics(
     _check(len(converted), sources, targets, places, enrolled)
     real = [np.stack([verifier.embed(wav, sample_rate) for wav in wavs]) for wavs in enrolled.values()]
     names = list(enrolled)
-    source, target = (np.array([names.index(name) for name in said], dtype=np.intp) for said in (sources, targets))
+    source, target = (
+        np.array([names.index(name) for name in speakers], dtype=np.intp) for speakers in (sources, targets)
+    )
     sums = np.stack([own.sum(0) for own in real])  # (V, 256)
 
     def similarities(vector: npt.NDArray[np.float32], speaker: int, place: int | None) -> Floats:

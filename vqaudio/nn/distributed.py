@@ -50,7 +50,7 @@ def same_as_first(x: Tensor) -> Tensor:
     return x
 
 
-def joint_size(rows: Tensor) -> int:
+def global_size(rows: Tensor) -> int:
     """Number of rows of the global batch; rows (M, D) on each process, where M may differ."""
     return int(sum_over_processes(torch.tensor(rows.shape[0], device=rows.device)))
 

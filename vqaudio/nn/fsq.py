@@ -1,7 +1,7 @@
-"""Finite scalar quantization (Mentzer et al., arXiv 2309.15505): a few numbers, each rounded to one of its levels.
+"""Finite scalar quantization (Mentzer et al., arXiv 2309.15505): a few dimensions, each rounded to one of its levels.
 
-Letters: B batch, D code width, F numbers that are rounded, K number of codes (the product of the levels), *S any
-spatial axes, M vectors.
+Letters: B batch, D code width, F quantized dimensions, K number of codes (the product of the levels), *S any spatial
+axes, M vectors.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from vqaudio.fingerprint import FingerprintFields
 from vqaudio.nn.distributed import sum_over_processes
 from vqaudio.nn.quantizer_protocol import Quantized, check_width, perplexity, recent_usage, valid_rows
 
-MARGIN = 1e-3  # by which the bound reaches beyond the outermost levels, relative to them, so that these are reached
+MARGIN = 1e-3  # relative distance of the bound beyond the outermost levels, so that these can be reached
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class FSQConfig:
     kind: Literal["fsq"] = "fsq"
     """finite scalar quantization, without a codebook"""
     levels: tuple[int, ...] = (8, 5, 5, 5)
-    """values of each number that is rounded; their product is K, the number of codes"""
+    """number of levels of each quantized dimension; their product is K, the number of codes"""
     dim: int = 64
-    """D, width of the vectors; where it is not the number of levels, a linear layer leads there and another back"""
+    """D, dimension of the vectors; if it is not the number of quantized dimensions, linear layers project in and out"""
 
     def __post_init__(self) -> None:
         if not self.levels or min(self.levels) < 3:
@@ -50,16 +50,16 @@ class FSQConfig:
 
 
 class FSQ(nn.Module):
-    """Rounds each number to one of its levels, with the straight-through gradient.
+    """Rounds each dimension to one of its levels, with the straight-through gradient.
 
-    A code is the mixed-radix number of the rounded levels, the first level its lowest digit. There is no codebook, so
-    there is no codebook loss, no commitment loss and nothing to initialise.
+    A code is the mixed-radix number of the rounded levels; the first dimension is the lowest digit. There is no
+    codebook, therefore no codebook loss, no commitment loss and nothing to initialise.
     """
 
     levels: Tensor  # (F,) int64
-    half_width: Tensor  # (F,): levels // 2, which brings rounded numbers to [-1, 1]
+    half_width: Tensor  # (F,): levels // 2, which scales rounded values to [-1, 1]
     basis: Tensor  # (F,) int64: weight of each digit
-    scale: Tensor  # (F,), of the bound, as the two that follow
+    scale: Tensor  # (F,): parameters of `bound`, as are offset and shift
     offset: Tensor  # (F,)
     shift: Tensor  # (F,)
     last_used: Tensor  # (K,) int64: the update at which a code was last chosen
@@ -69,7 +69,7 @@ class FSQ(nn.Module):
         super().__init__()
         self.cfg = cfg
         # not saved: they follow from the configuration
-        with torch.device("cpu"):  # computed even where the rest of a model only gets its shapes
+        with torch.device("cpu"):  # computed even if the rest of the model is created on the meta device
             levels = torch.tensor(cfg.levels)
             self.register_buffer("levels", levels, persistent=False)
             self.register_buffer("half_width", (levels // 2).float(), persistent=False)
@@ -89,7 +89,7 @@ class FSQ(nn.Module):
         self._counts: list[Tensor] = []  # (K,) of each forward pass since the last update
 
     def forward(self, z: Tensor, mask: Tensor | None = None) -> Quantized:
-        """(B, D, *S) float, mask (B, *S) bool (False: padding, which counts nowhere) -> Quantized, of loss 0."""
+        """(B, D, *S) float, mask (B, *S) bool (False: padding, which is ignored) -> Quantized with loss 0."""
         check_width(z, self.cfg.dim)
         with torch.autocast(z.device.type, enabled=False):  # half precision would round to other levels
             bounded = self._bounded(z.float())
@@ -116,11 +116,11 @@ class FSQ(nn.Module):
             return self._out(self.rounded(codes) / self.half_width)
 
     def bound(self, x: Tensor) -> Tensor:
-        """(..., F) -> (..., F), strictly between levels that do not exist: each number rounds to one of its levels."""
+        """(..., F) -> (..., F), bounded such that rounding always gives one of the levels."""
         return self.scale * torch.tanh(x + self.shift) - self.offset
 
     def index(self, rounded: Tensor) -> Tensor:
-        """(..., F) whole numbers -(levels // 2) to (levels - 1) // 2 -> codes (...) int64."""
+        """(..., F) integer values from -(levels // 2) to (levels - 1) // 2 -> codes (...) int64."""
         return ((rounded + self.half_width).long() * self.basis).sum(-1)
 
     def rounded(self, codes: Tensor) -> Tensor:
@@ -139,7 +139,7 @@ class FSQ(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device of its tensors."""
         return self.updates.device
 
     def usage(self, window: int = 100) -> Tensor:
@@ -147,7 +147,7 @@ class FSQ(nn.Module):
         return recent_usage(self.last_used, self.updates, window)
 
     def metrics(self, q: Quantized) -> dict[str, Tensor]:
-        """What a run logs of a forward pass, each ()."""
+        """Training metrics of a forward pass, each ()."""
         usage = self.usage()
         return {
             "quantizer_loss": q.loss.detach(),
@@ -157,18 +157,18 @@ class FSQ(nn.Module):
         }
 
     def code_weights(self) -> dict[str, Tensor]:
-        """The weights that decide which code a vector gets."""
+        """The weights that determine the code of a vector."""
         return self.project_in.state_dict(prefix="quantizer.project_in.")
 
     # --- codebook initialisation: there is nothing to initialise ---
 
     @property
     def initialised(self) -> bool:
-        """Always: it has no codebook."""
+        """Always true: there is no codebook."""
         return True
 
     def initialise(self, passes: Sequence[Tensor]) -> None:
-        """Does nothing: the levels are given."""
+        """Does nothing: the levels are fixed."""
 
     def valid_rows(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, D, *S), mask (B, *S) -> the vectors that are not padding, (M, D) float32."""
@@ -184,16 +184,16 @@ class FSQ(nn.Module):
 
     @torch.no_grad()
     def _count(self, codes: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, *S), (B, *S) -> how often each code was chosen in the joint batch, (K,) float32."""
+        """(B, *S), (B, *S) -> how often each code was chosen in the global batch, (K,) float32."""
         weight = torch.ones_like(codes, dtype=torch.float32) if mask is None else mask.float()
         counts = torch.zeros(self.codebook_size, device=codes.device).index_add_(0, codes.flatten(), weight.flatten())
         return sum_over_processes(counts) if self.training else counts
 
     @torch.no_grad()
     def _update(self) -> None:
-        """Notes which codes the step's forward passes have chosen."""
+        """Records which codes were chosen in the forward passes of the step."""
         counts = torch.stack(self._counts).sum(0)
         self._counts.clear()
-        if counts.any():  # else nothing but padding on any process
+        if counts.any():  # otherwise all processes had only padding
             self.updates += 1
             self.last_used[counts > 0] = self.updates

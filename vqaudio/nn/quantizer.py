@@ -1,4 +1,4 @@
-"""The quantizers that a model can have. Another one is a file of its own and two lines here."""
+"""The available quantizers. To add one, write a file and add it to the union and to `build_quantizer`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from vqaudio.nn.vector_quantizer import VectorQuantizer, VectorQuantizerConfig
 
 __all__ = ["Quantized", "Quantizer", "QuantizerConfig", "build_quantizer", "perplexity"]
 
-QuantizerConfig = VectorQuantizerConfig | FSQConfig  # told apart by `kind`; without it, the first
+QuantizerConfig = VectorQuantizerConfig | FSQConfig  # distinguished by `kind`; the first is the default
 
 
 def build_quantizer(cfg: QuantizerConfig) -> Quantizer:

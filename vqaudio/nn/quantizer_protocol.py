@@ -1,4 +1,4 @@
-"""What every quantizer offers: the only part of it that models and metrics use.
+"""The interface of all quantizers, which models, metrics and training use.
 
 Letters: B batch, D code width, K number of codes, *S any spatial axes, M valid vectors of a batch.
 """
@@ -14,26 +14,26 @@ from torch import Tensor
 
 
 class Quantized(NamedTuple):
-    """What a quantizer returns."""
+    """The output of a quantizer."""
 
     z_q: Tensor  # (B, D, *S) float32: the vectors of the codes, with a gradient to the quantizer's input
     codes: Tensor  # (B, *S) int64
-    loss: Tensor  # (): what the quantizer adds to the loss: commitment and codebook loss, 0 where there are none
+    loss: Tensor  # (): commitment loss plus codebook loss, 0 for a quantizer without them
     perplexity: Tensor  # (): exp of the entropy of the joint batch's codes, 1 to K
 
 
 @runtime_checkable
 class Quantizer(Protocol):
-    """A module between encoder and decoder: vectors to codes and back.
+    """A module between encoder and decoder, which maps vectors to codes and back.
 
-    A quantizer counts a training step after `forwards_per_step` forward passes in training mode, and all processes
-    call it alike: its state is that of one process on the joint batch.
+    In training mode, a quantizer updates its state once per `forwards_per_step` forward passes. All processes must call
+    it at the same points; its state then equals that of one process with the global batch.
     """
 
     forwards_per_step: int
 
     def __call__(self, z: Tensor, mask: Tensor | None = None) -> Quantized:
-        """(B, D, *S) float, mask (B, *S) bool (False: padding, which counts nowhere) -> Quantized, in float32.
+        """(B, D, *S) float, mask (B, *S) bool (False: padding, which is ignored) -> Quantized, in float32.
 
         Raises ValueError for vectors of another width.
         """
@@ -54,28 +54,28 @@ class Quantizer(Protocol):
 
     @property
     def dim(self) -> int:
-        """D, of the vectors that come in and go out."""
+        """D, dimension of the input and output vectors."""
         ...
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device of its tensors."""
         ...
 
     def metrics(self, q: Quantized) -> dict[str, Tensor]:
-        """What a run logs of a forward pass, each ()."""
+        """Training metrics of a forward pass, each ()."""
         ...
 
     def code_weights(self) -> dict[str, Tensor]:
-        """The weights that decide which code a vector gets, by name: what enters the model's fingerprint.
+        """The weights that determine the code of a vector, by name; they are part of the model's fingerprint.
 
-        What of the configuration enters it stands in the FINGERPRINT of the configuration.
+        The attribute FINGERPRINT of the configuration lists the fields that are part of it.
         """
         ...
 
     @property
     def initialised(self) -> bool:
-        """Whether it is ready: its codes have been initialised from data, or need not be."""
+        """Whether the codes have been initialised from data, or need no initialisation."""
         ...
 
     def initialise(self, passes: Sequence[Tensor]) -> None:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from vqaudio.fingerprint import FingerprintFields
 from vqaudio.kernels.library import MAX_SIZE, kernels
 from vqaudio.kernels.nearest import nearest_code
-from vqaudio.nn.distributed import draw_rows, joint_size, same_as_first, sum_over_processes
+from vqaudio.nn.distributed import draw_rows, global_size, same_as_first, sum_over_processes
 from vqaudio.nn.quantizer_protocol import Quantized, check_width, perplexity, recent_usage, valid_rows
 
 NEAREST_ROWS = 4096  # vectors compared at once: bounds the memory of the distances to this many rows
@@ -33,7 +33,7 @@ class VectorQuantizerConfig:
         unless_default=("kind", "unit_norm"),
         by_weights=("dim",),
         never=(
-            "codebook_update",  # a codebook that is trained otherwise has other weights, or one more
+            "codebook_update",  # another way of training gives other weights, or an additional one
             "ema_decay",
             "commitment_weight",
             "commitment_start",
@@ -49,28 +49,28 @@ class VectorQuantizerConfig:
     codebook_size: int = 512
     """K, size of the codebook"""
     dim: int = 64
-    """D, numbers in a code vector"""
+    """D, dimension of a code vector"""
     codebook_update: Literal["ema", "gradient", "simvq"] = "ema"
     """how the codebook is trained. ema: moving averages of the vectors (appendix A.1); gradient: the codebook loss
-    (equation 3); simvq: that loss too, but of a frozen random codebook behind one linear layer (arXiv 2411.02038)"""
+    (equation 3); simvq: the codebook loss, for a frozen random codebook with one linear layer (arXiv 2411.02038)"""
     ema_decay: float = 0.99
-    """of the moving averages, per optimizer step"""
+    """decay of the moving averages per optimizer step"""
     commitment_weight: float = 0.25
     """beta, final weight of the commitment loss"""
     commitment_start: float = 0.0
-    """weight of the commitment loss at step 0; it grows linearly, since a decoder that does not use the codes yet would
-    let the loss collapse the codebook"""
+    """weight of the commitment loss at step 0; it grows linearly, because the loss can collapse the codebook while the
+    decoder does not use the codes yet"""
     commitment_warmup_steps: int = 500
-    """steps until the weight has grown to commitment_weight; 0: it has that weight from the start"""
+    """steps of linear growth from commitment_start to commitment_weight; 0: commitment_weight from the first step"""
     kmeans_iterations: int = 10
-    """iterations of k-means in codebook initialisation; 0: codes start as randomly chosen vectors"""
+    """iterations of k-means in codebook initialisation; 0: codes are initialised with random vectors of the batches"""
     restart_threshold: float = 0.1
-    """a code that is chosen less often than this fraction of the mean is moved to a vector of the batch; 0: never"""
+    """codes chosen less often than this fraction of the mean are restarted at vectors of the batch; 0: never"""
     unit_norm: bool = False
-    """compare directions alone: vectors and codes are brought to norm sqrt(D) (Yu et al., arXiv 2110.04627)"""
+    """scale vectors and codes to norm sqrt(D), so that only directions are compared (Yu et al., arXiv 2110.04627)"""
     rotation_trick: bool = False
-    """pass the gradient on to the encoder rotated and rescaled from the code to the vector, instead of unchanged (Fifty
-    et al., arXiv 2410.06424)"""
+    """rotate and rescale the gradient from the code to the encoder output, instead of copying it (Fifty et al., arXiv
+    2410.06424)"""
 
     def __post_init__(self) -> None:
         if self.codebook_size < 2 or self.dim < 1:
@@ -97,13 +97,13 @@ class VectorQuantizerConfig:
 class VectorQuantizer(nn.Module):
     """Nearest code of a shared codebook, with the straight-through gradient or the rotation trick.
 
-    The codebook is initialised from the first training batch (or by `initialise`, from more). In training, each
-    optimizer step moves it once: `forwards_per_step` forward passes are looked up in the codebook from before, their
-    statistics summed, and applied after the last. All processes hold the same codebook: the one that a single process
-    would have on the joint batch.
+    The codebook is initialised from the first training batch (or by `initialise`, from several). In training, it is
+    updated once per optimizer step: `forwards_per_step` forward passes use the same codebook, and their summed
+    statistics are applied after the last one. All processes hold the same codebook, which equals that of a single
+    process with the global batch.
 
-    codebook_update: simvq is SimVQ (Zhu et al., arXiv 2411.02038): codes are `codebook @ codebook_map`, of which the
-    map alone is trained, by the codebook loss; so each code moves whenever any of them does, and none can die.
+    codebook_update: simvq is SimVQ (Zhu et al., arXiv 2411.02038): codes are `codebook @ codebook_map`, of which only
+    the map is trained, by the codebook loss. All codes therefore move together, and no code can die.
     """
 
     codebook: Tensor  # (K, D)
@@ -132,7 +132,7 @@ class VectorQuantizer(nn.Module):
         self._forwards: list[tuple[Tensor, Tensor, Tensor]] = []  # rows, counts and sums since the last update
 
     def forward(self, z: Tensor, mask: Tensor | None = None) -> Quantized:
-        """(B, D, *S) float, mask (B, *S) bool (False: padding, which counts nowhere) -> Quantized."""
+        """(B, D, *S) float, mask (B, *S) bool (False: padding, which is ignored) -> Quantized."""
         check_width(z, self.cfg.dim)
         with torch.autocast(z.device.type, enabled=False):  # sums and smoothing underflow in half precision
             z = self._directed(z.float())
@@ -164,7 +164,7 @@ class VectorQuantizer(nn.Module):
 
     @property
     def vectors(self) -> Tensor:
-        """(K, D): the codes as they are compared and handed out."""
+        """(K, D): the code vectors that are compared with the input and returned."""
         codebook = self.codebook if self.codebook_map is None else self.codebook @ self.codebook_map
         if not self.cfg.unit_norm:
             return codebook
@@ -172,7 +172,7 @@ class VectorQuantizer(nn.Module):
         return F.rms_norm(codebook.clone(), (self.cfg.dim,), eps=1e-6)
 
     def _directed(self, z: Tensor) -> Tensor:
-        """(B, D, *S): as it is, or each vector at norm sqrt(D)."""
+        """(B, D, *S): unchanged, or with unit_norm each vector scaled to norm sqrt(D)."""
         if not self.cfg.unit_norm:
             return z
         rows = rearrange(z, "b d ... -> b ... d")
@@ -185,7 +185,7 @@ class VectorQuantizer(nn.Module):
 
     @property
     def commitment_weight(self) -> Tensor:
-        """() the weight of the commitment loss now."""
+        """() the current weight of the commitment loss."""
         c = self.cfg
         done = (
             (self.updates.clamp(min=0) / c.commitment_warmup_steps).clamp(max=1) if c.commitment_warmup_steps else 1.0
@@ -204,7 +204,7 @@ class VectorQuantizer(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device of its tensors."""
         return self.codebook.device
 
     def usage(self, window: int = 100) -> Tensor:
@@ -212,7 +212,7 @@ class VectorQuantizer(nn.Module):
         return recent_usage(self.last_used, self.updates, window)
 
     def metrics(self, q: Quantized) -> dict[str, Tensor]:
-        """What a run logs of a forward pass, each ()."""
+        """Training metrics of a forward pass, each ()."""
         usage = self.usage()
         return {
             "quantizer_loss": q.loss.detach(),
@@ -223,7 +223,7 @@ class VectorQuantizer(nn.Module):
         }
 
     def code_weights(self) -> dict[str, Tensor]:
-        """The weights that decide which code a vector gets."""
+        """The weights that determine the code of a vector."""
         weights = {"codebook": self.codebook}
         return weights if self.codebook_map is None else weights | {"codebook_map": self.codebook_map}
 
@@ -233,23 +233,23 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def initialise(self, passes: Sequence[Tensor]) -> None:
-        """Initialises the codebook: of each forward pass this process's vectors (M, D), M of any size.
+        """Initialises the codebook from this process's vectors (M, D) of each forward pass, with any M.
 
-        k-means on the joint vectors (at most about 64 K of them), computed by the first process for all. SimVQ keeps
-        its random codebook, that of the first process, at the scale of those vectors. Raises ValueError where no
-        process has a vector.
+        k-means on the vectors of all processes (at most about 64 K of them), computed by the first process for all.
+        SimVQ keeps the random codebook of the first process, scaled to these vectors. Raises ValueError if no process
+        has a vector.
         """
-        self.updates.fill_(-1)  # what was before has no part in it
+        self.updates.fill_(-1)  # the result does not depend on earlier updates
         k, generator = self.cfg.codebook_size, self._generator()
         most = -(-64 * k // len(passes))
         sample = torch.cat(
-            [draw_rows(self._directed(rows.float()), min(most, joint_size(rows)), generator) for rows in passes]
+            [draw_rows(self._directed(rows.float()), min(most, global_size(rows)), generator) for rows in passes]
         )
         if not len(sample):
-            raise ValueError("the codebook cannot be initialised: there is nothing but padding")
+            raise ValueError("the codebook cannot be initialised: the batches consist of padding only")
         if self.codebook_map is not None:
             self.codebook.copy_(same_as_first(self.codebook))
-            scale = sample.square().mean().sqrt()  # the codebook's own is 1
+            scale = sample.square().mean().sqrt()  # that of the codebook is 1
             self.codebook_map.copy_(same_as_first(scale * torch.eye(self.cfg.dim, device=self.device)))
         else:
             self.codebook.copy_(same_as_first(kmeans(sample, k, self.cfg.kmeans_iterations, generator)))
@@ -260,12 +260,12 @@ class VectorQuantizer(nn.Module):
         self._forwards.clear()
 
     def _generator(self) -> torch.Generator:
-        """Chooses the same rows on every process, and again after a resume: a function of the update alone."""
+        """Chooses the same rows on every process and after a resume: it depends only on the number of the update."""
         return torch.Generator().manual_seed(int(self.updates) + 1)
 
     @torch.no_grad()
     def _statistics(self, rows: Tensor, codes: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """(M, D), (M,), (M,) -> how often each code was chosen in the joint batch (K,), the sums of its vectors."""
+        """(M, D), (M,), (M,) -> how often each code was chosen in the global batch (K,), sums of its vectors (K, D)."""
         weight = valid.to(rows.dtype)
         stacked = rows.new_zeros(self.cfg.codebook_size, 1 + self.cfg.dim)  # one all-reduce for both
         stacked.index_add_(0, codes, torch.cat([weight[:, None], rows * weight[:, None]], dim=1))
@@ -274,7 +274,7 @@ class VectorQuantizer(nn.Module):
         return stacked[:, 0], stacked[:, 1:]
 
     def _loss(self, rows: Tensor, quantized: Tensor, valid: Tensor) -> Tensor:
-        """Equation 3 without the reconstruction: averaged over valid vectors and their D numbers."""
+        """Equation 3 without the reconstruction term, averaged over valid vectors and their D dimensions."""
         scale = valid.sum().clamp(min=1) * self.cfg.dim
         weight = valid.to(rows.dtype)[:, None] / scale
         loss = self.commitment_weight * ((rows - quantized.detach()).square() * weight).sum()
@@ -284,18 +284,18 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def _update(self) -> None:
-        """Applies the statistics of the step's forward passes, then restarts dead codes, sums and counts with them."""
+        """Applies the statistics of the step's forward passes, then restarts dead codes and their moving averages."""
         rows = torch.cat([rows for rows, _, _ in self._forwards])
         counts = torch.stack([counts for _, counts, _ in self._forwards]).sum(0)
         sums = torch.stack([sums for _, _, sums in self._forwards]).sum(0)
         self._forwards.clear()
-        if not counts.sum():  # nothing but padding on any process
+        if not counts.sum():  # all processes had only padding
             return
         self.updates += 1
         self.last_used[counts > 0] = self.updates
         if self.codebook_map is not None:
             return
-        # a short memory at first: vectors move fast early on, and codes that they left must be restarted soon
+        # a short averaging window at first: encoder outputs change fast, and unused codes must be restarted soon
         decay = min(self.cfg.ema_decay, float((1 + self.updates) / (10 + self.updates)))
         self.ema_count.lerp_(counts, 1 - decay)
         self.ema_sum.lerp_(sums, 1 - decay)
@@ -311,17 +311,17 @@ class VectorQuantizer(nn.Module):
         dead = self.ema_count < self.cfg.restart_threshold * mean_count
         fresh = draw_rows(
             rows, self.cfg.codebook_size, self._generator()
-        )  # every step: all processes must call it alike
+        )  # in every step, because all processes must call it at the same points
         self.codebook[dead] = fresh[dead]
         self.ema_count[dead] = mean_count
         self.ema_sum[dead] = fresh[dead] * mean_count
 
 
 def nearest(rows: Tensor, codebook: Tensor) -> Tensor:
-    """(M, D), (K, D) -> (M,) int64: the code at the least Euclidean distance, the first one of equals.
+    """(M, D), (K, D) -> (M,) int64: the code with the smallest Euclidean distance, the first one if several are equal.
 
-    By the compiled search where there is one, in which no row depends on those beside it; else in PyTorch. Where the
-    two choose differently, the distances are the same within float32 rounding.
+    Uses the compiled search if available, in which no row depends on other rows, otherwise PyTorch. If the two choose
+    different codes, the distances are equal within float32 rounding.
     """
     codebook = codebook.detach()
     if torch.compiler.is_compiling() or (compiled := kernels()) is None or not _for_compiled(rows, codebook):
@@ -330,9 +330,9 @@ def nearest(rows: Tensor, codebook: Tensor) -> Tensor:
 
 
 def _for_compiled(rows: Tensor, codebook: Tensor) -> bool:
-    """Whether the compiled search takes them; it refuses broken codebooks, which a run that diverges has for a while.
+    """Whether the compiled search supports them; it rejects non-finite codebooks, which occur while a run diverges.
 
-    A sum costs a sixth of isfinite(), and finite codes whose sum overflows may well go to PyTorch.
+    A sum takes a sixth of the time of isfinite(); finite codes whose sum overflows are left to PyTorch.
     """
     plain = all(type(t) in (Tensor, nn.Parameter) and t.device.type == "cpu" for t in (rows, codebook))
     plain = plain and rows.dtype == codebook.dtype == torch.float32
@@ -363,12 +363,11 @@ def kmeans(rows: Tensor, k: int, iterations: int, generator: torch.Generator) ->
 
 
 def rotated(z: Tensor, z_q: Tensor) -> Tensor:
-    """The rotation trick: (B, D, *S), its codes (B, D, *S) -> the codes, with another gradient to z.
+    """The rotation trick: (B, D, *S), its code vectors (B, D, *S) -> the code vectors, with a rotated gradient to z.
 
-    Each vector is mapped to its code by a rotation in the plane of both, and a factor. The gradient goes back through
-    this map, which is itself taken as constant, as is the code: what a step would do to the code, relative to its
-    direction, it does to the vector. A vector or code of length 0 has no direction; there the gradient goes straight
-    through.
+    Each vector is mapped to its code by a rotation in the plane of both and a scale factor. The gradient is
+    backpropagated through this map, which is treated as constant, so that the angle between gradient and vector is the
+    angle between gradient and code. A vector or code of length 0 has no direction; its gradient is straight-through.
     """
     rows, codes = rearrange(z, "b d ... -> b ... d"), rearrange(z_q, "b d ... -> b ... d").detach()
     with torch.no_grad():

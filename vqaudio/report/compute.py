@@ -65,7 +65,7 @@ def phones(context: EvaluationContext) -> Results:
                 frame_rate=context.model.frame_rate,
                 codebook_size=context.model.codebook_size,
                 seed=context.seed,
-                classes="as they are",
+                classes="labels",
             ),
         )
 

@@ -40,9 +40,9 @@ KMEANS_SPARE = 2  # read this many times the frames that k-means is fitted to, s
 
 
 class DecodedSpeech(NamedTuple):
-    """Some utterances and what the decoder makes of them, free-running: lists of equal length.
+    """Some utterances with their reconstructions and conversions, free-running: lists of equal length.
 
-    `targets` and `conversions` are empty where there is no other speaker to convert to.
+    `targets` and `conversions` are empty if there is no other speaker to convert to.
     """
 
     utterances: list[Utterance]
@@ -54,7 +54,7 @@ class DecodedSpeech(NamedTuple):
 
 @dataclass
 class EvaluationContext:
-    """A model, an evaluation set, the baselines, and how much of the set is decoded."""
+    """A model, an evaluation set, the baselines, and the number of utterances to decode."""
 
     model: SpeechVQVAE
     dataset: EvaluationSet
@@ -77,7 +77,7 @@ class EvaluationContext:
 
     @property
     def seed(self) -> int:
-        """Of everything random in the report."""
+        """Random seed of everything in the report."""
         return self.sampling.seed
 
     @property

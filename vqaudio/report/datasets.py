@@ -36,7 +36,7 @@ class EvaluationSet:
         return read_audio(utterance.path, self.sample_rate)
 
     def limited(self, max_utterances: int) -> EvaluationSet:
-        """At most so many utterances, spread evenly over speakers; those with alignments are taken first."""
+        """At most `max_utterances`, spread evenly over speakers; utterances with alignments are taken first."""
         aligned = [u for u in self.utterances if u.id in self.alignments]
         others = [u for u in self.utterances if u.id not in self.alignments]
         chosen = spread(aligned, max_utterances, lambda u: u.speaker)
@@ -47,7 +47,7 @@ class EvaluationSet:
 
     @property
     def seconds(self) -> float:
-        """Duration of all utterances, as the manifest gives it."""
+        """Total duration according to the manifest."""
         return sum(u.seconds for u in self.utterances)
 
     @property

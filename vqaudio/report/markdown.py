@@ -1,6 +1,6 @@
 """The registry of report tasks as Markdown: python -m vqaudio.report.markdown docs/evaluation.md
 
-It replaces what stands between the two markers in the file; a test fails where the file differs from the registry.
+It replaces the text between the two markers in the file; a test fails if the file differs from the registry.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def updated(text: str) -> str:
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"the document must hold the markers {BEGIN} and {END}")
+        raise ValueError(f"the document must contain the markers {BEGIN} and {END}")
     return f"{before}{BEGIN}\n\n{tables()}\n{END}{after}"
 
 

@@ -1,6 +1,6 @@
-"""Published results, for a sense of scale beside ours, never as a ranking.
+"""Published results, shown for orientation only, not as a ranking.
 
-They were measured on other data, at other bitrates and often by other rules; each names its source.
+They were measured on other data, at other bitrates and often with other protocols; each names its source.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PUBLISHED = (
     Published("phones", "accuracy", "VQ-VAE", 0.493, PAPER, "41 classes, 25 Hz, 128 codes, LibriSpeech"),
     Published("phones", "majority_accuracy", "prior", 0.072, PAPER, "best guess of the prior, 41 classes"),
     Published("abx", "abx_across", "challenge baseline", 0.356, ZEROSPEECH, "English, triphones, test set"),
-    Published("abx", "abx_across", "VQ-VAE + WaveNet", 0.203, ZEROSPEECH, "English, a submission"),
+    Published("abx", "abx_across", "VQ-VAE + WaveNet", 0.203, ZEROSPEECH, "English, submission to the challenge"),
     Published("abx", "abx_across", "log-mel VQ-VAE", 0.140, NIEKERK, "English, 412 bits per second"),
-    Published("bitrate", "merged", "log-mel VQ-VAE", 412, NIEKERK, "English, by the rule of the challenge"),
+    Published("bitrate", "merged", "log-mel VQ-VAE", 412, NIEKERK, "English, bitrate as defined by the challenge"),
 )

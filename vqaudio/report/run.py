@@ -111,7 +111,7 @@ def evaluate_speech(
             one,
             kmeans,
             enrolled,
-            phone_classes="paper" if cfg.phone_classes == "paper" else "as they are",
+            phone_classes="paper" if cfg.phone_classes == "paper" else "labels",
             decoded_utterances=cfg.decoded_utterances,
             sampling=sampling,
             make_asr=make_asr,
@@ -171,7 +171,7 @@ def _asr(name: str) -> Callable[[Sequence[str]], ASR]:
 
 
 def _verdict(contexts: Sequence[EvaluationContext]) -> str:
-    """Judged on the first set whose speakers the model knows."""
+    """Computed on the first set whose speakers the model knows."""
     reason = ""
     for context in contexts:
         try:

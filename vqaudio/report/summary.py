@@ -1,7 +1,7 @@
 """The sentences at the top of a report: one for each task with a `summary` in the registry, and each set.
 
 A summary is a template: {system:metric} is replaced by the value with its interval, {set} by the name of the set, and a
-part in [brackets] is dropped where one of its values was not measured; without the others there is no sentence.
+part in [brackets] is omitted if one of its values was not measured. If another value is missing, there is no sentence.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ def _sentence(task: Task, name: str, lookup: Lookup) -> str:
     if filled is None:
         return ""
     ours = measured(MODEL, task.compared) if task.compared else None
-    rivals = {system: own for system in KMEANS if task.compared and (own := measured(system, task.compared))}
-    if ours is None or not rivals:
+    baselines = {system: own for system in KMEANS if task.compared and (own := measured(system, task.compared))}
+    if ours is None or not baselines:
         return f"{filled}."
     metric = task.metric(task.compared)
     sign = -1 if metric.better == "lower" else 1
-    system, best = max(rivals.items(), key=lambda item: sign * item[1].value)
+    system, best = max(baselines.items(), key=lambda item: sign * item[1].value)
     return f"{filled}; {system} with as many codes: {formatted(best, metric.unit)}, {_outcome(ours, best, sign)}."
 
 
 def _outcome(ours: Estimate, best: Estimate, sign: int) -> str:
-    apart = min(ours.count, best.count) > 1 and (ours.low > best.high or ours.high < best.low)
-    if not apart:
+    disjoint = min(ours.count, best.count) > 1 and (ours.low > best.high or ours.high < best.low)
+    if not disjoint:
         return "a difference within the confidence intervals"
     return "so the tokens are better" if sign * (ours.value - best.value) > 0 else "so the tokens are worse"
 

@@ -69,7 +69,12 @@ _CHANGES = {  # of the robustness task: how the input is changed
     "opus": "the speech is coded with Opus at about 30 kbit/s",
 }
 _EDIT_RATES = tuple(
-    Metric(f"edit_rate_{change}{suffix}", "edits", LOWER, f"Edits (insert, delete, substitute) per {per} when {how}.")
+    Metric(
+        f"edit_rate_{change}{suffix}",
+        "edits",
+        LOWER,
+        f"Edits (insertions, deletions, substitutions) per {per} when {how}.",
+    )
     for suffix, per in (("", "code"), ("_merged", "run of equal codes"))
     for change, how in _CHANGES.items()
 )
@@ -78,8 +83,8 @@ TASKS = (
     Task(
         "conditioning_gap",
         "Conditioning gap",
-        "How much the decoder uses the codes and the speaker: teacher-forced cost on crops of about half a second, in "
-        "bits per sample. A conditioning gap near 0 is posterior collapse.",
+        "How much the decoder uses the codes and the speaker: teacher-forced cross-entropy on crops of about half a "
+        "second, in bits per sample. A conditioning gap near 0 means posterior collapse.",
         "vqaudio.report.compute:conditioning_gap",
         (
             Metric("bits_per_sample", "bits", LOWER, "Cross-entropy of the next sample given the previous samples, "
@@ -110,8 +115,8 @@ TASKS = (
             Metric("pnmi", "fraction", HIGHER, "Phone-normalised mutual information, I(phone; code) / H(phone), "
                    "counted on the evaluated frames themselves and therefore too high for many codes on little "
                    "speech."),
-            Metric("pnmi_shuffled", "fraction", NEITHER, "PNMI of shuffled codes: the part of PNMI that is an "
-                   "artefact of counting."),
+            Metric("pnmi_shuffled", "fraction", NEITHER, "PNMI of shuffled codes: the bias of PNMI that is due to the "
+                   "finite number of frames."),
             Metric("phone_purity", "fraction", HIGHER, "Fraction of frames that have the most frequent phone of their "
                    "code; it rises with the number of codes."),
             Metric("cluster_purity", "fraction", HIGHER, "Fraction of frames that have the most frequent code of "
@@ -136,7 +141,7 @@ TASKS = (
         "abx",
         "ABX phone discrimination",
         "For two tokens A and X of one phone and a token B of another: how often is X nearer to B than to A? No probe "
-        "is trained; guessing gives 50 %.",
+        "is trained; chance is 50 %.",
         "vqaudio.report.compute:abx",
         (
             Metric("abx_within", "fraction", LOWER, "ABX error rate with A, B and X by one speaker, comparing codes "
@@ -156,14 +161,14 @@ TASKS = (
                    "published results; 0 if phones in any context were compared, which is harder and not comparable "
                    "with those."),
         ),
-        summary="On {set}, the ABX error rate across speakers is {tokens:abx_across} by code identity (guessing: 50 %)",
+        summary="On {set}, the ABX error rate across speakers is {tokens:abx_across} by code identity (chance: 50 %)",
         compared="abx_across",
     ),
     Task(
         "speaker_probe",
         "Speaker probe",
-        "How much codes reveal about the speaker: classifiers predict the speaker from two seconds of codes. Less is "
-        "better where the speaker is to be exchanged.",
+        "How much codes reveal about the speaker: classifiers predict the speaker from two seconds of codes. For voice "
+        "conversion, lower accuracies are better.",
         "vqaudio.report.compute:speaker_probe",
         (
             Metric("linear_accuracy", "fraction", LOWER, "Speaker accuracy of a linear classifier on how often each "
@@ -226,7 +231,7 @@ TASKS = (
         "signal",
         "Signal",
         "How close free-running reconstructions are to the original. A WaveNet samples a new waveform, so metrics that "
-        "compare waveforms in time are low by design.",
+        "compare waveforms in time are necessarily low.",
         "vqaudio.report.compute:signal",
         (
             Metric("mcd", "dB", LOWER, "Mel-cepstral distortion after dynamic time warping, without level and pitch "
@@ -240,11 +245,11 @@ TASKS = (
                    "more than 20 %."),
             Metric("voicing_error", "fraction", LOWER, "Fraction of the frames that are voiced in only one of the two "
                    "signals."),
-            Metric("voiced_fraction", "fraction", NEITHER, "Fraction of voiced frames in the reconstruction; a "
-                   "whisper has a low one."),
+            Metric("voiced_fraction", "fraction", NEITHER, "Fraction of voiced frames in the reconstruction; low for "
+                   "whispered speech."),
             Metric("voiced_fraction_original", "fraction", NEITHER, "Fraction of voiced frames in the original."),
             Metric("level_difference", "dB", NEITHER, "Level of the reconstruction relative to the original; 0 is "
-                   "right."),
+                   "ideal."),
             Metric("pesq", "", HIGHER, "Wide-band PESQ, from 1 to 4.64, which compares the signals in time."),
             Metric("stoi", "", HIGHER, "Short-time objective intelligibility (STOI), at most 1, which compares band "
                    "envelopes in time."),
@@ -258,7 +263,7 @@ TASKS = (
         "Which codes are used, how long they last and how predictable the next one is.",
         "vqaudio.metrics.codebook_usage:codebook_usage_metrics",
         (
-            Metric("usage", "fraction", NEITHER, "Fraction of the codebook that occurs at all."),
+            Metric("usage", "fraction", NEITHER, "Fraction of the codebook that occurs in the set."),
             Metric("entropy", "bits", NEITHER, "Entropy of the code distribution; random codes have the highest."),
             Metric("perplexity", "codes", NEITHER, "2 to the power of the entropy: the effective number of codes."),
             Metric("repeat_rate", "fraction", NEITHER, "Fraction of the codes that equal the one before."),
@@ -266,8 +271,8 @@ TASKS = (
             Metric("run_length_ms", "ms", NEITHER, "Mean duration for which a code stays the same; a phone lasts "
                    "about 80 ms."),
             Metric("run_length_median", "frames", NEITHER, "Median number of frames for which a code stays the same."),
-            Metric("bigram_entropy", "bits", NEITHER, "Conditional entropy of a code given the one before; too low "
-                   "where there is little speech to count on."),
+            Metric("bigram_entropy", "bits", NEITHER, "Conditional entropy of a code given the one before; biased low "
+                   "on little speech."),
             Metric("distinct_bigrams", "pairs", NEITHER, "Number of different pairs of successive codes; it grows "
                    "with the amount of speech."),
             Metric("bigram_type_token_ratio", "fraction", NEITHER, "Different pairs over all pairs; 1 where no pair "
@@ -280,14 +285,14 @@ TASKS = (
     Task(
         "bitrate",
         "Bitrate",
-        "What a second of speech costs under increasingly strong models of the code sequence.",
+        "Bits per second of speech under increasingly strong models of the code sequence.",
         "vqaudio.report.compute:bitrate",
         (
             Metric("nominal", "bits/s", LOWER, "Bitrate at log2 K bits per code."),
             Metric("unigram", "bits/s", LOWER, "Bitrate under the code frequencies of the evaluated utterances "
-                   "themselves, which is too low."),
+                   "themselves, which is biased low."),
             Metric("bigram", "bits/s", LOWER, "Bitrate under the code bigrams of the evaluated utterances themselves, "
-                   "which is much too low."),
+                   "which is strongly biased low."),
             Metric("merged", "bits/s", LOWER, "Bitrate of the ZeroSpeech challenges with runs of equal codes merged: "
                    "for comparison with published results, because the codes cannot be recovered from it."),
             Metric("unigram_trained", "bits/s", LOWER, "Bitrate under the code frequencies of the training utterances "

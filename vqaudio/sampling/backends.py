@@ -39,9 +39,9 @@ class StreamState(Protocol):
     ) -> Tensor:
         """cond (B, D, N), uniforms (B, T), lengths (B,) int64 on the CPU, not increasing -> classes (B, T) int64.
 
-        Stream b takes lengths[b] steps, after which its classes are 0. With local conditioning an extension begins
-        with a frame, and N = ceil(T / hop). `teacher_forced` (B, T) int64: the input of each step, that is the class
-        of the step before (`net.start` before the first), instead of the one that was drawn.
+        Stream b takes lengths[b] steps, after which its classes are 0. With local conditioning an extension starts at
+        the start of a frame, and N = ceil(T / hop). `teacher_forced` (B, T) int64: the input of each step, which is
+        the class of the step before (`net.start` for the first step), instead of the one that was drawn.
         """
         ...
 
@@ -49,20 +49,20 @@ class StreamState(Protocol):
 class Sampler(NamedTuple):
     """A backend for one net and one configuration."""
 
-    name: str  # for people: the backend, and how it computes
-    open: Callable[[Tensor | None, int], StreamState]  # speaker (B,) int64 or None, B -> streams at their beginning
+    name: str  # description for users: backend, precision and device or threads
+    open: Callable[[Tensor | None, int], StreamState]  # speaker (B,) int64 or None, B -> new streams
 
 
 Backend = Callable[[WaveNet, SamplingConfig], Sampler]
 
 
 def choose(net: WaveNet, sampling: SamplingConfig = SamplingConfig()) -> Sampler:
-    """The fastest backend for a net on the device where it is; its `name` tells which.
+    """The fastest backend for a net on its current device, described by `name`.
 
-    On a CPU these are the compiled kernels, on up to `sampling.threads` threads (None: as many as PyTorch has), or
-    else ring buffers in PyTorch, on the threads that PyTorch has. On a GPU they are ring buffers; `cuda_graph` is
-    faster there, and is chosen explicitly. Raises ValueError for a precision that only the compiled kernels have
-    where they cannot be used.
+    On a CPU this is the compiled kernels, on up to `sampling.threads` threads (None: as many as PyTorch uses), or
+    without kernels ring buffers in PyTorch, on the threads of PyTorch. On a GPU it is ring buffers; `cuda_graph` is
+    faster there, but must be chosen explicitly. Raises ValueError for a precision that needs the compiled kernels if
+    they cannot be used.
     """
     weight = net.out.weight
     on_cpu = weight.device.type == "cpu"
@@ -102,7 +102,7 @@ def _open(
     """Streams in PyTorch. Raises ValueError for weights that are not finite, as the compiled kernels do."""
     for name, weight in net.named_parameters():
         if not weight.isfinite().all():
-            raise ValueError(f"{name} holds values that are not finite; the weights of this WaveNet are broken")
+            raise ValueError(f"{name} has values that are not finite; the weights of this WaveNet are damaged")
     return kind(net, speaker, streams, sampling)
 
 

@@ -1,6 +1,6 @@
 """How classes are drawn: one configuration for the command line, the models and all sampling backends.
 
-Importable without PyTorch, so that `vqaudio --help` answers at once.
+Importable without PyTorch, so that `vqaudio --help` is fast.
 """
 
 from __future__ import annotations

@@ -37,10 +37,10 @@ def draw(logits: Tensor, uniform: Tensor, sampling: SamplingConfig) -> Tensor:
     1. Temperature 0 and top_k 1 take the most likely class, of equally likely ones the first.
     2. top_k keeps the k most likely classes, and all that are equal to the k-th.
     3. softmax(logits / temperature) over the classes kept gives their probabilities, in float32.
-    4. top_p keeps the shortest beginning of the classes, ordered by decreasing probability and, where that is equal,
-       by increasing index, whose probability reaches p; at least one (nucleus sampling, Holtzman et al., arXiv
+    4. top_p keeps the shortest prefix of the classes, ordered by decreasing probability and, for equal probabilities,
+       by increasing index, whose probability reaches p; at least one class (nucleus sampling, Holtzman et al., arXiv
        1904.09751). A p up to the largest probability is therefore greedy.
-    5. The class is found by inverting the cumulative distribution, in the order of the indices, at uniform times its
+    5. The class is found by inverting the cumulative distribution, in the order of the indices, at `uniform` times its
        total.
     """
     if sampling.greedy:

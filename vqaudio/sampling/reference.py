@@ -1,4 +1,4 @@
-"""The reference loop, which every faster backend must equal.
+"""The reference implementation of generation, which every faster backend must equal.
 
 Letters: B streams, T steps, N frames, D code width, Q classes.
 """
@@ -30,7 +30,7 @@ def generate(
     """cond (B, D, N), speaker (B,) -> classes (B, T) int64, T = steps or the largest of each stream's own steps.
 
     Runs the whole net over all previous steps for each new one: T forward passes of growing length, in PyTorch and in
-    the net's own dtype, whatever `sampling.precision` says. N must be ceil(T / hop). `streams` gives B where neither
+    the net's own dtype, independently of `sampling.precision`. N must be ceil(T / hop). `streams` gives B where neither
     cond nor speaker does. After a stream's own end its classes are 0. `generator`: one for all streams or one for each
     (None: one for all, seeded with `sampling.seed`). `prompt` (B, P) int64: classes to continue, for a net without
     local conditioning; they are neither counted nor returned. Raises ValueError for inputs that do not fit the net.

@@ -1,4 +1,4 @@
-"""Generation with ring buffers, in PyTorch: a step costs one multiply-add per weight, however many came before.
+"""Generation with ring buffers, in PyTorch: a step costs one multiply-add per weight, independently of its position.
 
 Letters: B streams, T steps, N frames, D code width, Q classes, L layers, P past taps per layer, R residual
 channels.

@@ -43,7 +43,7 @@ class SpeechVQVAEConfig:
     """what is trained. joint: everything; codes: everything except the decoder, with the log-mel loss only, which takes
     minutes; decoder: the decoder and the context network, with encoder and codebook frozen"""
     time_jitter: float = 0.0
-    """time-jitter: fraction of the frames whose code is replaced by that of a neighbour, in training"""
+    """time jitter: fraction of the frames whose code is replaced by that of a neighbour, in training"""
 
     def __post_init__(self) -> None:
         if len(set(self.speakers)) < len(self.speakers):

@@ -14,7 +14,7 @@ from vqaudio.speech.speakers import SPEAKER_WEIGHT
 
 
 def init_from(model: SpeechVQVAE, names: Sequence[str | Path]) -> dict[str | Path, list[str]]:
-    """Copies the weights of checkpoints into `model`, wherever name and shape agree; later checkpoints win.
+    """Copies the weights of checkpoints into `model`, where name and shape agree; later ones override earlier ones.
 
     The checkpoints are named as for `load_model`. The parts that determine the codes (encoder, normalizer, quantizer)
     are copied all or none, and speaker embeddings by speaker name; of a decoder that has not been trained (stage:

@@ -78,8 +78,8 @@ class SpeechVQVAE(nn.Module):
 
         Equation 3 of the paper: the negative log-likelihood in nats, averaged over valid samples, and the loss of the
         quantizer; with `spectrum`, also the squared error of the log-mel spectrum. Each mean is weighted with the
-        fraction of valid samples or frames, so that the mean loss of the parts of a joint batch is the loss of the
-        joint batch.
+        fraction of valid samples or frames, so that the mean loss of the parts of a global batch is the loss of the
+        global batch.
         """
         z, q = self.quantize(wav, lengths)
         z_q = jitter(q.z_q, self.cfg.time_jitter) if self.training and self.cfg.time_jitter else q.z_q
@@ -265,7 +265,7 @@ class SpeechVQVAE(nn.Module):
     ) -> list[Tensor]:
         """Tokens of several utterances, one speaker for all or one for each -> waveforms (T,) float32 in [-1, 1].
 
-        `sampling` says how samples are drawn; single fields of it can be given as keyword arguments instead
+        `sampling` defines how samples are drawn; single fields of it can be given as keyword arguments instead
         (`temperature=0.8, top_p=0.9`). The waveform of an utterance depends on its codes, the speaker and `sampling`;
         with the compiled kernels on nothing else, otherwise on the rest of the batch through rounding. Raises
         ValueError for tokens of another model, unknown speakers and options out of range.

@@ -129,7 +129,7 @@ def read_archive(path: str | Path) -> Archive:
         raise FileNotFoundError(f"archive {path} does not exist; vqaudio pack creates archives")
     content = path.read_bytes()
     if content[: len(MAGIC)] != MAGIC:
-        raise ValueError(f"{path} is not a token archive (it does not begin like one); vqaudio pack creates archives")
+        raise ValueError(f"{path} is not a token archive (its first bytes differ); vqaudio pack creates archives")
     if len(content) < _PREAMBLE:
         raise ValueError(f"{path} is truncated: it ends after {len(content)} bytes; copy it again")
     version, header_size, payload_size = _SIZES.unpack_from(content, len(MAGIC))

@@ -1,4 +1,4 @@
-"""Codebook initialisation: from the vectors of several batches, more than one batch holds."""
+"""Codebook initialisation from the encoder outputs of several batches."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ from vqaudio.training.loader import Loader, to_device
 
 @runtime_checkable
 class InitialisedFromData(Protocol):
-    """A module of a model that is initialised from what reaches it, and that counts optimizer steps."""
+    """A module that is initialised from its inputs and updated once per optimizer step, such as a quantizer."""
 
     forwards_per_step: int
     """forward passes of an optimizer step on each process; `fit` sets it"""
 
     @property
     def initialised(self) -> bool:
-        """Whether it needs no initialisation, or no more."""
+        """Whether it has been initialised or needs no initialisation."""
         ...
 
     def valid_rows(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The inputs of a forward pass -> what `initialise` wants of them, (M, D) float32."""
+        """The inputs of a forward pass -> the vectors that `initialise` takes, (M, D) float32."""
         ...
 
     def initialise(self, passes: Sequence[Tensor]) -> None:
-        """Takes this process's (M, D) of each forward pass. All processes call it at the same time."""
+        """Initialises it from this process's vectors (M, D) of each forward pass. All processes must call it."""
         ...
 
 
 def initialised_from_data(model: nn.Module) -> list[InitialisedFromData]:
-    """Those in `model`, by what they offer."""
+    """The modules of `model` with this interface."""
     return [module for module in model.modules() if isinstance(module, InitialisedFromData)]
 
 
 @torch.no_grad()
 def initialise_codebooks(model: nn.Module, loader: Loader, accelerator: Accelerator, batches: int) -> None:
-    """Runs `model` on the first batches and initialises each codebook from the vectors that reached it.
+    """Runs `model` on the first batches and initialises each codebook from the inputs of its quantizer.
 
-    One that is initialised already, in a model that is trained further, stays as it is. The batches are divided among
-    the processes, as in training, but not into accumulated passes: the outcome is that of one process, but for what
-    the model draws at random before its quantizers.
+    Codebooks that are already initialised are not changed. The batches are divided among the processes, as in training,
+    but not into accumulation steps. The result equals that of one process, except for random numbers that the model
+    uses before its quantizers.
     """
     if not (found := [module for module in initialised_from_data(model) if not module.initialised]):
         return
@@ -59,7 +59,7 @@ def initialise_codebooks(model: nn.Module, loader: Loader, accelerator: Accelera
 
 @contextmanager
 def _inputs_recorded(found: Sequence[InitialisedFromData]) -> Iterator[list[list[Tensor]]]:
-    """Within, the vectors of each forward pass are kept, for each module."""
+    """Context manager that records the vectors of each forward pass, for each module."""
     seen: list[list[Tensor]] = [[] for _ in found]
     hooks = []
     for module, passes in zip(found, seen, strict=True):

@@ -61,7 +61,7 @@ class FitConfig:
     """experiment tracker to log to in addition to metrics.jsonl"""
     health: HealthConfig = field(default_factory=HealthConfig)
     stop_when_collapsed: bool = False
-    """stop the run at a verdict that more steps do not mend: diverged, codebook collapse or posterior collapse"""
+    """stop the run at a verdict from which it does not recover: diverged, codebook collapse or posterior collapse"""
 
     def __post_init__(self) -> None:
         for name in _COUNTS:

@@ -1,4 +1,4 @@
-// Reads the report and fills the page; a section without data says so.
+// Reads the report and fills the page; a section without data shows a message.
 
 const report = {
   tasks: [],

@@ -1,7 +1,7 @@
 // The table of all metrics: a row for each task, set and metric, a column for each system.
 
 const OURS = "tokens";
-const REFERENCES = ["original"]; // real audio: no competitor of the others
+const REFERENCES = ["original"]; // real audio, which is never marked as the best system
 const KEYS = { task: "Task", set: "Set" };
 
 /** Values -> rows {task, set, metric, ..., cells: {system: value}} in the report's order. */
@@ -23,8 +23,8 @@ function best(row) {
   const [first, ...others] = found.sort((a, b) => sign * (b.value - a.value));
   if (first.value === others[0].value) return null;
   const known = found.every((f) => f.count > 1); // the interval of a single item has no width
-  const apart = known && others.every((f) => (sign > 0 ? first.low > f.high : first.high < f.low));
-  return { system: first.system, apart };
+  const disjoint = known && others.every((f) => (sign > 0 ? first.low > f.high : first.high < f.low));
+  return { system: first.system, disjoint };
 }
 
 /** One value with its interval, number of items, and a bar on the scale of the row. */
@@ -33,7 +33,7 @@ function valueCell(estimate, row, lead) {
   const all = Object.values(row.cells).flatMap((f) => [f.value, f.low, f.high]);
   const [least, most] = [Math.min(0, ...all), Math.max(row.unit === "fraction" ? 1 : 0, ...all)];
   const at = (value) => (100 * (value - least)) / (most - least || 1);
-  const mark = lead?.system === estimate.system ? (lead.apart ? "●" : "○") : null;
+  const mark = lead?.system === estimate.system ? (lead.disjoint ? "●" : "○") : null;
   const [from, to] = [at(estimate.low), at(estimate.high)];
   const [left, right] = [at(0), at(estimate.value)].sort((a, b) => a - b);
   const drawn =
@@ -49,7 +49,7 @@ function valueCell(estimate, row, lead) {
     "td",
     { class: `estimate${estimate.system === OURS ? " ours" : ""}`, title: `${estimate.system}: n = ${estimate.count}` },
     estimate.value !== null && element("span", { class: "value" }, quantity(estimate.value, estimate.unit)),
-    mark && element("b", { class: "best", title: lead.apart ? "best" : "best, but intervals overlap" }, ` ${mark}`),
+    mark && element("b", { class: "best", title: lead.disjoint ? "best" : "best, but intervals overlap" }, ` ${mark}`),
     drawn,
     element(
       "small",
@@ -64,8 +64,8 @@ function valueCell(estimate, row, lead) {
 function metricsTable(report) {
   const rows = pivot(report.metrics);
   const titles = new Map(report.tasks.map((t) => [t.key, t.title]));
-  const rivals = new Set([OURS, ...rows.filter((row) => OURS in row.cells).flatMap((row) => Object.keys(row.cells))]);
-  const systems = [...new Set([...rivals, ...report.metrics.map((f) => f.system)])];
+  const compared = new Set([OURS, ...rows.filter((row) => OURS in row.cells).flatMap((row) => Object.keys(row.cells))]);
+  const systems = [...new Set([...compared, ...report.metrics.map((f) => f.system)])];
   const table = byId("metrics-table");
   const chosen = {
     task: report.tasks.find((t) => rows.some((r) => r.task === t.key))?.key ?? null,
@@ -144,9 +144,9 @@ function metricsTable(report) {
     const there = systems.filter((system) => shown.some((row) => system in row.cells));
     const columns = [
       ...Object.keys(KEYS).filter((key) => chosen[key] === null && new Set(rows.map((row) => row[key])).size > 1),
-      ...there.filter((system) => rivals.has(system)).map((system) => `system:${system}`),
+      ...there.filter((system) => compared.has(system)).map((system) => `system:${system}`),
       ...(shown.some((row) => published(row).length) ? ["published"] : []),
-      ...there.filter((system) => !rivals.has(system)).map((system) => `system:${system}`),
+      ...there.filter((system) => !compared.has(system)).map((system) => `system:${system}`),
     ];
     const label = (column) => KEYS[column] ?? (column === "published" ? "published" : column.slice(7));
     table.tHead.replaceChildren(

@@ -1,4 +1,4 @@
-"""Statistics of samples from a prior: judge.py MODEL SAMPLES REAL.jsonl [--phones TIMIT] [--png PICTURE]
+"""Statistics of samples from a prior: prior_statistics.py MODEL SAMPLES REAL.jsonl [--phones TIMIT] [--png PICTURE]
 
 SAMPLES is the output folder of `vqaudio sample`, and REAL.jsonl contains tokens of real utterances by the same model.
 Prints the Jensen-Shannon divergence (in bits, 0 to 1) of code unigrams and bigrams from those of one half of the real
@@ -21,7 +21,7 @@ from vqaudio.atomic import atomic_file
 from vqaudio.data.audio import read_audio
 from vqaudio.tokens.files import read_tokens
 
-KINDS = {
+PHONE_CLASSES = {
     "silence": "h# pau epi sil",
     "closures": "bcl dcl gcl kcl pcl tcl q",
     "vowels": "iy ih eh ae aa ah ao uh uw ux er ax ix axr ax-h ey aw ay oy ow",
@@ -30,7 +30,7 @@ KINDS = {
     "nasals": "m n ng em en eng nx",
     "glides": "l r w y el",
 }
-KIND_OF = {phone: kind for kind, phones in KINDS.items() for phone in phones.split()}
+CLASS_OF = {phone: name for name, phones in PHONE_CLASSES.items() for phone in phones.split()}
 FLOOR = -60.0  # dB relative to full scale; windows below this level count as silent
 
 
@@ -43,21 +43,21 @@ def divergence(first: Counter, second: Counter) -> float:
     return float(sum((x[x > 0] * np.log2(x[x > 0] / mean[x > 0])).sum() for x in (p, q)) / 2)
 
 
-def counted(sequences: list[np.ndarray], length: int) -> Counter:
+def ngram_counts(sequences: list[np.ndarray], length: int) -> Counter:
     """Counts of code n-grams, n = `length`."""
     return Counter(
         tuple(run) for codes in sequences for run in zip(*(codes[i:].tolist() for i in range(length)), strict=False)
     )
 
 
-def loudness(wav: np.ndarray, rate: int) -> tuple[float, float]:
+def level_and_silence(wav: np.ndarray, rate: int) -> tuple[float, float]:
     """RMS in dB relative to full scale; fraction of 10 ms windows that are silent."""
     windows = wav[: len(wav) // (rate // 100) * (rate // 100)].reshape(-1, rate // 100)
     levels = 20 * np.log10(np.sqrt((windows**2).mean(1)) + 1e-9)
     return float(20 * np.log10(np.sqrt((wav**2).mean()) + 1e-9)), float((levels < FLOOR).mean())
 
 
-def phone_kinds(model: vqaudio.SpeechVQVAE, corpus: Path) -> list[str]:
+def phone_classes(model: vqaudio.SpeechVQVAE, corpus: Path) -> list[str]:
     """(K,) the phone class in which each code occurs most often; unused codes count as silence."""
     counts_of = [Counter[str]() for _ in range(model.codebook_size)]
     for path in sorted((corpus / "phn").glob("*/*.phn")):
@@ -67,7 +67,7 @@ def phone_kinds(model: vqaudio.SpeechVQVAE, corpus: Path) -> list[str]:
         for n, code in enumerate(codes):
             middle = n * model.hop + model.hop // 2
             phone = next((phone for start, end, phone in spans if start <= middle < end), "h#")
-            counts_of[code][KIND_OF[phone]] += 1
+            counts_of[code][CLASS_OF[phone]] += 1
     return [counts.most_common(1)[0][0] if counts else "silence" for counts in counts_of]
 
 
@@ -100,25 +100,25 @@ def main() -> None:
     parser.add_argument("--png", type=Path, help="output file for spectrograms of the first samples")
     args = parser.parse_args()
     model, rng = vqaudio.load_model(args.model), np.random.default_rng(0)
-    made = list(read_tokens(args.samples / "tokens.jsonl"))
+    samples = list(read_tokens(args.samples / "tokens.jsonl"))
     real = [row.tokens.codes.numpy() for row in read_tokens(args.real)]
     sets = {
-        "samples": [row.tokens.codes.numpy() for row in made],
+        "samples": [row.tokens.codes.numpy() for row in samples],
         "real, the other half": real[1::2],
         "real, in random order": [rng.permutation(codes) for codes in real[1::2]],
     }
-    kinds = phone_kinds(model, args.phones) if args.phones else []
-    print(f"{'':24}{'codes':>8}{'pairs':>8}" + "".join(f"{kind:>11}" for kind in KINDS if kinds))
+    classes = phone_classes(model, args.phones) if args.phones else []
+    print(f"{'':24}{'codes':>8}{'pairs':>8}" + "".join(f"{name:>11}" for name in PHONE_CLASSES if classes))
     for name, codes in {"real": real[::2], **sets}.items():
-        far = [divergence(counted(codes, n), counted(real[::2], n)) for n in (1, 2)]
-        of_kind = Counter(kinds[code] for sequence in codes for code in sequence.tolist()) if kinds else Counter()
-        frequencies = "".join(f"{of_kind[kind] / of_kind.total():11.3f}" for kind in KINDS if kinds)
-        print(f"{name:24}{far[0]:8.3f}{far[1]:8.3f}{frequencies}")
+        divergences = [divergence(ngram_counts(codes, n), ngram_counts(real[::2], n)) for n in (1, 2)]
+        of_class = Counter(classes[code] for sequence in codes for code in sequence.tolist()) if classes else Counter()
+        frequencies = "".join(f"{of_class[name] / of_class.total():11.3f}" for name in PHONE_CLASSES if classes)
+        print(f"{name:24}{divergences[0]:8.3f}{divergences[1]:8.3f}{frequencies}")
     print(f"\n{'speaker':12}{'level, dB':>12}{'silent':>9}")
-    wavs = {row.id: read_audio(args.samples / f"{row.id}.wav", model.sample_rate) for row in made}
-    for speaker in dict.fromkeys(row.speaker for row in made):
-        own = np.concatenate([wavs[row.id] for row in made if row.speaker == speaker])
-        level, silent = loudness(own, model.sample_rate)
+    wavs = {row.id: read_audio(args.samples / f"{row.id}.wav", model.sample_rate) for row in samples}
+    for speaker in dict.fromkeys(row.speaker for row in samples):
+        own = np.concatenate([wavs[row.id] for row in samples if row.speaker == speaker])
+        level, silent = level_and_silence(own, model.sample_rate)
         print(f"{speaker or '-':12}{level:12.1f}{silent:9.3f}")
     if args.png:
         draw(args.png, dict(list(wavs.items())[::4][:6]), model.sample_rate)

@@ -1,4 +1,4 @@
-"""Signal-level metrics of synthesised speech: listen.py MODEL MANIFEST [--count 8]
+"""Signal-level metrics of synthesised speech: signal_metrics.py MODEL MANIFEST [--count 8]
 
 For one utterance of each speaker in the manifest: level, median F0, and log-mel distance to the original, for its
 reconstruction (same speaker) and its conversion to the next speaker. The log-mel distance of two unrelated utterances
