@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given, settings
+from hypothesis import example, strategies as st
 
 from vqaudio.data.audio import (
     AudioError,
@@ -65,6 +65,8 @@ def test_read_is_the_channel_mean_resampled_once(tmp_path, write_noise, name, ra
     from_rate=st.sampled_from([8000, 11025, 22050, 24000, 32000, 44100, 48000, 96000]),
     to_rate=st.sampled_from([8000, 16000, 22050, 24000, 48000]),
 )
+@example(frames=960, from_rate=96000, to_rate=22050)  # exactly 220.5: soxr gives 220
+@example(frames=160, from_rate=48000, to_rate=22050)  # exactly 73.5: soxr gives 74
 def test_resampled_length_is_what_soxr_gives(frames, from_rate, to_rate) -> None:
     exact = Fraction(frames * to_rate, from_rate)
     length = resampled_length(frames, from_rate, to_rate)

@@ -64,8 +64,8 @@ def audio_seconds(path: str | Path) -> float:
 
 
 def resampled_length(frames: int, from_rate: int, to_rate: int) -> int:
-    """Number of samples after resampling: frames * to_rate / from_rate, rounded half up."""
-    return (2 * frames * to_rate + from_rate) // (2 * from_rate)
+    """Number of samples after resampling: frames * to_rate / from_rate, rounded as soxr does it, in floating point."""
+    return int(frames / (from_rate / to_rate) + 0.5)
 
 
 def resampled(wav: Frames, from_rate: int, to_rate: int) -> Frames:
