@@ -78,6 +78,7 @@ def main() -> None:
     if processes().is_main_process:
         save(model, cfg.out)
         plot_curves(cfg.out / "metrics.jsonl", cfg.out / "curves.png")
+        print(f"the trained model is in {cfg.out} (vqaudio info {cfg.out})")
 
 
 if __name__ == "__main__":

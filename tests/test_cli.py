@@ -68,7 +68,7 @@ def test_tokenize_then_decode(tmp_path, run, speech, tiny_model, target) -> None
     code, out, err = run("tokenize", speech / "anna", speech / "bert" / "b.wav", "--out", tmp_path / target)
     assert (code, err) == (0, "")
     assert "utterances    2 of 2" in out
-    assert "8000 bits per second (log2 16 = 4 bits per token)" in out
+    assert "8000 bits per second (log2 16 = 4 bits per code)" in out
     assert re.search(r"RTF [0-9.e+-]+ on cpu \(audio seconds per wall second\)", out)
     rows = list(read_tokens(tmp_path / target))
     assert [row.id for row in rows] == ["a", "b"]

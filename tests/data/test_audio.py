@@ -8,7 +8,7 @@ import pytest
 import soundfile
 import soxr
 from hypothesis import example, given, settings
-from hypothesis import example, strategies as st
+from hypothesis import strategies as st
 
 from vqaudio.data.audio import (
     AudioError,

@@ -23,14 +23,14 @@ def test_perplexity_by_hand() -> None:
     assert stats.seconds == pytest.approx(64 / 8000)
     assert stats.perplexity == pytest.approx(2**1.5)  # relative frequencies of 1/2, 1/4 and 1/4
     assert stats.facts()["speakers"] == "1: s"
-    assert stats.facts()["codes"] == "3 in use, highest 500"
+    assert stats.facts()["usage"] == "3 different codes, highest 500"
 
 
 def test_properties_of_a_model(tiny_model) -> None:
     facts = model_facts(tiny_model)
     assert facts["model"] == tiny_model.fingerprint
-    assert facts["hop"] == "8 samples, 0.5 ms, 2000 tokens per second"
-    assert facts["bitrate"] == bits_per_second(tiny_model) == "8000 bits per second (log2 16 = 4 bits per token)"
+    assert facts["hop"] == "8 samples, 0.5 ms, 2000 codes per second"
+    assert facts["bitrate"] == bits_per_second(tiny_model) == "8000 bits per second (log2 16 = 4 bits per code)"
     assert facts["latency"].startswith("19 samples, 1.2 ms")
     assert facts["speakers"] == "3: anna, bert, carl"
 

@@ -39,7 +39,7 @@ Inputs = Annotated[
 Model = Annotated[str, arg(metavar="M", help="name of a shipped model, folder of a model, or Hugging Face Hub id")]
 Overwrite = Annotated[bool, arg(help="replace existing output")]
 Sampling = Annotated[SamplingConfig, arg(name="")]  # --temperature --top-k --top-p --seed --precision --threads
-Batch = Annotated[int, arg(help="utterances decoded at once (with --stream always one)")]
+Batch = Annotated[int, arg(help="number of utterances decoded at once")]
 Threads = Annotated[
     int | None, arg(metavar="INT", help="largest number of CPU threads; by default as set by OMP_NUM_THREADS")
 ]

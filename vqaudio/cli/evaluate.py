@@ -114,7 +114,8 @@ def evaluate(
         print(sentence)
     for own in result.missing:
         print(f"not measured  {own['task']} on {own['set']}: {own['reason']}")
-    print_facts({"verdict": result.verdict, "metrics": str(len(result.results)), "written": str(out)})
+    written = out / ("index.html" if report.html else "report.json")
+    print_facts({"verdict": result.verdict, "metrics": str(len(result.results)), "written": str(written)})
     return 0
 
 

@@ -1,28 +1,35 @@
-"""vqaudio info: properties of models and token files."""
+"""vqaudio info: properties of models, token files and archives."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import Positional, arg
 
 from vqaudio.cli.console import load_any, print_facts
+from vqaudio.cli.pack import size_facts
 
 
-def info(source: Positional[Annotated[str, arg(metavar="M_OR_TOKENS")]]) -> int:
-    """Print properties of a model or a token file.
+def info(source: Positional[Annotated[str, arg(metavar="M_OR_TOKENS_OR_ARCHIVE")]]) -> int:
+    """Print properties of a model, a token file or an archive.
 
     Args:
-        source: a model (a shipped name, a folder or a Hugging Face Hub id), or a token file or folder
+        source: a model (a shipped name, a folder or a Hugging Face Hub id), a token file or folder, or an archive of
+            vqaudio pack (.vqa)
     """
     from vqaudio.images.describe import image_facts
     from vqaudio.speech.describe import model_facts, prior_facts
     from vqaudio.speech.model import SpeechVQVAE
     from vqaudio.speech.prior import CodePrior
+    from vqaudio.tokens.archive import archive_facts
+    from vqaudio.tokens.archive_format import read_archive
     from vqaudio.tokens.files import names_tokens, read_tokens
     from vqaudio.tokens.stats import TokenStats
 
-    if names_tokens(source):
+    if source.endswith(".vqa"):
+        print_facts(size_facts(archive_facts(read_archive(Path(source)))))
+    elif names_tokens(source):
         stats = TokenStats()
         for row in read_tokens(source):
             stats.add(row)

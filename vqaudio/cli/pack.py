@@ -93,19 +93,21 @@ def _progress(total: int | None) -> Iterator[Advance]:
         yield bar.update
 
 
-def _print_summary(facts: ArchiveFacts, elapsed: float, out: Path) -> None:
+def size_facts(facts: ArchiveFacts) -> dict[str, str]:
+    """Content and size of an archive, as text."""
     size, fraction = facts.header_bytes + facts.payload_bytes, 8 * facts.payload_bytes / max(1, facts.fixed_bits)
     rate = f"{facts.payload_rate:.1f} bits per second, {fraction:.3f} of the fixed-length size"
     ideal = f"{facts.ideal_bits / facts.seconds:.1f} bits per second (negative log-likelihood, prior {facts.prior})"
-    summary = {
+    return {
         "utterances": f"{facts.num_rows}, {facts.seconds:.1f} s of audio",
-        "tokens": f"{facts.num_codes}, {facts.num_codes / facts.seconds:.4g} per second",
+        "codes": f"{facts.num_codes}, {facts.num_codes / facts.seconds:.4g} per second",
         "payload": f"{facts.payload_bytes} bytes, {rate}",
         "header": f"{facts.header_bytes} bytes",
         "archive": f"{size} bytes, {facts.total_rate:.1f} bits per second",
         "ideal": ideal if facts.prior else "unknown: packed without a prior",
-        "speed": f"{facts.num_codes / elapsed:.3g} codes per second, RTF {facts.seconds / elapsed:.3g} "
-        "(audio seconds per wall second)",
-        "written": str(out),
     }
-    print_facts(summary)
+
+
+def _print_summary(facts: ArchiveFacts, elapsed: float, out: Path) -> None:
+    speed = f"{facts.num_codes / elapsed:.3g} codes per second, RTF {facts.seconds / elapsed:.3g}"
+    print_facts({**size_facts(facts), "speed": f"{speed} (audio seconds per wall second)", "written": str(out)})

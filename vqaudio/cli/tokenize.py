@@ -55,9 +55,9 @@ def tokenize(
     used = len(stats.codes)
     summary = {
         "utterances": f"{stats.rows} of {len(sources)}, {stats.seconds:.1f} s of audio",
-        "tokens": f"{stats.num_tokens}, {net.frame_rate:g} per second",
+        "codes": f"{stats.num_tokens}, {net.frame_rate:g} per second",
         "bitrate": bits_per_second(net),
-        "codes": f"{used} of {net.codebook_size} in use ({used / net.codebook_size:.0%})",
+        "usage": f"{used} of {net.codebook_size} codes occur ({used / net.codebook_size:.1%})",
         "perplexity": f"{stats.perplexity:.1f}",
         "speed": real_time_factor(stats.seconds, elapsed, net),
         "written": str(out),

@@ -21,7 +21,7 @@ NUM_WARPS = 21  # filterbanks for vocal tract length perturbation, including the
 
 @dataclass(frozen=True)
 class LogMelConfig:
-    """Options of LogMel. With n_mels 0 there is no front-end, and the other options have no effect."""
+    """Options of LogMel. With n_mels 0 it is not used, and the other options have no effect."""
 
     FINGERPRINT: ClassVar = FingerprintFields(
         always={
@@ -35,7 +35,7 @@ class LogMelConfig:
     )
 
     n_mels: int = 0
-    """F, number of mel bands; 0: no front-end"""
+    """F, number of mel bands; 0: not used"""
     hop_length: int = 160
     """samples per frame"""
     win_length: int = 400

@@ -30,7 +30,7 @@ class ReportConfig:
     only: tuple[TaskKey, ...] = ()
     """tasks to compute; default: all"""
     html: bool = True
-    """write the HTML page with audio and pictures beside report.json"""
+    """with --no-html, write report.json only, without the HTML page, its audio and its pictures"""
 
     def __post_init__(self) -> None:
         if self.max_utterances < 1 or self.decoded_utterances < 1:

@@ -24,7 +24,7 @@ def model_facts(model: SpeechVQVAE) -> dict[str, str]:
         "decoder": f"{millions(model.decoder)} parameters",
         "codebook": f"{model.codebook_size} codes of dimension {encoder.dim}",
         "sample rate": f"{model.sample_rate} Hz",
-        "hop": f"{samples(model.hop)}, {model.frame_rate:g} tokens per second",
+        "hop": f"{samples(model.hop)}, {model.frame_rate:g} codes per second",
         "bitrate": bits_per_second(model),
         "look-ahead": samples(encoder.lookahead),
         "latency": f"{samples(encoder.lookahead + model.hop)} (look-ahead plus hop)",
@@ -51,7 +51,7 @@ def prior_facts(model: CodePrior) -> dict[str, str]:
 def bits_per_second(model: SpeechVQVAE) -> str:
     """Bitrate of the tokens without entropy coding: frame rate times log2 K, as text."""
     bits = math.log2(model.codebook_size)
-    return f"{bits * model.frame_rate:.0f} bits per second (log2 {model.codebook_size} = {bits:.3g} bits per token)"
+    return f"{bits * model.frame_rate:.0f} bits per second (log2 {model.codebook_size} = {bits:.3g} bits per code)"
 
 
 def millions(module: nn.Module) -> str:

@@ -50,8 +50,8 @@ class TokenStats:
         names = sorted(name for name in self.speakers if name is not None)
         return {
             "utterances": f"{self.rows}, {self.seconds:.1f} s of audio",
-            "tokens": f"{self.num_tokens}, {self.num_tokens / self.seconds:.4g} per second",
-            "codes": f"{len(self.codes)} in use, highest {max(self.codes)}",
+            "codes": f"{self.num_tokens}, {self.num_tokens / self.seconds:.4g} per second",
+            "usage": f"{len(self.codes)} different codes, highest {max(self.codes)}",
             "perplexity": f"{self.perplexity:.1f}",
             "speakers": f"{len(names)}: {', '.join(names)}" if names else "unknown",
             "model": ", ".join(self.models),
