@@ -91,7 +91,7 @@ def test_pack_then_unpack(tmp_path, run: Run, tokens, prior, target) -> None:
     assert (code, err) == (0, "")
     facts, printed = archive_facts(read_archive(archive)), _printed(out)
     assert printed["utterances"] == "3, 1.0 s of audio"
-    assert printed["tokens"] == "2000, 2000 per second"
+    assert printed["codes"] == "2000, 2000 per second"
     fraction = f"{facts.payload_bytes / 1000:.3f} of the fixed-length size"
     rate = f"{8 * facts.payload_bytes:.1f} bits per second"
     assert printed["payload"] == f"{facts.payload_bytes} bytes, {rate}, {fraction}"

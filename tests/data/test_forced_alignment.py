@@ -141,7 +141,7 @@ def test_the_verb_writes_a_table_and_names_what_it_could_not_do(
         align_verb((manifest,), out)
     write_manifest(manifest, utterances[:1], overwrite=True)
     assert align_verb((manifest,), out, overwrite=True) == 0 and list(read_tsv(out)) == [utterances[0].id]
-    assert "same class as TIMIT's hand labels" in capsys.readouterr().out
+    assert "not measured; on TIMIT, the same class as the manual labels" in capsys.readouterr().out
     assert align_verb((manifest,), tmp_path / "again.tsv", reference=(out,)) == 0
     assert "on 1 utterances, same class as the reference in 100.0 % (100.0 to 100.0)" in capsys.readouterr().out
     with pytest.raises(ValueError, match=f"2 utterances have the id '{utterances[0].id}'"):

@@ -161,8 +161,8 @@ TASKS = (
                    "published results; 0 if phones in any context were compared, which is harder and not comparable "
                    "with those."),
         ),
-        summary="On {set}, the ABX error rate across speakers is [{tokens:abx_across_vectors} by code vectors and ]{tokens:abx_across} by code identity "
-        "(chance: 50 %; it depends on the frame rate)",
+        summary="On {set}, the ABX error rate across speakers is [{tokens:abx_across_vectors} by code vectors and ]"
+        "{tokens:abx_across} by code identity (chance: 50 %; it depends on the frame rate)",
         compared="abx_across",
     ),
     Task(
@@ -225,7 +225,8 @@ TASKS = (
             Metric("cer_shuffled", "fraction", NEITHER, "CER against the references of other utterances."),
         ),
         decodes=True,
-        summary="On {set}, the word error rate of a recogniser that knows the sentences of the corpus is {original:wer} for original audio, {reconstruction:wer} for "
+        summary="On {set}, the word error rate (closed vocabulary, unless --asr names a recogniser) is "
+        "{original:wer} for original audio, {reconstruction:wer} for "
         "reconstructions[, {conversion:wer} for conversions][, {reconstruction:wer_shuffled} for unrelated speech]",
     ),
     Task(
