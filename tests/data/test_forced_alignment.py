@@ -80,7 +80,7 @@ def test_another_rate_gives_nearly_the_same(utterances: list[Utterance]) -> None
             "missing from the English dictionary of pocketsphinx: zyxomma, qwrt$",
         ),
         (RATE, " -- ?", "the transcript ' -- [?]' contains no words"),
-        (RATE, "hello", "audio and transcript do not match"),
+        (RATE, "hello", "digital silence"),
         (0, "hello", "0 samples at 16000 Hz are too short"),
         (200, "hello", "too short"),
     ],

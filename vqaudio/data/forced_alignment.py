@@ -49,8 +49,11 @@ def align(wav: Wav, text: str, sample_rate: int) -> Alignment:
     samples = resampled(wav, sample_rate, SPHINX_RATE)
     if len(samples) < WINDOW * SPHINX_RATE:
         raise ValueError(f"{len(wav)} samples at {sample_rate} Hz are too short for any phone")
+    pcm = to_int16(samples)
+    if not pcm.any():  # it leaves estimates in the decoder that spoil the next utterance
+        raise ValueError("the audio is digital silence: there is nothing to align")
     try:
-        found = _phones(decoder, " ".join(words), to_int16(samples).tobytes())
+        found = _phones(decoder, " ".join(words), pcm.tobytes())
     except RuntimeError as error:
         del _own.decoder  # its state is undefined after a failure
         raise ValueError("audio and transcript do not match; check the transcript") from error
