@@ -47,9 +47,7 @@ def prepare(
     """
     if kind in ("cifar10", "images"):
         if held_out is not None or speaker_level != 1 or not verify:
-            raise ValueError(
-                f"--held-out, --speaker-level and --no-verify apply to speech only, not to {kind}; omit them"
-            )
+            raise ValueError(f"--held-out, --speaker-level and --no-verify apply to speech, not to {kind}; omit them")
         return _prepare_images(kind, root, out, valid, test, side, seed, overwrite)
     if side is not None:
         raise ValueError(f"--side applies to images only, got {side} with {kind}; leave it out")

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 from tqdm import tqdm
 
 from vqaudio.atomic import atomic_file, check_writable
-from vqaudio.data.audio import AudioError, Failures, audio_seconds, decoded_seconds, named_in_utf8, together
+from vqaudio.data.audio import AudioError, Failures, audio_seconds, decoded_seconds, named_in_utf8, printable, together
 from vqaudio.data.audio_folders import AUDIO_SUFFIXES, Source, audio_below, file_name, speech_below
 from vqaudio.data.manifest import Utterance, manifest_row
 from vqaudio.data.splits import split
@@ -183,7 +183,9 @@ def prepare(
     failures: Failures = []
     utterances = _find(kind, root, mic, speaker_level, failures, verify)
     if not utterances:
-        raise AudioError(f"none of the {len(failures)} audio files in {root} is usable; the first: {failures[0]}")
+        raise AudioError(
+            f"none of the {len(failures)} audio files in {printable(root)} is usable: {together(failures)}"
+        )
     held = frozenset() if held_out is None else _held_out(Path(held_out), utterances)
     parts = split(utterances, valid=valid, test=test, seed=seed, held_out=held)
     speakers = sorted({u.speaker for u in utterances})

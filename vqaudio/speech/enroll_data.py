@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from vqaudio.data.audio import AudioError, Failures
+from vqaudio.data.audio import AudioError, Failures, together
 from vqaudio.data.audio_folders import AUDIO_SUFFIXES, speech_below
 from vqaudio.data.corpora import durations
 from vqaudio.data.manifest import Utterance, read_manifest
@@ -54,7 +54,12 @@ def find_new_speakers(root: str | Path, speaker: str | None = None) -> NewSpeake
         valid = read_manifest(root / VALID) if (root / VALID).is_file() else []
     else:
         train, valid = _of_one_speaker(root, speaker, failures), []
-    return NewSpeakers(*_split(train, valid, root), tuple(failures))
+    try:
+        return NewSpeakers(*_split(train, valid, root), tuple(failures))
+    except ValueError as error:
+        if failures:
+            raise ValueError(f"{error}. {together(failures)}") from error
+        raise
 
 
 def _of_one_speaker(folder: Path, speaker: str | None, failures: Failures) -> list[Utterance]:
@@ -79,7 +84,7 @@ def _of_one_speaker(folder: Path, speaker: str | None, failures: Failures) -> li
     if repeated := [id for id, count in Counter(u.id for u in utterances).items() if count > 1]:
         raise ValueError(f"{folder} has several files named {repeated[0]!r} in different formats; keep one of them")
     if not utterances:
-        raise AudioError(f"none of the {len(sources)} audio files in {folder} can be used; the first: {failures[0]}")
+        raise AudioError(f"none of the {len(sources)} audio files in {folder} can be used: {together(failures)}")
     return utterances
 
 
