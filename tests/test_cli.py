@@ -182,6 +182,38 @@ def test_prepare_names_the_files_that_it_skipped(tmp_path, run, speech) -> None:
     assert sum(len(read_manifest(tmp_path / "m" / f"{name}.jsonl")) for name in ("train", "valid", "test")) == 3
 
 
+def test_one_bad_name_costs_only_its_own_file(tmp_path, run, speech) -> None:
+    folder = tmp_path / "c" / "s"
+    folder.mkdir(parents=True)
+    good = (speech / "anna" / "a.wav").read_bytes()
+    for name in (b"good.wav", b"caf\xe9.wav", b"x" * 251 + b".wav"):
+        Path(os.fsdecode(bytes(folder) + b"/" + name)).write_bytes(good)
+    code, _, err = run("tokenize", tmp_path / "c", "--out", tmp_path / "t")
+    assert code == 1 and err.count("\n") == 2 and r"caf\xe9.wav has a name that is not UTF-8" in err
+    assert "at most 255 are allowed" in err and _names(tmp_path / "t") == ["index.jsonl", "s-good.npy"]
+    code, _, err = run("tokenize", tmp_path / "c", "--out", tmp_path / "t.jsonl")
+    assert code == 1 and [row.id for row in read_tokens(tmp_path / "t.jsonl")] == ["s-good", f"s-{'x' * 251}"]
+    code, _, err = run("decode", tmp_path / "t.jsonl", "--speaker", "anna", "--out", tmp_path / "wav")
+    assert code == 1 and "at most 245" in err and _names(tmp_path / "wav") == ["s-good.wav"]
+    code, _, err = run("convert", tmp_path / "c", "--speaker", "bert", "--out", tmp_path / "bert")
+    assert code == 1 and _names(tmp_path / "bert") == ["s-good.wav"]
+
+
+@pytest.mark.filterwarnings("default::vqaudio.data.audio.AudioWarning")
+def test_all_verbs_find_the_same_audio_and_speakers(tmp_path, run, speech) -> None:
+    root = tmp_path / "c"
+    (root / "anna" / "day1").mkdir(parents=True)
+    (root / "anna" / "day1" / "a.wav").write_bytes((speech / "anna" / "a.wav").read_bytes())
+    (root / "zoe").symlink_to(speech / "zoe")
+    (root / "anna" / "loop").symlink_to(root)
+    assert run("prepare", "folder", root, "--out", tmp_path / "m", "--valid", 0, "--test", 0)[0] == 0
+    code, _, err = run("tokenize", root, "--out", tmp_path / "t.jsonl")
+    assert code == 0 and "warning: 1 link to folders that are read already was not followed, such as" in err
+    expected = [("anna-day1-a", "anna"), ("zoe-c", "zoe")]
+    assert [(row.id, row.speaker) for row in read_tokens(tmp_path / "t.jsonl")] == expected
+    assert [(u.id, u.speaker) for u in read_manifest(tmp_path / "m/train.jsonl")] == expected
+
+
 def test_info_about_a_model(run, tiny_model_dir, tiny_model) -> None:
     code, out, err = run("info", tiny_model_dir)
     assert (code, err) == (0, "")

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import secrets
 import shutil
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # OSErrors with these numbers carry no file name
 TOKEN_BYTES = 4
+ADDED_BYTES = len("..") + 2 * TOKEN_BYTES  # by which a temporary name is longer than the final one
 
 
 def remove_leftovers(path: Path) -> None:
@@ -100,6 +102,7 @@ def restore_folder(path: Path) -> None:
 
 def check_writable(path: Path, *, overwrite: bool) -> None:
     """Raise the OSError that writing `path` would raise, before any work is done."""
+    check_name(path)
     if path.is_dir():
         raise IsADirectoryError(f"cannot write {path}: it is a folder; give the name of a file")
     if path.exists() and not overwrite:
@@ -108,6 +111,23 @@ def check_writable(path: Path, *, overwrite: bool) -> None:
         raise FileNotFoundError(f"cannot write {path}: its folder {path.parent} does not exist; make it first")
     if not path.parent.is_dir():
         raise NotADirectoryError(f"cannot write {path}: {path.parent} is a file, not a folder")
+
+
+def check_name(path: Path, *, added_bytes: int = ADDED_BYTES) -> None:
+    """Raise OSError if the name of `path` is too long for the file system.
+
+    `added_bytes` is the length that a temporary name needs more; 0 for a file in a temporary folder.
+    """
+    whole = path.absolute()
+    folder = next(parent for parent in whole.parents if parent.is_dir())
+    lengths = {"name": len(os.fsencode(path.name)), "path": len(os.fsencode(whole))}
+    limits = {"name": os.pathconf(folder, "PC_NAME_MAX"), "path": os.pathconf(folder, "PC_PATH_MAX") - 1}
+    for kind, length in lengths.items():
+        if length > (allowed := limits[kind] - added_bytes):
+            raise OSError(
+                f"cannot write {path}: its {kind} has {length} bytes, at most {allowed} are allowed there; use shorter "
+                "names of files and folders"
+            )
 
 
 def check_output_folder(out: Path, names: Sequence[str], overwrite: bool) -> None:

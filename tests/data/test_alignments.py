@@ -3,9 +3,12 @@
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from vqaudio.data.alignments import (
+    ROUNDING,
+    AlignmentWarning,
     Segment,
     find_alignments,
     read_ctm,
@@ -179,13 +182,59 @@ def test_what_overlaps_by_rounding_touches(tmp_path: Path) -> None:
     assert read_ctm(path)["u"] == [Segment(0.1, 0.3, "a"), Segment(0.3, 0.4, "b")]
 
 
+@pytest.mark.parametrize("decimals", [2, 3])
+def test_a_ctm_file_with_rounded_times_is_read(tmp_path: Path, decimals: int) -> None:
+    """Start and duration are rounded each, as by NeMo and Kaldi: phones that lie end to end then overlap."""
+    ends = np.random.default_rng(0).uniform(0.03, 0.2, 200).cumsum()
+    spans = list(pairwise([0.0, *ends]))
+    lines = [f"u 1 {start:.{decimals}f} {end - start:.{decimals}f} p{i}" for i, (start, end) in enumerate(spans)]
+    path = _file(tmp_path / "u.ctm", "\n".join(lines) + "\n")
+    with pytest.warns(AlignmentWarning, match=r"u\.ctm: 0 segments of length 0 .* and \d+ overlaps of at most 10 ms"):
+        found = find_alignments(path, ["u"])["u"]
+    assert [own.label for own in found] == [f"p{i}" for i in range(200)]
+    assert all(first.end <= second.start < second.end for first, second in pairwise(found))
+    np.testing.assert_allclose([own.start for own in found], [start for start, _ in spans], atol=ROUNDING)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("u.phn", "0 4000 a\n4000 4000 q\n4000 8000 b\n8000 8000 q\n"),
+        ("u.ctm", "u 1 0 0.25 a\nu 1 0.25 0.00 q\nu 1 0.25 0.25 b\nu 1 0.5 0 q\n"),
+        ("u.tsv", "utterance\tstart\tend\tlabel\nu\t0\t0.25\ta\nu\t0.25\t0.25\tq\nu\t0.25\t0.5\tb\nu\t0.5\t0.5\tq\n"),
+    ],
+)
+def test_segments_of_length_0_are_left_out_and_counted(tmp_path: Path, name: str, text: str) -> None:
+    path = _file(tmp_path / name, text)
+    with pytest.warns(AlignmentWarning, match="2 segments of length 0 were left out"):
+        found = find_alignments(tmp_path if name == "u.phn" else path, ["u"])
+    assert found == {"u": [Segment(0, 0.25, "a"), Segment(0.25, 0.5, "b")]}
+
+
+def test_of_a_short_segment_that_begins_where_the_next_does_something_is_left(tmp_path: Path) -> None:
+    path = _file(tmp_path / "u.ctm", "u 1 0.10 0.01 a\nu 1 0.10 0.20 b\n")
+    assert read_ctm(path)["u"] == [Segment(0.1, 0.11, "a"), Segment(0.11, 0.1 + 0.2, "b")]
+
+
+def test_linked_folders_of_alignments_are_read_and_hidden_ones_are_not(tmp_path: Path) -> None:
+    _file(tmp_path / "real/s2/u.phn", PHN)
+    _file(tmp_path / "all/.old/u.phn", PHN)
+    (tmp_path / "all/s2").symlink_to(tmp_path / "real/s2")
+    assert find_alignments(tmp_path / "all", ["u"]) == {"u": SPOKEN}
+
+
+def test_a_segment_of_length_0_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="length above 0, got 'a' of 'u' at 1"):
+        write_alignments(tmp_path / "x.tsv", {"u": [Segment(1.0, 1.0, "a")]})
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("u.phn", "0 80 a\n48 99 b\n", r"u\.phn, line 2: 'b' starts at 0\.003 s, before 'a' ends at 0\.005 s"),
-        ("u.phn", "0 100 a\n\n50 200 b\n", r"line 3: 'b' starts at 0\.003125 s, before 'a' ends"),
+        ("u.phn", "0 800 a\n480 990 b\n", r"u\.phn, line 2: 'b' starts at 0\.03 s, before 'a' ends at 0\.05 s"),
+        ("u.phn", "0 1000 a\n\n500 2000 b\n", r"line 3: 'b' starts at 0\.03125 s, before 'a' ends"),
+        ("u.ctm", "u 1 0.00 0.12 a\nu 1 0.10 0.10 b\n", r"line 2: 'b' starts at 0\.1 s, before 'a' ends at 0\.12 s"),
         ("u.phn", "100 50 a\n", r"line 1: 'a' must start at 0 or later and end after that, got 100 to 50"),
-        ("u.phn", "100 100 a\n", "end after that"),
         ("u.phn", "-5 100 a\n", "got -5 to 100"),
         ("u.phn", "0 nan a\n", "line 1: a time must be a finite number, got 'nan'"),
         ("u.phn", "0 a\n", r"line 1: expected start, end, label, got '0 a'"),

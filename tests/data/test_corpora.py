@@ -1,10 +1,13 @@
 import json
+import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 import vqaudio.data.corpora as corpora
-from vqaudio.data.audio import AudioError
+from vqaudio.data.audio import AudioError, AudioWarning
 from vqaudio.data.corpora import folder, librispeech, prepare, vctk
 from vqaudio.data.manifest import read_manifest
 
@@ -153,10 +156,86 @@ def test_unusable_files_raise_or_are_collected(vctk_080) -> None:
     assert len(failures) == 1
 
 
-def test_text_in_another_encoding_is_named(vctk_080) -> None:
+def test_text_in_another_encoding_is_left_out_and_named(vctk_080) -> None:
+    whole = vctk(vctk_080)
     (vctk_080 / "txt/p225/p225_001.txt").write_bytes("é".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"p225_001\.txt is not UTF-8"):
-        vctk(vctk_080)
+    with pytest.warns(AudioWarning, match=r"1 text file cannot be read as UTF-8 .*p225_001\.txt; convert"):
+        found = vctk(vctk_080)
+    assert [u.id for u in found] == [u.id for u in whole]
+    assert {u.id for u in found if u.text is None} == {u.id for u in whole if u.text is None} | {"p225_001"}
+
+
+def test_of_a_transcript_file_only_the_damaged_lines_are_lost(tmp_path, write_noise) -> None:
+    for number in range(4):
+        write_noise(tmp_path / f"dev/84/121123/84-121123-000{number}.flac")
+    lines = ["84-121123-0000 GO", "84-121123-0001 ", "84-121123-0002 CAF\xc9", "84-121123-0003\tYOU HEAR"]
+    (tmp_path / "dev/84/121123/84-121123.trans.txt").write_bytes("\n".join(lines).encode("latin-1"))
+    with pytest.warns(AudioWarning, match=r"1 text file .*84-121123\.trans\.txt"):
+        found = librispeech(tmp_path)
+    assert [u.text for u in found] == ["GO", None, None, "YOU HEAR"]
+
+
+def test_texts_are_found_whatever_the_case_of_their_names(tmp_path, write_noise) -> None:
+    """As in TIMIT: names in upper case, the span of samples before the text, and converted files."""
+    for name, text in (("SA1", "0 46797 She had."), ("SA2", "0 5 and 7")):
+        write_noise(tmp_path / f"FCJF0/{name}.wav").rename(tmp_path / f"FCJF0/{name}.WAV.wav")
+        _text(tmp_path / f"FCJF0/{name}.TXT", text)
+    assert [(u.id, u.text) for u in folder(tmp_path)] == [
+        ("FCJF0-SA1.WAV", "She had."),
+        ("FCJF0-SA2.WAV", "0 5 and 7"),
+    ]
+
+
+def _spoil(folder: Path, write_noise) -> set[str]:
+    """Files that cannot be used, but for most of which a glance at the header does not show it -> their names."""
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 16000)
+    soundfile.write(folder / "nan.wav", np.where(np.arange(16000) == 500, np.nan, noise), 16000, subtype="FLOAT")
+    soundfile.write(folder / "short.wav", noise[:1], 48000)
+    soundfile.write(folder / "cut.flac", noise, 16000)
+    (folder / "cut.flac").write_bytes((folder / "cut.flac").read_bytes()[:9000])
+    write_noise(folder / "half.wav")
+    (folder / "half.wav").write_bytes((folder / "half.wav").read_bytes()[:1000])
+    (folder / "talk.m4a").write_bytes(bytes(100))
+    (folder / "gone.wav").symlink_to(folder / "nowhere.wav")
+    Path(os.fsdecode(bytes(folder) + b"/caf\xe9.wav")).write_bytes((folder / "short.wav").read_bytes())
+    return {"nan.wav", "short.wav", "cut.flac", "half.wav", "talk.m4a", "gone.wav", r"caf\xe9.wav"}
+
+
+def test_prepare_names_every_unusable_file_and_uses_the_others(tmp_path, write_noise) -> None:
+    write_noise(tmp_path / "c/s1/good.wav")
+    unusable = _spoil(tmp_path / "c/s1", write_noise)
+    summary = prepare("folder", tmp_path / "c", tmp_path / "out", valid=0, test=0)
+    assert [u.id for u in read_manifest(tmp_path / "out/train.jsonl")] == ["s1-good"]
+    assert {name for name in unusable for failure in summary.failures if f"/{name} " in str(failure)} == unusable
+    assert len(summary.failures) == len(unusable)
+    with pytest.raises(AudioError, match="7 audio files cannot be used") as caught:
+        folder(tmp_path / "c")
+    assert all(name in str(caught.value) for name in unusable) and "\n" not in str(caught.value)
+
+
+def test_without_verification_only_headers_are_read(tmp_path, write_noise) -> None:
+    write_noise(tmp_path / "c/s1/good.wav")
+    _spoil(tmp_path / "c/s1", write_noise)
+    summary = prepare("folder", tmp_path / "c", tmp_path / "out", valid=0, test=0, verify=False)
+    assert summary.utterances["train"] == 4  # nan.wav, short.wav and cut.flac are not decoded
+
+
+def test_the_level_of_the_speakers_can_be_chosen(tmp_path, write_noise) -> None:
+    for speaker in ("FCJF0", "MDAB0"):
+        write_noise(tmp_path / f"TIMIT/TRAIN/DR1/{speaker}/SA1.wav")
+    with pytest.warns(AudioWarning, match=r"only one speaker, 'TRAIN' .*TRAIN/DR1/FCJF0; .*--speaker-level 2 or 3"):
+        folder(tmp_path / "TIMIT")
+    assert [u.speaker for u in folder(tmp_path / "TIMIT", speaker_level=3)] == ["FCJF0", "MDAB0"]
+    with pytest.raises(ValueError, match="kind folder only, got 2 with vctk"):
+        prepare("vctk", tmp_path, tmp_path / "out", speaker_level=2)
+
+
+def test_a_stray_that_cannot_be_read_does_not_end_the_run(tmp_path, write_noise) -> None:
+    write_noise(tmp_path / "anna/a.wav")
+    (tmp_path / "talk.m4a").write_bytes(bytes(100))
+    failures = []
+    assert [u.id for u in folder(tmp_path, failures=failures)] == ["anna-a"]
+    assert "talk.m4a" in str(failures[0])
 
 
 def test_prepare_writes_manifests_that_read_back(vctk_080, tmp_path) -> None:

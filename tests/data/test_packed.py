@@ -9,6 +9,7 @@ from threading import Thread
 
 import numpy as np
 import pytest
+import soundfile
 
 import vqaudio.data.packed as packed_module
 from vqaudio.data.audio import AudioError, read_audio, to_int16
@@ -118,6 +119,21 @@ def test_missing_source_is_named_before_anything_is_made(tmp_path, sources) -> N
     with pytest.raises(AudioError, match=r"u1\.flac does not exist"):
         pack(sources, tmp_path / "out" / "packed", 16000)
     assert not (tmp_path / "out").exists()
+
+
+def test_all_unusable_sources_are_named_together(tmp_path, sources, write_noise) -> None:
+    soundfile.write(sources[0].path, np.full(1000, np.nan), 16000, subtype="FLOAT", format="WAV")
+    cut = write_noise(tmp_path / "cut.wav")
+    cut.write_bytes(cut.read_bytes()[:500])
+    damaged = [*sources, Utterance("cut", cut, sources[0].speaker, 1.0)]
+    with pytest.raises(AudioError, match="2 audio files cannot be used") as caught:
+        pack(damaged, tmp_path / "packed", 16000)
+    assert str(sources[0].path) in str(caught.value) and str(cut) in str(caught.value)
+    sources[1].path.unlink()
+    with pytest.raises(AudioError, match="3 audio files cannot be used") as caught:
+        pack(damaged, tmp_path / "packed", 16000)
+    assert all(str(path) in str(caught.value) for path in (sources[0].path, sources[1].path, cut))
+    assert not (tmp_path / "packed").exists()
 
 
 def test_what_a_killed_build_left_is_removed(tmp_path, sources) -> None:

@@ -43,6 +43,17 @@ def test_phones_go_to_the_set_whose_utterances_they_are_of(corpus: Path, tmp_pat
     assert "phones" in first.available
 
 
+def test_utterances_without_labels_are_counted(corpus: Path, tmp_path: Path) -> None:
+    (one,) = open_sets([corpus], [], 16000)
+    assert one.unlabelled == {"texts": 1}  # no set of labels at all is not worth a sentence: see `available`
+    write_alignments(tmp_path / "phones.tsv", {"b1": [Segment(0.0, 0.5, "s")]})
+    (one,) = open_sets([corpus], [tmp_path / "phones.tsv"], 16000)
+    assert one.unlabelled == {"texts": 1, "phones": 1}
+    assert one.limited(1).unlabelled == {}
+    blank = replace(one, utterances=[_utterance("b1", text=" ..."), _utterance("b2", text="so")])
+    assert blank.unlabelled == {"texts": 1, "phones": 1}
+
+
 def test_what_is_no_set_is_refused(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=f"there is no manifest {tmp_path}/test.jsonl"):
         open_sets([tmp_path], [], 16000)

@@ -98,7 +98,7 @@ def test_every_task_is_computed_for_every_system(found: dict) -> None:
     assert {own["task"] for own in found["missing"]} <= {"signal"}  # PESQ may be undefined for noise
     assert found["sets"] == [
         {"name": "data", "utterances": 6, "speakers": 3, "seconds": pytest.approx(found["sets"][0]["seconds"])}
-        | {"available": ["texts", "phones", "training"]}
+        | {"available": ["texts", "phones", "training"], "unlabelled": {}}
     ]
 
 

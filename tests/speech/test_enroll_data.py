@@ -115,3 +115,11 @@ def test_files_that_cannot_be_used_are_left_out(eva: Path) -> None:
         path.unlink()
     with pytest.raises(AudioError, match="none of the 1 audio files"):
         find_new_speakers(eva)
+
+
+def test_unusable_files_are_named_also_where_too_little_is_left(tmp_path: Path) -> None:
+    _record(tmp_path / "eva/0.wav", seconds=60)
+    soundfile.write(tmp_path / "eva/1.wav", np.full(9000, np.nan), 1000, subtype="FLOAT")
+    (tmp_path / "eva/2.m4a").write_bytes(bytes(100))
+    with pytest.raises(ValueError, match=r"has 1 utterance .*2 audio files cannot be used: .*1\.wav has NaN .*2\.m4a"):
+        find_new_speakers(tmp_path / "eva")

@@ -6,7 +6,8 @@ import soundfile
 
 from vqaudio.data.audio import AudioError
 from vqaudio.data.manifest import Utterance, write_manifest
-from vqaudio.tokens.bulk import Source, find_sources, tokenize_all
+from vqaudio.tokens.bulk import Source, find_sources, tokenize_all, tokenize_whole, with_storable_names
+from vqaudio.tokens.files import codes_file
 
 MINI = Path(__file__).resolve().parents[2] / "egs" / "mini"
 
@@ -21,7 +22,7 @@ def test_a_folder_gives_ids_and_speakers_by_its_subfolders(tmp_path) -> None:
     _touch(tmp_path, "loose.wav", "p226/b.FLAC", "p225/a.wav", "sub/p225/a.wav", "p225/a.txt")
     _touch(tmp_path, ".hidden.wav", ".cache/x.wav", "p225/._a.wav")
     found = [(source.id, source.speaker) for source in find_sources([tmp_path])]
-    assert found == [("loose", None), ("p225-a", "p225"), ("p226-b", "p226"), ("sub-p225-a", "p225")]
+    assert found == [("loose", None), ("p225-a", "p225"), ("p226-b", "p226"), ("sub-p225-a", "sub")]
     assert find_sources([tmp_path]) == find_sources([tmp_path / "."])
 
 
@@ -79,6 +80,25 @@ def test_failures_are_collected_and_the_others_done(tmp_path, tiny_model) -> Non
     ]
     with pytest.raises(AudioError, match="none of the 1 inputs can be used"):
         list(tokenize_all(tiny_model, sources[:1], []))
+
+
+def test_tokenize_whole_names_all_sources_that_cannot_be_used(tmp_path, tiny_model) -> None:
+    soundfile.write(tmp_path / "b.wav", np.zeros(100), 16000)
+    for name in ("a.wav", "c.wav"):
+        (tmp_path / name).write_text("hello")
+    with pytest.raises(AudioError, match=r"2 audio files cannot be used: .*a\.wav .*c\.wav"):
+        list(tokenize_whole(tiny_model, find_sources([tmp_path])))
+
+
+def test_names_that_are_too_long_are_left_out_before_the_work(tmp_path) -> None:
+    sources = [Source(name, tmp_path / "x.wav", None) for name in ("a", "é" * 125 + "x", "é" * 126)]
+    failures = []
+    kept = with_storable_names(sources, lambda id: codes_file(tmp_path / "out", id), failures)
+    assert kept == sources[:2]  # 255 bytes with .npy, the most that is allowed
+    assert [("256 bytes, at most 255" in str(failure)) for failure in failures] == [True]
+    assert with_storable_names(sources, lambda id: codes_file(tmp_path / "t.jsonl", id), []) == sources
+    with pytest.raises(AudioError, match="none of the 1 inputs can be written"):
+        with_storable_names(sources[2:], lambda id: codes_file(tmp_path / "out", id), [])
 
 
 def test_rows_are_yielded_one_by_one(tmp_path, tiny_model) -> None:

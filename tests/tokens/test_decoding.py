@@ -3,10 +3,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from vqaudio.data.audio import AudioError
 from vqaudio.sampling.config import SamplingConfig
 from vqaudio.speech.tokens import Tokens
 from vqaudio.tokens.bulk import Source
-from vqaudio.tokens.decoding import DecodeJob, decode_jobs, name_outputs
+from vqaudio.tokens.decoding import DecodeJob, decode_jobs, name_outputs, name_rows
 
 
 @pytest.fixture
@@ -63,6 +64,24 @@ def test_no_jobs_and_an_invalid_batch_size(tiny_model, jobs) -> None:
     assert list(decode_jobs(tiny_model, [])) == []
     with pytest.raises(ValueError, match="batch must be at least 1, got 0"):
         list(decode_jobs(tiny_model, jobs, batch=0))
+
+
+def test_outputs_with_names_that_are_too_long_are_left_out(tmp_path) -> None:
+    """A temporary name, ten bytes longer, must be possible too."""
+    sources = [Source(name, tmp_path / "x.wav", None) for name in ("a", "b" * 241, "c" * 242)]
+    ids = [source.id for source in sources]
+    failures = []
+    named = name_outputs(sources, ["s"], tmp_path / "out", failures, overwrite=False)
+    assert [id for id, _ in named] == ids[:2] and "its name has 246 bytes, at most 245" in str(failures[0])
+    assert list(name_rows(ids, tmp_path / "out", failures, overwrite=False)) == ids[:2] and len(failures) == 2
+    assert name_outputs(sources, ["s", "t"], tmp_path / "out", failures, overwrite=False).keys() == {
+        ("a", "s"),
+        ("a", "t"),
+    }
+    with pytest.raises(AudioError, match="at most 245"):
+        name_rows(ids, tmp_path / "out", overwrite=False)
+    with pytest.raises(AudioError, match="none of the 1 outputs"):
+        name_rows(ids[2:], tmp_path / "out", [], overwrite=False)
 
 
 def test_names_of_conversions(tmp_path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TextIO, TypeVar
 from tqdm import tqdm
 from tyro.conf import arg
 
-from vqaudio.data.corpora import Failures
+from vqaudio.data.audio import AudioWarning, Failures
 from vqaudio.sampling.config import SamplingConfig
 
 if TYPE_CHECKING:
@@ -38,6 +39,13 @@ Inputs = Annotated[
 ]
 Model = Annotated[str, arg(metavar="M", help="name of a shipped model, folder of a model, or Hugging Face Hub id")]
 Overwrite = Annotated[bool, arg(help="replace existing output")]
+SpeakerLevel = Annotated[
+    int,
+    arg(
+        metavar="INT",
+        help="which folder below a folder of audio names the speaker: 1 the first, 2 the one in it, and so on",
+    ),
+]
 Sampling = Annotated[SamplingConfig, arg(name="")]  # --temperature --top-k --top-p --seed --precision --threads
 Batch = Annotated[int, arg(help="number of utterances decoded at once")]
 Threads = Annotated[
@@ -49,6 +57,29 @@ def fail(message: str, code: int) -> int:
     """Prints an error on standard error, as one line even if a library's message has several; returns `code`."""
     print(f"error: {' '.join(message.splitlines())}", file=sys.stderr)
     return code
+
+
+@contextmanager
+def warnings_in_one_line() -> Iterator[None]:
+    """Prints an AudioWarning on standard error like an error, without the place in the code that it comes from."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def show_sentence(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if issubclass(category, AudioWarning):
+                print(f"warning: {message}", file=sys.stderr)
+            else:
+                show(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = show_sentence
+        yield
 
 
 def print_facts(facts: dict[str, str], file: TextIO | None = None) -> None:

@@ -43,15 +43,16 @@ def convert(
     from vqaudio.tokens.decoding import DecodeJob, decode_jobs, name_outputs
 
     net = load(model, device, sampling.threads)
-    sources = find_sources(inputs)
+    sources = find_sources(inputs, speaker_level=None)
     speakers = net.speakers if speaker == ("all",) else tuple(dict.fromkeys(speaker))
     if not speakers:
         raise ValueError("name at least one speaker (vqaudio info MODEL lists them)")
     for name in speakers:
         net.speaker_id(name)
-    outputs = name_outputs(sources, speakers, out, overwrite=overwrite)
     with failures_named() as failures:
-        rows = tokenize_all(net, sources, failures)
+        outputs = name_outputs(sources, speakers, out, failures, overwrite=overwrite)
+        storable = [source for source in sources if (source.id, speakers[0]) in outputs]
+        rows = tokenize_all(net, storable, failures)
         jobs = (DecodeJob(outputs[row.id, name], row.tokens, name) for row in rows for name in speakers)
         write_utterances(decode_jobs(net, jobs, sampling, batch=batch), len(outputs), net, sampling, overwrite)
     return 1 if failures else 0

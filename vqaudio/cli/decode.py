@@ -51,8 +51,10 @@ def decode(
         raise ValueError("--out - needs --stream; without it give a folder")
     net = load(model, device, sampling.threads)
     speakers, failures = assign_speakers(net, tokens, speaker)
-    paths = {} if stream else name_rows(speakers, out, overwrite=overwrite)
+    paths = {} if stream else name_rows(speakers, out, failures, overwrite=overwrite)
     code = report_failures(failures)
+    if not stream:
+        speakers = {id: name for id, name in speakers.items() if id in paths}
     rows = (row for row in read_tokens(tokens) if row.id in speakers)
     if stream and speakers:
         samples, started_at = 0, time.perf_counter()

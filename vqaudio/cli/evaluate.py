@@ -112,6 +112,8 @@ def evaluate(
     )
     for sentence in result.summary:
         print(sentence)
+    for sentence in result.unlabelled:
+        print_facts({"unlabelled": sentence})
     for own in result.missing:
         print(f"not measured  {own['task']} on {own['set']}: {own['reason']}")
     written = out / ("index.html" if report.html else "report.json")

@@ -16,7 +16,7 @@ import tyro
 from vqaudio.cli.adapt import adapt
 from vqaudio.cli.align import align
 from vqaudio.cli.bench import bench
-from vqaudio.cli.console import fail
+from vqaudio.cli.console import fail, warnings_in_one_line
 from vqaudio.cli.convert import convert
 from vqaudio.cli.decode import decode
 from vqaudio.cli.evaluate import evaluate
@@ -46,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:  # from a configuration, which checks itself when it is created
         return fail(str(error), 2)
     try:
-        return run()
+        with warnings_in_one_line():
+            return run()
     except AudioError as error:  # no input could be used; failures of single inputs are collected by the verbs
         return fail(str(error), 1)
     except ValueError as error:  # includes ModelError and ConfigError

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from vqaudio.cli.console import Overwrite, print_facts, report_failures
+from vqaudio.cli.console import Overwrite, SpeakerLevel, print_facts, report_failures
 from vqaudio.data.corpora import Kind, Mic
 from vqaudio.images.kinds import ImageKind
 
@@ -20,6 +20,8 @@ def prepare(
     seed: int = 0,
     mic: Mic = "mic1",
     held_out: Path | None = None,
+    speaker_level: SpeakerLevel = 1,
+    verify: bool = True,
     side: int | None = None,
     overwrite: Overwrite = False,
 ) -> int:
@@ -38,31 +40,54 @@ def prepare(
         seed: random seed of the split
         mic: microphone of VCTK 0.92
         held_out: text file with one speaker name or utterance id per line that always goes to test.jsonl (speech)
+        verify: decode every file once, so that files that are damaged, cut off, not finite or too short are left out
+            now; --no-verify reads headers only (speech)
         side: scale the shorter side of images to this many pixels, at least the size of the model (default: no
             scaling; training takes crops of the full image)
     """
     if kind in ("cifar10", "images"):
-        if held_out is not None:
-            raise ValueError(f"--held-out applies to speech only, got {held_out} with {kind}; leave it out")
-        from vqaudio.images import corpora
-
-        made = corpora.prepare_images(
-            kind, root, out, valid=valid, test=test, side=side, seed=seed, overwrite=overwrite
-        )
-        for split, count in made.images.items():
-            print_facts({split: f"{count} images, in {out / split}"})
-        print_facts({"classes": f"{len(made.classes)}: {', '.join(made.classes)}"})
-        if made.duplicates:
-            print_facts({"duplicates": f"{made.duplicates} exact duplicates were left out"})
-        return report_failures(made.failures)
+        if held_out is not None or speaker_level != 1 or not verify:
+            raise ValueError(f"--held-out, --speaker-level and --no-verify apply to speech, not to {kind}; omit them")
+        return _prepare_images(kind, root, out, valid, test, side, seed, overwrite)
     if side is not None:
         raise ValueError(f"--side applies to images only, got {side} with {kind}; leave it out")
     from vqaudio.data import corpora
 
     made = corpora.prepare(
-        kind, root, out, valid=valid, test=test, seed=seed, mic=mic, held_out=held_out, overwrite=overwrite
+        kind,
+        root,
+        out,
+        valid=valid,
+        test=test,
+        seed=seed,
+        mic=mic,
+        held_out=held_out,
+        speaker_level=speaker_level,
+        verify=verify,
+        overwrite=overwrite,
     )
     for split, count in made.utterances.items():
         print_facts({split: f"{count} utterances, {made.hours[split]:.3f} hours, in {out / split}.jsonl"})
     print_facts({"speakers": f"{len(made.speakers)}, in {out / 'speakers.json'}"})
+    return report_failures(made.failures)
+
+
+def _prepare_images(
+    kind: ImageKind,
+    root: Path,
+    out: Path,
+    valid: float,
+    test: float,
+    side: int | None,
+    seed: int,
+    overwrite: bool,
+) -> int:
+    from vqaudio.images import corpora
+
+    made = corpora.prepare_images(kind, root, out, valid=valid, test=test, side=side, seed=seed, overwrite=overwrite)
+    for split, count in made.images.items():
+        print_facts({split: f"{count} images, in {out / split}"})
+    print_facts({"classes": f"{len(made.classes)}: {', '.join(made.classes)}"})
+    if made.duplicates:
+        print_facts({"duplicates": f"{made.duplicates} exact duplicates were left out"})
     return report_failures(made.failures)

@@ -12,6 +12,7 @@ from vqaudio.cli.console import (
     Inputs,
     Model,
     Overwrite,
+    SpeakerLevel,
     Threads,
     failures_named,
     load,
@@ -27,12 +28,13 @@ def tokenize(
     model: Model = "mini",
     threads: Threads = None,
     device: Device = "auto",
+    speaker_level: SpeakerLevel = 1,
     overwrite: Overwrite = False,
 ) -> int:
     """Convert speech to tokens.
 
     The id of a row is the name of its audio file; for files in subfolders of INPUT, the names of the subfolders come
-    first. The speaker of a row is the name of the subfolder that contains the file, and null if there is none. A
+    first. The speaker of a row is the name of the first subfolder (--speaker-level), and null if there is none. A
     manifest gives ids and speakers itself.
 
     Args:
@@ -40,17 +42,18 @@ def tokenize(
             with an index.jsonl
     """
     from vqaudio.speech.describe import bits_per_second
-    from vqaudio.tokens.bulk import find_sources, tokenize_all
-    from vqaudio.tokens.files import check_target, write_tokens
+    from vqaudio.tokens.bulk import find_sources, tokenize_all, with_storable_names
+    from vqaudio.tokens.files import check_target, codes_file, write_tokens
     from vqaudio.tokens.stats import TokenStats
 
     check_target(out, overwrite=overwrite)
     net = load(model, device, threads)
-    sources = find_sources(inputs)
+    sources = find_sources(inputs, speaker_level)
     stats, started_at = TokenStats(), time.perf_counter()
     with failures_named() as failures:
-        rows = tokenize_all(net, sources, failures)
-        write_tokens(out, stats.watch(progress(rows, len(sources))), overwrite=overwrite)
+        storable = with_storable_names(sources, lambda id: codes_file(out, id), failures)
+        rows = tokenize_all(net, storable, failures)
+        write_tokens(out, stats.watch(progress(rows, len(storable))), overwrite=overwrite)
     elapsed = time.perf_counter() - started_at
     used = len(stats.codes)
     summary = {

@@ -8,25 +8,32 @@ NAME.tsv      vqaudio, many utterances: utterance, start, end and label per line
 ID.tsv        vqaudio, one utterance: start, end and phone per line
 
 An alignment is a list of non-overlapping segments in temporal order. Stretches between segments are unlabelled.
+Overlaps of up to 10 ms are removed by shortening a segment, and segments of length 0 are left out; AlignmentWarning
+counts both.
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import dropwhile
 from pathlib import Path
 from typing import NamedTuple
 
 from vqaudio.atomic import atomic_file, check_writable
+from vqaudio.data.audio import AudioWarning
+from vqaudio.data.audio_folders import visible_files
 from vqaudio.data.textgrid import read_tiers
 
 TIERS = ("phones", "phone", "MAU")  # names used by the Montreal Forced Aligner, by many corpora, and by WebMAUS
 HEADER = ["utterance", "start", "end", "label"]
 HEADER_OF_ONE = ["start", "end", "phone"]
 SUFFIXES = (".phn", ".textgrid", ".tsv")  # of files that hold one utterance
-ROUNDING = 1e-3  # seconds; a smaller overlap is a rounding error, and the first segment is shortened
+ROUNDING = 10.5e-3
+"""seconds; smaller overlaps and gaps are due to times rounded to 10 ms (the half is for the rounding of floats)"""
 
 
 class Segment(NamedTuple):
@@ -38,6 +45,32 @@ class Segment(NamedTuple):
 
 
 Alignment = list[Segment]
+
+
+class AlignmentWarning(AudioWarning):
+    """Segments that were shortened or left out; the message counts them."""
+
+
+@dataclass
+class Repairs:
+    """How many segments of the alignments that were read had to be changed."""
+
+    empty: int = 0
+    """segments of length 0, left out"""
+    overlaps: int = 0
+    """overlaps of at most 10 ms, removed"""
+
+    def warn(self, path: Path) -> None:
+        """AlignmentWarning with the numbers, unless both are 0."""
+        if self.empty or self.overlaps:
+            warnings.warn(
+                f"{path}: {self.empty} segments of length 0 were left out, and {self.overlaps} overlaps of at most "
+                "10 ms were removed",
+                AlignmentWarning,
+                stacklevel=3,
+            )
+
+
 _Lines = Iterator[tuple[int, list[str]]]  # line number from 1, and its columns
 
 
@@ -61,15 +94,15 @@ def find_alignments(
         FileNotFoundError: `path` does not exist
         ValueError: a damaged file, two files for one utterance, or no alignment for any utterance
     """
-    path, wanted = Path(path), list(dict.fromkeys(ids))
+    path, wanted, repairs = Path(path), list(dict.fromkeys(ids)), Repairs()
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; give a folder with alignments, or a .ctm or .tsv file")
     if path.is_dir():
         files = _files_below(path, set(wanted))
-        found = {id: _read_one(files[id], sample_rate, tier) for id in wanted if id in files}
+        found = {id: _read_one(files[id], sample_rate, tier, repairs) for id in wanted if id in files}
         places = "files ID.phn, ID.TextGrid and ID.tsv at any depth"
     else:
-        every = _read_many(path)
+        every = _read_many(path, repairs)
         found = {id: every[id] for id in wanted if id in every}
         places = f"its {len(every)} utterances" + (f", such as {next(iter(every))}" if every else "")
     if not found:
@@ -78,21 +111,22 @@ def find_alignments(
             + (f", such as {wanted[0]}" if wanted else "")
             + f"; searched {places}"
         )
+    repairs.warn(path)
     return found
 
 
-def read_phn(path: Path, sample_rate: int = 16000) -> Alignment:
+def read_phn(path: Path, sample_rate: int = 16000, repairs: Repairs | None = None) -> Alignment:
     """Read a TIMIT .phn file. Raises ValueError with file and line."""
     if sample_rate < 1:
         raise ValueError(f"the sample rate of {path} must be at least 1 Hz, got {sample_rate}")
-    checked = _Checked(path)
+    checked = _Checked(path, repairs)
     for number, columns in _lines(path):
         start, end, label = _columns(path, number, columns, ["start", "end", "label"])
         checked.add(number, start, end, label, rate=sample_rate)
     return checked.alignment
 
 
-def read_textgrid(path: Path, tier: str | None = None) -> Alignment:
+def read_textgrid(path: Path, tier: str | None = None, repairs: Repairs | None = None) -> Alignment:
     """Read one tier of a TextGrid. Raises ValueError with file and line, or with the available tiers."""
     tiers = {
         found.name.lower(): found for found in reversed(read_tiers(path))
@@ -104,16 +138,16 @@ def read_textgrid(path: Path, tier: str | None = None) -> Alignment:
         raise ValueError(
             f"{path} has no interval tier {' or '.join(names)}; it has {there}; name the tier with the phones"
         )
-    checked = _Checked(path)
+    checked = _Checked(path, repairs)
     for line, start, end, text in chosen.intervals:
         if text.strip():
             checked.add(line, start, end, text.strip())
     return checked.alignment
 
 
-def read_ctm(path: Path) -> dict[str, Alignment]:
+def read_ctm(path: Path, repairs: Repairs | None = None) -> dict[str, Alignment]:
     """Read all utterances of a CTM file. Raises ValueError with file and line."""
-    found: dict[str, _Checked] = defaultdict(lambda: _Checked(path))
+    found: dict[str, _Checked] = defaultdict(lambda: _Checked(path, repairs))
     for number, columns in _lines(path, comment=";;"):
         id, _, start, duration, label = _columns(
             path, number, columns[:5], ["utterance", "channel", "start", "duration", "label"]
@@ -122,17 +156,17 @@ def read_ctm(path: Path) -> dict[str, Alignment]:
     return {id: checked.alignment for id, checked in found.items()}
 
 
-def read_tsv(path: Path) -> dict[str, Alignment]:
+def read_tsv(path: Path, repairs: Repairs | None = None) -> dict[str, Alignment]:
     """Read all utterances of a file made by `write_alignments`. Raises ValueError with file and line."""
-    found: dict[str, _Checked] = defaultdict(lambda: _Checked(path))
+    found: dict[str, _Checked] = defaultdict(lambda: _Checked(path, repairs))
     for number, (id, start, end, label) in _table(path, HEADER):
         found[id].add(number, start, end, label)
     return {id: checked.alignment for id, checked in found.items()}
 
 
-def read_tsv_of_one(path: Path) -> Alignment:
+def read_tsv_of_one(path: Path, repairs: Repairs | None = None) -> Alignment:
     """Read a TSV file of one utterance, as in egs/mini/phones. Raises ValueError with file and line."""
-    checked = _Checked(path)
+    checked = _Checked(path, repairs)
     for number, (start, end, label) in _table(path, HEADER_OF_ONE):
         checked.add(number, start, end, label)
     return checked.alignment
@@ -156,8 +190,10 @@ def write_alignments(
                 raise ValueError(
                     f"names must not be blank or contain tabs or line breaks, got {id!r} with label {label!r}"
                 )
-            checked.add(len(lines) + 1, start, end, label)
-            lines.append("\t".join((id, repr(float(start)), repr(float(end)), label)))
+            checked.add(len(lines) + len(checked.alignment) + 1, start, end, label)
+            if checked.repairs.empty:
+                raise ValueError(f"a segment must have a length above 0, got {label!r} of {id!r} at {start} s")
+        lines += ["\t".join((id, repr(float(own.start)), repr(float(own.end)), own.label)) for own in checked.alignment]
     with atomic_file(path, overwrite=overwrite) as temporary:
         temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
@@ -172,29 +208,37 @@ def check_table(path: Path, *, overwrite: bool) -> None:
 class _Checked:
     """Builds an alignment and validates every added segment against the previous one."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, repairs: Repairs | None = None):
         self.path, self.alignment = path, Alignment()
+        self.repairs = Repairs() if repairs is None else repairs
 
     def add(self, line: int, start: str | float, end: str | float, label: str, rate: float = 1.0) -> None:
         where = f"{self.path}, line {line}"
         new = Segment(_number(self.path, line, start) / rate, _number(self.path, line, end) / rate, label)
-        if new.start < 0 or new.start >= new.end:
+        if new.start < 0 or new.start > new.end:
             raise ValueError(f"{where}: {label!r} must start at 0 or later and end after that, got {start} to {end}")
-        if self.alignment and new.start < self.alignment[-1].end:
-            before = self.alignment[-1]
-            if before.end - new.start > ROUNDING or before.start >= new.start:
-                raise ValueError(
-                    f"{where}: {label!r} starts at {new.start:g} s, before {before.label!r} ends at {before.end:g} s; "
-                    "segments must be in temporal order and must not overlap"
-                )
-            self.alignment[-1] = before._replace(end=new.start)
-        self.alignment.append(new)
+        before = self.alignment[-1] if self.alignment else Segment(0, 0, "")
+        if before.end - new.start > ROUNDING:
+            raise ValueError(
+                f"{where}: {label!r} starts at {new.start:g} s, before {before.label!r} ends at {before.end:g} s; "
+                "segments must be in temporal order and must not overlap"
+            )
+        if new.start < new.end and new.start < before.end:
+            self.repairs.overlaps += 1
+            if before.start < new.start:
+                self.alignment[-1] = before._replace(end=new.start)
+            else:  # nothing would be left of the segment before
+                new = new._replace(start=before.end)
+        if new.start < new.end:
+            self.alignment.append(new)
+        else:
+            self.repairs.empty += 1
 
 
 def _files_below(root: Path, wanted: set[str]) -> dict[str, Path]:
     """Id -> alignment file, for the wanted ids."""
     files: dict[str, Path] = {}
-    for path in sorted(root.rglob("*")):
+    for path in visible_files(root).files:
         if path.suffix.lower() not in SUFFIXES:
             continue
         parts = path.relative_to(root).with_suffix("").parts
@@ -207,16 +251,16 @@ def _files_below(root: Path, wanted: set[str]) -> dict[str, Path]:
     return files
 
 
-def _read_one(path: Path, sample_rate: int, tier: str | None) -> Alignment:
+def _read_one(path: Path, sample_rate: int, tier: str | None, repairs: Repairs) -> Alignment:
     if path.suffix.lower() == ".phn":
-        return read_phn(path, sample_rate)
-    return read_tsv_of_one(path) if path.suffix.lower() == ".tsv" else read_textgrid(path, tier)
+        return read_phn(path, sample_rate, repairs)
+    return read_tsv_of_one(path, repairs) if path.suffix.lower() == ".tsv" else read_textgrid(path, tier, repairs)
 
 
-def _read_many(path: Path) -> dict[str, Alignment]:
+def _read_many(path: Path, repairs: Repairs) -> dict[str, Alignment]:
     if path.suffix.lower() not in (".ctm", ".tsv"):
         raise ValueError(f"an alignment file of many utterances must be .ctm or .tsv, got {path}")
-    return read_ctm(path) if path.suffix.lower() == ".ctm" else read_tsv(path)
+    return read_ctm(path, repairs) if path.suffix.lower() == ".ctm" else read_tsv(path, repairs)
 
 
 def _lines(path: Path, separator: str | None = None, comment: str | None = None) -> _Lines:

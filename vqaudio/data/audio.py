@@ -3,7 +3,8 @@
 Shapes: T samples at the requested rate.
 """
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -12,15 +13,25 @@ import numpy.typing as npt
 import soundfile
 
 from vqaudio.atomic import atomic_file
+from vqaudio.data.audio_headers import missing_bytes
 
 WRITABLE = {".wav": "WAV", ".flac": "FLAC"}
 Frames = npt.NDArray[np.float32]
 UNKNOWN_FRAMES = 2**62  # libsndfile reports 2**63 - 1 for a FLAC stream without a length in its header
+MIN_SECONDS = 1e-3  # shorter files have no sample left after resampling to a low rate
+MAX_NAMED = 20  # failures that one message names; more are counted
 INT16_SCALE = 32768  # int16 value = sample * INT16_SCALE, here and in every packed corpus
 
 
 class AudioError(ValueError):
     """A file that cannot be used as audio; the message names the file, the reason and the remedy."""
+
+
+class AudioWarning(UserWarning):
+    """Files of a corpus that were left out, or may be used in another way than intended; the message counts them."""
+
+
+Failures = list[AudioError]
 
 
 def blocks(path: str | Path, sample_rate: int, *, block_seconds: float = 10.0) -> Iterator[Frames]:
@@ -61,6 +72,42 @@ def audio_seconds(path: str | Path) -> float:
     """Duration in seconds according to the file header, without decoding. Raises AudioError."""
     with _open(Path(path)) as file:
         return file.frames / file.samplerate
+
+
+def decoded_seconds(path: str | Path) -> float:
+    """Like `audio_seconds`, but decodes the whole file first.
+
+    Raises AudioError also for a damaged or cut off file, NaN or infinite samples, and less than MIN_SECONDS of audio.
+    """
+    path = Path(path)
+    with _open(path) as file:
+        for _ in _mono_blocks(file, path, 10 * file.samplerate):
+            pass
+        seconds = file.frames / file.samplerate
+    if seconds < MIN_SECONDS:
+        raise AudioError(
+            f"{path} is too short: {file.frames} samples at {file.samplerate} Hz are less than a millisecond; "
+            "leave it out"
+        )
+    return seconds
+
+
+def can_open(path: Path) -> bool:
+    """Whether the file has the header of audio that can be read."""
+    try:
+        _open(path).close()
+    except AudioError:
+        return False
+    return True
+
+
+def together(failures: Sequence[AudioError]) -> AudioError:
+    """One error that names all of them, at least one."""
+    if len(failures) == 1:
+        return failures[0]
+    named = ". ".join(str(failure) for failure in failures[:MAX_NAMED])
+    more = f". {len(failures) - MAX_NAMED} more files" if len(failures) > MAX_NAMED else ""
+    return AudioError(f"{len(failures)} audio files cannot be used: {named}{more}")
 
 
 def resampled_length(frames: int, from_rate: int, to_rate: int) -> int:
@@ -115,13 +162,41 @@ def to_int16(wav: Frames) -> npt.NDArray[np.int16]:
 
 
 def check_file(path: Path) -> None:
-    """Raise AudioError unless `path` is a non-empty file."""
-    if not path.exists():
+    """Raise AudioError unless `path` is a non-empty file whose name is UTF-8, as manifests and token files need it."""
+    if not named_in_utf8(path):
+        raise AudioError(
+            f"{printable(path)} has a name that is not UTF-8; rename it (convmv -f latin1 -t utf8 renames whole "
+            "folders)"
+        )
+    try:
+        exists = path.exists()
+    except OSError as error:  # for example a name that is too long
+        raise AudioError(f"{path} cannot be read: {error.strerror}; check the name") from error
+    if not exists and path.is_symlink():
+        target = printable(path.readlink())
+        raise AudioError(f"{path} is a link to {target}, which does not exist; remove or mend the link")
+    if not exists:
         raise AudioError(f"{path} does not exist; check the name")
+    if path.is_dir() and not os.access(path, os.R_OK | os.X_OK):
+        raise AudioError(f"{path} is a folder that may not be read, so its files are left out; change its permissions")
     if path.is_dir():
         raise AudioError(f"{path} is a folder, not an audio file; name the files in it")
     if path.stat().st_size == 0:
         raise AudioError(f"{path} is empty (0 bytes); copy or download it again")
+
+
+def named_in_utf8(path: Path) -> bool:
+    """Whether the name of a file can be written as UTF-8 text."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def printable(path: str | Path) -> str:
+    """A path as text that can be written; bytes that are not UTF-8 become an escape sequence such as \\xe9."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 class _Sequential(soundfile.SoundFile):
@@ -137,6 +212,14 @@ def _open(path: Path) -> soundfile.SoundFile:
     check_file(path)
     if path.suffix.lower() == ".raw":
         raise AudioError(f"{path} has no header with a sample rate; convert it to WAV or FLAC")
+    try:
+        missing = missing_bytes(path)
+    except OSError as error:
+        raise AudioError(f"{path} cannot be read: {error.strerror}; change its permissions, or leave it out") from error
+    if missing:
+        raise AudioError(
+            f"{path} is cut off: its header promises {missing} bytes more than the file has; copy or download it again"
+        )
     try:
         file = _Sequential(path)
     except soundfile.LibsndfileError as error:

@@ -5,8 +5,10 @@ without the chosen microphone, and needs TorchCodec.
 """
 
 import json
+import os
 import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +17,15 @@ from typing import Literal, NamedTuple
 from tqdm import tqdm
 
 from vqaudio.atomic import atomic_file, check_writable
-from vqaudio.data.audio import AudioError, audio_seconds
+from vqaudio.data.audio import AudioError, Failures, audio_seconds, decoded_seconds, named_in_utf8, printable, together
+from vqaudio.data.audio_folders import AUDIO_SUFFIXES, Source, audio_below, file_name, speech_below
 from vqaudio.data.manifest import Utterance, manifest_row
 from vqaudio.data.splits import split
+from vqaudio.data.transcripts import Transcripts
 
-AUDIO_SUFFIXES = frozenset((".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64", ".sph"))
 Kind = Literal["vctk", "librispeech", "folder"]
 Mic = Literal["mic1", "mic2"]
-Failures = list[AudioError]
+LIBRISPEECH_DEPTHS = (2, 3, 4)  # folders above a file: SPEAKER/CHAPTER, SUBSET/..., LibriSpeech/SUBSET/...
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class PrepareSummary:
 
 
 class _Found(NamedTuple):
-    """An audio file before its header is read."""
+    """An audio file before it is read."""
 
     id: str
     path: Path
@@ -48,7 +51,9 @@ class _Found(NamedTuple):
     text: str | None
 
 
-def vctk(root: str | Path, *, mic: Mic = "mic1", failures: Failures | None = None) -> list[Utterance]:
+def vctk(
+    root: str | Path, *, mic: Mic = "mic1", failures: Failures | None = None, verify: bool = True
+) -> list[Utterance]:
     """Utterances of VCTK or of a corpus laid out like it, sorted by speaker and id.
 
     Uses the first of these layouts that exists in `root`, `root`/VCTK-Corpus or `root`/VCTK-Corpus-0.92:
@@ -56,24 +61,26 @@ def vctk(root: str | Path, *, mic: Mic = "mic1", failures: Failures | None = Non
     wav16/SPEAKER/ID.flac. Texts are read from txt/SPEAKER/ID.txt and are None if missing (p315). `mic` applies
     to 0.92 only; for speakers without that microphone (p280 and p315 lack mic2) the other one is used.
 
-    Raises FileNotFoundError if no corpus is found, AudioError for an unusable file; with a list of
-    `failures`, unusable files are appended to it and left out instead.
+    With `verify`, every file is decoded once, which finds all that are damaged, cut off, not finite or too short;
+    without, only headers are read. Raises FileNotFoundError if no corpus is found, AudioError for the unusable files;
+    with a list of `failures`, unusable files are appended to it and left out instead.
     """
     if mic not in ("mic1", "mic2"):
         raise ValueError(f"mic must be mic1 or mic2, got {mic!r}")
-    root = _existing(root)
+    root, transcripts = _existing(root), Transcripts()
     for base in (root, root / "VCTK-Corpus", root / "VCTK-Corpus-0.92"):
         for layout in ("wav48_silence_trimmed", "wav48", "wav16"):
             found: list[_Found] = []
             for folder in _folders(base / layout):
-                ids = {path.stem: path for path in _audio_files(folder)}
+                ids = {path.stem: path for path in audio_below(folder) if path.parent == folder}
                 if layout == "wav48_silence_trimmed":
                     ids = _one_microphone(ids, mic)
                 for id, path in ids.items():
-                    text = _read_text(base / "txt" / folder.name / f"{id}.txt")
-                    found.append(_Found(id, path, folder.name, text))
+                    text = transcripts.read(base / "txt" / folder.name / f"{id}.txt")
+                    found.append(_Found(file_name(id), path, folder.name, text))
             if found:
-                return _utterances(found, failures)
+                transcripts.warn()
+                return _utterances(found, failures, verify)
     raise FileNotFoundError(
         f"no VCTK audio in {root}; searched it and its folders VCTK-Corpus and VCTK-Corpus-0.92 for "
         "wav48_silence_trimmed/SPEAKER/ID_mic1.flac, wav48/SPEAKER/ID.wav and "
@@ -81,57 +88,52 @@ def vctk(root: str | Path, *, mic: Mic = "mic1", failures: Failures | None = Non
     )
 
 
-def librispeech(root: str | Path, *, failures: Failures | None = None) -> list[Utterance]:
+def librispeech(root: str | Path, *, failures: Failures | None = None, verify: bool = True) -> list[Utterance]:
     """Utterances of LibriSpeech, sorted by speaker and id: SUBSET/SPEAKER/CHAPTER/ID.flac.
 
     `root` is LibriSpeech/, its parent folder, or one of its subsets (to use only that subset). Texts are
-    read from SPEAKER-CHAPTER.trans.txt. Exceptions and `failures` as in `vctk`.
+    read from SPEAKER-CHAPTER.trans.txt. Exceptions, `failures` and `verify` as in `vctk`.
     """
-    root = _existing(root)
+    root, transcripts = _existing(root), Transcripts()
     found: list[_Found] = []
-    for pattern in ("*/*/*.flac", "*/*/*/*.flac", "LibriSpeech/*/*/*/*.flac"):
-        texts: dict[Path, dict[str, str]] = {}
-        for path in root.glob(pattern):
-            if not (parts := re.fullmatch(r"(\d+)-(\d+)-\d+", path.stem)):
-                continue
-            speaker, chapter = parts.groups()
-            transcript = path.parent / f"{speaker}-{chapter}.trans.txt"
-            if transcript not in texts:
-                lines = (_read_text(transcript) or "").splitlines()
-                texts[transcript] = dict(line.split(maxsplit=1) for line in lines if " " in line)
-            found.append(_Found(path.stem, path, speaker, texts[transcript].get(path.stem)))
+    for path in audio_below(root):
+        *folders, _ = path.relative_to(root).parts
+        if not (parts := re.fullmatch(r"(\d+)-(\d+)-\d+", path.stem)) or len(folders) not in LIBRISPEECH_DEPTHS:
+            continue
+        speaker, chapter = parts.groups()
+        texts = transcripts.read_table(path.parent / f"{speaker}-{chapter}.trans.txt")
+        found.append(_Found(path.stem, path, speaker, texts.get(path.stem)))
     if not found:
         raise FileNotFoundError(
             f"no LibriSpeech audio in {root}; searched for SUBSET/SPEAKER/CHAPTER/"
             "SPEAKER-CHAPTER-NNNN.flac, also below LibriSpeech/ and with a subset as the "
             "root; give the folder that contains LibriSpeech"
         )
-    return _utterances(found, failures)
+    transcripts.warn()
+    return _utterances(found, failures, verify)
 
 
-def folder(root: str | Path, *, failures: Failures | None = None) -> list[Utterance]:
+def folder(
+    root: str | Path, *, speaker_level: int = 1, failures: Failures | None = None, verify: bool = True
+) -> list[Utterance]:
     """Utterances of a directory tree with one folder per speaker, sorted by speaker and id.
 
-    Audio files (recognised by suffix, see AUDIO_SUFFIXES) may lie at any depth below SPEAKER/; the id joins the
-    folders and the stem with "-", speaker first. The text is read from a .txt file of the same stem beside the
-    audio. Hidden files are skipped. Exceptions and `failures` as in `vctk`; ValueError for audio directly in
-    `root`.
+    Audio files, ids and speakers are those of `speech_below`: audio may lie at any depth below SPEAKER/. The text is
+    read from a .txt file of the same stem beside the audio. Exceptions, `failures` and `verify` as in `vctk`;
+    ValueError for audio directly in `root`.
     """
-    root = _existing(root)
-    if strays := _audio_files(root):
+    root, transcripts = _existing(root), Transcripts()
+    sources = speech_below(root, speaker_level)
+    if strays := [source.path for source in sources if _is_stray(source)]:
         raise ValueError(f"{strays[0]} lies directly in {root}; move it into a folder named after its speaker")
-    found: list[_Found] = []
-    for speaker in _folders(root):
-        for path in _audio_files(speaker, "**/*"):
-            parts = path.relative_to(root).with_suffix("").parts
-            text = _read_text(path.with_suffix(".txt"))
-            found.append(_Found("-".join(parts), path, speaker.name, text))
+    found = [_Found(id, path, speaker or "", transcripts.beside(path)) for id, path, speaker in sources]
+    transcripts.warn()
     if not found:
         raise FileNotFoundError(
             f"no audio in {root}; searched for SPEAKER/**/*.wav and the suffixes "
             f"{' '.join(sorted(AUDIO_SUFFIXES - {'.wav'}))}; give the folder that contains the speaker folders"
         )
-    return _utterances(found, failures)
+    return _utterances(found, failures, verify)
 
 
 def prepare(
@@ -144,6 +146,8 @@ def prepare(
     seed: int = 0,
     mic: Mic = "mic1",
     held_out: str | Path | None = None,
+    speaker_level: int = 1,
+    verify: bool = True,
     overwrite: bool = False,
 ) -> PrepareSummary:
     """Find a corpus, split it, and write OUT/{train,valid,test}.jsonl and OUT/speakers.json.
@@ -160,10 +164,13 @@ def prepare(
         mic: microphone of VCTK 0.92
         held_out: text file with one speaker name or utterance id per line that always goes to test.jsonl; lines that
             start with # are comments, and names of other corpora are ignored
+        speaker_level: of the kind folder, which folder below the root names the speaker (1: the first)
+        verify: decode every file once, to find all that are unusable now
         overwrite: replace existing files
 
     Raises:
-        ValueError: an unknown kind, invalid fractions, or a `held_out` file without any name of this corpus
+        ValueError: an unknown kind, a speaker level with another kind than folder, invalid fractions, or a `held_out`
+            file without any name of this corpus
         FileNotFoundError: no corpus is found
         AudioError: no file is usable
         OSError: a file cannot be written
@@ -174,16 +181,11 @@ def prepare(
         if out.exists():
             check_writable(out / name, overwrite=overwrite)
     failures: Failures = []
-    if kind == "vctk":
-        utterances = vctk(root, mic=mic, failures=failures)
-    elif kind == "librispeech":
-        utterances = librispeech(root, failures=failures)
-    elif kind == "folder":
-        utterances = folder(root, failures=failures)
-    else:
-        raise ValueError(f"kind must be vctk, librispeech or folder, got {kind!r}")
+    utterances = _find(kind, root, mic, speaker_level, failures, verify)
     if not utterances:
-        raise AudioError(f"none of the {len(failures)} audio files in {root} is usable; the first: {failures[0]}")
+        raise AudioError(
+            f"none of the {len(failures)} audio files in {printable(root)} is usable: {together(failures)}"
+        )
     held = frozenset() if held_out is None else _held_out(Path(held_out), utterances)
     parts = split(utterances, valid=valid, test=test, seed=seed, held_out=held)
     speakers = sorted({u.speaker for u in utterances})
@@ -201,6 +203,20 @@ def prepare(
         hours={name: sum(u.seconds for u in part) / 3600 for name, part in parts._asdict().items()},
         failures=tuple(failures),
     )
+
+
+def _find(
+    kind: Kind, root: str | Path, mic: Mic, speaker_level: int, failures: Failures, verify: bool
+) -> list[Utterance]:
+    if speaker_level != 1 and kind != "folder":
+        raise ValueError(f"the speaker level applies to the kind folder only, got {speaker_level} with {kind}; omit it")
+    if kind == "vctk":
+        return vctk(root, mic=mic, failures=failures, verify=verify)
+    if kind == "librispeech":
+        return librispeech(root, failures=failures, verify=verify)
+    if kind == "folder":
+        return folder(root, speaker_level=speaker_level, failures=failures, verify=verify)
+    raise ValueError(f"kind must be vctk, librispeech or folder, got {kind!r}")
 
 
 def _held_out(path: Path, utterances: list[Utterance]) -> frozenset[str]:
@@ -234,25 +250,6 @@ def _folders(parent: Path) -> list[Path]:
     return sorted(p for p in parent.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
-def _audio_files(parent: Path, pattern: str = "*") -> list[Path]:
-    """Visible audio files by suffix, sorted. Archives made on macOS contain hidden ._NAME.wav files."""
-    return sorted(
-        path
-        for path in parent.glob(pattern)
-        if path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".") and path.is_file()
-    )
-
-
-def audio_below(folder: Path) -> list[Path]:
-    """Visible audio files by suffix at any depth, sorted; hidden folders are skipped."""
-
-    def is_audio(path: Path) -> bool:
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        return path.suffix.lower() in AUDIO_SUFFIXES and not hidden and path.is_file()
-
-    return sorted(path for path in folder.rglob("*") if is_audio(path))
-
-
 def _one_microphone(files: dict[str, Path], mic: Mic) -> dict[str, Path]:
     """{ID_mic1: path, ID_mic2: path} of one speaker -> {ID: path}, all from one microphone."""
     other = "mic2" if mic == "mic1" else "mic1"
@@ -264,31 +261,46 @@ def _one_microphone(files: dict[str, Path], mic: Mic) -> dict[str, Path]:
     return {}
 
 
-def _read_text(path: Path) -> str | None:
-    """Content of a text file without surrounding white space; None if missing or blank."""
-    if not path.is_file():
-        return None
-    try:
-        return path.read_text(encoding="utf-8-sig").strip() or None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text; convert it or remove it") from error
+def _is_stray(source: Source) -> bool:
+    """Whether a file that may be usable lies outside the speakers' folders; others are named when they are read."""
+    return source.speaker is None and source.path.suffix.lower() in AUDIO_SUFFIXES and named_in_utf8(source.path)
 
 
-def _utterances(found: Sequence[_Found], failures: Failures | None) -> list[Utterance]:
-    """Read the header of each file; sorted by speaker and id."""
+def _utterances(found: Sequence[_Found], failures: Failures | None, verify: bool) -> list[Utterance]:
+    """Read each file, or with `verify` off its header; sorted by speaker and id."""
     path_of: dict[str, Path] = {}
-    utterances: list[Utterance] = []
     ordered = sorted(found, key=lambda f: (f.speaker, f.id))
-    for item in tqdm(ordered, desc="reading headers", unit="file", disable=None):
+    for item in ordered:
         if item.id in path_of:
             raise ValueError(f"{item.path} and {path_of[item.id]} would share the id {item.id!r}; rename one")
         path_of[item.id] = item.path
-        try:
-            seconds = audio_seconds(item.path)
-        except AudioError as error:
-            if failures is None:
-                raise
-            failures.append(error)
-            continue
-        utterances.append(Utterance(item.id, item.path, item.speaker, seconds, item.text))
+    utterances: list[Utterance] = []
+    unusable: Failures = []
+    for item, seconds in zip(ordered, durations([item.path for item in ordered], verify=verify), strict=True):
+        if isinstance(seconds, AudioError):
+            unusable.append(seconds)
+        else:
+            utterances.append(Utterance(item.id, item.path, item.speaker, seconds, item.text))
+    if failures is None and unusable:
+        raise together(unusable)
+    if failures is not None:
+        failures += unusable
     return utterances
+
+
+def durations(paths: Sequence[Path], *, verify: bool) -> list[float | AudioError]:
+    """Seconds of each file, or why it cannot be used; with `verify`, files are decoded by all processors."""
+    seconds_of = decoded_seconds if verify else audio_seconds
+
+    def attempt(path: Path) -> float | AudioError:
+        try:
+            return seconds_of(path)
+        except AudioError as error:
+            return error
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        try:
+            task = "decoding" if verify else "reading headers"
+            return list(tqdm(pool.map(attempt, paths), desc=task, total=len(paths), unit="file", disable=None))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # after an interrupt: the queue may hold a whole corpus

@@ -16,8 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vqaudio.data.alignments import Alignment, Segment
-from vqaudio.data.audio import AudioError, read_audio, resampled, to_int16
-from vqaudio.data.corpora import Failures
+from vqaudio.data.audio import AudioError, Failures, read_audio, resampled, to_int16
 from vqaudio.data.manifest import Utterance
 from vqaudio.data.text import words_of
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from vqaudio.atomic import replace_folder
-from vqaudio.data.audio import blocks, check_file, to_int16
+from vqaudio.data.audio import AudioError, Failures, blocks, check_file, to_int16, together
 from vqaudio.data.manifest import Utterance
 
 VERSION = 1
@@ -72,12 +72,13 @@ def pack(
     wait for the first one and reuse its result. The folder is written atomically; partial files of a killed
     process are removed.
 
-    Raises AudioError with the name of an unusable file, ValueError for an empty list or a speaker that is not
+    Raises AudioError with the names of all unusable files, ValueError for an empty list or a speaker that is not
     in `speakers`, OSError if it cannot be written or is not a packed corpus.
     """
     folder = Path(folder).absolute()
     names = tuple(speakers) if speakers is not None else tuple(sorted({u.speaker for u in utterances}))
     _check_sources(utterances, names)
+    _check_files(utterances, sample_rate)
     source_hash = _hash_sources(utterances, sample_rate, names)
     if (packed := _open_if_same(folder, source_hash)) is not None:
         return packed
@@ -148,12 +149,33 @@ def _check_sources(utterances: Sequence[Utterance], speakers: tuple[str, ...]) -
             )
 
 
+def _check_files(utterances: Sequence[Utterance], sample_rate: int) -> None:
+    """Raise an AudioError that names all unusable files, if one of them is missing or empty; a quick check."""
+    try:
+        for utterance in utterances:
+            check_file(utterance.path)
+    except AudioError:
+        failures: Failures = []
+        for utterance in utterances:
+            for _ in _samples(utterance, sample_rate, failures):
+                pass
+        raise together(failures) from None
+
+
+def _samples(utterance: Utterance, sample_rate: int, failures: Failures) -> Iterator[npt.NDArray[np.int16]]:
+    """Blocks of int16 samples; an error of the file is appended to `failures` and ends them."""
+    try:
+        for block in blocks(utterance.path, sample_rate):
+            yield to_int16(block)
+    except AudioError as error:
+        failures.append(error)
+
+
 def _hash_sources(utterances: Sequence[Utterance], sample_rate: int, speakers: tuple[str, ...]) -> str:
     """SHA-256 over everything that determines the packed samples, without reading the audio."""
     digest = hashlib.sha256(json.dumps([VERSION, sample_rate, speakers]).encode())
     for utterance in utterances:
         path = utterance.path.absolute()
-        check_file(path)
         stat = path.stat()
         source = [utterance.id, str(path), utterance.speaker, stat.st_size, stat.st_mtime_ns]
         digest.update(json.dumps(source).encode())
@@ -188,17 +210,24 @@ def _build(
     source_hash: str,
     progress: bool,
 ) -> None:
-    """Decode all utterances into an empty folder, in constant memory."""
+    """Decode all utterances into an empty folder, in constant memory.
+
+    Raises AudioError at the end, with the names of all files that cannot be used.
+    """
     lengths: list[int] = []
+    failures: Failures = []
     # disable=None: no progress bar unless standard error is a terminal
     bar = tqdm(utterances, desc="decoding", unit="file", disable=None if progress else True)
     with (folder / SAMPLES_FILE).open("wb") as file:
         for utterance in bar:
             length = 0
-            for block in blocks(utterance.path, sample_rate):
-                file.write(to_int16(block).astype("<i2").tobytes())
+            for block in _samples(utterance, sample_rate, failures):
+                if not failures:  # the file will not be used any more
+                    file.write(block.astype("<i2").tobytes())
                 length += len(block)
             lengths.append(length)
+    if failures:
+        raise together(failures)
     speaker_index = {speaker: i for i, speaker in enumerate(speakers)}
     index = {
         "version": VERSION,

@@ -17,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from vqaudio.atomic import atomic_folder, remove_leftovers
+from vqaudio.data.audio_folders import visible_files
 from vqaudio.data.splits import check_fractions, split_group
 from vqaudio.images.data import Ints, Pixels, check_target, fill_folder
 from vqaudio.images.files import IMAGE_SUFFIXES, ImageError, check_pillow, read_image
@@ -242,13 +243,8 @@ def _folder(
 
 
 def _images_below(root: Path) -> list[Path]:
-    """Visible image files by suffix at any depth, sorted; hidden folders are skipped."""
-
-    def is_image(path: Path) -> bool:
-        hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-        return path.suffix.lower() in IMAGE_SUFFIXES and not hidden and path.is_file()
-
-    return sorted(path for path in root.rglob("*") if is_image(path))
+    """Image files by suffix at any depth, sorted, as `visible_files` finds them."""
+    return [path for path in visible_files(root).files if path.suffix.lower() in IMAGE_SUFFIXES]
 
 
 def _distinct(paths: Sequence[Path]) -> list[Path]:

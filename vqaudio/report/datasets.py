@@ -13,6 +13,7 @@ import numpy.typing as npt
 from vqaudio.data.alignments import Alignment, find_alignments
 from vqaudio.data.audio import read_audio
 from vqaudio.data.manifest import Utterance, read_manifest
+from vqaudio.data.text import words_of
 
 Wav = npt.NDArray[np.float32]
 Item = TypeVar("Item")
@@ -59,11 +60,20 @@ class EvaluationSet:
     def available(self) -> list[str]:
         """What tasks can use besides the audio: texts, phones, training."""
         there = {
-            "texts": any(u.text for u in self.utterances),
-            "phones": bool(self.alignments),
+            "texts": any(words_of(u.text or "") for u in self.utterances),
+            "phones": any(self.alignments.values()),
             "training": bool(self.training),
         }
         return [name for name, found in there.items() if found]
+
+    @property
+    def unlabelled(self) -> dict[str, int]:
+        """How many utterances lack the texts or phones that others have; no entry where all or none have them."""
+        lacking = {
+            "texts": sum(not words_of(u.text or "") for u in self.utterances),
+            "phones": sum(not self.alignments.get(u.id) for u in self.utterances),
+        }
+        return {name: count for name, count in lacking.items() if count > 0 and name in self.available}
 
 
 def open_sets(places: Sequence[Path], phones: Sequence[Path], sample_rate: int) -> list[EvaluationSet]:
@@ -94,7 +104,7 @@ def open_sets(places: Sequence[Path], phones: Sequence[Path], sample_rate: int) 
     for place in phones:
         alignments = find_alignments(place, ids)
         for one in found.values():
-            own = {u.id: alignments[u.id] for u in one.utterances if u.id in alignments}
+            own = {u.id: alignments[u.id] for u in one.utterances if alignments.get(u.id)}
             one.alignments.update(own)
     return list(found.values())
 

@@ -56,6 +56,8 @@ class Report:
     """the health verdict, computed with the task conditioning_gap"""
     summary: list[str] = field(default_factory=list)
     """sentences"""
+    unlabelled: list[str] = field(default_factory=list)
+    """sentences with the number of utterances that lack labels"""
 
     def of(self, task: str, set: str, system: str) -> dict[str, Estimate]:
         """Metric key -> estimate."""
@@ -151,6 +153,11 @@ def _compute_all(
     if any(task.key == "conditioning_gap" for task in tasks):
         report.verdict = _verdict(contexts)
     report.summary = sentences(report.of, [context.dataset.name for context in contexts])
+    report.unlabelled = [
+        f"{count} of {len(context.dataset.utterances)} utterances of {context.dataset.name} are without {labels}"
+        for context in contexts
+        for labels, count in context.dataset.unlabelled.items()
+    ]
     return report
 
 
@@ -206,6 +213,7 @@ def _as_json(report: Report, model: SpeechVQVAE, name: str, contexts: Sequence[E
                 "speakers": len(context.dataset.speakers),
                 "seconds": round(context.dataset.seconds, 1),
                 "available": context.dataset.available,
+                "unlabelled": context.dataset.unlabelled,
             }
             for context in contexts
         ],

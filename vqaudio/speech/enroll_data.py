@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from vqaudio.data.audio import AudioError, audio_seconds
-from vqaudio.data.corpora import AUDIO_SUFFIXES, Failures, audio_below
+from vqaudio.data.audio import AudioError, Failures, together
+from vqaudio.data.audio_folders import AUDIO_SUFFIXES, speech_below
+from vqaudio.data.corpora import durations
 from vqaudio.data.manifest import Utterance, read_manifest
 
 TRAIN, VALID = "train.jsonl", "valid.jsonl"
@@ -53,33 +54,37 @@ def find_new_speakers(root: str | Path, speaker: str | None = None) -> NewSpeake
         valid = read_manifest(root / VALID) if (root / VALID).is_file() else []
     else:
         train, valid = _of_one_speaker(root, speaker, failures), []
-    return NewSpeakers(*_split(train, valid, root), tuple(failures))
+    try:
+        return NewSpeakers(*_split(train, valid, root), tuple(failures))
+    except ValueError as error:
+        if failures:
+            raise ValueError(f"{error}. {together(failures)}") from error
+        raise
 
 
 def _of_one_speaker(folder: Path, speaker: str | None, failures: Failures) -> list[Utterance]:
     """All audio files in a folder and its subfolders, except hidden ones, as utterances of one speaker."""
-    paths = audio_below(folder)
-    if not paths:
+    sources = speech_below(folder, speaker_level=None)
+    if not sources:
         raise FileNotFoundError(
             f"there is no audio in {folder} or its subfolders, and no {TRAIN}; supported audio formats: "
             f"{' '.join(sorted(AUDIO_SUFFIXES))}"
         )
-    if speaker is None and folder not in {path.parent for path in paths}:
+    if speaker is None and folder not in {source.path.parent for source in sources}:
         raise ValueError(
             f"the audio in {folder} lies in subfolders; if it is all of one speaker, pass --speaker NAME, otherwise "
             f"create manifests (vqaudio prepare folder {folder} --out DIR) and give DIR"
         )
     utterances = []
-    for path in paths:
-        id = "-".join(path.relative_to(folder).with_suffix("").parts)
-        try:
-            utterances.append(Utterance(id, path, speaker or folder.absolute().name, audio_seconds(path)))
-        except AudioError as error:
-            failures.append(error)
+    for source, seconds in zip(sources, durations([source.path for source in sources], verify=True), strict=True):
+        if isinstance(seconds, AudioError):
+            failures.append(seconds)
+        else:
+            utterances.append(Utterance(source.id, source.path, speaker or folder.absolute().name, seconds))
     if repeated := [id for id, count in Counter(u.id for u in utterances).items() if count > 1]:
         raise ValueError(f"{folder} has several files named {repeated[0]!r} in different formats; keep one of them")
     if not utterances:
-        raise AudioError(f"none of the {len(paths)} audio files in {folder} can be used; the first: {failures[0]}")
+        raise AudioError(f"none of the {len(sources)} audio files in {folder} can be used: {together(failures)}")
     return utterances
 
 

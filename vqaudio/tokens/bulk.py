@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 from filelock import FileLock
 
-from vqaudio.data.audio import AudioError
-from vqaudio.data.corpora import AUDIO_SUFFIXES, Failures, audio_below
+from vqaudio.atomic import check_name
+from vqaudio.data.audio import AudioError, Failures, together
+from vqaudio.data.audio_folders import AUDIO_SUFFIXES, Source, file_name, speech_below
 from vqaudio.data.manifest import read_manifest
 from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.tokens.files import read_tokens, write_tokens
-from vqaudio.tokens.rows import TokenRow, file_name
+from vqaudio.tokens.rows import TokenRow
 
 
-class Source(NamedTuple):
-    """One utterance to tokenize."""
-
-    id: str  # unique among the sources and usable as a file name
-    path: Path
-    speaker: str | None
-
-
-def find_sources(inputs: Sequence[Path]) -> list[Source]:
+def find_sources(inputs: Sequence[Path], speaker_level: int | None = 1) -> list[Source]:
     """Audio files, folders and manifests -> utterances with unique ids, in the order of the inputs.
 
     - A file: its id is its name without the suffix, its speaker is unknown.
-    - A folder: all audio files in it and its subfolders, sorted and without hidden ones. The id joins the names of the
-      subfolders and of the file with "-"; the speaker is the name of the subfolder that contains the file.
+    - A folder: all audio files in it and its subfolders, with ids and speakers as `speech_below` gives them.
     - A manifest (.jsonl): ids, files and speakers as it lists them.
 
     Raises FileNotFoundError for a folder without audio, and ValueError for a damaged manifest, for two utterances with
@@ -39,7 +31,7 @@ def find_sources(inputs: Sequence[Path]) -> list[Source]:
         raise ValueError("give at least one audio file, folder or manifest (.jsonl)")
     sources: list[Source] = []
     for path in inputs:
-        sources += _expand(path)
+        sources += _expand(path, speaker_level)
     path_of: dict[str, Path] = {}
     for source in sources:
         if source.id in path_of:
@@ -56,6 +48,7 @@ def tokenize_all(model: SpeechVQVAE, sources: Sequence[Source], failures: Failur
 
     Raises AudioError at the end if no source could be used.
     """
+    count = len(failures)
     for source in sources:
         try:
             tokens = model.tokenize(source.path)
@@ -65,19 +58,35 @@ def tokenize_all(model: SpeechVQVAE, sources: Sequence[Source], failures: Failur
             failures.append(AudioError(f"{source.path} cannot be read: {error.strerror or error}"))
         else:
             yield TokenRow(source.id, source.speaker, tokens)
-    if len(failures) == len(sources):
+    if len(failures) - count == len(sources):
         raise AudioError(f"none of the {len(sources)} inputs can be used; nothing was written")
 
 
 def tokenize_whole(model: SpeechVQVAE, sources: Sequence[Source]) -> Iterator[TokenRow]:
-    """Like `tokenize_all`, but raises AudioError for the first source that cannot be used."""
+    """Like `tokenize_all`, but raises one AudioError at the end that names all sources that cannot be used."""
     failures: Failures = []
-    for row in tokenize_all(model, sources, failures):
-        if failures:
-            break
-        yield row
+    with suppress(AudioError):  # none can be used, which is said below
+        yield from tokenize_all(model, sources, failures)
     if failures:
-        raise failures[0]
+        raise together(failures)
+
+
+def with_storable_names(sources: Sequence[Source], path_of: Callable[[str], Path], failures: Failures) -> list[Source]:
+    """The sources whose tokens have a file, `path_of(id)`, with a valid length of name; the others go to `failures`.
+
+    Raises AudioError if there is none.
+    """
+    storable = []
+    for source in sources:
+        try:
+            check_name(path_of(source.id), added_bytes=0)
+        except OSError as error:
+            failures.append(AudioError(str(error)))
+        else:
+            storable.append(source)
+    if not storable:
+        raise AudioError(f"none of the {len(sources)} inputs can be written; nothing was written")
+    return storable
 
 
 def tokens_of(model: SpeechVQVAE, manifests: Sequence[Path], path: Path) -> Iterator[TokenRow]:
@@ -110,9 +119,9 @@ def tokens_of(model: SpeechVQVAE, manifests: Sequence[Path], path: Path) -> Iter
     return iter(rows)
 
 
-def _expand(path: Path) -> list[Source]:
+def _expand(path: Path, speaker_level: int | None) -> list[Source]:
     if path.is_dir():
-        sources = [_below(audio, path) for audio in audio_below(path)]
+        sources = speech_below(path, speaker_level)
         if not sources:
             raise FileNotFoundError(
                 f"there is no audio in {path} or its subfolders; supported formats: {' '.join(sorted(AUDIO_SUFFIXES))}"
@@ -121,8 +130,3 @@ def _expand(path: Path) -> list[Source]:
     if path.suffix == ".jsonl" and path.exists():
         return [Source(file_name(row.id), row.path, row.speaker) for row in read_manifest(path)]
     return [Source(file_name(path.stem), path, None)]
-
-
-def _below(audio: Path, folder: Path) -> Source:
-    parts = audio.relative_to(folder).with_suffix("").parts
-    return Source(file_name("-".join(parts)), audio, file_name(parts[-2]) if len(parts) > 1 else None)

@@ -13,14 +13,14 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from vqaudio.atomic import check_writable
-from vqaudio.data.audio import WRITABLE
+from vqaudio.atomic import check_name, check_writable
+from vqaudio.data.audio import WRITABLE, AudioError, Failures, together
+from vqaudio.data.audio_folders import Source, file_name
 from vqaudio.sampling.config import SamplingConfig
 from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.speech.tokens import Tokens
-from vqaudio.tokens.bulk import Source
 from vqaudio.tokens.files import read_tokens
-from vqaudio.tokens.rows import TokenRow, file_name
+from vqaudio.tokens.rows import TokenRow
 
 WINDOW = 8  # batches that are sorted by length together: enough for little padding, few enough to stay in memory
 
@@ -85,12 +85,18 @@ def assign_speakers(model: SpeechVQVAE, tokens: Path, speaker: str | None) -> Sp
 
 
 def name_outputs(
-    sources: Sequence[Source], speakers: Sequence[str], out: Path, *, overwrite: bool
+    sources: Sequence[Source],
+    speakers: Sequence[str],
+    out: Path,
+    failures: Failures | None = None,
+    *,
+    overwrite: bool,
 ) -> dict[tuple[str, str], Path]:
     """(id, speaker) -> audio file to write: `out` itself, or in the folder `out` ID.wav, or ID-SPEAKER.wav if several.
 
-    Raises ValueError if `out` is one file but there are more outputs, or if two outputs would have the same name;
-    OSError if a file cannot be written.
+    Sources whose files would have names that are too long are left out and appended to `failures`; without such a list,
+    and if no source is left, AudioError is raised. Raises ValueError if `out` is one file but there are more outputs,
+    or if two outputs would have the same name; OSError if a file cannot be written.
     """
     pairs = [(source.id, name) for source in sources for name in speakers]
     if out.suffix.lower() in WRITABLE and not out.is_dir():
@@ -108,18 +114,48 @@ def name_outputs(
         outputs = {(id, name): out / f"{id}-{file_name(name)}.wav" for id, name in pairs}
     if len(set(outputs.values())) < len(pairs):
         raise ValueError("two of the outputs would have the same file name; convert to one speaker at a time")
+    too_long = {id: problem for (id, _), path in outputs.items() if (problem := _too_long(path)) is not None}
+    _report(list(too_long.values()), len(sources), failures)
+    outputs = {pair: path for pair, path in outputs.items() if pair[0] not in too_long}
     for path in outputs.values() if out.exists() else ():
         check_writable(path, overwrite=overwrite)
     return outputs
 
 
-def name_rows(ids: Iterable[str], out: Path, *, overwrite: bool) -> dict[str, Path]:
-    """Ids of token rows -> out/ID.wav for each. Raises OSError or ValueError if a file cannot be written."""
+def name_rows(
+    ids: Iterable[str], out: Path, failures: list[ValueError] | None = None, *, overwrite: bool
+) -> dict[str, Path]:
+    """Ids of token rows -> out/ID.wav for each; names that are too long are treated as in `name_outputs`.
+
+    Raises OSError or ValueError if a file cannot be written.
+    """
     check_folder(out)
     paths = {id: out / f"{id}.wav" for id in ids}
+    too_long = {id: problem for id, path in paths.items() if (problem := _too_long(path)) is not None}
+    _report(list(too_long.values()), len(paths), failures)
+    paths = {id: path for id, path in paths.items() if id not in too_long}
     for path in paths.values() if out.exists() else ():
         check_writable(path, overwrite=overwrite)
     return paths
+
+
+def _report(problems: Sequence[AudioError], count: int, failures: list[AudioError] | list[ValueError] | None) -> None:
+    """Appends the problems of some of `count` outputs to `failures`. Raises AudioError without it, and for all."""
+    if problems and failures is None:
+        raise together(problems)
+    if failures is not None:
+        failures.extend(problems)
+    if problems and len(problems) == count:
+        raise AudioError(f"none of the {count} outputs can be written; nothing was written")
+
+
+def _too_long(path: Path) -> AudioError | None:
+    """The error for a name that the file system does not take."""
+    try:
+        check_name(path)
+    except OSError as error:
+        return AudioError(str(error))
+    return None
 
 
 def check_folder(out: Path) -> None:

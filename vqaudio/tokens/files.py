@@ -50,7 +50,7 @@ def write_tokens(path: str | Path, rows: Iterable[TokenRow], *, overwrite: bool 
     else:
         with atomic_folder(path) as folder, (folder / INDEX).open("w", encoding="utf-8") as index:
             for row in rows:
-                np.save(folder / f"{row.id}.npy", row.tokens.codes.numpy(), allow_pickle=False)
+                np.save(codes_file(folder, row.id), row.tokens.codes.numpy(), allow_pickle=False)
                 index.write(format_row(row, with_codes=False) + "\n")
 
 
@@ -87,6 +87,11 @@ def read_token_files(paths: Iterable[str | Path]) -> list[TokenRow]:
             file_of[row.id] = path
             rows.append(row)
     return rows
+
+
+def codes_file(path: Path, id: str) -> Path:
+    """The file that `write_tokens` writes for the codes of one row: ID.npy in a folder, or `path` itself."""
+    return path if path.suffix in (LINES, PARQUET) else path / f"{id}.npy"
 
 
 def names_tokens(path: str | Path) -> bool:

@@ -7,7 +7,6 @@ Letters: N frames.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from vqaudio.data.audio_folders import file_name
 from vqaudio.speech.tokens import Tokens
 
 KEYS = ("id", "speaker", "codes", "num_samples", "sample_rate", "hop", "model")
 MAX_CODE = 2**31 - 1
-_NOT_IN_FILE_NAMES = re.compile(r"[/\\\x00-\x1f\x7f\ud800-\udfff]")  # slashes, control characters, lone surrogates
 
 
 @dataclass(frozen=True)
@@ -36,12 +35,6 @@ class TokenRow:
         _check_id(self.id)
         if self.speaker == "":
             raise ValueError(f"the speaker of {self.id!r} is empty; give a name, or null if it is unknown")
-
-
-def file_name(text: str) -> str:
-    """Any text -> a valid file name; characters that are not allowed become "_"."""
-    name = _NOT_IN_FILE_NAMES.sub("_", text)
-    return f"_{name}" if name in ("", ".", "..") else name
 
 
 def format_row(row: TokenRow, *, with_codes: bool = True) -> str:

@@ -59,14 +59,16 @@ function opening() {
   };
   const given = Object.entries(facts).filter(([, value]) => value);
   const amount = (n, one) => `${number(n)} ${one}${n === 1 ? "" : "s"}`;
-  const set = (s) =>
-    element(
+  const set = (s) => {
+    const labels = (name) => (s.unlabelled?.[name] ? `${name} (${number(s.unlabelled[name])} without)` : name);
+    return element(
       "li",
       {},
       element("b", {}, s.name),
       ` ${amount(s.utterances, "utterance")}, ${amount(s.speakers, "speaker")}, ${number(Math.round(s.seconds))}\u00a0s`,
-      element("small", {}, s.available?.length ? `with ${s.available.join(", ")}` : "audio only"),
+      element("small", {}, s.available?.length ? `with ${s.available.map(labels).join(", ")}` : "audio only"),
     );
+  };
   byId("facts").append(
     element(
       "dl",
