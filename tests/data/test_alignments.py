@@ -220,7 +220,7 @@ def test_linked_folders_of_alignments_are_read_and_hidden_ones_are_not(tmp_path:
     _file(tmp_path / "real/s2/u.phn", PHN)
     _file(tmp_path / "all/.old/u.phn", PHN)
     (tmp_path / "all/s2").symlink_to(tmp_path / "real/s2")
-    assert find_alignments(tmp_path / "all", ["u"]) == {"u": SPOKEN}
+    assert find_alignments(tmp_path / "all", ["u"]) == {"u": SEGMENTS}
 
 
 def test_a_segment_of_length_0_is_not_written(tmp_path: Path) -> None:
