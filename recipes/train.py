@@ -20,7 +20,7 @@ from vqaudio.data.packed import PackedSpeech, pack
 from vqaudio.metrics.conditioning_gap import conditioning_metrics
 from vqaudio.speech.init_from import init_from
 from vqaudio.speech.model import SpeechVQVAE, SpeechVQVAEConfig
-from vqaudio.training import FitConfig, TrainingError, fit, processes
+from vqaudio.training import FitConfig, fit, processes, run_recipe
 from vqaudio.training.curves import plot_curves
 
 ROOT = Path(__file__).parent.parent
@@ -81,7 +81,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (TrainingError, ValueError, OSError) as error:  # AudioError and ConfigError are ValueErrors
-        sys.exit(f"error: {error}")
+    sys.exit(run_recipe(main))

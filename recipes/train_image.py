@@ -19,7 +19,7 @@ from vqaudio.images.baselines import ImageGumbel, ImageVAE, ImageVIMCO
 from vqaudio.images.data import ImageCropConfig, ImageCrops, centre_batches, open_images
 from vqaudio.images.metrics import ImageModel, image_metrics
 from vqaudio.images.vqvae import ImageConfig, ImageVQVAE
-from vqaudio.training import FitConfig, TrainingError, fit, processes
+from vqaudio.training import FitConfig, fit, processes, run_recipe
 from vqaudio.training.curves import plot_curves
 
 ROOT = Path(__file__).parent.parent
@@ -73,7 +73,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (TrainingError, ValueError, OSError) as error:  # ConfigError is a ValueError
-        sys.exit(f"error: {error}")
+    sys.exit(run_recipe(main))

@@ -34,7 +34,7 @@ from vqaudio.tokens.bulk import tokens_of
 from vqaudio.tokens.chunks import CodeCropConfig, CodeCrops, sequences, split_rows
 from vqaudio.tokens.files import read_token_files
 from vqaudio.tokens.rows import TokenRow
-from vqaudio.training import FitConfig, TrainingError, fit, processes
+from vqaudio.training import FitConfig, fit, processes, run_recipe
 from vqaudio.training.curves import plot_curves
 from vqaudio.training.launch import cpu_threads
 from vqaudio.training.loader import Loader
@@ -170,7 +170,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (TrainingError, ValueError, OSError) as error:  # ValueError includes ModelError and ConfigError
-        sys.exit(f"error: {error}")
+    sys.exit(run_recipe(main))

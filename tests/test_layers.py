@@ -9,7 +9,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGE = REPOSITORY / "vqaudio"
 
 LAYERS = [  # bottom to top
-    ["config", "atomic", "fingerprint"],
+    ["config", "atomic", "fingerprint", "program"],
     ["upgrade"],
     ["kernels"],
     ["nn", "checkpoint"],

@@ -7,7 +7,7 @@ import importlib.util
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.utils import DistributedType, broadcast_object_list, parse_flag_from_env
 from filelock import FileLock, Timeout
 
+from vqaudio.program import SIGNALS, run_program
 from vqaudio.training.checkpoint import TrainingError, complete, remove_leftovers
 from vqaudio.training.config import FitConfig
 
@@ -27,6 +28,20 @@ NOT_SUPPORTED = {  # environment variables set by `accelerate launch`
     "Megatron-LM": "ACCELERATE_USE_MEGATRON_LM",
     "a parallelism configuration": "ACCELERATE_USE_PARALLELISM_CONFIG",
 }
+
+
+def run_recipe(main: Callable[[], None]) -> int:
+    """Runs the main function of a recipe -> its exit code, 1 after an error, which is printed as one sentence."""
+
+    def program() -> None:
+        try:
+            main()
+        except BrokenPipeError:  # an OSError, but nothing to report
+            raise
+        except (TrainingError, ValueError, OSError) as error:  # AudioError, ModelError and ConfigError: ValueErrors
+            raise SystemExit(f"error: {error}") from error
+
+    return run_program(program)
 
 
 def processes() -> PartialState:
@@ -132,7 +147,7 @@ def run_folder_locked(out: Path, accelerator: Accelerator) -> Iterator[None]:
 
 @contextmanager
 def caught_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM in a list instead of ending the process; a second SIGINT ends it immediately."""
+    """Collect SIGINT, SIGTERM and SIGHUP in a list instead of ending the process; a second SIGINT ends it at once."""
     caught: list[int] = []
 
     def note(number: int, _: Any) -> None:
@@ -140,7 +155,8 @@ def caught_signals() -> Iterator[list[int]]:
             raise KeyboardInterrupt
         caught.append(number)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [number for number in (signal.SIGINT, *SIGNALS) if signal.getsignal(number) != signal.SIG_IGN]  # nohup
+    before = {number: signal.signal(number, note) for number in numbers}
     if sys.platform == "linux" and "ACCELERATE_MIXED_PRECISION" in os.environ:
         # `accelerate launch` does not forward signals to a single process, so its exit is turned into SIGTERM
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))
