@@ -14,6 +14,7 @@ from torch import nn
 
 from vqaudio.atomic import atomic_file
 from vqaudio.config import ConfigError, from_dict, to_dict
+from vqaudio.json_text import JSONError, parse_json
 from vqaudio.upgrade import upgrade
 
 if TYPE_CHECKING:
@@ -143,10 +144,10 @@ def _download(hub_id: str) -> Path:
 def _read_facts(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts = parse_json(path.read_bytes())
     except FileNotFoundError:
         raise ModelError(f"{folder} is not a model: it has no config.json") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except JSONError as error:
         raise ModelError(f"{path} is not JSON ({error}); download or copy the model again") from error
     if not isinstance(facts, dict) or "format" not in facts or "config" not in facts:
         raise ModelError(f"{path} was not written by vqaudio: it needs the keys format and config")

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from vqaudio.atomic import replace_folder
 from vqaudio.data.audio import blocks, check_file, to_int16
 from vqaudio.data.manifest import Utterance
+from vqaudio.json_text import parse_json
 
 VERSION = 1
 SAMPLES_FILE, INDEX_FILE = "samples.i16", "index.json"
@@ -107,7 +108,7 @@ def open_packed(folder: str | Path) -> PackedSpeech:
         raise FileNotFoundError(
             f"{folder} is not a packed corpus: it lacks {INDEX_FILE} or {SAMPLES_FILE}; pack it from its manifest"
         )
-    index = json.loads(index_path.read_text(encoding="utf-8"))
+    index = parse_json(index_path.read_bytes())
     if index.get("version") != VERSION:
         raise ValueError(
             f"{folder} has format version {index.get('version')}, this vqaudio reads version "

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from vqaudio.atomic import atomic_folder, remove_leftovers
 from vqaudio.data.sharding import part_slice, uniform_draws
+from vqaudio.json_text import parse_json
 
 VERSION = 1
 PIXELS_FILE, INDEX_FILE = "pixels.u8", "index.json"
@@ -126,7 +127,7 @@ def open_images(folder: str | Path) -> PackedImages:
             f"{folder} contains no packed images: it lacks {INDEX_FILE} or {PIXELS_FILE}; run vqaudio prepare"
         )
     try:
-        index = json.loads(index_path.read_text(encoding="utf-8"))
+        index = parse_json(index_path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{index_path} is not JSON ({error}); delete {folder} and prepare it again") from error
     if index.get("version") != VERSION:

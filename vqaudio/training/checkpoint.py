@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from vqaudio.json_text import parse_json
 from vqaudio.upgrade import upgrade_flat
 
 FORMAT = 2
@@ -81,7 +82,7 @@ def read(
 
     Raises TrainingError if it does not match the model or `settings`, or has an unknown format.
     """
-    state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+    state = parse_json((checkpoint / "state.json").read_bytes())
     if state.get("format") == 1:
         state["facts"]["settings"] = upgrade_flat(state["facts"]["settings"])
     elif state.get("format") != FORMAT:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vqaudio.atomic import atomic_file, remove_leftovers
+from vqaudio.json_text import parse_json
 
 
 class MetricsFile:
@@ -38,7 +39,7 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     """All complete rows of a metrics.jsonl file."""
     text = Path(path).read_text(encoding="utf-8")
     complete = text[: text.rfind("\n") + 1]
-    return [json.loads(line) for line in complete.splitlines()]
+    return [parse_json(line) for line in complete.splitlines()]
 
 
 PROGRESS_NAMES = {
