@@ -75,9 +75,9 @@ def test_damaged_indices_of_packed_corpora(tmp_path, name) -> None:
         (tmp_path / index).write_bytes(DAMAGED[name])
     for content in (SAMPLES_FILE, PIXELS_FILE):
         (tmp_path / content).touch()
-    with pytest.raises(ValueError):  # noqa: PT011 (each has its own words)
+    with pytest.raises(ValueError):
         open_packed(tmp_path)
-    with pytest.raises(ValueError):  # noqa: PT011
+    with pytest.raises(ValueError):
         open_images(tmp_path)
 
 

@@ -16,6 +16,7 @@ from vqaudio.atomic import atomic_file
 WRITABLE = {".wav": "WAV", ".flac": "FLAC"}
 Frames = npt.NDArray[np.float32]
 UNKNOWN_FRAMES = 2**62  # libsndfile reports 2**63 - 1 for a FLAC stream without a length in its header
+MAX_PEAK = 16.0  # 24 dB above full scale: no recording or mix reaches it, integers stored as floats soon do
 INT16_SCALE = 32768  # int16 value = sample * INT16_SCALE, here and in every packed corpus
 
 
@@ -31,7 +32,7 @@ def blocks(path: str | Path, sample_rate: int, *, block_seconds: float = 10.0) -
     `resampled_length(frames, file_rate, sample_rate)`.
 
     Raises AudioError (at the first block, or at the damaged position): missing file, not audio, no samples, NaN
-    or infinite samples.
+    or infinite samples, samples at the scale of integers (see `check_scale`).
     """
     if sample_rate < 1:
         raise ValueError(f"sample_rate must be at least 1 Hz, got {sample_rate}")
@@ -99,11 +100,28 @@ def write_audio(path: str | Path, wav: npt.ArrayLike, sample_rate: int, *, overw
             f"cannot write {path}: {np.count_nonzero(~np.isfinite(samples))} of {len(samples)} "
             "samples are NaN or infinite; check the model or program that produced them"
         )
+    try:
+        check_scale(float(np.abs(samples).max()))  # clipping would leave nothing but noise
+    except ValueError as error:
+        raise ValueError(f"cannot write {path}: {error}") from error
     with atomic_file(path, overwrite=overwrite) as temporary:
         try:
             soundfile.write(temporary, to_int16(samples), sample_rate, format=file_format, subtype="PCM_16")
         except soundfile.LibsndfileError as error:  # for example a full disk
             raise OSError(f"cannot write {path}: {error.error_string}") from error
+
+
+def check_scale(peak: float) -> None:
+    """Raises ValueError if the largest magnitude of floating-point samples shows that they are integers.
+
+    Full scale is 1. Mixes in floating point exceed it, by a few dB; above MAX_PEAK, 24 dB, somebody has converted
+    integers to float without dividing them by their full scale.
+    """
+    if peak > MAX_PEAK:
+        raise ValueError(
+            f"samples reach {peak:g}, but full scale is 1 and more than {MAX_PEAK:g} is no sound; they look like "
+            "integers stored as floats: divide them by their full scale (32768 for 16 bits)"
+        )
 
 
 def to_int16(wav: Frames) -> npt.NDArray[np.int16]:
@@ -167,6 +185,10 @@ def _mono_blocks(file: soundfile.SoundFile, path: Path, block_frames: int) -> It
                 f"{path} has NaN or infinite samples (the first one after {seconds:.3f} s); "
                 "export it again or leave it out"
             )
+        try:
+            check_scale(float(max(frames.max(), -frames.min())))
+        except ValueError as error:
+            raise AudioError(f"{path}: {error}") from error
         frames_read += len(frames)
         yield _mono(frames)
     if frames_read < file.frames and file.format != "MP3":  # the header of an MP3 file only estimates the length

@@ -31,6 +31,7 @@ from vqaudio.tokens.archive_coding import (
 )
 from vqaudio.tokens.archive_format import SUFFIX, Archive, ArchiveHeader, PriorCoding, write_archive
 from vqaudio.tokens.rows import TokenRow
+from vqaudio.torch_defaults import with_own_defaults
 
 STREAMS = 64  # rows whose codes are interleaved: more are faster, but need more memory
 
@@ -58,6 +59,7 @@ class ArchiveFacts(NamedTuple):
         return 8 * (self.header_bytes + self.payload_bytes) / self.seconds
 
 
+@with_own_defaults
 def pack(
     rows: Iterable[TokenRow],
     path: str | Path,
@@ -113,6 +115,7 @@ def pack(
     return archive_facts(write_archive(path, header, payload, overwrite=overwrite))
 
 
+@with_own_defaults
 def unpack(
     archive: Archive, prior: CodePrior | None = None, *, threads: int | None = None, advance: Advance | None = None
 ) -> Iterator[TokenRow]:
