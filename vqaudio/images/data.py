@@ -16,7 +16,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from vqaudio.atomic import atomic_folder, remove_leftovers
+from vqaudio.atomic import atomic_folder
 from vqaudio.data.sharding import part_slice, uniform_draws
 from vqaudio.json_text import parse_json
 
@@ -71,7 +71,6 @@ def write_images(
     """
     folder = Path(folder).absolute()
     check_target(folder, overwrite=overwrite)
-    remove_leftovers(folder)
     with atomic_folder(folder) as new:
         fill_folder(new, images, classes)
     return open_images(folder)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vqaudio.atomic import atomic_file, remove_leftovers
+from vqaudio.atomic import atomic_file
 from vqaudio.json_text import parse_json
 
 
@@ -29,7 +29,6 @@ class MetricsFile:
     def truncate(self, step: int) -> None:
         """Drop rows after `step`, which a resumed run writes again, and an incomplete last line."""
         if self.writes and self.path.exists():
-            remove_leftovers(self.path)
             rows = [row for row in read_metrics(self.path) if row["step"] <= step]
             with atomic_file(self.path, overwrite=True) as path:
                 path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
