@@ -9,6 +9,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGE = REPOSITORY / "vqaudio"
 
 LAYERS = [  # bottom to top
+    ["pipes"],
     ["config", "atomic", "fingerprint", "json_text", "program", "torch_defaults"],
     ["upgrade"],
     ["kernels"],

@@ -10,10 +10,13 @@ import os
 import secrets
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from vqaudio.pipes import DASH, send
 
 if sys.platform != "win32":
     import fcntl
@@ -24,7 +27,7 @@ TOKEN_BYTES = 4
 
 @contextmanager
 def atomic_file(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; leaving the block renames it to `path`.
+    """Yield a temporary path beside `path`; leaving the block renames it to `path` (-: sends it to standard output).
 
     If the block raises, `path` is left unchanged and the temporary file is deleted. The temporary name is hidden
     and keeps the suffix, from which libsndfile and others choose the format.
@@ -33,6 +36,11 @@ def atomic_file(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     not writable, or if the disk is full.
     """
     path = Path(path)
+    if str(path) == DASH:
+        with tempfile.TemporaryDirectory(prefix="vqaudio-") as folder:
+            yield Path(folder) / "output"
+            send((Path(folder) / "output").read_bytes())
+        return
     check_writable(path, overwrite=overwrite)
     with _claimed(path, folder=False) as temporary:
         with _disk_full_named(path):
@@ -47,6 +55,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     The caller must check whether an existing folder may be replaced. If the block raises, `path` is left unchanged
     and the new folder is deleted. Raises OSError if it cannot be written, or if the disk is full.
     """
+    check_names_folder(Path(path))
     path = Path(path).resolve()  # replaces the target of a symbolic link, not the link
     with _claimed(path, folder=True) as temporary:
         with _disk_full_named(path):
@@ -90,6 +99,8 @@ def restore_folder(path: Path) -> None:
 
 def check_writable(path: Path, *, overwrite: bool) -> None:
     """Raise the OSError that writing `path` would raise, before any work is done."""
+    if str(path) == DASH:
+        return
     if path.is_dir():
         raise IsADirectoryError(f"cannot write {path}: it is a folder; give the name of a file")
     if path.exists() and not overwrite:
@@ -100,8 +111,15 @@ def check_writable(path: Path, *, overwrite: bool) -> None:
         raise NotADirectoryError(f"cannot write {path}: {path.parent} is a file, not a folder")
 
 
+def check_names_folder(path: Path) -> None:
+    """Raise ValueError for - (standard output) in the place of a folder."""
+    if str(path) == DASH:
+        raise ValueError("- is standard output, but a folder is written here; name one (./- if it is called so)")
+
+
 def check_output_folder(out: Path, names: Sequence[str], overwrite: bool) -> None:
     """Create the folder `out`. Raises the OSError that writing `names` in it would raise, before any work is done."""
+    check_names_folder(out)
     out.mkdir(parents=True, exist_ok=True)
     for name in names:
         check_writable(out / name, overwrite=overwrite)

@@ -16,7 +16,8 @@ from tqdm import tqdm
 from tyro.conf import arg
 
 from vqaudio.data.corpora import Failures
-from vqaudio.sampling.config import SamplingConfig
+from vqaudio.pipes import DASH
+from vqaudio.sampling.config import MAX_THREADS, SamplingConfig
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,7 +33,7 @@ Inputs = Annotated[
     tuple[Path, ...],
     arg(
         metavar="INPUT [INPUT ...]",
-        help="audio files, folders (all audio in them and their subfolders) and manifests (.jsonl)",
+        help="audio files (-: standard input), folders (all audio in them and their subfolders) and manifests (.jsonl)",
         help_behavior_hint="(required)",
     ),
 ]
@@ -55,6 +56,11 @@ def print_facts(facts: dict[str, str], file: TextIO | None = None) -> None:
     """Prints one line per name and value, to standard output by default."""
     for name, fact in facts.items():
         print(f"{name:<13} {fact}", file=file)
+
+
+def facts_file(out: Path) -> TextIO:
+    """Where facts are printed: on standard error if standard output is what the verb writes (-)."""
+    return sys.stderr if str(out) == DASH else sys.stdout
 
 
 def report_failures(failures: Iterable[ValueError]) -> int:
@@ -117,8 +123,9 @@ def load_kind(model: str, device: Device, kind: type[Net], threads: int | None =
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("PyTorch finds no GPU; use --device cpu")
     if threads is not None:
-        if threads < 1:
-            raise ValueError(f"--threads must be at least 1, got {threads}")
+        if not 1 <= threads <= MAX_THREADS:
+            bound = "least 1" if threads < 1 else f"most {MAX_THREADS}"
+            raise ValueError(f"--threads must be at {bound}, got {threads}")
         torch.set_num_threads(threads)
     chosen = "cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu"
     return load_model(model, chosen, kind=kind)

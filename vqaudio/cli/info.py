@@ -14,19 +14,20 @@ def info(source: Positional[Annotated[str, arg(metavar="M_OR_TOKENS")]]) -> int:
 
     Args:
         source: a model (a shipped name, a folder or a Hugging Face Hub id), or tokens (a .jsonl or .parquet
-            file, or a folder)
+            file, a folder, or - for JSON Lines on standard input)
     """
     from vqaudio.images.describe import image_facts
     from vqaudio.speech.describe import model_facts, prior_facts
     from vqaudio.speech.model import SpeechVQVAE
     from vqaudio.speech.prior import CodePrior
-    from vqaudio.tokens.files import names_tokens, read_tokens
+    from vqaudio.tokens.files import names_tokens, read_tokens, token_file
     from vqaudio.tokens.stats import TokenStats
 
     if names_tokens(source):
         stats = TokenStats()
-        for row in read_tokens(source):
-            stats.add(row)
+        with token_file(source) as tokens:
+            for row in read_tokens(tokens):
+                stats.add(row)
         print_facts(stats.facts())
     else:
         net = load_any(source, "cpu")

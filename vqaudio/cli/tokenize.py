@@ -13,6 +13,7 @@ from vqaudio.cli.console import (
     Model,
     Overwrite,
     Threads,
+    facts_file,
     failures_named,
     load,
     print_facts,
@@ -36,7 +37,8 @@ def tokenize(
     manifest gives ids and speakers itself.
 
     Args:
-        out: NAME.jsonl or NAME.parquet, or a name without a suffix for a folder of .npy files with an index.jsonl
+        out: NAME.jsonl or NAME.parquet, or a name without a suffix for a folder of .npy files with an index.jsonl; -
+            for JSON Lines on standard output
     """
     from vqaudio.speech.describe import bits_per_second
     from vqaudio.tokens.bulk import find_sources, tokenize_all
@@ -61,5 +63,5 @@ def tokenize(
         "speed": real_time_factor(stats.seconds, elapsed, net),
         "written": str(out),
     }
-    print_facts(summary)
+    print_facts(summary, facts_file(out))
     return 1 if failures else 0

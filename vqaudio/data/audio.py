@@ -12,6 +12,7 @@ import numpy.typing as npt
 import soundfile
 
 from vqaudio.atomic import atomic_file
+from vqaudio.pipes import DASH, is_stream, spooled
 
 WRITABLE = {".wav": "WAV", ".flac": "FLAC"}
 Frames = npt.NDArray[np.float32]
@@ -133,12 +134,14 @@ def to_int16(wav: Frames) -> npt.NDArray[np.int16]:
 
 
 def check_file(path: Path) -> None:
-    """Raise AudioError unless `path` is a non-empty file."""
+    """Raise AudioError unless `path` is a non-empty file or a stream."""
+    if str(path) == DASH:
+        return
     if not path.exists():
         raise AudioError(f"{path} does not exist; check the name")
     if path.is_dir():
         raise AudioError(f"{path} is a folder, not an audio file; name the files in it")
-    if path.stat().st_size == 0:
+    if path.is_file() and path.stat().st_size == 0:
         raise AudioError(f"{path} is empty (0 bytes); copy or download it again")
 
 
@@ -153,10 +156,20 @@ class _Sequential(soundfile.SoundFile):
 def _open(path: Path) -> soundfile.SoundFile:
     """Open for reading. Raises AudioError unless the file has at least one sample."""
     check_file(path)
+    if is_stream(path):
+        with spooled(path) as spool:
+            if spool.stat().st_size == 0:
+                raise AudioError(f"{path} is an empty stream (0 bytes); check the program that writes to it")
+            return _open_named(spool, path)  # the open file can still be read after the spool has been deleted
+    return _open_named(path, path)
+
+
+def _open_named(file_path: Path, path: Path) -> soundfile.SoundFile:
+    """`_open` for a file whose name in messages is `path`."""
     if path.suffix.lower() == ".raw":
         raise AudioError(f"{path} has no header with a sample rate; convert it to WAV or FLAC")
     try:
-        file = _Sequential(path)
+        file = _Sequential(file_path)
     except soundfile.LibsndfileError as error:
         raise AudioError(f"{path} is not audio that can be read; convert it to WAV or FLAC, or leave it out") from error
     if file.frames < 1:

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 from tqdm import tqdm
 
-from vqaudio.atomic import atomic_file, check_writable
+from vqaudio.atomic import atomic_file, check_names_folder, check_writable
 from vqaudio.data.audio import AudioError, audio_seconds
 from vqaudio.data.manifest import Utterance, manifest_row
 from vqaudio.data.splits import split
@@ -221,6 +221,7 @@ def _existing(root: str | Path) -> Path:
 
 
 def _make_folder(out: Path) -> None:
+    check_names_folder(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

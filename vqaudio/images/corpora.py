@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from vqaudio.atomic import atomic_folder
+from vqaudio.atomic import atomic_folder, check_names_folder
 from vqaudio.data.splits import check_fractions, split_group
 from vqaudio.images.data import Ints, Pixels, check_target, fill_folder
 from vqaudio.images.files import IMAGE_SUFFIXES, ImageError, check_pillow, read_image
@@ -280,6 +280,7 @@ def _decoded(
 
 
 def _make_folder(out: Path) -> None:
+    check_names_folder(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -12,7 +12,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from vqaudio.atomic import replace_folder, restore_folder
+from vqaudio.atomic import check_names_folder, replace_folder, restore_folder
 from vqaudio.checkpoint import save_model
 from vqaudio.fingerprint import fingerprint
 from vqaudio.speech.enroll import Adapted, adapt
@@ -26,6 +26,7 @@ MODEL_FILES = {"config.json", "model.safetensors"}
 
 def check_target(out: Path, *, overwrite: bool) -> None:
     """Raises FileExistsError if `out` is a model and `overwrite` is not set, or if it is anything else than a model."""
+    check_names_folder(out)
     if not out.exists():
         return
     if not out.is_dir():

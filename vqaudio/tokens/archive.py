@@ -16,6 +16,7 @@ import torch
 
 from vqaudio.atomic import check_writable
 from vqaudio.kernels.library import Kernels, kernels, load, runnable, why_missing
+from vqaudio.pipes import DASH
 from vqaudio.speech.prior import CodePrior
 from vqaudio.speech.tokens import Tokens
 from vqaudio.tokens.archive_coding import (
@@ -81,7 +82,7 @@ def pack(
     ModuleNotFoundError without constriction; OSError if writing fails.
     """
     path = Path(path)
-    if path.suffix != SUFFIX:
+    if path.suffix != SUFFIX and str(path) != DASH:
         raise ValueError(f"cannot write {path}: an archive must be named NAME{SUFFIX}")
     check_writable(path, overwrite=overwrite)
     rows = list(rows)

@@ -11,6 +11,7 @@ from filelock import FileLock
 from vqaudio.data.audio import AudioError
 from vqaudio.data.corpora import AUDIO_SUFFIXES, Failures, audio_below
 from vqaudio.data.manifest import read_manifest
+from vqaudio.pipes import DASH
 from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.tokens.files import read_tokens, write_tokens
 from vqaudio.tokens.rows import TokenRow, file_name
@@ -27,7 +28,7 @@ class Source(NamedTuple):
 def find_sources(inputs: Sequence[Path]) -> list[Source]:
     """Audio files, folders and manifests -> utterances with unique ids, in the order of the inputs.
 
-    - A file: its id is its name without the suffix, its speaker is unknown.
+    - A file: its id is its name without the suffix, its speaker is unknown. - is standard input, its id "stdin".
     - A folder: all audio files in it and its subfolders, sorted and without hidden ones. The id joins the names of the
       subfolders and of the file with "-"; the speaker is the name of the subfolder that contains the file.
     - A manifest (.jsonl): ids, files and speakers as it lists them.
@@ -120,7 +121,7 @@ def _expand(path: Path) -> list[Source]:
         return sources
     if path.suffix == ".jsonl" and path.exists():
         return [Source(file_name(row.id), row.path, row.speaker) for row in read_manifest(path)]
-    return [Source(file_name(path.stem), path, None)]
+    return [Source("stdin" if str(path) in (DASH, "/dev/stdin") else file_name(path.stem), path, None)]
 
 
 def _below(audio: Path, folder: Path) -> Source:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from vqaudio.atomic import check_writable
+from vqaudio.atomic import check_names_folder, check_writable
 from vqaudio.data.audio import WRITABLE
 from vqaudio.sampling.config import SamplingConfig
 from vqaudio.speech.model import SpeechVQVAE
@@ -124,6 +124,7 @@ def name_rows(ids: Iterable[str], out: Path, *, overwrite: bool) -> dict[str, Pa
 
 def check_folder(out: Path) -> None:
     """Raises ValueError or OSError if the folder `out` cannot be created or written to."""
+    check_names_folder(out)
     if out.suffix and not out.is_dir():
         raise ValueError(
             f"cannot write {out}: give a folder (a name without a suffix); "
