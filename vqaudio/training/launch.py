@@ -22,6 +22,8 @@ from vqaudio.training.checkpoint import TrainingError, complete, remove_leftover
 from vqaudio.training.config import FitConfig
 
 PR_SET_PDEATHSIG = 1  # Linux prctl option: signal to receive when the parent process exits
+LAUNCHED_PRECISION = "ACCELERATE_MIXED_PRECISION"  # environment variable set by `accelerate launch`
+PRECISIONS = ("no", "bf16", "fp16")
 NOT_SUPPORTED = {  # environment variables set by `accelerate launch`
     "DeepSpeed": "ACCELERATE_USE_DEEPSPEED",
     "FSDP": "ACCELERATE_USE_FSDP",
@@ -86,7 +88,17 @@ def describe_launch(accelerator: Accelerator) -> str:
     count, device, threads = accelerator.num_processes, accelerator.device.type, torch.get_num_threads()
     precision = {"no": "float32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
     each = f", {threads} thread{'s' * (threads > 1)} each" if device == "cpu" else ""
-    return f"training on {count} process{'es' * (count > 1)} ({device}, {precision}{each})"
+    return f"training on {count} process{'es' * (count > 1)} ({device}, {precision}{each}){_hint(accelerator)}"
+
+
+def _hint(accelerator: Accelerator) -> str:
+    """Where a launcher's precision is lower than what --fit.precision auto would be without it, or overruled."""
+    launched, used = os.environ.get(LAUNCHED_PRECISION, "").lower(), accelerator.mixed_precision
+    if launched and launched != used:
+        return f"; --fit.precision {used} is used instead of {launched} of accelerate launch"
+    if launched == "no" and _native_precision() == "bf16":
+        return "; bf16 is faster here: accelerate launch --mixed_precision bf16, or --fit.precision bf16"
+    return ""
 
 
 def _not_supported(kind: str) -> TrainingError:
@@ -97,9 +109,24 @@ def _not_supported(kind: str) -> TrainingError:
 
 
 def _precision(wanted: str) -> str:
-    """Resolve "auto": bf16 if the GPU (or, without a GPU, the CPU) has native bf16 instructions, otherwise no."""
+    """Resolve "auto": what `accelerate launch` and its configuration say (by default no).
+
+    Without a launcher: bf16 if the GPU (or, without a GPU, the CPU) has native bf16 instructions, otherwise no. Raises
+    TrainingError for a precision of the launcher that `fit` does not have.
+    """
     if wanted != "auto":
         return wanted
+    if launched := os.environ.get(LAUNCHED_PRECISION, "").lower():
+        if launched not in PRECISIONS:
+            raise TrainingError(
+                f"accelerate launch asks for precision {launched}, but training supports {', '.join(PRECISIONS)}; "
+                "choose one with --mixed_precision or --fit.precision"
+            )
+        return launched
+    return _native_precision()
+
+
+def _native_precision() -> str:
     if torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
     return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "no"
@@ -121,7 +148,7 @@ def default_threads() -> int:
 
     In that case the available cores are divided by the number of local processes.
     """
-    if "ACCELERATE_MIXED_PRECISION" not in os.environ or os.environ.get("OMP_NUM_THREADS") != "1":
+    if LAUNCHED_PRECISION not in os.environ or os.environ.get("OMP_NUM_THREADS") != "1":
         return torch.get_num_threads()
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, processors // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
@@ -157,7 +184,7 @@ def caught_signals() -> Iterator[list[int]]:
 
     numbers = [number for number in (signal.SIGINT, *SIGNALS) if signal.getsignal(number) != signal.SIG_IGN]  # nohup
     before = {number: signal.signal(number, note) for number in numbers}
-    if sys.platform == "linux" and "ACCELERATE_MIXED_PRECISION" in os.environ:
+    if sys.platform == "linux" and LAUNCHED_PRECISION in os.environ:
         # `accelerate launch` does not forward signals to a single process, so its exit is turned into SIGTERM
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))
     try:
