@@ -71,7 +71,8 @@ def main() -> None:
         save_yaml(cfg, folder / "config.yaml")
 
     crops = SpeechCrops(speech, cfg.crops, classes)
-    facts = flatten({name: to_dict(cfg)[name] for name in ("train", "crops", "model", "init_from")})
+    facts = flatten({name: to_dict(cfg)[name] for name in ("crops", "model", "init_from")})
+    facts["utterances"] = speech.content_hash()  # not the paths: the same run continues wherever its data lie
     model = fit(
         model, crops, cfg.fit, cfg.out, evaluate=lambda m: conditioning_metrics(m, batches), save=save, facts=facts
     )

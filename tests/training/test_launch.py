@@ -3,6 +3,7 @@
 from typing import Any, cast
 
 import pytest
+import torch
 
 from vqaudio.training import TrainingError, launch
 
@@ -10,10 +11,7 @@ from vqaudio.training import TrainingError, launch
 class Launched:
     """What `describe_launch` asks of an Accelerator."""
 
-    num_processes = 1
-
-    class device:
-        type = "cuda"
+    num_processes, device = 1, torch.device("cuda")
 
     def __init__(self, precision: str):
         self.mixed_precision = precision

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from vqaudio.speech.enroll import EnrolledSpeaker
     from vqaudio.speech.model import SpeechVQVAE
-    from vqaudio.tokens.decoding import DecodedUtterance
+    from vqaudio.tokens.decoding import DecodedUtterance, DecodeJob
 
 T = TypeVar("T")
 Net = TypeVar("Net", bound="nn.Module")
@@ -39,6 +39,7 @@ Inputs = Annotated[
 ]
 Model = Annotated[str, arg(metavar="M", help="name of a shipped model, folder of a model, or Hugging Face Hub id")]
 Overwrite = Annotated[bool, arg(help="replace existing output")]
+Resume = Annotated[bool, arg(help="continue interrupted work: skip what is done already and matches")]
 Sampling = Annotated[SamplingConfig, arg(name="")]  # --temperature --top-k --top-p --seed --precision --threads
 Batch = Annotated[int, arg(help="utterances decoded at once (with --stream always one)")]
 Threads = Annotated[
@@ -129,6 +130,28 @@ def load_kind(model: str, device: Device, kind: type[Net], threads: int | None =
         torch.set_num_threads(threads)
     chosen = "cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu"
     return load_model(model, chosen, kind=kind)
+
+
+def check_resume(resume: bool, overwrite: bool) -> None:
+    """Raises ValueError where both ways to treat existing output are asked for."""
+    if resume and overwrite:
+        raise ValueError("--resume keeps existing output and --overwrite replaces it; give one of them")
+
+
+def not_done(
+    jobs: Iterable[DecodeJob], resume: bool, net: SpeechVQVAE, sampling: SamplingConfig
+) -> Iterator[DecodeJob]:
+    """The jobs whose audio is still to be written; with `resume` off all of them. Raises as `is_decoded` does."""
+    from vqaudio.tokens.resume import is_decoded
+
+    skipped = 0
+    for job in jobs:
+        if resume and is_decoded(net, job, sampling):
+            skipped += 1
+        else:
+            yield job
+    if skipped:
+        print_facts({"skipped": f"{skipped} that were done already"})
 
 
 def write_utterances(

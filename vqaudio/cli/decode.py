@@ -14,8 +14,11 @@ from vqaudio.cli.console import (
     Device,
     Model,
     Overwrite,
+    Resume,
     Sampling,
+    check_resume,
     load,
+    not_done,
     print_synthesis,
     report_failures,
     write_utterances,
@@ -33,6 +36,7 @@ def decode(
     batch: Batch = 16,
     device: Device = "auto",
     overwrite: Overwrite = False,
+    resume: Resume = False,
 ) -> int:
     """Decode tokens to speech.
 
@@ -46,6 +50,9 @@ def decode(
     from vqaudio.tokens.decoding import DecodeJob, assign_speakers, decode_jobs, name_rows
     from vqaudio.tokens.files import read_tokens, token_file
 
+    check_resume(resume, overwrite)
+    if stream and resume:
+        raise ValueError("--resume applies to a folder of audio files, and --stream writes one file; leave it out")
     if stream:
         check_destination(out)
     elif str(out) == STDOUT:
@@ -53,7 +60,7 @@ def decode(
     net = load(model, device, sampling.threads)
     with token_file(tokens) as file:
         speakers, failures = assign_speakers(net, file, speaker)
-        paths = {} if stream else name_rows(speakers, out, overwrite=overwrite)
+        paths = {} if stream else name_rows(speakers, out, overwrite=overwrite or resume)
         code = report_failures(failures)
         rows = (row for row in read_tokens(file) if row.id in speakers)
         if stream and speakers:
@@ -67,5 +74,11 @@ def decode(
             print_synthesis(written, samples, started_at, net, sampling, file=sys.stderr)
         elif speakers:
             jobs = (DecodeJob(paths[row.id], row.tokens, speakers[row.id]) for row in rows)
-            write_utterances(decode_jobs(net, jobs, sampling, batch=batch), len(speakers), net, sampling, overwrite)
+            write_utterances(
+                decode_jobs(net, not_done(jobs, resume, net, sampling), sampling, batch=batch),
+                len(speakers),
+                net,
+                sampling,
+                overwrite,
+            )
     return code

@@ -12,7 +12,9 @@ from vqaudio.cli.console import (
     Inputs,
     Model,
     Overwrite,
+    Resume,
     Threads,
+    check_resume,
     facts_file,
     failures_named,
     load,
@@ -29,6 +31,7 @@ def tokenize(
     threads: Threads = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
+    resume: Resume = False,
 ) -> int:
     """Convert speech to tokens.
 
@@ -43,15 +46,23 @@ def tokenize(
     from vqaudio.speech.describe import bits_per_second
     from vqaudio.tokens.bulk import find_sources, tokenize_all
     from vqaudio.tokens.files import check_target, write_tokens
+    from vqaudio.tokens.resume import resumed
     from vqaudio.tokens.stats import TokenStats
 
-    check_target(out, overwrite=overwrite)
+    check_resume(resume, overwrite)
+    if resume and str(out) == "-":
+        raise ValueError("--resume continues a file or folder, and --out - is standard output; leave it out")
+    check_target(out, overwrite=overwrite or resume)
     net = load(model, device, threads)
     sources = find_sources(inputs)
     stats, started_at = TokenStats(), time.perf_counter()
     with failures_named() as failures:
-        rows = tokenize_all(net, sources, failures)
-        write_tokens(out, stats.watch(progress(rows, len(sources))), overwrite=overwrite)
+        if resume:
+            with resumed(net, sources, out, failures) as rows:
+                write_tokens(out, stats.watch(progress(rows, len(sources))), overwrite=True)
+        else:
+            rows = tokenize_all(net, sources, failures)
+            write_tokens(out, stats.watch(progress(rows, len(sources))), overwrite=overwrite)
     elapsed = time.perf_counter() - started_at
     used = len(stats.codes)
     summary = {

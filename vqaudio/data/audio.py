@@ -61,8 +61,14 @@ def read_audio(path: str | Path, sample_rate: int) -> Frames:
 
 def audio_seconds(path: str | Path) -> float:
     """Duration in seconds according to the file header, without decoding. Raises AudioError."""
+    frames, rate = num_frames(path)
+    return frames / rate
+
+
+def num_frames(path: str | Path) -> tuple[int, int]:
+    """Number of frames and their rate in Hz according to the file header, without decoding. Raises AudioError."""
     with _open(Path(path)) as file:
-        return file.frames / file.samplerate
+        return file.frames, file.samplerate
 
 
 def resampled_length(frames: int, from_rate: int, to_rate: int) -> int:

@@ -54,6 +54,13 @@ class PackedSpeech:
         start = self.offsets[index]
         return self.samples[start : start + self.lengths[index]]
 
+    def content_hash(self) -> str:
+        """SHA-256 of what training sees: speakers, utterance ids and samples, wherever their files lie."""
+        facts = [self.sample_rate, self.speakers, self.utterance_ids, self.lengths.tolist(), self.speaker_ids.tolist()]
+        digest = hashlib.sha256(json.dumps(facts).encode())
+        digest.update(np.ascontiguousarray(self.samples).data)
+        return digest.hexdigest()
+
     @property
     def seconds(self) -> float:
         return len(self.samples) / self.sample_rate

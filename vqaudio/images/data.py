@@ -4,6 +4,7 @@ The folder contains `pixels.u8` (all images concatenated, each as H x W x 3) and
 Shapes: U images, H and W pixels, B crops of S x S pixels. A batch is {"image": (B, 3, S, S) uint8}.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -50,6 +51,13 @@ class PackedImages:
     def offsets(self) -> Ints:
         """(U + 1,) first byte of each image, and the end of the last one."""
         return np.append(0, np.cumsum(3 * self.heights * self.widths))
+
+    def content_hash(self) -> str:
+        """SHA-256 of what training sees: classes, ids, labels and pixels, wherever their files lie."""
+        facts = [self.classes, self.ids, self.heights.tolist(), self.widths.tolist(), self.labels.tolist()]
+        digest = hashlib.sha256(json.dumps(facts).encode())
+        digest.update(np.ascontiguousarray(self.pixels).data)
+        return digest.hexdigest()
 
     def image(self, index: int) -> Pixels:
         """(H, W, 3) of one image, a view into the memory map."""

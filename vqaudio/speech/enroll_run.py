@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -96,7 +97,7 @@ def _settings(model: SpeechVQVAE, speech: NewSpeakers, cfg: AdaptConfig) -> str:
     """Everything that must be equal for an interrupted run to be continued, as JSON."""
     facts: dict[str, Any] = {"config": asdict(cfg), "model": fingerprint({}, model.state_dict())}
     for name, utterances in (("train", speech.train), ("valid", speech.valid)):
-        facts[name] = [(u.id, str(u.path.absolute()), u.speaker, u.seconds) for u in utterances]
+        facts[name] = [(u.id, hashlib.sha256(u.path.read_bytes()).hexdigest(), u.speaker) for u in utterances]
     return json.dumps(facts, indent=1)
 
 

@@ -52,10 +52,12 @@ def find_sources(inputs: Sequence[Path]) -> list[Source]:
     return sources
 
 
-def tokenize_all(model: SpeechVQVAE, sources: Sequence[Source], failures: Failures) -> Iterator[TokenRow]:
+def tokenize_all(
+    model: SpeechVQVAE, sources: Sequence[Source], failures: Failures, *, strict: bool = True
+) -> Iterator[TokenRow]:
     """Tokenizes the sources one after another; an error for each file that cannot be used is appended to `failures`.
 
-    Raises AudioError at the end if no source could be used.
+    Raises AudioError at the end if no source could be used, unless `strict` is off.
     """
     for source in sources:
         try:
@@ -66,7 +68,7 @@ def tokenize_all(model: SpeechVQVAE, sources: Sequence[Source], failures: Failur
             failures.append(AudioError(f"{source.path} cannot be read: {error.strerror or error}"))
         else:
             yield TokenRow(source.id, source.speaker, tokens)
-    if len(failures) == len(sources):
+    if strict and len(failures) == len(sources):
         raise AudioError(f"none of the {len(sources)} inputs can be used; nothing was written")
 
 

@@ -21,6 +21,8 @@ from vqaudio.json_text import parse_json
 from vqaudio.upgrade import upgrade_flat
 
 FORMAT = 2
+CONTENT = ("utterances", "images", "codes")  # settings that are hashes of the training data
+PATHS = ("train", "data")  # settings of earlier versions that named the data by where they lay
 
 
 class TrainingError(RuntimeError):
@@ -92,7 +94,12 @@ def read(
         )
     saved = state["facts"]["settings"]
     for name, value in saved.items():  # a setting that is missing here was added in a later version
-        if value != settings.get(name):
+        if name in CONTENT and value != settings.get(name):
+            raise TrainingError(
+                f"{checkpoint} belongs to a run on other {name}: those given now differ in content, though they may "
+                "have the same names; give the data of that run, or choose another --out"
+            )
+        if name not in PATHS and value != settings.get(name):
             raise TrainingError(
                 f"{checkpoint} belongs to a run with {name} {value}, not {settings.get(name)}; resume with the same "
                 "value, or choose another --out"
