@@ -88,6 +88,17 @@ def test_yaml_is_refused_in_words(tmp_path, text) -> None:
         load_yaml(SpeechVQVAEConfig, tmp_path / "c.yaml")
 
 
+@pytest.mark.parametrize("value", [10**12, 10**30, 10**400], ids=["1e12", "1e30", "1e400"])
+@pytest.mark.parametrize("key", ["sample_rate", "encoder.channels", "quantizer.codebook_size", "decoder.layers"])
+def test_a_model_of_absurd_size(tmp_path, capsys, tiny_model_dir, key, value) -> None:
+    facts = json.loads((tiny_model_dir / "config.json").read_text())
+    part, _, name = key.rpartition(".")
+    within = facts["config"][part] if part else facts["config"]
+    within[name] = [value] if isinstance(within[name], list) else value
+    (tmp_path / "config.json").write_text(json.dumps(facts))
+    _refused(capsys, "info", str(tmp_path))
+
+
 def _refused(capsys, *arguments: str) -> None:
     """Exit code 1 or 2 with one sentence on standard error, and no output."""
     assert main(arguments) in (1, 2), arguments

@@ -133,6 +133,11 @@ def load_model(
         raise ModelError(
             f"{folder / 'config.json'}: {error}; the model may have been saved by a newer vqaudio: update vqaudio"
         ) from error
+    except (RuntimeError, MemoryError, OverflowError, TypeError) as error:  # PyTorch's words for sizes beyond memory
+        raise ModelError(
+            f"{folder / 'config.json'} describes a model that cannot be built ({str(error).splitlines()[0][:200]}); "
+            "download or copy the model again"
+        ) from error
     path = folder / "model.safetensors"
     try:
         state = load_file(path)
