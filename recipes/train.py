@@ -20,7 +20,7 @@ from vqaudio.data.packed import PackedSpeech, pack
 from vqaudio.metrics.conditioning_gap import conditioning_metrics
 from vqaudio.speech.init_from import init_from
 from vqaudio.speech.model import SpeechVQVAE, SpeechVQVAEConfig
-from vqaudio.training import FitConfig, TrainingError, fit, processes
+from vqaudio.training import FitConfig, fit, processes, run_recipe
 from vqaudio.training.curves import plot_curves
 
 ROOT = Path(__file__).parent.parent
@@ -71,7 +71,8 @@ def main() -> None:
         save_yaml(cfg, folder / "config.yaml")
 
     crops = SpeechCrops(speech, cfg.crops, classes)
-    facts = flatten({name: to_dict(cfg)[name] for name in ("train", "crops", "model", "init_from")})
+    facts = flatten({name: to_dict(cfg)[name] for name in ("crops", "model", "init_from")})
+    facts["utterances"] = speech.content_hash()  # not the paths: the same run continues wherever its data lie
     model = fit(
         model, crops, cfg.fit, cfg.out, evaluate=lambda m: conditioning_metrics(m, batches), save=save, facts=facts
     )
@@ -82,7 +83,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (TrainingError, ValueError, OSError) as error:  # AudioError and ConfigError are ValueErrors
-        sys.exit(f"error: {error}")
+    sys.exit(run_recipe(main))

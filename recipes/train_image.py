@@ -19,7 +19,7 @@ from vqaudio.images.baselines import ImageGumbel, ImageVAE, ImageVIMCO
 from vqaudio.images.data import ImageCropConfig, ImageCrops, centre_batches, open_images
 from vqaudio.images.metrics import ImageModel, image_metrics
 from vqaudio.images.vqvae import ImageConfig, ImageVQVAE
-from vqaudio.training import FitConfig, TrainingError, fit, processes
+from vqaudio.training import FitConfig, fit, processes, run_recipe
 from vqaudio.training.curves import plot_curves
 
 ROOT = Path(__file__).parent.parent
@@ -53,7 +53,8 @@ class TrainImageConfig:
 
 def main() -> None:
     cfg = parse(TrainImageConfig, ROOT / "egs/cifar10/conf/vqvae.yaml", description=__doc__ or "")
-    crops = ImageCrops(open_images(cfg.data / "train"), cfg.crops)
+    train = open_images(cfg.data / "train")
+    crops = ImageCrops(train, cfg.crops)
     valid = open_images(cfg.data / "valid")
     if len(valid) < 2 or cfg.valid_images in (0, 1):
         raise ValueError(f"at least 2 validation images are needed, got {len(valid)}; prepare with a larger --valid")
@@ -65,7 +66,8 @@ def main() -> None:
         save_model(trained, folder)
         save_yaml(cfg, folder / "config.yaml")
 
-    facts = flatten({name: to_dict(cfg)[name] for name in ("kind", "data", "crops", "model")})
+    facts = flatten({name: to_dict(cfg)[name] for name in ("kind", "crops", "model")})
+    facts["images"] = train.content_hash()  # not the path: the same run continues wherever its data lie
     model = fit(model, crops, cfg.fit, cfg.out, evaluate=lambda m: image_metrics(m, held_out), save=save, facts=facts)
     if processes().is_main_process:
         save(model, cfg.out)
@@ -74,7 +76,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (TrainingError, ValueError, OSError) as error:  # ConfigError is a ValueError
-        sys.exit(f"error: {error}")
+    sys.exit(run_recipe(main))

@@ -8,12 +8,15 @@ codes/FINGERPRINT/, for all runs with the same tokenizer.
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import numpy as np
 from accelerate.utils import set_seed
 from torch import nn
 
@@ -34,7 +37,7 @@ from vqaudio.tokens.bulk import tokens_of
 from vqaudio.tokens.chunks import CodeCropConfig, CodeCrops, sequences, split_rows
 from vqaudio.tokens.files import read_token_files
 from vqaudio.tokens.rows import TokenRow
-from vqaudio.training import FitConfig, TrainingError, fit, processes
+from vqaudio.training import FitConfig, fit, processes, run_recipe
 from vqaudio.training.curves import plot_curves
 from vqaudio.training.launch import cpu_threads
 from vqaudio.training.loader import Loader
@@ -82,6 +85,7 @@ class Task(NamedTuple):
     loader: Loader
     evaluate: Callable[..., dict[str, float]]
     tokens: str  # fingerprint of the model that computes the codes
+    codes: str  # hash of the codes that it is trained on
 
 
 def speech(cfg: TrainPriorConfig, tokenizer: SpeechVQVAE) -> Task:
@@ -90,8 +94,10 @@ def speech(cfg: TrainPriorConfig, tokenizer: SpeechVQVAE) -> Task:
     train, valid = (sequences(rows, names, k, model) for rows in token_rows(cfg, tokenizer))
     net = replace(cfg.speech.net, num_classes=k)
     over = replace(cfg.speech, speakers=names, model=model, frame_rate=tokenizer.frame_rate, net=net)
-    unigram = smoothed_unigram(train)
-    return Task(CodePrior(over), CodeCrops(train, cfg.crops), lambda m: code_prior_metrics(m, valid, unigram), model)
+    unigram, hashed = smoothed_unigram(train), hash_of_codes(train.codes, train.speaker_ids)
+    return Task(
+        CodePrior(over), CodeCrops(train, cfg.crops), lambda m: code_prior_metrics(m, valid, unigram), model, hashed
+    )
 
 
 def token_rows(cfg: TrainPriorConfig, tokenizer: SpeechVQVAE) -> tuple[Iterable[TokenRow], Iterable[TokenRow]]:
@@ -120,12 +126,22 @@ def images(cfg: TrainPriorConfig, first: ImageVQVAE) -> Task:
     train = codes_of(first, open_images(data / "train"), codes / "train.safetensors", mirrored=True)
     valid = codes_of(first, open_images(data / "valid"), codes / "valid.safetensors")
     model = build(cfg, train)
+    hashed = hash_of_codes([train.codes.numpy()], train.labels.numpy())
     labelled = isinstance(model, ImagePrior) and bool(model.cfg.classes)
     loader = CodeMapBatches(train, cfg.batches, labelled=labelled)
     if isinstance(model, ImagePrior):
         unigram = unigram_probabilities(train)
-        return Task(model, loader, lambda m: image_prior_metrics(m, valid, unigram), train.model)
-    return Task(model, loader, lambda m: hierarchical_metrics(m, code_batches(valid, 64, labelled=False)), train.model)
+        return Task(model, loader, lambda m: image_prior_metrics(m, valid, unigram), train.model, hashed)
+    batches = functools.partial(code_batches, valid, 64, labelled=False)
+    return Task(model, loader, lambda m: hierarchical_metrics(m, batches()), train.model, hashed)
+
+
+def hash_of_codes(codes: Iterable[np.ndarray], labels: np.ndarray) -> str:
+    """SHA-256 of codes and of the speaker or class of each utterance or image: a run continues on the same ones."""
+    digest = hashlib.sha256(np.ascontiguousarray(labels).tobytes())
+    for each in codes:
+        digest.update(np.array(each.shape).tobytes() + np.ascontiguousarray(each).tobytes())
+    return digest.hexdigest()
 
 
 def build(cfg: TrainPriorConfig, maps: CodeMaps) -> ImagePrior | CodeMapVQVAE | CodeMapVAE:
@@ -162,7 +178,7 @@ def main() -> None:
         name: to_dict(cfg)[name]
         for name in ("kind", "conditional", "crops", "batches", "speech", "image", "hierarchical")
     }
-    facts = flatten({**used, "tokens": task.tokens})
+    facts = flatten({**used, "tokens": task.tokens, "codes": task.codes})
     model = fit(task.model, task.loader, cfg.fit, cfg.out, evaluate=task.evaluate, save=save, facts=facts)
     if processes().is_main_process:
         save(model, cfg.out)
@@ -171,7 +187,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (TrainingError, ValueError, OSError) as error:  # ValueError includes ModelError and ConfigError
-        sys.exit(f"error: {error}")
+    sys.exit(run_recipe(main))

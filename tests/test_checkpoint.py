@@ -1,6 +1,9 @@
+import copy
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -131,3 +134,36 @@ def test_weights_that_are_not_finite_are_explained(folder: Path) -> None:
     save_file({**load_file(path), "encoder.out.bias": torch.tensor([0.0, float("nan"), 0.0, 0.0])}, path)
     with pytest.raises(ModelError, match=r"not finite, in encoder\.out\.bias"):
         load_model(folder)
+
+
+@pytest.mark.parametrize("wrapper", ["torch.compile", "DataParallel", "AveragedModel", "compiled encoder", "two"])
+def test_a_wrapped_model_is_saved_without_its_wrapper(tmp_path, tiny_model, wrapper) -> None:
+    model = copy.deepcopy(tiny_model)
+    if wrapper == "compiled encoder":
+        model.encoder = cast(Any, torch.compile(model.encoder))
+    wrap: dict[str, Callable[[torch.nn.Module], Any]] = {
+        "torch.compile": torch.compile,
+        "DataParallel": torch.nn.DataParallel,
+        "AveragedModel": torch.optim.swa_utils.AveragedModel,
+        "compiled encoder": lambda model: model,
+        "two": lambda model: torch.compile(torch.nn.DataParallel(model)),
+    }
+    save_model(wrap[wrapper](model), tmp_path)
+    loaded = load_model(tmp_path)
+    assert loaded.fingerprint == tiny_model.fingerprint
+    for name, value in tiny_model.state_dict().items():
+        assert loaded.state_dict()[name].equal(value)
+
+
+def test_what_cannot_be_loaded_again_is_not_saved(tmp_path, tiny_model) -> None:
+    with pytest.raises(ValueError, match=r"save_model saves SpeechVQVAE, .*, got Linear; pass the model itself"):
+        save_model(torch.nn.Linear(2, 2), tmp_path)
+    model = copy.deepcopy(tiny_model)
+    torch.nn.utils.parametrizations.weight_norm(model.encoder.out)
+    with pytest.raises(ValueError, match=r"encoder.out.* remove parametrizations"):
+        save_model(model, tmp_path)
+    model = copy.deepcopy(tiny_model)
+    model.quantizer.codebook = model.quantizer.codebook[:8]
+    with pytest.raises(ValueError, match=r"quantizer.codebook should be of shape \(16, 4\) and is \(8, 4\)"):
+        save_model(model, tmp_path)
+    assert list(tmp_path.iterdir()) == []

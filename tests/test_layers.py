@@ -9,7 +9,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGE = REPOSITORY / "vqaudio"
 
 LAYERS = [  # bottom to top
-    ["config", "atomic", "fingerprint"],
+    ["pipes"],
+    ["config", "atomic", "fingerprint", "json_text", "program", "torch_defaults"],
     ["upgrade"],
     ["kernels"],
     ["nn", "checkpoint"],

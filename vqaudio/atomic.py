@@ -1,32 +1,34 @@
-"""Atomic writing: files and folders appear completely or not at all."""
+"""Atomic writing: files and folders appear completely or not at all.
+
+Until it is complete, NAME.suffix is the hidden sibling `.NAME.partial.suffix`, locked by its writer. The system
+releases the lock of a killed process, and the next writer of that name removes what it left.
+"""
 
 import errno
 import json
 import os
 import secrets
 import shutil
+import sys
+import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from vqaudio.pipes import DASH, send
+
+if sys.platform != "win32":
+    import fcntl
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # OSErrors with these numbers carry no file name
 TOKEN_BYTES = 4
 ADDED_BYTES = len("..") + 2 * TOKEN_BYTES  # by which a temporary name is longer than the final one
 
 
-def remove_leftovers(path: Path) -> None:
-    """Delete temporary files and folders left by killed writers of `path`; no process may be writing it."""
-    for leftover in path.parent.glob(f".{path.stem}." + "[0-9a-f]" * 2 * TOKEN_BYTES + path.suffix):
-        if leftover.is_dir():
-            shutil.rmtree(leftover)
-        else:
-            leftover.unlink()
-
-
 @contextmanager
 def atomic_file(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; leaving the block renames it to `path`.
+    """Yield a temporary path beside `path`; leaving the block renames it to `path` (-: sends it to standard output).
 
     If the block raises, `path` is left unchanged and the temporary file is deleted. The temporary name is hidden
     and keeps the suffix, from which libsndfile and others choose the format.
@@ -35,16 +37,16 @@ def atomic_file(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     not writable, or if the disk is full.
     """
     path = Path(path)
+    if str(path) == DASH:
+        with tempfile.TemporaryDirectory(prefix="vqaudio-") as folder:
+            yield Path(folder) / "output"
+            send((Path(folder) / "output").read_bytes())
+        return
     check_writable(path, overwrite=overwrite)
-    temporary = _temporary(path)
-    try:
-        with _mkdir_errors_named(path):
-            temporary.touch(exist_ok=False)  # not mkstemp, which would create a private file (mode 0600)
+    with _claimed(path, folder=False) as temporary:
         with _disk_full_named(path):
             yield temporary
         temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -54,16 +56,12 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     The caller must check whether an existing folder may be replaced. If the block raises, `path` is left unchanged
     and the new folder is deleted. Raises OSError if it cannot be written, or if the disk is full.
     """
+    check_names_folder(Path(path))
     path = Path(path).resolve()  # replaces the target of a symbolic link, not the link
-    temporary = _temporary(path)
-    try:
-        with _mkdir_errors_named(path):
-            temporary.mkdir()
+    with _claimed(path, folder=True) as temporary:
         with _disk_full_named(path):
             yield temporary
         replace_folder(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def replace_folder(new: Path, path: Path) -> None:
@@ -102,6 +100,8 @@ def restore_folder(path: Path) -> None:
 
 def check_writable(path: Path, *, overwrite: bool) -> None:
     """Raise the OSError that writing `path` would raise, before any work is done."""
+    if str(path) == DASH:
+        return
     check_name(path)
     if path.is_dir():
         raise IsADirectoryError(f"cannot write {path}: it is a folder; give the name of a file")
@@ -130,8 +130,15 @@ def check_name(path: Path, *, added_bytes: int = ADDED_BYTES) -> None:
             )
 
 
+def check_names_folder(path: Path) -> None:
+    """Raise ValueError for - (standard output) in the place of a folder."""
+    if str(path) == DASH:
+        raise ValueError("- is standard output, but a folder is written here; name one (./- if it is called so)")
+
+
 def check_output_folder(out: Path, names: Sequence[str], overwrite: bool) -> None:
     """Create the folder `out`. Raises the OSError that writing `names` in it would raise, before any work is done."""
+    check_names_folder(out)
     out.mkdir(parents=True, exist_ok=True)
     for name in names:
         check_writable(out / name, overwrite=overwrite)
@@ -143,8 +150,65 @@ def save_json(path: Path, metrics: dict[str, Any], *, overwrite: bool = False) -
         temporary.write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
 
 
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.stem}.{secrets.token_hex(TOKEN_BYTES)}{path.suffix}")
+@contextmanager
+def _claimed(path: Path, *, folder: bool) -> Iterator[Path]:
+    """A new, empty temporary file or folder beside `path`, which the block renames; it is deleted if the block raises.
+
+    Its name is that of a killed writer, whose file is deleted first; while another process writes `path`, and where
+    there are no locks, a random one.
+    """
+    temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
+    with _mkdir_errors_named(path):
+        lock = _lock(temporary, folder)
+        if lock is None:
+            temporary = path.with_name(f".{path.stem}.{secrets.token_hex(TOKEN_BYTES)}{path.suffix}")
+            _create(temporary, folder)
+    try:
+        yield temporary
+    except BaseException:  # not afterwards: once it is renamed, its name is free for another process
+        _remove(temporary)
+        raise
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _lock(temporary: Path, folder: bool) -> int | None:
+    """Creates `temporary`, empty, and locks it -> its descriptor; None if a living process holds it or locks fail."""
+    if sys.platform == "win32":
+        return None
+    with suppress(FileExistsError):
+        _create(temporary, folder)
+    descriptor = None
+    try:
+        descriptor = os.open(temporary, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # its writer may have renamed it between open and flock; a folder cannot be emptied through its descriptor
+        if os.path.samestat(os.fstat(descriptor), temporary.stat()) and temporary.is_dir() == folder:
+            for leftover in temporary.iterdir() if folder else ():
+                _remove(leftover)
+            if not folder:
+                os.truncate(temporary, 0)
+            return descriptor
+    except OSError:  # locked, renamed, or a file system without locks
+        pass
+    if descriptor is not None:
+        os.close(descriptor)
+    return None
+
+
+def _create(temporary: Path, folder: bool) -> None:
+    if folder:
+        temporary.mkdir()
+    else:
+        temporary.touch(exist_ok=False)  # not mkstemp, which would create a private file (mode 0600)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _aside(path: Path) -> Path:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints, overload
@@ -10,10 +12,15 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints, overload
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import nn
+from torch import Tensor, nn
+from torch._dynamo import OptimizedModule
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
 
 from vqaudio.atomic import atomic_file
 from vqaudio.config import ConfigError, from_dict, to_dict
+from vqaudio.json_text import JSONError, parse_json
+from vqaudio.torch_defaults import with_own_defaults
 from vqaudio.upgrade import upgrade
 
 if TYPE_CHECKING:
@@ -21,6 +28,7 @@ if TYPE_CHECKING:
 
 Kind = TypeVar("Kind", bound=nn.Module)
 FORMAT = 2  # version of the keys in config.json and of the weight names in model.safetensors
+COMPILED_PART = "_orig_mod."  # in the names of the weights of a part that torch.compile returned
 PRETRAINED = Path(__file__).parent / "pretrained"
 # Kind of model in config.json -> module that defines it. A file never names a module, so it cannot import code.
 KINDS = {
@@ -43,22 +51,63 @@ class ModelError(ValueError):
 def save_model(model: nn.Module, folder: str | Path) -> None:
     """Writes config.json and model.safetensors of a model of this package to `folder`, each file atomically.
 
-    The folder is created if necessary, and existing files are replaced. Raises OSError if writing fails.
+    A model in a wrapper (torch.compile, DistributedDataParallel, AveragedModel) is saved without it. The folder is
+    created if necessary, and existing files are replaced. Raises ValueError, before anything is written, for a module
+    that `load_model` could not load again, OSError if writing fails.
     """
-    folder = Path(folder)
+    model, folder = _unwrapped(model), Path(folder)
+    state = _saved_weights(model)
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_file(folder / "model.safetensors", overwrite=True) as path:
         # write bytes, because save_file would create a file that only its owner may read
-        path.write_bytes(save({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}))
+        path.write_bytes(save(state))
     facts = {"format": FORMAT, "kind": type(model).__name__, "config": to_dict(model.cfg)}
     with atomic_file(folder / "config.json", overwrite=True) as path:
         path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The model within wrappers that replace it: what torch.compile, data parallelism and weight averaging return."""
+    while True:
+        if isinstance(model, OptimizedModule):
+            model = model._orig_mod
+        elif isinstance(model, DistributedDataParallel | nn.DataParallel | AveragedModel):
+            model = model.module
+        else:
+            return model
+
+
+def _saved_weights(model: nn.Module) -> dict[str, Tensor]:
+    """The weights on the CPU, under the names that a new model of this kind has for them.
+
+    Raises ValueError for another kind of module, and for weights of other names or shapes than its configuration
+    gives, as parametrizations and sharding leave them.
+    """
+    kind = type(model).__name__
+    if kind not in KINDS or type(model) is not _class(kind):
+        raise ValueError(f"save_model saves {', '.join(KINDS)}, got {type(model).__qualname__}; pass the model itself")
+    state = {
+        name.replace(COMPILED_PART, ""): value.detach().cpu().contiguous()  # a part was compiled by itself
+        for name, value in model.state_dict().items()
+    }
+    with torch.device("meta"):  # shapes without memory or random numbers
+        expected = {name: value.shape for name, value in type(model)(model.cfg).state_dict().items()}
+    shapes = {name: value.shape for name, value in state.items()}
+    if different := sorted(name for name in expected | shapes if expected.get(name) != shapes.get(name)):
+        name = different[0]
+        got = [str(tuple(of[name])) if name in of else "none" for of in (expected, shapes)]
+        raise ValueError(
+            f"this {kind} does not have the weights of its configuration: {name} should be of shape {got[0]} and is "
+            f"{got[1]}; remove parametrizations and gather sharded weights first"
+        )
+    return state
 
 
 @overload
 def load_model(name: str | Path, device: str | torch.device | None = None) -> SpeechVQVAE: ...
 @overload
 def load_model(name: str | Path, device: str | torch.device | None = None, *, kind: type[Kind]) -> Kind: ...
+@with_own_defaults
 def load_model(
     name: str | Path, device: str | torch.device | None = None, *, kind: type[nn.Module] | None = None
 ) -> nn.Module:
@@ -68,6 +117,7 @@ def load_model(
     ModelError if there is no such model, if it is of another kind, if its files are damaged or were not written by
     vqaudio, and for a format version that this version of vqaudio does not read.
     """
+    _one_thread_after_fork()
     folder = _find(name)
     facts = _read_facts(folder)
     kind = kind or _class("SpeechVQVAE")
@@ -82,6 +132,11 @@ def load_model(
     except ConfigError as error:
         raise ModelError(
             f"{folder / 'config.json'}: {error}; the model may have been saved by a newer vqaudio: update vqaudio"
+        ) from error
+    except (RuntimeError, MemoryError, OverflowError, TypeError) as error:  # PyTorch's words for sizes beyond memory
+        raise ModelError(
+            f"{folder / 'config.json'} describes a model that cannot be built ({str(error).splitlines()[0][:200]}); "
+            "download or copy the model again"
         ) from error
     path = folder / "model.safetensors"
     try:
@@ -101,6 +156,17 @@ def load_model(
             "checkpoint or train again"
         )
     return model.eval().requires_grad_(False).to(device or "cpu")
+
+
+@functools.cache
+def _one_thread_after_fork() -> None:
+    """From now on, a process that this one forks computes on one thread of PyTorch.
+
+    GNU OpenMP does not survive a fork: once a model has been loaded on several threads, PyTorch would wait for ever in
+    a forked process (multiprocessing.Pool) for threads that exist in the parent alone.
+    """
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=functools.partial(torch.set_num_threads, 1))
 
 
 def _class(kind: str) -> type[nn.Module]:
@@ -143,10 +209,10 @@ def _download(hub_id: str) -> Path:
 def _read_facts(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts = parse_json(path.read_bytes())
     except FileNotFoundError:
         raise ModelError(f"{folder} is not a model: it has no config.json") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except JSONError as error:
         raise ModelError(f"{path} is not JSON ({error}); download or copy the model again") from error
     if not isinstance(facts, dict) or "format" not in facts or "config" not in facts:
         raise ModelError(f"{path} was not written by vqaudio: it needs the keys format and config")

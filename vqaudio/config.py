@@ -59,7 +59,9 @@ def load_yaml(cls: type[T], path: str | Path, args: Sequence[str] = ()) -> T:
         raise ConfigError(f"cannot read {path}: {error}") from error
     try:
         values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except RecursionError as error:
+        raise ConfigError(f"{path} is nested too deeply for a configuration") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist, a number of 5000 digits
         raise ConfigError(f"{path} is not YAML: {error}") from error
     try:
         return from_dict(cls, _with_kinds_of_flags(cls, {} if values is None else values, args))
@@ -196,7 +198,10 @@ def _convert_scalar(kind: Any, value: Any, where: str) -> Any:
         except ValueError:
             pass
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ConfigError(f"{where} must be a number below 1e308, got one of {len(str(value))} digits") from None
     if kind is Path and isinstance(value, str):
         return Path(value)
     if kind in (int, float, str, bool) and type(value) is kind:

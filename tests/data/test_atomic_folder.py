@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vqaudio.atomic import atomic_folder, remove_leftovers, replace_folder, restore_folder
+from vqaudio.atomic import atomic_file, atomic_folder, replace_folder, restore_folder
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -114,8 +114,52 @@ def test_a_full_disk_and_a_missing_parent_are_explained(tmp_path) -> None:
     assert _tree(tmp_path) == {}
 
 
-def test_leftovers_of_this_name_alone_are_removed(tmp_path) -> None:
-    for name in (".a.0123abcd", ".a.01", ".b.0123abcd", "a"):
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from vqaudio.atomic import atomic_file, atomic_folder
+with atomic_file(Path("a[1].jsonl")) as file, atomic_folder(Path("a")) as folder:
+    file.write_text("half")
+    (folder / "inner").mkdir()
+    (folder / "inner" / "text").write_text("half")
+    if sys.argv[1] == "wait":
+        print("ready", flush=True)
+        input()
+    else:
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def _all_names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def _write_both(folder: Path) -> None:
+    with atomic_file(folder / "a[1].jsonl", overwrite=True) as file, atomic_folder(folder / "a") as new:
+        assert file.read_text() == "" and list(new.iterdir()) == []
+        file.write_text("whole")
+        (new / "text").write_text("whole")
+
+
+def test_the_next_writer_removes_what_a_killed_one_left(tmp_path) -> None:
+    for name in (".a.01", ".b.partial"):
         _fill(tmp_path / name, name)
-    remove_leftovers(tmp_path / "a")
-    assert _tree(tmp_path) == {name: name for name in (".a.01", ".b.0123abcd", "a")}
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    killed = subprocess.run([sys.executable, "-c", KILLED, "now"], cwd=tmp_path, env=environment)
+    assert killed.returncode == -signal.SIGKILL
+    assert {".a.partial", ".a[1].partial.jsonl"} < _all_names(tmp_path)
+    _write_both(tmp_path)
+    assert _all_names(tmp_path) == {".a.01", ".b.partial", "a", "a[1].jsonl"}
+
+
+def test_a_living_writer_of_the_same_name_is_not_disturbed(tmp_path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    command, pipe = [sys.executable, "-c", KILLED, "wait"], subprocess.PIPE
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdin=pipe, stdout=pipe, text=True) as living:
+        assert living.stdout and living.stdout.readline() == "ready\n"
+        _write_both(tmp_path)
+        assert (tmp_path / ".a.partial" / "inner" / "text").read_text() == "half"
+        living.communicate("\n")
+    assert living.returncode == 0
+    assert _all_names(tmp_path) == {"a", "a[1].jsonl"}
+    assert (tmp_path / "a[1].jsonl").read_text() == "half"  # the last one to finish

@@ -271,3 +271,20 @@ def test_written_file_has_the_usual_permissions(tmp_path) -> None:
     write_audio(tmp_path / "a.wav", np.zeros(10), 16000)
     (tmp_path / "plain").touch()
     assert (tmp_path / "a.wav").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.parametrize("scale", [128, 32768, 2**31])
+def test_integers_stored_as_floats_are_refused(tmp_path, scale) -> None:
+    path, samples = tmp_path / "a.wav", np.sin(np.arange(800, dtype=np.float32))
+    soundfile.write(path, samples * scale, 16000, subtype="FLOAT")
+    with pytest.raises(AudioError, match=r"a\.wav: samples reach .*; they look like integers stored as floats"):
+        read_audio(path, 8000)
+    with pytest.raises(ValueError, match=r"cannot write .*b\.wav: samples reach"):
+        write_audio(tmp_path / "b.wav", samples * scale, 16000)
+    assert not (tmp_path / "b.wav").exists()
+
+
+def test_a_mix_far_above_full_scale_is_audio(tmp_path) -> None:
+    path = tmp_path / "loud.wav"
+    soundfile.write(path, np.full(80, 15.9, dtype=np.float32), 16000, subtype="FLOAT")
+    assert read_audio(path, 16000).max() == np.float32(15.9)

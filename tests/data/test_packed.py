@@ -226,3 +226,16 @@ def test_moved_packed_folder_opens(tmp_path, sources) -> None:
     for utterance in sources:
         assert Path(utterance.path).exists()
     _assert_holds(open_packed(tmp_path / "moved"), sources)
+
+
+def test_the_content_hash_is_that_of_the_speech_and_not_of_its_place(tmp_path) -> None:
+    samples = np.random.default_rng(0).uniform(-0.5, 0.5, 400)
+
+    def packed(place: str, id: str = "a", speaker: str = "s", scale: float = 1.0) -> str:
+        (tmp_path / place).mkdir(exist_ok=True)
+        soundfile.write(tmp_path / place / "a.wav", samples * scale, 16000)
+        return pack([Utterance(id, tmp_path / place / "a.wav", speaker, 0.025)], tmp_path / "p", 16000).content_hash()
+
+    first = packed("here")
+    assert packed("there") == first
+    assert len({first, packed("here", id="b"), packed("here", speaker="t"), packed("here", scale=0.5)}) == 4

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
@@ -21,6 +21,7 @@ from vqaudio.nn.encoder import EncoderConfig
 from vqaudio.nn.frontend import LogMelConfig
 from vqaudio.nn.vector_quantizer import VectorQuantizerConfig
 from vqaudio.nn.wavenet import WaveNetConfig
+from vqaudio.report import run
 from vqaudio.report.systems import CONVERSION, KMEANS, MODEL, ORIGINAL, RANDOM, RECONSTRUCTION
 from vqaudio.report.tasks import TASKS
 from vqaudio.training.health import VerdictName
@@ -239,3 +240,40 @@ def test_what_cannot_be_evaluated_is_explained(
     phones = ["--phones", str(EGS / "phones")]
     assert main(["evaluate", *model, "--data", str(data), *out, *phones, "--features", str(tmp_path)]) == 2
     assert f"{tmp_path} has no features of the 6 utterances" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_an_interrupted_evaluation_continues_to_the_same_report(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = [*arguments, "--only", "codebook_usage", "bitrate", "conditioning_gap", "--no-html"]
+    assert main([*short, "--out", str(tmp_path / "whole")]) == 0
+    original, computed = run._found, []
+
+    def interrupted(task: Any, context: Any) -> dict[str, Any]:
+        computed.append(task.key)
+        if len(computed) == 3:
+            raise KeyboardInterrupt
+        return original(task, context)
+
+    monkeypatch.setattr(run, "_found", interrupted)
+    assert main([*short, "--out", str(tmp_path / "r"), "--resume"]) == 130
+    assert [path.name for path in (tmp_path / "r").iterdir()] == ["report.resume.jsonl"]
+    with (tmp_path / "r" / "report.resume.jsonl").open("a") as journal:
+        journal.write('{"task": "half')  # as a killed process may leave it
+    assert main([*short, "--out", str(tmp_path / "r"), "--resume"]) == 0
+    assert len(computed) == 4 and len(set(computed)) == 3
+    assert [path.name for path in (tmp_path / "r").iterdir()] == ["report.json"]
+    assert (tmp_path / "r" / "report.json").read_bytes() == (tmp_path / "whole" / "report.json").read_bytes()
+
+
+@pytest.mark.slow
+def test_an_evaluation_of_something_else_does_not_continue(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = [*arguments, "--only", "codebook_usage", "--no-html", "--out", str(tmp_path), "--resume"]
+    (tmp_path / "report.resume.jsonl").write_text(
+        '{"identity": "another"}\n{"task": "codebook_usage", "set": "data", "results": [], "reason": null}\n'
+    )
+    assert main(short) == 0
+    assert json.loads((tmp_path / "report.json").read_text())["metrics"]

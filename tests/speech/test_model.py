@@ -447,3 +447,19 @@ def test_a_model_loaded_in_inference_mode_works(tiny_model: SpeechVQVAE, tiny_mo
     with torch.inference_mode():
         model = load_model(tiny_model_dir)
         assert model.tokenize(_wav(100)).model == tiny_model.fingerprint
+
+
+def test_integers_as_waveforms_are_refused(tiny_model: SpeechVQVAE) -> None:
+    wav = torch.linspace(-1, 1, 100)
+    for scaled in (wav * 32768, wav * 128, wav.double() * 2**31):
+        for call in (
+            tiny_model.tokenize,
+            lambda w: tiny_model.encode(w[None, None]),
+            lambda w: tiny_model.convert(w, "anna"),
+        ):
+            with pytest.raises(ValueError, match="they look like integers stored as floats"):
+                call(scaled)
+    with pytest.raises(ValueError, match="a waveform must be floating-point"):
+        tiny_model.encode((wav * 32768).to(torch.int16)[None, None])
+    with pytest.raises(ValueError, match="they look like integers"):
+        list(tiny_model.encode_stream([wav, wav * 32768]))

@@ -1,64 +1,38 @@
-"""Threads of a run."""
+"""Which precision a run has: that of the flag, else that of the launcher, else that of the machine."""
 
-from __future__ import annotations
-
-from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
-from torch import nn
 
-from vqaudio.training import FitConfig, fit
-from vqaudio.training.launch import default_threads
+from vqaudio.training import TrainingError, launch
 
 
-class OneNumber(nn.Module):
-    """Records the number of threads of each forward pass."""
+class Launched:
+    """What `describe_launch` asks of an Accelerator."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(1))
-        self.threads: set[int] = set()
+    num_processes, device = 1, torch.device("cuda")
 
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        self.threads.add(torch.get_num_threads())
-        return (self.weight * x).square().sum(), {}
+    def __init__(self, precision: str):
+        self.mixed_precision = precision
 
 
-class Ones:
-    seconds_per_step = 0.0
+@pytest.mark.parametrize("native", ["bf16", "no"])
+@pytest.mark.parametrize("launched", [None, "no", "bf16", "fp16"])
+@pytest.mark.parametrize("wanted", ["auto", "no", "bf16", "fp16"])
+def test_the_flag_then_the_launcher_then_the_machine(monkeypatch, wanted, launched, native) -> None:
+    monkeypatch.setattr(launch, "_native_precision", lambda: native)
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    if launched is not None:
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launched)
+    used = launch._precision(wanted)
+    asked = None if launched == "no" else launched  # the launcher's "no" is also its default
+    assert used == (asked or native if wanted == "auto" else wanted)
+    said = launch.describe_launch(cast(Any, Launched(used)))
+    assert (f"is {used}, instead of {launched} of accelerate" in said) == (launched is not None and used != launched)
 
-    def batch(self, step: int, part: int = 0, parts: int = 1) -> dict[str, torch.Tensor]:
-        return {"x": torch.ones(1)}
 
-
-@pytest.mark.parametrize("wanted", [1, 3])
-def test_the_number_of_threads_is_set_and_restored(tmp_path: Path, wanted: int) -> None:
-    before = torch.get_num_threads()
-    model = fit(OneNumber(), Ones(), FitConfig(steps=2, threads=wanted), tmp_path)
-    assert model.threads == {wanted}
-    assert torch.get_num_threads() == before
-
-
-@pytest.mark.parametrize(
-    ("environment", "processors", "expected"),
-    [
-        ({"ACCELERATE_MIXED_PRECISION": "no", "OMP_NUM_THREADS": "1"}, 2, 2),
-        ({"ACCELERATE_MIXED_PRECISION": "no", "OMP_NUM_THREADS": "1", "LOCAL_WORLD_SIZE": "2"}, 2, 1),
-        ({"ACCELERATE_MIXED_PRECISION": "no", "OMP_NUM_THREADS": "1", "LOCAL_WORLD_SIZE": "4"}, 2, 1),
-        ({"ACCELERATE_MIXED_PRECISION": "no", "OMP_NUM_THREADS": "1", "LOCAL_WORLD_SIZE": "2"}, 9, 4),
-        ({"ACCELERATE_MIXED_PRECISION": "no", "OMP_NUM_THREADS": "5"}, 9, 7),  # set by the user; PyTorch has read it
-        ({"OMP_NUM_THREADS": "1"}, 9, 7),  # set by the user, not by accelerate launch
-        ({}, 9, 7),
-    ],
-)
-def test_default_number_of_threads(
-    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], processors: int, expected: int
-) -> None:
-    for name in ("ACCELERATE_MIXED_PRECISION", "OMP_NUM_THREADS", "LOCAL_WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(processors)), raising=False)
-    monkeypatch.setattr("torch.get_num_threads", lambda: 7)
-    assert default_threads() == expected
+def test_a_precision_that_training_does_not_have(monkeypatch) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp8")
+    with pytest.raises(TrainingError, match="asks for precision fp8, but training supports no, bf16, fp16"):
+        launch._precision("auto")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
-from vqaudio.cli.console import Overwrite, failures_named, print_facts, progress
+from vqaudio.cli.console import Overwrite, facts_file, failures_named, print_facts, progress
+from vqaudio.sampling.config import MAX_THREADS
 
 if TYPE_CHECKING:
     from vqaudio.data.alignments import Alignment
@@ -41,8 +42,9 @@ def align(
     from vqaudio.data.forced_alignment import align_all
     from vqaudio.data.manifest import read_manifest
 
-    if threads < 1:
-        raise ValueError(f"--threads must be at least 1, got {threads}")
+    if not 1 <= threads <= MAX_THREADS:
+        bound = "least 1" if threads < 1 else f"most {MAX_THREADS}"
+        raise ValueError(f"--threads must be at {bound}, got {threads}")
     check_table(out, overwrite=overwrite)
     utterances = [utterance for manifest in inputs for utterance in read_manifest(manifest)]
     if not utterances:
@@ -64,7 +66,8 @@ def align(
             "phones": f"{phones}, {MADE_BY}",
             "agreement": _agreement(utterances, alignments, labels) if reference else f"not measured; {AGREEMENT}",
             "written": str(out),
-        }
+        },
+        facts_file(out),
     )
     return 1 if failures else 0
 

@@ -17,14 +17,15 @@ from tqdm import tqdm
 from tyro.conf import arg
 
 from vqaudio.data.audio import AudioWarning, Failures
-from vqaudio.sampling.config import SamplingConfig
+from vqaudio.pipes import DASH
+from vqaudio.sampling.config import MAX_THREADS, SamplingConfig
 
 if TYPE_CHECKING:
     from torch import nn
 
     from vqaudio.speech.enroll import EnrolledSpeaker
     from vqaudio.speech.model import SpeechVQVAE
-    from vqaudio.tokens.decoding import DecodedUtterance
+    from vqaudio.tokens.decoding import DecodedUtterance, DecodeJob
 
 T = TypeVar("T")
 Net = TypeVar("Net", bound="nn.Module")
@@ -33,7 +34,7 @@ Inputs = Annotated[
     tuple[Path, ...],
     arg(
         metavar="INPUT [INPUT ...]",
-        help="audio files, folders (all audio in them and their subfolders) and manifests (.jsonl)",
+        help="audio files (-: standard input), folders (all audio in them and their subfolders) and manifests (.jsonl)",
         help_behavior_hint="(required)",
     ),
 ]
@@ -46,6 +47,7 @@ SpeakerLevel = Annotated[
         help="which folder below a folder of audio names the speaker: 1 the first, 2 the one in it, and so on",
     ),
 ]
+Resume = Annotated[bool, arg(help="continue interrupted work: skip what is done already and matches")]
 Sampling = Annotated[SamplingConfig, arg(name="")]  # --temperature --top-k --top-p --seed --precision --threads
 Batch = Annotated[int, arg(help="number of utterances decoded at once")]
 Threads = Annotated[
@@ -86,6 +88,11 @@ def print_facts(facts: dict[str, str], file: TextIO | None = None) -> None:
     """Prints one line per name and value, to standard output by default."""
     for name, fact in facts.items():
         print(f"{name:<13} {fact}", file=file)
+
+
+def facts_file(out: Path) -> TextIO:
+    """Where facts are printed: on standard error if standard output is what the verb writes (-)."""
+    return sys.stderr if str(out) == DASH else sys.stdout
 
 
 def report_failures(failures: Iterable[ValueError]) -> int:
@@ -148,11 +155,34 @@ def load_kind(model: str, device: Device, kind: type[Net], threads: int | None =
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("PyTorch finds no GPU; use --device cpu")
     if threads is not None:
-        if threads < 1:
-            raise ValueError(f"--threads must be at least 1, got {threads}")
+        if not 1 <= threads <= MAX_THREADS:
+            bound = "least 1" if threads < 1 else f"most {MAX_THREADS}"
+            raise ValueError(f"--threads must be at {bound}, got {threads}")
         torch.set_num_threads(threads)
     chosen = "cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu"
     return load_model(model, chosen, kind=kind)
+
+
+def check_resume(resume: bool, overwrite: bool) -> None:
+    """Raises ValueError where both ways to treat existing output are asked for."""
+    if resume and overwrite:
+        raise ValueError("--resume keeps existing output and --overwrite replaces it; give one of them")
+
+
+def not_done(
+    jobs: Iterable[DecodeJob], resume: bool, net: SpeechVQVAE, sampling: SamplingConfig
+) -> Iterator[DecodeJob]:
+    """The jobs whose audio is still to be written; with `resume` off all of them. Raises as `is_decoded` does."""
+    from vqaudio.tokens.resume import is_decoded
+
+    skipped = 0
+    for job in jobs:
+        if resume and is_decoded(net, job, sampling):
+            skipped += 1
+        else:
+            yield job
+    if skipped:
+        print_facts({"skipped": f"{skipped} that were done already"})
 
 
 def write_utterances(

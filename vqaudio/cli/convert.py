@@ -13,9 +13,12 @@ from vqaudio.cli.console import (
     Inputs,
     Model,
     Overwrite,
+    Resume,
     Sampling,
+    check_resume,
     failures_named,
     load,
+    not_done,
     write_utterances,
 )
 from vqaudio.sampling.config import SamplingConfig
@@ -32,6 +35,7 @@ def convert(
     batch: Batch = 16,
     device: Device = "auto",
     overwrite: Overwrite = False,
+    resume: Resume = False,
 ) -> int:
     """Convert speech to other speakers.
 
@@ -42,6 +46,7 @@ def convert(
     from vqaudio.tokens.bulk import find_sources, tokenize_all
     from vqaudio.tokens.decoding import DecodeJob, decode_jobs, name_outputs
 
+    check_resume(resume, overwrite)
     net = load(model, device, sampling.threads)
     sources = find_sources(inputs, speaker_level=None)
     speakers = net.speakers if speaker == ("all",) else tuple(dict.fromkeys(speaker))
@@ -50,9 +55,15 @@ def convert(
     for name in speakers:
         net.speaker_id(name)
     with failures_named() as failures:
-        outputs = name_outputs(sources, speakers, out, failures, overwrite=overwrite)
+        outputs = name_outputs(sources, speakers, out, failures, overwrite=overwrite or resume)
         storable = [source for source in sources if (source.id, speakers[0]) in outputs]
         rows = tokenize_all(net, storable, failures)
         jobs = (DecodeJob(outputs[row.id, name], row.tokens, name) for row in rows for name in speakers)
-        write_utterances(decode_jobs(net, jobs, sampling, batch=batch), len(outputs), net, sampling, overwrite)
+        write_utterances(
+            decode_jobs(net, not_done(jobs, resume, net, sampling), sampling, batch=batch),
+            len(outputs),
+            net,
+            sampling,
+            overwrite,
+        )
     return 1 if failures else 0

@@ -14,8 +14,11 @@ from vqaudio.cli.console import (
     Device,
     Model,
     Overwrite,
+    Resume,
     Sampling,
+    check_resume,
     load,
+    not_done,
     print_synthesis,
     report_failures,
     write_utterances,
@@ -33,39 +36,51 @@ def decode(
     batch: Batch = 16,
     device: Device = "auto",
     overwrite: Overwrite = False,
+    resume: Resume = False,
 ) -> int:
     """Decode tokens to speech.
 
     Args:
-        tokens: output of vqaudio tokenize with the same model: a token file or folder
+        tokens: output of vqaudio tokenize with the same model: a token file or folder, or - for JSON Lines on standard
+            input
         out: folder, in which each row becomes ID.wav; with --stream a file (.wav, .flac, or .pcm without a header), or
             - for headerless 16-bit little-endian samples on standard output, for example for a player
     """
     from vqaudio.data.audio_writer import STDOUT, check_destination, open_writer
     from vqaudio.tokens.decoding import DecodeJob, assign_speakers, decode_jobs, name_rows
-    from vqaudio.tokens.files import read_tokens
+    from vqaudio.tokens.files import read_tokens, token_file
 
+    check_resume(resume, overwrite)
+    if stream and resume:
+        raise ValueError("--resume applies to a folder of audio files, and --stream writes one file; leave it out")
     if stream:
         check_destination(out)
     elif str(out) == STDOUT:
         raise ValueError("--out - needs --stream; without it give a folder")
     net = load(model, device, sampling.threads)
-    speakers, failures = assign_speakers(net, tokens, speaker)
-    paths = {} if stream else name_rows(speakers, out, failures, overwrite=overwrite)
-    code = report_failures(failures)
-    if not stream:
-        speakers = {id: name for id, name in speakers.items() if id in paths}
-    rows = (row for row in read_tokens(tokens) if row.id in speakers)
-    if stream and speakers:
-        samples, started_at = 0, time.perf_counter()
-        with open_writer(out, net.sample_rate, overwrite=overwrite) as write:
-            for row in rows:
-                for wav in net.decode_stream(row.tokens, speakers[row.id], sampling):
-                    write(wav)
-                    samples += len(wav)
-        written = "1 utterance" if len(speakers) == 1 else f"{len(speakers)} utterances"
-        print_synthesis(written, samples, started_at, net, sampling, file=sys.stderr)
-    elif speakers:
-        jobs = (DecodeJob(paths[row.id], row.tokens, speakers[row.id]) for row in rows)
-        write_utterances(decode_jobs(net, jobs, sampling, batch=batch), len(speakers), net, sampling, overwrite)
+    with token_file(tokens) as file:
+        speakers, failures = assign_speakers(net, file, speaker)
+        paths = {} if stream else name_rows(speakers, out, failures, overwrite=overwrite or resume)
+        code = report_failures(failures)
+        if not stream:
+            speakers = {id: name for id, name in speakers.items() if id in paths}
+        rows = (row for row in read_tokens(file) if row.id in speakers)
+        if stream and speakers:
+            samples, started_at = 0, time.perf_counter()
+            with open_writer(out, net.sample_rate, overwrite=overwrite) as write:
+                for row in rows:
+                    for wav in net.decode_stream(row.tokens, speakers[row.id], sampling):
+                        write(wav)
+                        samples += len(wav)
+            written = "1 utterance" if len(speakers) == 1 else f"{len(speakers)} utterances"
+            print_synthesis(written, samples, started_at, net, sampling, file=sys.stderr)
+        elif speakers:
+            jobs = (DecodeJob(paths[row.id], row.tokens, speakers[row.id]) for row in rows)
+            write_utterances(
+                decode_jobs(net, not_done(jobs, resume, net, sampling), sampling, batch=batch),
+                len(speakers),
+                net,
+                sampling,
+                overwrite,
+            )
     return code

@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
-from vqaudio.cli.console import Device, Model, Overwrite, Sampling, load_any, load_kind, print_facts, steps
+from vqaudio.cli.console import (
+    Device,
+    Model,
+    Overwrite,
+    Resume,
+    Sampling,
+    check_resume,
+    load_any,
+    load_kind,
+    print_facts,
+    steps,
+)
 from vqaudio.report.config import ReportConfig
 from vqaudio.sampling.config import SamplingConfig
 
@@ -65,6 +76,7 @@ def evaluate(
     sampling: Sampling = SamplingConfig(),
     device: Device = "auto",
     overwrite: Overwrite = False,
+    resume: Resume = False,
 ) -> int:
     """Evaluate a model on data that it was not trained on; writes report.json and, for speech, an HTML page.
 
@@ -78,13 +90,15 @@ def evaluate(
     from vqaudio.speech.model import SpeechVQVAE
     from vqaudio.speech.prior import CodePrior
 
+    check_resume(resume, overwrite)
     net = load_any(model, device, sampling.threads)
     if not isinstance(net, SpeechVQVAE):
         of_speech = replace(sampling, seed=0, precision="float32", threads=None) != SamplingConfig()
-        if len(data) != 1 or phones or features or train_tokens is not None or report != ReportConfig() or of_speech:
+        for_speech = phones or features or train_tokens is not None or report != ReportConfig() or of_speech
+        if len(data) != 1 or resume or for_speech:
             raise ValueError(
-                f"{model} is an image model: --data takes one folder, and --phones, --features, --train-tokens and the "
-                "options of sampling and of the speech report do not apply to it"
+                f"{model} is an image model: --data takes one folder; --resume, --phones, --features, --train-tokens "
+                "and the options of sampling and of the speech report do not apply to it"
             )
         metrics = _evaluate_images(net, model, data[0], out, prior, first, sampling.seed, device, overwrite)
         print_facts(
@@ -108,6 +122,7 @@ def evaluate(
         training=train_tokens,
         sampling=sampling,
         overwrite=overwrite,
+        resume=resume,
         progress=functools.partial(steps, unit="task"),
     )
     for sentence in result.summary:

@@ -15,8 +15,8 @@ def info(source: Positional[Annotated[str, arg(metavar="M_OR_TOKENS_OR_ARCHIVE")
     """Print properties of a model, a token file or an archive.
 
     Args:
-        source: a model (a shipped name, a folder or a Hugging Face Hub id), a token file or folder, or an archive of
-            vqaudio pack (.vqa)
+        source: a model (a shipped name, a folder or a Hugging Face Hub id), a token file or folder, - for JSON Lines on
+            standard input, or an archive of vqaudio pack (.vqa)
     """
     from vqaudio.images.describe import image_facts
     from vqaudio.speech.describe import model_facts, prior_facts
@@ -24,15 +24,16 @@ def info(source: Positional[Annotated[str, arg(metavar="M_OR_TOKENS_OR_ARCHIVE")
     from vqaudio.speech.prior import CodePrior
     from vqaudio.tokens.archive import archive_facts
     from vqaudio.tokens.archive_format import read_archive
-    from vqaudio.tokens.files import names_tokens, read_tokens
+    from vqaudio.tokens.files import names_tokens, read_tokens, token_file
     from vqaudio.tokens.stats import TokenStats
 
     if source.endswith(".vqa"):
         print_facts(size_facts(archive_facts(read_archive(Path(source)))))
     elif names_tokens(source):
         stats = TokenStats()
-        for row in read_tokens(source):
-            stats.add(row)
+        with token_file(source) as tokens:
+            for row in read_tokens(tokens):
+                stats.add(row)
         print_facts(stats.facts())
     else:
         net = load_any(source, "cpu")

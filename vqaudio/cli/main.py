@@ -1,14 +1,13 @@
 """The command line: one typed function per verb; its docstring is its --help.
 
 Exit codes: 0 if everything was done; 1 if some inputs failed (each is named on standard error, the others are done);
-2 for wrong usage (a message on standard error explains what to change); 130 if interrupted.
+2 for wrong usage (a message on standard error says what to change); 128 + N if signal N ended it, 130 if interrupted,
+141 if the program that reads the output has gone.
 """
 
 from __future__ import annotations
 
 import functools
-import os
-import sys
 from collections.abc import Callable, Sequence
 
 import tyro
@@ -26,12 +25,18 @@ from vqaudio.cli.prepare import prepare
 from vqaudio.cli.sample import sample
 from vqaudio.cli.tokenize import tokenize
 from vqaudio.data.audio import AudioError
+from vqaudio.program import run_program
 
 VERBS = (prepare, align, tokenize, decode, convert, adapt, sample, pack, unpack, evaluate, info, bench)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb and returns the exit code; `argv` are the arguments without the program name (None: sys.argv)."""
+    return run_program(functools.partial(_run, argv))
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    """Errors of the verb become sentences on standard error. Raises BrokenPipeError and KeyboardInterrupt."""
     verbs = {verb.__name__: _deferred(verb) for verb in VERBS}
     try:
         run = tyro.extras.subcommand_cli_from_dict(
@@ -52,15 +57,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail(str(error), 1)
     except ValueError as error:  # includes ModelError and ConfigError
         return fail(str(error), 2)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise Python reports it again at exit
-        return fail("standard output was closed by the program that reads it", 1)
+    except BrokenPipeError:  # an OSError, but nothing to report
+        raise
     except ModuleNotFoundError as error:  # an optional dependency is not installed
         return fail(str(error), 2)
     except OSError as error:
         return fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 2)
-    except KeyboardInterrupt:
-        return fail("interrupted", 130)
 
 
 def _deferred(verb: Callable[..., int]) -> Callable[..., Callable[[], int]]:

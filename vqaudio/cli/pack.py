@@ -6,12 +6,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 from tqdm import tqdm
 from tyro.conf import Positional, arg
 
-from vqaudio.cli.console import Overwrite, Threads, load_kind, print_facts
+from vqaudio.cli.console import Overwrite, Threads, facts_file, load_kind, print_facts
 
 if TYPE_CHECKING:
     from vqaudio.speech.prior import CodePrior
@@ -40,14 +40,14 @@ def pack(
         out: archive to write, NAME.vqa
     """
     from vqaudio.tokens import archive
-    from vqaudio.tokens.files import read_tokens
+    from vqaudio.tokens.files import read_tokens, token_file
 
-    rows, code_prior = read_tokens(tokens), _load(prior, threads)
-    with _progress(None) as advance:
+    code_prior = _load(prior, threads)
+    with token_file(tokens) as file, _progress(None) as advance:
         started_at = time.perf_counter()
-        facts = archive.pack(rows, out, code_prior, threads=threads, overwrite=overwrite, advance=advance)
+        facts = archive.pack(read_tokens(file), out, code_prior, threads=threads, overwrite=overwrite, advance=advance)
         elapsed = time.perf_counter() - started_at
-    _print_summary(facts, elapsed, out)
+    _print_summary(facts, elapsed, out, facts_file(out))
     return 0
 
 
@@ -77,7 +77,7 @@ def unpack(
         started_at = time.perf_counter()
         write_tokens(out, unpack_rows(packed, code_prior, threads=threads, advance=advance), overwrite=overwrite)
         elapsed = time.perf_counter() - started_at
-    _print_summary(facts, elapsed, out)
+    _print_summary(facts, elapsed, out, facts_file(out))
     return 0
 
 
@@ -108,6 +108,7 @@ def size_facts(facts: ArchiveFacts) -> dict[str, str]:
     }
 
 
-def _print_summary(facts: ArchiveFacts, elapsed: float, out: Path) -> None:
+def _print_summary(facts: ArchiveFacts, elapsed: float, out: Path, file: TextIO | None = None) -> None:
     speed = f"{facts.num_codes / elapsed:.3g} codes per second, RTF {facts.seconds / elapsed:.3g}"
-    print_facts({**size_facts(facts), "speed": f"{speed} (audio seconds per wall second)", "written": str(out)})
+    summary = {**size_facts(facts), "speed": f"{speed} (audio seconds per wall second)", "written": str(out)}
+    print_facts(summary, file)

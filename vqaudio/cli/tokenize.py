@@ -12,8 +12,11 @@ from vqaudio.cli.console import (
     Inputs,
     Model,
     Overwrite,
+    Resume,
     SpeakerLevel,
     Threads,
+    check_resume,
+    facts_file,
     failures_named,
     load,
     print_facts,
@@ -30,6 +33,7 @@ def tokenize(
     device: Device = "auto",
     speaker_level: SpeakerLevel = 1,
     overwrite: Overwrite = False,
+    resume: Resume = False,
 ) -> int:
     """Convert speech to tokens.
 
@@ -38,22 +42,30 @@ def tokenize(
     manifest gives ids and speakers itself.
 
     Args:
-        out: token file, such as NAME.jsonl or NAME.parquet, or a name without a suffix for a folder of .npy files
-            with an index.jsonl
+        out: token file, such as NAME.jsonl or NAME.parquet, a name without a suffix for a folder of .npy files with an
+            index.jsonl, or - for JSON Lines on standard output
     """
     from vqaudio.speech.describe import bits_per_second
     from vqaudio.tokens.bulk import find_sources, tokenize_all, with_storable_names
     from vqaudio.tokens.files import check_target, codes_file, write_tokens
+    from vqaudio.tokens.resume import resumed
     from vqaudio.tokens.stats import TokenStats
 
-    check_target(out, overwrite=overwrite)
+    check_resume(resume, overwrite)
+    if resume and str(out) == "-":
+        raise ValueError("--resume continues a file or folder, and --out - is standard output; leave it out")
+    check_target(out, overwrite=overwrite or resume)
     net = load(model, device, threads)
     sources = find_sources(inputs, speaker_level)
     stats, started_at = TokenStats(), time.perf_counter()
     with failures_named() as failures:
         storable = with_storable_names(sources, lambda id: codes_file(out, id), failures)
-        rows = tokenize_all(net, storable, failures)
-        write_tokens(out, stats.watch(progress(rows, len(storable))), overwrite=overwrite)
+        if resume:
+            with resumed(net, storable, out, failures) as rows:
+                write_tokens(out, stats.watch(progress(rows, len(storable))), overwrite=True)
+        else:
+            rows = tokenize_all(net, storable, failures)
+            write_tokens(out, stats.watch(progress(rows, len(storable))), overwrite=overwrite)
     elapsed = time.perf_counter() - started_at
     used = len(stats.codes)
     summary = {
@@ -65,5 +77,5 @@ def tokenize(
         "speed": real_time_factor(stats.seconds, elapsed, net),
         "written": str(out),
     }
-    print_facts(summary)
+    print_facts(summary, facts_file(out))
     return 1 if failures else 0

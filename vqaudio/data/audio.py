@@ -14,12 +14,14 @@ import soundfile
 
 from vqaudio.atomic import atomic_file
 from vqaudio.data.audio_headers import missing_bytes
+from vqaudio.pipes import DASH, is_stream, spooled
 
 WRITABLE = {".wav": "WAV", ".flac": "FLAC"}
 Frames = npt.NDArray[np.float32]
 UNKNOWN_FRAMES = 2**62  # libsndfile reports 2**63 - 1 for a FLAC stream without a length in its header
 MIN_SECONDS = 1e-3  # shorter files have no sample left after resampling to a low rate
 MAX_NAMED = 20  # failures that one message names; more are counted
+MAX_PEAK = 16.0  # 24 dB above full scale: no recording or mix reaches it, integers stored as floats soon do
 INT16_SCALE = 32768  # int16 value = sample * INT16_SCALE, here and in every packed corpus
 
 
@@ -42,7 +44,7 @@ def blocks(path: str | Path, sample_rate: int, *, block_seconds: float = 10.0) -
     `resampled_length(frames, file_rate, sample_rate)`.
 
     Raises AudioError (at the first block, or at the damaged position): missing file, not audio, no samples, NaN
-    or infinite samples.
+    or infinite samples, samples at the scale of integers (see `check_scale`).
     """
     if sample_rate < 1:
         raise ValueError(f"sample_rate must be at least 1 Hz, got {sample_rate}")
@@ -70,8 +72,14 @@ def read_audio(path: str | Path, sample_rate: int) -> Frames:
 
 def audio_seconds(path: str | Path) -> float:
     """Duration in seconds according to the file header, without decoding. Raises AudioError."""
+    frames, rate = num_frames(path)
+    return frames / rate
+
+
+def num_frames(path: str | Path) -> tuple[int, int]:
+    """Number of frames and their rate in Hz according to the file header, without decoding. Raises AudioError."""
     with _open(Path(path)) as file:
-        return file.frames / file.samplerate
+        return file.frames, file.samplerate
 
 
 def decoded_seconds(path: str | Path) -> float:
@@ -146,11 +154,28 @@ def write_audio(path: str | Path, wav: npt.ArrayLike, sample_rate: int, *, overw
             f"cannot write {path}: {np.count_nonzero(~np.isfinite(samples))} of {len(samples)} "
             "samples are NaN or infinite; check the model or program that produced them"
         )
+    try:
+        check_scale(float(np.abs(samples).max()))  # clipping would leave nothing but noise
+    except ValueError as error:
+        raise ValueError(f"cannot write {path}: {error}") from error
     with atomic_file(path, overwrite=overwrite) as temporary:
         try:
             soundfile.write(temporary, to_int16(samples), sample_rate, format=file_format, subtype="PCM_16")
         except soundfile.LibsndfileError as error:  # for example a full disk
             raise OSError(f"cannot write {path}: {error.error_string}") from error
+
+
+def check_scale(peak: float) -> None:
+    """Raises ValueError if the largest magnitude of floating-point samples shows that they are integers.
+
+    Full scale is 1. Mixes in floating point exceed it, by a few dB; above MAX_PEAK, 24 dB, somebody has converted
+    integers to float without dividing them by their full scale.
+    """
+    if peak > MAX_PEAK:
+        raise ValueError(
+            f"samples reach {peak:g}, but full scale is 1 and more than {MAX_PEAK:g} is no sound; they look like "
+            "integers stored as floats: divide them by their full scale (32768 for 16 bits)"
+        )
 
 
 def to_int16(wav: Frames) -> npt.NDArray[np.int16]:
@@ -162,7 +187,9 @@ def to_int16(wav: Frames) -> npt.NDArray[np.int16]:
 
 
 def check_file(path: Path) -> None:
-    """Raise AudioError unless `path` is a non-empty file whose name is UTF-8, as manifests and token files need it."""
+    """Raise AudioError unless `path` is a stream, or a non-empty file whose name is UTF-8, as manifests need it."""
+    if str(path) == DASH:
+        return
     if not named_in_utf8(path):
         raise AudioError(
             f"{printable(path)} has a name that is not UTF-8; rename it (convmv -f latin1 -t utf8 renames whole "
@@ -181,7 +208,7 @@ def check_file(path: Path) -> None:
         raise AudioError(f"{path} is a folder that may not be read, so its files are left out; change its permissions")
     if path.is_dir():
         raise AudioError(f"{path} is a folder, not an audio file; name the files in it")
-    if path.stat().st_size == 0:
+    if path.is_file() and path.stat().st_size == 0:
         raise AudioError(f"{path} is empty (0 bytes); copy or download it again")
 
 
@@ -210,10 +237,20 @@ class _Sequential(soundfile.SoundFile):
 def _open(path: Path) -> soundfile.SoundFile:
     """Open for reading. Raises AudioError unless the file has at least one sample."""
     check_file(path)
+    if is_stream(path):
+        with spooled(path) as spool:
+            if spool.stat().st_size == 0:
+                raise AudioError(f"{path} is an empty stream (0 bytes); check the program that writes to it")
+            return _open_named(spool, path)  # the open file can still be read after the spool has been deleted
+    return _open_named(path, path)
+
+
+def _open_named(file_path: Path, path: Path) -> soundfile.SoundFile:
+    """`_open` for a file whose name in messages is `path`."""
     if path.suffix.lower() == ".raw":
         raise AudioError(f"{path} has no header with a sample rate; convert it to WAV or FLAC")
     try:
-        missing = missing_bytes(path)
+        missing = missing_bytes(file_path)
     except OSError as error:
         raise AudioError(f"{path} cannot be read: {error.strerror}; change its permissions, or leave it out") from error
     if missing:
@@ -221,7 +258,7 @@ def _open(path: Path) -> soundfile.SoundFile:
             f"{path} is cut off: its header promises {missing} bytes more than the file has; copy or download it again"
         )
     try:
-        file = _Sequential(path)
+        file = _Sequential(file_path)
     except soundfile.LibsndfileError as error:
         raise AudioError(f"{path} is not audio that can be read; convert it to WAV or FLAC, or leave it out") from error
     if file.frames < 1:
@@ -250,6 +287,10 @@ def _mono_blocks(file: soundfile.SoundFile, path: Path, block_frames: int) -> It
                 f"{path} has NaN or infinite samples (the first one after {seconds:.3f} s); "
                 "export it again or leave it out"
             )
+        try:
+            check_scale(float(max(frames.max(), -frames.min())))
+        except ValueError as error:
+            raise AudioError(f"{path}: {error}") from error
         frames_read += len(frames)
         yield _mono(frames)
     if frames_read < file.frames and file.format != "MP3":  # the header of an MP3 file only estimates the length

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from vqaudio.atomic import atomic_file
 from vqaudio.data.audio import WRITABLE, to_int16
+from vqaudio.pipes import DASH as STDOUT
+from vqaudio.pipes import send
 
-STDOUT = "-"
 RAW = ".pcm"
 
 
@@ -27,7 +28,7 @@ def open_writer(out: Path, sample_rate: int, *, overwrite: bool = False) -> Iter
     """
     check_destination(out)
     if str(out) == STDOUT:
-        yield lambda wav: _send(_pcm(wav))
+        yield lambda wav: send(_pcm(wav))
         return
     with atomic_file(out, overwrite=overwrite) as temporary:
         if out.suffix.lower() == RAW:
@@ -44,6 +45,8 @@ def open_writer(out: Path, sample_rate: int, *, overwrite: bool = False) -> Iter
 
 def check_destination(out: Path) -> None:
     """Raise ValueError for an unsupported suffix, or if `out` is - and standard output is a terminal."""
+    if str(out) == STDOUT and sys.stdout is None:
+        raise ValueError("standard output is closed; name a file")
     if str(out) == STDOUT and sys.stdout.isatty():
         raise ValueError(
             "standard output is a terminal: pipe it to a player (| aplay -f S16_LE -r 16000), or name a file"
@@ -55,8 +58,3 @@ def check_destination(out: Path) -> None:
 
 def _pcm(wav: Tensor) -> bytes:
     return to_int16(wav.numpy()).astype("<i2").tobytes()
-
-
-def _send(pcm: bytes) -> None:
-    sys.stdout.buffer.write(pcm)
-    sys.stdout.buffer.flush()

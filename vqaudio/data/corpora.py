@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 
 from tqdm import tqdm
 
-from vqaudio.atomic import atomic_file, check_writable
+from vqaudio.atomic import atomic_file, check_names_folder, check_writable
 from vqaudio.data.audio import AudioError, Failures, audio_seconds, decoded_seconds, named_in_utf8, printable, together
 from vqaudio.data.audio_folders import AUDIO_SUFFIXES, Source, audio_below, file_name, speech_below
 from vqaudio.data.manifest import Utterance, manifest_row
@@ -237,6 +237,7 @@ def _existing(root: str | Path) -> Path:
 
 
 def _make_folder(out: Path) -> None:
+    check_names_folder(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

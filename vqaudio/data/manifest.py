@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from vqaudio.atomic import atomic_file
+from vqaudio.json_text import JSONError, parse_json
+
+MAX_SECONDS = 2**31  # 68 years; more is a mistake
 
 
 @dataclass(frozen=True)
@@ -110,9 +113,9 @@ def _normal(path: Path) -> Path:
 
 def _parse_row(line: str, folder: Path) -> Utterance:
     try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON ({error.msg}); write one object per line") from error
+        row = parse_json(line)
+    except JSONError as error:
+        raise ValueError(f"not JSON ({error}); write one object per line") from error
     if not isinstance(row, dict):
         raise ValueError(f"a row must be a JSON object, got {type(row).__name__}")
     missing = [key for key in ("id", "path", "speaker", "seconds") if key not in row]
@@ -126,6 +129,8 @@ def _parse_row(line: str, folder: Path) -> Utterance:
             raise ValueError(f"{key} must be a non-empty string, got {row[key]!r}")
     if isinstance(row["seconds"], bool) or not isinstance(row["seconds"], int | float):
         raise ValueError(f"seconds must be a number, got {row['seconds']!r}")
+    if abs(row["seconds"]) > MAX_SECONDS:  # before the conversion to float, which may overflow
+        raise ValueError(f"seconds must be above 0 and at most {MAX_SECONDS}, got {repr(row['seconds'])[:20]}")
     if not isinstance(row.get("text"), str | None):
         raise ValueError(f"text must be a string or absent, got {row['text']!r}")
     return Utterance(

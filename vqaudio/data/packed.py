@@ -19,6 +19,7 @@ from tqdm import tqdm
 from vqaudio.atomic import replace_folder
 from vqaudio.data.audio import AudioError, Failures, blocks, check_file, to_int16, together
 from vqaudio.data.manifest import Utterance
+from vqaudio.json_text import parse_json
 
 VERSION = 1
 SAMPLES_FILE, INDEX_FILE = "samples.i16", "index.json"
@@ -52,6 +53,13 @@ class PackedSpeech:
         """All samples of one utterance, a view into the memory map."""
         start = self.offsets[index]
         return self.samples[start : start + self.lengths[index]]
+
+    def content_hash(self) -> str:
+        """SHA-256 of what training sees: speakers, utterance ids and samples, wherever their files lie."""
+        facts = [self.sample_rate, self.speakers, self.utterance_ids, self.lengths.tolist(), self.speaker_ids.tolist()]
+        digest = hashlib.sha256(json.dumps(facts).encode())
+        digest.update(np.ascontiguousarray(self.samples).data)
+        return digest.hexdigest()
 
     @property
     def seconds(self) -> float:
@@ -108,7 +116,7 @@ def open_packed(folder: str | Path) -> PackedSpeech:
         raise FileNotFoundError(
             f"{folder} is not a packed corpus: it lacks {INDEX_FILE} or {SAMPLES_FILE}; pack it from its manifest"
         )
-    index = json.loads(index_path.read_text(encoding="utf-8"))
+    index = parse_json(index_path.read_bytes())
     if index.get("version") != VERSION:
         raise ValueError(
             f"{folder} has format version {index.get('version')}, this vqaudio reads version "

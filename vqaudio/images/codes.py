@@ -18,6 +18,7 @@ from torch import Tensor
 
 from vqaudio.atomic import atomic_file
 from vqaudio.data.sharding import part_slice, uniform_draws
+from vqaudio.json_text import JSONError, parse_json
 
 VERSION = 1
 
@@ -67,9 +68,9 @@ def read_codes(path: Path) -> CodeMaps:
     """Read a file of `write_codes`. Raises ValueError if it is not one, or is damaged."""
     try:
         with safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {})["vqaudio"])
+            facts = parse_json((file.metadata() or {})["vqaudio"])
             codes, labels = file.get_tensor("codes"), file.get_tensor("labels").long()
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+    except (SafetensorError, KeyError, JSONError) as error:
         raise ValueError(f"{path} is not a file of image codes ({error}); delete it and run again") from error
     if facts.get("version") != VERSION:
         raise ValueError(f"{path} has version {facts.get('version')}, expected {VERSION}; delete it and run again")

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from vqaudio.atomic import atomic_folder, remove_leftovers
+from vqaudio.atomic import atomic_folder, check_names_folder
 from vqaudio.data.audio_folders import visible_files
 from vqaudio.data.splits import check_fractions, split_group
 from vqaudio.images.data import Ints, Pixels, check_target, fill_folder
@@ -120,7 +120,6 @@ def prepare_images(
     counts: dict[str, int] = {}
     with ExitStack() as folders:  # all folders are renamed on exit, or, after an error, none
         for name, images in corpus.splits.items():
-            remove_leftovers(out / name)
             new = folders.enter_context(atomic_folder(out / name))
             counts[name] = fill_folder(new, images, corpus.classes)
         if not any(counts.values()):
@@ -277,6 +276,7 @@ def _decoded(
 
 
 def _make_folder(out: Path) -> None:
+    check_names_folder(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -4,6 +4,7 @@ The folder contains `pixels.u8` (all images concatenated, each as H x W x 3) and
 Shapes: U images, H and W pixels, B crops of S x S pixels. A batch is {"image": (B, 3, S, S) uint8}.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,8 +17,9 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from vqaudio.atomic import atomic_folder, remove_leftovers
+from vqaudio.atomic import atomic_folder
 from vqaudio.data.sharding import part_slice, uniform_draws
+from vqaudio.json_text import parse_json
 
 VERSION = 1
 PIXELS_FILE, INDEX_FILE = "pixels.u8", "index.json"
@@ -50,6 +52,13 @@ class PackedImages:
         """(U + 1,) first byte of each image, and the end of the last one."""
         return np.append(0, np.cumsum(3 * self.heights * self.widths))
 
+    def content_hash(self) -> str:
+        """SHA-256 of what training sees: classes, ids, labels and pixels, wherever their files lie."""
+        facts = [self.classes, self.ids, self.heights.tolist(), self.widths.tolist(), self.labels.tolist()]
+        digest = hashlib.sha256(json.dumps(facts).encode())
+        digest.update(np.ascontiguousarray(self.pixels).data)
+        return digest.hexdigest()
+
     def image(self, index: int) -> Pixels:
         """(H, W, 3) of one image, a view into the memory map."""
         flat = self.pixels[self.offsets[index] : self.offsets[index + 1]]
@@ -70,7 +79,6 @@ def write_images(
     """
     folder = Path(folder).absolute()
     check_target(folder, overwrite=overwrite)
-    remove_leftovers(folder)
     with atomic_folder(folder) as new:
         fill_folder(new, images, classes)
     return open_images(folder)
@@ -126,7 +134,7 @@ def open_images(folder: str | Path) -> PackedImages:
             f"{folder} contains no packed images: it lacks {INDEX_FILE} or {PIXELS_FILE}; run vqaudio prepare"
         )
     try:
-        index = json.loads(index_path.read_text(encoding="utf-8"))
+        index = parse_json(index_path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{index_path} is not JSON ({error}); delete {folder} and prepare it again") from error
     if index.get("version") != VERSION:

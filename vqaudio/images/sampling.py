@@ -12,8 +12,10 @@ from vqaudio.images.pixelcnn import PixelCNN
 from vqaudio.sampling.config import SamplingConfig
 from vqaudio.sampling.logits import Generators, draw, uniforms
 from vqaudio.sampling.reference import count_streams
+from vqaudio.torch_defaults import with_own_defaults
 
 
+@with_own_defaults
 @torch.inference_mode()
 def generate_map(
     net: PixelCNN,
@@ -42,6 +44,7 @@ def generate_map(
     return x
 
 
+@with_own_defaults
 @torch.inference_mode()
 def generate_map_cached(
     net: PixelCNN,

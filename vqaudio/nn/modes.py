@@ -1,7 +1,8 @@
-"""Training and evaluation mode."""
+"""Training and evaluation mode, and calls that are recorded instead of only computed."""
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 
@@ -9,3 +10,20 @@ def check_evaluating(model: nn.Module) -> None:
     """Raise RuntimeError if the model is in training mode."""
     if model.training:
         raise RuntimeError("the model is in training mode; call model.eval() first")
+
+
+def is_recorded() -> bool:
+    """Whether torch.compile, torch.export or torch.jit.trace records this call; they do not see compiled kernels."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+
+
+def check_not_traced(action: str) -> None:
+    """Raise RuntimeError within torch.jit.trace, for what takes a number of steps that depends on its input.
+
+    A trace would repeat the steps of its example for audio of any length.
+    """
+    if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
+        raise RuntimeError(
+            f"torch.jit.trace cannot record {action}: the trace would hold the length of this one example; trace "
+            "model.encoder or model.decoder with inputs of one fixed shape instead"
+        )

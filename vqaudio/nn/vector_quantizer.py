@@ -19,6 +19,7 @@ from vqaudio.fingerprint import FingerprintFields
 from vqaudio.kernels.library import MAX_SIZE, kernels
 from vqaudio.kernels.nearest import nearest_code
 from vqaudio.nn.distributed import draw_rows, global_size, same_as_first, sum_over_processes
+from vqaudio.nn.modes import is_recorded
 from vqaudio.nn.quantizer_protocol import Quantized, check_width, perplexity, recent_usage, valid_rows
 
 NEAREST_ROWS = 4096  # vectors compared at once: bounds the memory of the distances to this many rows
@@ -324,7 +325,7 @@ def nearest(rows: Tensor, codebook: Tensor) -> Tensor:
     different codes, the distances are equal within float32 rounding.
     """
     codebook = codebook.detach()
-    if torch.compiler.is_compiling() or (compiled := kernels()) is None or not _for_compiled(rows, codebook):
+    if is_recorded() or (compiled := kernels()) is None or not _for_compiled(rows, codebook):
         return nearest_in_pytorch(rows, codebook)
     return nearest_code(compiled, rows.detach(), codebook, torch.get_num_threads())
 

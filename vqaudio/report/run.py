@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from vqaudio.atomic import check_output_folder, save_json
+from vqaudio.fingerprint import fingerprint
 from vqaudio.metrics.asr import ASR, PocketsphinxASR, TransformersASR
 from vqaudio.metrics.bitrate import Bitrates
 from vqaudio.metrics.conditioning_gap import gap_metrics
@@ -19,6 +21,7 @@ from vqaudio.report.compute import check_features, compute
 from vqaudio.report.config import POCKETSPHINX, ReportConfig
 from vqaudio.report.context import EvaluationContext, enrolment, fit_kmeans_baselines
 from vqaudio.report.datasets import open_sets
+from vqaudio.report.journal import JOURNAL, Journal, hash_of_files
 from vqaudio.report.page import INDEX, write_page
 from vqaudio.report.published import PUBLISHED
 from vqaudio.report.summary import sentences
@@ -77,6 +80,7 @@ def evaluate_speech(
     training: Path | None = None,
     sampling: SamplingConfig = SamplingConfig(),
     overwrite: bool = False,
+    resume: bool = False,
     progress: Callable[[Sequence[Any]], Iterable[Any]] = iter,
 ) -> Report:
     """Computes every task on every set -> OUT/report.json and, unless `cfg.html` is off, OUT/index.html.
@@ -86,7 +90,8 @@ def evaluate_speech(
     alignments (`find_alignments`). `features`: folders of ID.npy at the model's frame rate, further systems for ABX.
     `training`: a token file of training utterances, for the bitrates whose names end in _trained. What cannot be
     computed is listed in `Report.missing` with the reason. `sampling`: how samples are drawn for utterances that are
-    decoded; its seed is that of crops, baselines and probes too.
+    decoded; its seed is that of crops, baselines and probes too. `resume`: the results of each task are kept in `out`
+    until the report is written, and those of an interrupted evaluation of the same content are not computed again.
 
     Raises ValueError for a prior or tokens of another model, labels without a phone class and what `open_sets` refuses,
     FileNotFoundError where there is no manifest, AudioError for an utterance that cannot be used; FileExistsError for
@@ -99,6 +104,7 @@ def evaluate_speech(
     tasks = [task for task in TASKS if not cfg.only or task.key in cfg.only]
     sets = [one.limited(cfg.max_utterances) for one in open_sets(data, phones, model.sample_rate)]
     check_features(features, [id for one in sets for id in one.alignments])
+    overwrite = overwrite or (resume and (out / JOURNAL).is_file())  # the page may have been written just before
     check_output_folder(out, [REPORT, INDEX], overwrite)
     train_codes = None
     if training is not None:
@@ -125,7 +131,9 @@ def evaluate_speech(
     ]
     for context in contexts:  # fail before hours of work: labels without a class, audio that cannot be read
         _ = context.alignments, context.rows
-    report = _compute_all(contexts, tasks, progress)
+    identity = _identity(model, contexts, cfg, features, prior, training) if resume else ""
+    journal = Journal(out / JOURNAL if resume else None, identity)
+    report = _compute_all(contexts, tasks, progress, journal)
     facts = _as_json(report, model, name, contexts)
     if any(task.key == "bitrate" for task in tasks):
         facts["rates"] = {context.dataset.name: _rates(context.bitrates) for context in contexts}
@@ -134,22 +142,53 @@ def evaluate_speech(
         assets = page_assets(contexts, out, decoded=any(task.decodes for task in tasks))
         write_page(facts | assets, out, overwrite=overwrite)
     save_json(out / REPORT, facts, overwrite=overwrite)
+    journal.remove()
     return report
 
 
+def _identity(
+    model: SpeechVQVAE,
+    contexts: Sequence[EvaluationContext],
+    cfg: ReportConfig,
+    features: Sequence[Path],
+    prior: CodePrior | None,
+    training: Path | None,
+) -> str:
+    """A hash of everything that results depend on, by content: the data may lie anywhere."""
+    digest = hashlib.sha256(fingerprint({}, model.state_dict()).encode())
+    for context in contexts:
+        digest.update(context.dataset.name.encode())
+        for utterance in context.dataset.utterances:
+            digest.update(repr((utterance.id, utterance.speaker, utterance.text)).encode())
+        digest.update(repr(hash_of_files(utterance.path for utterance in context.dataset.utterances)).encode())
+        digest.update(repr(context.alignments).encode())
+        for utterance in context.dataset.training:  # may be a large corpus, which is not read for this
+            size = utterance.path.stat().st_size if utterance.path.exists() else 0
+            digest.update(repr((utterance.id, utterance.speaker, utterance.text, utterance.seconds, size)).encode())
+    own = None if prior is None else fingerprint({}, prior.state_dict())
+    files = hash_of_files([*features, *([] if training is None else [training])])
+    settings = cfg, [path.name for path in features], own, files, replace(contexts[0].sampling, threads=None)
+    digest.update(repr(settings).encode())
+    return digest.hexdigest()
+
+
 def _compute_all(
-    contexts: Sequence[EvaluationContext], tasks: Sequence[Task], progress: Callable[[Sequence[Any]], Iterable[Any]]
+    contexts: Sequence[EvaluationContext],
+    tasks: Sequence[Task],
+    progress: Callable[[Sequence[Any]], Iterable[Any]],
+    journal: Journal,
 ) -> Report:
     report = Report()
     for context, task in progress([(context, task) for context in contexts for task in tasks]):
         name = context.dataset.name
-        try:
-            for system, metrics in compute(task, context):
-                for key, estimate in metrics.items():
-                    report.results.append(Result(task.key, name, system, task.metric(key).key, estimate))
-        # not applicable, too little speech, phones or words (ValueError), or a package that is not installed
-        except (NotApplicableError, ValueError, ModuleNotFoundError) as error:
-            report.missing.append({"task": task.key, "set": name, "reason": str(error)})
+        found = journal.done.get((task.key, name))
+        if found is None:
+            found = _found(task, context)
+            journal.append(task.key, name, found)
+        for system, metric, estimate in found["results"]:
+            report.results.append(Result(task.key, name, system, metric, Estimate(*estimate)))
+        if found["reason"] is not None:
+            report.missing.append({"task": task.key, "set": name, "reason": found["reason"]})
     if any(task.key == "conditioning_gap" for task in tasks):
         report.verdict = _verdict(contexts)
     report.summary = sentences(report.of, [context.dataset.name for context in contexts])
@@ -159,6 +198,21 @@ def _compute_all(
         for labels, count in context.dataset.unlabelled.items()
     ]
     return report
+
+
+def _found(task: Task, context: EvaluationContext) -> dict[str, Any]:
+    """{"results": [system, metric, estimate], "reason": why (more of) the task could not be computed, or None}."""
+    results: list[tuple[str, str, Estimate]] = []
+    reason = None
+    try:
+        for system, metrics in compute(task, context):
+            for key, (value, low, high, count) in metrics.items():  # NumPy's numbers are not JSON
+                estimate = Estimate(float(value), float(low), float(high), int(count))
+                results.append((system, task.metric(key).key, estimate))
+    # not applicable, too little speech, phones or words (ValueError), or a package that is not installed
+    except (NotApplicableError, ValueError, ModuleNotFoundError) as error:
+        reason = str(error)
+    return {"results": results, "reason": reason}
 
 
 def _clear(out: Path) -> None:

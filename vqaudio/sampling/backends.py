@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vqaudio.kernels.library import kernels, why_missing
+from vqaudio.nn.modes import check_not_traced
 from vqaudio.nn.wavenet import WaveNet
 from vqaudio.sampling.compiled import open_compiled, shape_of
 from vqaudio.sampling.config import SamplingConfig
@@ -22,6 +23,7 @@ from vqaudio.sampling.graph import CudaGraphState
 from vqaudio.sampling.logits import Generators, uniforms
 from vqaudio.sampling.reference import check_prompt, check_request
 from vqaudio.sampling.ring import RingBufferState
+from vqaudio.torch_defaults import with_own_defaults
 
 BLOCK = 2**32  # multiply-adds between two checks for an interrupt: a tenth of a second on one thread
 
@@ -106,6 +108,7 @@ def _open(
     return kind(net, speaker, streams, sampling)
 
 
+@with_own_defaults
 @torch.inference_mode()
 def generate(
     net: WaveNet,
@@ -124,6 +127,7 @@ def generate(
     `steps`: T, or each stream's own number, whose largest is T; after a stream's own end its classes are 0.
     `backend`: `choose`, `ring_buffers` or `cuda_graph`.
     """
+    check_not_traced("generation")
     sampler = backend(net, sampling)
     lengths, total = check_request(net, cond, speaker, steps, streams)
     streams = len(lengths)

@@ -11,6 +11,8 @@ from typing import TypedDict, Unpack
 
 from vqaudio.kernels.precision import PRECISIONS, Precision
 
+MAX_THREADS = 1024  # more is a mistake, and the system may refuse to start them
+
 
 class SamplingOptions(TypedDict, total=False):
     """The fields of `SamplingConfig` as keyword arguments, each of them optional."""
@@ -61,8 +63,9 @@ class SamplingConfig:
             raise ValueError(f"seed must be an integer of at most 64 bits, got {self.seed}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"threads must be at least 1, got {self.threads}; leave it out to use all of them")
+        if self.threads is not None and not 1 <= self.threads <= MAX_THREADS:
+            bound = "least 1" if self.threads < 1 else f"most {MAX_THREADS}"
+            raise ValueError(f"threads must be at {bound}, got {self.threads}; leave it out to use all of them")
 
     @property
     def greedy(self) -> bool:

@@ -13,8 +13,10 @@ from torch import Tensor
 from vqaudio.nn.wavenet import WaveNet
 from vqaudio.sampling.config import SamplingConfig
 from vqaudio.sampling.logits import Generators, draw, uniforms
+from vqaudio.torch_defaults import with_own_defaults
 
 
+@with_own_defaults
 @torch.inference_mode()
 def generate(
     net: WaveNet,

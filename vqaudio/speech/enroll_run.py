@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from vqaudio.atomic import replace_folder, restore_folder
+from vqaudio.atomic import check_names_folder, replace_folder, restore_folder
 from vqaudio.checkpoint import save_model
 from vqaudio.fingerprint import fingerprint
 from vqaudio.speech.enroll import Adapted, adapt
@@ -26,6 +27,7 @@ MODEL_FILES = {"config.json", "model.safetensors"}
 
 def check_target(out: Path, *, overwrite: bool) -> None:
     """Raises FileExistsError if `out` is a model and `overwrite` is not set, or if it is anything else than a model."""
+    check_names_folder(out)
     if not out.exists():
         return
     if not out.is_dir():
@@ -95,7 +97,7 @@ def _settings(model: SpeechVQVAE, speech: NewSpeakers, cfg: AdaptConfig) -> str:
     """Everything that must be equal for an interrupted run to be continued, as JSON."""
     facts: dict[str, Any] = {"config": asdict(cfg), "model": fingerprint({}, model.state_dict())}
     for name, utterances in (("train", speech.train), ("valid", speech.valid)):
-        facts[name] = [(u.id, str(u.path.absolute()), u.speaker, u.seconds) for u in utterances]
+        facts[name] = [(u.id, hashlib.sha256(u.path.read_bytes()).hexdigest(), u.speaker) for u in utterances]
     return json.dumps(facts, indent=1)
 
 

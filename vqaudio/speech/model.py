@@ -22,6 +22,7 @@ from vqaudio.data.mulaw import mulaw_decode
 from vqaudio.fingerprint import CachedFingerprint
 from vqaudio.nn.context import Context, MelHead
 from vqaudio.nn.encoder import Encoder
+from vqaudio.nn.modes import check_not_traced
 from vqaudio.nn.normalizer import Normalizer
 from vqaudio.nn.quantizer import Quantized, build_quantizer
 from vqaudio.nn.regularizers import jitter
@@ -33,6 +34,7 @@ from vqaudio.speech.config import SpeechVQVAEConfig as SpeechVQVAEConfig
 from vqaudio.speech.speakers import speaker_id, speaker_ids
 from vqaudio.speech.tokenizer import CHUNK_FRAMES, audio_pieces, encode_in_chunks
 from vqaudio.speech.tokens import Tokens
+from vqaudio.torch_defaults import with_own_defaults
 
 
 class SpeechVQVAE(nn.Module):
@@ -190,6 +192,7 @@ class SpeechVQVAE(nn.Module):
 
     # --- speech to codes ---
 
+    @with_own_defaults
     def encode(self, wavs: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Waveforms (B, 1, T) in [-1, 1], valid samples (B,) (None: T) -> codes (B, N) int64, number of codes (B,).
 
@@ -210,6 +213,7 @@ class SpeechVQVAE(nn.Module):
         codes = nn.utils.rnn.pad_sequence(rows, batch_first=True) if rows else wavs.new_zeros(0, 0, dtype=torch.long)
         return codes, self.num_frames(lengths.to(codes.device))
 
+    @with_own_defaults
     @torch.inference_mode()
     def encode_stream(self, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
         """Consecutive pieces (T,) of an utterance, of any length -> its codes (N,) int64, chunk by chunk.
@@ -219,11 +223,13 @@ class SpeechVQVAE(nn.Module):
         """
         if self.training:
             raise RuntimeError("the model is in training mode; call model.eval() before it encodes")
+        check_not_traced("encoding in chunks")
         for z in encode_in_chunks(self.encoder, pieces):
             # always one shape, as in the encoder: the last chunk is padded with its last frame
             whole = F.pad(z, (0, CHUNK_FRAMES - z.shape[2]), mode="replicate")
             yield self.quantizer.encode(self.normalizer(whole))[0, : z.shape[2]]
 
+    @with_own_defaults
     def tokenize(self, audio: str | Path | np.ndarray | Tensor, sample_rate: int | None = None) -> Tokens:
         """A file, or a waveform (T,) in [-1, 1] at `sample_rate` (this model's, if left out) -> Tokens.
 
@@ -256,6 +262,7 @@ class SpeechVQVAE(nn.Module):
         """Tokens -> waveform (T,) float32 in [-1, 1] of `speaker`; as `decode_batch`."""
         return self.decode_batch([tokens], speaker, sampling, **options)[0]
 
+    @with_own_defaults
     def decode_batch(
         self,
         batch: Sequence[Tokens],
@@ -283,6 +290,7 @@ class SpeechVQVAE(nn.Module):
         cond = nn.utils.rnn.pad_sequence(rows, batch_first=True).mT  # (B, C, N)
         return synthesis.synthesize(self.decoder, cond, speakers, [tokens.num_samples for tokens in batch], sampling)
 
+    @with_own_defaults
     def decode_stream(
         self,
         tokens: Tokens | Iterable[int | Tensor],

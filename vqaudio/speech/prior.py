@@ -19,6 +19,7 @@ from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
 from vqaudio.sampling.backends import generate
 from vqaudio.sampling.config import SamplingConfig, SamplingOptions
 from vqaudio.sampling.logits import Generators
+from vqaudio.torch_defaults import with_own_defaults
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ class CodePrior(nn.Module):
         """Index of the null speaker, for utterances of unknown speakers."""
         return len(self.cfg.speakers)
 
+    @with_own_defaults
     def speaker_ids(self, names: Sequence[str | None]) -> Tensor:
         """Names -> (B,) int64; None is the null speaker. Raises ValueError for an unknown name."""
         known = {name: i for i, name in enumerate(self.cfg.speakers)}
@@ -106,6 +108,7 @@ class CodePrior(nn.Module):
                 )
         return torch.tensor([self.null_speaker if name is None else known[name] for name in names], dtype=torch.long)
 
+    @with_own_defaults
     def sample(
         self,
         steps: int,

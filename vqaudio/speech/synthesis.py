@@ -13,10 +13,12 @@ from torch import Tensor
 
 from vqaudio.data.mulaw import mulaw_decode
 from vqaudio.nn.context import Context
+from vqaudio.nn.modes import check_not_traced
 from vqaudio.nn.quantizer import Quantizer
 from vqaudio.nn.wavenet import WaveNet
 from vqaudio.sampling.backends import choose, generate
 from vqaudio.sampling.config import SamplingConfig
+from vqaudio.torch_defaults import with_own_defaults
 
 CANNOT_DECODE = (
     "the decoder of this model has not been trained (stage: codes); train it first, with --init-from THIS_MODEL and "
@@ -95,6 +97,7 @@ def synthesize(
     return [wav[:length] for wav, length in zip(wavs, num_samples, strict=True)]
 
 
+@with_own_defaults
 @torch.no_grad()
 def synthesize_stream(
     decoder: WaveNet,
@@ -106,6 +109,7 @@ def synthesize_stream(
 
     Concatenated, they equal `synthesize` on the whole utterance.
     """
+    check_not_traced("generation")
     state = choose(decoder, sampling).open(speaker, 1)
     generator = torch.Generator().manual_seed(sampling.seed)
     for cond, num_samples in pieces:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vqaudio.data.audio import blocks
+from vqaudio.data.audio import blocks, check_scale
 from vqaudio.nn.encoder import Encoder, EncoderState
 
 CHUNK_FRAMES = 256
@@ -25,10 +25,14 @@ def encode_in_chunks(encoder: Encoder, pieces: Iterable[Tensor]) -> Iterator[Ten
     """Consecutive pieces (T,) of an utterance, of any lengths -> its frames as chunks (1, D, N), N <= CHUNK_FRAMES.
 
     The frames equal those of `encoder` on the whole utterance, and are computed in float32 even under autocast. Memory
-    does not grow with the length of the utterance.
+    does not grow with the length of the utterance. Raises ValueError for whole numbers, and for samples at their scale.
     """
     state, like = encoder.start(chunk_frames=CHUNK_FRAMES), encoder.out.weight
     for piece in pieces:
+        if not piece.is_floating_point():
+            raise ValueError(f"a waveform must be floating-point, in [-1, 1], got {piece.dtype}; convert and scale it")
+        if piece.numel():
+            check_scale(float(piece.detach().abs().max()))
         for part in piece.split(CHUNK_FRAMES * encoder.cfg.hop):
             z, state = _float32(encoder, part.to(like).view(1, 1, -1), state)
             if z.shape[2]:

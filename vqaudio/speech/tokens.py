@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+MAX_COUNT = 2**53  # of samples; more is a mistake
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -31,6 +33,8 @@ class Tokens:
                 "num_samples, sample_rate and hop must all be at least 1, "
                 f"got {self.num_samples}, {self.sample_rate} and {self.hop}"
             )
+        if max(self.num_samples, self.sample_rate, self.hop) > MAX_COUNT:
+            raise ValueError(f"num_samples, sample_rate and hop must all be at most {MAX_COUNT}")
         expected = -(-self.num_samples // self.hop)
         if len(self.codes) != expected:
             raise ValueError(

@@ -16,6 +16,7 @@ import torch
 
 from vqaudio.atomic import check_writable
 from vqaudio.kernels.library import Kernels, kernels, load, runnable, why_missing
+from vqaudio.pipes import DASH
 from vqaudio.speech.prior import CodePrior
 from vqaudio.speech.tokens import Tokens
 from vqaudio.tokens.archive_coding import (
@@ -31,6 +32,7 @@ from vqaudio.tokens.archive_coding import (
 )
 from vqaudio.tokens.archive_format import SUFFIX, Archive, ArchiveHeader, PriorCoding, write_archive
 from vqaudio.tokens.rows import TokenRow
+from vqaudio.torch_defaults import with_own_defaults
 
 STREAMS = 64  # rows whose codes are interleaved: more are faster, but need more memory
 
@@ -58,6 +60,7 @@ class ArchiveFacts(NamedTuple):
         return 8 * (self.header_bytes + self.payload_bytes) / self.seconds
 
 
+@with_own_defaults
 def pack(
     rows: Iterable[TokenRow],
     path: str | Path,
@@ -79,7 +82,7 @@ def pack(
     ModuleNotFoundError without constriction; OSError if writing fails.
     """
     path = Path(path)
-    if path.suffix != SUFFIX:
+    if path.suffix != SUFFIX and str(path) != DASH:
         raise ValueError(f"cannot write {path}: an archive must be named NAME{SUFFIX}")
     check_writable(path, overwrite=overwrite)
     rows = list(rows)
@@ -113,6 +116,7 @@ def pack(
     return archive_facts(write_archive(path, header, payload, overwrite=overwrite))
 
 
+@with_own_defaults
 def unpack(
     archive: Archive, prior: CodePrior | None = None, *, threads: int | None = None, advance: Advance | None = None
 ) -> Iterator[TokenRow]:

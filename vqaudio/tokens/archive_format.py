@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vqaudio.atomic import atomic_file
+from vqaudio.json_text import parse_json
 
 MAGIC = b"\x89VQA\r\n\x1a\n"  # as in PNG: not text, and changed by any transfer that converts line ends
 VERSION = 1
@@ -153,6 +154,6 @@ def read_archive(path: str | Path) -> Archive:
 
 
 def _header(packed: bytes) -> ArchiveHeader:
-    facts = json.loads(zlib.decompress(packed))
+    facts = parse_json(zlib.decompress(packed))
     coding = facts["coding"]
     return ArchiveHeader(**{**facts, "coding": None if coding is None else PriorCoding(**coding)})

@@ -12,6 +12,7 @@ from vqaudio.atomic import check_name
 from vqaudio.data.audio import AudioError, Failures, together
 from vqaudio.data.audio_folders import AUDIO_SUFFIXES, Source, file_name, speech_below
 from vqaudio.data.manifest import read_manifest
+from vqaudio.pipes import DASH
 from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.tokens.files import read_tokens, write_tokens
 from vqaudio.tokens.rows import TokenRow
@@ -20,7 +21,7 @@ from vqaudio.tokens.rows import TokenRow
 def find_sources(inputs: Sequence[Path], speaker_level: int | None = 1) -> list[Source]:
     """Audio files, folders and manifests -> utterances with unique ids, in the order of the inputs.
 
-    - A file: its id is its name without the suffix, its speaker is unknown.
+    - A file: its id is its name without the suffix, its speaker is unknown. - is standard input, its id "stdin".
     - A folder: all audio files in it and its subfolders, with ids and speakers as `speech_below` gives them.
     - A manifest (.jsonl): ids, files and speakers as it lists them.
 
@@ -43,10 +44,12 @@ def find_sources(inputs: Sequence[Path], speaker_level: int | None = 1) -> list[
     return sources
 
 
-def tokenize_all(model: SpeechVQVAE, sources: Sequence[Source], failures: Failures) -> Iterator[TokenRow]:
+def tokenize_all(
+    model: SpeechVQVAE, sources: Sequence[Source], failures: Failures, *, strict: bool = True
+) -> Iterator[TokenRow]:
     """Tokenizes the sources one after another; an error for each file that cannot be used is appended to `failures`.
 
-    Raises AudioError at the end if no source could be used.
+    Raises AudioError at the end if no source could be used, unless `strict` is off.
     """
     count = len(failures)
     for source in sources:
@@ -58,7 +61,7 @@ def tokenize_all(model: SpeechVQVAE, sources: Sequence[Source], failures: Failur
             failures.append(AudioError(f"{source.path} cannot be read: {error.strerror or error}"))
         else:
             yield TokenRow(source.id, source.speaker, tokens)
-    if len(failures) - count == len(sources):
+    if strict and len(failures) - count == len(sources):
         raise AudioError(f"none of the {len(sources)} inputs can be used; nothing was written")
 
 
@@ -129,4 +132,4 @@ def _expand(path: Path, speaker_level: int | None) -> list[Source]:
         return sources
     if path.suffix == ".jsonl" and path.exists():
         return [Source(file_name(row.id), row.path, row.speaker) for row in read_manifest(path)]
-    return [Source(file_name(path.stem), path, None)]
+    return [Source("stdin" if str(path) in (DASH, "/dev/stdin") else file_name(path.stem), path, None)]

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from vqaudio.atomic import check_name, check_writable
+from vqaudio.atomic import check_name, check_names_folder, check_writable
 from vqaudio.data.audio import WRITABLE, AudioError, Failures, together
 from vqaudio.data.audio_folders import Source, file_name
 from vqaudio.sampling.config import SamplingConfig
@@ -160,6 +160,7 @@ def _too_long(path: Path) -> AudioError | None:
 
 def check_folder(out: Path) -> None:
     """Raises ValueError or OSError if the folder `out` cannot be created or written to."""
+    check_names_folder(out)
     if out.suffix and not out.is_dir():
         raise ValueError(
             f"cannot write {out}: give a folder (a name without a suffix); "

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from vqaudio.atomic import atomic_file, atomic_folder, check_writable
+from vqaudio.pipes import DASH, is_stream, send, spooled
 from vqaudio.tokens.parquet import SUFFIX as PARQUET
 from vqaudio.tokens.parquet import check_pyarrow, read_parquet, write_parquet
 from vqaudio.tokens.rows import TokenRow, format_row, make_row, parse_row
@@ -35,7 +37,7 @@ class Format(NamedTuple):
 
 
 def write_tokens(path: str | Path, rows: Iterable[TokenRow], *, overwrite: bool = False) -> None:
-    """Writes the rows to `path`, a file with a suffix in FORMATS or a folder, atomically.
+    """Writes the rows to `path`, a file with a suffix in FORMATS or a folder, atomically; - is standard output.
 
     If `rows` raises, `path` stays as it was. Raises ValueError for another suffix, a repeated id or no rows, OSError if
     writing fails, FileExistsError for an existing file without `overwrite` and for a folder that contains other files
@@ -44,7 +46,10 @@ def write_tokens(path: str | Path, rows: Iterable[TokenRow], *, overwrite: bool 
     path = Path(path)
     check_target(path, overwrite=overwrite)
     rows = _distinct(rows, path)
-    if path.suffix in FORMATS:
+    if str(path) == DASH:
+        for row in rows:
+            send((format_row(row) + "\n").encode())
+    elif path.suffix in FORMATS:
         with atomic_file(path, overwrite=overwrite) as temporary:
             FORMATS[path.suffix].write(temporary, rows)
     else:
@@ -91,17 +96,26 @@ def read_token_files(paths: Iterable[str | Path]) -> list[TokenRow]:
 
 def codes_file(path: Path, id: str) -> Path:
     """The file that `write_tokens` writes for the codes of one row: ID.npy in a folder, or `path` itself."""
-    return path if path.suffix in (LINES, PARQUET) else path / f"{id}.npy"
+    return path if path.suffix in FORMATS or str(path) == DASH else path / f"{id}.npy"
 
 
 def names_tokens(path: str | Path) -> bool:
     """Whether a path names tokens: by its suffix or, for a folder, by its index file."""
     path = Path(path)
-    return path.suffix in FORMATS or (path / INDEX).is_file()
+    return path.suffix in FORMATS or is_stream(path) or (path / INDEX).is_file()
+
+
+@contextmanager
+def token_file(path: str | Path) -> Iterator[Path]:
+    """A path for `read_tokens`, which may be read several times: `path`, or a file with the JSON Lines of a stream."""
+    with spooled(path, LINES) as file:
+        yield file
 
 
 def check_target(path: Path, *, overwrite: bool) -> None:
     """Raises what `write_tokens` would raise for `path`, before any rows are computed."""
+    if str(path) == DASH:
+        return
     if path.suffix in FORMATS:
         FORMATS[path.suffix].check()
         check_writable(path, overwrite=overwrite)

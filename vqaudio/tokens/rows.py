@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from vqaudio.data.audio_folders import file_name
+from vqaudio.json_text import JSONError, parse_json
 from vqaudio.speech.tokens import Tokens
 
 KEYS = ("id", "speaker", "codes", "num_samples", "sample_rate", "hop", "model")
@@ -52,11 +53,9 @@ def format_row(row: TokenRow, *, with_codes: bool = True) -> str:
 def parse_row(line: bytes, load_codes: Callable[[str], np.ndarray] | None = None) -> TokenRow:
     """One line of JSON -> a checked row, as by `make_row`. Raises ValueError for an invalid line."""
     try:
-        facts = json.loads(line)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8 text ({error.reason})") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON ({error.msg}); a token file has one object per line") from error
+        facts = parse_json(line)
+    except JSONError as error:
+        raise ValueError(f"not JSON ({error}); a token file has one object per line") from error
     if not isinstance(facts, dict):
         raise ValueError(f"a row must be a JSON object, got {type(facts).__name__}")
     return make_row(facts, load_codes)

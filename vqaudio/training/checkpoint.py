@@ -17,9 +17,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from vqaudio.json_text import parse_json
 from vqaudio.upgrade import upgrade_flat
 
 FORMAT = 2
+CONTENT = ("utterances", "images", "codes")  # settings that are hashes of the training data
+PATHS = ("train", "data")  # settings of earlier versions that named the data by where they lay
 
 
 class TrainingError(RuntimeError):
@@ -81,7 +84,7 @@ def read(
 
     Raises TrainingError if it does not match the model or `settings`, or has an unknown format.
     """
-    state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+    state = parse_json((checkpoint / "state.json").read_bytes())
     if state.get("format") == 1:
         state["facts"]["settings"] = upgrade_flat(state["facts"]["settings"])
     elif state.get("format") != FORMAT:
@@ -91,7 +94,12 @@ def read(
         )
     saved = state["facts"]["settings"]
     for name, value in saved.items():  # a setting that is missing here was added in a later version
-        if value != settings.get(name):
+        if name in CONTENT and value != settings.get(name):
+            raise TrainingError(
+                f"{checkpoint} belongs to a run on other {name}: those given now differ in content, though they may "
+                "have the same names; give the data of that run, or choose another --out"
+            )
+        if name not in PATHS and value != settings.get(name):
             raise TrainingError(
                 f"{checkpoint} belongs to a run with {name} {value}, not {settings.get(name)}; resume with the same "
                 "value, or choose another --out"

@@ -7,7 +7,7 @@ import importlib.util
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,33 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.utils import DistributedType, broadcast_object_list, parse_flag_from_env
 from filelock import FileLock, Timeout
 
+from vqaudio.program import SIGNALS, run_program
 from vqaudio.training.checkpoint import TrainingError, complete, remove_leftovers
 from vqaudio.training.config import FitConfig
 
 PR_SET_PDEATHSIG = 1  # Linux prctl option: signal to receive when the parent process exits
+LAUNCHED_PRECISION = "ACCELERATE_MIXED_PRECISION"  # environment variable set by `accelerate launch`
+PRECISIONS = ("no", "bf16", "fp16")
 NOT_SUPPORTED = {  # environment variables set by `accelerate launch`
     "DeepSpeed": "ACCELERATE_USE_DEEPSPEED",
     "FSDP": "ACCELERATE_USE_FSDP",
     "Megatron-LM": "ACCELERATE_USE_MEGATRON_LM",
     "a parallelism configuration": "ACCELERATE_USE_PARALLELISM_CONFIG",
 }
+
+
+def run_recipe(main: Callable[[], None]) -> int:
+    """Runs the main function of a recipe -> its exit code, 1 after an error, which is printed as one sentence."""
+
+    def program() -> None:
+        try:
+            main()
+        except BrokenPipeError:  # an OSError, but nothing to report
+            raise
+        except (TrainingError, ValueError, OSError) as error:  # AudioError, ModelError and ConfigError: ValueErrors
+            raise SystemExit(f"error: {error}") from error
+
+    return run_program(program)
 
 
 def processes() -> PartialState:
@@ -71,7 +88,15 @@ def describe_launch(accelerator: Accelerator) -> str:
     count, device, threads = accelerator.num_processes, accelerator.device.type, torch.get_num_threads()
     precision = {"no": "float32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
     each = f", {threads} thread{'s' * (threads > 1)} each" if device == "cpu" else ""
-    return f"training on {count} process{'es' * (count > 1)} ({device}, {precision}{each})"
+    return f"training on {count} process{'es' * (count > 1)} ({device}, {precision}{each}){_hint(accelerator)}"
+
+
+def _hint(accelerator: Accelerator) -> str:
+    """That the launcher's precision is overruled, if it is."""
+    launched, used = os.environ.get(LAUNCHED_PRECISION, "").lower(), accelerator.mixed_precision
+    if launched and launched != used:
+        return f"; --fit.precision is {used}, instead of {launched} of accelerate launch"
+    return ""
 
 
 def _not_supported(kind: str) -> TrainingError:
@@ -82,9 +107,24 @@ def _not_supported(kind: str) -> TrainingError:
 
 
 def _precision(wanted: str) -> str:
-    """Resolve "auto": bf16 if the GPU (or, without a GPU, the CPU) has native bf16 instructions, otherwise no."""
+    """Resolve "auto": bf16 or fp16 if `accelerate launch` or its configuration says so, otherwise by the hardware.
+
+    The launcher says "no" also where nobody has chosen, so that "no" cannot be told from a default: then, as without a
+    launcher, it is bf16 if the GPU (or, without a GPU, the CPU) has native bf16 instructions, otherwise no, and
+    `describe_launch` says that "no" was overruled. Raises TrainingError for a precision that `fit` does not have.
+    """
     if wanted != "auto":
         return wanted
+    launched = os.environ.get(LAUNCHED_PRECISION, "").lower() or "no"
+    if launched not in PRECISIONS:
+        raise TrainingError(
+            f"accelerate launch asks for precision {launched}, but training supports {', '.join(PRECISIONS)}; "
+            "choose one with --mixed_precision or --fit.precision"
+        )
+    return _native_precision() if launched == "no" else launched
+
+
+def _native_precision() -> str:
     if torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
     return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "no"
@@ -106,7 +146,7 @@ def default_threads() -> int:
 
     In that case the available cores are divided by the number of local processes.
     """
-    if "ACCELERATE_MIXED_PRECISION" not in os.environ or os.environ.get("OMP_NUM_THREADS") != "1":
+    if LAUNCHED_PRECISION not in os.environ or os.environ.get("OMP_NUM_THREADS") != "1":
         return torch.get_num_threads()
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, processors // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
@@ -132,7 +172,7 @@ def run_folder_locked(out: Path, accelerator: Accelerator) -> Iterator[None]:
 
 @contextmanager
 def caught_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM in a list instead of ending the process; a second SIGINT ends it immediately."""
+    """Collect SIGINT, SIGTERM and SIGHUP in a list instead of ending the process; a second SIGINT ends it at once."""
     caught: list[int] = []
 
     def note(number: int, _: Any) -> None:
@@ -140,8 +180,9 @@ def caught_signals() -> Iterator[list[int]]:
             raise KeyboardInterrupt
         caught.append(number)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    if sys.platform == "linux" and "ACCELERATE_MIXED_PRECISION" in os.environ:
+    numbers = [number for number in (signal.SIGINT, *SIGNALS) if signal.getsignal(number) != signal.SIG_IGN]  # nohup
+    before = {number: signal.signal(number, note) for number in numbers}
+    if sys.platform == "linux" and LAUNCHED_PRECISION in os.environ:
         # `accelerate launch` does not forward signals to a single process, so its exit is turned into SIGTERM
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))
     try:

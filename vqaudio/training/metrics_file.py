@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vqaudio.atomic import atomic_file, remove_leftovers
+from vqaudio.atomic import atomic_file
+from vqaudio.json_text import parse_json
 
 
 class MetricsFile:
@@ -28,7 +29,6 @@ class MetricsFile:
     def truncate(self, step: int) -> None:
         """Drop rows after `step`, which a resumed run writes again, and an incomplete last line."""
         if self.writes and self.path.exists():
-            remove_leftovers(self.path)
             rows = [row for row in read_metrics(self.path) if row["step"] <= step]
             with atomic_file(self.path, overwrite=True) as path:
                 path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -38,7 +38,7 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     """All complete rows of a metrics.jsonl file."""
     text = Path(path).read_text(encoding="utf-8")
     complete = text[: text.rfind("\n") + 1]
-    return [json.loads(line) for line in complete.splitlines()]
+    return [parse_json(line) for line in complete.splitlines()]
 
 
 PROGRESS_NAMES = {

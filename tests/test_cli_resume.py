@@ -1,0 +1,125 @@
+"""--resume: an interrupted command goes on where it was, its result is that of an uninterrupted one, and others' work
+under the same names is refused."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from vqaudio import SpeechVQVAE
+from vqaudio.cli.main import main
+
+Run = Callable[..., int]
+
+
+@pytest.fixture
+def run(tiny_model_dir) -> Run:
+    """(verb, *arguments) -> exit code."""
+    return lambda verb, *rest: main([verb, *map(str, rest), "--model", str(tiny_model_dir)])
+
+
+def _noise(path: Path, seed: int) -> None:
+    soundfile.write(path, np.random.default_rng(seed).uniform(-0.5, 0.5, 300), 16000)
+
+
+@pytest.fixture
+def speech(tmp_path) -> Path:
+    """Four utterances."""
+    folder = tmp_path / "speech"
+    folder.mkdir()
+    for seed, name in enumerate("abcd"):
+        _noise(folder / f"{name}.wav", seed)
+    return folder
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def _interrupt(patch: pytest.MonkeyPatch, method: str, at: int) -> list[object]:
+    """Ctrl-C in the `at`-th call of a method of the model -> a list that gets an entry with each call."""
+    original, calls = getattr(SpeechVQVAE, method), []
+
+    def interrupted(self: SpeechVQVAE, *args: object, **kwargs: object) -> object:
+        calls.append(args)
+        if len(calls) == at:
+            raise KeyboardInterrupt
+        return original(self, *args, **kwargs)
+
+    patch.setattr(SpeechVQVAE, method, interrupted)
+    return calls
+
+
+@pytest.mark.parametrize("name", ["t.jsonl", "t"])
+def test_tokenize_computes_no_utterance_twice(tmp_path, monkeypatch, run: Run, speech: Path, name: str) -> None:
+    assert run("tokenize", speech, "--out", tmp_path / "whole.jsonl") == 0
+    calls = _interrupt(monkeypatch, "tokenize", 3)
+    assert run("tokenize", speech, "--out", tmp_path / name, "--resume") == 130
+    assert {path.name for path in tmp_path.iterdir()} == {"speech", "whole.jsonl", "t.resume.jsonl"}
+    with (tmp_path / "t.resume.jsonl").open("ab") as journal:
+        journal.write(b'{"id": "half a li')  # as a killed process may leave it
+    moved = speech.rename(tmp_path / "elsewhere")
+    assert run("tokenize", moved, "--out", tmp_path / name, "--resume") == 0
+    assert len(calls) == 3 + 2
+    assert {path.name for path in tmp_path.iterdir()} == {"elsewhere", "whole.jsonl", name}
+    if name == "t.jsonl":
+        assert (tmp_path / name).read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    assert run("tokenize", moved, "--out", tmp_path / name, "--resume") == 0  # finished: nothing is left to do
+    assert len(calls) == 3 + 2
+
+
+def test_tokenize_does_not_take_other_audio_under_the_same_name(tmp_path, monkeypatch, run: Run, speech: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        _interrupt(patch, "tokenize", 3)
+        assert run("tokenize", speech, "--out", tmp_path / "t.jsonl", "--resume") == 130
+    _noise(speech / "a.wav", 99)
+    assert run("tokenize", speech, "--out", tmp_path / "t.jsonl", "--resume") == 0
+    assert run("tokenize", speech, "--out", tmp_path / "whole.jsonl") == 0
+    assert (tmp_path / "t.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+def test_tokenize_refuses_finished_tokens_of_other_utterances(tmp_path, capsys, run: Run, speech: Path) -> None:
+    assert run("tokenize", speech, "--out", tmp_path / "t.jsonl") == 0
+    before = (tmp_path / "t.jsonl").read_bytes()
+    (speech / "d.wav").unlink()
+    assert run("tokenize", speech, "--out", tmp_path / "t.jsonl", "--resume") == 2
+    assert "has tokens of 'd', which is not among the inputs" in capsys.readouterr().err
+    assert (tmp_path / "t.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("verb", ["decode", "convert"])
+def test_audio_that_is_there_is_not_decoded_again(tmp_path, monkeypatch, run: Run, speech: Path, verb: str) -> None:
+    assert run("tokenize", speech, "--out", tmp_path / "t.jsonl") == 0
+    source = tmp_path / "t.jsonl" if verb == "decode" else speech
+    arguments = (verb, source, "--speaker", "anna", "--batch", 1, "--out", tmp_path / "o")
+    assert run(*arguments) == 0
+    whole = _files(tmp_path / "o")
+    shutil.rmtree(tmp_path / "o")
+    with pytest.MonkeyPatch.context() as patch:
+        _interrupt(patch, "decode_batch", 3)
+        assert run(*arguments) == 130
+    assert len(_files(tmp_path / "o")) == 2
+    calls = _interrupt(monkeypatch, "decode_batch", 0)
+    assert run(*arguments, "--resume") == 0
+    assert _files(tmp_path / "o") == whole and len(calls) == 2
+
+
+@pytest.mark.parametrize("other", [("--speaker", "bert"), ("--seed", 1), ("--temperature", 0.5)])
+def test_audio_of_another_command_is_refused(tmp_path, capsys, run: Run, speech: Path, other) -> None:
+    assert run("tokenize", speech, "--out", tmp_path / "t.jsonl") == 0
+    arguments = ("decode", tmp_path / "t.jsonl", "--out", tmp_path / "o", "--speaker", "anna")
+    assert run(*arguments) == 0
+    before = _files(tmp_path / "o")
+    capsys.readouterr()
+    assert run(*arguments, "--resume", *other) == 2
+    assert ".wav exists and is not what this command writes" in capsys.readouterr().err
+    assert _files(tmp_path / "o") == before
+
+
+def test_resume_and_overwrite_exclude_each_other(tmp_path, capsys, run: Run, speech: Path) -> None:
+    for verb, *rest in (("tokenize",), ("convert", "--speaker", "anna")):
+        assert run(verb, speech, "--out", tmp_path / "o", *rest, "--resume", "--overwrite") == 2
+        assert "give one of them" in capsys.readouterr().err

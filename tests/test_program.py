@@ -1,0 +1,80 @@
+"""Closed pipes and signals, in processes of their own: no traceback, the code that a shell expects, nothing left."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+WAITS = """
+import sys, time
+from pathlib import Path
+from vqaudio.atomic import atomic_file, atomic_folder
+from vqaudio.program import run_program
+
+def program():
+    with atomic_file(Path("file.jsonl")) as file, atomic_folder(Path("folder")) as folder:
+        file.write_text("half"), (folder / "half").write_text("half")
+        print("ready", flush=True)
+        time.sleep(60)
+
+sys.exit(run_program(program))
+"""
+
+
+def _start(*command: str, cwd: Path, **streams: object) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, *command], cwd=cwd, env=ENVIRONMENT, text=True, **streams)  # pyright: ignore
+
+
+@pytest.mark.parametrize(
+    "command", [("-m", "vqaudio", "--help"), ("-m", "vqaudio", "decode", "--help"), ("-m", "vqaudio", "info", "mini")]
+)
+@pytest.mark.parametrize("closed", ["stdout", "stdout and stderr"])
+def test_a_closed_pipe_ends_every_verb_quietly(tmp_path, command, closed) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    errors = writer if closed == "stdout and stderr" else subprocess.PIPE
+    process = _start(*command, cwd=tmp_path, stdout=writer, stderr=errors)
+    os.close(writer)
+    _, said = process.communicate(timeout=120)
+    assert (process.returncode, said or "") == (141, "")
+
+
+@pytest.mark.parametrize("recipe", ["train.py", "train_prior.py", "train_image.py"])
+def test_a_closed_pipe_ends_a_recipe_quietly(tmp_path, recipe) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = (str(REPOSITORY / "recipes" / recipe), "--help")
+    process = _start(*command, cwd=tmp_path, stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    _, said = process.communicate(timeout=120)
+    assert (process.returncode, said) == (141, "")
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_removes_temporary_files(tmp_path, name) -> None:
+    number = getattr(signal, name)
+    process = _start("-c", WAITS, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout and process.stdout.readline() == "ready\n"
+    assert len(list(tmp_path.iterdir())) == 2
+    process.send_signal(number)
+    if number != signal.SIGINT:
+        process.send_signal(number)  # timeout(1) sends it to the process and to its group
+    _, said = process.communicate(timeout=60)
+    reason = "interrupted" if number == signal.SIGINT else f"stopped by {name}"
+    assert (process.returncode, said) == (128 + number, f"error: {reason}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_program_that_was_started_with_nohup_goes_on(tmp_path) -> None:
+    script = (
+        "import os, signal, sys; from vqaudio.program import run_program\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "sys.exit(run_program(lambda: os.kill(os.getpid(), signal.SIGHUP)))\n"
+    )
+    process = _start("-c", script, cwd=tmp_path)
+    assert process.wait(timeout=60) == 0

@@ -1,0 +1,28 @@
+"""Reads JSON of unknown origin: whatever is wrong with it is one exception with one clause as its message."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+class JSONError(ValueError):
+    """Text that is not JSON; the message says why, in a few words."""
+
+
+def parse_json(text: str | bytes) -> Any:
+    """JSON text, UTF-8 if bytes -> its value.
+
+    Raises JSONError for text that is not UTF-8 or not JSON, brackets nested thousands deep and whole numbers of
+    thousands of digits.
+    """
+    try:
+        return json.loads(text)
+    except UnicodeDecodeError as error:
+        raise JSONError(f"not UTF-8 text: {error.reason}") from error
+    except json.JSONDecodeError as error:
+        raise JSONError(str(error) if error.lineno > 1 else error.msg) from error
+    except RecursionError as error:
+        raise JSONError("brackets are nested too deeply") from error
+    except ValueError as error:  # from int(): more than 4300 digits
+        raise JSONError("a whole number has thousands of digits") from error

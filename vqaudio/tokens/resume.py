@@ -1,0 +1,155 @@
+"""Continuing interrupted work: which outputs are there already, and whether they are what would be written now."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import soundfile
+import torch
+
+from vqaudio.data.audio import AudioError, num_frames, resampled_length, to_int16
+from vqaudio.data.corpora import Failures
+from vqaudio.json_text import parse_json
+from vqaudio.pipes import is_stream
+from vqaudio.sampling.config import SamplingConfig
+from vqaudio.speech.model import SpeechVQVAE
+from vqaudio.tokens.bulk import Source, tokenize_all
+from vqaudio.tokens.decoding import DecodeJob
+from vqaudio.tokens.files import read_tokens
+from vqaudio.tokens.rows import TokenRow, format_row, make_row
+
+COMPARED_PIECES = 2  # of `decode_stream`, 16 codes each: what is decoded again of an utterance that is there
+
+
+def is_decoded(model: SpeechVQVAE, job: DecodeJob, sampling: SamplingConfig) -> bool:
+    """Whether the audio file of a job is there: of its length, and with the samples that decoding begins with.
+
+    Raises FileExistsError for a file of another length or with other samples, which is another utterance or was made
+    with another speaker, model or sampling.
+    """
+    if not job.path.exists():
+        return False
+    expected = torch.cat(list(islice(model.decode_stream(job.tokens, job.speaker, sampling), COMPARED_PIECES)))
+    try:
+        with soundfile.SoundFile(job.path) as file:
+            same = (file.frames, file.samplerate) == (job.tokens.num_samples, model.sample_rate)
+            same = same and np.array_equal(file.read(len(expected), dtype="int16"), to_int16(expected.numpy()))
+    except soundfile.LibsndfileError:
+        same = False
+    if not same:
+        raise FileExistsError(
+            f"{job.path} exists and is not what this command writes: it was made from other codes, or with another "
+            "speaker, model or sampling; pass --overwrite instead of --resume to replace it, or give another --out"
+        )
+    return True
+
+
+def journal_of(out: Path) -> Path:
+    """NAME.resume.jsonl beside `out`: the rows of an interrupted `tokenize --resume`."""
+    return out.with_name(f"{out.stem}.resume.jsonl")
+
+
+@contextmanager
+def resumed(
+    model: SpeechVQVAE, sources: Sequence[Source], out: Path, failures: Failures
+) -> Iterator[Iterator[TokenRow]]:
+    """The rows of `tokenize_all`, but those that an interrupted run of the same command has computed are taken from it.
+
+    Until the block ends, each row is kept in the file `journal_of(out)`, with a hash of its audio file: a row is taken
+    from there if model and audio are the same, wherever the audio lies. The file is deleted when the block ends, and
+    kept if it raises. Rows of finished tokens in `out` are kept too (see `_finished`).
+    """
+    journal = journal_of(out)
+    finished, known = _finished(out, model, sources), _read_journal(journal)
+    try:
+        with journal.open("ab") as file:
+            yield _rows(model, sources, failures, finished, known, file)
+    except BaseException:
+        if journal.stat().st_size == 0:
+            journal.unlink()
+        raise
+    journal.unlink()
+
+
+def _rows(
+    model: SpeechVQVAE,
+    sources: Sequence[Source],
+    failures: Failures,
+    finished: Mapping[str, TokenRow],
+    known: Mapping[str, dict[str, Any]],
+    journal: BinaryIO,
+) -> Iterator[TokenRow]:
+    count = len(failures)
+    for source in sources:
+        row = finished.get(source.id)
+        if row is not None and row.tokens.num_samples == _num_samples(source, model.sample_rate):
+            yield TokenRow(source.id, source.speaker, row.tokens)
+            continue
+        digest = _digest(source)
+        facts = known.get(digest) if digest else None
+        if facts is not None and facts["model"] == model.fingerprint:
+            yield make_row({**facts, "id": source.id, "speaker": source.speaker})
+            continue
+        for new in tokenize_all(model, [source], failures, strict=False):
+            if digest:
+                facts = {**json.loads(format_row(new)), "audio": digest}
+                journal.write((json.dumps(facts) + "\n").encode())
+                journal.flush()
+            yield new
+    if len(failures) - count == len(sources):
+        raise AudioError(f"none of the {len(sources)} inputs can be used; nothing was written")
+
+
+def _finished(path: Path, model: SpeechVQVAE, sources: Sequence[Source]) -> dict[str, TokenRow]:
+    """The rows by id in `path`, if it exists. Raises ValueError unless they are of this model and of these sources."""
+    if not path.exists():
+        return {}
+    rows = {row.id: row for row in read_tokens(path)}
+    if others := rows.keys() - {source.id for source in sources}:
+        raise ValueError(f"{path} has tokens of {min(others)!r}, which is not among the inputs; {_REPLACE}")
+    if others := {row.tokens.model for row in rows.values()} - {model.fingerprint}:
+        raise ValueError(f"{path} has tokens of model {others.pop()}, not of {model.fingerprint}; {_REPLACE}")
+    return rows
+
+
+def _num_samples(source: Source, sample_rate: int) -> int | None:
+    """Length of the audio at `sample_rate`, from its header; None if it cannot be read."""
+    if is_stream(source.path):
+        return None
+    try:
+        frames, rate = num_frames(source.path)
+    except (AudioError, OSError):
+        return None
+    return resampled_length(frames, rate, sample_rate)
+
+
+_REPLACE = "pass --overwrite instead of --resume to replace it, or give another --out"
+
+
+def _digest(source: Source) -> str | None:
+    """A hash of an audio file; None if it cannot be read, which `tokenize_all` puts in words, and for streams."""
+    if is_stream(source.path) or not source.path.is_file():
+        return None
+    try:
+        with source.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
+def _read_journal(path: Path) -> Mapping[str, dict[str, Any]]:
+    """Hash of the audio -> row, of all complete lines; an incomplete last line, of a killed process, is cut off."""
+    if not path.exists():
+        return {}
+    content = path.read_bytes()
+    content = content[: content.rfind(b"\n") + 1]
+    with path.open("r+b") as file:
+        file.truncate(len(content))
+    return {row["audio"]: row for row in map(parse_json, content.splitlines())}
