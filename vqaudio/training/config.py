@@ -39,8 +39,8 @@ class FitConfig:
     gradient_accumulation_steps: int = 1
     """forward passes per step on each process; they divide the global batch and do not enlarge it"""
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
-    """mixed precision of training; auto: bf16 or fp16 if `accelerate launch` or its configuration says so, otherwise bf16
-    if the hardware supports it natively, else no (float32)"""
+    """mixed precision of training; auto: bf16 or fp16 if `accelerate launch` or its configuration says so, otherwise
+    bf16 if the hardware supports it natively, else no (float32)"""
     threads: int = 0
     """CPU threads per process; 0: OMP_NUM_THREADS. `accelerate launch` sets that to 1 if it is unset; a 1 under
     `accelerate launch` therefore means all cores divided by the number of processes"""
