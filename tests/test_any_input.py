@@ -33,7 +33,7 @@ NUMBERS = st.sampled_from(
         "9" * 5000,
     ]
 ) | st.from_regex(r"-?[0-9]{1,12}(\.[0-9]{1,3})?", fullmatch=True)
-FLAGS = ("--temperature", "--top-k", "--top-p", "--seed", "--threads", "--batch")
+FLAGS = ("--temperature", "--top-k", "--top-p", "--seed", "--threads", "--batch-size")
 ROW = {"id": "a", "speaker": "anna", "codes": [1, 2], "num_samples": 16, "sample_rate": 16000, "hop": 8, "model": "m"}
 MANIFEST = {"id": "a", "path": "a.wav", "speaker": "anna", "seconds": 0.01, "text": "yes"}
 VALUES = st.recursive(

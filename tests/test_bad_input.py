@@ -167,7 +167,7 @@ def test_unusual_files_work(tmp_path, run, rate, channels, subtype) -> None:
         ("decode tokens.jsonl --speaker nobody --out d", "speaker 'nobody' is not in this model; it knows 3: anna"),
         ("decode tokens.jsonl --speaker anna --out d.wav", "give a folder"),
         ("decode tokens.jsonl --speaker anna --out good.wav/d", "is a file, not a folder"),
-        ("decode tokens.jsonl --speaker anna --out d --batch 0", "batch must be at least 1, got 0"),
+        ("decode tokens.jsonl --speaker anna --out d --batch-size 0", "batch_size must be at least 1, got 0"),
         ("decode tokens.jsonl --speaker anna --out d --temperature -1", "temperature must be"),
         ("decode tokens.jsonl --speaker anna --out d --top-k 0", "top_k must be at least 1"),
         ("decode tokens.jsonl --speaker anna --out d --top-p 0", "top_p must be above 0 and at most 1, got 0.0"),

@@ -120,7 +120,7 @@ def test_convert_to_folders(tmp_path, run, speech, tiny_model) -> None:
     assert run("convert", speech, "--speaker", "carl", "--out", one)[0] == 0
     assert _names(one) == ["anna-a.wav", "bert-b.wav", "zoe-c.wav"]
     clip = speech / "anna" / "a.wav"
-    assert run("convert", clip, "--speaker", "bert", "carl", "bert", "--out", several, "--batch", 1)[0] == 0
+    assert run("convert", clip, "--speaker", "bert", "carl", "bert", "--out", several, "--batch-size", 1)[0] == 0
     assert _names(several) == ["a-bert.wav", "a-carl.wav"]
     assert run("convert", clip, "--speaker", "all", "--out", every)[0] == 0
     assert _names(every) == ["a-anna.wav", "a-bert.wav", "a-carl.wav"]

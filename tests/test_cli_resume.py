@@ -94,7 +94,7 @@ def test_tokenize_refuses_finished_tokens_of_other_utterances(tmp_path, capsys, 
 def test_audio_that_is_there_is_not_decoded_again(tmp_path, monkeypatch, run: Run, speech: Path, verb: str) -> None:
     assert run("tokenize", speech, "--out", tmp_path / "t.jsonl") == 0
     source = tmp_path / "t.jsonl" if verb == "decode" else speech
-    arguments = (verb, source, "--speaker", "anna", "--batch", 1, "--out", tmp_path / "o")
+    arguments = (verb, source, "--speaker", "anna", "--batch-size", 1, "--out", tmp_path / "o")
     assert run(*arguments) == 0
     whole = _files(tmp_path / "o")
     shutil.rmtree(tmp_path / "o")

@@ -96,12 +96,13 @@ class CachedFingerprint:
 
 
 def _same_bits(known: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> bool:
-    return known.keys() == now.keys() and all(_equal(known[name], weight.detach()) for name, weight in now.items())
-
-
-def _equal(known: Tensor, now: Tensor) -> bool:
-    """Whether two tensors have the same type, device, shape and bits: 0.0 and -0.0 differ, a NaN equals itself."""
-    if (known.dtype, known.device, known.shape) != (now.dtype, now.device, now.shape):
+    """Whether all have the same type, device, shape and bits: 0.0 and -0.0 differ, a NaN equals itself."""
+    if known.keys() != now.keys():
         return False
-    integers = _INTEGERS[known.element_size()]
-    return torch.equal(known.view(integers), now.view(integers))
+    pairs = [(known[name], weight.detach()) for name, weight in now.items()]
+    if any((a.dtype, a.device, a.shape) != (b.dtype, b.device, b.shape) for a, b in pairs):
+        return False
+    bits = [(a.view(_INTEGERS[a.element_size()]), b.view(_INTEGERS[b.element_size()])) for a, b in pairs]
+    if all(a.device.type == "cpu" for a, _ in bits):
+        return all(torch.equal(a, b) for a, b in bits)
+    return not torch.stack([(a != b).any().to(bits[0][0].device) for a, b in bits]).any()  # waits for a GPU once

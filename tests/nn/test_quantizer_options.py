@@ -46,6 +46,25 @@ def _gradient(x: Tensor) -> Tensor:
 # --- every kind ---
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kind", KINDS)
+def test_half_precision_never_enters(kind: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    quantizer, z = build_quantizer(KINDS[kind]), _noise(4, D, 100)
+    quantizer.initialise([quantizer.valid_rows(z)])
+    assert isinstance(quantizer, nn.Module)
+    quantizer.eval()
+    exact = quantizer(z)
+    with torch.autocast("cpu", dtype=dtype):
+        q = quantizer(z)
+        assert torch.equal(quantizer.encode(z), exact.codes)
+        decoded = quantizer.decode(q.codes)
+    assert decoded.dtype == torch.float32
+    torch.testing.assert_close(decoded, exact.z_q, atol=1e-6, rtol=0)  # the output adds z and subtracts it again
+    for got, wanted in zip(q, exact, strict=True):
+        assert got.dtype == wanted.dtype and torch.equal(got, wanted)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_keeps_the_protocol(kind: str) -> None:
     quantizer, z = build_quantizer(KINDS[kind]), _noise(3, D, 10)

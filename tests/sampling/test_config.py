@@ -23,7 +23,8 @@ from vqaudio.sampling.config import SamplingConfig, SamplingOptions
         ({"top_p": 0.0}, "top_p must be above 0 and at most 1, got 0.0; leave it out"),
         ({"top_p": 1.01}, "top_p must be above 0 and at most 1, got 1.01"),
         ({"top_p": float("nan")}, "top_p must be"),
-        ({"seed": 2**64}, "seed must be an integer of at most 64 bits, got 18446744073709551616"),
+        ({"seed": 2**32}, r"seed must lie in 0\.\.2\*\*32 - 1, got 4294967296"),
+        ({"seed": -1}, r"seed must lie in 0\.\.2\*\*32 - 1, got -1"),
         ({"precision": "fp8"}, "precision must be one of float32, bf16, int8, got 'fp8'"),
         ({"threads": 0}, "threads must be at least 1, got 0"),
     ],
@@ -36,7 +37,7 @@ def test_values_out_of_range_are_refused(options, message) -> None:
 
 
 def test_limits_are_allowed() -> None:
-    assert SamplingConfig(temperature=0, top_k=1, top_p=1.0, seed=-(2**63), threads=1).greedy
+    assert SamplingConfig(temperature=0, top_k=1, top_p=1.0, seed=2**32 - 1, threads=1).greedy
     assert [SamplingConfig(precision=precision).greedy for precision in PRECISIONS] == [False] * 3
 
 

@@ -26,7 +26,7 @@ def jobs(tiny_model):
 
 def test_batched_equals_alone(tiny_model, jobs) -> None:
     together = {
-        decoded.job.path: decoded.wav for decoded in decode_jobs(tiny_model, jobs, SamplingConfig(seed=5), batch=3)
+        decoded.job.path: decoded.wav for decoded in decode_jobs(tiny_model, jobs, SamplingConfig(seed=5), batch_size=3)
     }
     assert sorted(together) == [job.path for job in jobs]
     for job in jobs:
@@ -44,7 +44,7 @@ def test_similar_lengths_are_decoded_together(tiny_model, jobs, monkeypatch) -> 
         return decode(self, tokens, *args, **kwargs)
 
     monkeypatch.setattr(type(tiny_model), "decode_batch", watched)
-    assert len(list(decode_jobs(tiny_model, jobs, batch=2))) == 5
+    assert len(list(decode_jobs(tiny_model, jobs, batch_size=2))) == 5
     assert batches == [[9, 7], [5, 4], [2]]
 
 
@@ -56,14 +56,14 @@ def test_jobs_are_read_one_window_at_a_time(tiny_model, jobs) -> None:
             taken.append(1)
             yield jobs[2]
 
-    next(decode_jobs(tiny_model, endless(), batch=2))
+    next(decode_jobs(tiny_model, endless(), batch_size=2))
     assert len(taken) == 16
 
 
 def test_no_jobs_and_an_invalid_batch_size(tiny_model, jobs) -> None:
     assert list(decode_jobs(tiny_model, [])) == []
-    with pytest.raises(ValueError, match="batch must be at least 1, got 0"):
-        list(decode_jobs(tiny_model, jobs, batch=0))
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        list(decode_jobs(tiny_model, jobs, batch_size=0))
 
 
 def test_outputs_with_names_that_are_too_long_are_left_out(tmp_path) -> None:

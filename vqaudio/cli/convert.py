@@ -32,7 +32,7 @@ def convert(
     ],
     model: Model = "mini",
     sampling: Sampling = SamplingConfig(),
-    batch: Batch = 16,
+    batch_size: Batch = 16,
     device: Device = "auto",
     overwrite: Overwrite = False,
     resume: Resume = False,
@@ -60,7 +60,7 @@ def convert(
         rows = tokenize_all(net, storable, failures)
         jobs = (DecodeJob(outputs[row.id, name], row.tokens, name) for row in rows for name in speakers)
         write_utterances(
-            decode_jobs(net, not_done(jobs, resume, net, sampling), sampling, batch=batch),
+            decode_jobs(net, not_done(jobs, resume, net, sampling), sampling, batch_size=batch_size),
             len(outputs),
             net,
             sampling,

@@ -33,7 +33,7 @@ def decode(
     stream: Annotated[bool, arg(help="write samples as soon as they are decoded, one row after another")] = False,
     model: Model = "mini",
     sampling: Sampling = SamplingConfig(),
-    batch: Batch = 16,
+    batch_size: Batch = 16,
     device: Device = "auto",
     overwrite: Overwrite = False,
     resume: Resume = False,
@@ -77,7 +77,7 @@ def decode(
         elif speakers:
             jobs = (DecodeJob(paths[row.id], row.tokens, speakers[row.id]) for row in rows)
             write_utterances(
-                decode_jobs(net, not_done(jobs, resume, net, sampling), sampling, batch=batch),
+                decode_jobs(net, not_done(jobs, resume, net, sampling), sampling, batch_size=batch_size),
                 len(speakers),
                 net,
                 sampling,

@@ -43,7 +43,7 @@ def sample(
         tuple[str, ...], arg(metavar="CLASS [CLASS ...]", help="images: classes; by default all classes of the prior")
     ] = (),
     sampling: Sampling = SamplingConfig(),
-    batch: Batch = 16,
+    batch_size: Batch = 16,
     device: Device = "auto",
     overwrite: Overwrite = False,
 ) -> int:
@@ -72,7 +72,7 @@ def sample(
         of_codes = replace(sampling, precision="float32")
         of_speech = replace(sampling, temperature=1.0, top_k=None, top_p=None)
         rows = sample_rows(over, net, speakers, count, seconds, of_codes, prompt=prompt_tokens)
-        return _decode(net, list(rows), paths, out, batch, of_speech, overwrite)
+        return _decode(net, list(rows), paths, out, batch_size, of_speech, overwrite)
     if not isinstance(over, ImagePrior):
         raise ValueError(
             f"{prior} is a model of kind {type(over).__name__}, not a prior; recipes/train_prior.py trains one"
@@ -114,7 +114,7 @@ def _decode(
     rows: list[TokenRow],
     paths: dict[str, Path],
     out: Path,
-    batch: int,
+    batch_size: int,
     sampling: SamplingConfig,
     overwrite: bool,
 ) -> int:
@@ -125,5 +125,5 @@ def _decode(
     out.mkdir(parents=True, exist_ok=True)
     write_tokens(out / TOKENS, rows, overwrite=overwrite)
     jobs = (DecodeJob(paths[row.id], row.tokens, row.speaker) for row in rows)
-    write_utterances(decode_jobs(net, jobs, sampling, batch=batch), len(rows), net, sampling, overwrite)
+    write_utterances(decode_jobs(net, jobs, sampling, batch_size=batch_size), len(rows), net, sampling, overwrite)
     return 0

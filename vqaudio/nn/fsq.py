@@ -19,7 +19,7 @@ from vqaudio.fingerprint import FingerprintFields
 from vqaudio.nn.distributed import sum_over_processes
 from vqaudio.nn.quantizer_protocol import Quantized, check_width, perplexity, recent_usage, valid_rows
 
-MARGIN = 1e-3  # relative distance of the bound beyond the outermost levels, so that these can be reached
+MARGIN = 1e-3  # relative distance of the bound beyond the outermost levels, as in vector-quantize-pytorch
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,8 @@ class FSQ(nn.Module):
             self.register_buffer("levels", levels, persistent=False)
             self.register_buffer("half_width", (levels // 2).float(), persistent=False)
             self.register_buffer("basis", torch.tensor([1, *cfg.levels[:-1]]).cumprod(0), persistent=False)
-            # the bound of the paper's appendix A.1: scale * tanh(x + shift) - offset
+            # scale * tanh(x + shift) - offset, as in the paper's appendix A.1, but with atanh in place of tan, so that
+            # 0 stays 0
             scale = (levels - 1) * (1 + MARGIN) / 2
             offset = torch.where(levels % 2 == 0, 0.5, 0.0)  # an even number of levels has no middle one
             self.register_buffer("scale", scale, persistent=False)
@@ -121,7 +122,8 @@ class FSQ(nn.Module):
 
     def index(self, rounded: Tensor) -> Tensor:
         """(..., F) integer values from -(levels // 2) to (levels - 1) // 2 -> codes (...) int64."""
-        return ((rounded + self.half_width).long() * self.basis).sum(-1)
+        digits = rounded.nan_to_num() + self.half_width  # NaN has no level; it stays in z_q, and so in the loss
+        return (digits.long() * self.basis).sum(-1)
 
     def rounded(self, codes: Tensor) -> Tensor:
         """Codes (...) int64 -> (..., F) float32: the inverse of `index`."""

@@ -46,7 +46,7 @@ class VectorQuantizerConfig:
     )
 
     kind: Literal["vq"] = "vq"
-    """a codebook of vectors"""
+    """vq: a codebook of vectors. Other kinds have other options: `--model.quantizer.kind fsq --help`"""
     codebook_size: int = 512
     """K, size of the codebook"""
     dim: int = 64
@@ -166,11 +166,12 @@ class VectorQuantizer(nn.Module):
     @property
     def vectors(self) -> Tensor:
         """(K, D): the code vectors that are compared with the input and returned."""
-        codebook = self.codebook if self.codebook_map is None else self.codebook @ self.codebook_map
-        if not self.cfg.unit_norm:
-            return codebook
-        # a copy: restarts write to the codebook before the gradient has come back through its norms
-        return F.rms_norm(codebook.clone(), (self.cfg.dim,), eps=1e-6)
+        with torch.autocast(self.codebook.device.type, enabled=False):  # codes are compared in float32
+            codebook = self.codebook if self.codebook_map is None else self.codebook @ self.codebook_map
+            if not self.cfg.unit_norm:
+                return codebook
+            # a copy: restarts write to the codebook before the gradient has come back through its norms
+            return F.rms_norm(codebook.clone(), (self.cfg.dim,), eps=1e-6)
 
     def _directed(self, z: Tensor) -> Tensor:
         """(B, D, *S): unchanged, or with unit_norm each vector scaled to norm sqrt(D)."""

@@ -59,8 +59,8 @@ class SamplingConfig:
             raise ValueError(
                 f"top_p must be above 0 and at most 1, got {self.top_p}; leave it out to sample from all classes"
             )
-        if not -(2**63) <= self.seed < 2**64:
-            raise ValueError(f"seed must be an integer of at most 64 bits, got {self.seed}")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must lie in 0..2**32 - 1, got {self.seed}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
         if self.threads is not None and not 1 <= self.threads <= MAX_THREADS:

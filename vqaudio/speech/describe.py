@@ -6,6 +6,8 @@ import math
 
 from torch import nn
 
+from vqaudio.nn.fsq import FSQConfig
+from vqaudio.nn.quantizer import QuantizerConfig
 from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.speech.prior import CodePrior
 
@@ -22,7 +24,7 @@ def model_facts(model: SpeechVQVAE) -> dict[str, str]:
         "encoder": f"{millions(model.encoder)} parameters",
         **({"context": f"{millions(model.context)} parameters"} if model.context else {}),
         "decoder": f"{millions(model.decoder)} parameters",
-        "codebook": f"{model.codebook_size} codes of dimension {encoder.dim}",
+        "quantizer": f"{_quantizer_kind(model.cfg.quantizer)}, {model.codebook_size} codes of dimension {encoder.dim}",
         "sample rate": f"{model.sample_rate} Hz",
         "hop": f"{samples(model.hop)}, {model.frame_rate:g} codes per second",
         "bitrate": bits_per_second(model),
@@ -33,6 +35,13 @@ def model_facts(model: SpeechVQVAE) -> dict[str, str]:
         "speakers": f"{len(model.speakers)}: {', '.join(model.speakers)}" if model.speakers else "none",
         **({"decoder trained": "no (stage: codes)"} if model.cfg.stage == "codes" else {}),
     }
+
+
+def _quantizer_kind(cfg: QuantizerConfig) -> str:
+    """Its kind, with the levels of an FSQ or the codebook update of a vector quantizer."""
+    if isinstance(cfg, FSQConfig):
+        return f"{cfg.kind} (levels {', '.join(map(str, cfg.levels))})"
+    return f"{cfg.kind} ({cfg.codebook_update})"
 
 
 def prior_facts(model: CodePrior) -> dict[str, str]:

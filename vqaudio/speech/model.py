@@ -230,11 +230,18 @@ class SpeechVQVAE(nn.Module):
             yield self.quantizer.encode(self.normalizer(whole))[0, : z.shape[2]]
 
     @with_own_defaults
-    def tokenize(self, audio: str | Path | np.ndarray | Tensor, sample_rate: int | None = None) -> Tokens:
+    def tokenize(
+        self,
+        audio: str | Path | np.ndarray | Tensor,
+        sample_rate: int | None = None,
+        *,
+        fingerprint: str | None = None,
+    ) -> Tokens:
         """A file, or a waveform (T,) in [-1, 1] at `sample_rate` (this model's, if left out) -> Tokens.
 
-        Files of any rate and channel count are mixed to mono and resampled. Raises AudioError for a file that
-        holds no usable audio, ValueError for such a waveform.
+        Files of any rate and channel count are mixed to mono and resampled. `fingerprint`, this model's, saves loops
+        over many files from comparing all weights for each. Raises AudioError for a file that holds no usable audio,
+        ValueError for such a waveform.
         """
         num_samples = 0
 
@@ -248,7 +255,7 @@ class SpeechVQVAE(nn.Module):
         for chunk in self.encode_stream(pieces()):
             codes += chunk.cpu().numpy().tobytes()
         whole = torch.frombuffer(codes, dtype=torch.int64)
-        return Tokens(whole, num_samples, self.sample_rate, self.hop, self.fingerprint)
+        return Tokens(whole, num_samples, self.sample_rate, self.hop, fingerprint or self.fingerprint)
 
     # --- codes to speech ---
 

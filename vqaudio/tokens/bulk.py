@@ -51,10 +51,10 @@ def tokenize_all(
 
     Raises AudioError at the end if no source could be used, unless `strict` is off.
     """
-    count = len(failures)
+    count, fingerprint = len(failures), model.fingerprint
     for source in sources:
         try:
-            tokens = model.tokenize(source.path)
+            tokens = model.tokenize(source.path, fingerprint=fingerprint)
         except AudioError as error:
             failures.append(error)
         except OSError as error:

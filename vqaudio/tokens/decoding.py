@@ -41,18 +41,18 @@ class DecodedUtterance(NamedTuple):
 
 
 def decode_jobs(
-    model: SpeechVQVAE, jobs: Iterable[DecodeJob], sampling: SamplingConfig = SamplingConfig(), *, batch: int = 16
+    model: SpeechVQVAE, jobs: Iterable[DecodeJob], sampling: SamplingConfig = SamplingConfig(), *, batch_size: int = 16
 ) -> Iterator[DecodedUtterance]:
-    """Decodes all jobs in `jobs`, `batch` at a time; within a window of batches, the longest come first.
+    """Decodes all jobs in `jobs`, `batch_size` at a time; within a window of batches, the longest come first.
 
-    Raises ValueError for `batch` below 1 and where `model.decode` does.
+    Raises ValueError for `batch_size` below 1 and where `model.decode` does.
     """
-    if batch < 1:
-        raise ValueError(f"batch must be at least 1, got {batch}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     jobs = iter(jobs)
-    while window := sorted(islice(jobs, WINDOW * batch), key=lambda job: -job.tokens.num_samples):
-        for start in range(0, len(window), batch):
-            together = window[start : start + batch]
+    while window := sorted(islice(jobs, WINDOW * batch_size), key=lambda job: -job.tokens.num_samples):
+        for start in range(0, len(window), batch_size):
+            together = window[start : start + batch_size]
             names = [job.speaker for job in together if job.speaker is not None]
             wavs = model.decode_batch([job.tokens for job in together], names or None, sampling)
             for job, wav in zip(together, wavs, strict=True):

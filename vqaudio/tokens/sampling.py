@@ -52,7 +52,7 @@ def sample_rows(
         raise ValueError(f"count must be at least 1 and seconds finite and above 0, got {count} and {seconds}")
     if prompt is not None:
         model.check_tokens(prompt)
-    steps = max(1, round(seconds * model.frame_rate))
+    steps, fingerprint = max(1, round(seconds * model.frame_rate)), model.fingerprint
     seeds = np.random.SeedSequence(sampling.seed).generate_state(count)
     wanted = [(speaker, number) for speaker in speakers for number in range(count)]
     for start in range(0, len(wanted), AT_ONCE):
@@ -63,7 +63,7 @@ def sample_rows(
         sampled = prior.sample(steps, conditioned_on, before, sampling, generator=generators).cpu()
         for (speaker, number), codes in zip(part, sampled, strict=True):
             whole = codes if prompt is None else torch.cat([prompt.codes, codes])
-            tokens = Tokens(whole, len(whole) * model.hop, model.sample_rate, model.hop, model.fingerprint)
+            tokens = Tokens(whole, len(whole) * model.hop, model.sample_rate, model.hop, fingerprint)
             yield TokenRow(_id(speaker, number), speaker, tokens)
 
 

@@ -71,6 +71,8 @@ class FitConfig:
         for name in ("lr", "lr_warmup_steps", "weight_decay", "max_grad_norm", "threads", "seed"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be a finite number, 0 or more, got {getattr(self, name)}")
+        if self.seed >= 2**32:
+            raise ValueError(f"seed must lie in 0..2**32 - 1, got {self.seed}")
         if not 0 <= self.lr_decay_fraction <= 1 or not 0 <= self.ema_decay < 1:
             raise ValueError(
                 f"lr_decay_fraction must lie in [0, 1] and ema_decay in [0, 1), got {self.lr_decay_fraction} and "
