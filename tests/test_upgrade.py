@@ -49,6 +49,7 @@ def test_a_run_of_format_1_continues_to_the_weights_that_the_old_code_gave(
 ) -> None:
     """The old code trained four steps and kept the checkpoint of the second; two steps from there are the same."""
     shutil.copytree(FORMAT1 / "run", tmp_path / "run")
+    (tmp_path / "run/metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in OLD_ROWS))
     settings = json.loads((FORMAT1 / "run/checkpoints/00000002/state.json").read_text())["facts"]["settings"]
     model = from_dict(
         SpeechVQVAEConfig, upgrade(json.loads((FORMAT1 / "run/checkpoints/00000002/config.json").read_text())["config"])
@@ -66,6 +67,8 @@ def test_a_run_of_format_1_continues_to_the_weights_that_the_old_code_gave(
     arguments = [part for name, value in flags.items() for part in (f"--{name}", str(value))]
     monkeypatch.setattr(sys, "argv", ["train.py", str(config), "--out", str(tmp_path / "run"), *arguments])
     train.main()
+    rows = read_metrics(tmp_path / "run/metrics.jsonl")
+    assert rows[: len(NEW_ROWS)] == NEW_ROWS and rows[-1]["step"] == 4
     found, expected = (
         load_file(path) for path in (tmp_path / "run/model.safetensors", FORMAT1 / "after_step_4.safetensors")
     )
