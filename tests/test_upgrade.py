@@ -5,15 +5,22 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from recipes import train
+from recipes.train import TrainConfig
+from recipes.train_image import TrainImageConfig
+from recipes.train_prior import TrainPriorConfig
 from vqaudio import SpeechVQVAEConfig, load_model, save_model
-from vqaudio.config import from_dict, to_dict
+from vqaudio.config import flatten, from_dict, to_dict
 from vqaudio.nn.vector_quantizer import VectorQuantizerConfig
-from vqaudio.upgrade import upgrade, upgrade_flat, upgrade_key
+from vqaudio.training.health import VerdictName
+from vqaudio.training.metrics_file import MetricsFile, read_metrics
+from vqaudio.upgrade import upgrade, upgrade_flat, upgrade_key, upgrade_metrics
 
 FORMAT1 = Path(__file__).parent / "fixtures" / "format1"
 MINI_FINGERPRINT = "e17ab0f01272"
@@ -41,9 +48,8 @@ def test_a_run_of_format_1_continues_to_the_weights_that_the_old_code_gave(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The old code trained four steps and kept the checkpoint of the second; two steps from there are the same."""
-    from recipes import train
-
     shutil.copytree(FORMAT1 / "run", tmp_path / "run")
+    (tmp_path / "run/metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in OLD_ROWS))
     settings = json.loads((FORMAT1 / "run/checkpoints/00000002/state.json").read_text())["facts"]["settings"]
     model = from_dict(
         SpeechVQVAEConfig, upgrade(json.loads((FORMAT1 / "run/checkpoints/00000002/config.json").read_text())["config"])
@@ -61,6 +67,8 @@ def test_a_run_of_format_1_continues_to_the_weights_that_the_old_code_gave(
     arguments = [part for name, value in flags.items() for part in (f"--{name}", str(value))]
     monkeypatch.setattr(sys, "argv", ["train.py", str(config), "--out", str(tmp_path / "run"), *arguments])
     train.main()
+    rows = read_metrics(tmp_path / "run/metrics.jsonl")
+    assert rows[: len(NEW_ROWS)] == NEW_ROWS and rows[-1]["step"] == 4
     found, expected = (
         load_file(path) for path in (tmp_path / "run/model.safetensors", FORMAT1 / "after_step_4.safetensors")
     )
@@ -108,3 +116,66 @@ def test_keys_by_hand(old: str, new: str) -> None:
 def test_stages_have_new_names(old: str, new: str) -> None:
     assert upgrade_flat({"model.learn": old}) == {"model.stage": new}
     assert upgrade({"learn": old}) == {"stage": new}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "config"),
+    [("train", TrainConfig), ("train_image", TrainImageConfig), ("train_prior", TrainPriorConfig)],
+)
+def test_the_defaults_of_format_1_are_the_present_ones(recipe: str, config: type) -> None:
+    """keys.json: `flatten(to_dict(CONFIG()))` of each recipe, with the old code."""
+    old = json.loads((FORMAT1 / "keys.json").read_text())[recipe]
+    upgraded, new = upgrade_flat(old), flatten(to_dict(config()))
+    assert len(upgraded) == len(old), "two keys became one"
+    assert {key: new.get(key, "no such key") for key in upgraded} == upgraded  # no default has changed, paths included
+
+
+OLD_ROWS = [
+    {"kind": "train", "step": 1, "loss": 5.5, "lr": 0.1, "steps_per_second": 2.0, "waiting": 0.25,
+     "audio_seconds_per_second": 8.0, "gradient_norm/encoder": 1.5},
+    {"kind": "valid", "step": 2, "bits_per_sample": 4.5, "gap_codes": 0.5, "gap_mean": 0.75, "gap_speakers": 0.1,
+     "perplexity": 9.0, "verdict": "young"},
+    {"kind": "valid", "step": 2, "bits_per_code": 6.5, "bits_unknown": 6.6, "gap_labels": 0.2, "verdict": "healthy"},
+]  # fmt: skip
+NEW_ROWS = [
+    {"kind": "train", "step": 1, "loss": 5.5, "lr": 0.1, "steps_per_second": 2.0, "data_wait_fraction": 0.25,
+     "rtf": 8.0, "gradient_norm/encoder": 1.5},
+    {"kind": "valid", "step": 2, "bits_per_sample": 4.5, "conditioning_gap": 0.5, "conditioning_gap_mean": 0.75,
+     "speaker_gap": 0.1, "perplexity": 9.0, "verdict": "too early"},
+    {"kind": "valid", "step": 2, "bits_per_code": 6.5, "bits_null_speaker": 6.6, "label_gap": 0.2,
+     "verdict": "healthy"},
+]  # fmt: skip
+
+
+def test_a_resumed_run_renames_the_metrics_that_it_keeps(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    later = {"kind": "train", "step": 3, "loss": 5.0, "waiting": 0.5}
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*OLD_ROWS, *NEW_ROWS, later]))
+    for _ in range(2):
+        MetricsFile(path, writes=True).truncate(2)
+        assert read_metrics(path) == NEW_ROWS + NEW_ROWS
+    assert list(read_metrics(path)[0]) == list(NEW_ROWS[0])  # in the order of before
+
+
+def test_a_new_row_with_a_metric_of_an_old_name_is_unchanged() -> None:
+    row = {"kind": "train", "step": 1, "waiting": 3.0, "data_wait_fraction": 0.1}
+    assert upgrade_metrics(row) == row
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("healthy", "healthy"),
+        ("young", "too early"),
+        ("codes ignored", "posterior collapse"),
+        ("codebook collapsed", "codebook collapse"),
+        ("speaker ignored", "speaker ignored"),
+        ("nothing learned", "no gain over unigram"),
+        ("diverged", "diverged"),
+    ],
+)
+def test_verdicts_have_new_names(old: str, new: str) -> None:
+    row = {"kind": "valid", "step": 1, "verdict": old}
+    assert new in get_args(VerdictName)
+    assert upgrade_metrics(row) == {**row, "verdict": new}
+    assert upgrade_metrics({**row, "verdict": new}) == {**row, "verdict": new}

@@ -1,6 +1,7 @@
-"""Upgrades configurations of format 1 to the names of format 2, independently of any model.
+"""Upgrades configurations and logged metrics of format 1 to the names of format 2, independently of any model.
 
-vqaudio 0.1 wrote format 1: config.json of a model, and the settings of a run in state.json of its checkpoints.
+vqaudio 0.1 wrote format 1: config.json of a model, the settings of a run in state.json of its checkpoints, and its
+metrics.jsonl.
 """
 
 from __future__ import annotations
@@ -74,6 +75,21 @@ _RENAMED: list[tuple[re.Pattern[str], str]] = [
 ]
 _PREFIXES = {"second.": "hierarchical."}  # of all keys of a run that are below it
 _STAGES = {"all": "joint", "codes": "codes", "speech": "decoder"}
+_METRICS = {  # all in the same units as before
+    "gap_codes": "conditioning_gap",
+    "gap_mean": "conditioning_gap_mean",
+    "gap_speakers": "speaker_gap",
+    "gap_labels": "label_gap",
+    "bits_unknown": "bits_null_speaker",
+    "waiting": "data_wait_fraction",
+    "audio_seconds_per_second": "rtf",
+}
+_VERDICTS = {
+    "young": "too early",
+    "codes ignored": "posterior collapse",
+    "codebook collapsed": "codebook collapse",
+    "nothing learned": "no gain over unigram",
+}
 
 
 def upgrade_key(path: str) -> str:
@@ -109,3 +125,14 @@ def upgrade(config: dict[str, Any]) -> dict[str, Any]:
             place = place.setdefault(name, {})
         place[key] = value
     return nested
+
+
+def upgrade_metrics(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of metrics.jsonl of format 1 -> of format 2; a row of format 2 is returned unchanged."""
+    upgraded = {}
+    for name, value in row.items():
+        new = _METRICS.get(name, name)
+        upgraded[name if new in row else new] = value  # in a new row, a metric of an old name is the user's own
+    if "verdict" in row:
+        upgraded["verdict"] = _VERDICTS.get(row["verdict"], row["verdict"])
+    return upgraded

@@ -9,6 +9,7 @@ from typing import Any
 
 from vqaudio.atomic import atomic_file
 from vqaudio.json_text import parse_json
+from vqaudio.upgrade import upgrade_metrics
 
 
 class MetricsFile:
@@ -27,9 +28,9 @@ class MetricsFile:
                 raise OSError(f"cannot write {self.path}: {error.strerror}") from error
 
     def truncate(self, step: int) -> None:
-        """Drop rows after `step`, which a resumed run writes again, and an incomplete last line."""
+        """Drop rows after `step`, which a resumed run writes again, and an incomplete last line; upgrade the others."""
         if self.writes and self.path.exists():
-            rows = [row for row in read_metrics(self.path) if row["step"] <= step]
+            rows = [upgrade_metrics(row) for row in read_metrics(self.path) if row["step"] <= step]
             with atomic_file(self.path, overwrite=True) as path:
                 path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
