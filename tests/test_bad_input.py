@@ -320,7 +320,7 @@ def test_a_read_only_output(tmp_path, run, good, read_only, monkeypatch, argumen
 
 
 def test_an_interrupted_run_leaves_nothing(tmp_path, run, good, monkeypatch) -> None:
-    def interrupt(*args):
+    def interrupt(*args, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("vqaudio.speech.model.SpeechVQVAE.tokenize", interrupt)
