@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from vqaudio.fingerprint import CachedFingerprint, config_facts
+from vqaudio.fingerprint import CachedFingerprint, FingerprintFields, config_facts, merge_facts
 from vqaudio.images.autoencoder import ImageCoderConfig, ImageDecoder, ImageEncoder
 from vqaudio.images.elbo import rate_logs
 from vqaudio.images.likelihoods import to_unit
@@ -27,6 +28,16 @@ from vqaudio.nn.vector_quantizer import VectorQuantizerConfig
 @dataclass(frozen=True)
 class ImageConfig:
     """Configuration of the VQ-VAE and its baselines, which share the encoder and decoder architecture."""
+
+    FINGERPRINT: ClassVar = FingerprintFields(
+        always={"normalizer": "normalizer"},
+        nested=("coder", "quantizer"),
+        never=(
+            "size",  # the networks are convolutional
+            "vimco_samples",  # of the baselines
+            "gumbel_temperature",
+        ),
+    )
 
     size: int = 32
     """height and width of the images, in pixels"""
@@ -58,6 +69,11 @@ class ImageConfig:
     def num_dims(self) -> int:
         """Number of sub-pixels, 3 x size x size: the unit of bits per dimension."""
         return 3 * self.size**2
+
+    def facts_of_codes(self) -> dict[str, Any]:
+        """The options that determine the codes, for the fingerprint."""
+        quantizer = {"unit_norm": False} | config_facts(self.quantizer)  # format 1 also covers the default
+        return merge_facts(config_facts(self), config_facts(self.coder), quantizer)
 
 
 class ImageVQVAE(nn.Module):
@@ -127,6 +143,4 @@ class ImageVQVAE(nn.Module):
     def fingerprint(self) -> str:
         """12 hex digits that identify everything that determines the codes; independent of the decoder."""
         weights = {**self.encoder.state_dict(), **self.normalizer.state_dict(prefix="normalizer.")}
-        facts = config_facts(self.cfg.coder) | {"normalizer": self.cfg.normalizer, "unit_norm": False}
-        facts |= config_facts(self.cfg.quantizer)
-        return self._fingerprint.of(facts, weights | self.quantizer.code_weights())
+        return self._fingerprint.of(self.cfg.facts_of_codes(), weights | self.quantizer.code_weights())
