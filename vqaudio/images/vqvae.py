@@ -22,6 +22,7 @@ from vqaudio.images.elbo import rate_logs
 from vqaudio.images.likelihoods import to_unit
 from vqaudio.nn.normalizer import Normalizer, NormalizerKind
 from vqaudio.nn.quantizer import Quantized, QuantizerConfig, build_quantizer
+from vqaudio.nn.quantizer_protocol import check_codes
 from vqaudio.nn.vector_quantizer import VectorQuantizerConfig
 
 
@@ -123,10 +124,7 @@ class ImageVQVAE(nn.Module):
     @torch.inference_mode()
     def decode(self, codes: Tensor) -> Tensor:
         """Codes (B, M, h, w) -> mean of each pixel, (B, 3, H, W) uint8. Raises ValueError for codes out of range."""
-        if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.codebook_size:
-            raise ValueError(
-                f"codes must lie in 0 to {self.codebook_size - 1}, got {int(codes.min())} to {int(codes.max())}"
-            )
+        check_codes(codes, self.codebook_size)
         return self.decoder.expected(self.quantizer.decode(codes))
 
     @property
