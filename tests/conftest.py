@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from vqaudio import SpeechVQVAE, SpeechVQVAEConfig, save_model
+from vqaudio.data.manifest import Utterance, manifest_row
 from vqaudio.nn.encoder import EncoderConfig
 from vqaudio.nn.vector_quantizer import VectorQuantizerConfig
 from vqaudio.nn.wavenet import WaveNetConfig
@@ -49,6 +50,16 @@ def _reset_accelerator() -> None:
 def randomise() -> Callable[..., nn.Module]:
     """A function (module, seed) -> the module with all its parameters random."""
     return _randomise
+
+
+def _write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
+    path.write_text("".join(f"{manifest_row(each, path.parent)}\n" for each in utterances), encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def write_manifest() -> Callable[[Path, Iterable[Utterance]], None]:
+    """A function (path, utterances) that writes a manifest."""
+    return _write_manifest
 
 
 @pytest.fixture(scope="session")

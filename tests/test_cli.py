@@ -15,7 +15,7 @@ import soundfile
 import vqaudio
 from vqaudio.cli.main import main
 from vqaudio.data.audio import read_audio, to_int16
-from vqaudio.data.manifest import Utterance, read_manifest, write_manifest
+from vqaudio.data.manifest import Utterance, read_manifest
 from vqaudio.speech.tokens import Tokens
 from vqaudio.tokens.files import read_tokens, write_tokens
 from vqaudio.tokens.rows import TokenRow
@@ -273,7 +273,7 @@ def test_progress_is_shown_on_a_terminal_only(tmp_path, run, speech, monkeypatch
     assert "3/3" in run("tokenize", speech, "--out", tmp_path / "b.jsonl")[2]
 
 
-def test_ids_of_a_manifest_are_independent_of_file_names(tmp_path, run, speech) -> None:
+def test_ids_of_a_manifest_are_independent_of_file_names(tmp_path, run, speech, write_manifest) -> None:
     rows = [Utterance(id, speech / "anna" / "a.wav", "anna", 0.02) for id in ("first", "second")]
     write_manifest(tmp_path / "m.jsonl", rows)
     assert run("tokenize", tmp_path / "m.jsonl", "--out", tmp_path / "t")[0] == 0

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vqaudio import SpeechVQVAE, load_model
-from vqaudio.fingerprint import CachedFingerprint, FingerprintFields, config_facts, fingerprint
+from vqaudio.fingerprint import CachedFingerprint, FingerprintFields, config_facts, fingerprint, merge_facts
 from vqaudio.images.autoencoder import ImageCoderConfig
 from vqaudio.images.vqvae import ImageConfig, ImageVQVAE
 from vqaudio.nn.encoder import EncoderConfig
@@ -25,6 +25,8 @@ CONFIGS = [
     EncoderConfig,
     LogMelConfig,
     *get_args(QuantizerConfig),
+    SpeechVQVAEConfig,
+    ImageConfig,
     ImageCoderConfig,
     CodePriorConfig,
     WaveNetConfig,
@@ -129,6 +131,33 @@ def test_facts_of_a_speech_model_are_those_of_format_1() -> None:
         "front": {"bands": 80, "hop": 160, "window": 400, "lowest": 40.0, "highest": 7600.0},
     }
     assert "front" not in SpeechVQVAEConfig().facts_of_codes()
+
+
+def test_facts_of_an_image_model_are_those_of_format_1() -> None:
+    facts = {"maps": 1, "normalizer": "none", "unit_norm": False, "codes": 512}
+    assert ImageConfig().facts_of_codes() == facts
+    unit = ImageConfig(quantizer=VectorQuantizerConfig(unit_norm=True))
+    assert unit.facts_of_codes() == {**facts, "unit_norm": True}
+
+
+def test_no_fact_replaces_another() -> None:
+    assert merge_facts({"a": 1}, {}, {"b": {"a": 2}}) == {"a": 1, "b": {"a": 2}}
+    with pytest.raises(ValueError, match="the fact 'a' occurs twice"):
+        merge_facts({"a": 1}, {"b": 2}, {"a": 1})
+
+    @dataclass(frozen=True)
+    class Wide(VectorQuantizerConfig):
+        FINGERPRINT = FingerprintFields(
+            always={"channels": "channels", "stages": "maps"},
+            never=tuple(each.name for each in fields(VectorQuantizerConfig)),
+        )
+        channels: int = 3
+        stages: int = 2
+
+    with pytest.raises(ValueError, match="the fact 'channels' occurs twice"):
+        SpeechVQVAEConfig(quantizer=Wide()).facts_of_codes()
+    with pytest.raises(ValueError, match="the fact 'maps' occurs twice"):
+        ImageConfig(quantizer=Wide()).facts_of_codes()
 
 
 def test_the_shipped_model_keeps_its_fingerprint() -> None:

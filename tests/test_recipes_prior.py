@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from vqaudio import SpeechVQVAE, load_model, save_model
-from vqaudio.data.manifest import read_manifest, write_manifest
+from vqaudio.data.manifest import read_manifest
 from vqaudio.speech.prior import CodePrior
 from vqaudio.speech.tokens import Tokens
 from vqaudio.tokens.bulk import find_sources, tokenize_whole
@@ -47,7 +47,7 @@ def train_prior(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 @pytest.fixture
-def corpus(tmp_path: Path) -> Path:
+def corpus(tmp_path: Path, write_manifest: Callable[..., None]) -> Path:
     """A folder with a train.jsonl of six utterances by two speakers, and a valid.jsonl of two."""
     for part, count in (("train", 3), ("valid", 1)):
         every = read_manifest(ROOT / f"egs/mini/{part}.jsonl")

@@ -28,11 +28,12 @@ class FingerprintFields:
     """fields added after format 1: covered only if they differ from their default, so that older models keep their
     fingerprint. The default of such a field must never change"""
     by_weights: tuple[str, ...] = ()
-    """fields that follow from the names and shapes of the covered weights"""
+    """fields whose every change changes the names or the number of bytes of the covered weights. Shapes are not in the
+    hash: a field that gives a weight another shape of the same size must be covered"""
     nested: tuple[str, ...] = ()
     """configurations that list their own fields; the caller adds them"""
     never: tuple[str, ...] = ()
-    """fields that cannot change a code, because they are only used in training"""
+    """fields that cannot change a code, such as those of training or of the decoder"""
 
     @property
     def listed(self) -> list[str]:
@@ -59,6 +60,19 @@ def config_facts(config: Any) -> dict[str, Any]:
         if (value := getattr(config, name)) != _default(fields[name]):
             facts[name] = value
     return facts
+
+
+def merge_facts(*parts: Mapping[str, Any]) -> dict[str, Any]:
+    """The union of facts. Raises ValueError for a name that occurs twice: one value would replace the other."""
+    merged: dict[str, Any] = {}
+    for part in parts:
+        if repeated := merged.keys() & part.keys():
+            raise ValueError(
+                f"the fact {min(repeated)!r} occurs twice in a fingerprint; give one of the fields another name under "
+                "FINGERPRINT.always"
+            )
+        merged |= part
+    return merged
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:

@@ -1,6 +1,7 @@
 """Forced alignment of real speech, compared with the phones of a synthesiser and with manual labels."""
 
 import os
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from vqaudio.cli.align import align as align_verb
 from vqaudio.data.alignments import Segment, find_alignments, read_tsv
 from vqaudio.data.audio import AudioError, read_audio
 from vqaudio.data.forced_alignment import align, align_all
-from vqaudio.data.manifest import Utterance, read_manifest, write_manifest
+from vqaudio.data.manifest import Utterance, read_manifest
 from vqaudio.metrics.alignment_agreement import agreement
 from vqaudio.metrics.phone_classes import fold
 
@@ -116,7 +117,7 @@ def test_agreement_by_hand() -> None:
 
 
 def test_the_verb_writes_a_table_and_names_what_it_could_not_do(
-    utterances: list[Utterance], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    utterances: list[Utterance], tmp_path: Path, capsys: pytest.CaptureFixture[str], write_manifest: Callable[..., None]
 ) -> None:
     silent = tmp_path / "silent.wav"
     soundfile.write(silent, np.zeros(RATE), RATE)
@@ -139,14 +140,14 @@ def test_the_verb_writes_a_table_and_names_what_it_could_not_do(
 
     with pytest.raises(FileExistsError, match="--overwrite"):
         align_verb((manifest,), out)
-    write_manifest(manifest, utterances[:1], overwrite=True)
+    write_manifest(manifest, utterances[:1])
     assert align_verb((manifest,), out, overwrite=True) == 0 and list(read_tsv(out)) == [utterances[0].id]
     assert "not measured; on TIMIT, the same class as the manual labels" in capsys.readouterr().out
     assert align_verb((manifest,), tmp_path / "again.tsv", reference=(out,)) == 0
     assert "on 1 utterances, same class as the reference in 100.0 % (100.0 to 100.0)" in capsys.readouterr().out
     with pytest.raises(ValueError, match=f"2 utterances have the id '{utterances[0].id}'"):
         align_verb((manifest, manifest), out, overwrite=True)
-    write_manifest(manifest, others[:2], overwrite=True)
+    write_manifest(manifest, others[:2])
     with pytest.raises(AudioError, match="none of the 2"):
         align_verb((manifest,), tmp_path / "nothing.tsv")
     assert not (tmp_path / "nothing.tsv").exists()

@@ -13,7 +13,7 @@ import soundfile
 
 import vqaudio.data.packed as packed_module
 from vqaudio.data.audio import AudioError, read_audio, to_int16
-from vqaudio.data.manifest import Utterance, write_manifest
+from vqaudio.data.manifest import Utterance
 from vqaudio.data.packed import PackedSpeech, open_packed, pack
 
 
@@ -146,7 +146,9 @@ def test_what_a_killed_build_left_is_removed(tmp_path, sources) -> None:
 
 
 @pytest.mark.parametrize("had_one_before", [False, True])
-def test_a_build_killed_in_the_middle_leaves_the_folder_as_it_was(tmp_path, sources, had_one_before) -> None:
+def test_a_build_killed_in_the_middle_leaves_the_folder_as_it_was(
+    tmp_path, sources, had_one_before, write_manifest
+) -> None:
     folder = tmp_path / "out" / "packed"
     if had_one_before:
         pack(sources[:2], folder, 16000)

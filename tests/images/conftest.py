@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from vqaudio.atomic import atomic_folder
 from vqaudio.images.autoencoder import ImageCoderConfig
+from vqaudio.images.data import PackedImages, Pixels, check_target, fill_folder, open_images
 from vqaudio.images.vqvae import ImageConfig, ImageVQVAE
 from vqaudio.nn.vector_quantizer import VectorQuantizerConfig
+
+
+def _write_images(
+    folder: Path, images: Iterable[tuple[str, Pixels, int]], classes: Sequence[str], *, overwrite: bool = False
+) -> PackedImages:
+    check_target(folder, overwrite=overwrite)
+    with atomic_folder(folder) as new:
+        fill_folder(new, images, classes)
+    return open_images(folder)
+
+
+@pytest.fixture(scope="session")
+def write_images() -> Callable[..., PackedImages]:
+    """A function (folder, images (id, (H, W, 3) uint8, label), classes, overwrite=False) -> the packed images."""
+    return _write_images
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vqaudio.images.data import ImageCropConfig, ImageCrops, PackedImages, centre_batches, open_images, write_images
+from vqaudio.images.data import ImageCropConfig, ImageCrops, PackedImages, centre_batches, open_images
 
 SIZES = [(40, 37), (12, 50), (9, 9), (33, 12)]  # height, width
 CFG = ImageCropConfig(size=8, batch_size=8, seed=3)
@@ -27,7 +28,7 @@ SOURCES = [(f"{'cat' if i % 2 else 'ant'}/{i}.png", _noise(*size), i % 2) for i,
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> PackedImages:
+def images(tmp_path_factory: pytest.TempPathFactory, write_images: Callable[..., PackedImages]) -> PackedImages:
     return write_images(tmp_path_factory.mktemp("images") / "train", iter(SOURCES), ["ant", "cat"])
 
 
@@ -56,7 +57,7 @@ def test_written_images_are_read_as_they_were(images) -> None:
     st.integers(0, 2**32),
 )
 @settings(max_examples=30, deadline=None)
-def test_any_sizes_and_labels_survive(tmp_path_factory, shapes, seed) -> None:
+def test_any_sizes_and_labels_survive(tmp_path_factory, write_images, shapes, seed) -> None:
     rng = np.random.default_rng(seed)
     sources = [
         (str(i), rng.integers(0, 256, (height, width, 3), dtype=np.uint8)[:, ::-1], label)
@@ -67,7 +68,7 @@ def test_any_sizes_and_labels_survive(tmp_path_factory, shapes, seed) -> None:
     _assert_holds(open_images(folder), sources)
 
 
-def test_images_are_streamed(tmp_path) -> None:
+def test_images_are_streamed(tmp_path, write_images) -> None:
     """Each image is read after the previous one has been written, so that they do not accumulate in memory."""
     sizes = []
 
@@ -81,7 +82,7 @@ def test_images_are_streamed(tmp_path) -> None:
     assert sizes == [i * 256 * 256 * 3 for i in range(5)]
 
 
-def test_existing_images_are_replaced_only_on_request(tmp_path) -> None:
+def test_existing_images_are_replaced_only_on_request(tmp_path, write_images) -> None:
     folder = tmp_path / "split"
     write_images(folder, SOURCES, ["ant", "cat"])
     with pytest.raises(FileExistsError, match="exists already; pass --overwrite"):
@@ -114,25 +115,30 @@ GREY = np.zeros((4, 4), np.uint8)
         (("x", _noise(4, 4), 0), ["a", "b", "a"], "unique and at least one, got a, b, a"),
     ],
 )
-def test_what_cannot_be_written_is_named_and_leaves_nothing(tmp_path, image, classes, message) -> None:
+def test_what_cannot_be_written_is_named_and_leaves_nothing(tmp_path, image, classes, message, write_images) -> None:
     with pytest.raises(ValueError, match=message):
         write_images(tmp_path / "split", [("first", _noise(3, 3), 0), image], classes)
     assert _names(tmp_path) == []
 
 
 @pytest.mark.parametrize("had_one_before", [False, True])
-def test_a_killed_writer_leaves_the_folder_as_it_was_and_the_next_one_cleans_up(tmp_path, had_one_before) -> None:
+def test_a_killed_writer_leaves_the_folder_as_it_was_and_the_next_one_cleans_up(
+    tmp_path, had_one_before, write_images
+) -> None:
     folder = tmp_path / "split"
     if had_one_before:
         write_images(folder, SOURCES[:1], ["ant"])
     script = (
         "import os, signal, sys\n"
         "import numpy as np\n"
-        "from vqaudio.images.data import write_images\n"
+        "from pathlib import Path\n"
+        "from vqaudio.atomic import atomic_folder\n"
+        "from vqaudio.images.data import fill_folder\n"
         "def images():\n"
         "    yield 'a', np.ones((500, 500, 3), np.uint8), 0\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
-        "write_images(sys.argv[1], images(), ['a'], overwrite=True)\n"
+        "with atomic_folder(Path(sys.argv[1])) as new:\n"
+        "    fill_folder(new, images(), ['a'])\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     run = subprocess.run([sys.executable, "-c", script, str(folder)], env=environment)
@@ -154,7 +160,7 @@ def test_a_killed_writer_leaves_the_folder_as_it_was_and_the_next_one_cleans_up(
         ("bad json", "index.json is not JSON"),
     ],
 )
-def test_damaged_folder(tmp_path, damage, message) -> None:
+def test_damaged_folder(tmp_path, damage, message, write_images) -> None:
     folder = tmp_path / "split"
     write_images(folder, SOURCES, ["ant", "cat"])
     if damage == "cut pixels":
@@ -217,7 +223,7 @@ def test_every_crop_is_a_piece_of_a_reflected_image_or_its_mirror(images, size, 
     assert 65 < mirrored.sum() < 135 or size == 1  # five standard deviations
 
 
-def test_all_images_and_places_are_equally_likely(tmp_path) -> None:
+def test_all_images_and_places_are_equally_likely(tmp_path, write_images) -> None:
     """4 x 5 pixels with crops of 3: 2 x 3 positions, and every pixel encodes its position."""
     pixels = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)
     images = write_images(tmp_path / "split", [("a", pixels, 0), ("b", pixels + 100, 0)], ["image"])
@@ -263,7 +269,7 @@ def test_images_too_small_for_a_crop_are_refused(images) -> None:
         centre_batches(images, 10, 4)
 
 
-def test_a_split_without_images_opens_and_is_not_cropped(tmp_path) -> None:
+def test_a_split_without_images_opens_and_is_not_cropped(tmp_path, write_images) -> None:
     empty = write_images(tmp_path / "valid", [], ["image"])
     assert len(empty) == len(open_images(tmp_path / "valid")) == 0
     with pytest.raises(ValueError, match="no images to crop; prepare the split again with a larger fraction"):

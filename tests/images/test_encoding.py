@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +10,14 @@ import pytest
 import torch
 
 from vqaudio.images.autoencoder import ImageCoderConfig
-from vqaudio.images.data import PackedImages, write_images
+from vqaudio.images.data import PackedImages
 from vqaudio.images.encoding import codes_of
 from vqaudio.images.vqvae import ImageConfig, ImageVQVAE
 from vqaudio.nn.vector_quantizer import VectorQuantizerConfig
 
 
 @pytest.fixture
-def packed(tmp_path: Path) -> PackedImages:
+def packed(tmp_path: Path, write_images: Callable[..., PackedImages]) -> PackedImages:
     rng = np.random.default_rng(0)
     rows = ((f"i{i}", rng.integers(0, 256, (8, 10, 3), dtype=np.uint8), i % 2) for i in range(5))
     return write_images(tmp_path / "images", rows, ("cat", "dog"))
@@ -45,7 +46,9 @@ def test_they_are_computed_once(packed: PackedImages, tmp_path: Path, monkeypatc
     assert torch.equal(codes_of(model, packed, path).codes, first.codes)
 
 
-def test_codes_of_another_model_or_of_other_images_are_refused(packed: PackedImages, tmp_path: Path) -> None:
+def test_codes_of_another_model_or_of_other_images_are_refused(
+    packed: PackedImages, tmp_path: Path, write_images: Callable[..., PackedImages]
+) -> None:
     path = tmp_path / "codes.safetensors"
     codes_of(_model(0), packed, path)
     with pytest.raises(ValueError, match=f"this is model {_model(1).fingerprint}"):

@@ -72,7 +72,7 @@ def test_the_fingerprint_is_of_what_decides_the_codes(image_model: ImageVQVAE, t
 def test_what_does_not_fit_is_explained(image_model: ImageVQVAE) -> None:
     with pytest.raises(ValueError, match="images must be uint8, 0 to 255, got"):
         image_model.encode(torch.zeros(1, 3, 8, 8))
-    with pytest.raises(ValueError, match="codes must lie in 0 to 5, got 0 to 6"):
+    with pytest.raises(ValueError, match=r"codes must lie in 0\.\.5, got 0\.\.6"):
         image_model.decode(torch.tensor([0, 6]).view(1, 2, 1, 1))
     with pytest.raises(ValueError, match="multiple of 4, the coder's stride, got 30"):
         ImageConfig(size=30)

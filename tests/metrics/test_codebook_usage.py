@@ -139,7 +139,7 @@ def test_a_single_code_has_nothing_before_it() -> None:
     ("codes", "message"),
     [
         ([], "no utterances"),
-        (_arrays([0, 1], [K]), r"0\.\.3, got 4 to 4 in utterance 1"),
+        (_arrays([0, 1], [K]), r"codes of utterance 1 must lie in 0\.\.3, got 4\.\.4"),
         (_arrays([-1]), "got -1"),
         (_arrays([0], []), r"got \(0,\) int64 for utterance 1"),
         ([np.array([0.5])], "float64"),

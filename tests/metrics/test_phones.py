@@ -168,7 +168,7 @@ def test_a_table_of_ones_own_and_labels_as_they_are() -> None:
         ([[0], [0]], ["a", "a"], "2 or more speakers with aligned speech, got 1"),
         ([[0], [0]], ["a"], "2 utterances have 1 speakers"),
         ([[0], [0], [0]], ["a", "b", "c"], "3 utterances have 2 alignments"),
-        ([[0], [2]], ["a", "b"], r"0\.\.1, got 0 to 2"),
+        ([[0], [2]], ["a", "b"], r"0\.\.1, got 0\.\.2"),
         ([], [], "0 utterances have 2 alignments; give 1 or more"),
     ],
 )

@@ -101,7 +101,7 @@ def test_speakers_with_one_utterance_are_left_out(quick) -> None:
         ([np.array([1])], ["a", "b"], 10, "1 utterances have 2 speakers"),
         ([np.array([1])] * 3, ["a", "a", "a"], 10, "2 or more speakers .* got 1"),
         ([np.array([1])] * 3, ["a", "b", "b"], 10, "2 or more speakers .* got 1"),
-        ([np.array([1]), np.array([K])] * 2, ["a", "b"] * 2, 10, f"0..{K - 1}, got {K} to {K}"),
+        ([np.array([1]), np.array([K])] * 2, ["a", "b"] * 2, 10, f"0..{K - 1}, got {K}..{K}"),
         ([np.array([1])] * 4, ["a", "b"] * 2, 0, "at least 1 code, got 0"),
     ],
 )

@@ -73,7 +73,7 @@ def test_without_audio_nothing_is_written(tmp_path: Path) -> None:
 
 
 def test_codes_of_another_codebook_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"codes of b must lie in 0\.\.1, got 0\.\.2"):
+    with pytest.raises(ValueError, match=r"codes of 'b' must lie in 0\.\.1, got 0\.\.2"):
         code_entries(ROWS, 2, tmp_path)
 
 

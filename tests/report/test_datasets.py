@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from vqaudio.data.alignments import Segment, write_alignments
-from vqaudio.data.manifest import Utterance, write_manifest
+from vqaudio.data.manifest import Utterance
 from vqaudio.report.datasets import EvaluationSet, open_sets, round_robin, spread
 
 
@@ -17,7 +18,7 @@ def _utterance(id: str, speaker: str = "anna", text: str | None = None) -> Utter
 
 
 @pytest.fixture
-def corpus(tmp_path: Path) -> Path:
+def corpus(tmp_path: Path, write_manifest: Callable[..., None]) -> Path:
     """A folder of `vqaudio prepare`."""
     (tmp_path / "corpus").mkdir()
     write_manifest(tmp_path / "corpus/test.jsonl", [_utterance("a1", text="so"), _utterance("b1", "bert")])
@@ -25,7 +26,9 @@ def corpus(tmp_path: Path) -> Path:
     return tmp_path / "corpus"
 
 
-def test_a_prepared_folder_brings_its_training_utterances_and_a_manifest_none(corpus: Path, tmp_path: Path) -> None:
+def test_a_prepared_folder_brings_its_training_utterances_and_a_manifest_none(
+    corpus: Path, tmp_path: Path, write_manifest: Callable[..., None]
+) -> None:
     (one,) = open_sets([corpus], [], 16000)
     assert (one.name, one.speakers, one.seconds) == ("corpus", ["anna", "bert"], 3.0)
     assert [u.id for u in one.training] == ["a2"] and one.available == ["texts", "training"]
@@ -34,7 +37,9 @@ def test_a_prepared_folder_brings_its_training_utterances_and_a_manifest_none(co
     assert (first.name, second.name, second.training, second.available) == ("corpus", "few", [], [])
 
 
-def test_phones_go_to_the_set_whose_utterances_they_are_of(corpus: Path, tmp_path: Path) -> None:
+def test_phones_go_to_the_set_whose_utterances_they_are_of(
+    corpus: Path, tmp_path: Path, write_manifest: Callable[..., None]
+) -> None:
     write_manifest(tmp_path / "few.jsonl", [_utterance("c1")])
     phones = {"b1": [Segment(0.0, 0.5, "s")], "c1": [Segment(0.1, 0.2, "iy")], "d": [Segment(0.1, 0.2, "iy")]}
     write_alignments(tmp_path / "phones.tsv", phones)
@@ -54,7 +59,7 @@ def test_utterances_without_labels_are_counted(corpus: Path, tmp_path: Path) -> 
     assert blank.unlabelled == {"texts": 1, "phones": 1}
 
 
-def test_what_is_no_set_is_refused(corpus: Path, tmp_path: Path) -> None:
+def test_what_is_no_set_is_refused(corpus: Path, tmp_path: Path, write_manifest: Callable[..., None]) -> None:
     with pytest.raises(FileNotFoundError, match=f"there is no manifest {tmp_path}/test.jsonl"):
         open_sets([tmp_path], [], 16000)
     (tmp_path / "other/corpus").mkdir(parents=True)

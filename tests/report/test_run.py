@@ -13,7 +13,7 @@ import pytest
 from vqaudio import SpeechVQVAE, SpeechVQVAEConfig, load_model, save_model
 from vqaudio.cli.main import main
 from vqaudio.data.crops import validation_batches
-from vqaudio.data.manifest import read_manifest, write_manifest
+from vqaudio.data.manifest import read_manifest
 from vqaudio.data.packed import pack
 from vqaudio.metrics.conditioning_gap import conditioning_metrics
 from vqaudio.nn.context import ContextConfig
@@ -51,7 +51,7 @@ def model_dir(model: SpeechVQVAE, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 @pytest.fixture(scope="module")
-def data(model: SpeechVQVAE, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(model: SpeechVQVAE, tmp_path_factory: pytest.TempPathFactory, write_manifest: Callable[..., None]) -> Path:
     """A prepared folder: synthetic speech with phone alignments, under the tiny model's speaker names."""
     folder, names = tmp_path_factory.mktemp("prepared") / "data", model.speakers
     folder.mkdir()
@@ -202,7 +202,7 @@ def test_a_model_of_stage_codes_is_evaluated_without_its_decoder(
 
 
 def test_the_reason_of_a_missing_task_is_given_and_the_others_are_computed(
-    data: Path, arguments: list[str], tmp_path: Path
+    data: Path, arguments: list[str], tmp_path: Path, write_manifest: Callable[..., None]
 ) -> None:
     """Texts without a word of English, and no training utterances, so that there is no target speaker."""
     strange = [replace(u, text="zzyzx qwrtp") for u in read_manifest(data / "test.jsonl")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import soundfile
 
 from vqaudio.data.audio import AudioError
 from vqaudio.data.corpora import prepare
-from vqaudio.data.manifest import Utterance, write_manifest
+from vqaudio.data.manifest import Utterance
 from vqaudio.speech.enroll_data import find_new_speakers
 
 
@@ -64,16 +65,16 @@ def test_manifests_give_speakers_and_parts(tmp_path: Path) -> None:
         find_new_speakers(tmp_path / "m", "gina")
 
 
-def test_manifests_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
+def test_manifests_that_contradict_each_other_are_refused(tmp_path: Path, write_manifest: Callable[..., None]) -> None:
     rows = [Utterance(str(i), tmp_path / f"{i}.wav", "eva", 4.0) for i in range(3)]
     write_manifest(tmp_path / "train.jsonl", rows)
     write_manifest(tmp_path / "valid.jsonl", rows[2:])
     with pytest.raises(ValueError, match=r"'2' is in .*train.jsonl and in valid.jsonl"):
         find_new_speakers(tmp_path)
-    write_manifest(tmp_path / "valid.jsonl", [Utterance("9", tmp_path / "9.wav", "fred", 4.0)], overwrite=True)
+    write_manifest(tmp_path / "valid.jsonl", [Utterance("9", tmp_path / "9.wav", "fred", 4.0)])
     with pytest.raises(ValueError, match=r"'fred' is in .*valid\.jsonl but not in train\.jsonl"):
         find_new_speakers(tmp_path)
-    write_manifest(tmp_path / "train.jsonl", [], overwrite=True)
+    write_manifest(tmp_path / "train.jsonl", [])
     with pytest.raises(ValueError, match=r"train.jsonl is empty"):
         find_new_speakers(tmp_path)
 

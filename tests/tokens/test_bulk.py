@@ -5,7 +5,7 @@ import pytest
 import soundfile
 
 from vqaudio.data.audio import AudioError
-from vqaudio.data.manifest import Utterance, write_manifest
+from vqaudio.data.manifest import Utterance
 from vqaudio.tokens.bulk import Source, find_sources, tokenize_all, tokenize_whole, with_storable_names
 from vqaudio.tokens.files import codes_file
 
@@ -32,7 +32,7 @@ def test_a_file_is_named_without_its_suffix(tmp_path) -> None:
     assert find_sources(inputs) == [Source("x.y", inputs[0], None), Source("notes", inputs[1], None)]
 
 
-def test_a_manifest_gives_ids_and_speakers(tmp_path) -> None:
+def test_a_manifest_gives_ids_and_speakers(tmp_path, write_manifest) -> None:
     write_manifest(tmp_path / "m.jsonl", [Utterance("id 1", tmp_path / "wav/a.wav", "anna", 1.0)])
     assert find_sources([tmp_path / "m.jsonl"]) == [Source("id 1", tmp_path / "wav" / "a.wav", "anna")]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 
 from vqaudio import SpeechVQVAE
 from vqaudio.data.audio import AudioError
-from vqaudio.data.manifest import read_manifest, write_manifest
+from vqaudio.data.manifest import read_manifest
 from vqaudio.tokens.bulk import tokens_of
 from vqaudio.tokens.files import write_tokens
 
@@ -18,7 +19,7 @@ MINI = Path(__file__).parents[2] / "egs/mini"
 
 
 @pytest.fixture
-def manifests(tmp_path: Path) -> list[Path]:
+def manifests(tmp_path: Path, write_manifest: Callable[..., None]) -> list[Path]:
     utterances = read_manifest(MINI / "valid.jsonl")
     for name, group in (("a", utterances[:2]), ("b", utterances[2:3])):
         write_manifest(tmp_path / f"{name}.jsonl", group)
@@ -58,7 +59,7 @@ def test_tokens_of_another_model_are_refused(manifests: list[Path], tiny_model: 
 
 
 def test_an_utterance_that_cannot_be_used_leaves_no_file(
-    manifests: list[Path], tiny_model: SpeechVQVAE, tmp_path: Path
+    manifests: list[Path], tiny_model: SpeechVQVAE, tmp_path: Path, write_manifest: Callable[..., None]
 ) -> None:
     broken = tmp_path / "broken.wav"
     broken.write_bytes(b"no audio")

@@ -7,12 +7,10 @@ Additional keys are ignored.
 import json
 import math
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vqaudio.atomic import atomic_file
 from vqaudio.json_text import JSONError, parse_json
 
 MAX_SECONDS = 2**31  # 68 years; more is a mistake
@@ -74,22 +72,6 @@ def read_manifest(path: str | Path) -> list[Utterance]:
         line_of[utterance.id] = number
         utterances.append(utterance)
     return utterances
-
-
-def write_manifest(path: str | Path, utterances: Iterable[Utterance], *, overwrite: bool = False) -> None:
-    """Write one row per utterance in the given order, atomically.
-
-    Audio below the manifest's folder gets a relative path, so that the folder can be moved; other audio an
-    absolute one. Raises ValueError for a duplicate id, OSError if the file cannot be written.
-    """
-    path = Path(path)
-    rows: dict[str, str] = {}
-    for utterance in utterances:
-        if utterance.id in rows:
-            raise ValueError(f"cannot write {path}: id {utterance.id!r} occurs twice")
-        rows[utterance.id] = manifest_row(utterance, path.parent)
-    with atomic_file(path, overwrite=overwrite) as temporary:
-        temporary.write_text("".join(f"{row}\n" for row in rows.values()), encoding="utf-8")
 
 
 def manifest_row(utterance: Utterance, folder: Path) -> str:

@@ -17,7 +17,6 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from vqaudio.atomic import atomic_folder
 from vqaudio.data.sharding import part_slice, uniform_draws
 from vqaudio.json_text import parse_json
 
@@ -65,25 +64,6 @@ class PackedImages:
         return flat.reshape(self.heights[index], self.widths[index], 3)
 
 
-def write_images(
-    folder: str | Path,
-    images: Iterable[tuple[str, Pixels, int]],
-    classes: Sequence[str],
-    *,
-    overwrite: bool = False,
-) -> PackedImages:
-    """Write images (id, (H, W, 3) uint8, label) into `folder`, atomically, and open it.
-
-    Only the ids are kept in memory. Partial files of a killed process are removed. Raises the exceptions of
-    `check_target` and `fill_folder`.
-    """
-    folder = Path(folder).absolute()
-    check_target(folder, overwrite=overwrite)
-    with atomic_folder(folder) as new:
-        fill_folder(new, images, classes)
-    return open_images(folder)
-
-
 def check_target(folder: Path, *, overwrite: bool) -> None:
     """Raise the OSError that writing images to `folder` would raise, before any work is done."""
     if not folder.exists():
@@ -126,7 +106,7 @@ def fill_folder(folder: Path, images: Iterable[tuple[str, Pixels, int]], classes
 
 
 def open_images(folder: str | Path) -> PackedImages:
-    """Open a folder of `write_images`. Raises FileNotFoundError, or ValueError if it is damaged or outdated."""
+    """Open a folder of `fill_folder`. Raises FileNotFoundError, or ValueError if it is damaged or outdated."""
     folder = Path(folder)
     index_path, pixels_path = folder / INDEX_FILE, folder / PIXELS_FILE
     if not index_path.is_file() or not pixels_path.is_file():

@@ -103,7 +103,7 @@ def image_prior_metrics(prior: ImagePrior, maps: CodeMaps, unigram: Tensor, batc
 
     Raises ValueError for fewer than two maps, and for classes that the prior does not know.
     """
-    check_evaluating(prior)
+    check_evaluating(prior, "prior")
     if len(maps) < 2:
         raise ValueError(f"at least 2 maps are needed, got {len(maps)}")
     known = len(prior.cfg.classes)

@@ -11,22 +11,34 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from vqaudio.fingerprint import CachedFingerprint, config_facts
+from vqaudio.fingerprint import CachedFingerprint, FingerprintFields, config_facts, merge_facts
 from vqaudio.images.autoencoder import ImageCoderConfig, ImageDecoder, ImageEncoder
 from vqaudio.images.elbo import rate_logs
 from vqaudio.images.likelihoods import to_unit
 from vqaudio.nn.normalizer import Normalizer, NormalizerKind
 from vqaudio.nn.quantizer import Quantized, QuantizerConfig, build_quantizer
+from vqaudio.nn.quantizer_protocol import check_codes
 from vqaudio.nn.vector_quantizer import VectorQuantizerConfig
 
 
 @dataclass(frozen=True)
 class ImageConfig:
     """Configuration of the VQ-VAE and its baselines, which share the encoder and decoder architecture."""
+
+    FINGERPRINT: ClassVar = FingerprintFields(
+        always={"normalizer": "normalizer"},
+        nested=("coder", "quantizer"),
+        never=(
+            "size",  # the networks are convolutional
+            "vimco_samples",  # of the baselines
+            "gumbel_temperature",
+        ),
+    )
 
     size: int = 32
     """height and width of the images, in pixels"""
@@ -58,6 +70,11 @@ class ImageConfig:
     def num_dims(self) -> int:
         """Number of sub-pixels, 3 x size x size: the unit of bits per dimension."""
         return 3 * self.size**2
+
+    def facts_of_codes(self) -> dict[str, Any]:
+        """The options that determine the codes, for the fingerprint."""
+        quantizer = {"unit_norm": False} | config_facts(self.quantizer)  # format 1 also covers the default
+        return merge_facts(config_facts(self), config_facts(self.coder), quantizer)
 
 
 class ImageVQVAE(nn.Module):
@@ -107,10 +124,7 @@ class ImageVQVAE(nn.Module):
     @torch.inference_mode()
     def decode(self, codes: Tensor) -> Tensor:
         """Codes (B, M, h, w) -> mean of each pixel, (B, 3, H, W) uint8. Raises ValueError for codes out of range."""
-        if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.codebook_size:
-            raise ValueError(
-                f"codes must lie in 0 to {self.codebook_size - 1}, got {int(codes.min())} to {int(codes.max())}"
-            )
+        check_codes(codes, self.codebook_size)
         return self.decoder.expected(self.quantizer.decode(codes))
 
     @property
@@ -127,6 +141,4 @@ class ImageVQVAE(nn.Module):
     def fingerprint(self) -> str:
         """12 hex digits that identify everything that determines the codes; independent of the decoder."""
         weights = {**self.encoder.state_dict(), **self.normalizer.state_dict(prefix="normalizer.")}
-        facts = config_facts(self.cfg.coder) | {"normalizer": self.cfg.normalizer, "unit_norm": False}
-        facts |= config_facts(self.cfg.quantizer)
-        return self._fingerprint.of(facts, weights | self.quantizer.code_weights())
+        return self._fingerprint.of(self.cfg.facts_of_codes(), weights | self.quantizer.code_weights())

@@ -24,6 +24,7 @@ import numpy.typing as npt
 import torch
 
 from vqaudio.metrics.confidence import Estimate, ratio
+from vqaudio.nn.modes import check_evaluating
 from vqaudio.speech.prior import CodePrior
 from vqaudio.tokens.chunks import CodeSequences, sequences, whole_utterances
 from vqaudio.tokens.rows import TokenRow
@@ -167,8 +168,7 @@ def merged(codes: Codes) -> Codes:
 @torch.no_grad()
 def prior_bits(found: CodeSequences, prior: CodePrior) -> Bits:
     """Sequences, with speaker indices of the prior -> (U,) bits under the prior, computed in padded batches."""
-    if prior.training:
-        raise RuntimeError("the prior is in training mode; call prior.eval() before it is evaluated")
+    check_evaluating(prior, "prior")
     device, bits = prior.net.out.weight.device, np.zeros(len(found.codes))
     for own, batch in whole_utterances(found, CODES_AT_ONCE):
         nats = prior.nll(**{name: value.to(device) for name, value in batch.items()})

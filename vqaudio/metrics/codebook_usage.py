@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from vqaudio.metrics.bitrate import unigram_bits
 from vqaudio.metrics.confidence import Estimate, Floats, bootstrap, ratio
+from vqaudio.nn.quantizer_protocol import check_codes
 
 Codes = npt.NDArray[np.int64]
 Counts = npt.NDArray[np.int64]
@@ -35,9 +36,10 @@ def codebook_usage_metrics(codes: Sequence[Codes], *, codebook_size: int, frame_
     run_length_mean in frames, run_length_ms, run_length_median in frames: how long a code stays the same.
     bigram_entropy: conditional entropy of a code given the one before, in bits. distinct_bigrams, distinct_trigrams:
     numbers of different ones; bigram_type_token_ratio, trigram_type_token_ratio: those over all (0 to 1). NaN where
-    utterances of a single code leave nothing to count. Raises ValueError as `check_codes` does.
+    utterances of a single code leave nothing to count. Raises ValueError for no utterances,
+    for what is not (N,) integers with N > 0, and for codes outside 0..K-1.
     """
-    check_codes(codes, codebook_size)
+    _check_utterances(codes, codebook_size)
     if not frame_rate > 0:
         raise ValueError(f"frame_rate must be above 0 codes per second, got {frame_rate}")
     lengths, runs = np.array([len(own) for own in codes]), _runs(codes).astype(np.float64)
@@ -61,18 +63,14 @@ def codebook_usage_metrics(codes: Sequence[Codes], *, codebook_size: int, frame_
     return metrics
 
 
-def check_codes(codes: Sequence[Codes], codebook_size: int) -> None:
+def _check_utterances(codes: Sequence[Codes], codebook_size: int) -> None:
     """Raises ValueError for no utterances, what is not (N,) integers with N > 0, and codes outside 0..K-1."""
     if not len(codes):
         raise ValueError("there are no utterances of codes")
     for u, own in enumerate(codes):
         if own.ndim != 1 or not np.issubdtype(own.dtype, np.integer) or not len(own):
             raise ValueError(f"codes must be (N,) integers with N > 0, got {own.shape} {own.dtype} for utterance {u}")
-        if own.min() < 0 or own.max() >= codebook_size:
-            raise ValueError(
-                f"codes must lie in 0..{codebook_size - 1}, got {own.min()} to {own.max()} in utterance {u}; "
-                "is codebook_size that of the model that made them?"
-            )
+        check_codes(own, codebook_size, f"codes of utterance {u}")
 
 
 def _windows(own: Codes, n: int) -> Codes:

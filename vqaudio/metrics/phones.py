@@ -21,6 +21,7 @@ from vqaudio.data.alignments import Alignment
 from vqaudio.metrics.boundaries import SCORES, boundaries, boundary_metrics
 from vqaudio.metrics.confidence import Estimate, bootstrap, ratio
 from vqaudio.metrics.phone_classes import Classes, fold
+from vqaudio.nn.quantizer_protocol import check_codes
 
 Codes = npt.NDArray[np.int64]
 Ints = npt.NDArray[np.int64]
@@ -115,8 +116,7 @@ def _frames(
     if not frame_rate > 0:
         raise ValueError(f"frame_rate must be above 0 Hz, got {frame_rate}")
     joined = np.concatenate([np.asarray(sequence, np.int64) for sequence in codes])
-    if len(joined) and not 0 <= joined.min() <= joined.max() < k:
-        raise ValueError(f"codes must lie in 0..{k - 1}, got {joined.min()} to {joined.max()}")
+    check_codes(joined, k)
     lengths = [len(sequence) for sequence in codes]
     labels = [frame_phones(a, n, frame_rate, classes) for a, n in zip(alignments, lengths, strict=True)]
     index = np.concatenate([np.arange(n) for n in lengths])

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqaudio.metrics.confidence import Estimate, ratio
+from vqaudio.nn.quantizer_protocol import check_codes
 from vqaudio.training.launch import cpu_threads
 
 Codes = npt.NDArray[np.int64]
@@ -107,8 +108,7 @@ def _segments(codes: Sequence[Codes], speakers: Sequence[str], codebook_size: in
     for utterance, (sequence, speaker) in enumerate(zip(codes, speakers, strict=True)):
         if speaker not in number or not len(sequence):
             continue
-        if sequence.min() < 0 or sequence.max() >= codebook_size:
-            raise ValueError(f"codes must lie in 0..{codebook_size - 1}, got {sequence.min()} to {sequence.max()}")
+        check_codes(sequence, codebook_size)
         fold, dealt[speaker] = dealt[speaker] % FOLDS, dealt[speaker] + 1
         own = np.array_split(sequence, max(1, round(len(sequence) / length)))
         parts += own

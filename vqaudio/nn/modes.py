@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 
-def check_evaluating(model: nn.Module) -> None:
-    """Raise RuntimeError if the model is in training mode."""
+def check_evaluating(model: nn.Module, name: str = "model") -> None:
+    """Raise RuntimeError if the model is in training mode; the message calls it `name`."""
     if model.training:
-        raise RuntimeError("the model is in training mode; call model.eval() first")
+        raise RuntimeError(f"the {name} is in training mode; call {name}.eval() first")
 
 
 def is_recorded() -> bool:

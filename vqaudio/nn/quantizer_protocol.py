@@ -5,9 +5,11 @@ Letters: B batch, D code width, K number of codes, *S any spatial axes, M valid 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import numpy.typing as npt
 import torch
 from einops import rearrange
 from torch import Tensor
@@ -97,6 +99,15 @@ def check_width(z: Tensor, dim: int) -> None:
     """Raises ValueError for vectors that are not (B, dim, *S)."""
     if z.ndim < 2 or z.shape[1] != dim:
         raise ValueError(f"the quantizer takes (B, {dim}, *S), got {tuple(z.shape)}")
+
+
+def check_codes(codes: Tensor | npt.NDArray[Any], codebook_size: int, name: str = "codes") -> None:
+    """Raises ValueError for codes outside 0..K-1, of any shape; the message calls them `name`."""
+    if not math.prod(codes.shape):
+        return
+    low, high = codes.min().item(), codes.max().item()
+    if not 0 <= low <= high < codebook_size:
+        raise ValueError(f"{name} must lie in 0..{codebook_size - 1}, got {low}..{high}")
 
 
 def perplexity(counts: Tensor) -> Tensor:

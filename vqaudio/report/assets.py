@@ -17,6 +17,7 @@ from vqaudio.atomic import atomic_file
 from vqaudio.data.alignments import Segment
 from vqaudio.data.audio import write_audio
 from vqaudio.metrics.phones import frame_phones
+from vqaudio.nn.quantizer_protocol import check_codes
 from vqaudio.report.context import EvaluationContext
 from vqaudio.report.datasets import spread
 from vqaudio.report.systems import NotApplicableError
@@ -136,8 +137,7 @@ def code_entries(
     found: list[list[tuple[TokenRow, Run]]] = [[] for _ in range(codebook_size)]
     for row in rows:
         codes, frame_rate = row.tokens.codes.numpy(), row.tokens.sample_rate / row.tokens.hop
-        if len(codes) and not 0 <= codes.min() <= codes.max() < codebook_size:
-            raise ValueError(f"codes of {row.id} must lie in 0..{codebook_size - 1}, got {codes.min()}..{codes.max()}")
+        check_codes(codes, codebook_size, f"codes of {row.id!r}")
         counts = np.bincount(codes, minlength=codebook_size)
         milliseconds += 1000 * counts / frame_rate
         speakers[:, -1 if row.speaker is None else names.index(row.speaker)] += counts

@@ -20,7 +20,7 @@ from vqaudio.report.assets import AUDIO, PICTURES, check_drawing, page_assets
 from vqaudio.report.compute import check_features, compute
 from vqaudio.report.config import POCKETSPHINX, ReportConfig
 from vqaudio.report.context import EvaluationContext, enrolment, fit_kmeans_baselines
-from vqaudio.report.datasets import open_sets
+from vqaudio.report.datasets import EvaluationSet, open_sets
 from vqaudio.report.journal import JOURNAL, Journal, hash_of_files
 from vqaudio.report.page import INDEX, write_page
 from vqaudio.report.published import PUBLISHED
@@ -97,15 +97,48 @@ def evaluate_speech(
     FileNotFoundError where there is no manifest, AudioError for an utterance that cannot be used; FileExistsError for
     an existing report without `overwrite`.
     """
+    tasks = [task for task in TASKS if not cfg.only or task.key in cfg.only]
+    sets = _checked_sets(model, data, cfg, phones, features, prior)
+    overwrite = overwrite or (resume and (out / JOURNAL).is_file())  # the page may have been written just before
+    check_output_folder(out, [REPORT, INDEX], overwrite)
+    contexts = _contexts(model, sets, cfg, tasks, features, prior, training, sampling)
+    identity = _identity(model, contexts, cfg, features, prior, training) if resume else ""
+    journal = Journal(out / JOURNAL if resume else None, identity)
+    report = _compute_all(contexts, tasks, progress, journal)
+    _write(_as_json(report, model, name, contexts), contexts, cfg, tasks, out, overwrite=overwrite)
+    journal.remove()
+    return report
+
+
+def _checked_sets(
+    model: SpeechVQVAE,
+    data: Sequence[Path],
+    cfg: ReportConfig,
+    phones: Sequence[Path],
+    features: Sequence[Path],
+    prior: CodePrior | None,
+) -> list[EvaluationSet]:
+    """The sets, once the prior, the packages for the page, the data and the features have been checked."""
     if prior is not None:
         check_prior(prior, model)
     if cfg.html:
         check_drawing()
-    tasks = [task for task in TASKS if not cfg.only or task.key in cfg.only]
     sets = [one.limited(cfg.max_utterances) for one in open_sets(data, phones, model.sample_rate)]
     check_features(features, [id for one in sets for id in one.alignments])
-    overwrite = overwrite or (resume and (out / JOURNAL).is_file())  # the page may have been written just before
-    check_output_folder(out, [REPORT, INDEX], overwrite)
+    return sets
+
+
+def _contexts(
+    model: SpeechVQVAE,
+    sets: Sequence[EvaluationSet],
+    cfg: ReportConfig,
+    tasks: Sequence[Task],
+    features: Sequence[Path],
+    prior: CodePrior | None,
+    training: Path | None,
+    sampling: SamplingConfig,
+) -> list[EvaluationContext]:
+    """One for each set. What can fail before hours of work fails here: labels without a class, unreadable audio."""
     train_codes = None
     if training is not None:
         speakers = prior.cfg.speakers if prior is not None else ()
@@ -129,21 +162,9 @@ def evaluate_speech(
         )
         for one in sets
     ]
-    for context in contexts:  # fail before hours of work: labels without a class, audio that cannot be read
+    for context in contexts:
         _ = context.alignments, context.rows
-    identity = _identity(model, contexts, cfg, features, prior, training) if resume else ""
-    journal = Journal(out / JOURNAL if resume else None, identity)
-    report = _compute_all(contexts, tasks, progress, journal)
-    facts = _as_json(report, model, name, contexts)
-    if any(task.key == "bitrate" for task in tasks):
-        facts["rates"] = {context.dataset.name: _rates(context.bitrates) for context in contexts}
-    _clear(out)
-    if cfg.html:
-        assets = page_assets(contexts, out, decoded=any(task.decodes for task in tasks))
-        write_page(facts | assets, out, overwrite=overwrite)
-    save_json(out / REPORT, facts, overwrite=overwrite)
-    journal.remove()
-    return report
+    return contexts
 
 
 def _identity(
@@ -213,6 +234,25 @@ def _found(task: Task, context: EvaluationContext) -> dict[str, Any]:
     except (NotApplicableError, ValueError, ModuleNotFoundError) as error:
         reason = str(error)
     return {"results": results, "reason": reason}
+
+
+def _write(
+    facts: dict[str, Any],
+    contexts: Sequence[EvaluationContext],
+    cfg: ReportConfig,
+    tasks: Sequence[Task],
+    out: Path,
+    *,
+    overwrite: bool,
+) -> None:
+    """Replaces an earlier report by the page, unless `cfg.html` is off, and the JSON file."""
+    if any(task.key == "bitrate" for task in tasks):
+        facts = facts | {"rates": {context.dataset.name: _rates(context.bitrates) for context in contexts}}
+    _clear(out)
+    if cfg.html:
+        assets = page_assets(contexts, out, decoded=any(task.decodes for task in tasks))
+        write_page(facts | assets, out, overwrite=overwrite)
+    save_json(out / REPORT, facts, overwrite=overwrite)
 
 
 def _clear(out: Path) -> None:

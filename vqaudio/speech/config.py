@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from vqaudio.fingerprint import config_facts
+from vqaudio.fingerprint import FingerprintFields, config_facts, merge_facts
 from vqaudio.nn.context import ContextConfig
 from vqaudio.nn.encoder import EncoderConfig
 from vqaudio.nn.frontend import LogMelConfig
@@ -21,6 +21,20 @@ CODE_PARTS = ("encoder", "normalizer", "quantizer")  # modules of a SpeechVQVAE 
 @dataclass(frozen=True)
 class SpeechVQVAEConfig:
     """Everything that a checkpoint needs to tokenize and to decode."""
+
+    FINGERPRINT: ClassVar = FingerprintFields(
+        always={"sample_rate": "sample_rate", "normalizer": "normalizer"},
+        nested=("encoder", "quantizer"),
+        never=(
+            "speakers",
+            "decoder",
+            "context",  # between the codes and the decoder
+            "spectrum",  # a loss
+            "spectrum_loss_weight",
+            "stage",
+            "time_jitter",
+        ),
+    )
 
     speakers: tuple[str, ...] = ()
     """names of the speakers, in the order of their embeddings; a recipe fills them in from its corpus"""
@@ -74,8 +88,5 @@ class SpeechVQVAEConfig:
 
     def facts_of_codes(self) -> dict[str, Any]:
         """The options that determine the codes, for the fingerprint."""
-        facts = config_facts(self.encoder) | config_facts(self.quantizer)
-        facts |= {"sample_rate": self.sample_rate, "normalizer": self.normalizer}
-        if self.encoder.frontend.n_mels:
-            facts["front"] = config_facts(self.encoder.frontend)
-        return facts
+        front = {"front": config_facts(self.encoder.frontend)} if self.encoder.frontend.n_mels else {}
+        return merge_facts(config_facts(self), config_facts(self.encoder), config_facts(self.quantizer), front)

@@ -22,7 +22,7 @@ from vqaudio.data.mulaw import mulaw_decode
 from vqaudio.fingerprint import CachedFingerprint
 from vqaudio.nn.context import Context, MelHead
 from vqaudio.nn.encoder import Encoder
-from vqaudio.nn.modes import check_not_traced
+from vqaudio.nn.modes import check_evaluating, check_not_traced
 from vqaudio.nn.normalizer import Normalizer
 from vqaudio.nn.quantizer import Quantized, build_quantizer
 from vqaudio.nn.regularizers import jitter
@@ -221,8 +221,7 @@ class SpeechVQVAE(nn.Module):
         Memory does not grow with the length of the utterance. The last codes follow when the pieces end. Raises
         RuntimeError in training mode.
         """
-        if self.training:
-            raise RuntimeError("the model is in training mode; call model.eval() before it encodes")
+        check_evaluating(self)
         check_not_traced("encoding in chunks")
         for z in encode_in_chunks(self.encoder, pieces):
             # always one shape, as in the encoder: the last chunk is padded with its last frame

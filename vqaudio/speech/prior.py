@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqaudio.fingerprint import CachedFingerprint, FingerprintFields, config_facts
+from vqaudio.fingerprint import CachedFingerprint, FingerprintFields, config_facts, merge_facts
 from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
 from vqaudio.sampling.backends import generate
 from vqaudio.sampling.config import SamplingConfig, SamplingOptions
@@ -88,7 +88,7 @@ class CodePrior(nn.Module):
     @property
     def fingerprint(self) -> str:
         """12 hex digits: a hash of configuration and weights."""
-        facts = config_facts(self.cfg) | {"net": config_facts(self.cfg.net)}
+        facts = merge_facts(config_facts(self.cfg), {"net": config_facts(self.cfg.net)})
         return self._fingerprint.of(facts, self.state_dict())
 
     @property

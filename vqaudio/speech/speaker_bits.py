@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from vqaudio.nn.modes import check_evaluating
 from vqaudio.speech.model import SpeechVQVAE
 
 
@@ -19,8 +20,7 @@ def bits_by_speaker(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]], sp
     teacher-forced, in evaluation mode and float32; the codes are computed once for all speakers. Raises RuntimeError
     for a model in training mode and ValueError if there is no batch.
     """
-    if model.training:
-        raise RuntimeError("the model is in training mode; call model.eval() before evaluating it")
+    check_evaluating(model)
     nats = torch.zeros(len(speakers), dtype=torch.float64)
     num_samples = 0
     for cpu_batch in batches:

@@ -15,6 +15,7 @@ from vqaudio.data.mulaw import mulaw_decode
 from vqaudio.nn.context import Context
 from vqaudio.nn.modes import check_not_traced
 from vqaudio.nn.quantizer import Quantizer
+from vqaudio.nn.quantizer_protocol import check_codes
 from vqaudio.nn.wavenet import WaveNet
 from vqaudio.sampling.backends import choose, generate
 from vqaudio.sampling.config import SamplingConfig
@@ -42,8 +43,7 @@ def checked_codes(codes: int | Tensor, codebook_size: int) -> Tensor:
     codes = torch.as_tensor(codes).reshape(-1)
     if codes.is_floating_point():
         raise ValueError(f"codes must be whole numbers, got {codes.dtype}")
-    if len(codes) and not 0 <= codes.min() <= codes.max() < codebook_size:
-        raise ValueError(f"codes must lie in 0..{codebook_size - 1}, got {codes.min()}..{codes.max()}")
+    check_codes(codes, codebook_size)
     return codes.long()
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vqaudio.data.sharding import part_slice, uniform_draws
 from vqaudio.data.splits import split_group
+from vqaudio.nn.quantizer_protocol import check_codes
 from vqaudio.tokens.rows import TokenRow
 
 
@@ -51,10 +52,7 @@ def sequences(rows: Iterable[TokenRow], speakers: Sequence[str], codebook_size: 
                 "audio again with this tokenizer"
             )
         sequence = row.tokens.codes.numpy()
-        if len(sequence) and not 0 <= sequence.min() <= sequence.max() < codebook_size:
-            raise ValueError(
-                f"codes of {row.id!r} must lie in 0..{codebook_size - 1}, got {sequence.min()}..{sequence.max()}"
-            )
+        check_codes(sequence, codebook_size, f"codes of {row.id!r}")
         codes.append(sequence)
         speaker_ids.append(ids.get(row.speaker or "", len(speakers)))
     if not codes:

@@ -16,6 +16,7 @@ import torch
 
 from vqaudio.data.audio_folders import file_name
 from vqaudio.json_text import JSONError, parse_json
+from vqaudio.nn.quantizer_protocol import check_codes
 from vqaudio.speech.tokens import Tokens
 
 KEYS = ("id", "speaker", "codes", "num_samples", "sample_rate", "hop", "model")
@@ -109,6 +110,5 @@ def _checked_codes(codes: np.ndarray) -> np.ndarray:
     """Integer array (N,) -> (N,) int64. Raises ValueError for another shape or type and codes out of range."""
     if codes.ndim != 1 or codes.dtype.kind not in "iu":
         raise ValueError(f"codes must be integers of shape (N,), got {codes.shape} {codes.dtype}")
-    if codes.size and not 0 <= codes.min() <= codes.max() <= MAX_CODE:
-        raise ValueError(f"codes must lie in 0..{MAX_CODE}, got {codes.min()}..{codes.max()}")
+    check_codes(codes, MAX_CODE + 1)
     return codes.astype(np.int64)
