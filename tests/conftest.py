@@ -1,5 +1,6 @@
 """Tiny models that many tests share. Their weights are random and not zero, so that every path has an effect."""
 
+import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -25,6 +26,12 @@ def _randomise(module: nn.Module, seed: int = 0) -> nn.Module:
             scale = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.2
             parameter.copy_(noise * scale)
     return module
+
+
+def pytest_configure() -> None:
+    """A shell starts what it puts into the background with SIGINT ignored, which programs under test would inherit."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
