@@ -31,9 +31,13 @@ def _start(*command: str, cwd: Path, **streams: object) -> subprocess.Popen:
 
 
 @pytest.mark.parametrize(
-    "command", [("-m", "vqaudio", "--help"), ("-m", "vqaudio", "decode", "--help"), ("-m", "vqaudio", "info", "mini")]
+    ("command", "closed"),
+    [
+        (("-m", "vqaudio", "--help"), "stdout"),
+        (("-m", "vqaudio", "decode", "--help"), "stdout and stderr"),
+        (("-m", "vqaudio", "info", "mini"), "stdout"),
+    ],
 )
-@pytest.mark.parametrize("closed", ["stdout", "stdout and stderr"])
 def test_a_closed_pipe_ends_every_verb_quietly(tmp_path, command, closed) -> None:
     reader, writer = os.pipe()
     os.close(reader)
@@ -45,10 +49,14 @@ def test_a_closed_pipe_ends_every_verb_quietly(tmp_path, command, closed) -> Non
 
 
 @pytest.mark.parametrize("recipe", ["train.py", "train_prior.py", "train_image.py"])
-def test_a_closed_pipe_ends_a_recipe_quietly(tmp_path, recipe) -> None:
+def test_every_recipe_is_run_as_a_program(recipe) -> None:
+    assert (REPOSITORY / "recipes" / recipe).read_text().endswith("sys.exit(run_recipe(main))\n")
+
+
+def test_a_closed_pipe_ends_a_recipe_quietly(tmp_path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    command = (str(REPOSITORY / "recipes" / recipe), "--help")
+    command = (str(REPOSITORY / "recipes/train.py"), "--help")
     process = _start(*command, cwd=tmp_path, stdout=writer, stderr=subprocess.PIPE)
     os.close(writer)
     _, said = process.communicate(timeout=120)

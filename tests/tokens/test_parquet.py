@@ -201,5 +201,5 @@ def test_a_process_can_exit_right_after_reading(tmp_path, rows) -> None:
     write_tokens(path, rows)
     reading = f"list(read_tokens(Path({str(path)!r})))"
     script = f"from pathlib import Path\nfrom vqaudio.tokens.files import read_tokens\n{reading}"
-    for _ in range(8):
+    for _ in range(6):
         subprocess.run([sys.executable, "-c", script], check=True)

@@ -21,7 +21,7 @@ from vqaudio.training import FitConfig, TrainingError, fit
 from vqaudio.training.metrics_file import read_metrics
 
 MINI = Path(__file__).parents[2] / "egs" / "mini"
-STEPS = 160
+STEPS = 120
 
 pytestmark = pytest.mark.slow
 
