@@ -1,7 +1,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test lint bench docs clean
+PYTEST = OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+
+.PHONY: setup demo test test-long lint bench docs clean
 
 setup: .venv/ready
 
@@ -24,7 +26,11 @@ lint: .venv/ready
 	$(BIN)/pyright
 
 test: lint
-	OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m "not long"
+
+# whole recipes, of which `make test` runs one: CI runs both
+test-long: .venv/ready
+	$(PYTEST) -m long
 
 bench: .venv/ready
 	$(BIN)/python tests/bench/bench_tokenize.py

@@ -144,7 +144,7 @@ TINY = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_stages_1_to_6_run(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     arrays = {

@@ -35,7 +35,7 @@ NET = {"layers": 2, "layers_per_stack": 2, "residual_channels": 8, "skip_channel
 PRIOR = {"conditional": False, "crops": {"length": 64, "batch_size": 2}, "speech": {"net": NET}}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"{DATA} is absent; set VQAUDIO_DATA to the folder that holds libri3")
 def test_stages_1_to_6_run_on_real_speech(tmp_path: Path) -> None:
     for speaker in sorted(path for path in (DATA / "wav16").iterdir() if path.is_dir()):
