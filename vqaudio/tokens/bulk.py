@@ -44,24 +44,38 @@ def find_sources(inputs: Sequence[Path], speaker_level: int | None = 1) -> list[
     return sources
 
 
-def tokenize_all(
-    model: SpeechVQVAE, sources: Sequence[Source], failures: Failures, *, strict: bool = True
-) -> Iterator[TokenRow]:
+def tokenize_all(model: SpeechVQVAE, sources: Sequence[Source], failures: Failures) -> Iterator[TokenRow]:
     """Tokenizes the sources one after another; an error for each file that cannot be used is appended to `failures`.
 
-    Raises AudioError at the end if no source could be used, unless `strict` is off.
+    Raises AudioError at the end if no source could be used.
     """
     count, fingerprint = len(failures), model.fingerprint
     for source in sources:
-        try:
-            tokens = model.tokenize(source.path, fingerprint=fingerprint)
-        except AudioError as error:
-            failures.append(error)
-        except OSError as error:
-            failures.append(AudioError(f"{source.path} cannot be read: {error.strerror or error}"))
-        else:
-            yield TokenRow(source.id, source.speaker, tokens)
-    if strict and len(failures) - count == len(sources):
+        row = tokenize_source(model, source, failures, fingerprint)
+        if row is not None:
+            yield row
+    check_any_used(sources, len(failures) - count)
+
+
+def tokenize_source(model: SpeechVQVAE, source: Source, failures: Failures, fingerprint: str) -> TokenRow | None:
+    """The row of one source; None if it cannot be used, and the error is appended to `failures`.
+
+    `fingerprint` is that of the model, which the caller computes once.
+    """
+    try:
+        tokens = model.tokenize(source.path, fingerprint=fingerprint)
+    except AudioError as error:
+        failures.append(error)
+    except OSError as error:
+        failures.append(AudioError(f"{source.path} cannot be read: {error.strerror or error}"))
+    else:
+        return TokenRow(source.id, source.speaker, tokens)
+    return None
+
+
+def check_any_used(sources: Sequence[Source], failed: int) -> None:
+    """Raises AudioError if all sources failed."""
+    if failed == len(sources):
         raise AudioError(f"none of the {len(sources)} inputs can be used; nothing was written")
 
 

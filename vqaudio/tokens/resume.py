@@ -20,7 +20,7 @@ from vqaudio.json_text import parse_json
 from vqaudio.pipes import is_stream
 from vqaudio.sampling.config import SamplingConfig
 from vqaudio.speech.model import SpeechVQVAE
-from vqaudio.tokens.bulk import Source, tokenize_all
+from vqaudio.tokens.bulk import Source, check_any_used, tokenize_source
 from vqaudio.tokens.decoding import DecodeJob
 from vqaudio.tokens.files import read_tokens
 from vqaudio.tokens.rows import TokenRow, format_row, make_row
@@ -86,7 +86,7 @@ def _rows(
     known: Mapping[str, dict[str, Any]],
     journal: BinaryIO,
 ) -> Iterator[TokenRow]:
-    count = len(failures)
+    count, fingerprint = len(failures), model.fingerprint
     for source in sources:
         row = finished.get(source.id)
         if row is not None and row.tokens.num_samples == _num_samples(source, model.sample_rate):
@@ -94,17 +94,17 @@ def _rows(
             continue
         digest = _digest(source)
         facts = known.get(digest) if digest else None
-        if facts is not None and facts["model"] == model.fingerprint:
+        if facts is not None and facts["model"] == fingerprint:
             yield make_row({**facts, "id": source.id, "speaker": source.speaker})
             continue
-        for new in tokenize_all(model, [source], failures, strict=False):
+        new = tokenize_source(model, source, failures, fingerprint)
+        if new is not None:
             if digest:
                 facts = {**json.loads(format_row(new)), "audio": digest}
                 journal.write((json.dumps(facts) + "\n").encode())
                 journal.flush()
             yield new
-    if len(failures) - count == len(sources):
-        raise AudioError(f"none of the {len(sources)} inputs can be used; nothing was written")
+    check_any_used(sources, len(failures) - count)
 
 
 def _finished(path: Path, model: SpeechVQVAE, sources: Sequence[Source]) -> dict[str, TokenRow]:
@@ -134,7 +134,7 @@ _REPLACE = "pass --overwrite instead of --resume to replace it, or give another 
 
 
 def _digest(source: Source) -> str | None:
-    """A hash of an audio file; None if it cannot be read, which `tokenize_all` puts in words, and for streams."""
+    """A hash of an audio file; None if it cannot be read, which `tokenize_source` reports, and for streams."""
     if is_stream(source.path) or not source.path.is_file():
         return None
     try:
