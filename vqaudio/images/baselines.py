@@ -19,7 +19,28 @@ from vqaudio.images.likelihoods import to_unit
 from vqaudio.images.vqvae import ImageConfig
 
 
-class ImageVAE(nn.Module):
+class ImageELBO(nn.Module):
+    """What the baselines trained on a one-sample ELBO share."""
+
+    cfg: ImageConfig
+    decoder: ImageDecoder
+
+    def forward(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """(B, 3, H, W) uint8 -> loss () in nats per dimension, logs."""
+        z, latents = self.latents(image)
+        return elbo_loss(self.decoder.nll(z, image), latents, self.cfg.num_dims, of="pixels", per="dim")
+
+    def latents(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W) uint8 -> sampled latents (B, D, M, h, w), their KL divergence from the prior in nats (B,)."""
+        raise NotImplementedError
+
+    def neg_elbo(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) uint8 -> one-sample estimate of the negative ELBO in nats, (B,)."""
+        z, latents = self.latents(image)
+        return self.decoder.nll(z, image) + latents
+
+
+class ImageVAE(ImageELBO):
     """Continuous VAE with diagonal Gaussian posterior (Kingma and Welling, arXiv 1312.6114)."""
 
     def __init__(self, cfg: ImageConfig):
@@ -28,20 +49,10 @@ class ImageVAE(nn.Module):
         self.encoder = ImageEncoder(cfg.coder, outputs=2)
         self.decoder = ImageDecoder(cfg.coder)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """(B, 3, H, W) uint8 -> loss () in nats per dimension, logs."""
-        z, latents = self.latents(image)
-        return elbo_loss(self.decoder.nll(z, image), latents, self.cfg.num_dims, of="pixels", per="dim")
-
     def latents(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, H, W) uint8 -> sample of q(z | image) (B, D, M, h, w), KL divergence from the prior in nats (B,)."""
         mean, log_scale = self.encoder(to_unit(image)).float().chunk(2, dim=1)
         return sample_gaussian(mean, log_scale)
-
-    def neg_elbo(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) uint8 -> one-sample estimate of the negative ELBO in nats, (B,)."""
-        z, latents = self.latents(image)
-        return self.decoder.nll(z, image) + latents
 
 
 class ImageVIMCO(nn.Module):
@@ -100,7 +111,7 @@ def vimco(log_f: Tensor) -> tuple[Tensor, Tensor]:
     return bound, bound.detach() - without
 
 
-class ImageGumbel(nn.Module):
+class ImageGumbel(ImageELBO):
     """Discrete latents with straight-through Gumbel-softmax (Jang et al., arXiv 1611.01144)."""
 
     def __init__(self, cfg: ImageConfig):
@@ -110,21 +121,11 @@ class ImageGumbel(nn.Module):
         self.embed = nn.Embedding(cfg.quantizer.codebook_size, cfg.coder.dim)
         self.decoder = ImageDecoder(cfg.coder)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """(B, 3, H, W) uint8 -> loss () in nats per dimension, logs."""
-        z, latents = self.latents(image)
-        return elbo_loss(self.decoder.nll(z, image), latents, self.cfg.num_dims, of="pixels", per="dim")
-
     def latents(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, H, W) uint8 -> sampled latents (B, D, M, h, w), KL of q(z | image) from the uniform prior (B,)."""
         log_q = self.posterior(image)
         chosen = F.gumbel_softmax(log_q, self.cfg.gumbel_temperature, hard=True, dim=1)
         return torch.einsum("bkmhw,kd->bdmhw", chosen, self.embed.weight), kl_to_uniform(log_q)
-
-    def neg_elbo(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) uint8 -> one-sample estimate of the negative ELBO in nats, (B,)."""
-        z, latents = self.latents(image)
-        return self.decoder.nll(z, image) + latents
 
 
 class CategoricalEncoder(nn.Module):

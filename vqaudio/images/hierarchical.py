@@ -63,7 +63,30 @@ class CodeMapConfig:
         return math.prod(self.map_shape)
 
 
-class CodeMapVQVAE(nn.Module):
+class CodeMapModel(nn.Module):
+    """What both models of code maps share: the PixelCNN that decodes latents of a whole map."""
+
+    cfg: CodeMapConfig
+    decoder: PixelCNN
+
+    def nll(self, z: Tensor, codes: Tensor) -> Tensor:
+        """(B, D, L), (B, M, h, w) -> negative log-likelihood of each map in nats, (B,)."""
+        return map_nll(self.decoder, codes, z.flatten(1), None)
+
+    def sample(
+        self,
+        z: Tensor,
+        sampling: SamplingConfig = SamplingConfig(),
+        *,
+        generator: Generators | None = None,
+        **options: Unpack[SamplingOptions],
+    ) -> Tensor:
+        """(B, D, L) -> maps sampled from the decoder for these latents, (B, M, h, w) int64; as `ImagePrior.sample`."""
+        sampling = sampling.override(**options)
+        return sample_maps(self.decoder, self.cfg.map_shape, z.flatten(1), None, len(z), sampling, generator)
+
+
+class CodeMapVQVAE(CodeMapModel):
     """VQ-VAE with a few discrete latents for a whole map of codes."""
 
     def __init__(self, cfg: CodeMapConfig):
@@ -90,24 +113,8 @@ class CodeMapVQVAE(nn.Module):
         """() rate of the latents of a map under a uniform prior, in nats."""
         return torch.tensor(self.cfg.num_latents * math.log(self.quantizer.codebook_size), device=codes.device)
 
-    def nll(self, z: Tensor, codes: Tensor) -> Tensor:
-        """(B, D, L), (B, M, h, w) -> negative log-likelihood of each map in nats, (B,)."""
-        return map_nll(self.decoder, codes, z.flatten(1), None)
 
-    def sample(
-        self,
-        z: Tensor,
-        sampling: SamplingConfig = SamplingConfig(),
-        *,
-        generator: Generators | None = None,
-        **options: Unpack[SamplingOptions],
-    ) -> Tensor:
-        """(B, D, L) -> maps sampled from the decoder for these latents, (B, M, h, w) int64; as `ImagePrior.sample`."""
-        sampling = sampling.override(**options)
-        return sample_maps(self.decoder, self.cfg.map_shape, z.flatten(1), None, len(z), sampling, generator)
-
-
-class CodeMapVAE(nn.Module):
+class CodeMapVAE(CodeMapModel):
     """VAE with a few continuous latents, with diagonal Gaussian posterior, for a whole map of codes."""
 
     def __init__(self, cfg: CodeMapConfig):
@@ -125,22 +132,6 @@ class CodeMapVAE(nn.Module):
         """(B, M, h, w) -> sample of q(z | codes) (B, D, L), KL divergence from the prior in nats (B,)."""
         mean, log_scale = self.encoder(codes).float().chunk(2, dim=1)
         return sample_gaussian(mean, log_scale)
-
-    def nll(self, z: Tensor, codes: Tensor) -> Tensor:
-        """(B, D, L), (B, M, h, w) -> negative log-likelihood of each map in nats, (B,)."""
-        return map_nll(self.decoder, codes, z.flatten(1), None)
-
-    def sample(
-        self,
-        z: Tensor,
-        sampling: SamplingConfig = SamplingConfig(),
-        *,
-        generator: Generators | None = None,
-        **options: Unpack[SamplingOptions],
-    ) -> Tensor:
-        """(B, D, L) -> maps sampled from the decoder for these latents, (B, M, h, w) int64; as `ImagePrior.sample`."""
-        sampling = sampling.override(**options)
-        return sample_maps(self.decoder, self.cfg.map_shape, z.flatten(1), None, len(z), sampling, generator)
 
 
 class CodeMapEncoder(nn.Module):

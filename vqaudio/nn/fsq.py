@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from vqaudio.fingerprint import FingerprintFields
 from vqaudio.nn.distributed import sum_over_processes
-from vqaudio.nn.quantizer_protocol import Quantized, check_width, perplexity, recent_usage, valid_rows
+from vqaudio.nn.quantizer_protocol import Quantized, check_width, perplexity, recent_usage, usage_metrics, valid_rows
 
 MARGIN = 1e-3  # relative distance of the bound beyond the outermost levels, as in vector-quantize-pytorch
 
@@ -150,13 +150,7 @@ class FSQ(nn.Module):
 
     def metrics(self, q: Quantized) -> dict[str, Tensor]:
         """Training metrics of a forward pass, each ()."""
-        usage = self.usage()
-        return {
-            "quantizer_loss": q.loss.detach(),
-            "perplexity": q.perplexity,
-            "usage": usage,
-            "dead_codes": (1 - usage) * self.codebook_size,
-        }
+        return usage_metrics(q, self.usage(), self.codebook_size)
 
     def code_weights(self) -> dict[str, Tensor]:
         """The weights that determine the code of a vector."""

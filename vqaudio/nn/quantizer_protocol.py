@@ -89,6 +89,16 @@ class Quantizer(Protocol):
         ...
 
 
+def usage_metrics(q: Quantized, usage: Tensor, codebook_size: int) -> dict[str, Tensor]:
+    """The training metrics of every quantizer, each (); `usage` is the fraction of codes in use."""
+    return {
+        "quantizer_loss": q.loss.detach(),
+        "perplexity": q.perplexity,
+        "usage": usage,
+        "dead_codes": (1 - usage) * codebook_size,
+    }
+
+
 def valid_rows(z: Tensor, mask: Tensor | None = None) -> Tensor:
     """(B, D, *S), mask (B, *S) bool or None -> the vectors that are not padding, (M, D) float32, without gradient."""
     rows = rearrange(z.detach().float(), "b d ... -> (b ...) d")

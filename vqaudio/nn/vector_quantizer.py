@@ -20,7 +20,7 @@ from vqaudio.kernels.library import MAX_SIZE, kernels
 from vqaudio.kernels.nearest import nearest_code
 from vqaudio.nn.distributed import draw_rows, global_size, same_as_first, sum_over_processes
 from vqaudio.nn.modes import is_recorded
-from vqaudio.nn.quantizer_protocol import Quantized, check_width, perplexity, recent_usage, valid_rows
+from vqaudio.nn.quantizer_protocol import Quantized, check_width, perplexity, recent_usage, usage_metrics, valid_rows
 
 NEAREST_ROWS = 4096  # vectors compared at once: bounds the memory of the distances to this many rows
 
@@ -215,14 +215,8 @@ class VectorQuantizer(nn.Module):
 
     def metrics(self, q: Quantized) -> dict[str, Tensor]:
         """Training metrics of a forward pass, each ()."""
-        usage = self.usage()
-        return {
-            "quantizer_loss": q.loss.detach(),
-            "perplexity": q.perplexity,
-            "usage": usage,
-            "dead_codes": (1 - usage) * self.cfg.codebook_size,
-            "code_norm": self.vectors.detach().norm(dim=1).mean(),
-        }
+        norm = self.vectors.detach().norm(dim=1).mean()
+        return usage_metrics(q, self.usage(), self.codebook_size) | {"code_norm": norm}
 
     def code_weights(self) -> dict[str, Tensor]:
         """The weights that determine the code of a vector."""
