@@ -1,4 +1,4 @@
-"""Files that lost their end are told from whole ones and from recorded streams."""
+"""Truncated files are distinguished from whole ones and from recorded streams."""
 
 import struct
 from pathlib import Path

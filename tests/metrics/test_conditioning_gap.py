@@ -30,9 +30,9 @@ def test_what_the_decoder_takes_at_once_changes_nothing(tiny_model: SpeechVQVAE,
 
 def test_a_decoder_that_ignores_its_codes_has_no_gap(tiny_model: SpeechVQVAE) -> None:
     listening = conditioning_metrics(tiny_model, _batches(tiny_model))
-    deaf = copy.deepcopy(tiny_model)
-    deaf.decoder.condition.weight.data.zero_()  # pyright: ignore[reportOptionalMemberAccess]
-    found = conditioning_metrics(deaf, _batches(deaf))
+    ignoring = copy.deepcopy(tiny_model)
+    ignoring.decoder.condition.weight.data.zero_()  # pyright: ignore[reportOptionalMemberAccess]
+    found = conditioning_metrics(ignoring, _batches(ignoring))
     assert found["conditioning_gap"] == pytest.approx(0, abs=1e-6) and found["conditioning_gap_mean"] == pytest.approx(
         0, abs=1e-6
     )

@@ -36,7 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
-    """Errors of the verb become sentences on standard error. Raises BrokenPipeError and KeyboardInterrupt."""
+    """Errors of the verb are printed on standard error, one sentence each.
+
+    Raises BrokenPipeError and KeyboardInterrupt.
+    """
     verbs = {verb.__name__: _deferred(verb) for verb in VERBS}
     try:
         run = tyro.extras.subcommand_cli_from_dict(
