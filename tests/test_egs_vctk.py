@@ -60,7 +60,7 @@ def test_stages_1_to_7_run_on_real_speech(tmp_path: Path) -> None:
     command += ["--conf", str(tmp_path / "tiny.yaml"), "--manifests", str(tmp_path / "data")]
     command += ["--out", str(tmp_path / "exp"), "--", "--fit.steps", "2"]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": path})
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": path, "LAUNCH": "python"})
     assert done.returncode == 0, done.stdout + done.stderr
     files = [tmp_path / f"exp/tokens/{part}.jsonl" for part in ("train", "valid", "test")]
     rows = [json.loads(line) for file in files for line in file.read_text().splitlines()]

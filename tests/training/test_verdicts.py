@@ -33,7 +33,7 @@ def speech(tmp_path_factory: pytest.TempPathFactory) -> tuple[PackedSpeech, list
     train, valid = (
         pack(list(read_manifest(MINI / f"{split}.jsonl")), folder / split, 16000) for split in ("train", "valid")
     )
-    return train, validation_batches(valid, 4096, 8, 2, num_classes=256)
+    return train, validation_batches(valid, 2048, 8, 2, num_classes=256)
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def train(speech: tuple[PackedSpeech, list[dict[str, Tensor]]], tmp_path: Path) 
     """(model, **settings of fit) -> the verdict of each evaluation."""
 
     def run(model: SpeechVQVAE, **settings) -> list[str]:
-        crops = SpeechCrops(speech[0], CropConfig(samples=4096, batch_size=4), 256)
+        crops = SpeechCrops(speech[0], CropConfig(samples=2048, batch_size=4), 256)
         options = {"lr": 1e-3, "ema_decay": 0.9, "save_every": STEPS, **settings}
         cfg = FitConfig(steps=STEPS, evaluate_every=STEPS // 2, **options)
         try:
