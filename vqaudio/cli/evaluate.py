@@ -125,14 +125,22 @@ def evaluate(
         resume=resume,
         progress=functools.partial(steps, unit="task"),
     )
-    for sentence in result.summary:
-        print(sentence)
+    for sentence in (result.intelligibility.sentence, *result.summary):
+        if sentence:
+            print(sentence)
     for sentence in result.unlabelled:
         print_facts({"unlabelled": sentence})
     for own in result.missing:
         print(f"not measured  {own['task']} on {own['set']}: {own['reason']}")
     written = out / ("index.html" if report.html else "report.json")
-    print_facts({"verdict": result.verdict, "metrics": str(len(result.results)), "written": str(written)})
+    print_facts(
+        {
+            "speech": result.intelligibility.level,
+            "training": result.training_health,
+            "metrics": str(len(result.results)),
+            "written": str(written),
+        }
+    )
     return 0
 
 

@@ -5,6 +5,7 @@ Letters: N frames, T samples, K codes, M mel bands, F columns of a spectrogram, 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +21,7 @@ from vqaudio.metrics.phones import frame_phones
 from vqaudio.nn.quantizer_protocol import check_codes
 from vqaudio.report.context import EvaluationContext
 from vqaudio.report.datasets import spread
-from vqaudio.report.systems import NotApplicableError
+from vqaudio.report.systems import ORIGINAL, TITLES, NotApplicableError, conversion, reconstruction
 from vqaudio.tokens.rows import TokenRow, file_name
 
 Frames = npt.NDArray[np.float32]
@@ -50,7 +51,7 @@ def page_assets(contexts: Sequence[EvaluationContext], folder: Path, *, decoded:
         "codes": code_entries(rows, size, folder, wavs=wavs, alignments=alignments),
         "timelines": sorted(timelines, key=lambda one: not one["segments"]),  # those with phones first
         "audio": [one for context in contexts if decoded for one in _audio_examples(context, folder)],
-        "pictures": [],
+        "pictures": [own for context in contexts if decoded for own in _spectrograms(context, folder)],
     }
 
 
@@ -65,7 +66,7 @@ def _timelines(context: EvaluationContext, folder: Path) -> list[dict[str, Any]]
 
 
 def _audio_examples(context: EvaluationContext, folder: Path) -> list[dict[str, Any]]:
-    """Originals, reconstructions and conversions; none for a set that the model cannot decode."""
+    """Utterances as audio of all systems; none for a set that the model cannot decode."""
     try:
         decoded = context.decoded
     except NotApplicableError:
@@ -75,21 +76,32 @@ def _audio_examples(context: EvaluationContext, folder: Path) -> list[dict[str, 
     examples = []
     for i in chosen:
         u = decoded.utterances[i]
-        conversions = {}
-        if decoded.targets:
-            target = decoded.targets[i]
-            conversions[target] = clip(folder, f"{u.id}-{target}", decoded.conversions[i], rate)
-        examples.append(
-            {
-                "id": u.id,
-                "speaker": u.speaker,
-                "text": u.text,
-                "original": clip(folder, u.id, decoded.originals[i], rate),
-                "reconstruction": clip(folder, f"{u.id}-reconstruction", decoded.reconstructions[i], rate),
-                "conversions": conversions,
-            }
-        )
+        clips = {
+            system: clip(folder, u.id if system == ORIGINAL else f"{u.id}-{_hyphenated(system)}", wavs[i], rate)
+            for system, wavs in decoded.audio.items()
+        }
+        target = decoded.targets[i] if decoded.targets else None
+        examples.append({"id": u.id, "speaker": u.speaker, "text": u.text, "target": target, "clips": clips})
     return examples
+
+
+def _hyphenated(system: str) -> str:
+    """conversion (Griffin-Lim) -> conversion-griffin-lim."""
+    return re.sub(r"[^a-z]+", "-", system.lower()).strip("-")
+
+
+def _spectrograms(context: EvaluationContext, folder: Path) -> list[dict[str, str]]:
+    """A picture of the first decoded utterance, by which one sees what codes and decoder lose."""
+    try:
+        decoded = context.decoded
+    except NotApplicableError:
+        return []
+    kind = reconstruction if any(map(decoded.audio.get, map(reconstruction, TITLES))) else conversion
+    shown = decoded.of([ORIGINAL, *map(kind, TITLES)])
+    u, path = decoded.utterances[0], f"{PICTURES}/{file_name(context.dataset.name)}-decoded.png"
+    (folder / PICTURES).mkdir(exist_ok=True)
+    draw_spectrograms(folder / path, {name: wavs[0] for name, wavs in shown.items()}, context.model.sample_rate)
+    return [{"title": f"{u.id}: log-mel spectrograms of {', '.join(shown)}", "path": path}]
 
 
 class Run(NamedTuple):
@@ -207,8 +219,42 @@ def envelope(wav: Frames, points: int = POINTS) -> npt.NDArray[np.float32]:
 def draw_spectrogram(path: Path, wav: Frames, sample_rate: int) -> None:
     """(T,) -> a PNG file of (M, F) pixels without axes: the log-mel spectrogram, low frequencies at the bottom."""
     check_drawing()
-    import librosa
     from matplotlib import image
+
+    decibels = _log_mel(wav, sample_rate)
+    with atomic_file(path, overwrite=True) as temporary:
+        image.imsave(temporary, decibels, vmin=-DYNAMIC_RANGE, vmax=0, cmap="magma", origin="lower", format="png")
+
+
+def draw_spectrograms(path: Path, wavs: Mapping[str, Frames], sample_rate: int) -> None:
+    """Waveforms (T,) by name -> a PNG file with their log-mel spectrograms one above the other, on one time axis."""
+    check_drawing()
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 1.9 * len(wavs)), dpi=110, layout="constrained")
+    panels = figure.subplots(len(wavs), 1, sharex=True, squeeze=False)[:, 0]
+    for panel, (name, wav) in zip(panels, wavs.items(), strict=True):
+        extent = (0, len(wav) / sample_rate, 0, MELS)
+        panel.imshow(
+            _log_mel(wav, sample_rate),
+            vmin=-DYNAMIC_RANGE,
+            vmax=0,
+            cmap="magma",
+            origin="lower",
+            aspect="auto",
+            extent=extent,
+        )
+        panel.set_title(name, fontsize=9, loc="left")
+        panel.set_ylabel("mel band", fontsize=8)
+        panel.tick_params(labelsize=8)
+    panels[-1].set_xlabel("seconds", fontsize=8)
+    with atomic_file(path, overwrite=True) as temporary:
+        figure.savefig(temporary, format="png", metadata={"Software": None})
+
+
+def _log_mel(wav: Frames, sample_rate: int) -> Frames:
+    """(T,) -> (M, F) decibels relative to the loudest."""
+    import librosa
 
     hop = max(1, sample_rate // COLUMNS_PER_SECOND)
     window = max(2, round(WINDOW * sample_rate))
@@ -217,9 +263,7 @@ def draw_spectrogram(path: Path, wav: Frames, sample_rate: int) -> None:
     power = librosa.feature.melspectrogram(
         y=padded, sr=sample_rate, n_fft=size, win_length=window, hop_length=hop, n_mels=MELS
     )[:, : 1 + len(wav) // hop]
-    decibels = librosa.power_to_db(power, ref=float(power.max()) or 1.0, top_db=None)
-    with atomic_file(path, overwrite=True) as temporary:
-        image.imsave(temporary, decibels, vmin=-DYNAMIC_RANGE, vmax=0, cmap="magma", origin="lower", format="png")
+    return librosa.power_to_db(power, ref=float(power.max()) or 1.0, top_db=None)
 
 
 def _fractions(counts: npt.NDArray[np.int64], names: Sequence[str]) -> dict[str, float]:

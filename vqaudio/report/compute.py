@@ -10,6 +10,7 @@ import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from vqaudio.data.manifest import Utterance
 from vqaudio.data.text import words_of
 from vqaudio.metrics.abx import abx_metrics
 from vqaudio.metrics.abx_items import items_of, load_features
@@ -22,15 +23,31 @@ from vqaudio.metrics.signal import signal_metrics
 from vqaudio.metrics.speaker_probe import speaker_probe_metrics
 from vqaudio.metrics.speaker_verification import SpeakerVerifier
 from vqaudio.metrics.voice_conversion import voice_conversion_metrics
-from vqaudio.metrics.wer import wer_metrics
-from vqaudio.report.context import EvaluationContext
-from vqaudio.report.datasets import Wav, spread
-from vqaudio.report.systems import CONVERSION, MODEL, ORIGINAL, RANDOM, RECONSTRUCTION, NotApplicableError
+from vqaudio.metrics.wer import wer_increase, wer_metrics
+from vqaudio.report.context import ENROLMENT_UTTERANCES, EvaluationContext
+from vqaudio.report.datasets import spread
+from vqaudio.report.decoded import vocoders
+from vqaudio.report.systems import (
+    INVERTED,
+    MODEL,
+    ORIGINAL,
+    RANDOM,
+    TITLES,
+    NotApplicableError,
+    conversion,
+    reconstruction,
+)
 from vqaudio.report.tasks import Task
 
 Results = Iterator[tuple[str, dict[str, Estimate]]]
 ROBUSTNESS_UTTERANCES, PROBE_UTTERANCES = 12, 10  # of a set; of a speaker, at most
 ABX_ITEMS = 10  # of a phone by a speaker, at most
+LOSSES = {  # of words: system -> the metric, and the system with one loss less
+    reconstruction("griffin-lim"): ("wer_lost_by_codes", INVERTED),
+    reconstruction("wavenet"): ("wer_lost_by_wavenet", reconstruction("griffin-lim")),
+    conversion("griffin-lim"): ("wer_lost_by_codes", INVERTED),
+    conversion("wavenet"): ("wer_lost_by_wavenet", conversion("griffin-lim")),
+}
 
 
 def compute(task: Task, context: EvaluationContext) -> Results:
@@ -130,27 +147,51 @@ def voice_conversion(context: EvaluationContext) -> Results:
         raise NotApplicableError(
             "there is no target speaker: no other speaker of the model has training utterances here"
         )
-    needed = {*decoded.targets, *(u.speaker for u in decoded.utterances)}
-    if short := sorted(name for name in needed if len(context.enrolment.get(name, ())) < 2):
-        raise NotApplicableError(
-            f"the speaker verifier needs 2 or more training utterances of a speaker, and {', '.join(short[:8])} has "
-            "fewer; evaluate a folder made by vqaudio prepare, whose train.jsonl has them"
-        )
-    enrolled = {name: [context.dataset.wav(u) for u in own] for name, own in context.enrolment.items() if len(own) > 1}
+    enrolment = {name: own for name, own in context.enrolment.items() if len(own) > 1}
     sources = [u.speaker for u in decoded.utterances]
-    found = voice_conversion_metrics(
-        [*decoded.reconstructions, *decoded.conversions],
-        sources * 2,
-        sources + decoded.targets,
-        enrolled,
-        sample_rate=context.model.sample_rate,
-        verifier=SpeakerVerifier(),
-    )
-    of_reconstruction = ("similarity_speaker", "speaker_identified")
-    of_conversion = ("similarity_target", "similarity_source", "closer_to_target", "target_identified")
-    yield RECONSTRUCTION, {key: found[key] for key in of_reconstruction}
-    yield CONVERSION, {key: found[key] for key in of_conversion}
-    yield ORIGINAL, {key: own for key, own in found.items() if key not in (*of_reconstruction, *of_conversion)}
+    of_sources = _enrolment_of_unknown(context, sources)
+    if short := sorted({*decoded.targets, *sources} - {*enrolment, *of_sources}):
+        raise NotApplicableError(
+            f"the speaker verifier needs 2 or more utterances of a speaker, of the model's speakers training "
+            f"utterances, and {', '.join(short[:8])} has fewer; evaluate a folder made by vqaudio prepare, whose "
+            "train.jsonl has them, in the same run"
+        )
+    enrolment |= of_sources
+    enrolled = {name: [context.dataset.wav(u) for u in own] for name, own in enrolment.items()}
+    verifier, real = SpeakerVerifier(), dict[str, Estimate]()
+    for vocoder in vocoders(context.model):
+        pairs = [(reconstruction(vocoder), sources), (conversion(vocoder), decoded.targets)]
+        there = [(system, targets) for system, targets in pairs if system in decoded.audio]
+        found = voice_conversion_metrics(
+            [wav for system, _ in there for wav in decoded.audio[system]],
+            sources * len(there),
+            [name for _, targets in there for name in targets],
+            enrolled,
+            sample_rate=context.model.sample_rate,
+            verifier=verifier,
+            originals=[_place(u.id, enrolment[u.speaker]) for u in decoded.utterances] * len(there),
+        )
+        of_reconstruction = ("similarity_speaker", "speaker_identified")
+        of_conversion = ("similarity_target", "similarity_source", "closer_to_target", "target_identified")
+        for system, keys in zip((name for name, _ in pairs), (of_reconstruction, of_conversion), strict=True):
+            if own := {key: found[key] for key in keys if key in found}:
+                yield system, own
+        real = {key: own for key, own in found.items() if key not in (*of_reconstruction, *of_conversion)}
+    yield ORIGINAL, real
+
+
+def _enrolment_of_unknown(context: EvaluationContext, speakers: Sequence[str]) -> dict[str, list[Utterance]]:
+    """Up to 5 utterances in the set of each of `speakers` whom the model does not know, if there are 2 or more."""
+    found: dict[str, list[Utterance]] = {name: [] for name in speakers if name not in context.model.speakers}
+    for u in context.dataset.utterances:
+        if u.speaker in found and len(found[u.speaker]) < ENROLMENT_UTTERANCES:
+            found[u.speaker].append(u)
+    return {name: own for name, own in found.items() if len(own) > 1}
+
+
+def _place(id: str, enrolled: Sequence[Utterance]) -> int | None:
+    """Index of an utterance among those enrolled."""
+    return next((i for i, u in enumerate(enrolled) if u.id == id), None)
 
 
 def wer(context: EvaluationContext) -> Results:
@@ -161,25 +202,36 @@ def wer(context: EvaluationContext) -> Results:
     references = [decoded.utterances[i].text or "" for i in chosen]
     corpus = [u.text for u in (*context.dataset.utterances, *context.dataset.training) if u.text]
     asr = context.make_asr(corpus)
-    for audio, wavs in _audio(context).items():
-        hypotheses = transcribe_all(asr, [wavs[i] for i in chosen], context.model.sample_rate)
-        yield audio, wer_metrics(references, list(hypotheses))
+    hypotheses: dict[str, list[str]] = {}
+    for system, wavs in decoded.audio.items():
+        hypotheses[system] = list(transcribe_all(asr, [wavs[i] for i in chosen], context.model.sample_rate))
+        metrics = wer_metrics(references, hypotheses[system])
+        key, less = LOSSES.get(system, ("", ""))
+        if less in hypotheses:
+            metrics[key] = wer_increase(references, hypotheses[less], hypotheses[system])
+        yield system, metrics
 
 
 def signal(context: EvaluationContext) -> Results:
-    decoded, left_out = context.decoded, list[str]()
-    yield (
-        RECONSTRUCTION,
-        signal_metrics(
-            decoded.originals,
-            decoded.reconstructions,
-            context.model.sample_rate,
-            names=[u.id for u in decoded.utterances],
-            left_out=left_out,
-        ),
-    )
-    if left_out:
-        raise NotApplicableError("; ".join(left_out))
+    decoded, problems = context.decoded, list[str]()
+    found = decoded.of([INVERTED, *map(reconstruction, TITLES)])
+    if len(found) <= (INVERTED in found):
+        raise NotApplicableError("the model knows none of the speakers of this set, so it cannot reconstruct them")
+    for system, wavs in found.items():
+        left_out = list[str]()
+        yield (
+            system,
+            signal_metrics(
+                decoded.audio[ORIGINAL],
+                wavs,
+                context.model.sample_rate,
+                names=[u.id for u in decoded.utterances],
+                left_out=left_out,
+            ),
+        )
+        problems += [f"{system}: {problem}" for problem in left_out]
+    if problems:
+        raise NotApplicableError("; ".join(problems))
 
 
 def bitrate(context: EvaluationContext) -> Results:
@@ -198,12 +250,6 @@ def robustness(context: EvaluationContext) -> Results:
         yield system, robustness_metrics(encode, wavs, sample_rate=model.sample_rate, hop=model.hop, seed=context.seed)
     if missing := missing_codecs(model.sample_rate):
         raise NotApplicableError("; ".join(missing.values()))
-
-
-def _audio(context: EvaluationContext) -> dict[str, list[Wav]]:
-    decoded = context.decoded
-    converted = {CONVERSION: decoded.conversions} if decoded.targets else {}
-    return {ORIGINAL: decoded.originals, RECONSTRUCTION: decoded.reconstructions, **converted}
 
 
 def _aligned(context: EvaluationContext) -> Sequence[int]:

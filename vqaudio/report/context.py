@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
-
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -22,34 +20,20 @@ from vqaudio.metrics.bitrate import Bitrates, bitrates
 from vqaudio.metrics.conditioning_gap import ConditionedNLL, conditioned_nll
 from vqaudio.metrics.kmeans_baseline import MAX_FRAMES, KMeansTokenizer, random_codes
 from vqaudio.metrics.phone_classes import Classes, fold
-from vqaudio.report.datasets import EvaluationSet, Wav, round_robin, spread
+from vqaudio.report.datasets import EvaluationSet, Wav, round_robin
+from vqaudio.report.decoded import DecodedSpeech, InvertibleSpectrum, decode_speech
 from vqaudio.report.systems import KMEANS, MODEL, RANDOM, NotApplicableError
 from vqaudio.sampling.config import SamplingConfig
 from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.speech.prior import CodePrior
-from vqaudio.speech.tokens import Tokens
 from vqaudio.tokens.bulk import Source, tokenize_whole
 from vqaudio.tokens.chunks import CodeSequences
 from vqaudio.tokens.rows import TokenRow
 
 Codes = npt.NDArray[np.int64]
 CROP_SAMPLES, CROP_BATCH = 8192, 16
-DECODE_BATCH = 16  # utterances that the decoder generates together
 ENROLMENT_UTTERANCES = 5  # of a speaker, for the speaker verifier
 KMEANS_SPARE = 2  # read this many times the frames that k-means is fitted to, so that they come from more utterances
-
-
-class DecodedSpeech(NamedTuple):
-    """Some utterances with their reconstructions and conversions, free-running: lists of equal length.
-
-    `targets` and `conversions` are empty if there is no other speaker to convert to.
-    """
-
-    utterances: list[Utterance]
-    originals: list[Wav]
-    reconstructions: list[Wav]  # with the speaker of the utterance
-    targets: list[str]
-    conversions: list[Wav]  # with the target speaker
 
 
 @dataclass
@@ -60,6 +44,8 @@ class EvaluationContext:
     dataset: EvaluationSet
     fit_kmeans: Callable[[], dict[str, KMeansTokenizer]]
     """returns the result of `fit_kmeans_baselines`, computed once for all sets"""
+    spectrum: Callable[[], InvertibleSpectrum | None]
+    """returns the result of `invertible_spectrum`, computed once for all sets"""
     enrolment: dict[str, list[Utterance]]
     """training utterances of the model's speakers, for the speaker verifier"""
     phone_classes: Classes
@@ -135,44 +121,25 @@ class EvaluationContext:
 
     @cached_property
     def decoded(self) -> DecodedSpeech:
-        """Utterances spread evenly over speakers, each reconstructed and, if possible, converted to another speaker.
+        """Utterances as audio of all systems (see `decode_speech`). Raises NotApplicableError as it does.
 
-        Raises NotApplicableError where the model cannot decode them.
+        Conversions are to speakers with training utterances here, by which they can be judged; where there are none, to
+        any of the model.
         """
-        self._check_decoder()
-        if not self.model.speakers:
-            raise NotApplicableError("the model was trained without speakers, so there is no speaker to decode with")
-        known = [i for i, u in enumerate(self.dataset.utterances) if u.speaker in self.model.speakers]
-        if not known:
-            raise NotApplicableError("the model knows none of the speakers of this set, so it cannot reconstruct them")
-        chosen = spread(known, self.decoded_utterances, lambda i: self.dataset.utterances[i].speaker)
-        utterances = [self.dataset.utterances[i] for i in chosen]
-        tokens = [self.rows[i].tokens for i in chosen]
-        speakers = [name for name in self.model.speakers if name in self.enrolment]
-        targets = []
-        for n, u in enumerate(utterances):
-            if others := [name for name in speakers if name != u.speaker]:
-                targets.append(others[n % len(others)])  # every target speaker about equally often
-        if len(targets) < len(utterances):
-            targets = []
-        return DecodedSpeech(
-            utterances,
-            [self.dataset.wav(u) for u in utterances],
-            self._decode(tokens, [u.speaker for u in utterances]),
-            targets,
-            self._decode(tokens, targets) if targets else [],
+        speakers = [name for name in self.model.speakers if name in self.enrolment] or self.model.speakers
+        return decode_speech(
+            self.model,
+            self.dataset,
+            lambda i: self.rows[i].tokens,
+            speakers,
+            self.spectrum(),
+            self.decoded_utterances,
+            self.sampling,
         )
 
     def _check_decoder(self) -> None:
         if self.model.cfg.stage == "codes":
             raise NotApplicableError("the model was trained with stage: codes, so its decoder is not trained yet")
-
-    def _decode(self, tokens: Sequence[Tokens], speakers: Sequence[str]) -> list[Wav]:
-        wavs = []
-        for start in range(0, len(tokens), DECODE_BATCH):
-            part = slice(start, start + DECODE_BATCH)
-            wavs += [wav.numpy() for wav in self.model.decode_batch(tokens[part], speakers[part], self.sampling)]
-        return wavs
 
 
 def enrolment(sets: Sequence[EvaluationSet], speakers: Sequence[str]) -> dict[str, list[Utterance]]:

@@ -21,13 +21,15 @@ from vqaudio.report.compute import check_features, compute
 from vqaudio.report.config import POCKETSPHINX, ReportConfig
 from vqaudio.report.context import EvaluationContext, enrolment, fit_kmeans_baselines
 from vqaudio.report.datasets import EvaluationSet, open_sets
+from vqaudio.report.decoded import invertible_spectrum
 from vqaudio.report.journal import JOURNAL, Journal, hash_of_files
 from vqaudio.report.page import INDEX, write_page
 from vqaudio.report.published import PUBLISHED
-from vqaudio.report.summary import sentences
-from vqaudio.report.systems import NotApplicableError
+from vqaudio.report.summary import Intelligibility, intelligibility, sentences
+from vqaudio.report.systems import CONVERSION, RECONSTRUCTION, NotApplicableError, conversion, reconstruction
 from vqaudio.report.tasks import TASKS, Task
 from vqaudio.sampling.config import SamplingConfig
+from vqaudio.speech.config import Vocoder
 from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.speech.prior import CodePrior
 from vqaudio.tokens.chunks import sequences
@@ -55,15 +57,21 @@ class Report:
     results: list[Result] = field(default_factory=list)
     missing: list[dict[str, str]] = field(default_factory=list)
     """{"task", "set", "reason"} of what could not be computed"""
-    verdict: str = "not measured"
-    """the health verdict, computed with the task conditioning_gap"""
+    intelligibility: Intelligibility = Intelligibility("not measured", "")
+    """whether decoded speech can be understood, from the task wer"""
+    training_health: str = "not measured"
+    """the verdict on the training, computed with the task conditioning_gap"""
     summary: list[str] = field(default_factory=list)
     """sentences"""
     unlabelled: list[str] = field(default_factory=list)
     """sentences with the number of utterances that lack labels"""
 
+    vocoder: Vocoder = "wavenet"
+    """the default of the model, of which summaries speak"""
+
     def of(self, task: str, set: str, system: str) -> dict[str, Estimate]:
-        """Metric key -> estimate."""
+        """Metric key -> estimate; the systems "reconstruction" and "conversion" are those of the default vocoder."""
+        system = {RECONSTRUCTION: reconstruction, CONVERSION: conversion}.get(system, lambda _: system)(self.vocoder)
         return {result.metric: result.estimate for result in self.results if result[:3] == (task, set, system)}
 
 
@@ -144,6 +152,7 @@ def _contexts(
         speakers = prior.cfg.speakers if prior is not None else ()
         train_codes = sequences(read_tokens(training), speakers, model.codebook_size, model.fingerprint)
     kmeans = functools.cache(lambda: fit_kmeans_baselines(sets, model, sampling.seed))
+    spectrum = functools.cache(lambda: invertible_spectrum(model, sets))
     enrolled = enrolment(sets, model.speakers)
     make_asr = _asr(cfg.asr) if any(task.key == "wer" for task in tasks) else PocketsphinxASR
     contexts = [
@@ -151,6 +160,7 @@ def _contexts(
             model,
             one,
             kmeans,
+            spectrum,
             enrolled,
             phone_classes="paper" if cfg.phone_classes == "paper" else "labels",
             decoded_utterances=cfg.decoded_utterances,
@@ -199,7 +209,7 @@ def _compute_all(
     progress: Callable[[Sequence[Any]], Iterable[Any]],
     journal: Journal,
 ) -> Report:
-    report = Report()
+    report = Report(vocoder=contexts[0].model.cfg.vocoder)
     for context, task in progress([(context, task) for context in contexts for task in tasks]):
         name = context.dataset.name
         found = journal.done.get((task.key, name))
@@ -211,8 +221,9 @@ def _compute_all(
         if found["reason"] is not None:
             report.missing.append({"task": task.key, "set": name, "reason": found["reason"]})
     if any(task.key == "conditioning_gap" for task in tasks):
-        report.verdict = _verdict(contexts)
-    report.summary = sentences(report.of, [context.dataset.name for context in contexts])
+        report.training_health = _training_health(contexts)
+    names = [context.dataset.name for context in contexts]
+    report.intelligibility, report.summary = intelligibility(report.of, names), sentences(report.of, names)
     report.unlabelled = [
         f"{count} of {len(context.dataset.utterances)} utterances of {context.dataset.name} are without {labels}"
         for context in contexts
@@ -271,7 +282,7 @@ def _asr(name: str) -> Callable[[Sequence[str]], ASR]:
     return lambda texts: loaded
 
 
-def _verdict(contexts: Sequence[EvaluationContext]) -> str:
+def _training_health(contexts: Sequence[EvaluationContext]) -> str:
     """Computed on the first set whose speakers the model knows."""
     reason = ""
     for context in contexts:
@@ -295,10 +306,12 @@ def _as_json(report: Report, model: SpeechVQVAE, name: str, contexts: Sequence[E
             "sample_rate": model.sample_rate,
             "codebook_size": model.codebook_size,
             "speakers": list(model.speakers),
+            "vocoder": report.vocoder,
             "nominal_bits_per_second": model.frame_rate * math.log2(model.codebook_size),
         },
         "sampling": {name: value for name, value in asdict(contexts[0].sampling).items() if name != "threads"},
-        "verdict": report.verdict,
+        "intelligibility": report.intelligibility._asdict(),
+        "training_health": report.training_health,
         "summary": report.summary,
         "sets": [
             {

@@ -1,7 +1,8 @@
-"""The sentences at the top of a report: one for each task with a `summary` in the registry, and each set.
+"""The sentences at the top of a report: how intelligible decoded speech is, then those of the tasks in the registry.
 
 A summary is a template: {system:metric} is replaced by the value with its interval, {set} by the name of the set, and a
 part in [brackets] is omitted if one of its values was not measured. If another value is missing, there is no sentence.
+The systems "reconstruction" and "conversion" stand for those of the model's default vocoder.
 """
 
 from __future__ import annotations
@@ -9,21 +10,60 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
 
 from vqaudio.metrics.confidence import Estimate
-from vqaudio.report.systems import KMEANS, MODEL
+from vqaudio.report.systems import CONVERSION, KMEANS, MODEL, ORIGINAL, RECONSTRUCTION
 from vqaudio.report.tasks import TASKS, Task
 
 Lookup = Callable[[str, str, str], dict[str, Estimate]]  # keys of task, set and system -> metrics
+Level = Literal["intelligible", "partly intelligible", "unintelligible", "not measured"]
+INTELLIGIBLE, PARTLY = 0.1, 0.4  # largest increase of the WER over the original audio
+
+
+class Intelligibility(NamedTuple):
+    """Whether decoded speech can be understood, by the word error rate of the worst kind of audio and set."""
+
+    level: Level
+    sentence: str  # "" where it was not measured
+
+
+def intelligibility(lookup: Lookup, sets: Sequence[str]) -> Intelligibility:
+    """From the word error rates of the default vocoder."""
+    parts, increases = [], []
+    for name in sets:
+        rates = {kind: own for kind in (ORIGINAL, RECONSTRUCTION, CONVERSION) if (own := _wer(lookup, name, kind))}
+        decoded = [(kind, own) for kind, own in rates.items() if kind != ORIGINAL]
+        if ORIGINAL not in rates or not decoded:
+            continue
+        increases += [own.value - rates[ORIGINAL].value for _, own in decoded]
+        listed = " and ".join(f"{formatted(own, 'fraction')} for {kind}s" for kind, own in decoded)
+        parts.append(f"on {name} {listed}, original audio {formatted(rates[ORIGINAL], 'fraction')}")
+    if not parts:
+        return Intelligibility("not measured", "")
+    worst = max(increases)
+    level: Level = (
+        "intelligible" if worst <= INTELLIGIBLE else "partly intelligible" if worst <= PARTLY else "unintelligible"
+    )
+    return Intelligibility(level, f"Decoded speech is {level}: word error rate {'; '.join(parts)}.")
+
+
+def _wer(lookup: Lookup, name: str, system: str) -> Estimate | None:
+    return lookup("wer", name, system).get("wer")
 
 
 def sentences(lookup: Lookup, sets: Sequence[str]) -> list[str]:
     """In the order of the registry."""
-    found = (_sentence(task, name, lookup) for task in TASKS if task.summary for name in sets)
+    found = (
+        _sentence(task, template, name, lookup)
+        for task in TASKS
+        for name in sets
+        for template in task.summary
+    )
     return [sentence for sentence in found if sentence]
 
 
-def _sentence(task: Task, name: str, lookup: Lookup) -> str:
+def _sentence(task: Task, summary: str, name: str, lookup: Lookup) -> str:
     def measured(system: str, key: str) -> Estimate | None:
         estimate = lookup(task.key, name, system).get(key)
         return None if estimate is None or math.isnan(estimate.value) else estimate
@@ -38,14 +78,15 @@ def _sentence(task: Task, name: str, lookup: Lookup) -> str:
             template = template.replace(f"{{{system}:{key}}}", text)
         return template.replace("{set}", name)
 
-    filled = fill(re.sub(r"\[([^]]*)\]", lambda part: fill(part[1]) or "", task.summary))
+    filled = fill(re.sub(r"\[([^]]*)\]", lambda part: fill(part[1]) or "", summary))
     if filled is None:
         return ""
-    ours = measured(MODEL, task.compared) if task.compared else None
-    baselines = {system: own for system in KMEANS if task.compared and (own := measured(system, task.compared))}
+    compared = task.compared if summary == task.summary[0] else ""
+    ours = measured(MODEL, compared) if compared else None
+    baselines = {system: own for system in KMEANS if compared and (own := measured(system, compared))}
     if ours is None or not baselines:
         return f"{filled}."
-    metric = task.metric(task.compared)
+    metric = task.metric(compared)
     sign = -1 if metric.better == "lower" else 1
     system, best = max(baselines.items(), key=lambda item: sign * item[1].value)
     return f"{filled}; {system} with as many codes: {formatted(best, metric.unit)}, {_outcome(ours, best, sign)}."

@@ -6,11 +6,25 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vqaudio.metrics.kmeans_baseline import FeatureKind
+    from vqaudio.speech.config import Vocoder
 
 MODEL = "tokens"  # codes of the model under evaluation
 RANDOM = "random codes"
 KMEANS: dict[str, FeatureKind] = {"k-means log-mel": "log_mel", "k-means MFCC": "mfcc"}  # baselines without a network
-ORIGINAL, RECONSTRUCTION, CONVERSION = "original", "reconstruction", "conversion"  # kinds of audio
+RECONSTRUCTION, CONVERSION = "reconstruction", "conversion"  # in summaries: those of the model's default vocoder
+TITLES: dict[Vocoder, str] = {"griffin-lim": "Griffin-Lim", "wavenet": "WaveNet"}  # in the order of the report
+ORIGINAL = "original"
+INVERTED = f"{ORIGINAL} ({TITLES['griffin-lim']})"  # the original's log-mel spectrum as audio, without any code
+
+
+def reconstruction(vocoder: Vocoder) -> str:
+    """Name of the reconstructions by a vocoder."""
+    return f"{RECONSTRUCTION} ({TITLES[vocoder]})"
+
+
+def conversion(vocoder: Vocoder) -> str:
+    """Name of the conversions by a vocoder."""
+    return f"{CONVERSION} ({TITLES[vocoder]})"
 
 
 class NotApplicableError(Exception):

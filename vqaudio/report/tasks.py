@@ -37,10 +37,10 @@ class Task(NamedTuple):
     the codes of all utterances, [(N,), ...], codebook_size and frame_rate, and is called for every system."""
     decodes: bool = False
     """whether it evaluates decoded audio"""
-    summary: str = ""
-    """a sentence for the top of the report, in the template language of vqaudio/report/summary.py"""
+    summary: tuple[str, ...] = ()
+    """sentences for the top of the report, in the template language of vqaudio/report/summary.py"""
     compared: str = ""
-    """key of the metric by which that sentence compares the tokens with the best k-means baseline"""
+    """key of the metric by which the first sentence compares the tokens with the best k-means baseline"""
 
     def metric(self, key: str) -> Metric:
         """Raises KeyError for a metric that has no row."""
@@ -133,8 +133,10 @@ TASKS = (
             Metric("mapped_boundary_r_value", "", HIGHER, "R-value of the changes of the predicted phone instead of "
                    "the code."),
         ),
-        summary="On {set}, codes predict the phone of {tokens:accuracy} of the frames (always the most frequent phone: "
-        "{tokens:majority_accuracy})",
+        summary=(
+            "On {set}, codes predict the phone of {tokens:accuracy} of the frames (always the most frequent phone: "
+            "{tokens:majority_accuracy})",
+        ),
         compared="accuracy",
     ),
     Task(
@@ -161,8 +163,10 @@ TASKS = (
                    "published results; 0 if phones in any context were compared, which is harder and not comparable "
                    "with those."),
         ),
-        summary="On {set}, the ABX error rate across speakers is [{tokens:abx_across_vectors} by code vectors and ]"
-        "{tokens:abx_across} by code identity (chance: 50 %; it depends on the frame rate)",
+        summary=(
+            "On {set}, the ABX error rate across speakers is [{tokens:abx_across_vectors} by code vectors and ]"
+            "{tokens:abx_across} by code identity (chance: 50 %; it depends on the frame rate)",
+        ),
         compared="abx_across",
     ),
     Task(
@@ -178,8 +182,10 @@ TASKS = (
                    "also uses the order of the codes."),
             Metric("chance", "fraction", NEITHER, "Accuracy of always predicting the speaker with the most segments."),
         ),
-        summary="On {set}, two seconds of codes reveal the speaker in {tokens:linear_accuracy} of the cases to a "
-        "linear and in {tokens:recurrent_accuracy} to a recurrent classifier (chance: {tokens:chance})",
+        summary=(
+            "On {set}, two seconds of codes reveal the speaker in {tokens:linear_accuracy} of the cases to a "
+            "linear and in {tokens:recurrent_accuracy} to a recurrent classifier (chance: {tokens:chance})",
+        ),
     ),
     Task(
         "voice_conversion",
@@ -208,26 +214,41 @@ TASKS = (
             Metric("chance", "fraction", NEITHER, "1 over the number of enrolled speakers."),
         ),
         decodes=True,
-        summary="On {set}, {conversion:closer_to_target} of the conversions are more similar to the target than to the "
-        "source speaker (equal error rate of the verifier on real speech: {original:equal_error_rate})",
+        summary=(
+            "On {set}, {conversion:closer_to_target} of the conversions are more similar to the target than to the "
+            "source speaker (equal error rate of the verifier on real speech: {original:equal_error_rate})",
+        ),
     ),
     Task(
         "wer",
         "Word error rate",
-        "Speech recognition of the original, reconstructed and converted audio.",
+        "Open-vocabulary speech recognition of original and decoded audio. original (Griffin-Lim): the original's "
+        "log-mel spectrum as audio; reconstruction (Griffin-Lim): the spectrum that is predicted from the codes and the "
+        "speaker, by the model's spectrum head or, where it has none, by ridge regression from codes of training "
+        "utterances. Differences between them attribute the errors to codes and decoder.",
         "vqaudio.report.compute:wer",
         (
             Metric("wer", "fraction", LOWER, "Word error rate: substitutions, deletions and insertions over the words "
                    "of the reference; it can exceed 100 %."),
             Metric("cer", "fraction", LOWER, "Character error rate."),
+            Metric("wer_lost_by_codes", "fraction", LOWER, "WER of the spectrum predicted from the codes minus that of "
+                   "the original's spectrum, both inverted by Griffin-Lim: what the codes lose (of conversions: codes "
+                   "and speaker)."),
+            Metric("wer_lost_by_wavenet", "fraction", LOWER, "WER of the WaveNet minus that of the spectrum predicted "
+                   "from the same codes: what the decoder loses; below 0 where it gains."),
             Metric("wer_shuffled", "fraction", NEITHER, "WER against the references of other utterances: the worst "
                    "case."),
             Metric("cer_shuffled", "fraction", NEITHER, "CER against the references of other utterances."),
         ),
         decodes=True,
-        summary="On {set}, the word error rate (closed vocabulary, unless --asr names a recogniser) is "
-        "{original:wer} for original audio, {reconstruction:wer} for "
-        "reconstructions[, {conversion:wer} for conversions][, {reconstruction:wer_shuffled} for unrelated speech]",
+        summary=(
+            "On {set}, the word error rate is {original:wer} for original audio[, {reconstruction:wer} for "
+            "reconstructions][, {conversion:wer} for conversions]",
+            "On {set}, the codes lose {reconstruction (Griffin-Lim):wer_lost_by_codes} of the words (WER of the "
+            "original's spectrum {original (Griffin-Lim):wer}, of the spectrum predicted from the codes "
+            "{reconstruction (Griffin-Lim):wer})[; the WaveNet loses a further "
+            "{reconstruction (WaveNet):wer_lost_by_wavenet} ({reconstruction (WaveNet):wer})]",
+        ),
     ),
     Task(
         "signal",

@@ -18,20 +18,15 @@ const known = readCodes(report.codes);
 
 function opening() {
   byId("title").textContent = report.title;
-  const [name, ...reasons] = (report.verdict ?? "").split(": ");
-  const looks = name === "healthy" ? "good" : name.startsWith("not ") ? null : "bad"; // not measured, not available
-  const badge =
-    name &&
-    element(
-      "p",
-      { class: "verdict" },
-      element("b", { class: looks }, name),
-      ` ${reasons.join(": ")}`,
-    );
-  const [first, ...others] = report.summary;
+  const badge = (subject, level, looks, reason) =>
+    element("p", { class: "verdict" }, `${subject} `, element("b", { class: looks ?? null }, level), ` ${reason}`);
+  const [health, ...reasons] = (report.training_health ?? "").split(": ");
+  const speech = report.intelligibility;
+  const [first, ...others] = [speech?.sentence, ...report.summary].filter(Boolean);
+  const looks = { intelligible: "good", unintelligible: "bad" };
   byId("summary").append(
     ...[
-      badge || null,
+      speech && badge("Decoded speech:", speech.level, looks[speech.level], ""),
       first && element("p", { class: "lead" }, first),
       others.length
         ? element(
@@ -40,6 +35,13 @@ function opening() {
             others.map((sentence) => element("li", {}, sentence)),
           )
         : null,
+      health &&
+        badge(
+          "Health of training:",
+          health,
+          health === "healthy" ? "good" : health.startsWith("not ") ? null : "bad", // not measured, not available
+          reasons.join(": "),
+        ),
     ].filter(Boolean),
   );
   const m = report.model;
@@ -49,6 +51,7 @@ function opening() {
     fingerprint: m.fingerprint,
     codes: m.codebook_size && number(m.codebook_size),
     "frame rate": m.frame_rate && `${number(m.frame_rate)} Hz (hop ${number(m.hop)} at ${number(m.sample_rate)} Hz)`,
+    vocoder: m.vocoder,
     bitrate: m.nominal_bits_per_second && `${number(m.nominal_bits_per_second)} bits per second (nominal)`,
     speakers:
       m.speakers?.length &&
@@ -95,21 +98,22 @@ function listenTable() {
           "aria-label": what,
         })
       : "–";
-  const columns = { original: "Original", reconstruction: "Reconstruction", conversions: "Conversions" };
+  const systems = [...new Set(report.audio.flatMap((a) => Object.keys(a.clips)))];
   const row = (a) => {
-    const conversions = Object.entries(a.conversions ?? {}).map(([target, path]) =>
-      element("div", { class: "conversion" }, element("span", {}, `→ ${target}`), player(path, `${a.id} as ${target}`)),
-    );
+    const cell = (system) => {
+      const target = system.startsWith("conversion") && a.clips[system] ? a.target : null;
+      const heard = player(a.clips[system], `${a.id}, ${system}${target ? ` to ${target}` : ""}`);
+      const named = target ? element("div", { class: "conversion" }, element("span", {}, `→ ${target}`), heard) : heard;
+      return element("td", { "data-label": system }, named);
+    };
     return element(
       "tr",
       {},
       element("th", { scope: "row" }, a.id, element("small", {}, [a.speaker, a.text].filter(Boolean).join(": "))),
-      element("td", { "data-label": columns.original }, player(a.original, `${a.id}, original`)),
-      element("td", { "data-label": columns.reconstruction }, player(a.reconstruction, `${a.id}, reconstruction`)),
-      element("td", { "data-label": columns.conversions }, conversions.length ? conversions : "–"),
+      systems.map(cell),
     );
   };
-  const head = ["Utterance", ...Object.values(columns)].map((name) => element("th", { scope: "col" }, name));
+  const head = ["Utterance", ...systems].map((name) => element("th", { scope: "col" }, name));
   byId("listen-table").append(
     element("thead", {}, element("tr", {}, head)),
     element("tbody", {}, report.audio.map(row)),

@@ -1,7 +1,7 @@
 // The table of all metrics: a row for each task, set and metric, a column for each system.
 
 const OURS = "tokens";
-const REFERENCES = ["original"]; // real audio, which is never marked as the best system
+const REFERENCES = ["original", "original (Griffin-Lim)"]; // without codes: never marked as the best system
 const KEYS = { task: "Task", set: "Set" };
 
 /** Values -> rows {task, set, metric, ..., cells: {system: value}} in the report's order. */
