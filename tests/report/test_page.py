@@ -65,7 +65,8 @@ def example(tiny_model: SpeechVQVAE, tmp_path_factory: pytest.TempPathFactory) -
                   "speakers": list(model.speakers)},
         "sets": [{"name": "mini", "utterances": 4, "speakers": 2, "seconds": 4 * SECONDS,
                   "available": ["phones", "texts"]}],
-        "verdict": "posterior collapse: conditioning_gap 0.01, below 0.05: train longer",
+        "intelligibility": {"level": "unintelligible", "sentence": "Decoded speech is unintelligible: 90 %."},
+        "training_health": "posterior collapse: conditioning_gap 0.01, below 0.05: train longer",
         "summary": ["This model was never trained.", NASTY],
         "tasks": [{"key": "codebook_usage", "title": "Codebook usage", "description": "Which codes are used."},
                   {"key": "wer", "title": "Word error rate", "description": "Speech recognition."}],
@@ -85,8 +86,8 @@ def example(tiny_model: SpeechVQVAE, tmp_path_factory: pytest.TempPathFactory) -
         "codes": code_entries(rows, model.codebook_size, folder, wavs=wavs, alignments=shown),
         "timelines": [timeline(row, folder, wav=wavs[row.id], segments=shown.get(row.id, ()), text=f"Text of {row.id}")
                       for row in rows],
-        "audio": [{"id": rows[0].id, "speaker": rows[0].speaker, "text": "They enjoyed", "original": original,
-                   "reconstruction": again, "conversions": {"bert": bert}}],
+        "audio": [{"id": rows[0].id, "speaker": rows[0].speaker, "text": "They enjoyed", "target": "bert",
+                   "clips": {"original": original, "reconstruction (WaveNet)": again, "conversion (WaveNet)": bert}}],
         "pictures": [{"title": "a spectrogram", "path": f"pictures/{rows[0].id}.png"}],
     }  # fmt: skip
     write_page(report, folder)
@@ -185,8 +186,17 @@ def _names(page: Any) -> list[str]:
 def test_it_opens_without_errors_and_shows_its_sections(chromium: Any, example: tuple[dict[str, Any], Path]) -> None:
     with _opened(chromium, example[1]) as page:
         assert page.locator("h1").inner_text() == "vqaudio report: tiny"
-        assert page.locator(".verdict .bad").inner_text() == "posterior collapse"
-        assert page.locator("#summary li").inner_text().startswith("</script><script>alert(1)")
+        assert page.locator(".verdict").all_inner_texts() == [
+            "Decoded speech: unintelligible",
+            "Health of training: posterior collapse conditioning_gap 0.01, below 0.05: train longer",
+        ]
+        assert page.locator(".verdict .bad").count() == 2
+        assert page.locator("#summary .lead").inner_text() == "Decoded speech is unintelligible: 90 %."
+        assert page.locator("#listen-table thead th").all_inner_texts()[2:] == [
+            "reconstruction (WaveNet)", "conversion (WaveNet)",
+        ]  # fmt: skip
+        assert page.locator("#listen-table .conversion").inner_text() == "→ bert"
+        assert page.locator("#summary li").last.inner_text().startswith("</script><script>alert(1)")
         assert page.locator(".absent:visible").count() == 0
         assert page.locator("#codes-grid .cell").count() == 16
         assert page.locator("#links a").all_inner_texts() == [
@@ -252,7 +262,7 @@ def test_a_row_shows_the_best_system_the_definition_and_published_results(chromi
 def test_a_single_item_is_not_significant_and_a_missing_verdict_is_no_failure(chromium: Any, tmp_path: Path) -> None:
     ours = _metric("usage", "tokens", Estimate(0.9, 0.9, 0.9, 1))
     other = _metric("usage", "random codes", Estimate(0.2, 0.2, 0.2, 1))
-    facts = {"title": "one", "verdict": "not measured", "metrics": [ours, other]}
+    facts = {"title": "one", "training_health": "not measured", "metrics": [ours, other]}
     write_page(facts, tmp_path)
     with _opened(chromium, tmp_path) as page:
         assert page.locator("#metrics-table tbody .best").inner_text().strip() == "○"

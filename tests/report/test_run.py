@@ -115,7 +115,7 @@ def test_every_metric_has_an_interval_that_holds_its_value(found: dict) -> None:
 def test_the_page_holds_the_results(report: Path, found: dict) -> None:
     page = (report / "index.html").read_text()
     embedded = json.loads(page.split('<script type="application/json" id="report">')[1].split("</script>")[0])
-    assert embedded["metrics"] == found["metrics"] and embedded["verdict"] == found["verdict"]
+    assert embedded["metrics"] == found["metrics"] and embedded["training_health"] == found["training_health"]
     assert len(embedded["codes"]) == 16 and len(embedded["timelines"]) == 6 and len(embedded["audio"]) == 4
     for shown in embedded["audio"]:
         assert (report / shown["original"]).is_file() and (report / shown["reconstruction"]).is_file()
@@ -145,7 +145,7 @@ def test_it_holds_the_conditioning_gap_and_the_verdict(
     values = {row["metric"]: row["value"] for row in found["metrics"]}
     assert values == pytest.approx({name: expected[name] for name in values}, abs=1e-5) and len(values) == 4
     assert found["model"]["fingerprint"] == model.fingerprint
-    assert found["verdict"].split(":")[0] in get_args(VerdictName)
+    assert found["training_health"].split(":")[0] in get_args(VerdictName)
     assert main(options) == 2  # it is there already
     for stale in ("index.html", "audio/a.wav", "audio/notes.txt"):
         (tmp_path / "report" / stale).parent.mkdir(exist_ok=True)
@@ -195,7 +195,7 @@ def test_a_model_of_stage_codes_is_evaluated_without_its_decoder(
         "precision": "float32",
         "seed": 0,
     }
-    assert found["verdict"].startswith("not available: the model was trained with stage: codes")
+    assert found["training_health"].startswith("not available: the model was trained with stage: codes")
     why = {own["task"]: own["reason"] for own in found["missing"]}
     assert set(why) == {"conditioning_gap", "voice_conversion", "wer"} and "stage: codes" in why["wer"]
     assert (tmp_path / "report/index.html").stat().st_size > 1000

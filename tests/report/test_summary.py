@@ -7,8 +7,8 @@ import math
 import pytest
 
 from vqaudio.metrics.confidence import Estimate
-from vqaudio.report.summary import formatted, sentences
-from vqaudio.report.systems import CONVERSION, MODEL, ORIGINAL, RECONSTRUCTION
+from vqaudio.report.summary import formatted, intelligibility, sentences
+from vqaudio.report.systems import CONVERSION, INVERTED, MODEL, ORIGINAL, RECONSTRUCTION
 
 
 def _sentences(metrics: dict[tuple[str, str], dict[str, Estimate]]) -> list[str]:
@@ -60,14 +60,57 @@ def test_parts_in_brackets_appear_where_they_were_measured() -> None:
     }
     conversion, wer = _sentences(metrics)
     assert wer == (
-        "On set, the word error rate (closed vocabulary, unless --asr names a recogniser) is 10.0 % (9.0 to 11.0) for "
-        "original audio, 50.0 % (49.0 to 51.0) for reconstructions, 120.0 % (119.0 to 121.0) for unrelated speech."
+        "On set, the word error rate is 10.0 % (9.0 to 11.0) for original audio, 50.0 % (49.0 to 51.0) for "
+        "reconstructions."
     )
     assert "90.0 % (89.0 to 91.0) of the conversions" in conversion and "on real speech: 2.0 %)" in conversion
     metrics["wer", CONVERSION] = {"wer": _near(0.6)}
     assert "60.0 % (59.0 to 61.0) for conversions" in _sentences(metrics)[1]
     del metrics["wer", ORIGINAL]
     assert len(_sentences(metrics)) == 1  # a required value is missing
+
+
+def test_losses_are_attributed_to_codes_and_decoder() -> None:
+    metrics = {
+        ("wer", INVERTED): {"wer": _near(0.07)},
+        ("wer", "reconstruction (Griffin-Lim)"): {"wer": _near(0.37), "wer_lost_by_codes": _near(0.3)},
+        ("wer", "reconstruction (WaveNet)"): {"wer": _near(0.62), "wer_lost_by_wavenet": _near(0.25)},
+    }
+    assert _sentences(metrics) == [
+        "On set, the codes lose 30.0 % (29.0 to 31.0) of the words (WER of the original's spectrum 7.0 % (6.0 to 8.0), "
+        "of the spectrum predicted from the codes 37.0 % (36.0 to 38.0)); the WaveNet loses a further 25.0 % (24.0 to "
+        "26.0) (62.0 % (61.0 to 63.0))."
+    ]
+    del metrics["wer", "reconstruction (WaveNet)"]  # of a model with stage: codes
+    assert _sentences(metrics)[0].endswith("37.0 % (36.0 to 38.0)).")
+
+
+@pytest.mark.parametrize(
+    ("reconstructions", "conversions", "level"),
+    [
+        (0.1, 0.15, "intelligible"),
+        (0.1, 0.16, "partly intelligible"),  # the worst counts
+        (0.45, None, "partly intelligible"),
+        (None, 0.46, "unintelligible"),  # speakers that the model does not know are only converted
+    ],
+)
+def test_intelligibility_is_that_of_the_worst_speech_beside_the_original(
+    reconstructions: float | None, conversions: float | None, level: str
+) -> None:
+    rates = {ORIGINAL: 0.05, RECONSTRUCTION: reconstructions, CONVERSION: conversions}
+    known = {name: {"wer": Estimate(rate, rate, rate, 1)} for name, rate in rates.items() if rate is not None}
+    found = intelligibility(lambda task, name, system: known.get(system, {}) if name == "set" else {}, ["none", "set"])
+    assert found.level == level
+    assert found.sentence.startswith(f"Decoded speech is {level}: word error rate on set ")
+    assert found.sentence.endswith(", original audio 5.0 %.") and "none" not in found.sentence
+    for kind, rate in (("reconstructions", reconstructions), ("conversions", conversions)):
+        assert (f"{0 if rate is None else 100 * rate:.1f} % for {kind}" in found.sentence) == (rate is not None)
+
+
+def test_without_words_nothing_is_said_about_intelligibility() -> None:
+    assert intelligibility(lambda *_: {}, ["set"]) == ("not measured", "")
+    original = {ORIGINAL: {"wer": _near(0.1)}}
+    assert intelligibility(lambda task, name, system: original.get(system, {}), ["set"]) == ("not measured", "")
 
 
 def test_undefined_and_missing_values_give_no_sentence() -> None:

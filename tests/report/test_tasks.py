@@ -13,7 +13,16 @@ from vqaudio.cli.main import main
 from vqaudio.report.config import ReportConfig
 from vqaudio.report.markdown import END, updated
 from vqaudio.report.published import PUBLISHED
-from vqaudio.report.systems import CONVERSION, MODEL, ORIGINAL, RECONSTRUCTION
+from vqaudio.report.systems import (
+    CONVERSION,
+    INVERTED,
+    MODEL,
+    ORIGINAL,
+    RECONSTRUCTION,
+    TITLES,
+    conversion,
+    reconstruction,
+)
 from vqaudio.report.tasks import TASKS, Task
 
 DOCS = Path(__file__).parents[2] / "docs/evaluation.md"
@@ -41,9 +50,11 @@ def test_each_meaning_is_one_sentence(task: Task) -> None:
 
 def test_summaries_and_published_results_refer_to_registered_metrics() -> None:
     tasks = {task.key: task for task in TASKS}
+    of_vocoders = {kind(vocoder) for kind in (reconstruction, conversion) for vocoder in TITLES}
+    systems = {MODEL, ORIGINAL, INVERTED, RECONSTRUCTION, CONVERSION, *of_vocoders}
     for task in TASKS:
-        fields = re.findall(r"\{(\w+):(\w+)\}", task.summary)
-        assert {system for system, _ in fields} <= {MODEL, ORIGINAL, RECONSTRUCTION, CONVERSION}
+        fields = [field for template in task.summary for field in re.findall(r"\{([^:{}]+):(\w+)\}", template)]
+        assert {system for system, _ in fields} <= systems
         for key in [*(key for _, key in fields), *([task.compared] if task.compared else [])]:
             task.metric(key)
     for own in PUBLISHED:
