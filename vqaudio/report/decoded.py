@@ -18,7 +18,7 @@ from vqaudio.report.datasets import EvaluationSet, Wav, round_robin, spread
 from vqaudio.report.systems import INVERTED, ORIGINAL, NotApplicableError, conversion, reconstruction
 from vqaudio.sampling.config import SamplingConfig
 from vqaudio.speech.config import Vocoder
-from vqaudio.speech.griffin_lim import GriffinLim
+from vqaudio.speech.griffin_lim import griffin_lim
 from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.speech.tokens import Tokens
 
@@ -44,7 +44,6 @@ class InvertibleSpectrum(NamedTuple):
     """A log-mel spectrum that can be made from audio, from codes and, by Griffin-Lim, into audio."""
 
     log_mel: LogMel
-    griffin_lim: GriffinLim
     probe: SpectrumProbe | None  # None: the model's own spectrum head predicts it
 
     def of_wav(self, wav: Wav, num_codes: int, hop: int) -> Spectrum:
@@ -54,7 +53,7 @@ class InvertibleSpectrum(NamedTuple):
 
     def to_wav(self, spectrum: Spectrum, num_samples: int, seed: int) -> Wav:
         """(N * R, F) -> (T,)."""
-        return self.griffin_lim(torch.from_numpy(spectrum), num_samples, seed).numpy()
+        return griffin_lim(self.log_mel, torch.from_numpy(spectrum), num_samples, seed).numpy()
 
 
 def vocoders(model: SpeechVQVAE) -> tuple[Vocoder, ...]:
@@ -70,9 +69,9 @@ def invertible_spectrum(model: SpeechVQVAE, sets: Sequence[EvaluationSet]) -> In
     """
     if model.spectrum is not None:
         log_mel = LogMel(model.spectrum.log_mel.cfg, model.sample_rate).eval()
-        return InvertibleSpectrum(log_mel, GriffinLim(log_mel), None)
+        return InvertibleSpectrum(log_mel, None)
     log_mel = LogMel(_probe_config(model.hop, model.sample_rate), model.sample_rate).eval()
-    found = InvertibleSpectrum(log_mel, GriffinLim(log_mel), None)
+    found = InvertibleSpectrum(log_mel, None)
     codes, spectra, speakers, seconds = [], [], [], 0.0
     for one, u in round_robin([(one, u) for one in sets for u in one.training], lambda item: item[1].speaker):
         if seconds >= PROBE_SECONDS:
