@@ -1,14 +1,16 @@
 """Word error rate (WER) and character error rate (CER) of speech recognition.
 
 Substitutions, deletions and insertions over the words (or characters) of the reference; the rate may exceed 1. It
-depends on the audio and on the recogniser: compare it with the rate of the original audio and of unrelated speech.
+depends on the audio and on the recogniser: compare it with the rate of the original audio and of unrelated speech. Texts
+are normalised as Whisper's authors do it for English (Radford et al., 2022, appendix C), so that spelling, contractions
+and the writing of numbers do not count.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
-from vqaudio.data.text import words_of
 from vqaudio.metrics.confidence import Estimate, ratio
 
 
@@ -19,15 +21,14 @@ def wer_metrics(references: Sequence[str], hypotheses: Sequence[str]) -> dict[st
     wer_shuffled, cer_shuffled  of hypotheses of other utterances with other references, the rate of unrelated speech;
                                 left out where all references are equal
 
-    Both are normalised by `words_of`. Raises ValueError for lists of different lengths or without utterances, and for a
-    reference without words; ModuleNotFoundError without jiwer.
+    Raises ValueError for lists of different lengths or without utterances, and for a reference without words;
+    ModuleNotFoundError without jiwer and whisper-normalizer.
     """
-    check_jiwer()
     if len(references) != len(hypotheses) or not references:
         raise ValueError(
             f"got {len(references)} references and {len(hypotheses)} hypotheses; give as many of both, 1 or more"
         )
-    true, recognised = ([" ".join(words_of(text)) for text in texts] for texts in (references, hypotheses))
+    true, recognised = ([normalised(text) for text in texts] for texts in (references, hypotheses))
     for number, text in enumerate(true):
         if not text:
             raise ValueError(
@@ -39,16 +40,29 @@ def wer_metrics(references: Sequence[str], hypotheses: Sequence[str]) -> dict[st
     return metrics
 
 
-def check_jiwer() -> None:
-    """Raises ModuleNotFoundError, with what to install, where jiwer is missing."""
+def normalised(text: str) -> str:
+    """Words in lower case, without punctuation, hesitations ("um") and what stands in brackets; American spelling,
+    contractions written out ("it is"), numbers in digits ("20"). Raises ModuleNotFoundError without whisper-normalizer.
+
+    What Whisper's normaliser leaves of "well...", a dot, is not a word.
+    """
+    return " ".join(word for word in _normaliser()(text).split() if any(sign.isalnum() for sign in word))
+
+
+@functools.cache
+def _normaliser() -> Callable[[str], str]:
     try:
-        import jiwer  # noqa: F401
+        from whisper_normalizer.english import EnglishTextNormalizer
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("error rates need jiwer: pip install 'vqaudio[metrics]'") from error
+        raise ModuleNotFoundError("error rates need whisper-normalizer: pip install 'vqaudio[metrics]'") from error
+    return EnglishTextNormalizer()
 
 
 def _rates(references: Sequence[str], hypotheses: Sequence[str], suffix: str) -> dict[str, Estimate]:
-    import jiwer
+    try:
+        import jiwer
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("error rates need jiwer: pip install 'vqaudio[metrics]'") from error
 
     metrics = {}
     for name, count in (("wer", jiwer.process_words), ("cer", jiwer.process_characters)):

@@ -214,7 +214,7 @@ TASKS = (
     Task(
         "wer",
         "Word error rate",
-        "Speech recognition of the original, reconstructed and converted audio.",
+        "Speech recognition of the original, reconstructed and converted audio by Whisper, with an open vocabulary.",
         "vqaudio.report.compute:wer",
         (
             Metric("wer", "fraction", LOWER, "Word error rate: substitutions, deletions and insertions over the words "
@@ -225,9 +225,25 @@ TASKS = (
             Metric("cer_shuffled", "fraction", NEITHER, "CER against the references of other utterances."),
         ),
         decodes=True,
-        summary="On {set}, the word error rate (closed vocabulary, unless --asr names a recogniser) is "
-        "{original:wer} for original audio, {reconstruction:wer} for "
+        summary="On {set}, the word error rate is {original:wer} for original audio, {reconstruction:wer} for "
         "reconstructions[, {conversion:wer} for conversions][, {reconstruction:wer_shuffled} for unrelated speech]",
+    ),
+    Task(
+        "naturalness",
+        "Naturalness",
+        "Opinion scores from 1 to 5 that a network, DNSMOS P.835, predicts for the original, reconstructed and "
+        "converted audio; clean recordings have about 3.2 overall.",
+        "vqaudio.report.compute:naturalness",
+        (
+            Metric("mos_overall", "", HIGHER, "Predicted mean opinion score of the whole (OVRL), at most about 3.9."),
+            Metric("mos_signal", "", HIGHER, "Predicted mean opinion score of the speech alone (SIG), at most about "
+                   "4.0."),
+            Metric("mos_background", "", HIGHER, "Predicted mean opinion score of the background alone (BAK), at most "
+                   "about 4.4."),
+        ),
+        decodes=True,
+        summary="On {set}, the predicted opinion score (DNSMOS, 1 to 5) is {original:mos_overall} for original audio, "
+        "{reconstruction:mos_overall} for reconstructions[, {conversion:mos_overall} for conversions]",
     ),
     Task(
         "signal",
