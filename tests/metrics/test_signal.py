@@ -11,7 +11,6 @@ import pystoi
 import pytest
 
 from vqaudio.data.audio import read_audio
-from vqaudio.metrics.pitch import pitch
 from vqaudio.metrics.signal import BANDS, log_mel, mel_cepstral_distortion, signal_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -138,39 +137,6 @@ def test_the_mel_spectrum_is_that_of_librosa() -> None:
     wav = _tone(110)
     power = librosa.feature.melspectrogram(y=wav, sr=RATE, n_fft=512, win_length=400, hop_length=160, n_mels=80)
     assert log_mel(wav, RATE) == pytest.approx(librosa.power_to_db(power.T, amin=1e-9, top_db=None), abs=1e-3)
-
-
-@pytest.mark.data
-def test_the_pitch_is_that_of_librosa(speech: list[np.ndarray]) -> None:
-    """In most frames: librosa uses longer windows, and both are unreliable at voicing boundaries."""
-    for wav in speech:
-        found = pitch(wav, RATE)
-        expected = librosa.yin(wav, fmin=60, fmax=500, sr=RATE, frame_length=1024, hop_length=160)[: len(found.hertz)]
-        cents = 1200 * abs(np.log2(found.hertz / expected)[found.voiced])
-        assert np.median(cents) < 20 and np.mean(cents < 300) > 0.8
-
-
-# --- the pitch ---
-
-
-@pytest.mark.parametrize("hertz", [65, 110, 233.3, 480])
-@pytest.mark.parametrize("rate", [8_000, 16_000, 24_000])
-def test_the_pitch_of_a_tone(hertz: float, rate: int) -> None:
-    found = pitch(_tone(hertz, 0.5, rate), rate)
-    assert len(found.hertz) == 50 and found.voiced[3:-3].all()
-    assert abs(1200 * np.log2(found.hertz[3:-3] / hertz)).max() < 6
-
-
-def test_signals_without_pitch() -> None:
-    for wav in (np.zeros(RATE, np.float32), np.full(RATE, 0.3, np.float32)):
-        assert not pitch(wav, RATE).voiced[5:-5].any()
-    assert pitch(_noise(2), RATE).voiced.mean() < 0.05
-
-
-def test_loudness_does_not_change_the_pitch() -> None:
-    wav = (_tone(110, bend=0.2) * np.linspace(0, 1, RATE)).astype(np.float32)
-    a, b = pitch(wav, RATE), pitch(wav * np.float32(0.125), RATE)
-    assert np.array_equal(a.voiced, b.voiced) and np.array_equal(a.hertz, b.hertz)
 
 
 # --- mel-cepstral distortion by hand ---

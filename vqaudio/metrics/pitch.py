@@ -1,27 +1,36 @@
-"""F0 and voicing of speech: YIN (de Cheveigné and Kawahara, 2002), vectorised over frames.
+"""F0 and voicing of speech by SwiftF0 (Nieradzik, 2025, arXiv 2508.18440), a small network that runs on the CPU.
 
-librosa.yin gives no voicing, and librosa.pyin takes a quarter of a second or more per second of audio; this takes 4 ms.
-On utterances of vctk_mini and timit8, 3 % of the frames that both call voiced differ from librosa.pyin by more than 300
-cents. Of the frames of timit8 whose voicing follows from the phone (vowels, nasals, approximants; voiceless stops,
-fricatives and silence), 7 % are classified wrongly.
+It was measured against librosa.pyin and YIN (de Cheveigné and Kawahara, 2002, with a gate on the level). Wrong voicing of
+the frames whose voicing follows from the phone (voiced: vowels, nasals, approximants; unvoiced: voiceless stops and
+fricatives, silence), on the 80 utterances of timit8 with phones labelled by hand, and on 12 utterances of four voices of
+flite with the phones that it read; speed on one core; and on synthetic vowels with known F0 between 60 and 450 Hz, at
+signal-to-noise ratios of 40, 20 and 10 dB, the root mean square error of F0 and the worst rate of errors above 20 %:
 
-Letters: T samples, N frames, W samples of the window, M lags.
+    tracker    timit8   flite   speed (real time)   F0 error        errors above 20 %
+    SwiftF0    3.9 %    3.9 %   160x                3 to 6 cents    none
+    YIN        6.9 %    7.9 %   165x                5 to 14 cents   20 % (250 to 450 Hz, 10 dB)
+    pyin       14.3 %   15.9 %  7x                  5 to 11 cents   none
+
+VOICED is the threshold that its authors calibrated; on timit8, 0.4 gives 3.8 % and 0.6 gives 4.4 %, on flite 4.4 and 3.7.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import functools
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numpy.lib.stride_tricks import sliding_window_view
+
+from vqaudio.metrics.waveform import SAMPLE_RATE, Wav, standardised
+
+if TYPE_CHECKING:
+    from swift_f0 import SwiftF0
 
 FRAME = 0.01  # seconds from one frame to the next
 LOWEST, HIGHEST = 60.0, 500.0  # Hz
-WINDOW = 0.025  # seconds
-PERIODIC = 0.15  # the period is the first local minimum of the normalised difference below this
-VOICED = 0.5  # a frame is voiced if the normalised difference at its period is below this
-QUIET = 30.0  # dB below the loudest frame: quieter frames are unvoiced
+VOICED = 0.5  # a frame is voiced if its confidence is at least this
+PADDING = 512  # samples of silence after the end, so that the network's last frame lies beyond it
 
 
 class Pitch(NamedTuple):
@@ -29,44 +38,34 @@ class Pitch(NamedTuple):
     voiced: npt.NDArray[np.bool_]  # (N,)
 
 
-def pitch(wav: npt.NDArray[np.float32], sample_rate: int) -> Pitch:
-    """(T,) -> N = ceil(T / hop) frames of 10 ms; frame n is centred on sample n * hop. The level does not matter."""
-    hop, window = round(FRAME * sample_rate), round(WINDOW * sample_rate)
-    lags = int(sample_rate / LOWEST) + 2  # one more on either side, for parabolic interpolation
-    length = window + lags
-    padded = np.pad(wav.astype(np.float64), (length // 2, length))
-    frames = sliding_window_view(padded, length)[: len(wav) : hop]  # (N, W + M)
-    difference, energy = _differences(frames, window, lags)
-    lag, aperiodicity = _periods(difference, int(sample_rate / HIGHEST))
-    loud = energy > energy.max() * 10 ** (-QUIET / 10)
-    return Pitch(sample_rate / lag, loud & (aperiodicity < VOICED))
+def pitch(wav: Wav, sample_rate: int) -> Pitch:
+    """(T,) -> N = ceil(T / hop) frames of 10 ms; frame n is centred on sample n * hop. The level does not matter.
+
+    The network's frames are 16 ms apart: its confidence, and the logarithm of F0 of voiced frames, are interpolated. Raises ValueError for what
+    is not mono audio of finite samples, ModuleNotFoundError without swift-f0.
+    """
+    samples, hop = standardised(wav, sample_rate), round(FRAME * sample_rate)
+    found = _detector().detect(np.pad(samples, (0, PADDING)), SAMPLE_RATE, LOWEST, HIGHEST)
+    times = np.arange(0, len(wav), hop) / sample_rate
+    known = found.confidence >= VOICED
+    if not known.any():
+        return Pitch(np.full(len(times), LOWEST), np.zeros(len(times), bool))
+    octaves = np.interp(times, found.timestamps[known], np.log2(found.pitch_hz[known]))
+    return Pitch(2**octaves, np.interp(times, found.timestamps, found.confidence) >= VOICED)
 
 
-def _differences(
-    frames: npt.NDArray[np.float64], window: int, lags: int
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """(N, W + M) -> cumulative-mean normalised differences (N, M), window energies (N,)."""
-    size = 2 ** int(np.ceil(np.log2(frames.shape[1])))
-    product = np.fft.rfft(frames, size) * np.fft.rfft(frames[:, :window], size).conj()
-    together = np.fft.irfft(product, size)[:, :lags]
-    sums = np.pad(np.cumsum(frames**2, axis=1), ((0, 0), (1, 0)))
-    energies = (sums[:, window:] - sums[:, :-window])[:, :lags]
-    squared = np.maximum(energies[:, :1] + energies - 2 * together, 0)
-    before = np.cumsum(squared[:, 1:], axis=1)
-    change = before > 1e-9 * energies[:, :1]  # silence and constants have no period
-    ratio = squared[:, 1:] * np.arange(1, lags) / np.where(change, before, 1)
-    return np.pad(np.where(change, ratio, 1), ((0, 0), (1, 0)), constant_values=1), energies[:, 0]
+def check_tracker() -> None:
+    """Raises ModuleNotFoundError, with what to install, where swift-f0 is missing."""
+    try:
+        import swift_f0  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("F0 needs swift-f0: pip install 'vqaudio[metrics]'") from error
 
 
-def _periods(
-    difference: npt.NDArray[np.float64], shortest: int
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """(N, M) -> the first local minimum below PERIODIC, else the global one: interpolated lag (N,) and value (N,)."""
-    inner = difference[:, shortest:-1]  # (N, M')
-    dips = (inner <= difference[:, shortest - 1 : -2]) & (inner < difference[:, shortest + 1 :]) & (inner < PERIODIC)
-    chosen = np.where(dips.any(axis=1), dips.argmax(axis=1), inner.argmin(axis=1)) + shortest
-    rows = np.arange(len(difference))
-    left, middle, right = (difference[rows, chosen + step] for step in (-1, 0, 1))
-    bend = left - 2 * middle + right
-    offset = np.where(bend > 0, (left - right) / np.where(bend > 0, 2 * bend, 1), 0)
-    return chosen + np.clip(offset, -0.5, 0.5), middle
+@functools.cache
+def _detector() -> SwiftF0:
+    """On one thread: it is fast enough, and PyTorch's threads are left alone."""
+    check_tracker()
+    from swift_f0 import SwiftF0
+
+    return SwiftF0(threads=1)

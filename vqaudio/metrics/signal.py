@@ -20,7 +20,7 @@ from torch import from_numpy
 
 from vqaudio.data.audio import resampled
 from vqaudio.metrics.confidence import Estimate, bootstrap, mean, ratio
-from vqaudio.metrics.pitch import FRAME, pitch
+from vqaudio.metrics.pitch import FRAME, check_tracker, pitch
 
 Wav = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
@@ -75,7 +75,7 @@ def signal_metrics(
     as its count shows, and a sentence with its name (or number) is appended to `left_out`; without that list it is a
     warning. A metric without any pair is NaN. Raises ValueError for no pairs, lists of different lengths, audio that is
     not (T,) or not finite, shorter than 0.1 s, or longer than its partner by more than 0.1 s; ModuleNotFoundError
-    without pesq, pystoi and torchmetrics.
+    without pesq, pystoi, swift-f0 and torchmetrics.
     """
     check_packages()
     _check(originals, others, sample_rate)
@@ -235,6 +235,7 @@ def _message(error: Exception) -> str:
 
 def check_packages() -> None:
     """Raises ModuleNotFoundError, with what to install, where a package is missing."""
+    check_tracker()
     try:
         import pesq  # noqa: F401
         import pystoi  # noqa: F401

@@ -11,19 +11,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vqaudio.data.manifest import Utterance
-from vqaudio.data.text import words_of
 from vqaudio.metrics.abx import abx_metrics
 from vqaudio.metrics.abx_items import items_of, load_features
-from vqaudio.metrics.asr import transcribe_all
 from vqaudio.metrics.conditioning_gap import gap_estimates
 from vqaudio.metrics.confidence import Estimate
+from vqaudio.metrics.mos import naturalness_metrics
 from vqaudio.metrics.phones import phone_metrics
 from vqaudio.metrics.robustness import missing_codecs, robustness_metrics
 from vqaudio.metrics.signal import signal_metrics
 from vqaudio.metrics.speaker_probe import speaker_probe_metrics
 from vqaudio.metrics.speaker_verification import SpeakerVerifier
 from vqaudio.metrics.voice_conversion import voice_conversion_metrics
-from vqaudio.metrics.wer import wer_increase, wer_metrics
+from vqaudio.metrics.wer import normalised, wer_increase, wer_metrics
 from vqaudio.report.context import ENROLMENT_UTTERANCES, EvaluationContext
 from vqaudio.report.datasets import spread
 from vqaudio.report.decoded import vocoders
@@ -196,20 +195,24 @@ def _place(id: str, enrolled: Sequence[Utterance]) -> int | None:
 
 def wer(context: EvaluationContext) -> Results:
     decoded = context.decoded
-    chosen = [i for i, u in enumerate(decoded.utterances) if words_of(u.text or "")]
+    chosen = [i for i, u in enumerate(decoded.utterances) if normalised(u.text or "")]
     if not chosen:
         raise NotApplicableError("none of the decoded utterances has a text in the manifest")
     references = [decoded.utterances[i].text or "" for i in chosen]
-    corpus = [u.text for u in (*context.dataset.utterances, *context.dataset.training) if u.text]
-    asr = context.make_asr(corpus)
+    asr = context.load_asr()
     hypotheses: dict[str, list[str]] = {}
     for system, wavs in decoded.audio.items():
-        hypotheses[system] = list(transcribe_all(asr, [wavs[i] for i in chosen], context.model.sample_rate))
+        hypotheses[system] = [asr.transcribe(wavs[i], context.model.sample_rate) for i in chosen]
         metrics = wer_metrics(references, hypotheses[system])
         key, less = LOSSES.get(system, ("", ""))
         if less in hypotheses:
             metrics[key] = wer_increase(references, hypotheses[less], hypotheses[system])
         yield system, metrics
+
+
+def naturalness(context: EvaluationContext) -> Results:
+    for system, wavs in context.decoded.audio.items():
+        yield system, naturalness_metrics(wavs, context.model.sample_rate)
 
 
 def signal(context: EvaluationContext) -> Results:

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     TaskKey = str
 else:
     TaskKey = Literal[tuple(task.key for task in TASKS)]  # the choices of --only
-POCKETSPHINX = "pocketsphinx"
 
 
 @dataclass(frozen=True)
@@ -21,12 +20,12 @@ class ReportConfig:
     max_utterances: int = 200
     """maximum number of utterances of each set, spread evenly over its speakers"""
     decoded_utterances: int = 24
-    """number of utterances of each set that are decoded to audio for voice_conversion, wer and signal"""
+    """number of utterances of each set that are decoded to audio for voice_conversion, wer, naturalness and signal"""
     phone_classes: Literal["paper", "labels"] = "paper"
     """phone classes: the 41 classes of the paper, or every label of the alignments as its own class"""
-    asr: str = POCKETSPHINX
-    """speech recogniser: pocketsphinx with a language model of the corpus's texts, or a model of the Hugging Face Hub
-    such as openai/whisper-small"""
+    asr: str = "tiny.en"
+    """speech recogniser: the size of a Whisper model, a repository of the Hugging Face Hub such as
+    Systran/faster-whisper-small.en, or a folder; tiny.en needs no network"""
     only: tuple[TaskKey, ...] = ()
     """tasks to compute; default: all"""
     html: bool = True

@@ -15,7 +15,7 @@ from vqaudio.data.alignments import Alignment
 from vqaudio.data.crops import validation_batches
 from vqaudio.data.manifest import Utterance
 from vqaudio.data.packed import pack
-from vqaudio.metrics.asr import ASR, PocketsphinxASR
+from vqaudio.metrics.asr import WhisperASR
 from vqaudio.metrics.bitrate import Bitrates, bitrates
 from vqaudio.metrics.conditioning_gap import ConditionedNLL, conditioned_nll
 from vqaudio.metrics.kmeans_baseline import MAX_FRAMES, KMeansTokenizer, random_codes
@@ -53,8 +53,8 @@ class EvaluationContext:
     """maximum number of utterances that are decoded"""
     sampling: SamplingConfig
     """how samples are drawn; its seed is that of crops, baselines and probes too"""
-    make_asr: Callable[[Sequence[str]], ASR] = PocketsphinxASR
-    """texts of the corpus -> a speech recogniser"""
+    load_asr: Callable[[], WhisperASR] = WhisperASR
+    """returns the speech recogniser, loaded once for all sets"""
     features: Sequence[Path] = ()
     """folders of ID.npy, (N, D) or (N,) at the model's frame rate: further systems for ABX"""
     prior: CodePrior | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import math
@@ -12,13 +13,13 @@ from typing import Any, NamedTuple
 
 from vqaudio.atomic import check_output_folder, save_json
 from vqaudio.fingerprint import fingerprint
-from vqaudio.metrics.asr import ASR, PocketsphinxASR, TransformersASR
+from vqaudio.metrics.asr import WhisperASR
 from vqaudio.metrics.bitrate import Bitrates
 from vqaudio.metrics.conditioning_gap import gap_metrics
 from vqaudio.metrics.confidence import Estimate
 from vqaudio.report.assets import AUDIO, PICTURES, check_drawing, page_assets
 from vqaudio.report.compute import check_features, compute
-from vqaudio.report.config import POCKETSPHINX, ReportConfig
+from vqaudio.report.config import ReportConfig
 from vqaudio.report.context import EvaluationContext, enrolment, fit_kmeans_baselines
 from vqaudio.report.datasets import EvaluationSet, open_sets
 from vqaudio.report.decoded import invertible_spectrum
@@ -94,7 +95,7 @@ def evaluate_speech(
     """Computes every task on every set -> OUT/report.json and, unless `cfg.html` is off, OUT/index.html.
 
     `data`: manifests, or folders of `vqaudio prepare`, whose test.jsonl is evaluated; their train.jsonl gives the
-    k-means baselines and the speaker verifier their speech and the speech recogniser further texts. `phones`:
+    k-means baselines and the speaker verifier their speech. `phones`:
     alignments (`find_alignments`). `features`: folders of ID.npy at the model's frame rate, further systems for ABX.
     `training`: a token file of training utterances, for the bitrates whose names end in _trained. What cannot be
     computed is listed in `Report.missing` with the reason. `sampling`: how samples are drawn for utterances that are
@@ -113,7 +114,7 @@ def evaluate_speech(
     identity = _identity(model, contexts, cfg, features, prior, training) if resume else ""
     journal = Journal(out / JOURNAL if resume else None, identity)
     report = _compute_all(contexts, tasks, progress, journal)
-    _write(_as_json(report, model, name, contexts), contexts, cfg, tasks, out, overwrite=overwrite)
+    _write(_as_json(report, model, name, contexts, cfg), contexts, cfg, tasks, out, overwrite=overwrite)
     journal.remove()
     return report
 
@@ -146,7 +147,9 @@ def _contexts(
     training: Path | None,
     sampling: SamplingConfig,
 ) -> list[EvaluationContext]:
-    """One for each set. What can fail before hours of work fails here: labels without a class, unreadable audio."""
+    """One for each set. What can fail before hours of work fails here: labels without a class, unreadable audio,
+    a speech recogniser that cannot be loaded.
+    """
     train_codes = None
     if training is not None:
         speakers = prior.cfg.speakers if prior is not None else ()
@@ -154,7 +157,10 @@ def _contexts(
     kmeans = functools.cache(lambda: fit_kmeans_baselines(sets, model, sampling.seed))
     spectrum = functools.cache(lambda: invertible_spectrum(model, sets))
     enrolled = enrolment(sets, model.speakers)
-    make_asr = _asr(cfg.asr) if any(task.key == "wer" for task in tasks) else PocketsphinxASR
+    load_asr = functools.cache(lambda: WhisperASR(cfg.asr))
+    if any(task.key == "wer" for task in tasks):
+        with contextlib.suppress(ModuleNotFoundError):  # the task will say so
+            load_asr()
     contexts = [
         EvaluationContext(
             model,
@@ -165,7 +171,7 @@ def _contexts(
             phone_classes="paper" if cfg.phone_classes == "paper" else "labels",
             decoded_utterances=cfg.decoded_utterances,
             sampling=sampling,
-            make_asr=make_asr,
+            load_asr=load_asr,
             features=features,
             prior=prior,
             train_codes=train_codes,
@@ -274,14 +280,6 @@ def _clear(out: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-def _asr(name: str) -> Callable[[Sequence[str]], ASR]:
-    """A model of the Hub is downloaded now, not after hours of work."""
-    if name == POCKETSPHINX:
-        return PocketsphinxASR
-    loaded = TransformersASR(name)
-    return lambda texts: loaded
-
-
 def _training_health(contexts: Sequence[EvaluationContext]) -> str:
     """Computed on the first set whose speakers the model knows."""
     reason = ""
@@ -293,7 +291,9 @@ def _training_health(contexts: Sequence[EvaluationContext]) -> str:
     return f"not available: {reason}"
 
 
-def _as_json(report: Report, model: SpeechVQVAE, name: str, contexts: Sequence[EvaluationContext]) -> dict[str, Any]:
+def _as_json(
+    report: Report, model: SpeechVQVAE, name: str, contexts: Sequence[EvaluationContext], cfg: ReportConfig
+) -> dict[str, Any]:
     """The same input gives the same output."""
     tasks = {task.key: task for task in TASKS}
     return {
@@ -309,6 +309,7 @@ def _as_json(report: Report, model: SpeechVQVAE, name: str, contexts: Sequence[E
             "vocoder": report.vocoder,
             "nominal_bits_per_second": model.frame_rate * math.log2(model.codebook_size),
         },
+        "asr": cfg.asr,
         "sampling": {name: value for name, value in asdict(contexts[0].sampling).items() if name != "threads"},
         "intelligibility": report.intelligibility._asdict(),
         "training_health": report.training_health,

@@ -222,7 +222,7 @@ TASKS = (
     Task(
         "wer",
         "Word error rate",
-        "Open-vocabulary speech recognition of original and decoded audio. original (Griffin-Lim): the original's "
+        "Speech recognition of original and decoded audio by Whisper, with an open vocabulary. original (Griffin-Lim): the original's "
         "log-mel spectrum as audio; reconstruction (Griffin-Lim): the spectrum that is predicted from the codes and the "
         "speaker, by the model's spectrum head or, where it has none, by ridge regression from codes of training "
         "utterances. Differences between them attribute the errors to codes and decoder.",
@@ -249,6 +249,23 @@ TASKS = (
             "{reconstruction (Griffin-Lim):wer})[; the WaveNet loses a further "
             "{reconstruction (WaveNet):wer_lost_by_wavenet} ({reconstruction (WaveNet):wer})]",
         ),
+    ),
+    Task(
+        "naturalness",
+        "Naturalness",
+        "Opinion scores from 1 to 5 that a network, DNSMOS P.835, predicts for the original, reconstructed and "
+        "converted audio; clean recordings have about 3.2 overall.",
+        "vqaudio.report.compute:naturalness",
+        (
+            Metric("mos_overall", "", HIGHER, "Predicted mean opinion score of the whole (OVRL), at most about 3.9."),
+            Metric("mos_signal", "", HIGHER, "Predicted mean opinion score of the speech alone (SIG), at most about "
+                   "4.0."),
+            Metric("mos_background", "", HIGHER, "Predicted mean opinion score of the background alone (BAK), at most "
+                   "about 4.4."),
+        ),
+        decodes=True,
+        summary="On {set}, the predicted opinion score (DNSMOS, 1 to 5) is {original:mos_overall} for original audio, "
+        "{reconstruction:mos_overall} for reconstructions[, {conversion:mos_overall} for conversions]",
     ),
     Task(
         "signal",

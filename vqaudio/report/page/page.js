@@ -56,6 +56,7 @@ function opening() {
     speakers:
       m.speakers?.length &&
       `${m.speakers.length}: ${m.speakers.slice(0, 8).join(", ")}${m.speakers.length > 8 ? ", …" : ""}`,
+    "speech recogniser": report.asr && `Whisper ${report.asr}`,
     sampling:
       sampling &&
       `temperature ${number(sampling.temperature)}${sampling.top_k ? `, top-k ${number(sampling.top_k)}` : ""}${sampling.top_p ? `, top-p ${number(sampling.top_p)}` : ""}`,
