@@ -60,8 +60,8 @@ def test_parts_in_brackets_appear_where_they_were_measured() -> None:
     }
     conversion, wer = _sentences(metrics)
     assert wer == (
-        "On set, the word error rate (closed vocabulary, unless --asr names a recogniser) is 10.0 % (9.0 to 11.0) for "
-        "original audio, 50.0 % (49.0 to 51.0) for reconstructions, 120.0 % (119.0 to 121.0) for unrelated speech."
+        "On set, the word error rate is 10.0 % (9.0 to 11.0) for original audio, 50.0 % (49.0 to 51.0) for "
+        "reconstructions, 120.0 % (119.0 to 121.0) for unrelated speech."
     )
     assert "90.0 % (89.0 to 91.0) of the conversions" in conversion and "on real speech: 2.0 %)" in conversion
     metrics["wer", CONVERSION] = {"wer": _near(0.6)}
