@@ -13,7 +13,7 @@ setup: .venv/ready
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[metrics]' \
-		|| echo "no C compiler, or no Python headers: evaluation goes without words, voices, PESQ and STOI" >&2
+		|| echo "no C compiler, or no Python headers: evaluation goes without words, naturalness, speakers, pitch, PESQ and STOI" >&2
 	touch $@
 
 demo: .venv/ready

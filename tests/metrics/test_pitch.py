@@ -13,8 +13,8 @@ from vqaudio.metrics.pitch import pitch
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("VQAUDIO_DATA", ROOT / "../shared/data")) / "timit8"
 RATE = 16_000
-VOICED = "iy ih eh ey ae aa aw ay ah ao oy ow uh uw ux er ax ix axr m n ng em en eng nx l r w y el".split()
-UNVOICED = "p t k pcl tcl kcl f s sh th ch h# pau epi".split()
+VOICED = " iy ih eh ey ae aa aw ay ah ao oy ow uh uw ux er ax ix axr m n ng em en eng nx l r w y el "
+UNVOICED = " p t k pcl tcl kcl f s sh th ch h# pau epi "
 
 pytest.importorskip("swift_f0", reason="the pitch tracker is absent: pip install 'vqaudio[metrics]'")
 
@@ -82,7 +82,7 @@ def test_the_number_of_frames_of_short_audio(count: int) -> None:
 
 def test_the_level_does_not_change_the_pitch() -> None:
     wav = (_voice(_glide(90, 200, RATE), RATE) * np.linspace(0, 1, RATE)).astype(np.float32)
-    a, b = pitch(wav, RATE), pitch(wav / 1024, RATE)
+    a, b = pitch(wav, RATE), pitch(wav * np.float32(1 / 1024), RATE)
     assert np.array_equal(a.voiced, b.voiced) and np.array_equal(a.hertz, b.hertz)
 
 
@@ -97,8 +97,8 @@ def test_voicing_is_that_of_the_phones() -> None:
         starts = np.arange(len(found.voiced)) * 160
         for start, end, phone in (line.split() for line in path.read_text().splitlines()):
             inside = (int(start) <= starts) & (starts < int(end))
-            if phone in VOICED or phone in UNVOICED:
-                wrong += list(found.voiced[inside] != (phone in VOICED))
+            if f" {phone} " in VOICED + UNVOICED:
+                wrong += list(found.voiced[inside] != (f" {phone} " in VOICED))
     assert np.mean(wrong) < 0.05 and len(wrong) > 4000
 
 

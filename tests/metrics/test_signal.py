@@ -68,7 +68,7 @@ def test_softer_speech_differs_by_its_level_alone(speech: list[np.ndarray]) -> N
 def test_an_octave_up_is_1200_cents_and_a_gross_error_in_every_frame() -> None:
     inner = slice(800, -800)  # without the edges, where frames reach beyond the tone
     metrics = _values([_tone(110, bend=0.1)[inner]], [_tone(220, bend=0.1)[inner]])
-    assert metrics["f0_rmse"] == pytest.approx(1200, abs=5)
+    assert metrics["f0_rmse"] == pytest.approx(1200, abs=10)
     assert metrics["gross_pitch_error"] == 1 and metrics["voicing_error"] < 0.05
     assert metrics["f0_correlation"] == pytest.approx(1, abs=0.01)
     assert metrics["voiced_fraction_original"] > 0.95 and metrics["mcd"] > 1
@@ -83,8 +83,8 @@ def test_opposite_f0_contours_correlate_negatively() -> None:
 
 def test_different_mean_pitch_does_not_correlate() -> None:
     """Two signals with constant F0 and independent noise are uncorrelated about their means."""
-    low = [_tone(100) + _noise(1, seed, 0.01) for seed in (0, 1)]
-    high = [_tone(200) + _noise(1, seed, 0.01) for seed in (2, 3)]
+    low = [_tone(100) + _noise(1, seed, 0.03) for seed in (0, 1)]
+    high = [_tone(200) + _noise(1, seed, 0.03) for seed in (2, 3)]
     assert abs(_values([low[0], high[0]], [low[1], high[1]])["f0_correlation"]) < 0.4
 
 

@@ -23,7 +23,7 @@ def test_rate_and_level_are_fixed(rate: int, gain: float) -> None:
 
 
 def test_a_gain_of_a_power_of_two_changes_no_bit() -> None:
-    assert np.array_equal(standardised(_noise(1000), 8_000), standardised(_noise(1000) / 64, 8_000))
+    assert np.array_equal(standardised(_noise(1000), 8_000), standardised(_noise(1000) * np.float32(1 / 64), 8_000))
 
 
 def test_silence_stays_silence() -> None:

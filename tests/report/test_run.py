@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -65,7 +66,7 @@ def data(model: SpeechVQVAE, tmp_path_factory: pytest.TempPathFactory, write_man
 def arguments(data: Path, model_dir: Path) -> list[str]:
     return [
         *("evaluate", "--model", str(model_dir), "--data", str(data), "--phones", str(EGS / "phones")),
-        *("--phone-classes", "labels", "--decoded-utterances", "4", "--seed", "2"),
+        *("--phone-classes", "labels", "--decoded-utterances", "2", "--seed", "2"),
     ]
 
 
@@ -93,7 +94,9 @@ def test_every_task_is_computed_for_every_system(found: dict) -> None:
         ("bitrate", MODEL),
     }
     expected |= {
-        (key, audio) for key in ("voice_conversion", "wer") for audio in (ORIGINAL, RECONSTRUCTION, CONVERSION)
+        (key, audio)
+        for key in ("voice_conversion", "wer", "naturalness")
+        for audio in (ORIGINAL, RECONSTRUCTION, CONVERSION)
     }
     assert computed == expected | {("signal", RECONSTRUCTION)}
     assert {own["task"] for own in found["missing"]} <= {"signal"}  # PESQ may be undefined for noise
@@ -116,7 +119,7 @@ def test_the_page_holds_the_results(report: Path, found: dict) -> None:
     page = (report / "index.html").read_text()
     embedded = json.loads(page.split('<script type="application/json" id="report">')[1].split("</script>")[0])
     assert embedded["metrics"] == found["metrics"] and embedded["training_health"] == found["training_health"]
-    assert len(embedded["codes"]) == 16 and len(embedded["timelines"]) == 6 and len(embedded["audio"]) == 4
+    assert len(embedded["codes"]) == 16 and len(embedded["timelines"]) == 6 and len(embedded["audio"]) == 2
     for shown in embedded["audio"]:
         assert (report / shown["original"]).is_file() and (report / shown["reconstruction"]).is_file()
         assert all(
@@ -204,8 +207,8 @@ def test_a_model_of_stage_codes_is_evaluated_without_its_decoder(
 def test_the_reason_of_a_missing_task_is_given_and_the_others_are_computed(
     data: Path, arguments: list[str], tmp_path: Path, write_manifest: Callable[..., None]
 ) -> None:
-    """Texts without a word of English, and no training utterances, so that there is no target speaker."""
-    strange = [replace(u, text="zzyzx qwrtp") for u in read_manifest(data / "test.jsonl")]
+    """Texts without a word, and no training utterances, so that there is no target speaker."""
+    strange = [replace(u, text="...") for u in read_manifest(data / "test.jsonl")]
     write_manifest(tmp_path / "strange.jsonl", strange)
     options = [
         *arguments,
@@ -220,8 +223,23 @@ def test_the_reason_of_a_missing_task_is_given_and_the_others_are_computed(
     assert main([*options, "--out", str(tmp_path / "report")]) == 0
     found = json.loads((tmp_path / "report/report.json").read_text())
     why = {own["task"]: own["reason"] for own in found["missing"]}
-    assert "no word of the" in why["wer"] and "no target speaker" in why["voice_conversion"]
+    assert "has a text" in why["wer"] and "no target speaker" in why["voice_conversion"]
     assert {row["task"] for row in found["metrics"]} == {"signal"}
+
+
+def test_the_recogniser_is_recorded_and_loaded_before_all_work(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An unknown one ends the evaluation at once; a missing package only costs the task."""
+    options = [*arguments, "--only", "wer", "--no-html", "--out", str(tmp_path / "report")]
+    assert main([*options, "--asr", "smal.en"]) == 2
+    assert "the speech recogniser 'smal.en' cannot be loaded" in capsys.readouterr().err
+    assert not (tmp_path / "report").exists()
+    monkeypatch.setitem(sys.modules, "faster_whisper", None)
+    assert main(options) == 0
+    found = json.loads((tmp_path / "report/report.json").read_text())
+    assert found["asr"] == "tiny.en" and found["metrics"] == []
+    assert found["missing"][0]["reason"] == "speech recognition needs faster-whisper: pip install 'vqaudio[metrics]'"
 
 
 def test_what_cannot_be_evaluated_is_explained(

@@ -81,8 +81,9 @@ def evaluate(
     """Evaluate a model on data that it was not trained on; writes report.json and, for speech, an HTML page.
 
     Speech: conditioning gap, phones, ABX, speaker probe, voice conversion, word error rate, naturalness, signal,
-    codebook usage, bitrate and robustness, with confidence intervals and beside k-means and random baselines. The page index.html
-    needs no network. Images: bits per dimension, reconstructions, and with --prior bits per code and samples.
+    codebook usage, bitrate and robustness, with confidence intervals and beside k-means and random baselines. The
+    page index.html needs no network. Images: bits per dimension, reconstructions, and with --prior bits per code and
+    samples.
 
     Args:
         out: folder for the report

@@ -10,6 +10,7 @@ validated on vocoders or on voice conversion, and says nothing of words or speak
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -45,5 +46,5 @@ def _scores(wav: Wav, sample_rate: int) -> dict[str, float]:
     samples = standardised(wav, sample_rate)
     if len(wav) < SHORTEST * sample_rate or not samples.any():
         return dict.fromkeys(SCORES, 1.0)
-    found = dnsmos.run(np.resize(samples, max(len(samples), WINDOW)), sr=SAMPLE_RATE)
+    found: Any = dnsmos.run(np.resize(samples, max(len(samples), WINDOW)), sr=SAMPLE_RATE)
     return {name: float(found[key]) for name, key in SCORES.items()}

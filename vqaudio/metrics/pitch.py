@@ -1,17 +1,16 @@
 """F0 and voicing of speech by SwiftF0 (Nieradzik, 2025, arXiv 2508.18440), a small network that runs on the CPU.
 
-It was measured against librosa.pyin and YIN (de Cheveigné and Kawahara, 2002, with a gate on the level). Wrong voicing of
-the frames whose voicing follows from the phone (voiced: vowels, nasals, approximants; unvoiced: voiceless stops and
-fricatives, silence), on the 80 utterances of timit8 with phones labelled by hand, and on 12 utterances of four voices of
-flite with the phones that it read; speed on one core; and on synthetic vowels with known F0 between 60 and 450 Hz, at
-signal-to-noise ratios of 40, 20 and 10 dB, the root mean square error of F0 and the worst rate of errors above 20 %:
+Measured against librosa.pyin and YIN (de Cheveigné and Kawahara, 2002, with a gate on the level): wrong voicing of
+frames whose voicing follows from the phone (vowels, nasals and approximants; voiceless stops and fricatives, silence),
+on the 80 utterances of timit8 with phones labelled by hand and on 12 sentences of four voices of flite; speed on one
+core; errors of F0 on synthetic vowels with known F0 from 60 to 450 Hz, at signal-to-noise ratios of 40, 20 and 10 dB:
 
-    tracker    timit8   flite   speed (real time)   F0 error        errors above 20 %
-    SwiftF0    3.9 %    3.9 %   160x                3 to 6 cents    none
-    YIN        6.9 %    7.9 %   165x                5 to 14 cents   20 % (250 to 450 Hz, 10 dB)
-    pyin       14.3 %   15.9 %  7x                  5 to 11 cents   none
+    tracker    timit8   flite    speed              F0, root mean square   F0 wrong by more than 20 %
+    SwiftF0     3.9 %    3.9 %   160x real time     3 to 6 cents           never
+    YIN         6.9 %    7.9 %   165x               5 to 14 cents          up to 20 % (250 to 450 Hz, 10 dB)
+    pyin       14.3 %   15.9 %     7x               5 to 11 cents          never
 
-VOICED is the threshold that its authors calibrated; on timit8, 0.4 gives 3.8 % and 0.6 gives 4.4 %, on flite 4.4 and 3.7.
+VOICED is the threshold that its authors calibrated. On timit8 0.4 gives 3.8 % and 0.6 4.4 %, on flite 4.4 and 3.7 %.
 """
 
 from __future__ import annotations
@@ -41,8 +40,8 @@ class Pitch(NamedTuple):
 def pitch(wav: Wav, sample_rate: int) -> Pitch:
     """(T,) -> N = ceil(T / hop) frames of 10 ms; frame n is centred on sample n * hop. The level does not matter.
 
-    The network's frames are 16 ms apart: its confidence, and the logarithm of F0 of voiced frames, are interpolated. Raises ValueError for what
-    is not mono audio of finite samples, ModuleNotFoundError without swift-f0.
+    The network's frames are 16 ms apart: its confidence is interpolated, and the logarithm of F0 of its voiced frames.
+    Raises ValueError for what is not mono audio of finite samples, ModuleNotFoundError without swift-f0.
     """
     samples, hop = standardised(wav, sample_rate), round(FRAME * sample_rate)
     found = _detector().detect(np.pad(samples, (0, PADDING)), SAMPLE_RATE, LOWEST, HIGHEST)

@@ -1,9 +1,9 @@
 """Word error rate (WER) and character error rate (CER) of speech recognition.
 
 Substitutions, deletions and insertions over the words (or characters) of the reference; the rate may exceed 1. It
-depends on the audio and on the recogniser: compare it with the rate of the original audio and of unrelated speech. Texts
-are normalised as Whisper's authors do it for English (Radford et al., 2022, appendix C), so that spelling, contractions
-and the writing of numbers do not count.
+depends on the audio and on the recogniser: compare it with the rate of the original audio and of unrelated speech.
+Texts are normalised as Whisper's authors do it for English (Radford et al., 2022, appendix C), so that spelling,
+contractions and the writing of numbers do not count.
 """
 
 from __future__ import annotations

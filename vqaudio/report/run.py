@@ -95,16 +95,16 @@ def evaluate_speech(
     """Computes every task on every set -> OUT/report.json and, unless `cfg.html` is off, OUT/index.html.
 
     `data`: manifests, or folders of `vqaudio prepare`, whose test.jsonl is evaluated; their train.jsonl gives the
-    k-means baselines and the speaker verifier their speech. `phones`:
-    alignments (`find_alignments`). `features`: folders of ID.npy at the model's frame rate, further systems for ABX.
-    `training`: a token file of training utterances, for the bitrates whose names end in _trained. What cannot be
-    computed is listed in `Report.missing` with the reason. `sampling`: how samples are drawn for utterances that are
-    decoded; its seed is that of crops, baselines and probes too. `resume`: the results of each task are kept in `out`
-    until the report is written, and those of an interrupted evaluation of the same content are not computed again.
+    k-means baselines and the speaker verifier their speech. `phones`: alignments (`find_alignments`). `features`:
+    folders of ID.npy at the model's frame rate, further systems for ABX. `training`: a token file of training
+    utterances, for the bitrates whose names end in _trained. What cannot be computed is listed in `Report.missing` with
+    the reason. `sampling`: how samples are drawn for utterances that are decoded; its seed is that of crops, baselines
+    and probes too. `resume`: the results of each task are kept in `out` until the report is written, and those of an
+    interrupted evaluation of the same content are not computed again.
 
-    Raises ValueError for a prior or tokens of another model, labels without a phone class and what `open_sets` refuses,
-    FileNotFoundError where there is no manifest, AudioError for an utterance that cannot be used; FileExistsError for
-    an existing report without `overwrite`.
+    Raises ValueError for a prior or tokens of another model, labels without a phone class, an unknown speech recogniser
+    and what `open_sets` refuses, FileNotFoundError where there is no manifest, AudioError for an utterance that cannot
+    be used; FileExistsError for an existing report without `overwrite`.
     """
     tasks = [task for task in TASKS if not cfg.only or task.key in cfg.only]
     sets = _checked_sets(model, data, cfg, phones, features, prior)
@@ -147,8 +147,8 @@ def _contexts(
     training: Path | None,
     sampling: SamplingConfig,
 ) -> list[EvaluationContext]:
-    """One for each set. What can fail before hours of work fails here: labels without a class, unreadable audio,
-    a speech recogniser that cannot be loaded.
+    """One for each set. What can fail before hours of work fails here: labels without a class, unreadable audio, an
+    unknown speech recogniser.
     """
     train_codes = None
     if training is not None:
