@@ -171,7 +171,10 @@ class EvaluationContext:
         wavs = []
         for start in range(0, len(tokens), DECODE_BATCH):
             part = slice(start, start + DECODE_BATCH)
-            wavs += [wav.numpy() for wav in self.model.decode_batch(tokens[part], speakers[part], self.sampling)]
+            wavs += [
+                wav.numpy()
+                for wav in self.model.decode_batch(tokens[part], speakers[part], self.sampling, vocoder="wavenet")
+            ]
         return wavs
 
 
