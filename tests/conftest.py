@@ -4,6 +4,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from torch import nn
 
 from vqaudio import SpeechVQVAE, SpeechVQVAEConfig, save_model
 from vqaudio.data.manifest import Utterance, manifest_row
+from vqaudio.nn.context import ContextConfig
 from vqaudio.nn.encoder import EncoderConfig
+from vqaudio.nn.frontend import LogMelConfig
 from vqaudio.nn.vector_quantizer import VectorQuantizerConfig
 from vqaudio.nn.wavenet import WaveNetConfig
 
@@ -104,6 +107,27 @@ def initialised() -> Callable[..., SpeechVQVAE]:
 def tiny_model(tiny_config: SpeechVQVAEConfig) -> SpeechVQVAE:
     """Initialised and in evaluation mode. All tests share it: do not change it (copy.deepcopy makes another)."""
     return _initialised(tiny_config)
+
+
+@pytest.fixture(scope="session")
+def spectrum_config(tiny_config: SpeechVQVAEConfig) -> SpeechVQVAEConfig:
+    """`tiny_config` with a context network and a spectrum head: hop 80, two spectra per code."""
+    return replace(
+        tiny_config,
+        encoder=EncoderConfig(strides=(8, 10), channels=(6, 8), dilations=(1,), dim=4, lookahead=70),
+        context=ContextConfig(dilations=(1, 2), channels=6),
+        spectrum=LogMelConfig(n_mels=10, hop_length=40, win_length=100),
+    )
+
+
+@pytest.fixture(scope="session")
+def spectrum_model(spectrum_config: SpeechVQVAEConfig) -> SpeechVQVAE:
+    """Initialised and in evaluation mode; the WaveNet is its default vocoder. All tests share it: do not change it."""
+    model = _initialised(spectrum_config, samples=4000)
+    assert model.context is not None and model.spectrum is not None
+    _randomise(model.context, seed=5)
+    _randomise(model.spectrum, seed=6)
+    return model.requires_grad_(False)
 
 
 @pytest.fixture(scope="session")

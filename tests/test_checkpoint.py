@@ -98,8 +98,8 @@ def test_another_kind_is_explained(folder: Path, kind: object) -> None:
 
 def test_a_config_of_a_newer_version_is_explained(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())["config"]
-    _edit(folder, config={**config, "vocoder": 3})
-    with pytest.raises(ModelError, match=r"unknown key 'vocoder'.*newer vqaudio"):
+    _edit(folder, config={**config, "prosody": 3})
+    with pytest.raises(ModelError, match=r"unknown key 'prosody'.*newer vqaudio"):
         load_model(folder)
     _edit(folder, config={**config, "encoder": {**config["encoder"], "dim": 5}})
     with pytest.raises(ModelError, match=r"quantizer.dim \(4\) must be encoder.dim \(5\)"):

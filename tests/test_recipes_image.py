@@ -148,7 +148,10 @@ def _refuse(images: Path, runs: Path, capsys: pytest.CaptureFixture[str]) -> Non
         (["tokenize", str(images), "--model", vqvae], "this verb needs a SpeechVQVAE"),
         (["sample", "--prior", vqvae, "--model", vqvae], "ImageVQVAE, not a prior"),
         (["sample", "--prior", prior, "--model", vqvae, "--label", "green"], "class 'green' is not in this prior"),
-        (["sample", "--prior", prior, "--model", vqvae, "--speaker", "p225"], "--speaker and --prompt apply to speech"),
+        (
+            ["sample", "--prior", prior, "--model", vqvae, "--speaker", "p225"],
+            "--speaker, --prompt and --vocoder apply to speech",
+        ),
         (["evaluate", "--model", prior, *data], "ImagePrior cannot be evaluated alone"),
         (["evaluate", "--model", second, *data], "--first must name its bottom-level model"),
         (["evaluate", "--model", vqvae, "--first", vqvae, *data], "--first is for a hierarchical image model"),

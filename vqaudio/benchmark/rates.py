@@ -1,4 +1,4 @@
-"""Decoding rates of a WaveNet, in steps per second of all streams together: a function for each implementation.
+"""Decoding rates, in steps per second of all streams together: a function for each implementation.
 
 Letters: B streams, T steps, N frames, D width of the conditioning.
 """
@@ -16,10 +16,12 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from vqaudio.nn.frontend import LogMel
 from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
 from vqaudio.sampling.backends import Sampler, block_steps
 from vqaudio.sampling.config import SamplingConfig
 from vqaudio.sampling.logits import draw
+from vqaudio.speech.griffin_lim import griffin_lim
 
 
 def sampler_rate(
@@ -98,6 +100,16 @@ def wavenet_vocoder_rate(cfg: WaveNetConfig, threads: int, *, seconds: float = 0
 
     with _torch_threads(threads):
         return median_rate(run, least=cfg.hop, seconds=seconds, repeats=repeats)
+
+
+def griffin_lim_rate(log_mel: LogMel, *, seconds: float = 0.2, repeats: int = 5) -> float:
+    """Samples per second that Griffin-Lim makes of log-mel spectra, on one thread; it has no others."""
+    hop, bands = log_mel.cfg.hop_length, log_mel.cfg.n_mels
+
+    def run(steps: int) -> None:
+        griffin_lim(log_mel, torch.randn(steps // hop, bands), steps)
+
+    return median_rate(run, least=hop, seconds=seconds, repeats=repeats)
 
 
 def median_rate(work: Callable[[int], object], *, least: int, seconds: float, repeats: int) -> float:

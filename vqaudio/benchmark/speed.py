@@ -11,16 +11,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from vqaudio.benchmark.rates import reference_rate, sampler_rate, wavenet_vocoder_missing, wavenet_vocoder_rate
+from vqaudio.benchmark.rates import (
+    griffin_lim_rate,
+    reference_rate,
+    sampler_rate,
+    wavenet_vocoder_missing,
+    wavenet_vocoder_rate,
+)
 from vqaudio.kernels import machine
 from vqaudio.kernels.library import kernels
 from vqaudio.kernels.precision import PRECISIONS, Precision
+from vqaudio.nn.frontend import LogMel, LogMelConfig
 from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
 from vqaudio.sampling.backends import choose, ring_buffers
 from vqaudio.sampling.compiled import shape_of
 from vqaudio.sampling.config import SamplingConfig
 
 REFERENCE, WAVENET_VOCODER, RING, COMPILED = "reference loop", "wavenet_vocoder", "ring buffers", "compiled"
+SPECTRUM = LogMelConfig(n_mels=80)  # of 16 kHz, as the shipped model predicts it
 TRIALS = 5  # the best counts, because other work on the machine only slows trials down
 
 
@@ -114,6 +122,11 @@ def measure_bandwidth(model: BenchmarkModel, seconds: float = 0.2) -> float | No
     if found is None:
         return None
     return max(machine.bandwidth(found, model.weight_bytes, seconds=seconds) for _ in range(TRIALS))
+
+
+def measure_griffin_lim(plan: Plan) -> float:
+    """The real-time factor of the vocoder griffin-lim on one thread; the context network before it takes little."""
+    return griffin_lim_rate(LogMel(SPECTRUM, 16000), seconds=plan.seconds, repeats=plan.repeats) / 16000
 
 
 def compare(model: BenchmarkModel, host: Machine, bandwidth: float | None, plan: Plan) -> Iterator[Speed]:

@@ -19,6 +19,7 @@ from tyro.conf import arg
 from vqaudio.data.audio import AudioWarning, Failures
 from vqaudio.pipes import DASH
 from vqaudio.sampling.config import MAX_THREADS, SamplingConfig
+from vqaudio.speech.vocoders import Vocoder
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,6 +50,13 @@ SpeakerLevel = Annotated[
 ]
 Resume = Annotated[bool, arg(help="continue interrupted work: skip what is done already and matches")]
 Sampling = Annotated[SamplingConfig, arg(name="")]  # --temperature --top-k --top-p --seed --precision --threads
+ChosenVocoder = Annotated[
+    Vocoder | None,
+    arg(
+        help="what makes the waveform: the WaveNet, or Griffin-Lim from the log-mel spectrum that the model predicts, "
+        "which uses --seed alone of the sampling options; by default the model's (vqaudio info MODEL)"
+    ),
+]
 Batch = Annotated[int, arg(help="number of utterances decoded at once")]
 Threads = Annotated[
     int | None, arg(metavar="INT", help="largest number of CPU threads; by default as set by OMP_NUM_THREADS")
@@ -170,14 +178,14 @@ def check_resume(resume: bool, overwrite: bool) -> None:
 
 
 def not_done(
-    jobs: Iterable[DecodeJob], resume: bool, net: SpeechVQVAE, sampling: SamplingConfig
+    jobs: Iterable[DecodeJob], resume: bool, net: SpeechVQVAE, sampling: SamplingConfig, vocoder: Vocoder
 ) -> Iterator[DecodeJob]:
     """The jobs whose audio is still to be written; with `resume` off all of them. Raises as `is_decoded` does."""
     from vqaudio.tokens.resume import is_decoded
 
     skipped = 0
     for job in jobs:
-        if resume and is_decoded(net, job, sampling):
+        if resume and is_decoded(net, job, sampling, vocoder):
             skipped += 1
         else:
             yield job
@@ -186,17 +194,25 @@ def not_done(
 
 
 def write_utterances(
-    decoded: Iterable[DecodedUtterance], total: int, net: SpeechVQVAE, sampling: SamplingConfig, overwrite: bool
+    decoded: Iterable[DecodedUtterance],
+    total: int,
+    net: SpeechVQVAE,
+    sampling: SamplingConfig,
+    vocoder: Vocoder,
+    overwrite: bool,
 ) -> None:
     """Writes each utterance as soon as it is decoded, and prints the speed at the end."""
     from vqaudio.data.audio import write_audio
+
+    if vocoder == "griffin-lim":
+        from librosa import griffinlim as griffinlim  # before the time is taken: importing it takes a second
 
     count, samples, started_at = 0, 0, time.perf_counter()
     for job, wav in progress(decoded, total):
         job.path.parent.mkdir(parents=True, exist_ok=True)
         write_audio(job.path, wav, net.sample_rate, overwrite=overwrite)
         count, samples = count + 1, samples + len(wav)
-    print_synthesis(f"{count} audio files", samples, started_at, net, sampling)
+    print_synthesis(f"{count} audio files", samples, started_at, net, sampling, vocoder)
 
 
 def print_synthesis(
@@ -205,14 +221,16 @@ def print_synthesis(
     started_at: float,
     net: SpeechVQVAE,
     sampling: SamplingConfig,
+    vocoder: Vocoder,
     file: TextIO | None = None,
 ) -> None:
-    """Prints what was written, the real-time factor and the sampler, to standard output by default."""
+    """Prints what was written, the real-time factor and the vocoder, to standard output by default."""
     from vqaudio.sampling.backends import choose
 
     seconds, elapsed = samples / net.sample_rate, time.perf_counter() - started_at
     facts = {"written": f"{written}, {seconds:.1f} s", "speed": real_time_factor(seconds, elapsed, net)}
-    print_facts({**facts, "sampler": choose(net.decoder, sampling).name}, file)
+    how = f", {choose(net.decoder, sampling).name}" if vocoder == "wavenet" else ""
+    print_facts({**facts, "vocoder": f"{vocoder}{how}"}, file)
 
 
 def print_enrolled(speakers: Iterable[EnrolledSpeaker]) -> int:

@@ -9,6 +9,7 @@ from tyro.conf import Positional, arg
 
 from vqaudio.cli.console import (
     Batch,
+    ChosenVocoder,
     Device,
     Inputs,
     Model,
@@ -31,6 +32,7 @@ def convert(
         tuple[str, ...], arg(metavar="S [S ...]", help="target speakers; all: every speaker of the model")
     ],
     model: Model = "mini",
+    vocoder: ChosenVocoder = None,
     sampling: Sampling = SamplingConfig(),
     batch_size: Batch = 16,
     device: Device = "auto",
@@ -48,6 +50,7 @@ def convert(
 
     check_resume(resume, overwrite)
     net = load(model, device, sampling.threads)
+    vocoder = net.check_vocoder(vocoder)
     sources = find_sources(inputs, speaker_level=None)
     speakers = net.speakers if speaker == ("all",) else tuple(dict.fromkeys(speaker))
     if not speakers:
@@ -60,10 +63,17 @@ def convert(
         rows = tokenize_all(net, storable, failures)
         jobs = (DecodeJob(outputs[row.id, name], row.tokens, name) for row in rows for name in speakers)
         write_utterances(
-            decode_jobs(net, not_done(jobs, resume, net, sampling), sampling, batch_size=batch_size),
+            decode_jobs(
+                net,
+                not_done(jobs, resume, net, sampling, vocoder),
+                sampling,
+                vocoder=vocoder,
+                batch_size=batch_size,
+            ),
             len(outputs),
             net,
             sampling,
+            vocoder,
             overwrite,
         )
     return 1 if failures else 0

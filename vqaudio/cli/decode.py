@@ -11,6 +11,7 @@ from tyro.conf import Positional, arg
 
 from vqaudio.cli.console import (
     Batch,
+    ChosenVocoder,
     Device,
     Model,
     Overwrite,
@@ -32,6 +33,7 @@ def decode(
     speaker: Annotated[str | None, arg(metavar="S", help="speaker of all rows; default: that of each row")] = None,
     stream: Annotated[bool, arg(help="write samples as soon as they are decoded, one row after another")] = False,
     model: Model = "mini",
+    vocoder: ChosenVocoder = None,
     sampling: Sampling = SamplingConfig(),
     batch_size: Batch = 16,
     device: Device = "auto",
@@ -47,6 +49,7 @@ def decode(
             - for headerless 16-bit little-endian samples on standard output, for example for a player
     """
     from vqaudio.data.audio_writer import STDOUT, check_destination, open_writer
+    from vqaudio.speech.vocoders import check_streams
     from vqaudio.tokens.decoding import DecodeJob, assign_speakers, decode_jobs, name_rows
     from vqaudio.tokens.files import read_tokens, token_file
 
@@ -58,6 +61,9 @@ def decode(
     elif str(out) == STDOUT:
         raise ValueError("--out - needs --stream; without it give a folder")
     net = load(model, device, sampling.threads)
+    vocoder = net.check_vocoder(vocoder)
+    if stream:
+        check_streams(vocoder)
     with token_file(tokens) as file:
         speakers, failures = assign_speakers(net, file, speaker)
         paths = {} if stream else name_rows(speakers, out, failures, overwrite=overwrite or resume)
@@ -69,18 +75,25 @@ def decode(
             samples, started_at = 0, time.perf_counter()
             with open_writer(out, net.sample_rate, overwrite=overwrite) as write:
                 for row in rows:
-                    for wav in net.decode_stream(row.tokens, speakers[row.id], sampling):
+                    for wav in net.decode_stream(row.tokens, speakers[row.id], sampling, vocoder):
                         write(wav)
                         samples += len(wav)
             written = "1 utterance" if len(speakers) == 1 else f"{len(speakers)} utterances"
-            print_synthesis(written, samples, started_at, net, sampling, file=sys.stderr)
+            print_synthesis(written, samples, started_at, net, sampling, vocoder, file=sys.stderr)
         elif speakers:
             jobs = (DecodeJob(paths[row.id], row.tokens, speakers[row.id]) for row in rows)
             write_utterances(
-                decode_jobs(net, not_done(jobs, resume, net, sampling), sampling, batch_size=batch_size),
+                decode_jobs(
+                    net,
+                    not_done(jobs, resume, net, sampling, vocoder),
+                    sampling,
+                    vocoder=vocoder,
+                    batch_size=batch_size,
+                ),
                 len(speakers),
                 net,
                 sampling,
+                vocoder,
                 overwrite,
             )
     return code

@@ -10,6 +10,7 @@ from tyro.conf import arg
 
 from vqaudio.cli.console import (
     Batch,
+    ChosenVocoder,
     Device,
     Model,
     Overwrite,
@@ -21,6 +22,7 @@ from vqaudio.cli.console import (
     write_utterances,
 )
 from vqaudio.sampling.config import SamplingConfig
+from vqaudio.speech.vocoders import Vocoder
 
 if TYPE_CHECKING:
     from vqaudio.speech.model import SpeechVQVAE
@@ -42,6 +44,7 @@ def sample(
     label: Annotated[
         tuple[str, ...], arg(metavar="CLASS [CLASS ...]", help="images: classes; by default all classes of the prior")
     ] = (),
+    vocoder: ChosenVocoder = None,
     sampling: Sampling = SamplingConfig(),
     batch_size: Batch = 16,
     device: Device = "auto",
@@ -49,7 +52,7 @@ def sample(
 ) -> int:
     """Sample speech or images from a trained prior: codes from the prior, decoded by its model.
 
-    --temperature, --top-k and --top-p apply to the codes, --precision to the decoder; waveforms are sampled at
+    --temperature, --top-k and --top-p apply to the codes, --precision to the WaveNet; waveforms are sampled at
     temperature 1.
 
     Args:
@@ -66,19 +69,20 @@ def sample(
         if label:
             raise ValueError(f"--label applies to images, but {prior} is a prior over speech codes; give a --speaker")
         net = load(model, device)
+        vocoder = net.check_vocoder(vocoder)
         speakers = _speakers(net, speaker)
         paths = _paths(sample_ids(speakers, count), out, overwrite)
         prompt_tokens = None if prompt is None else net.tokenize(prompt)
         of_codes = replace(sampling, precision="float32")
         of_speech = replace(sampling, temperature=1.0, top_k=None, top_p=None)
         rows = sample_rows(over, net, speakers, count, seconds, of_codes, prompt=prompt_tokens)
-        return _decode(net, list(rows), paths, out, batch_size, of_speech, overwrite)
+        return _decode(net, list(rows), paths, out, batch_size, of_speech, vocoder, overwrite)
     if not isinstance(over, ImagePrior):
         raise ValueError(
             f"{prior} is a model of kind {type(over).__name__}, not a prior; recipes/train_prior.py trains one"
         )
-    if speaker or prompt is not None:
-        raise ValueError(f"--speaker and --prompt apply to speech, but {prior} is a prior over image codes")
+    if speaker or prompt is not None or vocoder is not None:
+        raise ValueError(f"--speaker, --prompt and --vocoder apply to speech, but {prior} is a prior over image codes")
     from vqaudio.images.report import sample_images
     from vqaudio.images.vqvae import ImageVQVAE
 
@@ -116,6 +120,7 @@ def _decode(
     out: Path,
     batch_size: int,
     sampling: SamplingConfig,
+    vocoder: Vocoder,
     overwrite: bool,
 ) -> int:
     """Writes the tokens and their audio."""
@@ -125,5 +130,6 @@ def _decode(
     out.mkdir(parents=True, exist_ok=True)
     write_tokens(out / TOKENS, rows, overwrite=overwrite)
     jobs = (DecodeJob(paths[row.id], row.tokens, row.speaker) for row in rows)
-    write_utterances(decode_jobs(net, jobs, sampling, batch_size=batch_size), len(rows), net, sampling, overwrite)
+    decoded = decode_jobs(net, jobs, sampling, vocoder=vocoder, batch_size=batch_size)
+    write_utterances(decoded, len(rows), net, sampling, vocoder, overwrite)
     return 0

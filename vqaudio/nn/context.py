@@ -2,7 +2,7 @@
 
 The context network is a causal convolutional network at the frame rate over the code vectors and the speaker embedding.
 A linear head on top of it can be trained to predict the log-mel spectrum, which trains the encoder much faster than the
-likelihood of samples does.
+likelihood of samples does. The prediction can also be inverted by Griffin-Lim, in place of the decoder.
 
 Shapes: B batch, N frames, D code dimension, H speaker embedding, C channels, F mel bands, R spectra per frame.
 """

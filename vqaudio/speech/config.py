@@ -14,6 +14,7 @@ from vqaudio.nn.normalizer import NormalizerKind
 from vqaudio.nn.quantizer import QuantizerConfig
 from vqaudio.nn.vector_quantizer import VectorQuantizerConfig
 from vqaudio.nn.wavenet import WaveNetConfig
+from vqaudio.speech.vocoders import VOCODERS, Vocoder
 
 CODE_PARTS = ("encoder", "normalizer", "quantizer")  # modules of a SpeechVQVAE that determine the codes
 
@@ -29,8 +30,9 @@ class SpeechVQVAEConfig:
             "speakers",
             "decoder",
             "context",  # between the codes and the decoder
-            "spectrum",  # a loss
+            "spectrum",  # a loss, and what Griffin-Lim inverts
             "spectrum_loss_weight",
+            "vocoder",
             "stage",
             "time_jitter",
         ),
@@ -50,12 +52,15 @@ class SpeechVQVAEConfig:
     context: ContextConfig = field(default_factory=ContextConfig)
     """causal network between the codes and the decoder"""
     spectrum: LogMelConfig = field(default_factory=LogMelConfig)
-    """optional auxiliary log-mel loss on the output of the context network, in training; n_mels 0: none"""
+    """optional auxiliary log-mel loss on the output of the context network, in training; n_mels 0: none. Its prediction
+    is what the vocoder griffin-lim inverts"""
     spectrum_loss_weight: float = 3.0
     """weight of the auxiliary log-mel loss (mean squared error of values with a variance of about 1)"""
     stage: Literal["joint", "codes", "decoder"] = "joint"
     """what is trained. joint: everything; codes: everything except the decoder, with the log-mel loss only, which takes
     minutes; decoder: the decoder and the context network, with encoder and codebook frozen"""
+    vocoder: Vocoder = "wavenet"
+    """default vocoder. wavenet: the decoder; griffin-lim: no decoder, but the predicted log-mel spectrum, inverted"""
     time_jitter: float = 0.0
     """time jitter: fraction of the frames whose code is replaced by that of a neighbour, in training"""
 
@@ -80,6 +85,12 @@ class SpeechVQVAEConfig:
             raise ValueError(f"spectrum_loss_weight must be a finite number above 0, got {self.spectrum_loss_weight}")
         if self.stage not in ("joint", "codes", "decoder"):
             raise ValueError(f"stage must be 'joint', 'codes' or 'decoder', got {self.stage!r}")
+        if self.vocoder not in VOCODERS:
+            raise ValueError(f"vocoder must be {' or '.join(map(repr, VOCODERS))}, got {self.vocoder!r}")
+        if self.vocoder == "griffin-lim" and not has_mel_loss:
+            raise ValueError(
+                "vocoder: griffin-lim inverts the predicted log-mel spectrum: set spectrum.n_mels, or vocoder: wavenet"
+            )
         if self.stage == "codes" and not has_mel_loss:
             raise ValueError("stage: codes trains with the log-mel loss only: set spectrum.n_mels, or stage: joint")
         width = self.context.channels if self.context.dilations else self.encoder.dim

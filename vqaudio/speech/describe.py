@@ -10,6 +10,7 @@ from vqaudio.nn.fsq import FSQConfig
 from vqaudio.nn.quantizer import QuantizerConfig
 from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.speech.prior import CodePrior
+from vqaudio.speech.vocoders import VOCODERS
 
 
 def model_facts(model: SpeechVQVAE) -> dict[str, str]:
@@ -24,6 +25,7 @@ def model_facts(model: SpeechVQVAE) -> dict[str, str]:
         "encoder": f"{millions(model.encoder)} parameters",
         **({"context": f"{millions(model.context)} parameters"} if model.context else {}),
         "decoder": f"{millions(model.decoder)} parameters",
+        "vocoder": _vocoders(model),
         "quantizer": f"{_quantizer_kind(model.cfg.quantizer)}, {model.codebook_size} codes of dimension {encoder.dim}",
         "sample rate": f"{model.sample_rate} Hz",
         "hop": f"{samples(model.hop)}, {model.frame_rate:g} codes per second",
@@ -35,6 +37,12 @@ def model_facts(model: SpeechVQVAE) -> dict[str, str]:
         "speakers": f"{len(model.speakers)}: {', '.join(model.speakers)}" if model.speakers else "none",
         **({"decoder trained": "no (stage: codes)"} if model.cfg.stage == "codes" else {}),
     }
+
+
+def _vocoders(model: SpeechVQVAE) -> str:
+    """The default vocoder, and the other one if the model has it."""
+    others = [name for name in VOCODERS if name != model.cfg.vocoder and (name == "wavenet" or model.spectrum)]
+    return ", ".join([f"{model.cfg.vocoder} (default)", *others])
 
 
 def _quantizer_kind(cfg: QuantizerConfig) -> str:

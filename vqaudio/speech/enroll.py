@@ -73,7 +73,7 @@ def adapt(
     that diverges, and AudioError for audio that cannot be decoded. SIGINT and SIGTERM end it as they end `fit`.
     """
     cfg = cfg or AdaptConfig()
-    model.check_decodes()
+    model.check_vocoder("wavenet")  # which is trained, whatever the default vocoder is
     if work is None:
         with tempfile.TemporaryDirectory() as temporary:
             return adapt(model, speech, cfg, temporary)

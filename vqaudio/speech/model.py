@@ -1,7 +1,7 @@
 """SpeechVQVAE: waveform to discrete codes, and codes to the waveform of any of its speakers.
 
 Shapes: B batch, T samples, N frames (ceil(T / hop)), D code dimension, K codebook size, Q classes of
-mu-law samples, C conditioning channels.
+mu-law samples, C conditioning channels, F mel bands, R spectra per frame.
 """
 
 from __future__ import annotations
@@ -31,10 +31,12 @@ from vqaudio.sampling.config import SamplingConfig, SamplingOptions
 from vqaudio.speech import synthesis
 from vqaudio.speech.config import CODE_PARTS
 from vqaudio.speech.config import SpeechVQVAEConfig as SpeechVQVAEConfig
+from vqaudio.speech.griffin_lim import griffin_lim
 from vqaudio.speech.speakers import speaker_id, speaker_ids
 from vqaudio.speech.tokenizer import CHUNK_FRAMES, audio_pieces, encode_in_chunks
 from vqaudio.speech.tokens import Tokens
-from vqaudio.torch_defaults import with_own_defaults
+from vqaudio.speech.vocoders import NO_SPECTRUM, NOT_TRAINED, VOCODERS, Vocoder, check_streams
+from vqaudio.torch_defaults import one_thread, with_own_defaults
 
 
 class SpeechVQVAE(nn.Module):
@@ -263,10 +265,11 @@ class SpeechVQVAE(nn.Module):
         tokens: Tokens,
         speaker: str | None = None,
         sampling: SamplingConfig = SamplingConfig(),
+        vocoder: Vocoder | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Tensor:
         """Tokens -> waveform (T,) float32 in [-1, 1] of `speaker`; as `decode_batch`."""
-        return self.decode_batch([tokens], speaker, sampling, **options)[0]
+        return self.decode_batch([tokens], speaker, sampling, vocoder, **options)[0]
 
     @with_own_defaults
     def decode_batch(
@@ -274,27 +277,60 @@ class SpeechVQVAE(nn.Module):
         batch: Sequence[Tokens],
         speaker: str | Sequence[str] | None = None,
         sampling: SamplingConfig = SamplingConfig(),
+        vocoder: Vocoder | None = None,
         **options: Unpack[SamplingOptions],
     ) -> list[Tensor]:
         """Tokens of several utterances, one speaker for all or one for each -> waveforms (T,) float32 in [-1, 1].
 
-        `sampling` defines how samples are drawn; single fields of it can be given as keyword arguments instead
-        (`temperature=0.8, top_p=0.9`). The waveform of an utterance depends on its codes, the speaker and `sampling`;
-        with the compiled kernels on nothing else, otherwise on the rest of the batch through rounding. Raises
-        ValueError for tokens of another model, unknown speakers and options out of range.
+        `vocoder`: "wavenet", or "griffin-lim" for models with a spectrum head; None: the model's default. `sampling`
+        defines how the WaveNet draws samples; single fields of it can be given as keyword arguments instead
+        (`temperature=0.8, top_p=0.9`). Of it, Griffin-Lim uses the seed only, for its initial phases. The waveform of
+        an utterance depends on its codes, the speaker, the vocoder and `sampling`; with Griffin-Lim or the compiled
+        kernels on nothing else, otherwise on the rest of the batch through rounding. Raises ValueError for tokens of
+        another model, unknown speakers, options out of range and a vocoder that the model does not have.
         """
         sampling = sampling.override(**options)
+        vocoder = self.check_vocoder(vocoder)
         speakers = self._speaker_ids(speaker, len(batch))
         self.check_tokens(*batch)
         if not batch:
             return []
-        rows = []
-        for row, tokens in enumerate(batch):
-            whole = synthesis.pieces(self.quantizer, [tokens.codes], self.hop, None)
-            speaker_id = None if speakers is None else speakers[row : row + 1]
-            rows += [piece.cond.T for piece in synthesis.contextualize(self.context, self.decoder, whole, speaker_id)]
-        cond = nn.utils.rnn.pad_sequence(rows, batch_first=True).mT  # (B, C, N)
-        return synthesis.synthesize(self.decoder, cond, speakers, [tokens.num_samples for tokens in batch], sampling)
+        lengths = [tokens.num_samples for tokens in batch]
+        each = [None if speakers is None else speakers[row : row + 1] for row in range(len(batch))]
+        if vocoder == "griffin-lim":
+            assert self.spectrum is not None
+            spectra = map(self._predicted_spectrum, batch, each)
+            log_mel, seed = self.spectrum.log_mel, sampling.seed
+            return [griffin_lim(log_mel, *pair, seed) for pair in zip(spectra, lengths, strict=True)]
+        rows = map(self._conditioning, batch, each)
+        cond = nn.utils.rnn.pad_sequence([row.T for row in rows], batch_first=True).mT  # (B, C, N)
+        return synthesis.synthesize(self.decoder, cond, speakers, lengths, sampling)
+
+    def _conditioning(self, tokens: Tokens, speaker: Tensor | None) -> Tensor:
+        """Tokens, speaker (1,) -> what the decoder is conditioned on, (C, N)."""
+        whole = synthesis.pieces(self.quantizer, [tokens.codes], self.hop, None)
+        (piece,) = synthesis.contextualize(self.context, self.decoder, whole, speaker)
+        return piece.cond
+
+    @torch.no_grad()
+    def _predicted_spectrum(self, tokens: Tokens, speaker: Tensor | None) -> Tensor:
+        """Tokens, speaker (1,) -> (N * R, F)."""
+        assert self.spectrum is not None
+        with one_thread(), torch.autocast(self.device.type, enabled=False):
+            return self.spectrum(self._conditioning(tokens, speaker)[None])[0]
+
+    @with_own_defaults
+    def predict_spectrum(self, tokens: Tokens, speaker: str | None = None) -> Tensor:
+        """Tokens -> the log-mel spectra (N * R, F) that the model predicts for `speaker`, standardised as by `LogMel`.
+
+        Spectrum n is centred in its hop, as of `LogMel.centred`; `vqaudio.speech.griffin_lim` inverts them. Raises
+        ValueError as `decode` does, and for models without a spectrum head.
+        """
+        if self.spectrum is None:
+            raise ValueError(NO_SPECTRUM)
+        speakers = self._speaker_ids(speaker, 1)
+        self.check_tokens(tokens)
+        return self._predicted_spectrum(tokens, speakers)
 
     @with_own_defaults
     def decode_stream(
@@ -302,14 +338,17 @@ class SpeechVQVAE(nn.Module):
         tokens: Tokens | Iterable[int | Tensor],
         speaker: str | None = None,
         sampling: SamplingConfig = SamplingConfig(),
+        vocoder: Vocoder | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Iterator[Tensor]:
         """The waveform of an utterance in pieces, (T,) float32 in [-1, 1], which concatenated equal `decode`.
 
         `tokens`: Tokens, or codes of this model as they arrive, one at a time or several (N,). There is no delay: the
         `hop` samples of a code are returned as soon as it arrives, and depend on no later code. Tokens are decoded 16
-        codes at a time. Raises as `decode` does, before the first piece where possible.
+        codes at a time. Raises as `decode` does, before the first piece where possible, and ValueError for the vocoder
+        "griffin-lim", whose phases depend on the whole utterance.
         """
+        check_streams(self.check_vocoder(vocoder))
         speaker_id = self._speaker_ids(speaker, 1)
         if isinstance(tokens, Tokens):
             self.check_tokens(tokens)
@@ -326,12 +365,17 @@ class SpeechVQVAE(nn.Module):
         speaker: str,
         sample_rate: int | None = None,
         sampling: SamplingConfig = SamplingConfig(),
+        vocoder: Vocoder | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Tensor:
-        """Voice conversion of a file or waveform: the same content by `speaker`, (T,) float32 in [-1, 1]."""
+        """Voice conversion of a file or waveform: the same content by `speaker`, (T,) float32 in [-1, 1].
+
+        The other arguments are those of `tokenize` and `decode_batch`.
+        """
+        vocoder = self.check_vocoder(vocoder)
         self._speaker_ids(speaker, 1)  # refuse an unknown speaker before the audio is encoded
         sampling = sampling.override(**options)
-        return self.decode(self.tokenize(audio, sample_rate), speaker, sampling)
+        return self.decode(self.tokenize(audio, sample_rate), speaker, sampling, vocoder)
 
     def check_tokens(self, *batch: Tokens) -> None:
         """Raises ValueError for tokens that this model cannot decode."""
@@ -349,12 +393,20 @@ class SpeechVQVAE(nn.Module):
                 )
             synthesis.checked_codes(tokens.codes, self.codebook_size)
 
-    def check_decodes(self) -> None:
-        """Raises ValueError for a model whose decoder has not been trained (stage: codes)."""
-        if self.cfg.stage == "codes":
-            raise ValueError(synthesis.CANNOT_DECODE)
+    def check_vocoder(self, vocoder: Vocoder | None = None) -> Vocoder:
+        """The vocoder to use, None: the model's default. Raises ValueError for one that this model does not have.
+
+        Griffin-Lim needs a spectrum head, the WaveNet a decoder that has been trained (not stage: codes).
+        """
+        chosen = vocoder or self.cfg.vocoder
+        if chosen not in VOCODERS:
+            raise ValueError(f"vocoder must be {' or '.join(map(repr, VOCODERS))}, got {chosen!r}")
+        if chosen == "griffin-lim" and self.spectrum is None:
+            raise ValueError(NO_SPECTRUM)
+        if chosen == "wavenet" and self.cfg.stage == "codes":
+            raise ValueError(NOT_TRAINED)
+        return chosen
 
     def _speaker_ids(self, speaker: str | Sequence[str] | None, count: int) -> Tensor | None:
-        self.check_decodes()
         ids = speaker_ids(self.speakers, speaker, count)
         return None if ids is None else torch.tensor(ids, device=self.device)

@@ -1,4 +1,4 @@
-"""Codes to waveforms with the decoder of a model: a batch of utterances, or one utterance as a stream.
+"""Codes to waveforms with the WaveNet of a model: a batch of utterances, or one utterance as a stream.
 
 Shapes: B utterances, T samples, N frames, D code dimension, C conditioning channels (D without a context network).
 """
@@ -21,10 +21,6 @@ from vqaudio.sampling.backends import choose, generate
 from vqaudio.sampling.config import SamplingConfig
 from vqaudio.torch_defaults import with_own_defaults
 
-CANNOT_DECODE = (
-    "the decoder of this model has not been trained (stage: codes); train it first, with --init-from THIS_MODEL and "
-    "--model.stage decoder"
-)
 STREAM_FRAMES = 16  # codes that are decoded at a time when `decode_stream` gets a whole utterance
 
 

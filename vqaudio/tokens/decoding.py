@@ -19,6 +19,7 @@ from vqaudio.data.audio_folders import Source, file_name
 from vqaudio.sampling.config import SamplingConfig
 from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.speech.tokens import Tokens
+from vqaudio.speech.vocoders import Vocoder
 from vqaudio.tokens.files import read_tokens
 from vqaudio.tokens.rows import TokenRow
 
@@ -41,11 +42,16 @@ class DecodedUtterance(NamedTuple):
 
 
 def decode_jobs(
-    model: SpeechVQVAE, jobs: Iterable[DecodeJob], sampling: SamplingConfig = SamplingConfig(), *, batch_size: int = 16
+    model: SpeechVQVAE,
+    jobs: Iterable[DecodeJob],
+    sampling: SamplingConfig = SamplingConfig(),
+    *,
+    vocoder: Vocoder | None = None,
+    batch_size: int = 16,
 ) -> Iterator[DecodedUtterance]:
     """Decodes all jobs in `jobs`, `batch_size` at a time; within a window of batches, the longest come first.
 
-    Raises ValueError for `batch_size` below 1 and where `model.decode` does.
+    `vocoder` as of `model.decode_batch`. Raises ValueError for `batch_size` below 1 and where `model.decode` does.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -54,7 +60,7 @@ def decode_jobs(
         for start in range(0, len(window), batch_size):
             together = window[start : start + batch_size]
             names = [job.speaker for job in together if job.speaker is not None]
-            wavs = model.decode_batch([job.tokens for job in together], names or None, sampling)
+            wavs = model.decode_batch([job.tokens for job in together], names or None, sampling, vocoder)
             for job, wav in zip(together, wavs, strict=True):
                 yield DecodedUtterance(job, wav)
 

@@ -20,6 +20,7 @@ from vqaudio.json_text import parse_json
 from vqaudio.pipes import is_stream
 from vqaudio.sampling.config import SamplingConfig
 from vqaudio.speech.model import SpeechVQVAE
+from vqaudio.speech.vocoders import Vocoder
 from vqaudio.tokens.bulk import Source, check_any_used, tokenize_source
 from vqaudio.tokens.decoding import DecodeJob
 from vqaudio.tokens.files import read_tokens
@@ -28,15 +29,20 @@ from vqaudio.tokens.rows import TokenRow, format_row, make_row
 COMPARED_PIECES = 2  # of `decode_stream`, 16 codes each: what is decoded again of an utterance that is there
 
 
-def is_decoded(model: SpeechVQVAE, job: DecodeJob, sampling: SamplingConfig) -> bool:
+def is_decoded(model: SpeechVQVAE, job: DecodeJob, sampling: SamplingConfig, vocoder: Vocoder | None = None) -> bool:
     """Whether the audio file of a job is there: of its length, and with the samples that decoding begins with.
 
-    Raises FileExistsError for a file of another length or with other samples, which is another utterance or was made
-    with another speaker, model or sampling.
+    Of the vocoder griffin-lim, which is fast and makes no utterance in part, all samples are compared. Raises
+    FileExistsError for a file of another length or with other samples, which is another utterance or was made with
+    another speaker, model, vocoder or sampling.
     """
     if not job.path.exists():
         return False
-    expected = torch.cat(list(islice(model.decode_stream(job.tokens, job.speaker, sampling), COMPARED_PIECES)))
+    if model.check_vocoder(vocoder) == "griffin-lim":
+        expected = model.decode(job.tokens, job.speaker, sampling, vocoder)
+    else:
+        pieces = model.decode_stream(job.tokens, job.speaker, sampling, vocoder)
+        expected = torch.cat(list(islice(pieces, COMPARED_PIECES)))
     try:
         with soundfile.SoundFile(job.path) as file:
             same = (file.frames, file.samplerate) == (job.tokens.num_samples, model.sample_rate)
@@ -46,7 +52,8 @@ def is_decoded(model: SpeechVQVAE, job: DecodeJob, sampling: SamplingConfig) -> 
     if not same:
         raise FileExistsError(
             f"{job.path} exists and is not what this command writes: it was made from other codes, or with another "
-            "speaker, model or sampling; pass --overwrite instead of --resume to replace it, or give another --out"
+            "speaker, model, vocoder or sampling; pass --overwrite instead of --resume to replace it, or give another "
+            "--out"
         )
     return True
 
