@@ -23,16 +23,17 @@ from vqaudio.nn.frontend import LogMelConfig
 from vqaudio.nn.vector_quantizer import VectorQuantizerConfig
 from vqaudio.nn.wavenet import WaveNetConfig
 from vqaudio.report import run
-from vqaudio.report.systems import CONVERSION, KMEANS, MODEL, ORIGINAL, RANDOM, RECONSTRUCTION
+from vqaudio.report.systems import INVERTED, KMEANS, MODEL, ORIGINAL, RANDOM, TITLES, conversion, reconstruction
 from vqaudio.report.tasks import TASKS
 from vqaudio.training.health import VerdictName
 
 EGS = Path(__file__).parents[2] / "egs/mini"
+DECODED = {kind(vocoder) for kind in (reconstruction, conversion) for vocoder in TITLES}
 
 
 @pytest.fixture(scope="module")
 def model(initialised: Callable[..., SpeechVQVAE]) -> SpeechVQVAE:
-    """As small as the tiny model, with 50 codes per second, so that a report takes seconds."""
+    """As small as the tiny model, with 50 codes per second and a spectrum head, so that a report takes seconds."""
     cfg = SpeechVQVAEConfig(
         speakers=("anna", "bert", "carl"),
         encoder=EncoderConfig(strides=(16, 20), channels=(6, 8), dilations=(1, 2), dim=4, lookahead=64),
@@ -40,6 +41,8 @@ def model(initialised: Callable[..., SpeechVQVAE]) -> SpeechVQVAE:
         decoder=WaveNetConfig(
             num_classes=16, layers=3, layers_per_stack=3, residual_channels=6, skip_channels=8, cond_hidden_channels=8
         ),
+        context=ContextConfig(dilations=(1,), channels=6),
+        spectrum=LogMelConfig(n_mels=10, hop_length=160),
     )
     return initialised(cfg, samples=6400, peak=0.5)
 
@@ -93,12 +96,17 @@ def test_every_task_is_computed_for_every_system(found: dict) -> None:
         ("conditioning_gap", MODEL),
         ("bitrate", MODEL),
     }
-    expected |= {
-        (key, audio)
-        for key in ("voice_conversion", "wer", "naturalness")
-        for audio in (ORIGINAL, RECONSTRUCTION, CONVERSION)
-    }
-    assert computed == expected | {("signal", RECONSTRUCTION)}
+    expected |= {("voice_conversion", audio) for audio in (ORIGINAL, *DECODED)}
+    expected |= {(key, audio) for key in ("wer", "naturalness") for audio in (ORIGINAL, INVERTED, *DECODED)}
+    assert computed == expected | {("signal", audio) for audio in (INVERTED, *map(reconstruction, TITLES))}
+    increases = {(row["system"], row["metric"]): row["value"] for row in found["metrics"] if row["task"] == "wer"}
+    for kind in (reconstruction, conversion):
+        for system, name, less in (
+            (kind("griffin-lim"), "wer_lost_by_codes", INVERTED),
+            (kind("wavenet"), "wer_lost_by_wavenet", kind("griffin-lim")),
+        ):
+            assert increases[system, name] == pytest.approx(increases[system, "wer"] - increases[less, "wer"])
+    assert found["intelligibility"]["level"] == "unintelligible"  # the model is not trained
     assert {own["task"] for own in found["missing"]} <= {"signal"}  # PESQ may be undefined for noise
     assert found["sets"] == [
         {"name": "data", "utterances": 6, "speakers": 3, "seconds": pytest.approx(found["sets"][0]["seconds"])}
@@ -121,10 +129,11 @@ def test_the_page_holds_the_results(report: Path, found: dict) -> None:
     assert embedded["metrics"] == found["metrics"] and embedded["training_health"] == found["training_health"]
     assert len(embedded["codes"]) == 16 and len(embedded["timelines"]) == 6 and len(embedded["audio"]) == 2
     for shown in embedded["audio"]:
-        assert (report / shown["original"]).is_file() and (report / shown["reconstruction"]).is_file()
-        assert all(
-            name != shown["speaker"] and (report / path).is_file() for name, path in shown["conversions"].items()
-        )
+        assert shown["clips"].keys() == {ORIGINAL, INVERTED, *DECODED}
+        assert all((report / path).is_file() for path in shown["clips"].values())
+        assert shown["target"] in {"anna", "bert", "carl"} - {shown["speaker"]}
+    (picture,) = embedded["pictures"]
+    assert (report / picture["path"]).stat().st_size > 1000
 
 
 @pytest.mark.slow
@@ -158,38 +167,69 @@ def test_it_holds_the_conditioning_gap_and_the_verdict(
     assert left == {"report.json", "audio/notes.txt"}
 
 
-def test_without_known_speakers_only_the_codes_are_evaluated(model_dir: Path, tmp_path: Path) -> None:
-    only = [
-        "--only",
-        "conditioning_gap",
-        "voice_conversion",
-        "wer",
-        "signal",
-        "phones",
-        "bitrate",
-        "--no-html",
-        "--max-utterances",
-        "2",
-    ]
-    arguments = ["evaluate", "--model", str(model_dir), "--data", str(EGS), "--out", str(tmp_path / "report")]
-    assert main([*arguments, *only]) == 0
-    found = json.loads((tmp_path / "report/report.json").read_text())
+@pytest.fixture(scope="module")
+def strangers(tmp_path_factory: pytest.TempPathFactory, write_manifest: Callable[..., None]) -> Path:
+    """A manifest of two speakers whom the model does not know, with two utterances each."""
+    manifest = tmp_path_factory.mktemp("strangers") / "strangers.jsonl"
+    write_manifest(manifest, [u for u in read_manifest(EGS / "test.jsonl") if u.speaker.startswith("espeak")][:4])
+    return manifest
+
+
+@pytest.mark.slow
+def test_speakers_that_the_model_does_not_know_are_converted(
+    model_dir: Path, data: Path, strangers: Path, tmp_path: Path
+) -> None:
+    """By similarity too, if training utterances of the targets are in the run."""
+    only = ["--only", "conditioning_gap", "voice_conversion", "naturalness", "signal", "phones", "bitrate", "--no-html"]
+    arguments = ["evaluate", "--model", str(model_dir), "--decoded-utterances", "4", *only, "--data", str(strangers)]
+    converted = set(map(conversion, TITLES))
+    assert main([*arguments, "--out", str(tmp_path / "alone")]) == 0
+    found = json.loads((tmp_path / "alone/report.json").read_text())
     why = {own["task"]: own["reason"] for own in found["missing"]}
-    assert set(why) == {"conditioning_gap", "voice_conversion", "wer", "signal", "phones"}
-    assert "knows none of the speakers" in why["wer"] and "--phones" in why["phones"]
-    assert {row["task"] for row in found["metrics"]} == {"bitrate"}
+    assert set(why) == {"conditioning_gap", "voice_conversion", "signal", "phones"}
+    assert "cannot reconstruct" in why["signal"] and "in the same run" in why["voice_conversion"]
+    systems = {(row["task"], row["system"]) for row in found["metrics"]}
+    assert systems == {("bitrate", MODEL)} | {("naturalness", name) for name in (ORIGINAL, INVERTED, *converted)}
+
+    assert main([*arguments, str(data), "--out", str(tmp_path / "together")]) == 0
+    found = json.loads((tmp_path / "together/report.json").read_text())
+    rows = [row for row in found["metrics"] if row["task"] == "voice_conversion" and row["set"] == "strangers"]
+    assert {row["system"] for row in rows} == {ORIGINAL, *converted}
+    assert {row["metric"] for row in rows if row["system"] in converted} == {
+        "similarity_target",
+        "similarity_source",
+        "closer_to_target",
+        "target_identified",
+    }
 
 
-def test_a_model_of_stage_codes_is_evaluated_without_its_decoder(
+@pytest.mark.slow
+def test_a_model_without_spectrum_head_is_judged_by_a_probe(
     model: SpeechVQVAE, initialised: Callable[..., SpeechVQVAE], data: Path, tmp_path: Path
 ) -> None:
-    spectrum = LogMelConfig(n_mels=10, hop_length=160)
-    cfg = replace(model.cfg, stage="codes", context=ContextConfig(dilations=(1,), channels=6), spectrum=spectrum)
-    save_model(initialised(cfg, samples=6400, peak=0.5), tmp_path / "codes")
+    save_model(initialised(replace(model.cfg, spectrum=LogMelConfig()), samples=6400, peak=0.5), tmp_path / "headless")
+    arguments = ["evaluate", "--model", str(tmp_path / "headless"), "--decoded-utterances", "2", "--no-html"]
+    arguments += ["--only", "naturalness"]
+    wavenet = {ORIGINAL, reconstruction("wavenet"), conversion("wavenet")}
+    for place, expected in (
+        (data, wavenet | {INVERTED, reconstruction("griffin-lim")}),
+        (data / "test.jsonl", wavenet),  # nothing to fit a probe to; targets are any speakers of the model
+    ):
+        out = tmp_path / place.stem
+        assert main([*arguments, "--data", str(place), "--out", str(out)]) == 0
+        found = json.loads((out / "report.json").read_text())
+        assert {row["system"] for row in found["metrics"]} == expected
+
+
+def test_a_model_of_stage_codes_speaks_through_griffin_lim(
+    model: SpeechVQVAE, initialised: Callable[..., SpeechVQVAE], data: Path, tmp_path: Path
+) -> None:
+    save_model(initialised(replace(model.cfg, stage="codes"), samples=6400, peak=0.5), tmp_path / "codes")
     arguments = ["evaluate", "--model", str(tmp_path / "codes"), "--data", str(data), "--phones", str(EGS / "phones")]
     arguments += ["--phone-classes", "labels", "--max-utterances", "4", "--out", str(tmp_path / "report")]
     arguments += ["--temperature", "0.5", "--top-p", "0.9"]
-    assert main([*arguments, "--only", "phones", "conditioning_gap", "voice_conversion", "wer"]) == 0
+    arguments += ["--decoded-utterances", "2"]
+    assert main([*arguments, "--only", "phones", "conditioning_gap", "naturalness"]) == 0
     found = json.loads((tmp_path / "report/report.json").read_text())
     assert found["sampling"] == {
         "temperature": 0.5,
@@ -200,14 +240,17 @@ def test_a_model_of_stage_codes_is_evaluated_without_its_decoder(
     }
     assert found["training_health"].startswith("not available: the model was trained with stage: codes")
     why = {own["task"]: own["reason"] for own in found["missing"]}
-    assert set(why) == {"conditioning_gap", "voice_conversion", "wer"} and "stage: codes" in why["wer"]
+    assert set(why) == {"conditioning_gap"}
+    decoded = {row["system"] for row in found["metrics"] if row["task"] == "naturalness"} - {ORIGINAL, INVERTED}
+    assert decoded == {reconstruction("griffin-lim"), conversion("griffin-lim")}
+    assert found["model"]["vocoder"] == "griffin-lim"
     assert (tmp_path / "report/index.html").stat().st_size > 1000
 
 
 def test_the_reason_of_a_missing_task_is_given_and_the_others_are_computed(
     data: Path, arguments: list[str], tmp_path: Path, write_manifest: Callable[..., None]
 ) -> None:
-    """Texts without a word, and no training utterances, so that there is no target speaker."""
+    """Texts without a word, and no training utterances by which to know the target speakers."""
     strange = [replace(u, text="...") for u in read_manifest(data / "test.jsonl")]
     write_manifest(tmp_path / "strange.jsonl", strange)
     options = [
@@ -223,7 +266,7 @@ def test_the_reason_of_a_missing_task_is_given_and_the_others_are_computed(
     assert main([*options, "--out", str(tmp_path / "report")]) == 0
     found = json.loads((tmp_path / "report/report.json").read_text())
     why = {own["task"]: own["reason"] for own in found["missing"]}
-    assert "has a text" in why["wer"] and "no target speaker" in why["voice_conversion"]
+    assert "has a text" in why["wer"] and "needs 2 or more utterances" in why["voice_conversion"]
     assert {row["task"] for row in found["metrics"]} == {"signal"}
 
 

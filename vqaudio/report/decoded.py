@@ -17,7 +17,7 @@ from vqaudio.nn.frontend import LogMel, LogMelConfig
 from vqaudio.report.datasets import EvaluationSet, Wav, round_robin, spread
 from vqaudio.report.systems import INVERTED, ORIGINAL, NotApplicableError, conversion, reconstruction
 from vqaudio.sampling.config import SamplingConfig
-from vqaudio.speech.config import Vocoder
+from vqaudio.speech.vocoders import Vocoder
 from vqaudio.speech.griffin_lim import griffin_lim
 from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.speech.tokens import Tokens
@@ -124,7 +124,7 @@ def decode_speech(
     """
     available = vocoders(model)
     if not available:
-        raise NotApplicableError("the model was trained with stage: codes, so its decoder is not trained yet")
+        raise NotApplicableError("the model was trained with stage: codes, so its decoder is not trained yet, and it has no spectrum head")
     if not model.speakers:
         raise NotApplicableError("the model was trained without speakers, so there is no speaker to decode with")
     known = [i for i, u in enumerate(dataset.utterances) if u.speaker in model.speakers]

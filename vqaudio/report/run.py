@@ -22,7 +22,7 @@ from vqaudio.report.compute import check_features, compute
 from vqaudio.report.config import ReportConfig
 from vqaudio.report.context import EvaluationContext, enrolment, fit_kmeans_baselines
 from vqaudio.report.datasets import EvaluationSet, open_sets
-from vqaudio.report.decoded import invertible_spectrum
+from vqaudio.report.decoded import invertible_spectrum, vocoders
 from vqaudio.report.journal import JOURNAL, Journal, hash_of_files
 from vqaudio.report.page import INDEX, write_page
 from vqaudio.report.published import PUBLISHED
@@ -30,7 +30,7 @@ from vqaudio.report.summary import Intelligibility, intelligibility, sentences
 from vqaudio.report.systems import CONVERSION, RECONSTRUCTION, NotApplicableError, conversion, reconstruction
 from vqaudio.report.tasks import TASKS, Task
 from vqaudio.sampling.config import SamplingConfig
-from vqaudio.speech.config import Vocoder
+from vqaudio.speech.vocoders import Vocoder
 from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.speech.prior import CodePrior
 from vqaudio.tokens.chunks import sequences
@@ -68,7 +68,7 @@ class Report:
     """sentences with the number of utterances that lack labels"""
 
     vocoder: Vocoder = "wavenet"
-    """the default of the model, of which summaries speak"""
+    """of which the summary speaks: the model's default"""
 
     def of(self, task: str, set: str, system: str) -> dict[str, Estimate]:
         """Metric key -> estimate; the systems "reconstruction" and "conversion" are those of the default vocoder."""
@@ -215,7 +215,7 @@ def _compute_all(
     progress: Callable[[Sequence[Any]], Iterable[Any]],
     journal: Journal,
 ) -> Report:
-    report = Report(vocoder=contexts[0].model.cfg.vocoder)
+    report = Report(vocoder=_default_vocoder(contexts[0].model))
     for context, task in progress([(context, task) for context in contexts for task in tasks]):
         name = context.dataset.name
         found = journal.done.get((task.key, name))
@@ -278,6 +278,12 @@ def _clear(out: Path) -> None:
         return  # then files in these folders do not come from a report
     for file in [out / INDEX, *(out / AUDIO).glob("*.wav"), *(out / PICTURES).glob("*.png")]:
         file.unlink(missing_ok=True)
+
+
+def _default_vocoder(model: SpeechVQVAE) -> Vocoder:
+    """That of the model; for one whose default has not been trained, another one."""
+    available = vocoders(model) or (model.cfg.vocoder,)
+    return model.cfg.vocoder if model.cfg.vocoder in available else available[0]
 
 
 def _training_health(contexts: Sequence[EvaluationContext]) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vqaudio.metrics.kmeans_baseline import FeatureKind
-    from vqaudio.speech.config import Vocoder
+    from vqaudio.speech.vocoders import Vocoder
 
 MODEL = "tokens"  # codes of the model under evaluation
 RANDOM = "random codes"

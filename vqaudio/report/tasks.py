@@ -253,8 +253,8 @@ TASKS = (
     Task(
         "naturalness",
         "Naturalness",
-        "Opinion scores from 1 to 5 that a network, DNSMOS P.835, predicts for the original, reconstructed and "
-        "converted audio; clean recordings have about 3.2 overall.",
+        "Opinion scores from 1 to 5 that a network, DNSMOS P.835, predicts for original and decoded audio; "
+        "clean recordings have about 3.2 overall.",
         "vqaudio.report.compute:naturalness",
         (
             Metric("mos_overall", "", HIGHER, "Predicted mean opinion score of the whole (OVRL), at most about 3.9."),
@@ -264,13 +264,15 @@ TASKS = (
                    "about 4.4."),
         ),
         decodes=True,
-        summary="On {set}, the predicted opinion score (DNSMOS, 1 to 5) is {original:mos_overall} for original audio, "
-        "{reconstruction:mos_overall} for reconstructions[, {conversion:mos_overall} for conversions]",
+        summary=(
+            "On {set}, the predicted opinion score (DNSMOS, 1 to 5) is {original:mos_overall} for original audio"
+            "[, {reconstruction:mos_overall} for reconstructions][, {conversion:mos_overall} for conversions]",
+        ),
     ),
     Task(
         "signal",
         "Signal",
-        "How close free-running reconstructions are to the original. A WaveNet samples a new waveform, so metrics that "
+        "How close free-running reconstructions are to the original. A vocoder makes a new waveform, so metrics that "
         "compare waveforms in time are necessarily low.",
         "vqaudio.report.compute:signal",
         (
