@@ -1,6 +1,6 @@
 """Draws docs/images/examples.png from the shipped model's examples: python docs/images/draw_examples.py [OUT.png]
 
-The mel spectrogram of a recording, below it the codes that `mini` gives it, then the spectrograms of what the decoder
+The mel spectrogram of a recording, below it the codes that `mini` gives it, then the spectrograms of what the vocoder
 makes of these codes for the original speaker and for another one. The audio is that beside the model card.
 """
 
