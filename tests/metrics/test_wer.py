@@ -47,7 +47,7 @@ def test_spelling_contractions_and_numbers_are_not_errors() -> None:
 
 
 def test_an_increase_is_the_difference_of_the_rates_with_paired_intervals() -> None:
-    """Before: 1 and 0 of 4 and 2 words; after: 3 and 1. Each utterance alone: 2 of 4 and 1 of 2 more, which is equal."""
+    """Before: 1 and 0 of 4 and 2 words; after: 3 and 1. Of each utterance, half of the words more."""
     references, before = ["The cat sat down.", "Go home!"], ["the cat sit down", "go home"]
     after = ["a dog sat up", "go"]
     increase = wer_increase(references, before, after)

@@ -74,6 +74,4 @@ def _features(codes: Codes, codebook_size: int, speakers: Sequence[str], speaker
     columns.append(np.full(len(codes), first + len(speakers)))
     chosen = np.stack(columns, axis=1)  # (N, entries of a row)
     starts = np.arange(len(codes) + 1) * chosen.shape[1]
-    return csr_matrix(
-        (np.ones(chosen.size), chosen.ravel(), starts), shape=(len(codes), first + len(speakers) + 1)
-    )
+    return csr_matrix((np.ones(chosen.size), chosen.ravel(), starts), shape=(len(codes), first + len(speakers) + 1))

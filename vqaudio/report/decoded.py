@@ -17,10 +17,10 @@ from vqaudio.nn.frontend import LogMel, LogMelConfig
 from vqaudio.report.datasets import EvaluationSet, Wav, round_robin, spread
 from vqaudio.report.systems import INVERTED, ORIGINAL, NotApplicableError, conversion, reconstruction
 from vqaudio.sampling.config import SamplingConfig
-from vqaudio.speech.vocoders import Vocoder
 from vqaudio.speech.griffin_lim import griffin_lim
 from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.speech.tokens import Tokens
+from vqaudio.speech.vocoders import Vocoder
 
 DECODE_BATCH = 16  # utterances that the decoder generates together
 MAX_TARGETS = 8  # speakers to whom utterances are converted, spread evenly over those of the model
@@ -73,7 +73,8 @@ def invertible_spectrum(model: SpeechVQVAE, sets: Sequence[EvaluationSet]) -> In
     log_mel = LogMel(_probe_config(model.hop, model.sample_rate), model.sample_rate).eval()
     found = InvertibleSpectrum(log_mel, None)
     codes, spectra, speakers, seconds = [], [], [], 0.0
-    for one, u in round_robin([(one, u) for one in sets for u in one.training], lambda item: item[1].speaker):
+    candidates = [(one, u) for one in sets for u in one.training]
+    for one, u in round_robin(candidates, lambda item: item[1].speaker):
         if seconds >= PROBE_SECONDS:
             break
         wav = one.wav(u)
@@ -124,7 +125,9 @@ def decode_speech(
     """
     available = vocoders(model)
     if not available:
-        raise NotApplicableError("the model was trained with stage: codes, so its decoder is not trained yet, and it has no spectrum head")
+        raise NotApplicableError(
+            "the model was trained with stage: codes, so its decoder is not trained yet, and it has no spectrum head"
+        )
     if not model.speakers:
         raise NotApplicableError("the model was trained without speakers, so there is no speaker to decode with")
     known = [i for i, u in enumerate(dataset.utterances) if u.speaker in model.speakers]

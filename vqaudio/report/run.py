@@ -26,13 +26,13 @@ from vqaudio.report.decoded import invertible_spectrum, vocoders
 from vqaudio.report.journal import JOURNAL, Journal, hash_of_files
 from vqaudio.report.page import INDEX, write_page
 from vqaudio.report.published import PUBLISHED
-from vqaudio.report.summary import Intelligibility, intelligibility, sentences
+from vqaudio.report.summary import NOT_MEASURED, Intelligibility, intelligibility, sentences
 from vqaudio.report.systems import CONVERSION, RECONSTRUCTION, NotApplicableError, conversion, reconstruction
 from vqaudio.report.tasks import TASKS, Task
 from vqaudio.sampling.config import SamplingConfig
-from vqaudio.speech.vocoders import Vocoder
 from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.speech.prior import CodePrior
+from vqaudio.speech.vocoders import Vocoder
 from vqaudio.tokens.chunks import sequences
 from vqaudio.tokens.files import read_tokens
 from vqaudio.tokens.sampling import check_prior
@@ -58,7 +58,7 @@ class Report:
     results: list[Result] = field(default_factory=list)
     missing: list[dict[str, str]] = field(default_factory=list)
     """{"task", "set", "reason"} of what could not be computed"""
-    intelligibility: Intelligibility = Intelligibility("not measured", "")
+    intelligibility: Intelligibility = NOT_MEASURED
     """whether decoded speech can be understood, from the task wer"""
     training_health: str = "not measured"
     """the verdict on the training, computed with the task conditioning_gap"""

@@ -28,6 +28,9 @@ class Intelligibility(NamedTuple):
     sentence: str  # "" where it was not measured
 
 
+NOT_MEASURED = Intelligibility("not measured", "")
+
+
 def intelligibility(lookup: Lookup, sets: Sequence[str]) -> Intelligibility:
     """From the word error rates of the default vocoder."""
     parts, increases = [], []
@@ -40,7 +43,7 @@ def intelligibility(lookup: Lookup, sets: Sequence[str]) -> Intelligibility:
         listed = " and ".join(f"{formatted(own, 'fraction')} for {kind}s" for kind, own in decoded)
         parts.append(f"on {name} {listed}, original audio {formatted(rates[ORIGINAL], 'fraction')}")
     if not parts:
-        return Intelligibility("not measured", "")
+        return NOT_MEASURED
     worst = max(increases)
     level: Level = (
         "intelligible" if worst <= INTELLIGIBLE else "partly intelligible" if worst <= PARTLY else "unintelligible"
@@ -54,12 +57,7 @@ def _wer(lookup: Lookup, name: str, system: str) -> Estimate | None:
 
 def sentences(lookup: Lookup, sets: Sequence[str]) -> list[str]:
     """In the order of the registry."""
-    found = (
-        _sentence(task, template, name, lookup)
-        for task in TASKS
-        for name in sets
-        for template in task.summary
-    )
+    found = (_sentence(task, template, name, lookup) for task in TASKS for name in sets for template in task.summary)
     return [sentence for sentence in found if sentence]
 
 

@@ -222,10 +222,10 @@ TASKS = (
     Task(
         "wer",
         "Word error rate",
-        "Speech recognition of original and decoded audio by Whisper, with an open vocabulary. original (Griffin-Lim): the original's "
-        "log-mel spectrum as audio; reconstruction (Griffin-Lim): the spectrum that is predicted from the codes and the "
-        "speaker, by the model's spectrum head or, where it has none, by ridge regression from codes of training "
-        "utterances. Differences between them attribute the errors to codes and decoder.",
+        "Speech recognition of original and decoded audio by Whisper, with an open vocabulary. original (Griffin-Lim): "
+        "the original's log-mel spectrum as audio; reconstruction (Griffin-Lim): the spectrum that is predicted from "
+        "the codes and the speaker, by the model's spectrum head or, where it has none, by ridge regression from codes "
+        "of training utterances. Differences between them attribute the errors to codes and decoder.",
         "vqaudio.report.compute:wer",
         (
             Metric("wer", "fraction", LOWER, "Word error rate: substitutions, deletions and insertions over the words "
