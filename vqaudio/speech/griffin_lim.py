@@ -85,7 +85,7 @@ def resample(spectrum: Array, hop: int, times: npt.NDArray[np.integer]) -> Array
     before = position.astype(int)
     after = np.minimum(before + 1, len(spectrum) - 1)
     weight = (position - before).astype(np.float32)[:, None]
-    return spectrum[before] + weight * (spectrum[after] - spectrum[before])
+    return (spectrum[before] + weight * (spectrum[after] - spectrum[before])).astype(np.float32)
 
 
 def invert_mel(log_mel: LogMel, power: Array) -> Array:
