@@ -180,9 +180,9 @@ def voice_conversion(context: EvaluationContext) -> Results:
 
 
 def _enrolment_of_unknown(context: EvaluationContext, speakers: Sequence[str]) -> dict[str, list[Utterance]]:
-    """Up to 5 utterances in the set of each of `speakers` whom the model does not know, if there are 2 or more."""
+    """Up to 5 utterances of each of `speakers` whom the model does not know, if there are 2 or more."""
     found: dict[str, list[Utterance]] = {name: [] for name in speakers if name not in context.model.speakers}
-    for u in context.dataset.utterances:
+    for u in (*context.dataset.utterances, *context.dataset.training):
         if u.speaker in found and len(found[u.speaker]) < ENROLMENT_UTTERANCES:
             found[u.speaker].append(u)
     return {name: own for name, own in found.items() if len(own) > 1}
