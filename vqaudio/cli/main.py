@@ -56,7 +56,8 @@ def _run(argv: Sequence[str] | None) -> int:
     try:
         with warnings_in_one_line():
             return run()
-    except AudioError as error:  # no input could be used; failures of single inputs are collected by the verbs
+    # no input could be used (failures of single inputs are collected by the verbs), or a worker process died
+    except (AudioError, ChildProcessError) as error:
         return fail(str(error), 1)
     except ValueError as error:  # includes ModelError and ConfigError
         return fail(str(error), 2)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from vqaudio.cli.console import (
     Device,
@@ -24,11 +28,18 @@ from vqaudio.cli.console import (
     real_time_factor,
 )
 
+if TYPE_CHECKING:
+    from vqaudio.speech.model import SpeechVQVAE
+    from vqaudio.tokens.bulk import Engine
+
 
 def tokenize(
     inputs: Positional[Inputs],
     out: Path,
     model: Model = "mini",
+    workers: Annotated[
+        int, arg(help="number of processes; each loads the model and computes on one thread (or --threads)")
+    ] = 1,
     threads: Threads = None,
     device: Device = "auto",
     speaker_level: SpeakerLevel = 1,
@@ -46,7 +57,7 @@ def tokenize(
             index.jsonl, or - for JSON Lines on standard output
     """
     from vqaudio.speech.describe import bits_per_second
-    from vqaudio.tokens.bulk import find_sources, tokenize_all, with_storable_names
+    from vqaudio.tokens.bulk import find_sources, usable, with_storable_names
     from vqaudio.tokens.files import check_target, codes_file, write_tokens
     from vqaudio.tokens.resume import resumed
     from vqaudio.tokens.stats import TokenStats
@@ -60,12 +71,13 @@ def tokenize(
     stats, started_at = TokenStats(), time.perf_counter()
     with failures_named() as failures:
         storable = with_storable_names(sources, lambda id: codes_file(out, id), failures)
-        if resume:
-            with resumed(net, storable, out, failures) as rows:
-                write_tokens(out, stats.watch(progress(rows, len(storable))), overwrite=True)
-        else:
-            rows = tokenize_all(net, storable, failures)
-            write_tokens(out, stats.watch(progress(rows, len(storable))), overwrite=overwrite)
+        with _engine(net, model, min(workers, len(storable)), threads) as engine:
+            if resume:
+                with resumed(net, storable, out, failures, engine) as rows:
+                    write_tokens(out, stats.watch(progress(rows, len(storable))), overwrite=True)
+            else:
+                rows = usable(engine(storable), len(storable), failures)
+                write_tokens(out, stats.watch(progress(rows, len(storable))), overwrite=overwrite)
     elapsed = time.perf_counter() - started_at
     used = len(stats.codes)
     summary = {
@@ -79,3 +91,16 @@ def tokenize(
     }
     print_facts(summary, facts_file(out))
     return 1 if failures else 0
+
+
+@contextmanager
+def _engine(net: SpeechVQVAE, model: str, workers: int, threads: int | None) -> Iterator[Engine]:
+    """What tokenizes: this process, or several others."""
+    from vqaudio.tokens.bulk import tokenize_each
+    from vqaudio.tokens.workers import worker_processes
+
+    if workers == 1:
+        yield partial(tokenize_each, net)
+    else:
+        with worker_processes(net, model, workers, threads) as engine:
+            yield engine
