@@ -19,6 +19,7 @@ from tyro.conf import arg
 from vqaudio.data.audio import AudioWarning, Failures
 from vqaudio.pipes import DASH
 from vqaudio.sampling.config import MAX_THREADS, SamplingConfig
+from vqaudio.tokens.layout import Layout
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,6 +50,7 @@ SpeakerLevel = Annotated[
 ]
 Resume = Annotated[bool, arg(help="continue interrupted work: skip what is done already and matches")]
 Sampling = Annotated[SamplingConfig, arg(name="")]  # --temperature --top-k --top-p --seed --precision --threads
+TokenLayout = Annotated[Layout, arg(name="")]  # --format --dedup --shard-rows --shard-bytes
 Batch = Annotated[int, arg(help="number of utterances decoded at once")]
 Threads = Annotated[
     int | None, arg(metavar="INT", help="largest number of CPU threads; by default as set by OMP_NUM_THREADS")

@@ -19,6 +19,7 @@ from vqaudio.cli.console import (
     Resume,
     SpeakerLevel,
     Threads,
+    TokenLayout,
     check_resume,
     facts_file,
     failures_named,
@@ -27,6 +28,7 @@ from vqaudio.cli.console import (
     progress,
     real_time_factor,
 )
+from vqaudio.tokens.layout import Layout
 
 if TYPE_CHECKING:
     from vqaudio.speech.model import SpeechVQVAE
@@ -43,6 +45,7 @@ def tokenize(
     threads: Threads = None,
     device: Device = "auto",
     speaker_level: SpeakerLevel = 1,
+    layout: TokenLayout = Layout(),
     overwrite: Overwrite = False,
     resume: Resume = False,
 ) -> int:
@@ -53,31 +56,32 @@ def tokenize(
     manifest gives ids and speakers itself.
 
     Args:
-        out: token file, such as NAME.jsonl or NAME.parquet, a name without a suffix for a folder of .npy files with an
-            index.jsonl, or - for JSON Lines on standard output
+        out: token file, such as NAME.jsonl, NAME.parquet or NAME.tar, a name without a suffix for a folder of .npy
+            files with an index.jsonl, or - for JSON Lines on standard output
     """
     from vqaudio.speech.describe import bits_per_second
     from vqaudio.tokens.bulk import find_sources, usable, with_storable_names
-    from vqaudio.tokens.files import check_target, codes_file, write_tokens
+    from vqaudio.tokens.files import check_ids, check_target, codes_file, write_tokens
     from vqaudio.tokens.resume import resumed
     from vqaudio.tokens.stats import TokenStats
 
     check_resume(resume, overwrite)
     if resume and str(out) == "-":
         raise ValueError("--resume continues a file or folder, and --out - is standard output; leave it out")
-    check_target(out, overwrite=overwrite or resume)
+    check_target(out, overwrite=overwrite or resume, layout=layout)
     net = load(model, device, threads)
     sources = find_sources(inputs, speaker_level)
+    check_ids((source.id for source in sources), out, layout)
     stats, started_at = TokenStats(), time.perf_counter()
     with failures_named() as failures:
-        storable = with_storable_names(sources, lambda id: codes_file(out, id), failures)
+        storable = with_storable_names(sources, lambda id: codes_file(out, id, layout), failures)
         with _engine(net, model, min(workers, len(storable)), threads) as engine:
             if resume:
                 with resumed(net, storable, out, failures, engine) as rows:
-                    write_tokens(out, stats.watch(progress(rows, len(storable))), overwrite=True)
+                    write_tokens(out, stats.watch(progress(rows, len(storable))), overwrite=True, layout=layout)
             else:
                 rows = usable(engine(storable), len(storable), failures)
-                write_tokens(out, stats.watch(progress(rows, len(storable))), overwrite=overwrite)
+                write_tokens(out, stats.watch(progress(rows, len(storable))), overwrite=overwrite, layout=layout)
     elapsed = time.perf_counter() - started_at
     used = len(stats.codes)
     summary = {

@@ -24,7 +24,7 @@ from vqaudio.sampling.config import SamplingConfig
 from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.tokens.bulk import Engine, Result, Source, tokenize_each, usable
 from vqaudio.tokens.decoding import DecodeJob
-from vqaudio.tokens.files import read_tokens
+from vqaudio.tokens.files import names_unit_text, read_tokens
 from vqaudio.tokens.rows import TokenRow, format_row, make_row
 
 COMPARED_PIECES = 2  # of `decode_stream`, 16 codes each: what is decoded again of an utterance that is there
@@ -135,6 +135,8 @@ def _finished(path: Path, model: SpeechVQVAE, sources: Sequence[Source]) -> dict
     """The rows by id in `path`, if it exists. Raises ValueError unless they are of this model and of these sources."""
     if not path.exists():
         return {}
+    if names_unit_text(path):
+        raise ValueError(f"{path} is unit text, which does not tell what it was made from; {_REPLACE}")
     rows = {row.id: row for row in read_tokens(path)}
     if others := rows.keys() - {source.id for source in sources}:
         raise ValueError(f"{path} has tokens of {min(others)!r}, which is not among the inputs; {_REPLACE}")
