@@ -8,7 +8,7 @@ import os
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints, overload
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_type_hints, overload
 
 import torch
 from safetensors import SafetensorError
@@ -71,7 +71,7 @@ def _unwrapped(model: nn.Module) -> nn.Module:
     dynamo = sys.modules.get("torch._dynamo")  # its import takes a second, and it is there if anything was compiled
     while True:
         if dynamo is not None and isinstance(model, dynamo.OptimizedModule):
-            model = model._orig_mod
+            model = cast(nn.Module, model._orig_mod)
         elif isinstance(model, DistributedDataParallel | nn.DataParallel | AveragedModel):
             model = model.module
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ def test_workers_of_a_data_loader_give_the_same_tokens(paths, tiny_model_dir, me
         loader = DataLoader(
             paths,  # pyright: ignore[reportArgumentType]  # any sequence is a dataset
             batch_size=None,
-            collate_fn=model.tokenize,
+            collate_fn=cast(Any, model.tokenize),
             num_workers=num_workers,
             multiprocessing_context=method,
             timeout=100,

@@ -49,6 +49,13 @@ def started(monkeypatch) -> list[subprocess.Popen]:
     return processes
 
 
+def _end_its_input(worker: workers._Worker) -> None:
+    """What the system does when the process that started a worker is killed with -9: the worker ends by itself."""
+    assert worker.process.stdin
+    worker.process.stdin.close()
+    assert worker.process.wait(60) == 0
+
+
 def _names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
@@ -78,6 +85,8 @@ def test_a_run_that_ended_early_is_resumed(tmp_path, capfd, monkeypatch, run, sp
     arguments = (speech, "--out", tmp_path / "t.jsonl", "--workers", 2, "--resume")
     with monkeypatch.context() as patch:
         patch.setattr(workers._Worker, "tokenize", ended)
+        if not killed:
+            patch.setattr(workers._Worker, "end", _end_its_input)
         assert run(*arguments) == (1 if killed else 143)
     said = capfd.readouterr().err
     if killed:
@@ -93,15 +102,6 @@ def test_a_run_that_ended_early_is_resumed(tmp_path, capfd, monkeypatch, run, sp
     assert run(*arguments[:-2], 1, "--resume") == 0
     assert run(speech, "--out", tmp_path / "whole.jsonl") == 0
     assert (tmp_path / "t.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
-
-
-def test_a_worker_ends_with_the_process_that_started_it(tiny_model_dir) -> None:
-    """Even with one that is killed, whose end of the pipe the system closes."""
-    worker = workers._Worker("worker", str(tiny_model_dir), "cpu", 1)
-    assert worker.process.stdin
-    worker.process.stdin.close()
-    assert worker.process.wait(60) == 0
-    worker.end()
 
 
 def test_a_number_below_one_is_refused(tmp_path, capfd, run, speech) -> None:
