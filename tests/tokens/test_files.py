@@ -128,9 +128,10 @@ def test_a_folder_with_anything_else_in_it_is_never_replaced(tmp_path, rows) -> 
 
 
 def test_an_empty_folder_may_be_filled(tmp_path, rows) -> None:
-    (tmp_path / "tokens").mkdir()
-    write_tokens(tmp_path / "tokens", rows)
-    assert _lines(read_tokens(tmp_path / "tokens")) == _lines(rows)
+    for name in ("tokens", "tokens.2"):
+        (tmp_path / name).mkdir()
+        write_tokens(tmp_path / name, rows)
+        assert _lines(read_tokens(tmp_path / name)) == _lines(rows)
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ from vqaudio.tokens.layout import Layout
 if TYPE_CHECKING:
     from vqaudio.speech.model import SpeechVQVAE
     from vqaudio.tokens.bulk import Engine
+    from vqaudio.tokens.stats import TokenStats
 
 
 def tokenize(
@@ -59,7 +60,6 @@ def tokenize(
         out: token file, such as NAME.jsonl, NAME.parquet or NAME.tar, a name without a suffix for a folder of .npy
             files with an index.jsonl, or - for JSON Lines on standard output
     """
-    from vqaudio.speech.describe import bits_per_second
     from vqaudio.tokens.bulk import find_sources, usable, with_storable_names
     from vqaudio.tokens.files import check_ids, check_target, codes_file, write_tokens
     from vqaudio.tokens.resume import resumed
@@ -82,19 +82,24 @@ def tokenize(
             else:
                 rows = usable(engine(storable), len(storable), failures)
                 write_tokens(out, stats.watch(progress(rows, len(storable))), overwrite=overwrite, layout=layout)
-    elapsed = time.perf_counter() - started_at
+    summary = _summary(net, stats, len(sources), time.perf_counter() - started_at)
+    print_facts({**summary, "written": str(out)}, facts_file(out))
+    return 1 if failures else 0
+
+
+def _summary(net: SpeechVQVAE, stats: TokenStats, count: int, elapsed: float) -> dict[str, str]:
+    """What became of `count` inputs in `elapsed` seconds."""
+    from vqaudio.speech.describe import bits_per_second
+
     used = len(stats.codes)
-    summary = {
-        "utterances": f"{stats.rows} of {len(sources)}, {stats.seconds:.1f} s of audio",
+    return {
+        "utterances": f"{stats.rows} of {count}, {stats.seconds:.1f} s of audio",
         "codes": f"{stats.num_tokens}, {net.frame_rate:g} per second",
         "bitrate": bits_per_second(net),
         "usage": f"{used} of {net.codebook_size} codes occur ({used / net.codebook_size:.1%})",
         "perplexity": f"{stats.perplexity:.1f}",
         "speed": real_time_factor(stats.seconds, elapsed, net),
-        "written": str(out),
     }
-    print_facts(summary, facts_file(out))
-    return 1 if failures else 0
 
 
 @contextmanager

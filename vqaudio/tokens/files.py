@@ -142,7 +142,7 @@ def format_of(path: Path, layout: Layout) -> FormatName:
         if FORMATS[name].line is None:
             raise ValueError(f"{name} cannot be written to standard output; name a file")
         return name
-    suffix = path.suffix
+    suffix = "" if path.is_dir() and path.suffix not in TOKEN_SUFFIXES else path.suffix  # a folder's name may have dots
     name = layout.format or ("webdataset" if layout.sharded else BY_SUFFIX.get(suffix))
     if name is None:
         raise ValueError(f"cannot write {path}: {NAMES}")
@@ -151,7 +151,7 @@ def format_of(path: Path, layout: Layout) -> FormatName:
         raise ValueError(
             f"cannot write {path}: {name} is unit text, and {suffix} names token files; use .txt or .units"
         )
-    if expected is not None and suffix != expected and not (expected == "" and path.is_dir()):
+    if expected is not None and suffix != expected:
         wanted = f"a name that ends in {expected}" if expected else "a name without a suffix, for a folder"
         raise ValueError(f"cannot write {path}: the format {name} needs {wanted}")
     return name
@@ -166,10 +166,7 @@ def token_file(path: str | Path) -> Iterator[Path]:
 
 def check_target(path: Path, *, overwrite: bool, layout: Layout = Layout()) -> None:
     """Raises what `write_tokens` would raise for `path` and `layout`, before any rows are computed."""
-    if path.is_dir() and not layout.format and path.suffix not in TOKEN_SUFFIXES:
-        name = "webdataset" if layout.sharded else "npy"  # a folder whose name has a dot
-    else:
-        name = format_of(path, layout)
+    name = format_of(path, layout)
     format = FORMATS[name]
     if layout.dedup and name == "npy":
         raise ValueError(f"cannot write {path}: a folder of .npy files has no place for durations; choose a format")
