@@ -172,6 +172,8 @@ def test_unit_text_is_one_line_per_utterance(tmp_path, rows, dedup) -> None:
     assert (tmp_path / "t.units").read_text().splitlines()[0] == f"first\t{numbers}"
     spaceless = [row if " " not in row.id else replace(row, id=row.id.replace(" ", "_")) for row in rows]
     write_tokens(tmp_path / "text", spaceless, layout=Layout("kaldi", dedup=dedup))
+    with pytest.raises(ValueError, match="text is not a token file"):
+        read_tokens(tmp_path / "text")
     assert (tmp_path / "text").read_text().splitlines()[0] == f"first {numbers}"
     for name, written in (("t.units", rows), ("text", spaceless)):
         codes = [row.tokens.codes.numpy() for row in written]
@@ -220,6 +222,7 @@ def test_what_is_not_unit_text_is_refused(tmp_path, content, message) -> None:
         ("t.tar", Layout("webdataset", shard_rows=3), "the format webdataset needs a name without a suffix"),
         ("t", Layout(dedup=True), "a folder of .npy files has no place for durations"),
         ("-", Layout("parquet"), "parquet cannot be written to standard output"),
+        ("-", Layout(shard_rows=3), "webdataset cannot be written to standard output"),
     ],
 )
 def test_layouts_that_do_not_suit_the_name_are_refused(tmp_path, rows, target, layout, message) -> None:

@@ -88,7 +88,7 @@ def read_tokens(path: str | Path) -> Iterator[TokenRow]:
         raise FileNotFoundError(f"{path} is not a folder of tokens: it has no {INDEX} and no .tar shards")
     if not path.exists():
         raise FileNotFoundError(f"token file {path} does not exist; vqaudio tokenize creates token files")
-    read = FORMATS[BY_SUFFIX[path.suffix]].read if path.suffix in BY_SUFFIX else None
+    read = FORMATS[BY_SUFFIX[path.suffix]].read if path.suffix in TOKEN_SUFFIXES else None
     if read is None:
         raise ValueError(
             f"{path} is not a token file: {NAMES}; unit text (--format textless or kaldi) has no model, no number of "
@@ -138,7 +138,7 @@ def format_of(path: Path, layout: Layout) -> FormatName:
     Raises ValueError if they choose none, or contradict each other, so that the file could not be read.
     """
     if str(path) == DASH:
-        name = layout.format or "jsonl"
+        name = layout.format or ("webdataset" if layout.sharded else "jsonl")
         if FORMATS[name].line is None:
             raise ValueError(f"{name} cannot be written to standard output; name a file")
         return name
