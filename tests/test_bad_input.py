@@ -155,7 +155,7 @@ def test_unusual_files_work(tmp_path, run, rate, channels, subtype) -> None:
             "tokenize good.wav --out t.csv",
             "token files are named NAME.jsonl or NAME.parquet",
         ),
-        ("tokenize good.wav --out t.tar", ".tar is not supported yet"),
+        ("tokenize good.wav --out t.zip", "token files are named"),
         ("tokenize good.wav --out missing/t.jsonl", "its folder missing does not exist"),
         ("tokenize good.wav --out good.wav/t", "is a file, not a folder"),
         ("tokenize good.wav --out t.jsonl --model no-such-model", "there is no model 'no-such-model'"),

@@ -160,7 +160,7 @@ def test_wrong_usage_is_explained_and_leaves_no_files(tmp_path, run: Run, tokens
         (("unpack", cut, "--prior", prior, *back), "is truncated or damaged"),
         (("unpack", flipped, "--prior", prior, *back), "flipped.vqa is damaged: its checksum does not match"),
         (("unpack", tokens, *back), "is not a token archive"),
-        (("unpack", packed, "--prior", prior, "--out", tmp_path / "t.tar"), "token files are named"),
+        (("unpack", packed, "--prior", prior, "--out", tmp_path / "t.zip"), "token files are named"),
     ):
         code, out, err = run(*arguments)
         assert (code, out) == (2, "") and message in err

@@ -10,7 +10,7 @@ PACKAGE = REPOSITORY / "vqaudio"
 
 LAYERS = [  # bottom to top
     ["pipes"],
-    ["config", "atomic", "fingerprint", "json_text", "program", "torch_defaults"],
+    ["config", "atomic", "fingerprint", "json_text", "program", "torch_defaults", "torchaudio_functional"],
     ["upgrade"],
     ["kernels"],
     ["nn", "checkpoint"],

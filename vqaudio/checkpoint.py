@@ -5,15 +5,15 @@ from __future__ import annotations
 import functools
 import json
 import os
+import sys
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints, overload
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_type_hints, overload
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
-from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
@@ -68,9 +68,10 @@ def save_model(model: nn.Module, folder: str | Path) -> None:
 
 def _unwrapped(model: nn.Module) -> nn.Module:
     """The model within wrappers that replace it: what torch.compile, data parallelism and weight averaging return."""
+    dynamo = sys.modules.get("torch._dynamo")  # its import takes a second, and it is there if anything was compiled
     while True:
-        if isinstance(model, OptimizedModule):
-            model = model._orig_mod
+        if dynamo is not None and isinstance(model, dynamo.OptimizedModule):
+            model = cast(nn.Module, model._orig_mod)
         elif isinstance(model, DistributedDataParallel | nn.DataParallel | AveragedModel):
             model = model.module
         else:

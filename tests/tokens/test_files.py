@@ -12,7 +12,7 @@ from vqaudio.tokens.files import check_target, names_tokens, read_tokens, write_
 from vqaudio.tokens.rows import format_row
 
 needs_pyarrow = pytest.mark.skipif(importlib.util.find_spec("pyarrow") is None, reason="pyarrow is not installed")
-TARGETS = ("tokens.jsonl", "tokens", pytest.param("tokens.parquet", marks=needs_pyarrow))
+TARGETS = ("tokens.jsonl", "tokens", "tokens.tar", pytest.param("tokens.parquet", marks=needs_pyarrow))
 
 
 @pytest.fixture
@@ -128,15 +128,16 @@ def test_a_folder_with_anything_else_in_it_is_never_replaced(tmp_path, rows) -> 
 
 
 def test_an_empty_folder_may_be_filled(tmp_path, rows) -> None:
-    (tmp_path / "tokens").mkdir()
-    write_tokens(tmp_path / "tokens", rows)
-    assert _lines(read_tokens(tmp_path / "tokens")) == _lines(rows)
+    for name in ("tokens", "tokens.2"):
+        (tmp_path / name).mkdir()
+        write_tokens(tmp_path / name, rows)
+        assert _lines(read_tokens(tmp_path / name)) == _lines(rows)
 
 
 @pytest.mark.parametrize(
     ("target", "error", "message"),
     [
-        ("t.tar", ValueError, r"NAME\.jsonl or NAME\.parquet.*; a name without a suffix .*not supported yet"),
+        ("t.csv", ValueError, r"NAME\.jsonl or NAME\.parquet or NAME\.tar; a name without a suffix"),
         ("t.npy", ValueError, "a name without a suffix is a folder of .npy files"),
         ("missing/t.jsonl", FileNotFoundError, "does not exist; make it first"),
         ("missing/t", FileNotFoundError, "does not exist; make it first"),
@@ -191,11 +192,11 @@ def test_rows_are_streamed_both_ways(tmp_path, make_row, monkeypatch, target) ->
     growth = np.diff(sizes)
     assert sizes[0] <= 4  # the magic bytes of Parquet
     assert growth.min() > growth.max() / 2 > 1000
-    if target.endswith(".parquet"):
+    if target.endswith((".parquet", ".tar")):
         damaged = bytearray((tmp_path / target).read_bytes())
         damaged[sizes[1] : sizes[2]] = bytes(sizes[2] - sizes[1])
         (tmp_path / target).write_bytes(damaged)
-        message = r"tokens\.parquet, after row 1: the file is damaged"
+        message = rf"{target}, after row 1: the file is damaged|{target} is damaged, truncated"
     else:
         index = tmp_path / target if target.endswith("jsonl") else tmp_path / target / "index.jsonl"
         first, *rest = index.read_bytes().splitlines()

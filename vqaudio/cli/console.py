@@ -20,6 +20,7 @@ from vqaudio.data.audio import AudioWarning, Failures
 from vqaudio.pipes import DASH
 from vqaudio.sampling.config import MAX_THREADS, SamplingConfig
 from vqaudio.speech.vocoders import Vocoder
+from vqaudio.tokens.layout import Layout
 
 if TYPE_CHECKING:
     from torch import nn
@@ -57,6 +58,7 @@ ChosenVocoder = Annotated[
         "which uses --seed alone of the sampling options; by default the model's (vqaudio info MODEL)"
     ),
 ]
+TokenLayout = Annotated[Layout, arg(name="")]  # --format --dedup --shard-rows --shard-bytes
 Batch = Annotated[int, arg(help="number of utterances decoded at once")]
 Threads = Annotated[
     int | None, arg(metavar="INT", help="largest number of CPU threads; by default as set by OMP_NUM_THREADS")

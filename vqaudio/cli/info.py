@@ -16,7 +16,7 @@ def info(source: Positional[Annotated[str, arg(metavar="M_OR_TOKENS_OR_ARCHIVE")
 
     Args:
         source: a model (a shipped name, a folder or a Hugging Face Hub id), a token file or folder, - for JSON Lines on
-            standard input, or an archive of vqaudio pack (.vqa)
+            standard input, unit text (of the formats textless and kaldi), or an archive of vqaudio pack (.vqa)
     """
     from vqaudio.images.describe import image_facts
     from vqaudio.speech.describe import model_facts, prior_facts
@@ -24,8 +24,9 @@ def info(source: Positional[Annotated[str, arg(metavar="M_OR_TOKENS_OR_ARCHIVE")
     from vqaudio.speech.prior import CodePrior
     from vqaudio.tokens.archive import archive_facts
     from vqaudio.tokens.archive_format import read_archive
-    from vqaudio.tokens.files import names_tokens, read_tokens, token_file
+    from vqaudio.tokens.files import names_tokens, names_unit_text, read_tokens, token_file
     from vqaudio.tokens.stats import TokenStats
+    from vqaudio.tokens.unit_text import read_units
 
     if source.endswith(".vqa"):
         print_facts(size_facts(archive_facts(read_archive(Path(source)))))
@@ -34,6 +35,11 @@ def info(source: Positional[Annotated[str, arg(metavar="M_OR_TOKENS_OR_ARCHIVE")
         with token_file(source) as tokens:
             for row in read_tokens(tokens):
                 stats.add(row)
+        print_facts(stats.facts())
+    elif names_unit_text(source):
+        stats = TokenStats()
+        for row in read_units(Path(source)):
+            stats.add_units(row.codes.tolist())
         print_facts(stats.facts())
     else:
         net = load_any(source, "cpu")

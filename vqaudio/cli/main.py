@@ -22,12 +22,13 @@ from vqaudio.cli.evaluate import evaluate
 from vqaudio.cli.info import info
 from vqaudio.cli.pack import pack, unpack
 from vqaudio.cli.prepare import prepare
+from vqaudio.cli.reformat import reformat
 from vqaudio.cli.sample import sample
 from vqaudio.cli.tokenize import tokenize
 from vqaudio.data.audio import AudioError
 from vqaudio.program import run_program
 
-VERBS = (prepare, align, tokenize, decode, convert, adapt, sample, pack, unpack, evaluate, info, bench)
+VERBS = (prepare, align, tokenize, decode, convert, adapt, sample, reformat, pack, unpack, evaluate, info, bench)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,7 +57,8 @@ def _run(argv: Sequence[str] | None) -> int:
     try:
         with warnings_in_one_line():
             return run()
-    except AudioError as error:  # no input could be used; failures of single inputs are collected by the verbs
+    # no input could be used (failures of single inputs are collected by the verbs), or a worker process died
+    except (AudioError, ChildProcessError) as error:
         return fail(str(error), 1)
     except ValueError as error:  # includes ModelError and ConfigError
         return fail(str(error), 2)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from vqaudio.cli.console import (
     Device,
@@ -15,6 +19,7 @@ from vqaudio.cli.console import (
     Resume,
     SpeakerLevel,
     Threads,
+    TokenLayout,
     check_resume,
     facts_file,
     failures_named,
@@ -23,15 +28,25 @@ from vqaudio.cli.console import (
     progress,
     real_time_factor,
 )
+from vqaudio.tokens.layout import Layout
+
+if TYPE_CHECKING:
+    from vqaudio.speech.model import SpeechVQVAE
+    from vqaudio.tokens.bulk import Engine
+    from vqaudio.tokens.stats import TokenStats
 
 
 def tokenize(
     inputs: Positional[Inputs],
     out: Path,
     model: Model = "mini",
+    workers: Annotated[
+        int, arg(help="number of processes; each loads the model and computes on one thread (or --threads)")
+    ] = 1,
     threads: Threads = None,
     device: Device = "auto",
     speaker_level: SpeakerLevel = 1,
+    layout: TokenLayout = Layout(),
     overwrite: Overwrite = False,
     resume: Resume = False,
 ) -> int:
@@ -42,40 +57,59 @@ def tokenize(
     manifest gives ids and speakers itself.
 
     Args:
-        out: token file, such as NAME.jsonl or NAME.parquet, a name without a suffix for a folder of .npy files with an
-            index.jsonl, or - for JSON Lines on standard output
+        out: token file, such as NAME.jsonl, NAME.parquet or NAME.tar, a name without a suffix for a folder of .npy
+            files with an index.jsonl, or - for JSON Lines on standard output
     """
-    from vqaudio.speech.describe import bits_per_second
-    from vqaudio.tokens.bulk import find_sources, tokenize_all, with_storable_names
-    from vqaudio.tokens.files import check_target, codes_file, write_tokens
+    from vqaudio.tokens.bulk import find_sources, usable, with_storable_names
+    from vqaudio.tokens.files import check_ids, check_target, codes_file, write_tokens
     from vqaudio.tokens.resume import resumed
     from vqaudio.tokens.stats import TokenStats
 
     check_resume(resume, overwrite)
     if resume and str(out) == "-":
         raise ValueError("--resume continues a file or folder, and --out - is standard output; leave it out")
-    check_target(out, overwrite=overwrite or resume)
+    check_target(out, overwrite=overwrite or resume, layout=layout)
     net = load(model, device, threads)
     sources = find_sources(inputs, speaker_level)
+    check_ids((source.id for source in sources), out, layout)
     stats, started_at = TokenStats(), time.perf_counter()
     with failures_named() as failures:
-        storable = with_storable_names(sources, lambda id: codes_file(out, id), failures)
-        if resume:
-            with resumed(net, storable, out, failures) as rows:
-                write_tokens(out, stats.watch(progress(rows, len(storable))), overwrite=True)
-        else:
-            rows = tokenize_all(net, storable, failures)
-            write_tokens(out, stats.watch(progress(rows, len(storable))), overwrite=overwrite)
-    elapsed = time.perf_counter() - started_at
+        storable = with_storable_names(sources, lambda id: codes_file(out, id, layout), failures)
+        with _engine(net, model, min(workers, len(storable)), threads) as engine:
+            if resume:
+                with resumed(net, storable, out, failures, engine) as rows:
+                    write_tokens(out, stats.watch(progress(rows, len(storable))), overwrite=True, layout=layout)
+            else:
+                rows = usable(engine(storable), len(storable), failures)
+                write_tokens(out, stats.watch(progress(rows, len(storable))), overwrite=overwrite, layout=layout)
+    summary = _summary(net, stats, len(sources), time.perf_counter() - started_at)
+    print_facts({**summary, "written": str(out)}, facts_file(out))
+    return 1 if failures else 0
+
+
+def _summary(net: SpeechVQVAE, stats: TokenStats, count: int, elapsed: float) -> dict[str, str]:
+    """What became of `count` inputs in `elapsed` seconds."""
+    from vqaudio.speech.describe import bits_per_second
+
     used = len(stats.codes)
-    summary = {
-        "utterances": f"{stats.rows} of {len(sources)}, {stats.seconds:.1f} s of audio",
+    return {
+        "utterances": f"{stats.rows} of {count}, {stats.seconds:.1f} s of audio",
         "codes": f"{stats.num_tokens}, {net.frame_rate:g} per second",
         "bitrate": bits_per_second(net),
         "usage": f"{used} of {net.codebook_size} codes occur ({used / net.codebook_size:.1%})",
         "perplexity": f"{stats.perplexity:.1f}",
         "speed": real_time_factor(stats.seconds, elapsed, net),
-        "written": str(out),
     }
-    print_facts(summary, facts_file(out))
-    return 1 if failures else 0
+
+
+@contextmanager
+def _engine(net: SpeechVQVAE, model: str, workers: int, threads: int | None) -> Iterator[Engine]:
+    """What tokenizes: this process, or several others."""
+    from vqaudio.tokens.bulk import tokenize_each
+    from vqaudio.tokens.workers import worker_processes
+
+    if workers == 1:
+        yield partial(tokenize_each, net)
+    else:
+        with worker_processes(net, model, workers, threads) as engine:
+            yield engine

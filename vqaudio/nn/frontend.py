@@ -5,6 +5,7 @@ Shapes: B batch, T samples, N frames (N = T / hop), F mel bands.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqaudio.fingerprint import FingerprintFields
+from vqaudio.torchaudio_functional import torchaudio_functional
 
 FLOOR = 1e-10  # added to the power of a band, so that silence is -100 dB; a full-scale sine has at most 0.25
 MEAN_DB, STD_DB = -65.0, 20.0  # dB; approximate mean and standard deviation over speech
@@ -132,10 +134,20 @@ class LogMel(nn.Module):
 
     def _bank(self, sample_rate: int, factor: float) -> Tensor:
         """(FFT bins, F): triangular filters, frequencies scaled by `factor`, normalised by filter sum and window."""
-        from torchaudio.functional import melscale_fbanks
-
+        functional = torchaudio_functional()
+        triangles = functional.melscale_fbanks if functional else _melscale_fbanks
         bins = self.size // 2 + 1
         # a lower nominal sample rate assigns lower frequencies to the bins, so that bands move to higher ones
         nominal_rate = 2 * round(sample_rate / factor / 2)
-        bank = melscale_fbanks(bins, self.cfg.f_min, self.cfg.f_max, self.cfg.n_mels, nominal_rate)
+        bank = triangles(bins, self.cfg.f_min, self.cfg.f_max, self.cfg.n_mels, nominal_rate)
         return bank / bank.sum(0).clamp(min=1e-6) / self.window.sum().square()
+
+
+def _melscale_fbanks(num_bins: int, f_min: float, f_max: float, n_mels: int, sample_rate: int) -> Tensor:
+    """(num_bins, n_mels) triangular filters, in Hz and mel (HTK), bit-identical to torchaudio's melscale_fbanks."""
+    lowest, highest = (2595.0 * math.log10(1.0 + frequency / 700.0) for frequency in (f_min, f_max))
+    corners = 700.0 * (10.0 ** (torch.linspace(lowest, highest, n_mels + 2) / 2595.0) - 1.0)  # in Hz
+    widths = corners.diff()
+    distances = corners[None] - torch.linspace(0, sample_rate // 2, num_bins)[:, None]  # (num_bins, n_mels + 2)
+    rising, falling = -distances[:, :-2] / widths[:-1], distances[:, 2:] / widths[1:]
+    return torch.minimum(rising, falling).clamp(min=0)

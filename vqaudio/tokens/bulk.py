@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,6 +16,10 @@ from vqaudio.pipes import DASH
 from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.tokens.files import read_tokens, write_tokens
 from vqaudio.tokens.rows import TokenRow
+
+Result = TokenRow | AudioError
+Engine = Callable[[Iterable[Source]], Iterator[Result]]
+"""computes the result of each source, in the order of the sources; it may take some sources ahead of the results"""
 
 
 def find_sources(inputs: Sequence[Path], speaker_level: int | None = 1) -> list[Source]:
@@ -49,34 +53,41 @@ def tokenize_all(model: SpeechVQVAE, sources: Sequence[Source], failures: Failur
 
     Raises AudioError at the end if no source could be used.
     """
-    count, fingerprint = len(failures), model.fingerprint
+    return usable(tokenize_each(model, sources), len(sources), failures)
+
+
+def tokenize_each(model: SpeechVQVAE, sources: Iterable[Source]) -> Iterator[Result]:
+    """The row of each source, or the error for a file that cannot be used, in this process: an `Engine`."""
+    fingerprint = model.fingerprint  # once, because it reads all weights
     for source in sources:
-        row = tokenize_source(model, source, failures, fingerprint)
-        if row is not None:
-            yield row
-    check_any_used(sources, len(failures) - count)
+        yield tokenize_source(model, source, fingerprint)
 
 
-def tokenize_source(model: SpeechVQVAE, source: Source, failures: Failures, fingerprint: str) -> TokenRow | None:
-    """The row of one source; None if it cannot be used, and the error is appended to `failures`.
-
-    `fingerprint` is that of the model, which the caller computes once.
-    """
+def tokenize_source(model: SpeechVQVAE, source: Source, fingerprint: str) -> Result:
+    """The row of one source, or the error if its file cannot be used; `fingerprint` is that of the model."""
     try:
         tokens = model.tokenize(source.path, fingerprint=fingerprint)
     except AudioError as error:
-        failures.append(error)
+        return error
     except OSError as error:
-        failures.append(AudioError(f"{source.path} cannot be read: {error.strerror or error}"))
-    else:
-        return TokenRow(source.id, source.speaker, tokens)
-    return None
+        return AudioError(f"{source.path} cannot be read: {error.strerror or error}")
+    return TokenRow(source.id, source.speaker, tokens)
 
 
-def check_any_used(sources: Sequence[Source], failed: int) -> None:
-    """Raises AudioError if all sources failed."""
-    if failed == len(sources):
-        raise AudioError(f"none of the {len(sources)} inputs can be used; nothing was written")
+def usable(results: Iterable[Result], count: int, failures: Failures) -> Iterator[TokenRow]:
+    """The rows among the results of `count` sources; the errors are appended to `failures`.
+
+    Raises AudioError at the end if there is no row.
+    """
+    used = False
+    for result in results:
+        if isinstance(result, AudioError):
+            failures.append(result)
+        else:
+            used = True
+            yield result
+    if not used:
+        raise AudioError(f"none of the {count} inputs can be used; nothing was written")
 
 
 def tokenize_whole(model: SpeechVQVAE, sources: Sequence[Source]) -> Iterator[TokenRow]:

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vqaudio.tokens.rows import KEYS, TokenRow
+from vqaudio.tokens.layout import Layout
+from vqaudio.tokens.rows import KEYS, RUN_LENGTHS, TokenRow, code_arrays
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 SUFFIX = ".parquet"
+OTHERS = [key for key in KEYS if key != "codes"]
 GROUP_ROWS = 4096  # largest number of rows in a row group
 GROUP_CODES = 2**20  # a row group ends once it has this many codes, 4 MB before compression
 ROWS_AT_ONCE = 64  # rows read in one batch, because row groups of other writers may have any size
@@ -32,19 +34,19 @@ def check_pyarrow() -> None:
         raise ModuleNotFoundError("Parquet files need pyarrow: pip install 'vqaudio[bulk]'") from error
 
 
-def write_parquet(path: Path, rows: Iterable[TokenRow]) -> None:
+def write_parquet(path: Path, rows: Iterable[TokenRow], layout: Layout = Layout()) -> None:
     """Writes the rows to the file `path`. Raises ModuleNotFoundError without pyarrow."""
     check_pyarrow()
     import pyarrow.parquet as pq
 
-    schema = _schema()
+    schema = _schema(RUN_LENGTHS if layout.dedup else ("codes",))
     with pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True) as writer:
         for group in _groups(rows):
-            writer.write_batch(_batch(group, schema))
+            writer.write_batch(_batch(group, schema, layout.dedup))
 
 
 def read_parquet(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a file, one by one, as dictionaries with the keys in KEYS; codes are an array, or None if null.
+    """The rows of a file, one by one, as dictionaries for `make_row`; codes are an array, or None if null.
 
     Files of other writers are read too: codes may be any list type of integers, and further columns are ignored. Raises
     ModuleNotFoundError at once without pyarrow. While the rows are read, raises ValueError, with the number of the last
@@ -63,9 +65,10 @@ def _read(path: Path) -> Iterator[dict[str, Any]]:
     with pa.OSFile(os.fsencode(path)) as content:
         try:
             file = pq.ParquetFile(content, buffer_size=BUFFER, page_checksum_verification=True)
-            _check_columns(path, file.schema_arrow)
-            for batch in file.iter_batches(ROWS_AT_ONCE, columns=list(KEYS), use_threads=False):
-                for facts in _facts(batch):
+            lists = _check_columns(path, file.schema_arrow)
+            columns = [*lists, *OTHERS]
+            for batch in file.iter_batches(ROWS_AT_ONCE, columns=columns, use_threads=False):
+                for facts in _facts(batch, lists):
                     yield facts
                     done += 1
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -76,23 +79,29 @@ def _read(path: Path) -> Iterator[dict[str, Any]]:
             ) from error
 
 
-def _check_columns(path: Path, schema: pa.Schema) -> None:
-    """Raises ValueError if a column is missing or repeated, or if the codes are not lists of integers."""
+def _check_columns(path: Path, schema: pa.Schema) -> tuple[str, ...]:
+    """The columns with the codes: "codes", or "units" and "duration".
+
+    Raises ValueError if a column is missing or repeated, or if the codes are not lists of integers.
+    """
     import pyarrow.types as kinds
 
-    if missing := [key for key in KEYS if schema.names.count(key) != 1]:
+    lists = RUN_LENGTHS if "codes" not in schema.names and "units" in schema.names else ("codes",)
+    if missing := [key for key in (*OTHERS[:2], *lists, *OTHERS[2:]) if schema.names.count(key) != 1]:
         raise ValueError(f"{path} must have exactly one column {', '.join(missing)}; a row needs {', '.join(KEYS)}")
-    codes = schema.field("codes").type
-    lists = kinds.is_list(codes) or kinds.is_large_list(codes) or kinds.is_fixed_size_list(codes)
-    if not lists or not kinds.is_integer(codes.value_type):
-        raise ValueError(f"{path}: the column codes must contain lists of integers, got {codes}")
+    for key in lists:
+        kind = schema.field(key).type
+        listed = kinds.is_list(kind) or kinds.is_large_list(kind) or kinds.is_fixed_size_list(kind)
+        if not listed or not kinds.is_integer(kind.value_type):
+            raise ValueError(f"{path}: the column {key} must contain lists of integers, got {kind}")
+    return lists
 
 
-def _facts(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
-    others = [key for key in KEYS if key != "codes"]
-    for codes, facts in zip(batch.column("codes"), batch.select(others).to_pylist(), strict=True):
-        values = codes.values  # None for null
-        yield {**facts, "codes": None if values is None else values.to_numpy(zero_copy_only=False)}
+def _facts(batch: pa.RecordBatch, lists: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    for number, facts in enumerate(batch.select(OTHERS).to_pylist()):
+        values = {key: batch.column(key)[number].values for key in lists}  # None for null
+        arrays = {key: None if of is None else of.to_numpy(zero_copy_only=False) for key, of in values.items()}
+        yield {**facts, **arrays}
 
 
 def _groups(rows: Iterable[TokenRow]) -> Iterator[list[TokenRow]]:
@@ -109,21 +118,23 @@ def _groups(rows: Iterable[TokenRow]) -> Iterator[list[TokenRow]]:
         yield group
 
 
-def _schema() -> pa.Schema:
+def _schema(lists: tuple[str, ...] = ("codes",)) -> pa.Schema:
     import pyarrow as pa
 
     numbers = dict.fromkeys(("num_samples", "sample_rate", "hop"), pa.int64())
-    kinds = {"codes": pa.list_(pa.int32()), **numbers}
-    return pa.schema([pa.field(key, kinds.get(key, pa.string()), nullable=key == "speaker") for key in KEYS])
+    kinds = {**dict.fromkeys(lists, pa.list_(pa.int32())), **numbers}
+    keys = (*OTHERS[:2], *lists, *OTHERS[2:])
+    return pa.schema([pa.field(key, kinds.get(key, pa.string()), nullable=key == "speaker") for key in keys])
 
 
-def _batch(rows: list[TokenRow], schema: pa.Schema) -> pa.RecordBatch:
+def _batch(rows: list[TokenRow], schema: pa.Schema, dedup: bool) -> pa.RecordBatch:
     import pyarrow as pa
 
+    arrays = [code_arrays(row, dedup) for row in rows]
     columns = {
         "id": [row.id for row in rows],
         "speaker": [row.speaker for row in rows],
-        "codes": [row.tokens.codes.numpy().astype(np.int32) for row in rows],
+        **{key: [each[key].astype(np.int32) for each in arrays] for key in arrays[0]},
         **{key: [getattr(row.tokens, key) for row in rows] for key in ("num_samples", "sample_rate", "hop", "model")},
     }
     return pa.RecordBatch.from_pydict(columns, schema=schema)

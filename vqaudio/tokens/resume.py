@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import soundfile
@@ -21,9 +23,9 @@ from vqaudio.pipes import is_stream
 from vqaudio.sampling.config import SamplingConfig
 from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.speech.vocoders import Vocoder
-from vqaudio.tokens.bulk import Source, check_any_used, tokenize_source
+from vqaudio.tokens.bulk import Engine, Result, Source, tokenize_each, usable
 from vqaudio.tokens.decoding import DecodeJob
-from vqaudio.tokens.files import read_tokens
+from vqaudio.tokens.files import names_unit_text, read_tokens
 from vqaudio.tokens.rows import TokenRow, format_row, make_row
 
 COMPARED_PIECES = 2  # of `decode_stream`, 16 codes each: what is decoded again of an utterance that is there
@@ -65,19 +67,21 @@ def journal_of(out: Path) -> Path:
 
 @contextmanager
 def resumed(
-    model: SpeechVQVAE, sources: Sequence[Source], out: Path, failures: Failures
+    model: SpeechVQVAE, sources: Sequence[Source], out: Path, failures: Failures, engine: Engine | None = None
 ) -> Iterator[Iterator[TokenRow]]:
     """The rows of `tokenize_all`, but those that an interrupted run of the same command has computed are taken from it.
 
-    Until the block ends, each row is kept in the file `journal_of(out)`, with a hash of its audio file: a row is taken
-    from there if model and audio are the same, wherever the audio lies. The file is deleted when the block ends, and
-    kept if it raises. Rows of finished tokens in `out` are kept too (see `_finished`).
+    `engine` computes the others (None: `tokenize_each`). Until the block ends, each row is kept in the file
+    `journal_of(out)`, with a hash of its audio file: a row is taken from there if model and audio are the same,
+    wherever the audio lies. The file is deleted when the block ends, and kept if it raises. Rows of finished tokens in
+    `out` are kept too (see `_finished`).
     """
     journal = journal_of(out)
-    finished, known = _finished(out, model, sources), _read_journal(journal)
+    done = _Done(model, _finished(out, model, sources), _read_journal(journal))
     try:
         with journal.open("ab") as file:
-            yield _rows(model, sources, failures, finished, known, file)
+            results = _results(sources, done, engine or partial(tokenize_each, model), file)
+            yield usable(results, len(sources), failures)
     except BaseException:
         if journal.stat().st_size == 0:
             journal.unlink()
@@ -85,39 +89,61 @@ def resumed(
     journal.unlink()
 
 
-def _rows(
-    model: SpeechVQVAE,
-    sources: Sequence[Source],
-    failures: Failures,
-    finished: Mapping[str, TokenRow],
-    known: Mapping[str, dict[str, Any]],
-    journal: BinaryIO,
-) -> Iterator[TokenRow]:
-    count, fingerprint = len(failures), model.fingerprint
-    for source in sources:
-        row = finished.get(source.id)
-        if row is not None and row.tokens.num_samples == _num_samples(source, model.sample_rate):
-            yield TokenRow(source.id, source.speaker, row.tokens)
-            continue
-        digest = _digest(source)
-        facts = known.get(digest) if digest else None
-        if facts is not None and facts["model"] == fingerprint:
-            yield make_row({**facts, "id": source.id, "speaker": source.speaker})
-            continue
-        new = tokenize_source(model, source, failures, fingerprint)
-        if new is not None:
-            if digest:
-                facts = {**json.loads(format_row(new)), "audio": digest}
-                journal.write((json.dumps(facts) + "\n").encode())
-                journal.flush()
-            yield new
-    check_any_used(sources, len(failures) - count)
+class _Done:
+    """What an interrupted run has computed."""
+
+    def __init__(self, model: SpeechVQVAE, finished: Mapping[str, TokenRow], known: Mapping[str, dict[str, Any]]):
+        self.finished, self.known = finished, known  # rows by id, rows of the journal by the hash of their audio
+        self.sample_rate, self.fingerprint = model.sample_rate, model.fingerprint
+
+    def row(self, source: Source, digest: Callable[[], str | None]) -> TokenRow | None:
+        """The row of a source; None if it is to be computed. `digest` is called if the row is not finished."""
+        row = self.finished.get(source.id)
+        if row is not None and row.tokens.num_samples == _num_samples(source, self.sample_rate):
+            return TokenRow(source.id, source.speaker, row.tokens)
+        facts = self.known.get(digest() or "")
+        if facts is None or facts["model"] != self.fingerprint:
+            return None
+        return make_row({**facts, "id": source.id, "speaker": source.speaker})
+
+
+def _results(sources: Iterable[Source], done: _Done, engine: Engine, journal: BinaryIO) -> Iterator[Result]:
+    """The results of the sources in their order; those that `engine` computes are written to the journal.
+
+    The engine may take sources ahead of its results. `taken` holds an entry for each source whose result has not been
+    yielded: its row if it is done, else the hash of its audio.
+    """
+    taken: deque[TokenRow | str | None] = deque()
+
+    def to_compute() -> Iterator[Source]:
+        for source in sources:
+            digest = cache(partial(_digest, source))
+            row = done.row(source, digest)
+            taken.append(digest() if row is None else row)
+            if row is None:
+                yield source
+
+    def rows_done() -> Iterator[TokenRow]:
+        while taken and isinstance(taken[0], TokenRow):
+            yield cast(TokenRow, taken.popleft())
+
+    for result in engine(to_compute()):
+        yield from rows_done()
+        digest = taken.popleft()
+        if digest and isinstance(result, TokenRow):
+            facts = {**json.loads(format_row(result)), "audio": digest}
+            journal.write((json.dumps(facts) + "\n").encode())
+            journal.flush()
+        yield result
+    yield from rows_done()
 
 
 def _finished(path: Path, model: SpeechVQVAE, sources: Sequence[Source]) -> dict[str, TokenRow]:
     """The rows by id in `path`, if it exists. Raises ValueError unless they are of this model and of these sources."""
     if not path.exists():
         return {}
+    if names_unit_text(path):
+        raise ValueError(f"{path} is unit text, which does not tell what it was made from; {_REPLACE}")
     rows = {row.id: row for row in read_tokens(path)}
     if others := rows.keys() - {source.id for source in sources}:
         raise ValueError(f"{path} has tokens of {min(others)!r}, which is not among the inputs; {_REPLACE}")

@@ -1,7 +1,7 @@
 """A token row: the tokens of one utterance together with its id and speaker.
 
-As JSON: {"id", "speaker", "codes", "num_samples", "sample_rate", "hop", "model"}; speaker may be null.
-Letters: N frames.
+As JSON: {"id", "speaker", "codes", "num_samples", "sample_rate", "hop", "model"}; speaker may be null. Deduplicated,
+"units" and "duration" take the place of "codes" (`run_lengths`). Letters: N frames.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from vqaudio.data.audio_folders import file_name
 from vqaudio.json_text import JSONError, parse_json
 from vqaudio.nn.quantizer_protocol import check_codes
 from vqaudio.speech.tokens import Tokens
+from vqaudio.tokens.run_lengths import Codes, expanded, run_lengths
 
+RUN_LENGTHS = ("units", "duration")  # keys in the place of "codes"
 KEYS = ("id", "speaker", "codes", "num_samples", "sample_rate", "hop", "model")
 MAX_CODE = 2**31 - 1
 
@@ -39,16 +41,23 @@ class TokenRow:
             raise ValueError(f"the speaker of {self.id!r} is empty; give a name, or null if it is unknown")
 
 
-def format_row(row: TokenRow, *, with_codes: bool = True) -> str:
-    """One line of JSON, without a line end."""
-    facts: dict[str, Any] = {"id": row.id, "speaker": row.speaker}
-    if with_codes:
-        facts["codes"] = row.tokens.codes.tolist()
-    facts["num_samples"] = row.tokens.num_samples
-    facts["sample_rate"] = row.tokens.sample_rate
-    facts["hop"] = row.tokens.hop
-    facts["model"] = row.tokens.model
+def format_row(row: TokenRow, *, with_codes: bool = True, dedup: bool = False) -> str:
+    """One line of JSON, without a line end; with `dedup`, the codes are written as units and their lengths."""
+    codes = code_arrays(row, dedup) if with_codes else {}
+    lists = {key: values.tolist() for key, values in codes.items()}
+    facts = {"id": row.id, "speaker": row.speaker, **lists, **other_facts(row)}
     return json.dumps(facts, ensure_ascii=False)
+
+
+def code_arrays(row: TokenRow, dedup: bool = False) -> dict[str, Codes]:
+    """{"codes": (N,)} of a row, or with `dedup` {"units": (M,), "duration": (M,)}, int64."""
+    codes = row.tokens.codes.numpy()
+    return run_lengths(codes)._asdict() if dedup else {"codes": codes}
+
+
+def other_facts(row: TokenRow) -> dict[str, Any]:
+    """What a row needs beside id, speaker and codes to be decoded."""
+    return {key: getattr(row.tokens, key) for key in KEYS[3:]}
 
 
 def parse_row(line: bytes, load_codes: Callable[[str], np.ndarray] | None = None) -> TokenRow:
@@ -65,11 +74,14 @@ def parse_row(line: bytes, load_codes: Callable[[str], np.ndarray] | None = None
 def make_row(facts: dict[str, Any], load_codes: Callable[[str], np.ndarray] | None = None) -> TokenRow:
     """A dictionary with the keys in KEYS -> a checked row; further keys are ignored.
 
-    The codes are a list or an array; if `load_codes` is given, it is called with the id to load them instead. Raises
-    ValueError for a missing key, a value of the wrong type, codes out of range and a number of codes that does not
-    match num_samples and hop.
+    The codes are a list or an array, or the units and durations of deduplicated codes; if `load_codes` is given, it is
+    called with the id to load them instead. Raises ValueError for a missing key, a value of the wrong type, codes out
+    of range and a number of codes that does not match num_samples and hop.
     """
-    needed = [key for key in KEYS if key != "codes" or load_codes is None]
+    deduplicated = "codes" not in facts and "units" in facts
+    needed = [key for key in KEYS if key != "codes" or not (load_codes or deduplicated)]
+    if deduplicated and "duration" not in facts:
+        raise ValueError("units without their duration cannot be decoded; write the tokens again with both")
     missing = [key for key in needed if key not in facts]
     if missing:
         raise ValueError(f"missing {', '.join(missing)}; a row needs {', '.join(needed)}")
@@ -82,9 +94,15 @@ def make_row(facts: dict[str, Any], load_codes: Callable[[str], np.ndarray] | No
     for key in ("num_samples", "sample_rate", "hop"):
         if type(facts[key]) is not int:  # not isinstance, because a bool is an int too
             raise ValueError(f"{key} must be an integer, got {facts[key]!r}")
-    codes = facts["codes"] if load_codes is None else load_codes(facts["id"])
+    if load_codes is not None:
+        codes = _checked_codes(load_codes(facts["id"]))
+    elif deduplicated:
+        units, duration = (_checked_codes(facts[key], key) for key in RUN_LENGTHS)
+        codes = expanded(units, duration, -(-facts["num_samples"] // max(1, facts["hop"])))
+    else:
+        codes = _checked_codes(facts["codes"])
     tokens = Tokens(
-        codes=torch.from_numpy(_checked_codes(codes if isinstance(codes, np.ndarray) else _listed_codes(codes))),
+        codes=torch.from_numpy(codes),
         num_samples=facts["num_samples"],
         sample_rate=facts["sample_rate"],
         hop=facts["hop"],
@@ -98,17 +116,21 @@ def _check_id(id: str) -> None:
         raise ValueError(f"an utterance id must be usable as a file name, got {id!r}")
 
 
-def _listed_codes(values: Any) -> np.ndarray:
-    if not isinstance(values, list) or any(type(value) is not int for value in values):
-        raise ValueError(f"codes must be a list of integers, got {repr(values)[:60]}")
-    if values and not 0 <= min(values) <= max(values) <= MAX_CODE:  # before the conversion to NumPy, which may overflow
-        raise ValueError(f"codes must lie in 0..{MAX_CODE}, got {min(values)}..{max(values)}")
-    return np.array(values, dtype=np.int64)
+def _checked_codes(values: Any, key: str = "codes") -> Codes:
+    """List of integers, or integer array, (N,) -> (N,) int64.
 
-
-def _checked_codes(codes: np.ndarray) -> np.ndarray:
-    """Integer array (N,) -> (N,) int64. Raises ValueError for another shape or type and codes out of range."""
+    Raises ValueError for another shape or type and values out of range.
+    """
+    codes = values if isinstance(values, np.ndarray) else _listed_codes(values, key)
     if codes.ndim != 1 or codes.dtype.kind not in "iu":
-        raise ValueError(f"codes must be integers of shape (N,), got {codes.shape} {codes.dtype}")
+        raise ValueError(f"{key} must be integers of shape (N,), got {codes.shape} {codes.dtype}")
     check_codes(codes, MAX_CODE + 1)
     return codes.astype(np.int64)
+
+
+def _listed_codes(values: Any, key: str) -> np.ndarray:
+    if not isinstance(values, list) or any(type(value) is not int for value in values):
+        raise ValueError(f"{key} must be a list of integers, got {repr(values)[:60]}")
+    if values and not 0 <= min(values) <= max(values) <= MAX_CODE:  # before the conversion to NumPy, which may overflow
+        raise ValueError(f"{key} must lie in 0..{MAX_CODE}, got {min(values)}..{max(values)}")
+    return np.array(values, dtype=np.int64)

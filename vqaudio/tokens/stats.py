@@ -21,11 +21,15 @@ class TokenStats:
 
     def add(self, row: TokenRow) -> None:
         """Counts one row."""
-        self.rows += 1
+        self.add_units(row.tokens.codes.tolist())
         self.seconds += row.tokens.seconds
-        self.codes.update(row.tokens.codes.tolist())
         self.speakers[row.speaker] += 1
         self.models[row.tokens.model] += 1
+
+    def add_units(self, codes: Iterable[int]) -> None:
+        """Counts a row of unit text, of which nothing but the codes is known."""
+        self.rows += 1
+        self.codes.update(codes)
 
     def watch(self, rows: Iterable[TokenRow]) -> Iterator[TokenRow]:
         """Yields the same rows and counts each of them."""
@@ -48,11 +52,14 @@ class TokenStats:
     def facts(self) -> dict[str, str]:
         """Name -> value of the statistics as text, for `vqaudio info`; at least one row must have been counted."""
         names = sorted(name for name in self.speakers if name is not None)
+        known = bool(self.models)
         return {
-            "utterances": f"{self.rows}, {self.seconds:.1f} s of audio",
-            "codes": f"{self.num_tokens}, {self.num_tokens / self.seconds:.4g} per second",
+            "utterances": f"{self.rows}, {self.seconds:.1f} s of audio" if known else f"{self.rows}",
+            "codes": f"{self.num_tokens}, {self.num_tokens / self.seconds:.4g} per second"
+            if known
+            else f"{self.num_tokens}",
             "usage": f"{len(self.codes)} different codes, highest {max(self.codes)}",
             "perplexity": f"{self.perplexity:.1f}",
             "speakers": f"{len(names)}: {', '.join(names)}" if names else "unknown",
-            "model": ", ".join(self.models),
+            "model": ", ".join(self.models) or "unknown: unit text has ids and codes alone",
         }
