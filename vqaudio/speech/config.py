@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from vqaudio.fingerprint import FingerprintFields, config_facts, merge_facts
 from vqaudio.nn.context import ContextConfig
 from vqaudio.nn.encoder import EncoderConfig
-from vqaudio.nn.frontend import LogMelConfig
+from vqaudio.nn.log_mel import LogMelConfig
 from vqaudio.nn.normalizer import NormalizerKind
 from vqaudio.nn.quantizer import QuantizerConfig
 from vqaudio.nn.vector_quantizer import VectorQuantizerConfig
