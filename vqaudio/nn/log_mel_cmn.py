@@ -17,8 +17,8 @@ from vqaudio.fingerprint import FingerprintFields
 from vqaudio.nn.mel import LeakySum, MelConfig, MelFilterbank, leaky_peak
 from vqaudio.nn.moments import Moments
 
-SILENCE = 1e-15  # added to powers, so that digital silence is -150 dB
-LOWEST_PEAK = -110.0  # dB, mean power of the bands; below it nothing counts as speech, and the level is not removed
+SILENCE = 1e-16  # added to powers, so that digital silence is -160 dB
+LOWEST_PEAK = -120.0  # dB, mean power of the bands; 16-bit audio has a floor of about -125. Below it nothing is speech
 
 
 @dataclass(frozen=True)
