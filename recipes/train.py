@@ -66,10 +66,7 @@ def main() -> None:
     for name, left in init_from(model, cfg.init_from).items():
         processes().print(f"initialised from {name}; not copied: {', '.join(left) or 'nothing'}", file=sys.stderr)
     initialise_frontend(model, speech)
-    targets, held_out_targets = None, None
-    if cfg.model.predicts_units:
-        cache = cfg.out.parent / "packed"
-        targets, held_out_targets = unit_targets(speech, held_out, cfg.model.units, model.hop, cache)
+    targets, held_out_targets = unit_targets(cfg.model, speech, held_out, cfg.out.parent / "packed")
     v, around = cfg.validation, {"past": cfg.crops.past, "future": cfg.crops.future, "targets": held_out_targets}
     classes = cfg.model.decoder.num_classes
     batches = validation_batches(held_out, v.samples, v.batch_size, v.num_batches, num_classes=classes, **around)

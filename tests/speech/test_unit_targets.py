@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from vqaudio.data.packed import PackedSpeech
+from vqaudio.nn.encoder import EncoderConfig
 from vqaudio.nn.mel import MelConfig, MelFilterbank
 from vqaudio.nn.units import UnitsConfig
+from vqaudio.speech.config import SpeechVQVAEConfig
 from vqaudio.speech.unit_targets import (
     PRIOR_FRAMES,
     Cepstra,
@@ -129,19 +131,27 @@ def test_targets_are_the_nearest_clusters_of_normalised_cepstra(make) -> None:
         UnitTeacher.fit(speech, replace(CFG, num_clusters=5000))
 
 
+def _model(units: UnitsConfig, hop: int = 320) -> SpeechVQVAEConfig:
+    encoder = EncoderConfig(strides=(hop,), channels=(4,))
+    return SpeechVQVAEConfig(encoder=encoder, units=units, stage="codes", target="units")
+
+
 def test_targets_are_cached_by_content(make, tmp_path, monkeypatch) -> None:
     train, held_out = make(), make(seed=1)
-    first = unit_targets(train, held_out, CFG, 320, tmp_path)
+    first, valid = unit_targets(_model(CFG), train, held_out, tmp_path)
+    assert first is not None and valid is not None
     expected = np.concatenate([clusters for clusters, _ in UnitTeacher.fit(train, CFG).targets(held_out)])
-    assert np.array_equal(first[1].frames.clusters, expected)
+    assert np.array_equal(valid.frames.clusters, expected)
     folders = {path.name for path in tmp_path.glob("units-*")}
     monkeypatch.setattr(UnitTeacher, "fit", None)  # from here on nothing is computed
-    again = unit_targets(make(), held_out, replace(CFG, cluster_weight=2.0, cluster_offsets=(0,)), 640, tmp_path)
-    assert np.array_equal(again[0].frames.clusters, first[0].frames.clusters)
-    assert (again[0].margin, again[0].samples_per_code) == (6, 640)
+    other_losses = replace(CFG, cluster_weight=2.0, cluster_offsets=(0,))
+    again, _ = unit_targets(_model(other_losses, hop=640), make(), held_out, tmp_path)
+    assert again is not None and np.array_equal(again.frames.clusters, first.frames.clusters)
+    assert (again.margin, again.samples_per_code) == (6, 640)
     assert {path.name for path in tmp_path.glob("units-*")} == folders and len(folders) == 2
     for other in (replace(CFG, num_clusters=5), replace(CFG, f_max=6000.0)):
         with pytest.raises(TypeError, match="NoneType"):
-            unit_targets(train, held_out, other, 320, tmp_path)
+            unit_targets(_model(other), train, held_out, tmp_path)
     with pytest.raises(TypeError, match="NoneType"):
-        unit_targets(make(gain=0.5), held_out, CFG, 320, tmp_path)
+        unit_targets(_model(CFG), make(gain=0.5), held_out, tmp_path)
+    assert unit_targets(SpeechVQVAEConfig(), train, held_out, tmp_path) == (None, None)

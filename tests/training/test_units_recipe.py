@@ -48,7 +48,9 @@ def test_two_processes_equal_one(host, tiny: Path, runs: Path, recipe: Path, uni
         shutil.rmtree(folder)
     outs = [runs / "units of one", runs / "units of two"]
     for out, processes in zip(outs, (1, 2), strict=True):
-        host.start(recipe, tiny, "--out", out, *UNITS, "--model.encoder.frontend.warp", "0", processes=processes).finish()
+        host.start(
+            recipe, tiny, "--out", out, *UNITS, "--model.encoder.frontend.warp", "0", processes=processes
+        ).finish()
         if processes == 1:
             for folder in (runs / "packed").glob("units-*"):
                 shutil.rmtree(folder)

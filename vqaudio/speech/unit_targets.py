@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from vqaudio.data.audio import INT16_SCALE
 from vqaudio.data.crops import CropTargets
@@ -27,6 +28,7 @@ from vqaudio.nn.mel import MelConfig, MelFilterbank
 from vqaudio.nn.moments import Moments
 from vqaudio.nn.units import UnitsConfig
 from vqaudio.nn.vector_quantizer import nearest
+from vqaudio.speech.config import SpeechVQVAEConfig
 
 VERSION = 1  # of how targets are computed; a change makes cached ones invalid
 DYNAMIC_RANGE, SPEECH_RANGE = 60.0, 35.0  # dB below the loudest frame of the utterance: floor, and what is speech
@@ -81,7 +83,7 @@ class UnitTeacher:
     def targets(self, speech: PackedSpeech) -> Iterator[Targets]:
         """Clusters (N,) and normalised cepstra (N, L) of each utterance, by the training statistics of its speaker."""
         cepstra = Cepstra(self.cfg, self.sample_rate)
-        for i in range(len(speech)):
+        for i in _progress(speech, "targets of units"):
             speaker = speech.speaker_ids[i]
             normalised = (cepstra(_waveform(speech, i))[0] - self.mean[speaker]) / self.std[speaker]
             clusters = nearest((with_deltas(normalised) - self.feature_mean) / self.feature_std, self.centres)
@@ -123,7 +125,7 @@ def speaker_statistics(cepstra: Cepstra, speech: PackedSpeech) -> tuple[Tensor, 
     """
     each = [Moments() for _ in speech.speakers]
     total = Moments()
-    for i in range(len(speech)):
+    for i in _progress(speech, "statistics of speakers"):
         cepstrum, voiced = cepstra(_waveform(speech, i))
         each[speech.speaker_ids[i]].add(cepstrum[voiced])
         total.add(cepstrum[voiced])
@@ -154,16 +156,18 @@ def with_deltas(cepstra: Tensor) -> Tensor:
 
 
 def unit_targets(
-    train: PackedSpeech, held_out: PackedSpeech, cfg: UnitsConfig, samples_per_code: int, folder: Path
-) -> tuple[CropTargets, CropTargets]:
-    """Targets of the crops of training and held-out speech, with the same speakers; cached below `folder`.
+    model: SpeechVQVAEConfig, train: PackedSpeech, held_out: PackedSpeech, folder: Path
+) -> tuple[CropTargets, CropTargets] | tuple[None, None]:
+    """Targets of the crops of training and held-out speech, which have the same speakers; None if training needs none.
 
-    Cached targets are found by the content of the speech and the options, wherever its files lie.
+    They are cached below `folder`, and found again by the content of the speech and the options, wherever its files
+    lie. Raises ValueError for less speech than clusters, OSError if they cannot be written.
     """
+    if not model.predicts_units:
+        return None, None
+    cfg, teacher = model.units, list[UnitTeacher]()
     facts = [VERSION, cfg.num_clusters, cfg.num_cepstra, cfg.n_mels, cfg.win_length, cfg.f_min, cfg.f_max]
-    keys = [json.dumps([*facts, cfg.hop_length, train.content_hash()])]
-    keys.append(json.dumps([keys[0], held_out.content_hash()]))
-    teacher: list[UnitTeacher] = []
+    key = json.dumps([*facts, cfg.hop_length, train.content_hash()])
 
     def targets_of(speech: PackedSpeech) -> Iterator[Targets]:
         if not teacher:
@@ -172,12 +176,11 @@ def unit_targets(
 
     def cached(speech: PackedSpeech, key: str) -> CropTargets:
         digest = hashlib.sha256(key.encode()).hexdigest()
-        found = cached_targets(
-            folder / f"units-{digest[:16]}", speech, cfg.hop_length, digest, lambda: targets_of(speech)
-        )
-        return CropTargets(found, cfg.margin, samples_per_code)
+        own = folder / f"units-{digest[:16]}"
+        found = cached_targets(own, speech, cfg.hop_length, digest, lambda: targets_of(speech))
+        return CropTargets(found, cfg.margin, model.encoder.hop)
 
-    return cached(train, keys[0]), cached(held_out, keys[1])
+    return cached(train, key), cached(held_out, json.dumps([key, held_out.content_hash()]))
 
 
 def _kmeans(rows: Tensor, clusters: int, seed: int) -> Tensor:
@@ -197,6 +200,11 @@ def _evenly_spread(speech: PackedSpeech, num_samples: int) -> list[int]:
     """Utterances at equal distances in the corpus that have about `num_samples` in all; all, if there are fewer."""
     count = math.ceil(len(speech) * min(1.0, num_samples / max(1, len(speech.samples))))
     return [i * len(speech) // count for i in range(count)]
+
+
+def _progress(speech: PackedSpeech, work: str) -> Iterable[int]:
+    """The indices of all utterances, with a progress bar if standard error is a terminal."""
+    return tqdm(range(len(speech)), desc=work, unit="utterance", disable=None)
 
 
 def _waveform(speech: PackedSpeech, index: int) -> Tensor:
