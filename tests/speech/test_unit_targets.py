@@ -52,7 +52,7 @@ def _wav(speech: PackedSpeech, i: int) -> torch.Tensor:
 def test_cepstra_by_hand(make) -> None:
     speech = make()
     wav = _wav(speech, 0)
-    found, voiced = Cepstra(CFG, 16000)(wav)
+    found, active = Cepstra(CFG, 16000)(wav)
     padded = np.pad(wav.double().numpy(), (120, 400))  # windows of 400 samples around frames of 160
     frames = np.stack([padded[160 * n : 160 * n + 400] for n in range(len(found))])
     power = np.abs(np.fft.rfft(frames * np.hanning(401)[:-1], 1024)) ** 2
@@ -62,8 +62,8 @@ def test_cepstra_by_hand(make) -> None:
     assert len(found) == -(-len(wav) // 160)
     basis = [[np.cos(np.pi * k * (n + 0.5) / 20) * (0.1 if k else 0.05) ** 0.5 for n in range(20)] for k in range(15)]
     np.testing.assert_allclose(found[1:], (below @ np.array(basis).T)[1:], atol=0.1)  # the first begins later
-    assert voiced[1:].tolist() == (level > level.max() - 35).tolist()[1:]
-    assert voiced.any() and not voiced.all()
+    assert active[1:].tolist() == (level > level.max() - 35).tolist()[1:]
+    assert active.any() and not active.all()
     quieter, _ = Cepstra(CFG, 16000)(wav / 4)
     torch.testing.assert_close(quieter, found, atol=1e-2, rtol=0)
 
@@ -101,7 +101,7 @@ def test_speaker_statistics_are_shrunk_towards_those_of_all(make) -> None:
     speech, cepstra = make(), Cepstra(CFG, 16000)
     silent = replace(speech, speakers=("x", "y", "nobody"))
     mean, std = speaker_statistics(cepstra, silent)
-    rows = [c[voiced].double() for c, voiced in (cepstra(_wav(speech, i)) for i in range(6))]
+    rows = [c[active].double() for c, active in (cepstra(_wav(speech, i)) for i in range(6))]
     everything = torch.cat(rows)
     for s in range(2):
         own = torch.cat(rows[s::2])

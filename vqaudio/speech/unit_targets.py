@@ -27,7 +27,7 @@ from vqaudio.data.packed import PackedSpeech
 from vqaudio.nn.mel import MelConfig, MelFilterbank
 from vqaudio.nn.moments import Moments
 from vqaudio.nn.units import UnitsConfig
-from vqaudio.nn.vector_quantizer import nearest
+from vqaudio.nn.vector_quantizer import kmeans, nearest
 from vqaudio.speech.config import SpeechVQVAEConfig
 
 VERSION = 1  # of how targets are computed; a change makes cached ones invalid
@@ -60,24 +60,29 @@ class UnitTeacher:
     def fit(cls, speech: PackedSpeech, cfg: UnitsConfig, seed: int = 0) -> UnitTeacher:
         """Speaker statistics of all speech, and k-means on at most MAX_FRAMES frames, evenly spread over utterances.
 
-        k-means++ and Lloyd's algorithm of scikit-learn on one thread: the same speech and seed give the same targets.
-        Raises ValueError for less speech than clusters.
+        The same speech and seed give the same statistics. Raises ValueError for less speech than clusters.
         """
         cepstra = Cepstra(cfg, speech.sample_rate)
         mean, std = speaker_statistics(cepstra, speech)
-        rows, is_speech = [], []
+        parts, activity = [], []
         for i in _evenly_spread(speech, MAX_FRAMES * cfg.hop_length):
-            cepstrum, voiced = cepstra(_waveform(speech, i))
+            cepstrum, active = cepstra(_waveform(speech, i))
             speaker = speech.speaker_ids[i]
-            rows.append(with_deltas((cepstrum - mean[speaker]) / std[speaker]))
-            is_speech.append(voiced)
-        features, voiced = torch.cat(rows), torch.cat(is_speech)
+            parts.append(with_deltas((cepstrum - mean[speaker]) / std[speaker]))
+            activity.append(active)
+        features, active = torch.cat(parts), torch.cat(activity)
         moments = Moments()
-        moments.add(features[voiced])
+        moments.add(features[active])
         feature_mean, feature_std = moments.mean.float(), moments.std.float().clamp(min=1e-3)
-        order = torch.randperm(len(features), generator=torch.Generator().manual_seed(seed))
-        sample = (features - feature_mean)[order[:MAX_FRAMES]] / feature_std
-        centres = _kmeans(sample, cfg.num_clusters, seed)
+        if len(features) < cfg.num_clusters:
+            raise ValueError(
+                f"{cfg.num_clusters} clusters need as many frames of speech, got {len(features)}: give more speech, or "
+                "fewer --model.units.num_clusters"
+            )
+        generator = torch.Generator().manual_seed(seed)
+        sample = torch.randperm(len(features), generator=generator)[:MAX_FRAMES]
+        rows = (features[sample] - feature_mean) / feature_std
+        centres = kmeans(rows, cfg.num_clusters, ITERATIONS, generator)
         return cls(cfg, speech.sample_rate, mean, std, feature_mean, feature_std, centres)
 
     def targets(self, speech: PackedSpeech) -> Iterator[Targets]:
@@ -126,9 +131,9 @@ def speaker_statistics(cepstra: Cepstra, speech: PackedSpeech) -> tuple[Tensor, 
     each = [Moments() for _ in speech.speakers]
     total = Moments()
     for i in _progress(speech, "statistics of speakers"):
-        cepstrum, voiced = cepstra(_waveform(speech, i))
-        each[speech.speaker_ids[i]].add(cepstrum[voiced])
-        total.add(cepstrum[voiced])
+        cepstrum, active = cepstra(_waveform(speech, i))
+        each[speech.speaker_ids[i]].add(cepstrum[active])
+        total.add(cepstrum[active])
     means, stds = [], []
     for own in each:
         count = own.count
@@ -181,19 +186,6 @@ def unit_targets(
         return CropTargets(found, cfg.margin, model.encoder.hop)
 
     return cached(train, key), cached(held_out, json.dumps([key, held_out.content_hash()]))
-
-
-def _kmeans(rows: Tensor, clusters: int, seed: int) -> Tensor:
-    """(M, D) -> (K, D) float32."""
-    from sklearn.cluster import KMeans
-    from threadpoolctl import threadpool_limits
-
-    if len(rows) < clusters:
-        raise ValueError(f"{clusters} clusters need as many frames of speech, got {len(rows)}: more speech, or fewer")
-    found = KMeans(clusters, n_init=1, max_iter=ITERATIONS, random_state=seed)  # pyright: ignore[reportArgumentType]
-    with threadpool_limits(1):
-        found.fit(rows.numpy())
-    return torch.from_numpy(found.cluster_centers_.astype(np.float32))
 
 
 def _evenly_spread(speech: PackedSpeech, num_samples: int) -> list[int]:
