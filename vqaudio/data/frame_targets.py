@@ -19,9 +19,9 @@ from torch import Tensor
 from vqaudio.atomic import atomic_folder
 from vqaudio.data.packed import PackedSpeech
 from vqaudio.json_text import parse_json
+from vqaudio.nn.units import NO_TARGET
 
 CLUSTERS_FILE, VECTORS_FILE, INDEX_FILE = "clusters.i16", "vectors.f16", "targets.json"
-NO_TARGET = -1  # cluster of a frame outside its utterance
 
 Ints = npt.NDArray[np.int64]
 Targets = tuple[npt.NDArray[np.int16], npt.NDArray[np.float16]]  # clusters (N,) and vectors (N, L) of an utterance
