@@ -62,7 +62,7 @@ class SpeechVQVAEConfig:
     target: Literal["spectrum", "units"] = "spectrum"
     """what stage: codes trains the codes to predict. spectrum: the log-mel spectrum; units: clusters and cepstra
     without the level and the mean and variance of each speaker, from one code at a time. With units, the context
-    network and the spectrum, if there are any, are trained beside the codes without changing them"""
+    network and the spectrum, if there are any, are trained beside the codes; their gradient does not reach the codes"""
     units: UnitsConfig = field(default_factory=UnitsConfig)
     """the targets of target: units"""
     time_jitter: float = 0.0

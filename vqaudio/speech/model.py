@@ -95,7 +95,7 @@ class SpeechVQVAE(nn.Module):
 
         Equation 3 of the paper: the negative log-likelihood in nats, averaged over valid samples, and the loss of the
         quantizer; with `spectrum`, also the squared error of the log-mel spectrum; with target: units its losses, and
-        the likelihood and the spectrum do not change the codes. Each mean is weighted with the fraction of valid
+        the spectrum is predicted from codes without gradient. Each mean is weighted with the fraction of valid
         samples or frames, so that the mean loss of the parts of a global batch is the loss of the global batch.
         """
         z, q = self.quantize(wav, lengths, past, past_lengths, future)
