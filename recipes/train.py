@@ -18,8 +18,10 @@ from vqaudio.data.crops import CropConfig, SpeechCrops, ValidationConfig, valida
 from vqaudio.data.manifest import read_manifest
 from vqaudio.data.packed import PackedSpeech, pack
 from vqaudio.metrics.conditioning_gap import conditioning_metrics
+from vqaudio.speech.frontend_init import initialise_frontend
 from vqaudio.speech.init_from import init_from
 from vqaudio.speech.model import SpeechVQVAE, SpeechVQVAEConfig
+from vqaudio.speech.unit_targets import unit_targets
 from vqaudio.training import FitConfig, fit, processes, run_recipe
 from vqaudio.training.curves import plot_curves
 
@@ -63,14 +65,17 @@ def main() -> None:
     model = SpeechVQVAE(cfg.model)
     for name, left in init_from(model, cfg.init_from).items():
         processes().print(f"initialised from {name}; not copied: {', '.join(left) or 'nothing'}", file=sys.stderr)
-    classes, v = cfg.model.decoder.num_classes, cfg.validation
-    batches = validation_batches(held_out, v.samples, v.batch_size, v.num_batches, num_classes=classes)
+    initialise_frontend(model, speech)
+    targets, held_out_targets = unit_targets(cfg.model, speech, held_out, cfg.out.parent / "packed")
+    v, around = cfg.validation, {"past": cfg.crops.past, "future": cfg.crops.future, "targets": held_out_targets}
+    classes = cfg.model.decoder.num_classes
+    batches = validation_batches(held_out, v.samples, v.batch_size, v.num_batches, num_classes=classes, **around)
 
     def save(trained: SpeechVQVAE, folder: Path) -> None:
         save_model(trained, folder)
         save_yaml(cfg, folder / "config.yaml")
 
-    crops = SpeechCrops(speech, cfg.crops, classes)
+    crops = SpeechCrops(speech, cfg.crops, classes, targets)
     facts = flatten({name: to_dict(cfg)[name] for name in ("crops", "model", "init_from")})
     facts["utterances"] = speech.content_hash()  # not the paths: the same run continues wherever its data lie
     model = fit(

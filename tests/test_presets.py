@@ -83,9 +83,9 @@ def test_the_papers_image_models_are_as_the_paper_states_them() -> None:
 @pytest.mark.parametrize("path", OF_SPEECH, ids=lambda path: path.stem)
 def test_every_preset_loads_and_has_its_rate(recipe: ModuleType, path: Path) -> None:
     model = load_yaml(recipe.TrainConfig, path).model
-    rates = {"prior128": 125, "codes": 100, "decoder": 100}
+    rates = {"prior128": 125, "codes": 100, "decoder": 100, "units50": 50, "units25": 25}
     assert model.sample_rate / model.encoder.hop == rates.get(path.stem, 250)
-    assert model.quantizer.codebook_size == 512
+    assert model.quantizer.codebook_size == (128 if path.stem.startswith("units") else 512)
     with torch.device("meta"):  # no memory: the paper's decoder alone has 17 million weights
         SpeechVQVAE(model)
 
@@ -95,6 +95,17 @@ def test_the_papers_model_is_as_the_paper_states_it(recipe: ModuleType) -> None:
     assert model.encoder.strides == (2,) * 6  # the window is twice the stride
     assert (model.quantizer.commitment_weight, model.quantizer.commitment_warmup_steps) == (0.25, 0)
     assert (model.decoder.layers, model.decoder.layers_per_stack) == (30, 10)
+
+
+@pytest.mark.parametrize("name", ["units50", "units25"])
+def test_crops_of_units_reach_as_far_as_the_encoder(recipe: ModuleType, name: str) -> None:
+    cfg = load_yaml(recipe.TrainConfig, ROOT / f"egs/vctk/conf/{name}.yaml")
+    assert cfg.crops.future == cfg.model.encoder.lookahead
+    assert cfg.crops.past % cfg.model.encoder.hop == 0
+    assert cfg.model.predicts_units and cfg.model.encoder.frontend.kind == "log_mel_cmn"
+    finer = load_yaml(recipe.TrainConfig, ROOT / "egs/vctk/conf/units50.yaml")  # the override in its comment
+    encoder = replace(finer.model.encoder, strides=(1,))
+    assert replace(finer.model, encoder=encoder).encoder.hop == 160
 
 
 @pytest.mark.parametrize(

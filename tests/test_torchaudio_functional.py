@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from vqaudio.data.mulaw import _mu_law_decoding, _mu_law_encoding, mulaw_decode, mulaw_encode
-from vqaudio.nn.frontend import LogMel, LogMelConfig, _melscale_fbanks
+from vqaudio.nn.log_mel import LogMel, LogMelConfig
+from vqaudio.nn.mel import melscale_fbanks
 from vqaudio.torchaudio_functional import torchaudio_functional
 
 FILTERS = [(513, 40.0, 7600.0, 80, 16000), (1025, 0.0, 8000.0, 40, 16000), (257, 40.0, 3800.0, 20, 8003)]
@@ -32,7 +33,7 @@ def test_mu_law_is_that_of_torchaudio(torchaudio, classes) -> None:
 
 @pytest.mark.parametrize("sizes", FILTERS)
 def test_mel_filters_are_those_of_torchaudio(torchaudio, sizes) -> None:
-    assert _melscale_fbanks(*sizes).equal(torchaudio.melscale_fbanks(*sizes))
+    assert melscale_fbanks(*sizes).equal(torchaudio.melscale_fbanks(*sizes))
 
 
 @pytest.fixture(params=["ImportError('no such file')", "RuntimeError('another CUDA')", "OSError('undefined symbol')"])

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from vqaudio.nn.encoder import Encoder, EncoderConfig
-from vqaudio.nn.frontend import MEAN_DB, NUM_WARPS, STD_DB, LogMel, LogMelConfig
+from vqaudio.nn.log_mel import MEAN_DB, STD_DB, LogMel, LogMelConfig
+from vqaudio.nn.mel import NUM_WARPS
 
 CFG = LogMelConfig(n_mels=20, hop_length=40, win_length=100)
 ENCODER = EncoderConfig(strides=(2,), channels=(8,), dilations=(1, 2), dim=4, lookahead=70, frontend=CFG)

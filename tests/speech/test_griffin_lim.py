@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from vqaudio.data.audio import read_audio
-from vqaudio.nn.frontend import FLOOR, MEAN_DB, STD_DB, LogMel, LogMelConfig
+from vqaudio.nn.log_mel import FLOOR, MEAN_DB, STD_DB, LogMel, LogMelConfig
 from vqaudio.speech.griffin_lim import griffin_lim, invert_mel, resample
 
 SPEECH = Path(__file__).parents[2] / "egs/mini/wav16/flite_slt/flite_slt_012.flac"

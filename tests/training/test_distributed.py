@@ -24,7 +24,8 @@ from torch import Tensor
 from vqaudio import SpeechVQVAE, SpeechVQVAEConfig, load_model
 from vqaudio.nn.context import ContextConfig
 from vqaudio.nn.encoder import EncoderConfig
-from vqaudio.nn.frontend import LogMelConfig
+from vqaudio.nn.log_mel import LogMelConfig
+from vqaudio.nn.units import UnitsConfig
 from vqaudio.nn.vector_quantizer import VectorQuantizerConfig
 from vqaudio.nn.wavenet import WaveNetConfig
 from vqaudio.training import FitConfig, fit
@@ -57,6 +58,9 @@ WITH_SPECTRUM = {
     "context": ContextConfig(dilations=(1, 2), channels=6),
     "spectrum": LogMelConfig(n_mels=5, hop_length=8, win_length=24),
 }
+UNITS = UnitsConfig(
+    num_clusters=7, num_cepstra=3, hop_length=4, channels=6, cluster_offsets=(-2, 0, 1), cepstrum_offsets=(0, 2)
+)
 
 
 class Kind(NamedTuple):
@@ -79,6 +83,7 @@ KINDS = {
         RAGGED, quantizer={"codebook_update": "gradient"}, model={"normalizer": "affine"}
     ),
     "stage codes": Kind(RAGGED, model={**WITH_SPECTRUM, "stage": "codes"}),
+    "target units": Kind(RAGGED, model={**WITH_SPECTRUM, "stage": "codes", "target": "units", "units": UNITS}),
     "with log-mel loss": Kind(RAGGED, model=WITH_SPECTRUM),
     "bf16": Kind(fit={"precision": "bf16"}),
 }
@@ -93,14 +98,21 @@ class Crops:
 
     seconds_per_step = 0.0
 
-    def __init__(self, lengths: list[int]):
-        self.lengths = torch.tensor(lengths)
+    def __init__(self, kind: Kind):
+        self.lengths, self.with_units = torch.tensor(kind.lengths), kind.model.get("target") == "units"
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
         generator, count = torch.Generator().manual_seed(step), len(self.lengths)
         wav = torch.rand(count, 1, SAMPLES, generator=generator).cumsum(2).sin()
         target = torch.randint(16, (count, SAMPLES), generator=generator)
         batch = {"wav": wav, "target": target, "speaker": torch.arange(count) % 2, "lengths": self.lengths}
+        if self.with_units:
+            frames = SAMPLES // 4 + 2 * UNITS.margin
+            batch["units"] = torch.randint(-1, 7, (count, frames), generator=generator)
+            batch["cepstra"] = torch.randn(count, frames, 3, generator=generator)
+            batch["past"] = torch.rand(count, 1, 32, generator=generator)
+            batch["past_lengths"] = torch.randint(33, (count,), generator=generator)
+            batch["future"] = torch.rand(count, 1, 11, generator=generator)
         mine = slice(count * part // parts, count * (part + 1) // parts)
         return {name: value[mine] for name, value in batch.items()}
 
@@ -127,7 +139,7 @@ def _train(kind: Kind, folder: Path, rank: int, processes: int) -> dict[str, Any
         torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=processes)
     torch.manual_seed(rank)  # processes start with different weights; those of the first are used
     cfg = replace(MODEL, quantizer=replace(MODEL.quantizer, **kind.quantizer), **kind.model)
-    model = fit(Watched(cfg), Crops(kind.lengths), replace(FIT, **kind.fit), folder)
+    model = fit(Watched(cfg), Crops(kind), replace(FIT, **kind.fit), folder)
     return {"state": model.state_dict(), "seen": model.seen}
 
 

@@ -7,10 +7,18 @@ A batch is a dictionary:
     target   (B, T) int64 in [0, Q): decoder target
     speaker  (B,) int64
     lengths  (B,) int64: number of valid samples
+and, if the encoder is to hear what is around a crop (CropConfig.past and future, P and A samples):
+    past          (B, 1, P) float32: encoder input before the crop, zeros before the start of the utterance
+    past_lengths  (B,) int64: how many of these samples belong to the utterance
+    future        (B, 1, A) float32: encoder input after the crop, zeros after the end of the utterance
+and, with targets of the frames (FrameTargets, of a margin before the crop to the same margin after it):
+    units    (B, M) int64: clusters, -1 outside the utterance
+    cepstra  (B, M, L) float32
 Utterances shorter than T are zero-padded at the end; the target of the padding is the class of silence.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +26,13 @@ import torch
 from torch import Tensor
 
 from vqaudio.data.audio import INT16_SCALE
+from vqaudio.data.frame_targets import FrameTargets
 from vqaudio.data.mulaw import mulaw_table
 from vqaudio.data.packed import PackedSpeech
 from vqaudio.data.sharding import part_slice, uniform_draws
 
 Batch = dict[str, Tensor]
+INPUTS = {"wav", "past", "future"}  # what the encoder hears
 Ints = npt.NDArray[np.int64]
 
 
@@ -42,6 +52,11 @@ class CropConfig:
     """maximum random offset between encoder input and decoder target, in samples"""
     gain_db: float = 0.0
     """maximum random gain of the encoder input relative to the decoder target, in dB"""
+    past: int = 0
+    """samples before a crop that only the encoder hears, a multiple of its hop: they fill the memory of a front-end
+    with running averages. Best as long as that memory; costs a fraction of as much speech in the crop"""
+    future: int = 0
+    """samples after a crop that only the encoder hears: its look-ahead, encoder.lookahead"""
 
     def __post_init__(self) -> None:
         if self.samples < 1:
@@ -56,6 +71,8 @@ class CropConfig:
             raise ValueError(f"target_shift must lie in 0 to samples ({self.samples}), got {self.target_shift}")
         if not 0 <= self.gain_db <= 60:
             raise ValueError(f"gain_db must lie in 0 to 60 dB, got {self.gain_db}")
+        if min(self.past, self.future) < 0:
+            raise ValueError(f"past and future must be 0 or more samples, got {self.past} and {self.future}")
 
 
 @dataclass(frozen=True)
@@ -74,13 +91,31 @@ class ValidationConfig:
             raise ValueError(f"samples and num_batches must be at least 1 and batch_size at least 2, got {self}")
 
 
+class CropTargets(NamedTuple):
+    """Which targets of frames belong to a crop."""
+
+    frames: FrameTargets
+    margin: int  # frames before and after the crop
+    samples_per_code: int  # crops have the frames of whole codes; a multiple of the hop of the frames
+
+    def of_crops(self, utterances: Ints, starts: Ints, samples: int) -> Batch:
+        """Crops of the utterances (B,) from `starts` (B,) -> units, cepstra."""
+        count = -(-samples // self.samples_per_code) * (self.samples_per_code // self.frames.hop)
+        units, cepstra = self.frames.of_crops(utterances, starts, count, self.margin)
+        return {"units": units, "cepstra": cepstra}
+
+
 class SpeechCrops:
     """Random crops for training. Example i of a step is a pure function of (seed, step, i): one process with
     8 crops, two with 4 each, and two accumulation steps of 4 use the same global batch."""
 
-    def __init__(self, packed: PackedSpeech, cfg: CropConfig, num_classes: int = 256) -> None:
+    def __init__(
+        self, packed: PackedSpeech, cfg: CropConfig, num_classes: int = 256, targets: CropTargets | None = None
+    ) -> None:
+        """targets: of the frames of `packed`; crops then start at a multiple of their hop."""
         self.packed = packed
         self.cfg = cfg
+        self.targets = targets
         self._classes = mulaw_table(num_classes)
         # utterances are grouped by speaker, so that each speaker is one range of crop positions
         self._order = np.argsort(packed.speaker_ids, kind="stable")
@@ -107,9 +142,13 @@ class SpeechCrops:
         mine = part_slice(self.cfg.batch_size, part, parts)
         utterances, starts = self._draw(step)
         shifts = self._draw_shifts(step)
-        batch = _cut(self.packed, utterances[mine], starts[mine], self.cfg.samples, self._classes, shifts[mine])
+        if self.targets is not None:
+            starts -= starts % self.targets.frames.hop
+        cut = utterances[mine], starts[mine], shifts[mine]
+        batch = _cut(self.packed, *cut, self.cfg, self._classes, self.targets)
         if self.cfg.gain_db:
-            batch["wav"] *= self._draw_gains(step)[mine, None, None]
+            for name in INPUTS & batch.keys():
+                batch[name] *= self._draw_gains(step)[mine, None, None]
         return batch
 
     def _draw(self, step: int) -> tuple[Ints, Ints]:
@@ -141,15 +180,18 @@ def validation_batches(
     num_batches: int,
     seed: int = 0,
     num_classes: int = 256,
+    past: int = 0,
+    future: int = 0,
+    targets: CropTargets | None = None,
 ) -> list[Batch]:
-    """Fixed batches for evaluation, a pure function of the arguments.
+    """Fixed batches for evaluation, a pure function of the arguments. past, future: as in CropConfig.
 
     Speakers alternate, so that their counts differ by at most one. Each speaker's utterances are used in
     random order, without repetition until all were used, and cropped at a random position.
 
     Raises ValueError for a size below 1 or a seed outside 0 to 2**63 - 1.
     """
-    CropConfig(samples=samples, batch_size=batch_size, seed=seed)  # checks the three
+    cfg = CropConfig(samples=samples, batch_size=batch_size, seed=seed, past=past, future=future)  # checks them
     if num_batches < 1:
         raise ValueError(f"num_batches must be at least 1, got {num_batches}")
     rng = np.random.Generator(np.random.Philox(seed))
@@ -164,28 +206,45 @@ def validation_batches(
         utterances[i] = queues[speaker].pop()
     positions = np.maximum(packed.lengths[utterances] - samples + 1, 1)
     starts = rng.integers(positions)
-    classes = mulaw_table(num_classes)
-    return [
-        _cut(packed, utterances[i : i + batch_size], starts[i : i + batch_size], samples, classes)
-        for i in range(0, len(utterances), batch_size)
-    ]
+    if targets is not None:
+        starts -= starts % targets.frames.hop
+    classes, shifts = mulaw_table(num_classes), np.zeros_like(starts)
+    parts = [slice(i, i + batch_size) for i in range(0, len(utterances), batch_size)]
+    return [_cut(packed, utterances[part], starts[part], shifts[part], cfg, classes, targets) for part in parts]
 
 
 def _cut(
-    packed: PackedSpeech, utterances: Ints, starts: Ints, samples: int, classes: Tensor, shifts: Ints | None = None
+    packed: PackedSpeech,
+    utterances: Ints,
+    starts: Ints,
+    shifts: Ints,
+    cfg: CropConfig,
+    classes: Tensor,
+    targets: CropTargets | None,
 ) -> Batch:
     """A batch of crops of the utterances (B,) from `starts` (B,); the encoder input is read `shifts` (B,) later."""
-    lengths = np.minimum(packed.lengths[utterances] - starts, samples)
-    target = _pcm(packed, utterances, starts, lengths, samples)
-    source = target
-    if shifts is not None and shifts.any():
-        source = _pcm(packed, utterances, starts + shifts, lengths, samples)
-    return {
-        "wav": source.float().div_(INT16_SCALE).unsqueeze(1),  # (B, 1, T)
+    lengths = np.minimum(packed.lengths[utterances] - starts, cfg.samples)
+    target = _pcm(packed, utterances, starts, lengths, cfg.samples)
+    source = target if not shifts.any() else _pcm(packed, utterances, starts + shifts, lengths, cfg.samples)
+    batch = {
+        "wav": _waveform(source),
         "target": classes[target.int() + INT16_SCALE],
         "speaker": torch.from_numpy(packed.speaker_ids[utterances]),
         "lengths": torch.from_numpy(lengths),
     }
+    if cfg.past or cfg.future:
+        begin, end = starts + shifts - cfg.past, starts + shifts + cfg.samples
+        batch["past"] = _waveform(_pcm(packed, utterances, begin, np.full_like(begin, cfg.past), cfg.past))
+        batch["past_lengths"] = torch.from_numpy(np.clip(starts + shifts, 0, cfg.past))
+        batch["future"] = _waveform(_pcm(packed, utterances, end, np.full_like(end, cfg.future), cfg.future))
+    if targets is not None:
+        batch |= targets.of_crops(utterances, starts, cfg.samples)
+    return batch
+
+
+def _waveform(pcm: Tensor) -> Tensor:
+    """(B, T) int16 -> (B, 1, T) float32 in [-1, 1)."""
+    return pcm.float().div_(INT16_SCALE).unsqueeze(1)
 
 
 def _pcm(packed: PackedSpeech, utterances: Ints, starts: Ints, lengths: Ints, samples: int) -> Tensor:

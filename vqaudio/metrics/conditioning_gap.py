@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vqaudio.metrics.confidence import Estimate, ratio
 from vqaudio.nn.modes import check_evaluating
-from vqaudio.nn.quantizer import perplexity
+from vqaudio.nn.quantizer import Quantized, perplexity
 from vqaudio.speech.model import SpeechVQVAE
 
 MAX_SAMPLES = 2**16  # in a batch of the decoder: about a gigabyte
@@ -29,7 +29,9 @@ class ConditionedNLL(NamedTuple):
 
 
 def conditioning_metrics(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]]) -> dict[str, float]:
-    """Batches as in training -> `gap_metrics`; for a model with stage: codes, `spectrum_metrics`."""
+    """Batches as in training -> `gap_metrics`; for a model with stage: codes, `unit_metrics` or `spectrum_metrics`."""
+    if model.cfg.predicts_units:
+        return unit_metrics(model, batches)
     if model.cfg.stage == "codes":
         return spectrum_metrics(model, batches)
     return gap_metrics(conditioned_nll(model, batches))
@@ -51,7 +53,7 @@ def spectrum_metrics(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]]) -
         target, speaker, lengths = batch["target"], batch["speaker"], batch["lengths"]
         _check_batch(lengths)
         speakers |= set(speaker.tolist())
-        _, q = model.quantize(batch["wav"], lengths)
+        _, q = _quantized(model, batch)
         counts += torch.bincount(q.codes[model.valid_frames(lengths, q.codes.shape[1])], minlength=len(counts))
         for i, (z_q, who) in enumerate(((q.z_q, speaker), (q.z_q.roll(1, 0), speaker), (q.z_q, speaker.roll(1, 0)))):
             cond = model.conditioned(z_q, who)
@@ -62,6 +64,54 @@ def spectrum_metrics(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]]) -
     of_speaker = {"speaker_gap": other_speakers - true} if model.speakers and len(speakers) > 1 else {}
     metrics = {"spectrum_error": true, "conditioning_gap": other_codes - true, **of_speaker}
     return metrics | _usage(counts)
+
+
+@torch.no_grad()
+def unit_metrics(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]]) -> dict[str, float]:
+    """Batches as in training with target: units -> how well a code predicts what is around it.
+
+    cluster_bits: cross-entropy of a cluster, in bits. cepstrum_error: mean squared error of normalised cepstra, whose
+    variance is about 1. unit_loss: both with their weights (the cross-entropy in nats), as in training.
+    conditioning_gap and speaker_gap: increase of unit_loss with the codes, or the speaker, of the batch's next
+    utterance. As the targets are normalised by speaker, the speaker gap may be 0. spectrum_error, if the model has a
+    spectrum head, and perplexity, entropy, usage, dead_codes and codebook_size as in `spectrum_metrics`. Raises as
+    `conditioned_nll` does.
+    """
+    check_evaluating(model)
+    cfg, speakers = model.cfg.units, set[int]()
+    sums, sizes = torch.zeros(3, 2, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
+    counts, spectrum_error = torch.zeros(model.codebook_size, device=model.device), 0.0
+    for cpu_batch in batches:
+        batch = {name: value.to(model.device) for name, value in cpu_batch.items()}
+        speaker, lengths = batch["speaker"], batch["lengths"]
+        _check_batch(lengths)
+        speakers |= set(speaker.tolist())
+        _, q = _quantized(model, batch)
+        mask = model.valid_frames(lengths, q.codes.shape[1])
+        counts += torch.bincount(q.codes[mask], minlength=len(counts))
+        for i, (z_q, who) in enumerate(((q.z_q, speaker), (q.z_q.roll(1, 0), speaker), (q.z_q, speaker.roll(1, 0)))):
+            found = model.unit_losses(z_q, who, mask, batch["units"], batch["cepstra"])
+            sums[i] += torch.stack([found.cross_entropy.sum(), found.squared_error.sum()]).double().cpu()
+        sizes += torch.stack([found.num_clusters.sum(), found.num_cepstra.sum()]).double().cpu()
+        if model.spectrum is not None:
+            cond = model.conditioned(q.z_q, speaker)
+            spectrum_error += float(model.spectrum_error_of_each(batch["target"], cond, lengths).sum())
+    if not sizes.all():
+        raise ValueError("there is nothing to evaluate: no batch")
+    nats, error = (sums / sizes).T
+    loss = cfg.cluster_weight * nats + cfg.cepstrum_weight * error
+    true, other_codes, other_speakers = loss.tolist()
+    metrics = {"unit_loss": true, "conditioning_gap": other_codes - true}
+    metrics |= {"speaker_gap": other_speakers - true} if model.speakers and len(speakers) > 1 else {}
+    metrics |= {"cluster_bits": float(nats[0]) / math.log(2), "cepstrum_error": float(error[0])}
+    metrics |= {"spectrum_error": spectrum_error / counts.sum().item()} if model.spectrum is not None else {}
+    return metrics | _usage(counts)
+
+
+def _quantized(model: SpeechVQVAE, batch: dict[str, Tensor]) -> tuple[Tensor, Quantized]:
+    """A batch as in training -> encoder output, Quantized."""
+    around = {name: batch[name] for name in ("past", "past_lengths", "future") if name in batch}
+    return model.quantize(batch["wav"], batch["lengths"], **around)
 
 
 def _check_batch(lengths: Tensor) -> None:
@@ -96,7 +146,7 @@ def conditioned_nll(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]]) ->
         batch = {name: value.to(device) for name, value in cpu_batch.items()}
         lengths = batch["lengths"]
         _check_batch(lengths)
-        _, q = model.quantize(batch["wav"], lengths)
+        _, q = _quantized(model, batch)
         codes = q.codes[model.valid_frames(lengths, q.codes.shape[1])]
         nats.append(_with_and_without(model, batch, q.z_q, model.quantizer.decode(codes[None])))
         num_samples.append(lengths)

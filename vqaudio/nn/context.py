@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqaudio.nn.conv import ResidualBlock1d
-from vqaudio.nn.frontend import LogMel, LogMelConfig
+from vqaudio.nn.log_mel import LogMel, LogMelConfig
 
 CONTEXT_CHUNK = 16  # frames; all sequences are computed in such chunks, so that streaming is bit-identical
 

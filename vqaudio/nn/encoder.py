@@ -21,7 +21,8 @@ from torch.nn import functional as F
 
 from vqaudio.fingerprint import FingerprintFields
 from vqaudio.nn.conv import CausalConv1d, ResidualBlock1d
-from vqaudio.nn.frontend import LogMel, LogMelConfig
+from vqaudio.nn.frontend import FrontendConfig, FrontendState, build_frontend
+from vqaudio.nn.log_mel import LogMelConfig
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,8 @@ class EncoderConfig:
     """future context of a frame beyond its own end, in samples"""
     input_gain: float = 10.0
     """gain of waveform input (without front-end); scales speech, with an RMS of about 0.1, to the order of 1"""
-    frontend: LogMelConfig = field(default_factory=LogMelConfig)
-    """log-mel front-end; with n_mels 0 the convolutions work on the waveform"""
+    frontend: FrontendConfig = field(default_factory=LogMelConfig)
+    """front-end, one of those in the union; `kind` chooses it. With n_mels 0 the convolutions work on the waveform"""
 
     def __post_init__(self) -> None:
         if not self.strides or min(self.strides) < 1:
@@ -77,11 +78,20 @@ class EncoderConfig:
 
     @property
     def receptive_field(self) -> int:
-        """Number of samples that a frame depends on; the last one lies `lookahead` samples after the frame."""
+        """Number of samples that a frame depends on; the last one lies `lookahead` samples after the frame.
+
+        The running averages of a front-end, which forget exponentially, reach further back.
+        """
+        field = self.conv_field
+        return (field - 1) * self.frontend.hop_length + self.frontend.win_length if self.frontend.n_mels else field
+
+    @property
+    def conv_field(self) -> int:
+        """Number of inputs of the convolutions (frames of the front-end, or samples) that a frame depends on."""
         field = 1 + (self.kernel_size - 1) * sum(self.dilations)  # in frames
         for stride in reversed(self.strides):
             field = (field + 1) * stride  # (field - 1) steps and a window of 2 x stride
-        return (field - 1) * self.frontend.hop_length + self.frontend.win_length if self.frontend.n_mels else field
+        return field
 
 
 class EncoderState(NamedTuple):
@@ -91,7 +101,8 @@ class EncoderState(NamedTuple):
     to_skip: int  # samples still to drop before the first frame (look-ahead)
     num_samples: int  # received so far
     num_frames: int  # returned so far
-    pasts: tuple[Tensor, ...]  # of the front-end, if any, and of each convolution, (B, past_length, C)
+    frontend: FrontendState  # of the front-end; empty without one
+    pasts: tuple[Tensor, ...]  # of each convolution, (B, past_length, C)
     chunk_frames: int  # frames that are always computed together; 0: all complete ones
 
 
@@ -102,7 +113,7 @@ class Encoder(nn.Module):
         """sample_rate: in Hz, for the front-end. Raises ValueError for a front-end that does not fit it."""
         super().__init__()
         self.cfg = cfg
-        self.frontend = LogMel(cfg.frontend, sample_rate) if cfg.frontend.n_mels else None
+        self.frontend = build_frontend(cfg.frontend, sample_rate) if cfg.frontend.n_mels else None
         widths = (cfg.frontend.n_mels or 1, *cfg.channels)
         self.stages = nn.ModuleList(
             CausalConv1d(before, after, kernel_size=2 * stride, stride=stride)
@@ -127,7 +138,7 @@ class Encoder(nn.Module):
             if not wav.shape[2]:
                 raise ValueError("an utterance must have at least one sample, got none")
             wav = self.advance(wav)
-            return self.frames(wav)[0], None
+            return self.frames(wav), None
         state = state._replace(num_samples=state.num_samples + wav.shape[2])
         return self._continue(wav, state)
 
@@ -140,9 +151,8 @@ class Encoder(nn.Module):
         like = self.out.weight
         convs = [*self.stages, *(block.conv for block in self.blocks)]
         pasts = tuple(like.new_zeros(batch_size, c.past_length, c.weight.shape[1]) for c in convs)
-        if self.frontend is not None:
-            pasts = (like.new_zeros(batch_size, self.frontend.past_length, 1), *pasts)
-        return EncoderState(like.new_zeros(batch_size, 1, 0), self.cfg.lookahead, 0, 0, pasts, chunk_frames)
+        frontend = () if self.frontend is None else self.frontend.start(batch_size)
+        return EncoderState(like.new_zeros(batch_size, 1, 0), self.cfg.lookahead, 0, 0, frontend, pasts, chunk_frames)
 
     def finish(self, state: EncoderState) -> tuple[Tensor, EncoderState]:
         """End the stream: remaining frames (B, D, N), so that ceil(T / hop) are returned in total, and the state."""
@@ -158,22 +168,74 @@ class Encoder(nn.Module):
         wav = wav[:, :, self.cfg.lookahead :]
         return F.pad(wav, (0, num_frames * self.cfg.hop - wav.shape[2]))
 
-    def frames(self, wav: Tensor, pasts: tuple[Tensor, ...] | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The causal network: advanced samples (B, 1, N * hop), convolution states -> (B, D, N), next states."""
-        earlier = iter(pasts) if pasts is not None else repeat(None)
-        later = []
+    def frames(self, wav: Tensor) -> Tensor:
+        """Advanced samples from the start of an utterance, (B, 1, N * hop) -> (B, D, N)."""
+        x, _ = self._features(wav, None)
+        return self._convolve(x, None)[0]
+
+    def crop(self, wav: Tensor, past: Tensor, past_lengths: Tensor, future: Tensor) -> Tensor:
+        """The frames of a crop as they are within its utterance: (B, 1, T), ... -> (B, D, N), N = ceil(T / hop).
+
+        Args:
+            wav: the samples of the crop
+            past: the samples before it, (B, 1, P), P a multiple of the hop; zeros before the start of the utterance
+            past_lengths: how many of them belong to the utterance, (B,)
+            future: the samples after it, (B, 1, A), for the look-ahead; zeros after the end of the utterance
+
+        The frames are exact if `past` reaches the start of the utterance and the crop begins at a multiple of the hop.
+        Otherwise they are those of an utterance that starts where `past` does, or between two frames. Raises ValueError
+        for another P.
+        """
+        hop, unit = self.cfg.hop, self.cfg.frontend.hop_length if self.frontend is not None else 1
+        if past.shape[2] % hop:
+            raise ValueError(f"the past of a crop must be a multiple of the hop ({hop}) samples, got {past.shape[2]}")
+        whole = torch.cat([past, wav, future], dim=2)
+        missing = past.shape[2] - past_lengths  # (B,) samples before the start
+        # an utterance is advanced, too: its first samples are not encoded
+        before = torch.arange(whole.shape[2], device=wav.device) < (missing + self.cfg.lookahead)[:, None]
+        num_samples = past.shape[2] + -(-wav.shape[2] // hop) * hop
+        advanced = whole.masked_fill(before[:, None], 0)[:, :, self.cfg.lookahead :][:, :, :num_samples]
+        advanced = F.pad(advanced, (0, num_samples - advanced.shape[2]))
+        x, _ = self._features(advanced, None, _started(missing, unit, num_samples // unit))
+        # convolutions on no more than the frames of the crop depend on
+        num_past = min(past.shape[2] // hop, -(-self.cfg.conv_field * unit // hop))  # in frames
+        skipped = past.shape[2] // hop - num_past
+        x = x[:, skipped * hop // unit :]
+        return self._convolve(x, None, missing - skipped * hop)[0][:, :, num_past:]
+
+    def _features(
+        self, wav: Tensor, state: FrontendState | None, started: Tensor | None = None
+    ) -> tuple[Tensor, FrontendState]:
+        """(B, 1, T) -> what the first convolution reads, (B, T / front-end hop, mel bands or 1), next state."""
         x = rearrange(wav, "b 1 t -> b t 1")
         if self.frontend is None:
-            x = x * self.cfg.input_gain
-        else:
-            x, past = self.frontend(x, next(earlier))  # (B, T / front-end hop, mel bands)
-            later.append(past)
-        for stage in self.stages:
+            return x * self.cfg.input_gain, ()
+        return self.frontend(x, state, started)
+
+    def _convolve(
+        self, x: Tensor, pasts: tuple[Tensor, ...] | None, missing: Tensor | None = None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Features, convolution states -> (B, D, N), next states. missing: (B,) samples before an utterance's start.
+
+        Before the start every layer has zeros, as a layer's past has at the start of an utterance.
+        """
+        earlier = iter(pasts) if pasts is not None else repeat(None)
+        later, unit = [], self.cfg.frontend.hop_length if self.frontend is not None else 1
+
+        def masked(x: Tensor) -> Tensor:
+            if missing is None:
+                return x
+            return x * _started(missing, unit, x.shape[1])[..., None].to(x.dtype)
+
+        x = masked(x)
+        for stage, stride in zip(self.stages, self.cfg.strides, strict=True):
             x, past = stage(x, next(earlier))  # (B, T / strides so far, C)
-            x = F.relu(x)
+            unit *= stride
+            x = masked(F.relu(x))
             later.append(past)
         for block in self.blocks:
             x, past = block(x, next(earlier))
+            x = masked(x)
             later.append(past)
         return rearrange(self.out(F.relu(x)), "b n d -> b d n"), tuple(later)
 
@@ -183,11 +245,18 @@ class Encoder(nn.Module):
         unit = self.cfg.hop * (state.chunk_frames or 1)
         complete = wav.shape[2] // unit * unit
         ready, pending = wav[:, :, :complete], wav[:, :, complete:]
-        pasts, found = state.pasts, [wav.new_zeros(wav.shape[0], self.cfg.dim, 0)]
+        frontend, pasts, found = state.frontend, state.pasts, [wav.new_zeros(wav.shape[0], self.cfg.dim, 0)]
         for part in ready.split(unit if state.chunk_frames else max(1, complete), dim=2) if complete else ():
-            z, pasts = self.frames(part, pasts)
+            x, frontend = self._features(part, frontend)
+            z, pasts = self._convolve(x, pasts)
             found.append(z)
         num_frames = state.num_frames + complete // self.cfg.hop
         return torch.cat(found, dim=2), EncoderState(
-            pending, state.to_skip - skipped, state.num_samples, num_frames, pasts, state.chunk_frames
+            pending, state.to_skip - skipped, state.num_samples, num_frames, frontend, pasts, state.chunk_frames
         )
+
+
+def _started(missing: Tensor, unit: int, count: int) -> Tensor:
+    """Samples before an utterance's start (B,) -> (B, count) bool: which frames of `unit` samples lie after it."""
+    first = -(-missing.clamp(min=0) // unit)
+    return torch.arange(count, device=missing.device) >= first[:, None]

@@ -13,7 +13,7 @@ import torch
 
 from vqaudio.data.manifest import Utterance
 from vqaudio.metrics.spectrum_probe import Spectrum, SpectrumProbe
-from vqaudio.nn.frontend import LogMel, LogMelConfig
+from vqaudio.nn.log_mel import LogMel, LogMelConfig
 from vqaudio.report.datasets import EvaluationSet, Wav, round_robin, spread
 from vqaudio.report.systems import INVERTED, ORIGINAL, NotApplicableError, conversion, reconstruction
 from vqaudio.sampling.config import SamplingConfig

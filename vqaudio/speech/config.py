@@ -9,9 +9,10 @@ from typing import Any, ClassVar, Literal
 from vqaudio.fingerprint import FingerprintFields, config_facts, merge_facts
 from vqaudio.nn.context import ContextConfig
 from vqaudio.nn.encoder import EncoderConfig
-from vqaudio.nn.frontend import LogMelConfig
+from vqaudio.nn.log_mel import LogMelConfig
 from vqaudio.nn.normalizer import NormalizerKind
 from vqaudio.nn.quantizer import QuantizerConfig
+from vqaudio.nn.units import UnitsConfig
 from vqaudio.nn.vector_quantizer import VectorQuantizerConfig
 from vqaudio.nn.wavenet import WaveNetConfig
 from vqaudio.speech.vocoders import VOCODERS, Vocoder
@@ -34,6 +35,8 @@ class SpeechVQVAEConfig:
             "spectrum_loss_weight",
             "vocoder",
             "stage",
+            "target",
+            "units",
             "time_jitter",
         ),
     )
@@ -57,10 +60,16 @@ class SpeechVQVAEConfig:
     spectrum_loss_weight: float = 3.0
     """weight of the auxiliary log-mel loss (mean squared error of values with a variance of about 1)"""
     stage: Literal["joint", "codes", "decoder"] = "joint"
-    """what is trained. joint: everything; codes: everything except the decoder, with the log-mel loss only, which takes
+    """what is trained. joint: everything; codes: everything except the decoder, to predict `target`, which takes
     minutes; decoder: the decoder and the context network, with encoder and codebook frozen"""
     vocoder: Vocoder = "wavenet"
     """default vocoder. wavenet: the decoder; griffin-lim: no decoder, but the predicted log-mel spectrum, inverted"""
+    target: Literal["spectrum", "units"] = "spectrum"
+    """what stage: codes trains the codes to predict. spectrum: the log-mel spectrum; units: clusters and cepstra
+    without the level and the mean and variance of each speaker, from one code at a time. With units, the context
+    network and the spectrum, if there are any, are trained beside the codes; their gradient does not reach the codes"""
+    units: UnitsConfig = field(default_factory=UnitsConfig)
+    """the targets of target: units"""
     time_jitter: float = 0.0
     """time jitter: fraction of the frames whose code is replaced by that of a neighbour, in training"""
 
@@ -91,11 +100,30 @@ class SpeechVQVAEConfig:
             raise ValueError(
                 "vocoder: griffin-lim inverts the predicted log-mel spectrum: set spectrum.n_mels, or vocoder: wavenet"
             )
-        if self.stage == "codes" and not has_mel_loss:
-            raise ValueError("stage: codes trains with the log-mel loss only: set spectrum.n_mels, or stage: joint")
+        self._check_target()
         width = self.context.channels if self.context.dilations else self.encoder.dim
         follows = {"hop": self.encoder.hop, "cond_dim": width, "num_speakers": len(self.speakers)}
         object.__setattr__(self, "decoder", replace(self.decoder, **follows))
+
+    def _check_target(self) -> None:
+        if self.target not in ("spectrum", "units"):
+            raise ValueError(f"target must be 'spectrum' or 'units', got {self.target!r}")
+        if self.target == "spectrum" and self.stage == "codes" and not self.spectrum.n_mels:
+            raise ValueError(
+                "stage: codes trains with the log-mel loss only: set spectrum.n_mels, target: units, or stage: joint"
+            )
+        if self.target == "units" and self.stage == "joint":
+            raise ValueError("target: units is for stage: codes (and for a decoder of such codes), got stage: joint")
+        if self.target == "units" and self.encoder.hop % self.units.hop_length:
+            raise ValueError(
+                f"units.hop_length must divide the hop of the encoder ({self.encoder.hop} samples), got "
+                f"{self.units.hop_length}"
+            )
+
+    @property
+    def predicts_units(self) -> bool:
+        """Whether training needs the targets of the unit objective."""
+        return self.stage == "codes" and self.target == "units"
 
     def facts_of_codes(self) -> dict[str, Any]:
         """The options that determine the codes, for the fingerprint."""

@@ -16,12 +16,14 @@ from vqaudio.speech.vocoders import VOCODERS
 def model_facts(model: SpeechVQVAE) -> dict[str, str]:
     """Name -> value of the model's properties, for `vqaudio info`."""
     encoder, decoder = model.cfg.encoder, model.cfg.decoder
+    frontend = encoder.frontend
 
     def samples(count: int) -> str:
         return f"{count} samples, {1000 * count / model.sample_rate:.1f} ms"
 
     return {
         "model": model.fingerprint,
+        **({"front-end": f"{frontend.kind}, {frontend.n_mels} bands"} if frontend.n_mels else {}),
         "encoder": f"{millions(model.encoder)} parameters",
         **({"context": f"{millions(model.context)} parameters"} if model.context else {}),
         "decoder": f"{millions(model.decoder)} parameters",

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from vqaudio.nn.frontend import FLOOR, MEAN_DB, STD_DB, LogMel
+from vqaudio.nn.log_mel import FLOOR, MEAN_DB, STD_DB, LogMel
 
 ITERATIONS = 32  # each estimates all phases again
 MOMENTUM = 0.99

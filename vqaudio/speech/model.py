@@ -26,6 +26,7 @@ from vqaudio.nn.modes import check_evaluating, check_not_traced
 from vqaudio.nn.normalizer import Normalizer
 from vqaudio.nn.quantizer import Quantized, build_quantizer
 from vqaudio.nn.regularizers import jitter
+from vqaudio.nn.units import UnitHead, UnitLosses
 from vqaudio.nn.wavenet import WaveNet
 from vqaudio.sampling.config import SamplingConfig, SamplingOptions
 from vqaudio.speech import synthesis
@@ -55,6 +56,7 @@ class SpeechVQVAE(nn.Module):
             if cfg.spectrum.n_mels
             else None
         )
+        self.units = UnitHead(cfg.units, cfg.encoder.dim, speaker_dim, self.hop) if cfg.predicts_units else None
         self.decoder = WaveNet(cfg.decoder)
         self._fingerprint = CachedFingerprint()
         nn.ModuleList(self._frozen()).requires_grad_(False)
@@ -65,9 +67,10 @@ class SpeechVQVAE(nn.Module):
 
     def _frozen(self) -> tuple[nn.Module, ...]:
         """The modules that are not trained in this stage."""
-        return tuple(
-            map(self.get_submodule, {"joint": (), "codes": ("decoder",), "decoder": CODE_PARTS}[self.cfg.stage])
-        )
+        names = {"joint": (), "codes": ("decoder",), "decoder": CODE_PARTS}[self.cfg.stage]
+        if self.cfg.predicts_units and self.context is not None and self.spectrum is None:
+            names = (*names, "context")  # no loss depends on it
+        return tuple(map(self.get_submodule, names))
 
     def train(self, mode: bool = True) -> SpeechVQVAE:
         """Frozen modules stay in evaluation mode, so that their codebook is neither updated nor restarted."""
@@ -76,18 +79,29 @@ class SpeechVQVAE(nn.Module):
         return self
 
     def forward(
-        self, wav: Tensor, target: Tensor, speaker: Tensor, lengths: Tensor
+        self,
+        wav: Tensor,
+        target: Tensor,
+        speaker: Tensor,
+        lengths: Tensor,
+        past: Tensor | None = None,
+        past_lengths: Tensor | None = None,
+        future: Tensor | None = None,
+        units: Tensor | None = None,
+        cepstra: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Waveforms (B, 1, T) in [-1, 1], mu-law classes (B, T), speakers (B,), valid samples (B,) -> loss (), logs.
 
+        past, past_lengths, future: samples around each crop for the encoder, as `Encoder.crop` takes them; None: the
+        crop is encoded as an utterance. units, cepstra: the targets of target: units, as `UnitHead.losses` takes them.
+
         Equation 3 of the paper: the negative log-likelihood in nats, averaged over valid samples, and the loss of the
-        quantizer; with `spectrum`, also the squared error of the log-mel spectrum. Each mean is weighted with the
-        fraction of valid samples or frames, so that the mean loss of the parts of a global batch is the loss of the
-        global batch.
+        quantizer; with `spectrum`, also the squared error of the log-mel spectrum; with target: units its losses, and
+        the spectrum is predicted from codes without gradient. Each mean is weighted with the fraction of valid
+        samples or frames, so that the mean loss of the parts of a global batch is the loss of the global batch.
         """
-        z, q = self.quantize(wav, lengths)
+        z, q = self.quantize(wav, lengths, past, past_lengths, future)
         z_q = jitter(q.z_q, self.cfg.time_jitter) if self.training and self.cfg.time_jitter else q.z_q
-        cond = self.conditioned(z_q, speaker)
         mask = self.valid_frames(lengths, z.shape[2])
         valid_frames = mask.sum() / mask.numel()
         loss = q.loss * valid_frames * (self.cfg.stage != "decoder")
@@ -95,6 +109,12 @@ class SpeechVQVAE(nn.Module):
             "encoder_norm": (z.detach().float().norm(dim=1) * mask).sum() / mask.sum().clamp(min=1),
             **self.quantizer.metrics(q),
         }
+        if self.units is not None:
+            if units is None or cepstra is None:
+                raise ValueError("target: units needs the targets units and cepstra in every batch")
+            own, own_logs = self._unit_loss(self.unit_losses(z_q, speaker, mask, units, cepstra), units)
+            loss, logs, z_q = loss + own, logs | own_logs, z_q.detach()
+        cond = self.conditioned(z_q, speaker)
         if self.cfg.stage != "codes":
             nll = self._nll_of_each(target, cond, speaker, lengths).sum() / lengths.sum().clamp(min=1)
             loss = loss + nll * (lengths.sum() / target.numel())
@@ -105,13 +125,40 @@ class SpeechVQVAE(nn.Module):
             logs["spectrum_error"] = error.detach()
         return loss, logs
 
-    def quantize(self, wav: Tensor, lengths: Tensor) -> tuple[Tensor, Quantized]:
-        """Waveforms (B, 1, T), valid samples (B,) -> encoder output (B, D, N), Quantized."""
+    def quantize(
+        self,
+        wav: Tensor,
+        lengths: Tensor,
+        past: Tensor | None = None,
+        past_lengths: Tensor | None = None,
+        future: Tensor | None = None,
+    ) -> tuple[Tensor, Quantized]:
+        """Waveforms (B, 1, T), valid samples (B,), what is around them -> encoder output (B, D, N), Quantized."""
         frozen = self.cfg.stage == "decoder"  # then the codes must be those of evaluation, in float32
         with torch.autocast(wav.device.type, enabled=False) if frozen else nullcontext():
-            z, _ = self.encoder(wav)  # (B, D, N)
+            if past is None or past_lengths is None or future is None:
+                z, _ = self.encoder(wav)  # (B, D, N)
+            else:
+                z = self.encoder.crop(wav, past, past_lengths, future)
             mask = self.valid_frames(lengths, z.shape[2])
             return z, self.quantizer(self.normalizer(z, mask), mask)
+
+    def unit_losses(self, z_q: Tensor, speaker: Tensor, mask: Tensor, units: Tensor, cepstra: Tensor) -> UnitLosses:
+        """Code vectors (B, D, N), speakers (B,), and as `UnitHead.losses` takes it."""
+        assert self.units is not None
+        embed = self.decoder.speaker
+        return self.units.losses(z_q, None if embed is None else embed(speaker), mask, units, cepstra)
+
+    def _unit_loss(self, found: UnitLosses, units: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted losses, () and logs; sums divided by what they are for a batch without padding."""
+        c, frames = self.cfg.units, units.shape[0] * (units.shape[1] - 2 * self.cfg.units.margin)
+        cross_entropy = found.cross_entropy.sum() / (frames * len(c.cluster_offsets))
+        squared_error = found.squared_error.sum() / (frames * len(c.cepstrum_offsets))
+        logs = {
+            "cluster_bits": found.cross_entropy.detach().sum() / found.num_clusters.sum().clamp(min=1) / math.log(2),
+            "cepstrum_error": found.squared_error.detach().sum() / found.num_cepstra.sum().clamp(min=1),
+        }
+        return c.cluster_weight * cross_entropy + c.cepstrum_weight * squared_error, logs
 
     def num_frames(self, num_samples: Tensor) -> Tensor:
         """Number of codes of so many samples: ceil(num_samples / hop)."""

@@ -15,6 +15,8 @@ PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("bits per dimension", ("bits_per_dim",)),
     ("bits per code", ("bits_per_code", "unigram_bits")),
     ("log-mel squared error", ("spectrum_error",)),
+    ("bits per cluster", ("cluster_bits",)),
+    ("cepstrum squared error", ("cepstrum_error",)),
     ("codebook perplexity", ("perplexity",)),
     ("codebook usage", ("usage",)),
     ("conditioning gap", ("conditioning_gap", "conditioning_gap_mean")),

@@ -24,7 +24,10 @@ VerdictName = Literal[
     "no gain over unigram",
     "diverged",
 ]
-LOSS_METRICS = ("bits_per_sample", "bits_per_dim", "bits_per_code", "spectrum_error")  # lower is better
+LOSS_METRICS = (  # lower is better
+    *("bits_per_sample", "bits_per_dim", "bits_per_code"),
+    *("unit_loss", "spectrum_error"),
+)
 FATAL: tuple[VerdictName, ...] = ("diverged", "codebook collapse", "posterior collapse")  # more steps do not help
 
 
@@ -35,8 +38,8 @@ class HealthConfig:
     min_steps: int = 100
     """steps before which only divergence is reported"""
     min_conditioning_gap: float = 0.05
-    """smallest conditioning gap of a decoder that uses its codes, in bits (per sample, dimension or code), or in
-    log-mel squared error (features have about unit variance)"""
+    """smallest conditioning gap of a decoder that uses its codes, in bits (per sample, dimension or code), in log-mel
+    squared error (features have about unit variance), or in nats per cluster (target: units)"""
     min_speaker_gap: float = 0.002
     """smallest speaker gap of a decoder that uses the speaker, in bits per sample or log-mel squared error"""
     min_perplexity: float = 0.02
@@ -70,10 +73,10 @@ class Verdict(NamedTuple):
 def assess(metrics: Mapping[str, float], step: int, cfg: HealthConfig | None = None) -> Verdict:
     """Metrics of an evaluation after `step` updates -> verdict.
 
-    Uses the following metrics if present: bits_per_sample, bits_per_dim, bits_per_code or spectrum_error; uniform_bits
-    (bits of a uniform distribution); perplexity and codebook_size; conditioning_gap; speaker_gap; unigram_bits (of a
-    prior). Returns the most severe verdict that applies, in the order diverged, codebook collapse, posterior collapse,
-    speaker ignored, no gain over unigram.
+    Uses the following metrics if present: the first of LOSS_METRICS; uniform_bits (bits of a uniform distribution);
+    perplexity and codebook_size; conditioning_gap; speaker_gap (not beside unit_loss, whose targets are normalised by
+    speaker); unigram_bits (of a prior). Returns the most severe verdict that applies, in the order diverged, codebook
+    collapse, posterior collapse, speaker ignored, no gain over unigram.
     """
     cfg = cfg or HealthConfig()
     for name, value in metrics.items():
@@ -97,8 +100,10 @@ def assess(metrics: Mapping[str, float], step: int, cfg: HealthConfig | None = N
     gap = metrics.get("conditioning_gap")
     if gap is not None and gap < cfg.min_conditioning_gap:
         reason = f"conditioning gap {gap:.3g} {unit}, expected at least {cfg.min_conditioning_gap:g}"
-        advice = "" if per == "spectrum_error" else ", or a smaller receptive field of the decoder"
+        advice = "" if per in ("spectrum_error", "unit_loss") else ", or a smaller receptive field of the decoder"
         return Verdict("posterior collapse", reason, f"a longer commitment warm-up{advice}")
+    if per == "unit_loss":
+        return Verdict("healthy", "the codes predict the units")
     gap = metrics.get("speaker_gap")
     if gap is not None and gap < cfg.min_speaker_gap:
         reason = f"speaker gap {gap:.3g} {unit}, expected at least {cfg.min_speaker_gap:g}"

@@ -46,6 +46,7 @@ PROGRESS_NAMES = {
     "bits_per_sample": "bits",
     "bits_per_dim": "bits per dim",
     "bits_per_code": "bits per code",
+    "cluster_bits": "bits per cluster",
     "perplexity": "perplexity",
     "usage": "usage",
     "conditioning_gap": "conditioning gap",

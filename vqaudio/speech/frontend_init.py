@@ -1,0 +1,41 @@
+"""Computes the constants of a front-end from training speech."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from accelerate.utils import broadcast_object_list
+from torch import Tensor
+
+from vqaudio.data.audio import INT16_SCALE
+from vqaudio.data.packed import PackedSpeech
+from vqaudio.nn.frontend import LogMel
+from vqaudio.speech.model import SpeechVQVAE
+from vqaudio.training import processes
+
+MAX_UTTERANCES = 512  # that the constants are computed from, evenly spread over the corpus
+
+
+def initialise_frontend(model: SpeechVQVAE, speech: PackedSpeech) -> bool:
+    """Computes the constants of the model's front-end from `speech`, if it has any that no checkpoint brought.
+
+    The first process computes them for all. Returns whether they were computed. To be called by every process.
+    """
+    front = model.encoder.frontend
+    if front is None or isinstance(front, LogMel) or front.initialised:
+        return False
+    if processes().is_main_process:
+        count = min(len(speech), MAX_UTTERANCES)
+        chosen = [i * len(speech) // count for i in range(count)]
+        front.initialise(lambda: _waveforms(speech, chosen))
+    (state,) = broadcast_object_list([front.state_dict()])
+    front.load_state_dict(state)
+    return True
+
+
+def _waveforms(speech: PackedSpeech, chosen: list[int]) -> Iterator[Tensor]:
+    """Utterances (T,) float32 in [-1, 1)."""
+    for i in chosen:
+        yield torch.from_numpy(speech.audio(i).astype(np.float32) / INT16_SCALE)
