@@ -37,6 +37,14 @@ def test_texts_depend_on_the_audio_only(asr: WhisperASR) -> None:
     assert WhisperASR(threads=2).transcribe(noisy, 16_000) == asr.transcribe(noisy, 16_000) != ""
 
 
+def test_the_length_of_a_text_is_bounded(asr: WhisperASR, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be one token per second of the 3 seconds here: the beginning of the text."""
+    monkeypatch.setattr("vqaudio.metrics.asr.SPARE_TOKENS", 0)
+    monkeypatch.setattr("vqaudio.metrics.asr.TOKENS_PER_SECOND", 1)
+    text = normalised(asr.transcribe(FLITE, 16_000))
+    assert TEXT.startswith(text) and 1 <= len(text.split()) <= 3
+
+
 def test_silence_and_noise_have_no_words(asr: WhisperASR) -> None:
     for length in (0, 1, 100, 16_000):
         assert asr.transcribe(np.zeros(length, np.float32), 16_000) == ""
