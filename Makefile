@@ -3,7 +3,7 @@ BIN := .venv/bin
 
 PYTEST = OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup demo test test-long lint bench docs clean
+.PHONY: setup demo test test-short test-long lint bench docs clean
 
 setup: .venv/ready
 
@@ -25,10 +25,14 @@ lint: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-test: lint
+# pyright keeps one core busy, the tests two
+test: .venv/ready
+	$(MAKE) --no-print-directory --jobs=2 lint test-short
+
+test-short: .venv/ready
 	$(PYTEST) -m "not long"
 
-# whole recipes, of which `make test` runs one: CI runs both
+# whole recipes and reports, of which `make test` runs one of each, and kernels under sanitizers: CI runs both
 test-long: .venv/ready
 	$(PYTEST) -m long
 

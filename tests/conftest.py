@@ -32,9 +32,10 @@ def _randomise(module: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def pytest_configure() -> None:
-    """A shell starts what it puts into the background with SIGINT ignored, which programs under test would inherit."""
-    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    """A shell in the background ignores SIGINT, and nohup SIGHUP, which programs under test would inherit."""
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

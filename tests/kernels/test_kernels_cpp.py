@@ -50,6 +50,7 @@ def compiler() -> str:
     return found or pytest.skip("there is no C++ compiler (c++, g++ or clang++)")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("variant", "sanitizer"),
     [

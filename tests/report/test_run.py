@@ -136,7 +136,7 @@ def test_the_page_holds_the_results(report: Path, found: dict) -> None:
     assert (report / picture["path"]).stat().st_size > 1000
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_same_input_gives_the_same_report(report: Path, arguments: list[str], tmp_path: Path) -> None:
     assert main([*arguments, "--out", str(tmp_path / "again")]) == 0
     for file in ("report.json", "index.html"):
