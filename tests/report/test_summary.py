@@ -74,15 +74,21 @@ def test_losses_are_attributed_to_codes_and_decoder() -> None:
     metrics = {
         ("wer", INVERTED): {"wer": _near(0.07)},
         ("wer", "reconstruction (Griffin-Lim)"): {"wer": _near(0.37), "wer_lost_by_codes": _near(0.3)},
-        ("wer", "reconstruction (WaveNet)"): {"wer": _near(0.62), "wer_lost_by_wavenet": _near(0.25)},
+        ("wer", "reconstruction (WaveNet)"): {"wer": _near(0.12), "wer_lost_by_wavenet": _near(-0.25)},
     }
     assert _sentences(metrics) == [
-        "On set, the codes lose 30.0 % (29.0 to 31.0) of the words (WER of the original's spectrum 7.0 % (6.0 to 8.0), "
-        "of the spectrum predicted from the codes 37.0 % (36.0 to 38.0)); the WaveNet loses a further 25.0 % (24.0 to "
-        "26.0) (62.0 % (61.0 to 63.0))."
+        "On set, the codes change the word error rate by 30.0 % (29.0 to 31.0), from 7.0 % (6.0 to 8.0) (the "
+        "original's log-mel spectrum) to 37.0 % (36.0 to 38.0) (the spectrum predicted from the codes); the WaveNet by a further "
+        "-25.0 % (-26.0 to -24.0), to 12.0 % (11.0 to 13.0)."
     ]
     del metrics["wer", "reconstruction (WaveNet)"]  # of a model with stage: codes
-    assert _sentences(metrics)[0].endswith("37.0 % (36.0 to 38.0)).")
+    assert _sentences(metrics)[0].endswith("(the spectrum predicted from the codes).")
+    conversions = {("wer", name.replace("reconstruction", "conversion")): own for (_, name), own in metrics.items()}
+    (sentence,) = _sentences(conversions | {("wer", INVERTED): metrics["wer", INVERTED]})  # of unknown speakers
+    assert sentence == (
+        "On set, in conversions codes and speaker change the word error rate by 30.0 % (29.0 to 31.0), from 7.0 % (6.0 "
+        "to 8.0) to 37.0 % (36.0 to 38.0)."
+    )
 
 
 @pytest.mark.parametrize(
@@ -99,18 +105,19 @@ def test_intelligibility_is_that_of_the_worst_speech_beside_the_original(
 ) -> None:
     rates = {ORIGINAL: 0.05, RECONSTRUCTION: reconstructions, CONVERSION: conversions}
     known = {name: {"wer": Estimate(rate, rate, rate, 1)} for name, rate in rates.items() if rate is not None}
-    found = intelligibility(lambda task, name, system: known.get(system, {}) if name == "set" else {}, ["none", "set"])
+    lookup = lambda task, name, system: known.get(system, {}) if name == "set" else {}  # noqa: E731
+    found = intelligibility(lookup, ["none", "set"], "by WaveNet")
     assert found.level == level
-    assert found.sentence.startswith(f"Decoded speech is {level}: word error rate on set ")
+    assert found.sentence.startswith(f"Decoded speech (by WaveNet) is {level}: word error rate on set ")
     assert found.sentence.endswith(", original audio 5.0 %.") and "none" not in found.sentence
     for kind, rate in (("reconstructions", reconstructions), ("conversions", conversions)):
         assert (f"{0 if rate is None else 100 * rate:.1f} % for {kind}" in found.sentence) == (rate is not None)
 
 
 def test_without_words_nothing_is_said_about_intelligibility() -> None:
-    assert intelligibility(lambda *_: {}, ["set"]) == ("not measured", "")
+    assert intelligibility(lambda *_: {}, ["set"], "") == ("not measured", "")
     original = {ORIGINAL: {"wer": _near(0.1)}}
-    assert intelligibility(lambda task, name, system: original.get(system, {}), ["set"]) == ("not measured", "")
+    assert intelligibility(lambda task, name, system: original.get(system, {}), ["set"], "") == ("not measured", "")
 
 
 def test_undefined_and_missing_values_give_no_sentence() -> None:

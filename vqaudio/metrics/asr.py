@@ -87,8 +87,9 @@ def _folder(name: str) -> Path:
 
 
 def _unusable(name: str, reason: object) -> ValueError:
+    first = (str(reason).splitlines() or ["no reason given"])[0]
     return ValueError(
-        f"the speech recogniser {name!r} cannot be loaded ({str(reason).splitlines()[0]}); give {PACKAGED}, which "
-        "needs no network, or a Whisper model in the format of CTranslate2: a folder, a size such as small.en, or a "
-        "repository of the Hugging Face Hub such as Systran/faster-whisper-small.en"
+        f"the speech recogniser {name!r} cannot be loaded ({first}); give {PACKAGED}, which needs no network, or a "
+        "Whisper model in the format of CTranslate2: a folder, a size such as small.en, or a repository of the Hugging "
+        "Face Hub such as Systran/faster-whisper-small.en"
     )

@@ -69,7 +69,7 @@ def _audio_examples(context: EvaluationContext, folder: Path) -> list[dict[str, 
     """Utterances as audio of all systems; none for a set that the model cannot decode."""
     try:
         decoded = context.decoded
-    except NotApplicableError:
+    except (NotApplicableError, ValueError):  # the tasks have said so
         return []
     rate = context.model.sample_rate
     chosen = spread(range(len(decoded.utterances)), AUDIO_EXAMPLES, lambda i: decoded.utterances[i].speaker)
@@ -94,14 +94,14 @@ def _spectrograms(context: EvaluationContext, folder: Path) -> list[dict[str, st
     """A picture of the first decoded utterance, by which one sees what codes and decoder lose."""
     try:
         decoded = context.decoded
-    except NotApplicableError:
+    except (NotApplicableError, ValueError):  # the tasks have said so
         return []
     kind = reconstruction if any(map(decoded.audio.get, map(reconstruction, TITLES))) else conversion
     shown = decoded.of([ORIGINAL, *map(kind, TITLES)])
     u, path = decoded.utterances[0], f"{PICTURES}/{file_name(context.dataset.name)}-decoded.png"
     (folder / PICTURES).mkdir(exist_ok=True)
     draw_spectrograms(folder / path, {name: wavs[0] for name, wavs in shown.items()}, context.model.sample_rate)
-    return [{"title": f"{u.id}: log-mel spectrograms of {', '.join(shown)}", "path": path}]
+    return [{"title": f"{u.id}: log-mel spectrograms of the audio, {', '.join(shown)}", "path": path}]
 
 
 class Run(NamedTuple):

@@ -7,7 +7,7 @@ some systems, and ModuleNotFoundError, with the command to install it, for a pac
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from vqaudio.data.manifest import Utterance
@@ -40,6 +40,8 @@ from vqaudio.report.tasks import Task
 
 Results = Iterator[tuple[str, dict[str, Estimate]]]
 ROBUSTNESS_UTTERANCES, PROBE_UTTERANCES = 12, 10  # of a set; of a speaker, at most
+_OF_RECONSTRUCTION = ("similarity_speaker", "speaker_identified")  # metrics of voice conversion; others: real speech
+_OF_CONVERSION = ("similarity_target", "similarity_source", "closer_to_target", "target_identified")
 ABX_ITEMS = 10  # of a phone by a speaker, at most
 LOSSES = {  # of words: system -> the metric, and the system with one loss less
     reconstruction("griffin-lim"): ("wer_lost_by_codes", INVERTED),
@@ -143,40 +145,41 @@ def speaker_probe(context: EvaluationContext) -> Results:
 def voice_conversion(context: EvaluationContext) -> Results:
     decoded = context.decoded
     if not decoded.targets:
-        raise NotApplicableError(
-            "there is no target speaker: no other speaker of the model has training utterances here"
-        )
+        raise NotApplicableError("there is no target speaker: the model has no other speaker")
     enrolment = {name: own for name, own in context.enrolment.items() if len(own) > 1}
-    sources = [u.speaker for u in decoded.utterances]
-    of_sources = _enrolment_of_unknown(context, sources)
-    if short := sorted({*decoded.targets, *sources} - {*enrolment, *of_sources}):
+    enrolment |= _enrolment_of_unknown(context, [u.speaker for u in decoded.utterances])
+    if short := sorted(set(decoded.targets) - set(enrolment)):
         raise NotApplicableError(
-            f"the speaker verifier needs 2 or more utterances of a speaker, of the model's speakers training "
-            f"utterances, and {', '.join(short[:8])} has fewer; evaluate a folder made by vqaudio prepare, whose "
-            "train.jsonl has them, in the same run"
+            f"the speaker verifier needs 2 or more training utterances of each target, and {', '.join(short[:8])} have "
+            "fewer in this run; evaluate a folder made by vqaudio prepare, whose train.jsonl has them, as well"
         )
-    enrolment |= of_sources
+    chosen = [i for i, u in enumerate(decoded.utterances) if u.speaker in enrolment]
+    if not chosen:
+        raise NotApplicableError("the speaker verifier needs 2 or more utterances of a speaker of the set")
+    sources = [decoded.utterances[i].speaker for i in chosen]
     enrolled = {name: [context.dataset.wav(u) for u in own] for name, own in enrolment.items()}
     verifier, real = SpeakerVerifier(), dict[str, Estimate]()
     for vocoder in vocoders(context.model):
-        pairs = [(reconstruction(vocoder), sources), (conversion(vocoder), decoded.targets)]
-        there = [(system, targets) for system, targets in pairs if system in decoded.audio]
+        targets = {reconstruction(vocoder): sources, conversion(vocoder): [decoded.targets[i] for i in chosen]}
+        audio = decoded.of([*targets])
         found = voice_conversion_metrics(
-            [wav for system, _ in there for wav in decoded.audio[system]],
-            sources * len(there),
-            [name for _, targets in there for name in targets],
+            [wavs[i] for wavs in audio.values() for i in chosen],
+            sources * len(audio),
+            [name for system in audio for name in targets[system]],
             enrolled,
             sample_rate=context.model.sample_rate,
             verifier=verifier,
-            originals=[_place(u.id, enrolment[u.speaker]) for u in decoded.utterances] * len(there),
+            originals=[_place(decoded.utterances[i], enrolment) for i in chosen] * len(audio),
         )
-        of_reconstruction = ("similarity_speaker", "speaker_identified")
-        of_conversion = ("similarity_target", "similarity_source", "closer_to_target", "target_identified")
-        for system, keys in zip((name for name, _ in pairs), (of_reconstruction, of_conversion), strict=True):
+        for system, keys in zip(targets, (_OF_RECONSTRUCTION, _OF_CONVERSION), strict=True):
             if own := {key: found[key] for key in keys if key in found}:
                 yield system, own
-        real = {key: own for key, own in found.items() if key not in (*of_reconstruction, *of_conversion)}
+        real = {key: own for key, own in found.items() if key not in (*_OF_RECONSTRUCTION, *_OF_CONVERSION)}
     yield ORIGINAL, real
+    if left_out := len(decoded.utterances) - len(chosen):
+        raise NotApplicableError(
+            f"{left_out} of {len(decoded.utterances)} utterances are left out: they are the only one of their speaker"
+        )
 
 
 def _enrolment_of_unknown(context: EvaluationContext, speakers: Sequence[str]) -> dict[str, list[Utterance]]:
@@ -188,9 +191,9 @@ def _enrolment_of_unknown(context: EvaluationContext, speakers: Sequence[str]) -
     return {name: own for name, own in found.items() if len(own) > 1}
 
 
-def _place(id: str, enrolled: Sequence[Utterance]) -> int | None:
-    """Index of an utterance among those enrolled."""
-    return next((i for i, u in enumerate(enrolled) if u.id == id), None)
+def _place(utterance: Utterance, enrolment: Mapping[str, Sequence[Utterance]]) -> int | None:
+    """Index of an utterance among those of its speaker that are enrolled."""
+    return next((i for i, u in enumerate(enrolment[utterance.speaker]) if u.id == utterance.id), None)
 
 
 def wer(context: EvaluationContext) -> Results:
@@ -217,9 +220,9 @@ def naturalness(context: EvaluationContext) -> Results:
 
 def signal(context: EvaluationContext) -> Results:
     decoded, problems = context.decoded, list[str]()
-    found = decoded.of([INVERTED, *map(reconstruction, TITLES)])
-    if len(found) <= (INVERTED in found):
+    if not decoded.of([*map(reconstruction, TITLES)]):
         raise NotApplicableError("the model knows none of the speakers of this set, so it cannot reconstruct them")
+    found = decoded.of([INVERTED, *map(reconstruction, TITLES)])
     for system, wavs in found.items():
         left_out = list[str]()
         yield (

@@ -72,6 +72,12 @@ class EvaluationContext:
         """Baselines by name; empty where there is too little training speech."""
         return self.fit_kmeans()
 
+    @property
+    def unknown_speakers(self) -> int:
+        """Number of utterances by speakers that the model does not know, where it knows others of the set."""
+        unknown = sum(u.speaker not in self.model.speakers for u in self.dataset.utterances)
+        return unknown if self.model.speakers and unknown < len(self.dataset.utterances) else 0
+
     @cached_property
     def rows(self) -> list[TokenRow]:
         """The model's tokens of all utterances. Raises AudioError for an utterance that cannot be used."""
@@ -124,10 +130,10 @@ class EvaluationContext:
     def decoded(self) -> DecodedSpeech:
         """Utterances as audio of all systems (see `decode_speech`). Raises NotApplicableError as it does.
 
-        Conversions are to speakers with training utterances here, by which they can be judged; where there are none, to
-        any of the model.
+        Conversions are to speakers with training utterances here, by which their similarity can be measured; where
+        there are none, to any of the model.
         """
-        speakers = [name for name in self.model.speakers if name in self.enrolment] or self.model.speakers
+        speakers = [name for name in self.model.speakers if len(self.enrolment.get(name, ())) > 1]
         return decode_speech(
             self.model,
             self.dataset,

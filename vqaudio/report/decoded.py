@@ -1,6 +1,6 @@
 """Audio that a report judges: some utterances of a set, as they are and as the model decodes them in several ways.
 
-The kinds of audio are a chain in which each loses something more, so that a loss can be attributed: the original, its
+Each kind of audio loses something more than the one before, so that losses can be attributed: the original, its
 log-mel spectrum inverted by Griffin-Lim, the spectrum predicted from the codes inverted likewise, and the WaveNet.
 """
 
@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 
 from vqaudio.data.manifest import Utterance
+from vqaudio.data.text import words_of
 from vqaudio.metrics.spectrum_probe import Spectrum, SpectrumProbe
 from vqaudio.nn.log_mel import LogMel, LogMelConfig
 from vqaudio.report.datasets import EvaluationSet, Wav, round_robin, spread
@@ -65,12 +66,14 @@ def vocoders(model: SpeechVQVAE) -> tuple[Vocoder, ...]:
 def invertible_spectrum(model: SpeechVQVAE, sets: Sequence[EvaluationSet]) -> InvertibleSpectrum | None:
     """That of the model's spectrum head; for a model without one, of a probe fitted to training utterances of all sets.
 
-    None where there is no training speech to fit one to.
+    None where there is no training speech to fit one to, or too many codes for one.
     """
     if model.spectrum is not None:
         log_mel = LogMel(model.spectrum.log_mel.cfg, model.sample_rate).eval()
         return InvertibleSpectrum(log_mel, None)
     log_mel = LogMel(_probe_config(model.hop, model.sample_rate), model.sample_rate).eval()
+    if not SpectrumProbe.fits(model.codebook_size):
+        return None
     found = InvertibleSpectrum(log_mel, None)
     codes, spectra, speakers, seconds = [], [], [], 0.0
     candidates = [(one, u) for one in sets for u in one.training]
@@ -84,7 +87,8 @@ def invertible_spectrum(model: SpeechVQVAE, sets: Sequence[EvaluationSet]) -> In
         seconds += u.seconds
     if not codes:
         return None
-    return found._replace(probe=SpectrumProbe.fit(codes, spectra, speakers, model.codebook_size))
+    probe = SpectrumProbe.fit(codes, spectra, speakers, codebook_size=model.codebook_size, frame_rate=model.frame_rate)
+    return found._replace(probe=probe)
 
 
 def _probe_config(hop: int, sample_rate: int) -> LogMelConfig:
@@ -119,23 +123,23 @@ def decode_speech(
 ) -> DecodedSpeech:
     """Utterances spread evenly over speakers, by every vocoder of the model.
 
-    Where the model knows speakers of the set, their utterances are reconstructed and converted to other speakers among
-    `targets`; where it knows none, utterances of all are converted. `tokens`: index of an utterance -> its tokens.
-    Raises NotApplicableError where the model cannot decode them.
+    Where the model knows speakers of the set, or was trained without speakers, their utterances are reconstructed and
+    converted to other speakers among `targets` (else any of the model); where it knows none, utterances of all are
+    converted. Utterances with a text are preferred. `tokens`: index of an utterance -> its tokens. Raises
+    NotApplicableError where the model cannot decode them.
     """
     available = vocoders(model)
-    if not available:
+    if not available and (spectrum is None or spectrum.probe is None):
         raise NotApplicableError(
             "the model was trained with stage: codes, so its decoder is not trained yet, and it has no spectrum head"
         )
-    if not model.speakers:
-        raise NotApplicableError("the model was trained without speakers, so there is no speaker to decode with")
-    known = [i for i, u in enumerate(dataset.utterances) if u.speaker in model.speakers]
+    known = [i for i, u in enumerate(dataset.utterances) if u.speaker in model.speakers or not model.speakers]
     indices = known or list(range(len(dataset.utterances)))
+    indices = [i for i in indices if words_of(dataset.utterances[i].text or "")] or indices
     chosen = spread(indices, max_utterances, lambda i: dataset.utterances[i].speaker)
     utterances, batch = [dataset.utterances[i] for i in chosen], [tokens(i) for i in chosen]
     sources = [u.speaker for u in utterances]
-    converted_to = choose_targets(targets, sources)
+    converted_to = choose_targets(targets, sources) or choose_targets(model.speakers, sources)
     audio = {ORIGINAL: [dataset.wav(u) for u in utterances]}
     if spectrum is not None:
         for wav, own in zip(audio[ORIGINAL], batch, strict=True):
@@ -148,7 +152,8 @@ def decode_speech(
             ]
     if known:
         for vocoder in available:
-            audio[reconstruction(vocoder)] = _decode(model, batch, sources, sampling, vocoder)
+            own = sources if model.speakers else None
+            audio[reconstruction(vocoder)] = _decode(model, batch, own, sampling, vocoder)
     if converted_to:
         for vocoder in available:
             audio[conversion(vocoder)] = _decode(model, batch, converted_to, sampling, vocoder)
@@ -156,11 +161,16 @@ def decode_speech(
 
 
 def _decode(
-    model: SpeechVQVAE, tokens: Sequence[Tokens], speakers: Sequence[str], sampling: SamplingConfig, vocoder: Vocoder
+    model: SpeechVQVAE,
+    tokens: Sequence[Tokens],
+    speakers: Sequence[str] | None,
+    sampling: SamplingConfig,
+    vocoder: Vocoder,
 ) -> list[Wav]:
     wavs = []
     for start in range(0, len(tokens), DECODE_BATCH):
         part = slice(start, start + DECODE_BATCH)
-        decoded = model.decode_batch(tokens[part], speakers[part], sampling, vocoder=vocoder)
+        names = None if speakers is None else speakers[part]
+        decoded = model.decode_batch(tokens[part], names, sampling, vocoder=vocoder)
         wavs += [wav.numpy() for wav in decoded]
     return wavs

@@ -27,7 +27,15 @@ from vqaudio.report.journal import JOURNAL, Journal, hash_of_files
 from vqaudio.report.page import INDEX, write_page
 from vqaudio.report.published import PUBLISHED
 from vqaudio.report.summary import NOT_MEASURED, Intelligibility, intelligibility, sentences
-from vqaudio.report.systems import CONVERSION, RECONSTRUCTION, NotApplicableError, conversion, reconstruction
+from vqaudio.report.systems import (
+    CONVERSION,
+    INVERTED,
+    RECONSTRUCTION,
+    TITLES,
+    NotApplicableError,
+    conversion,
+    reconstruction,
+)
 from vqaudio.report.tasks import TASKS, Task
 from vqaudio.sampling.config import SamplingConfig
 from vqaudio.speech.model import SpeechVQVAE
@@ -65,10 +73,9 @@ class Report:
     summary: list[str] = field(default_factory=list)
     """sentences"""
     unlabelled: list[str] = field(default_factory=list)
-    """sentences with the number of utterances that lack labels"""
-
+    """sentences with the number of utterances that lack labels or whose speakers the model does not know"""
     vocoder: Vocoder = "wavenet"
-    """of which the summary speaks: the model's default"""
+    """the default vocoder, which the systems "reconstruction" and "conversion" of the summary stand for"""
 
     def of(self, task: str, set: str, system: str) -> dict[str, Estimate]:
         """Metric key -> estimate; the systems "reconstruction" and "conversion" are those of the default vocoder."""
@@ -114,6 +121,7 @@ def evaluate_speech(
     identity = _identity(model, contexts, cfg, features, prior, training) if resume else ""
     journal = Journal(out / JOURNAL if resume else None, identity)
     report = _compute_all(contexts, tasks, progress, journal)
+    _summarise(report, contexts, tasks, cfg)
     _write(_as_json(report, model, name, contexts, cfg), contexts, cfg, tasks, out, overwrite=overwrite)
     journal.remove()
     return report
@@ -193,6 +201,7 @@ def _identity(
 ) -> str:
     """A hash of everything that results depend on, by content: the data may lie anywhere."""
     digest = hashlib.sha256(fingerprint({}, model.state_dict()).encode())
+    digest.update(repr(model.cfg).encode())
     for context in contexts:
         digest.update(context.dataset.name.encode())
         for utterance in context.dataset.utterances:
@@ -203,7 +212,8 @@ def _identity(
             size = utterance.path.stat().st_size if utterance.path.exists() else 0
             digest.update(repr((utterance.id, utterance.speaker, utterance.text, utterance.seconds, size)).encode())
     own = None if prior is None else fingerprint({}, prior.state_dict())
-    files = hash_of_files([*features, *([] if training is None else [training])])
+    asr = [Path(cfg.asr)] if Path(cfg.asr).is_dir() else []
+    files = hash_of_files([*features, *([] if training is None else [training]), *asr])
     settings = cfg, [path.name for path in features], own, files, replace(contexts[0].sampling, threads=None)
     digest.update(repr(settings).encode())
     return digest.hexdigest()
@@ -220,28 +230,44 @@ def _compute_all(
         name = context.dataset.name
         found = journal.done.get((task.key, name))
         if found is None:
-            found = _found(task, context)
-            journal.append(task.key, name, found)
+            found, package_missing = _found(task, context)
+            if not package_missing:  # it may be installed before the evaluation is resumed
+                journal.append(task.key, name, found)
         for system, metric, estimate in found["results"]:
             report.results.append(Result(task.key, name, system, metric, Estimate(*estimate)))
         if found["reason"] is not None:
             report.missing.append({"task": task.key, "set": name, "reason": found["reason"]})
-    if any(task.key == "conditioning_gap" for task in tasks):
-        report.training_health = _training_health(contexts)
-    names = [context.dataset.name for context in contexts]
-    report.intelligibility, report.summary = intelligibility(report.of, names), sentences(report.of, names)
-    report.unlabelled = [
-        f"{count} of {len(context.dataset.utterances)} utterances of {context.dataset.name} are without {labels}"
-        for context in contexts
-        for labels, count in context.dataset.unlabelled.items()
-    ]
     return report
 
 
-def _found(task: Task, context: EvaluationContext) -> dict[str, Any]:
-    """{"results": [system, metric, estimate], "reason": why (more of) the task could not be computed, or None}."""
+def _summarise(report: Report, contexts: Sequence[EvaluationContext], tasks: Sequence[Task], cfg: ReportConfig) -> None:
+    """Adds the sentences and verdicts to a report with all results."""
+    if any(task.key == "conditioning_gap" for task in tasks):
+        report.training_health = _training_health(contexts)
+    names = [context.dataset.name for context in contexts]
+    how = f"by {TITLES[report.vocoder]}, recognised by Whisper {cfg.asr}"
+    report.intelligibility, report.summary = intelligibility(report.of, names, how), sentences(report.of, names)
+    if contexts[0].model.spectrum is None and any(result.system == INVERTED for result in report.results):
+        report.summary.append(
+            "The model has no spectrum head: the spectrum of its codes is predicted by ridge regression from codes of "
+            "training utterances."
+        )
+    for context in contexts:
+        of_all = f"of {len(context.dataset.utterances)} utterances of {context.dataset.name} are"
+        report.unlabelled += [f"{n} {of_all} without {labels}" for labels, n in context.dataset.unlabelled.items()]
+        if (unknown := context.unknown_speakers) and any(task.decodes for task in tasks):
+            report.unlabelled.append(
+                f"{unknown} {of_all} by speakers that the model does not know; only the others are decoded"
+            )
+
+
+def _found(task: Task, context: EvaluationContext) -> tuple[dict[str, Any], bool]:
+    """{"results": [system, metric, estimate], "reason": why (more of) the task could not be computed, or None}.
+
+    And whether the reason is a package that is not installed.
+    """
     results: list[tuple[str, str, Estimate]] = []
-    reason = None
+    reason, package_missing = None, False
     try:
         for system, metrics in compute(task, context):
             for key, (value, low, high, count) in metrics.items():  # NumPy's numbers are not JSON
@@ -249,8 +275,8 @@ def _found(task: Task, context: EvaluationContext) -> dict[str, Any]:
                 results.append((system, task.metric(key).key, estimate))
     # not applicable, too little speech, phones or words (ValueError), or a package that is not installed
     except (NotApplicableError, ValueError, ModuleNotFoundError) as error:
-        reason = str(error)
-    return {"results": results, "reason": reason}
+        reason, package_missing = str(error), isinstance(error, ModuleNotFoundError)
+    return {"results": results, "reason": reason}, package_missing
 
 
 def _write(
@@ -281,9 +307,8 @@ def _clear(out: Path) -> None:
 
 
 def _default_vocoder(model: SpeechVQVAE) -> Vocoder:
-    """That of the model; for one whose default has not been trained, another one."""
-    available = vocoders(model) or (model.cfg.vocoder,)
-    return model.cfg.vocoder if model.cfg.vocoder in available else available[0]
+    """That of the model; where the decoder is not trained, Griffin-Lim."""
+    return model.cfg.vocoder if model.cfg.vocoder in vocoders(model) else "griffin-lim"
 
 
 def _training_health(contexts: Sequence[EvaluationContext]) -> str:

@@ -31,8 +31,8 @@ class Intelligibility(NamedTuple):
 NOT_MEASURED = Intelligibility("not measured", "")
 
 
-def intelligibility(lookup: Lookup, sets: Sequence[str]) -> Intelligibility:
-    """From the word error rates of the default vocoder."""
+def intelligibility(lookup: Lookup, sets: Sequence[str], how: str) -> Intelligibility:
+    """From the word error rates of the default vocoder. how: names vocoder and recogniser, for the sentence."""
     parts, increases = [], []
     for name in sets:
         rates = {kind: own for kind in (ORIGINAL, RECONSTRUCTION, CONVERSION) if (own := _wer(lookup, name, kind))}
@@ -48,7 +48,7 @@ def intelligibility(lookup: Lookup, sets: Sequence[str]) -> Intelligibility:
     level: Level = (
         "intelligible" if worst <= INTELLIGIBLE else "partly intelligible" if worst <= PARTLY else "unintelligible"
     )
-    return Intelligibility(level, f"Decoded speech is {level}: word error rate {'; '.join(parts)}.")
+    return Intelligibility(level, f"Decoded speech ({how}) is {level}: word error rate {'; '.join(parts)}.")
 
 
 def _wer(lookup: Lookup, name: str, system: str) -> Estimate | None:

@@ -244,10 +244,14 @@ TASKS = (
         summary=(
             "On {set}, the word error rate is {original:wer} for original audio[, {reconstruction:wer} for "
             "reconstructions][, {conversion:wer} for conversions]",
-            "On {set}, the codes lose {reconstruction (Griffin-Lim):wer_lost_by_codes} of the words (WER of the "
-            "original's spectrum {original (Griffin-Lim):wer}, of the spectrum predicted from the codes "
-            "{reconstruction (Griffin-Lim):wer})[; the WaveNet loses a further "
-            "{reconstruction (WaveNet):wer_lost_by_wavenet} ({reconstruction (WaveNet):wer})]",
+            "On {set}, the codes change the word error rate by {reconstruction (Griffin-Lim):wer_lost_by_codes}, from "
+            "{original (Griffin-Lim):wer} (the original's log-mel spectrum) to {reconstruction (Griffin-Lim):wer} (the "
+            "spectrum predicted from the codes)[; the WaveNet by a further "
+            "{reconstruction (WaveNet):wer_lost_by_wavenet}, to {reconstruction (WaveNet):wer}]",
+            "On {set}, in conversions codes and speaker change the word error rate by "
+            "{conversion (Griffin-Lim):wer_lost_by_codes}, from {original (Griffin-Lim):wer} to "
+            "{conversion (Griffin-Lim):wer}[; the WaveNet by a further {conversion (WaveNet):wer_lost_by_wavenet}, to "
+            "{conversion (WaveNet):wer}]",
         ),
     ),
     Task(
