@@ -78,8 +78,8 @@ def test_losses_are_attributed_to_codes_and_decoder() -> None:
     }
     assert _sentences(metrics) == [
         "On set, the codes change the word error rate by 30.0 % (29.0 to 31.0), from 7.0 % (6.0 to 8.0) (the "
-        "original's log-mel spectrum) to 37.0 % (36.0 to 38.0) (the spectrum predicted from the codes); the WaveNet by a further "
-        "-25.0 % (-26.0 to -24.0), to 12.0 % (11.0 to 13.0)."
+        "original's log-mel spectrum) to 37.0 % (36.0 to 38.0) (the spectrum predicted from the codes); the WaveNet "
+        "by a further -25.0 % (-26.0 to -24.0), to 12.0 % (11.0 to 13.0)."
     ]
     del metrics["wer", "reconstruction (WaveNet)"]  # of a model with stage: codes
     assert _sentences(metrics)[0].endswith("(the spectrum predicted from the codes).")
