@@ -1,4 +1,4 @@
-"""The form in which the networks that judge speech (recognition, naturalness, pitch) get a waveform."""
+"""The form in which the networks that rate speech (recognition, naturalness, pitch) get a waveform."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Audio that a report judges: some utterances of a set, as they are and as the model decodes them in several ways.
+"""Audio that a report measures: some utterances of a set, as they are and as the model decodes them in several ways.
 
 Each kind of audio loses something more than the one before, so that losses can be attributed: the original, its
 log-mel spectrum inverted by Griffin-Lim, the spectrum predicted from the codes inverted likewise, and the WaveNet.
