@@ -187,7 +187,7 @@ def test_speakers_that_the_model_does_not_know_are_converted(
     found = json.loads((tmp_path / "alone/report.json").read_text())
     why = {own["task"]: own["reason"] for own in found["missing"]}
     assert set(why) == {"conditioning_gap", "voice_conversion", "signal", "phones"}
-    assert "cannot reconstruct" in why["signal"] and "in the same run" in why["voice_conversion"]
+    assert "cannot reconstruct" in why["signal"] and "in this run" in why["voice_conversion"]
     systems = {(row["task"], row["system"]) for row in found["metrics"]}
     assert systems == {("bitrate", MODEL)} | {("naturalness", name) for name in (ORIGINAL, INVERTED, *converted)}
 
@@ -267,8 +267,12 @@ def test_the_reason_of_a_missing_task_is_given_and_the_others_are_computed(
     assert main([*options, "--out", str(tmp_path / "report")]) == 0
     found = json.loads((tmp_path / "report/report.json").read_text())
     why = {own["task"]: own["reason"] for own in found["missing"]}
-    assert "has a text" in why["wer"] and "needs 2 or more utterances" in why["voice_conversion"]
+    assert "has a text" in why["wer"] and "needs 2 or more training utterances" in why["voice_conversion"]
     assert {row["task"] for row in found["metrics"]} == {"signal"}
+
+
+def _interrupt(*arguments: Any, **options: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def test_the_recogniser_is_recorded_and_loaded_before_all_work(
@@ -280,7 +284,13 @@ def test_the_recogniser_is_recorded_and_loaded_before_all_work(
     assert "the speech recogniser 'smal.en' cannot be loaded" in capsys.readouterr().err
     assert not list((tmp_path / "report").iterdir())
     monkeypatch.setitem(sys.modules, "faster_whisper", None)
-    assert main(options) == 0
+    monkeypatch.setattr(run, "save_json", _interrupt)
+    assert main([*options, "--resume"]) == 130
+    journal = (tmp_path / "report/report.resume.jsonl").read_text()
+    assert journal.count("\n") == 1  # not the missing package: it may be installed before the evaluation continues
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "faster_whisper", None)
+    assert main([*options, "--resume"]) == 0
     found = json.loads((tmp_path / "report/report.json").read_text())
     assert found["asr"] == "tiny.en" and found["metrics"] == []
     assert found["missing"][0]["reason"] == "speech recognition needs faster-whisper: pip install 'vqaudio[metrics]'"
@@ -312,7 +322,7 @@ def test_an_interrupted_evaluation_continues_to_the_same_report(
     assert main([*short, "--out", str(tmp_path / "whole")]) == 0
     original, computed = run._found, []
 
-    def interrupted(task: Any, context: Any) -> dict[str, Any]:
+    def interrupted(task: Any, context: Any) -> tuple[dict[str, Any], bool]:
         computed.append(task.key)
         if len(computed) == 3:
             raise KeyboardInterrupt
