@@ -53,20 +53,20 @@ def test_lower_error_rates_are_better() -> None:
 
 def test_parts_in_brackets_appear_where_they_were_measured() -> None:
     metrics = {
-        ("wer", ORIGINAL): {"wer": _near(0.1)},
-        ("wer", RECONSTRUCTION): {"wer": _near(0.5), "wer_shuffled": _near(1.2)},
+        ("naturalness", ORIGINAL): {"mos_overall": Estimate(3.2, 3.1, 3.3, 8)},
+        ("naturalness", RECONSTRUCTION): {"mos_overall": Estimate(2.5, 2.4, 2.6, 8)},
         ("voice_conversion", CONVERSION): {"closer_to_target": _near(0.9)},
         ("voice_conversion", ORIGINAL): {"equal_error_rate": Estimate(0.02, 0.02, 0.02, 1)},
     }
-    conversion, wer = _sentences(metrics)
-    assert wer == (
-        "On set, the word error rate is 10.0 % (9.0 to 11.0) for original audio, 50.0 % (49.0 to 51.0) for "
-        "reconstructions."
+    conversion, naturalness = _sentences(metrics)
+    assert naturalness == (
+        "On set, the predicted opinion score (DNSMOS, 1 to 5) is 3.200 (3.100 to 3.300) for original audio, 2.500 "
+        "(2.400 to 2.600) for reconstructions."
     )
     assert "90.0 % (89.0 to 91.0) of the conversions" in conversion and "on real speech: 2.0 %)" in conversion
-    metrics["wer", CONVERSION] = {"wer": _near(0.6)}
-    assert "60.0 % (59.0 to 61.0) for conversions" in _sentences(metrics)[1]
-    del metrics["wer", ORIGINAL]
+    metrics["naturalness", CONVERSION] = {"mos_overall": Estimate(2.0, 1.9, 2.1, 8)}
+    assert "2.000 (1.900 to 2.100) for conversions" in _sentences(metrics)[1]
+    del metrics["naturalness", ORIGINAL]
     assert len(_sentences(metrics)) == 1  # a required value is missing
 
 

@@ -56,8 +56,9 @@ def _wer(lookup: Lookup, name: str, system: str) -> Estimate | None:
 
 
 def sentences(lookup: Lookup, sets: Sequence[str]) -> list[str]:
-    """In the order of the registry."""
-    found = (_sentence(task, template, name, lookup) for task in TASKS for name in sets for template in task.summary)
+    """In the order of the registry, but those on decoded speech first."""
+    tasks = sorted(TASKS, key=lambda task: not task.decodes)
+    found = (_sentence(task, template, name, lookup) for task in tasks for name in sets for template in task.summary)
     return [sentence for sentence in found if sentence]
 
 

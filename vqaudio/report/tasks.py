@@ -242,8 +242,6 @@ TASKS = (
         ),
         decodes=True,
         summary=(
-            "On {set}, the word error rate is {original:wer} for original audio[, {reconstruction:wer} for "
-            "reconstructions][, {conversion:wer} for conversions]",
             "On {set}, the codes change the word error rate by {reconstruction (Griffin-Lim):wer_lost_by_codes}, from "
             "{original (Griffin-Lim):wer} (the original's log-mel spectrum) to {reconstruction (Griffin-Lim):wer} (the "
             "spectrum predicted from the codes)[; the WaveNet by a further "

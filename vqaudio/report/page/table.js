@@ -65,7 +65,9 @@ function metricsTable(report) {
   const rows = pivot(report.metrics);
   const titles = new Map(report.tasks.map((t) => [t.key, t.title]));
   const compared = new Set([OURS, ...rows.filter((row) => OURS in row.cells).flatMap((row) => Object.keys(row.cells))]);
-  const systems = [...new Set([...compared, ...report.metrics.map((f) => f.system)])];
+  const kinds = ["original", "reconstruction", "conversion"]; // of audio, in this order
+  const kind = (system) => kinds.findIndex((name) => system.startsWith(name));
+  const systems = [...new Set([...compared, ...report.metrics.map((f) => f.system)])].sort((a, b) => kind(a) - kind(b));
   const table = byId("metrics-table");
   const chosen = {
     task: report.tasks.find((t) => rows.some((r) => r.task === t.key))?.key ?? null,
