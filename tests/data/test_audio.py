@@ -17,6 +17,7 @@ from vqaudio.data.audio import (
     read_audio,
     resampled_length,
     to_int16,
+    unwritable,
     write_audio,
 )
 
@@ -288,3 +289,10 @@ def test_a_mix_far_above_full_scale_is_audio(tmp_path) -> None:
     path = tmp_path / "loud.wav"
     soundfile.write(path, np.full(80, 15.9, dtype=np.float32), 16000, subtype="FLOAT")
     assert read_audio(path, 16000).max() == np.float32(15.9)
+
+
+def test_a_full_disk_is_named_and_other_failures_as_libsndfile_does(tmp_path: Path) -> None:
+    error = soundfile.LibsndfileError(2)  # "System error."
+    assert str(unwritable(tmp_path / "a.wav", error, 0)) == f"cannot write {tmp_path}/a.wav: {error.error_string}"
+    full = str(unwritable(tmp_path / "a.wav", error, 2**62))
+    assert full == f"cannot write {tmp_path}/a.wav: No space left on device; free some disk space"

@@ -3,7 +3,9 @@
 Shapes: T samples at the requested rate.
 """
 
+import errno
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import cast
@@ -161,8 +163,16 @@ def write_audio(path: str | Path, wav: npt.ArrayLike, sample_rate: int, *, overw
     with atomic_file(path, overwrite=overwrite) as temporary:
         try:
             soundfile.write(temporary, to_int16(samples), sample_rate, format=file_format, subtype="PCM_16")
-        except soundfile.LibsndfileError as error:  # for example a full disk
-            raise OSError(f"cannot write {path}: {error.error_string}") from error
+        except soundfile.LibsndfileError as error:
+            raise unwritable(path, error, 2 * len(samples)) from error
+
+
+def unwritable(path: Path, error: soundfile.LibsndfileError, num_bytes: int) -> OSError:
+    """The error for a failure of libsndfile, which calls a full disk a "System error"."""
+    reason = error.error_string
+    if shutil.disk_usage(path.parent).free < num_bytes:
+        reason = f"{os.strerror(errno.ENOSPC)}; free some disk space"
+    return OSError(f"cannot write {path}: {reason}")
 
 
 def check_scale(peak: float) -> None:

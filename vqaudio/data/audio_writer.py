@@ -11,7 +11,7 @@ import soundfile
 from torch import Tensor
 
 from vqaudio.atomic import atomic_file
-from vqaudio.data.audio import WRITABLE, to_int16
+from vqaudio.data.audio import WRITABLE, to_int16, unwritable
 from vqaudio.pipes import DASH as STDOUT
 from vqaudio.pipes import send
 
@@ -39,8 +39,8 @@ def open_writer(out: Path, sample_rate: int, *, overwrite: bool = False) -> Iter
             try:
                 with soundfile.SoundFile(temporary, "w", sample_rate, 1, "PCM_16", format=file_format) as file:
                     yield lambda wav: file.write(to_int16(wav.numpy()))
-            except soundfile.LibsndfileError as error:  # for example a full disk
-                raise OSError(f"cannot write {out}: {error.error_string}") from error
+            except soundfile.LibsndfileError as error:
+                raise unwritable(out, error, 1) from error
 
 
 def check_destination(out: Path) -> None:
