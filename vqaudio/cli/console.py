@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from vqaudio.speech.enroll import EnrolledSpeaker
     from vqaudio.speech.model import SpeechVQVAE
-    from vqaudio.tokens.decoding import DecodedUtterance, DecodeJob
+    from vqaudio.tokens.decoding import DecodeJob
 
 T = TypeVar("T")
 Net = TypeVar("Net", bound="nn.Module")
@@ -179,42 +179,52 @@ def check_resume(resume: bool, overwrite: bool) -> None:
         raise ValueError("--resume keeps existing output and --overwrite replaces it; give one of them")
 
 
-def not_done(
-    jobs: Iterable[DecodeJob], resume: bool, net: SpeechVQVAE, sampling: SamplingConfig, vocoder: Vocoder
-) -> Iterator[DecodeJob]:
-    """The jobs whose audio is still to be written; with `resume` off all of them. Raises as `is_decoded` does."""
-    from vqaudio.tokens.resume import is_decoded
-
-    skipped = 0
-    for job in jobs:
-        if resume and is_decoded(net, job, sampling, vocoder):
-            skipped += 1
-        else:
-            yield job
-    if skipped:
-        print_facts({"skipped": f"{skipped} that were done already"})
-
-
-def write_utterances(
-    decoded: Iterable[DecodedUtterance],
-    total: int,
+def decode_to_files(
     net: SpeechVQVAE,
+    jobs: Iterable[DecodeJob],
+    total: int,
     sampling: SamplingConfig,
     vocoder: Vocoder,
+    *,
+    batch_size: int,
     overwrite: bool,
+    resume: bool = False,
 ) -> None:
-    """Writes each utterance as soon as it is decoded, and prints the speed at the end."""
+    """Decodes `total` jobs, writes each utterance as soon as it is decoded, and prints the speed at the end.
+
+    With `resume`, those whose audio is there are skipped. Raises as `decode_jobs` and `is_decoded` do.
+    """
     from vqaudio.data.audio import write_audio
+    from vqaudio.tokens.decoding import decode_jobs
 
     if vocoder == "griffin-lim":
         from librosa import griffinlim as griffinlim  # before the time is taken: importing it takes a second
 
+    if resume:
+        jobs = _not_done(jobs, net, sampling, vocoder)
+    decoded = decode_jobs(net, jobs, sampling, vocoder=vocoder, batch_size=batch_size)
     count, samples, started_at = 0, 0, time.perf_counter()
     for job, wav in progress(decoded, total):
         job.path.parent.mkdir(parents=True, exist_ok=True)
         write_audio(job.path, wav, net.sample_rate, overwrite=overwrite)
         count, samples = count + 1, samples + len(wav)
     print_synthesis(f"{count} audio files", samples, started_at, net, sampling, vocoder)
+
+
+def _not_done(
+    jobs: Iterable[DecodeJob], net: SpeechVQVAE, sampling: SamplingConfig, vocoder: Vocoder
+) -> Iterator[DecodeJob]:
+    """The jobs whose audio is still to be written."""
+    from vqaudio.tokens.resume import is_decoded
+
+    skipped = 0
+    for job in jobs:
+        if is_decoded(net, job, sampling, vocoder):
+            skipped += 1
+        else:
+            yield job
+    if skipped:
+        print_facts({"skipped": f"{skipped} that were done already"})
 
 
 def print_synthesis(

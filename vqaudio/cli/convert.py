@@ -17,10 +17,9 @@ from vqaudio.cli.console import (
     Resume,
     Sampling,
     check_resume,
+    decode_to_files,
     failures_named,
     load,
-    not_done,
-    write_utterances,
 )
 from vqaudio.sampling.config import SamplingConfig
 
@@ -46,7 +45,7 @@ def convert(
             ID.wav, or ID-SPEAKER.wav with several speakers
     """
     from vqaudio.tokens.bulk import find_sources, tokenize_all
-    from vqaudio.tokens.decoding import DecodeJob, decode_jobs, name_outputs
+    from vqaudio.tokens.decoding import DecodeJob, name_outputs
 
     check_resume(resume, overwrite)
     net = load(model, device, sampling.threads)
@@ -62,18 +61,7 @@ def convert(
         storable = [source for source in sources if (source.id, speakers[0]) in outputs]
         rows = tokenize_all(net, storable, failures)
         jobs = (DecodeJob(outputs[row.id, name], row.tokens, name) for row in rows for name in speakers)
-        write_utterances(
-            decode_jobs(
-                net,
-                not_done(jobs, resume, net, sampling, vocoder),
-                sampling,
-                vocoder=vocoder,
-                batch_size=batch_size,
-            ),
-            len(outputs),
-            net,
-            sampling,
-            vocoder,
-            overwrite,
+        decode_to_files(
+            net, jobs, len(outputs), sampling, vocoder, batch_size=batch_size, overwrite=overwrite, resume=resume
         )
     return 1 if failures else 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -18,11 +19,10 @@ from vqaudio.cli.console import (
     Resume,
     Sampling,
     check_resume,
+    decode_to_files,
     load,
-    not_done,
     print_synthesis,
     report_failures,
-    write_utterances,
 )
 from vqaudio.sampling.config import SamplingConfig
 
@@ -50,7 +50,7 @@ def decode(
     """
     from vqaudio.data.audio_writer import STDOUT, check_destination, open_writer
     from vqaudio.speech.vocoders import check_streams
-    from vqaudio.tokens.decoding import DecodeJob, assign_speakers, decode_jobs, name_rows
+    from vqaudio.tokens.decoding import DecodeJob, assign_speakers, name_rows
     from vqaudio.tokens.files import read_tokens, token_file
 
     check_resume(resume, overwrite)
@@ -72,28 +72,17 @@ def decode(
             speakers = {id: name for id, name in speakers.items() if id in paths}
         rows = (row for row in read_tokens(file) if row.id in speakers)
         if stream and speakers:
+            streams = (net.decode_stream(row.tokens, speakers[row.id], sampling, vocoder) for row in rows)
+            written = "1 utterance" if len(speakers) == 1 else f"{len(speakers)} utterances"
             samples, started_at = 0, time.perf_counter()
             with open_writer(out, net.sample_rate, overwrite=overwrite) as write:
-                for row in rows:
-                    for wav in net.decode_stream(row.tokens, speakers[row.id], sampling, vocoder):
-                        write(wav)
-                        samples += len(wav)
-            written = "1 utterance" if len(speakers) == 1 else f"{len(speakers)} utterances"
+                for wav in chain.from_iterable(streams):
+                    write(wav)
+                    samples += len(wav)
             print_synthesis(written, samples, started_at, net, sampling, vocoder, file=sys.stderr)
         elif speakers:
             jobs = (DecodeJob(paths[row.id], row.tokens, speakers[row.id]) for row in rows)
-            write_utterances(
-                decode_jobs(
-                    net,
-                    not_done(jobs, resume, net, sampling, vocoder),
-                    sampling,
-                    vocoder=vocoder,
-                    batch_size=batch_size,
-                ),
-                len(speakers),
-                net,
-                sampling,
-                vocoder,
-                overwrite,
+            decode_to_files(
+                net, jobs, len(speakers), sampling, vocoder, batch_size=batch_size, overwrite=overwrite, resume=resume
             )
     return code

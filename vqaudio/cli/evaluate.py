@@ -27,6 +27,8 @@ from vqaudio.sampling.config import SamplingConfig
 if TYPE_CHECKING:
     from torch import nn
 
+    from vqaudio.report.run import Report
+
 Paths = tuple[Path, ...]
 Data = Annotated[
     Paths,
@@ -102,10 +104,7 @@ def evaluate(
                 "and the options of sampling and of the speech report do not apply to it"
             )
         metrics = _evaluate_images(net, model, data[0], out, prior, first, sampling.seed, device, overwrite)
-        print_facts(
-            {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in metrics.items()}
-        )
-        print_facts({"written": str(out)})
+        _print_metrics(metrics | {"written": str(out)})
         return 0
     if first is not None:
         raise ValueError(f"--first is for a hierarchical image model, and {model} is a speech model")
@@ -126,23 +125,23 @@ def evaluate(
         resume=resume,
         progress=functools.partial(steps, unit="task"),
     )
-    for sentence in (result.intelligibility.sentence, *result.summary):
-        if sentence:
-            print(sentence)
-    for sentence in result.unlabelled:
-        print_facts({"unlabelled": sentence})
-    for own in result.missing:
-        print(f"not measured  {own['task']} on {own['set']}: {own['reason']}")
-    written = out / ("index.html" if report.html else "report.json")
-    print_facts(
-        {
-            "speech": result.intelligibility.level,
-            "training": result.training_health,
-            "metrics": str(len(result.results)),
-            "written": str(written),
-        }
-    )
+    _print_report(result, out / ("index.html" if report.html else "report.json"))
     return 0
+
+
+def _print_report(report: Report, written: Path) -> None:
+    for sentence in filter(None, (report.intelligibility.sentence, *report.summary)):
+        print(sentence)
+    for sentence in report.unlabelled:
+        print_facts({"unlabelled": sentence})
+    for own in report.missing:
+        print(f"not measured  {own['task']} on {own['set']}: {own['reason']}")
+    facts = {"speech": report.intelligibility.level, "training": report.training_health}
+    print_facts({**facts, "metrics": str(len(report.results)), "written": str(written)})
+
+
+def _print_metrics(metrics: dict[str, float | str]) -> None:
+    print_facts({name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in metrics.items()})
 
 
 def _evaluate_images(

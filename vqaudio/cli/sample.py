@@ -15,11 +15,11 @@ from vqaudio.cli.console import (
     Model,
     Overwrite,
     Sampling,
+    decode_to_files,
     load,
     load_any,
     load_kind,
     print_facts,
-    write_utterances,
 )
 from vqaudio.sampling.config import SamplingConfig
 from vqaudio.speech.vocoders import Vocoder
@@ -124,12 +124,11 @@ def _decode(
     overwrite: bool,
 ) -> int:
     """Writes the tokens and their audio."""
-    from vqaudio.tokens.decoding import DecodeJob, decode_jobs
+    from vqaudio.tokens.decoding import DecodeJob
     from vqaudio.tokens.files import write_tokens
 
     out.mkdir(parents=True, exist_ok=True)
     write_tokens(out / TOKENS, rows, overwrite=overwrite)
     jobs = (DecodeJob(paths[row.id], row.tokens, row.speaker) for row in rows)
-    decoded = decode_jobs(net, jobs, sampling, vocoder=vocoder, batch_size=batch_size)
-    write_utterances(decoded, len(rows), net, sampling, vocoder, overwrite)
+    decode_to_files(net, jobs, len(rows), sampling, vocoder, batch_size=batch_size, overwrite=overwrite)
     return 0
