@@ -15,7 +15,7 @@ from vqaudio.data.manifest import read_manifest
 from vqaudio.nn.context import ContextConfig
 from vqaudio.nn.log_mel import LogMelConfig
 from vqaudio.report.datasets import EvaluationSet
-from vqaudio.report.decoded import DecodedSpeech, choose_targets, decode_speech, invertible_spectrum, vocoders
+from vqaudio.report.decoded import DecodedSpeech, choose_targets, decode_speech, invertible_spectrum
 from vqaudio.report.systems import INVERTED, ORIGINAL, NotApplicableError, conversion, reconstruction
 from vqaudio.sampling.config import SamplingConfig
 
@@ -83,13 +83,13 @@ def test_a_probe_stands_for_the_spectrum_head_also_without_decoder(initialised: 
     headless = replace(cfg, context=ContextConfig(), spectrum=LogMelConfig())
     model = initialised(headless)
     dataset = _set(model, ("anna", "bert"), ("anna", "bert"))
-    assert vocoders(model) == ("wavenet",)
+    assert model.vocoders == ("wavenet",)
     found = _decoded(model, dataset, most=1)
     assert {INVERTED, reconstruction("griffin-lim"), reconstruction("wavenet")} <= found.audio.keys()
     assert conversion("griffin-lim") not in found.audio and conversion("wavenet") in found.audio
     model.cfg = replace(cfg, stage="codes")  # a decoder that is not trained
     model.spectrum = None
-    assert vocoders(model) == ()
+    assert model.vocoders == ()
     assert _decoded(model, dataset, most=1).audio.keys() == {ORIGINAL, INVERTED, reconstruction("griffin-lim")}
     with pytest.raises(NotApplicableError, match="stage: codes"):
         _decoded(model, _set(model, ("anna",)))

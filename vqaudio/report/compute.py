@@ -25,7 +25,6 @@ from vqaudio.metrics.voice_conversion import voice_conversion_metrics
 from vqaudio.metrics.wer import normalised, wer_increase, wer_metrics
 from vqaudio.report.context import ENROLMENT_UTTERANCES, EvaluationContext
 from vqaudio.report.datasets import spread
-from vqaudio.report.decoded import vocoders
 from vqaudio.report.systems import (
     INVERTED,
     MODEL,
@@ -159,7 +158,7 @@ def voice_conversion(context: EvaluationContext) -> Results:
     sources = [decoded.utterances[i].speaker for i in chosen]
     enrolled = {name: [context.dataset.wav(u) for u in own] for name, own in enrolment.items()}
     verifier, real = SpeakerVerifier(), dict[str, Estimate]()
-    for vocoder in vocoders(context.model):
+    for vocoder in (name for name in TITLES if name in context.model.vocoders):
         targets = {reconstruction(vocoder): sources, conversion(vocoder): [decoded.targets[i] for i in chosen]}
         audio = decoded.of([*targets])
         found = voice_conversion_metrics(

@@ -21,7 +21,7 @@ from vqaudio.metrics.bitrate import Bitrates, bitrates
 from vqaudio.metrics.conditioning_gap import ConditionedNLL, conditioned_nll
 from vqaudio.metrics.kmeans_baseline import MAX_FRAMES, KMeansTokenizer, random_codes
 from vqaudio.metrics.phone_classes import Classes, fold
-from vqaudio.report.datasets import EvaluationSet, Wav, round_robin
+from vqaudio.report.datasets import EvaluationSet, training_speech
 from vqaudio.report.decoded import DecodedSpeech, InvertibleSpectrum, decode_speech
 from vqaudio.report.systems import KMEANS, MODEL, RANDOM, NotApplicableError
 from vqaudio.sampling.config import SamplingConfig
@@ -163,14 +163,7 @@ def fit_kmeans_baselines(sets: Sequence[EvaluationSet], model: SpeechVQVAE, seed
 
     Empty where there are fewer frames than codes.
     """
-    candidates = [(one, u) for one in sets for u in one.training]
-    enough, seconds = MAX_FRAMES * KMEANS_SPARE * model.hop / model.sample_rate, 0.0
-    wavs: list[Wav] = []
-    for one, u in round_robin(candidates, lambda item: item[1].speaker):
-        if seconds >= enough:
-            break
-        wavs.append(one.wav(u))
-        seconds += u.seconds
+    wavs = [wav for _, wav in training_speech(sets, MAX_FRAMES * KMEANS_SPARE * model.hop / model.sample_rate)]
     rate, hop, codes = model.sample_rate, model.hop, model.codebook_size
     if sum(-(-len(wav) // hop) for wav in wavs) < codes:
         return {}

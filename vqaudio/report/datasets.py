@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -107,6 +107,16 @@ def open_sets(places: Sequence[Path], phones: Sequence[Path], sample_rate: int) 
             own = {u.id: alignments[u.id] for u in one.utterances if alignments.get(u.id)}
             one.alignments.update(own)
     return list(found.values())
+
+
+def training_speech(sets: Sequence[EvaluationSet], seconds: float) -> Iterator[tuple[Utterance, Wav]]:
+    """Training utterances of all sets with their audio, of each speaker in turn, until there are so many seconds."""
+    taken, candidates = 0.0, [(one, u) for one in sets for u in one.training]
+    for one, u in round_robin(candidates, lambda item: item[1].speaker):
+        if taken >= seconds:
+            return
+        yield u, one.wav(u)
+        taken += u.seconds
 
 
 def spread(items: Sequence[Item], count: int, group: Callable[[Item], str]) -> list[Item]:

@@ -15,8 +15,8 @@ from vqaudio.data.manifest import Utterance
 from vqaudio.data.text import words_of
 from vqaudio.metrics.spectrum_probe import Spectrum, SpectrumProbe
 from vqaudio.nn.log_mel import LogMel, LogMelConfig
-from vqaudio.report.datasets import EvaluationSet, Wav, round_robin, spread
-from vqaudio.report.systems import INVERTED, ORIGINAL, NotApplicableError, conversion, reconstruction
+from vqaudio.report.datasets import EvaluationSet, Wav, spread, training_speech
+from vqaudio.report.systems import INVERTED, ORIGINAL, TITLES, NotApplicableError, conversion, reconstruction
 from vqaudio.sampling.config import SamplingConfig
 from vqaudio.speech.griffin_lim import griffin_lim
 from vqaudio.speech.model import SpeechVQVAE
@@ -33,7 +33,7 @@ class DecodedSpeech(NamedTuple):
     """Some utterances as audio of several systems, all free-running."""
 
     utterances: list[Utterance]
-    targets: list[str]  # the speaker of each conversion; empty where nobody can be a target
+    targets: list[str]  # the speaker of each conversion; empty where there is no other speaker
     audio: dict[str, list[Wav]]  # system -> waveforms of all utterances
 
     def of(self, systems: Sequence[str]) -> dict[str, list[Wav]]:
@@ -57,12 +57,6 @@ class InvertibleSpectrum(NamedTuple):
         return griffin_lim(self.log_mel, torch.from_numpy(spectrum), num_samples, seed).numpy()
 
 
-def vocoders(model: SpeechVQVAE) -> tuple[Vocoder, ...]:
-    """Those with which the model can decode."""
-    griffin_lim: tuple[Vocoder, ...] = ("griffin-lim",) if model.spectrum is not None else ()
-    return griffin_lim if model.cfg.stage == "codes" else (*griffin_lim, "wavenet")
-
-
 def invertible_spectrum(model: SpeechVQVAE, sets: Sequence[EvaluationSet]) -> InvertibleSpectrum | None:
     """That of the model's spectrum head; for a model without one, of a probe fitted to training utterances of all sets.
 
@@ -75,16 +69,11 @@ def invertible_spectrum(model: SpeechVQVAE, sets: Sequence[EvaluationSet]) -> In
     if not SpectrumProbe.fits(model.codebook_size):
         return None
     found = InvertibleSpectrum(log_mel, None)
-    codes, spectra, speakers, seconds = [], [], [], 0.0
-    candidates = [(one, u) for one in sets for u in one.training]
-    for one, u in round_robin(candidates, lambda item: item[1].speaker):
-        if seconds >= PROBE_SECONDS:
-            break
-        wav = one.wav(u)
+    codes, spectra, speakers = [], [], []
+    for u, wav in training_speech(sets, PROBE_SECONDS):
         codes.append(model.tokenize(wav).codes.numpy())
         spectra.append(found.of_wav(wav, len(codes[-1]), model.hop))
         speakers.append(u.speaker)
-        seconds += u.seconds
     if not codes:
         return None
     probe = SpectrumProbe.fit(codes, spectra, speakers, codebook_size=model.codebook_size, frame_rate=model.frame_rate)
@@ -128,8 +117,7 @@ def decode_speech(
     converted. Utterances with a text are preferred. `tokens`: index of an utterance -> its tokens. Raises
     NotApplicableError where the model cannot decode them.
     """
-    available = vocoders(model)
-    if not available and (spectrum is None or spectrum.probe is None):
+    if not model.vocoders and (spectrum is None or spectrum.probe is None):
         raise NotApplicableError(
             "the model was trained with stage: codes, so its decoder is not trained yet, and it has no spectrum head"
         )
@@ -150,6 +138,7 @@ def decode_speech(
                 spectrum.to_wav(spectrum.probe.predict(own.codes.numpy(), source), own.num_samples, sampling.seed)
                 for own, source in zip(batch, sources, strict=True)
             ]
+    available = [vocoder for vocoder in TITLES if vocoder in model.vocoders]
     if known:
         for vocoder in available:
             own = sources if model.speakers else None

@@ -22,7 +22,7 @@ from vqaudio.report.compute import check_features, compute
 from vqaudio.report.config import ReportConfig
 from vqaudio.report.context import EvaluationContext, enrolment, fit_kmeans_baselines
 from vqaudio.report.datasets import EvaluationSet, open_sets
-from vqaudio.report.decoded import invertible_spectrum, vocoders
+from vqaudio.report.decoded import invertible_spectrum
 from vqaudio.report.journal import JOURNAL, Journal, hash_of_files
 from vqaudio.report.page import INDEX, write_page
 from vqaudio.report.published import PUBLISHED
@@ -308,7 +308,7 @@ def _clear(out: Path) -> None:
 
 def _default_vocoder(model: SpeechVQVAE) -> Vocoder:
     """That of the model; where the decoder is not trained, Griffin-Lim."""
-    return model.cfg.vocoder if model.cfg.vocoder in vocoders(model) else "griffin-lim"
+    return model.cfg.vocoder if model.cfg.vocoder in model.vocoders else "griffin-lim"
 
 
 def _training_health(contexts: Sequence[EvaluationContext]) -> str:

@@ -225,6 +225,12 @@ class SpeechVQVAE(nn.Module):
         return self.cfg.speakers
 
     @property
+    def vocoders(self) -> tuple[Vocoder, ...]:
+        """Those that the model has: Griffin-Lim needs a spectrum head, the WaveNet a trained decoder."""
+        has = {"griffin-lim": self.spectrum is not None, "wavenet": self.cfg.stage != "codes"}
+        return tuple(name for name in VOCODERS if has[name])
+
+    @property
     def device(self) -> torch.device:
         """The device of the weights."""
         return self.quantizer.device
@@ -441,17 +447,12 @@ class SpeechVQVAE(nn.Module):
             synthesis.checked_codes(tokens.codes, self.codebook_size)
 
     def check_vocoder(self, vocoder: Vocoder | None = None) -> Vocoder:
-        """The vocoder to use, None: the model's default. Raises ValueError for one that this model does not have.
-
-        Griffin-Lim needs a spectrum head, the WaveNet a decoder that has been trained (not stage: codes).
-        """
+        """The vocoder to use, None: the model's default. Raises ValueError for one that is not among `vocoders`."""
         chosen = vocoder or self.cfg.vocoder
         if chosen not in VOCODERS:
             raise ValueError(f"vocoder must be {' or '.join(map(repr, VOCODERS))}, got {chosen!r}")
-        if chosen == "griffin-lim" and self.spectrum is None:
-            raise ValueError(NO_SPECTRUM)
-        if chosen == "wavenet" and self.cfg.stage == "codes":
-            raise ValueError(NOT_TRAINED)
+        if chosen not in self.vocoders:
+            raise ValueError(NO_SPECTRUM if chosen == "griffin-lim" else NOT_TRAINED)
         return chosen
 
     def _speaker_ids(self, speaker: str | Sequence[str] | None, count: int) -> Tensor | None:

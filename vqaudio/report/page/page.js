@@ -103,8 +103,8 @@ function listenTable() {
   const row = (a) => {
     const cell = (system) => {
       const target = system.startsWith("conversion") && a.clips[system] ? a.target : null;
-      const heard = player(a.clips[system], `${a.id}, ${system}${target ? ` to ${target}` : ""}`);
-      const named = target ? element("div", { class: "conversion" }, element("span", {}, `→ ${target}`), heard) : heard;
+      const control = player(a.clips[system], `${a.id}, ${system}${target ? ` to ${target}` : ""}`);
+      const named = target ? element("div", { class: "conversion" }, element("span", {}, `→ ${target}`), control) : control;
       return element("td", { "data-label": system }, named);
     };
     return element(
