@@ -32,7 +32,7 @@ from vqaudio.data.packed import PackedSpeech
 from vqaudio.data.sharding import part_slice, uniform_draws
 
 Batch = dict[str, Tensor]
-INPUTS = {"wav", "past", "future"}  # what the encoder hears
+INPUTS = {"wav", "past", "future"}  # what the encoder reads
 Ints = npt.NDArray[np.int64]
 
 
@@ -53,10 +53,10 @@ class CropConfig:
     gain_db: float = 0.0
     """maximum random gain of the encoder input relative to the decoder target, in dB"""
     past: int = 0
-    """samples before a crop that only the encoder hears, a multiple of its hop: they fill the memory of a front-end
+    """samples before a crop that only the encoder reads, a multiple of its hop: they fill the memory of a front-end
     with running averages. Best as long as that memory; costs a fraction of as much speech in the crop"""
     future: int = 0
-    """samples after a crop that only the encoder hears: its look-ahead, encoder.lookahead"""
+    """samples after a crop that only the encoder reads: its look-ahead, encoder.lookahead"""
 
     def __post_init__(self) -> None:
         if self.samples < 1:

@@ -1,4 +1,4 @@
-"""The unit objective: each code vector alone predicts what is heard around it, without level and speaker.
+"""The unit objective: each code vector alone predicts the speech around it, without level and speaker.
 
 The targets are clusters of speaker-normalised MFCC (as HuBERT's first iteration, arXiv 2106.07447), and
 speaker-normalised cepstra. Both are computed before training, see `vqaudio.speech.unit_targets`.
@@ -84,7 +84,7 @@ class UnitLosses(NamedTuple):
 class UnitHead(nn.Module):
     """Code vectors and speaker embedding -> predictions of the clusters and cepstra around each code.
 
-    Each code is seen alone: a code cannot rely on those before it, and has to say by itself what is heard.
+    Each code is seen alone: a code cannot rely on those before it, and has to carry the speech around it by itself.
     """
 
     def __init__(self, cfg: UnitsConfig, width: int, speaker_dim: int, hop: int):
@@ -119,10 +119,10 @@ class UnitHead(nn.Module):
         counted = valid & (wanted != NO_TARGET)
         nats = F.cross_entropy(logits.float().flatten(0, 2), wanted.clamp(min=0).flatten(), reduction="none")
         nats = nats.view(wanted.shape) * counted
-        heard = valid & (self._around(units, self.cfg.cepstrum_offsets) != NO_TARGET)
+        known = valid & (self._around(units, self.cfg.cepstrum_offsets) != NO_TARGET)
         targets = self._around(cepstra, self.cfg.cepstrum_offsets)
-        errors = (predicted.float() - targets).square().mean(3) * heard
-        return UnitLosses(nats.sum((1, 2)), errors.sum((1, 2)), counted.sum((1, 2)), heard.sum((1, 2)))
+        errors = (predicted.float() - targets).square().mean(3) * known
+        return UnitLosses(nats.sum((1, 2)), errors.sum((1, 2)), counted.sum((1, 2)), known.sum((1, 2)))
 
     def _around(self, targets: Tensor, offsets: tuple[int, ...]) -> Tensor:
         """(B, M, ...) -> (B, N * R, offsets, ...): the targets at these offsets from each frame of the codes."""

@@ -73,7 +73,7 @@ def _tokenize_each(
         try:
             return worker.tokenize(source, model, fingerprint)
         finally:
-            idle.put(worker)  # a dead one too, so that nobody waits for ever
+            idle.put(worker)  # a dead one too, so that no thread waits for ever
 
     pending: deque[Callable[[], Result]] = deque()  # each waits for its result
     for source in sources:
