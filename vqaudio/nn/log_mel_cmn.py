@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vqaudio.fingerprint import FingerprintFields
-from vqaudio.nn.mel import LeakySum, MelConfig, MelFilterbank, leaky_peak
+from vqaudio.nn.mel import FACTS, LeakySum, MelConfig, StandardisedMel, leaky_peak
 from vqaudio.nn.moments import Moments
 
 SILENCE = 1e-16  # added to powers, so that digital silence is -160 dB
@@ -28,10 +28,7 @@ class LogMelCMNConfig(MelConfig):
     FINGERPRINT: ClassVar = FingerprintFields(
         always={
             name: name
-            for name in (
-                *("kind", "n_mels", "hop_length", "win_length", "f_min", "f_max"),
-                *("peak_fall", "dynamic_range", "speech_range", "time_constant", "prior_seconds"),
-            )
+            for name in (*FACTS, "peak_fall", "dynamic_range", "speech_range", "time_constant", "prior_seconds")
         },
         never=("warp",),
     )
@@ -60,7 +57,7 @@ class LogMelCMNConfig(MelConfig):
                 raise ValueError(f"{name} must be a finite number above 0, got {getattr(self, name)}")
 
 
-class LogMelCMN(MelFilterbank):
+class LogMelCMN(StandardisedMel):
     """Waveform -> log power in mel bands below a running peak, minus its running mean, standardised. Not trained.
 
     A gain of the waveform changes nothing (beyond rounding, and levels near the floor of 16-bit audio), and a constant
@@ -70,39 +67,22 @@ class LogMelCMN(MelFilterbank):
     """
 
     prior: Tensor  # (F,) dB below the peak: mean over training speech, the running mean before any speech
-    mean: Tensor  # (F,) of the output over the training speech, before standardisation, dB
-    std: Tensor  # (F,) its standard deviation, dB
-    initialised: Tensor  # () bool: whether the three were computed from speech
 
     def __init__(self, cfg: LogMelCMNConfig, sample_rate: int = 16000):
         """Raises ValueError as MelFilterbank does."""
-        super().__init__(cfg, sample_rate)
+        super().__init__(cfg, sample_rate, mean=0.0, std=10.0)  # dB
         self.options = cfg
         rate = sample_rate / cfg.hop_length  # frames per second
         self.fall = cfg.peak_fall / rate
         self.prior_frames = cfg.prior_seconds * rate
         self.sum = LeakySum(math.exp(-1 / (cfg.time_constant * rate)))
         self.register_buffer("prior", torch.full((cfg.n_mels,), -25.0))
-        self.register_buffer("mean", torch.zeros(cfg.n_mels))
-        self.register_buffer("std", torch.full((cfg.n_mels,), 10.0))
-        self.register_buffer("initialised", torch.tensor(False))
 
     def start(self, batch_size: int) -> tuple[Tensor, ...]:
         """The state before the first sample of `batch_size` streams: past samples, peak, weight and sums of speech."""
         past = self.window.new_zeros(batch_size, self.past_length, 1)
         peak = self.window.new_full((batch_size,), LOWEST_PEAK)
         return past, peak, self.window.new_zeros(batch_size, 1 + self.cfg.n_mels)
-
-    def forward(
-        self, wav: Tensor, state: tuple[Tensor, ...] | None = None, started: Tensor | None = None
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """(B, T, 1) in [-1, 1], T a multiple of the hop -> (B, N, F) of about -2 to 2, next state.
-
-        started: (B, N) bool, False for frames before an utterance; they leave the state as it is before its start.
-        """
-        with torch.autocast(wav.device.type, enabled=False):
-            decibels, state = self._normalised(wav, state, started)
-            return (decibels - self.mean) / self.std, state
 
     @torch.no_grad()
     def initialise(self, utterances: Callable[[], Iterable[Tensor]]) -> None:
@@ -115,12 +95,7 @@ class LogMelCMN(MelFilterbank):
             peak = level.amax(1)[:, None]
             prior.add(self._below(power, peak)[level > peak - self.options.speech_range])
         self.prior.copy_(prior.mean)
-        output = Moments()
-        for wav in utterances():
-            output.add(self._normalised(self.whole_frames(wav), None, None)[0][0])
-        self.mean.copy_(output.mean)
-        self.std.copy_(output.std.clamp(min=0.1))
-        self.initialised.fill_(True)
+        self._standardise(utterances(), least_std=0.1)
         self.training = training
 
     def _normalised(

@@ -6,15 +6,18 @@ Shapes: B batch, T samples, N frames (N = T / hop), F mel bands, C channels.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vqaudio.nn.moments import Moments
 from vqaudio.torchaudio_functional import torchaudio_functional
 
 NUM_WARPS = 21  # filterbanks for vocal tract length perturbation, including the unmodified one
+FACTS = ("kind", "n_mels", "hop_length", "win_length", "f_min", "f_max")  # fields of all front-ends that change codes
 BLOCK_FRAMES = 64  # frames whose recursive averages are computed at once
 
 
@@ -138,6 +141,47 @@ def melscale_fbanks(num_bins: int, f_min: float, f_max: float, n_mels: int, samp
     distances = corners[None] - torch.linspace(0, sample_rate // 2, num_bins)[:, None]  # (num_bins, n_mels + 2)
     rising, falling = -distances[:, :-2] / widths[:-1], distances[:, 2:] / widths[1:]
     return torch.minimum(rising, falling).clamp(min=0)
+
+
+class StandardisedMel(MelFilterbank):
+    """A filterbank whose output is processed further, and standardised by constants of the training speech."""
+
+    mean: Tensor  # (F,) of the output over the training speech, before standardisation
+    std: Tensor  # (F,) its standard deviation
+    initialised: Tensor  # () bool: whether the constants were computed from speech
+
+    def __init__(self, cfg: MelConfig, sample_rate: int, mean: float, std: float):
+        """mean, std: used until `initialise`. Raises ValueError as MelFilterbank does."""
+        super().__init__(cfg, sample_rate)
+        self.register_buffer("mean", torch.full((cfg.n_mels,), mean))
+        self.register_buffer("std", torch.full((cfg.n_mels,), std))
+        self.register_buffer("initialised", torch.tensor(False))
+
+    def forward(
+        self, wav: Tensor, state: tuple[Tensor, ...] | None = None, started: Tensor | None = None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """(B, T, 1) in [-1, 1], T a multiple of the hop -> (B, N, F) of about -2 to 2, next state.
+
+        started: (B, N) bool, False for frames before an utterance; they leave the state as it is before its start.
+        """
+        with torch.autocast(wav.device.type, enabled=False):
+            output, state = self._normalised(wav, state, started)
+            return (output - self.mean) / self.std, state
+
+    def _normalised(
+        self, wav: Tensor, state: tuple[Tensor, ...] | None, started: Tensor | None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """(B, T, 1) -> (B, N, F) before standardisation, next state."""
+        raise NotImplementedError
+
+    def _standardise(self, utterances: Iterable[Tensor], least_std: float) -> None:
+        """Computes mean and standard deviation from whole utterances (T,) in [-1, 1]; to be called without warping."""
+        output = Moments()
+        for wav in utterances:
+            output.add(self._normalised(self.whole_frames(wav), None, None)[0][0])
+        self.mean.copy_(output.mean)
+        self.std.copy_(output.std.clamp(min=least_std))
+        self.initialised.fill_(True)
 
 
 class LeakySum(nn.Module):

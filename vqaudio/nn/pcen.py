@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from vqaudio.fingerprint import FingerprintFields
-from vqaudio.nn.mel import LeakySum, MelConfig, MelFilterbank
-from vqaudio.nn.moments import Moments
+from vqaudio.nn.mel import FACTS, LeakySum, MelConfig, StandardisedMel
 
 
 @dataclass(frozen=True)
@@ -23,13 +22,7 @@ class PCENConfig(MelConfig):
     """Options of PCEN, named as in librosa.pcen, with the defaults of the paper (but eps: powers are of [-1, 1])."""
 
     FINGERPRINT: ClassVar = FingerprintFields(
-        always={
-            name: name
-            for name in (
-                *("kind", "n_mels", "hop_length", "win_length", "f_min", "f_max"),
-                *("gain", "bias", "power", "time_constant", "eps"),
-            )
-        },
+        always={name: name for name in (*FACTS, "gain", "bias", "power", "time_constant", "eps")},
         never=("warp",),
     )
 
@@ -59,55 +52,32 @@ class PCENConfig(MelConfig):
                 raise ValueError(f"{name} must be a finite number above 0, got {getattr(self, name)}")
 
 
-class PCEN(MelFilterbank):
+class PCEN(StandardisedMel):
     """Waveform -> (E / (eps + M)^gain + bias)^power - bias^power per band, standardised. No trainable parameters.
 
     E is the power in a band and M its causal exponential average over the past, unbiased at the start of an utterance
     (as if nothing came before it). A gain of the waveform by g dB changes E / M^gain by (1 - gain) g dB.
     """
 
-    mean: Tensor  # (F,) of the output over the training speech, before standardisation
-    std: Tensor  # (F,) its standard deviation
-    initialised: Tensor  # () bool: whether the two were computed from speech
-
     def __init__(self, cfg: PCENConfig, sample_rate: int = 16000):
         """Raises ValueError as MelFilterbank does."""
-        super().__init__(cfg, sample_rate)
+        super().__init__(cfg, sample_rate, mean=0.3, std=0.3)
         self.options = cfg
         frames = cfg.time_constant * sample_rate / cfg.hop_length
         # the coefficient of the paper's smoother that has this time constant, as in librosa
         self.smoothing = (math.sqrt(1 + 4 * frames**2) - 1) / (2 * frames**2)
         self.sum = LeakySum(1 - self.smoothing)
-        self.register_buffer("mean", torch.full((cfg.n_mels,), 0.3))
-        self.register_buffer("std", torch.full((cfg.n_mels,), 0.3))
-        self.register_buffer("initialised", torch.tensor(False))
 
     def start(self, batch_size: int) -> tuple[Tensor, ...]:
         """The state before the first sample of `batch_size` streams: past samples, weight and sums of energies."""
         past = self.window.new_zeros(batch_size, self.past_length, 1)
         return past, self.window.new_zeros(batch_size, 1 + self.cfg.n_mels)
 
-    def forward(
-        self, wav: Tensor, state: tuple[Tensor, ...] | None = None, started: Tensor | None = None
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """(B, T, 1) in [-1, 1], T a multiple of the hop -> (B, N, F) of about -2 to 2, next state.
-
-        started: (B, N) bool, False for frames before an utterance; they leave the state as it is before its start.
-        """
-        with torch.autocast(wav.device.type, enabled=False):
-            compressed, state = self._normalised(wav, state, started)
-            return (compressed - self.mean) / self.std, state
-
     @torch.no_grad()
     def initialise(self, utterances: Callable[[], Iterable[Tensor]]) -> None:
         """Computes mean and standard deviation of the output from whole utterances (T,) in [-1, 1]."""
         training, self.training = self.training, False  # no warping
-        output = Moments()
-        for wav in utterances():
-            output.add(self._normalised(self.whole_frames(wav), None, None)[0][0])
-        self.mean.copy_(output.mean)
-        self.std.copy_(output.std.clamp(min=1e-3))
-        self.initialised.fill_(True)
+        self._standardise(utterances(), least_std=1e-3)
         self.training = training
 
     def _normalised(
