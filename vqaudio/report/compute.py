@@ -158,7 +158,7 @@ def voice_conversion(context: EvaluationContext) -> Results:
     sources = [decoded.utterances[i].speaker for i in chosen]
     enrolled = {name: [context.dataset.wav(u) for u in own] for name, own in enrolment.items()}
     verifier, real = SpeakerVerifier(), dict[str, Estimate]()
-    for vocoder in (name for name in TITLES if name in context.model.vocoders):
+    for vocoder in sorted(context.model.vocoders, key=[*TITLES].index):
         targets = {reconstruction(vocoder): sources, conversion(vocoder): [decoded.targets[i] for i in chosen]}
         audio = decoded.of([*targets])
         found = voice_conversion_metrics(

@@ -138,7 +138,7 @@ def decode_speech(
                 spectrum.to_wav(spectrum.probe.predict(own.codes.numpy(), source), own.num_samples, sampling.seed)
                 for own, source in zip(batch, sources, strict=True)
             ]
-    available = [vocoder for vocoder in TITLES if vocoder in model.vocoders]
+    available = sorted(model.vocoders, key=[*TITLES].index)
     if known:
         for vocoder in available:
             own = sources if model.speakers else None
