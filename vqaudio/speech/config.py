@@ -11,13 +11,22 @@ from vqaudio.nn.context import ContextConfig
 from vqaudio.nn.encoder import EncoderConfig
 from vqaudio.nn.log_mel import LogMelConfig
 from vqaudio.nn.normalizer import NormalizerKind
+from vqaudio.nn.pitch import PitchConfig
 from vqaudio.nn.quantizer import QuantizerConfig
+from vqaudio.nn.source_filter import IstftConfig
 from vqaudio.nn.units import UnitsConfig
 from vqaudio.nn.vector_quantizer import VectorQuantizerConfig
 from vqaudio.nn.wavenet import WaveNetConfig
 from vqaudio.speech.vocoders import VOCODERS, Vocoder
 
 CODE_PARTS = ("encoder", "normalizer", "quantizer")  # modules of a SpeechVQVAE that determine the codes
+TRAINED_VOCODERS: dict[str, tuple[Vocoder, ...]] = {  # stage -> vocoders that it trains, if the model has them
+    "joint": ("wavenet", "istft"),
+    "codes": (),
+    "context": (),
+    "decoder": ("wavenet",),
+    "istft": ("istft",),
+}
 
 
 @dataclass(frozen=True)
@@ -33,7 +42,12 @@ class SpeechVQVAEConfig:
             "context",  # between the codes and the decoder
             "spectrum",  # a loss, and what Griffin-Lim inverts
             "spectrum_loss_weight",
+            "pitch",
+            "acoustic",  # before the decoder
+            "istft",
+            "frame_noise",
             "vocoder",
+            "inherited_vocoders",
             "stage",
             "target",
             "units",
@@ -59,11 +73,25 @@ class SpeechVQVAEConfig:
     is what the vocoder griffin-lim inverts"""
     spectrum_loss_weight: float = 3.0
     """weight of the auxiliary log-mel loss (mean squared error of values with a variance of about 1)"""
-    stage: Literal["joint", "codes", "decoder"] = "joint"
-    """what is trained. joint: everything; codes: everything except the decoder, to predict `target`, which takes
-    minutes; decoder: the decoder and the context network, with encoder and codebook frozen"""
+    pitch: PitchConfig = field(default_factory=PitchConfig)
+    """prediction of voicing and F0 on the output of the context network; win_length 0: none. With the spectrum it makes
+    the acoustic frames that the vocoder istft and, with `acoustic`, the WaveNet read"""
+    acoustic: ContextConfig = field(default_factory=ContextConfig)
+    """network between acoustic frames and the WaveNet. With dilations, the WaveNet is conditioned on the spectrum and
+    pitch of speech, on the true ones in training; without, on the context network"""
+    istft: IstftConfig = field(default_factory=IstftConfig)
+    """vocoder istft, trained on the spectrum and pitch of speech; without dilations there is none"""
+    frame_noise: float = 0.05
+    """standard deviation of the noise on the spectrum that vocoders are trained on"""
+    stage: Literal["joint", "codes", "context", "decoder", "istft"] = "joint"
+    """what is trained. joint: everything; codes: everything but the vocoders, to predict `target`, which takes minutes;
+    context: the context network and what it predicts; decoder: the WaveNet and the context network; istft: the vocoder
+    istft, which takes minutes and needs no codes. The last three leave encoder and codebook as they are"""
     vocoder: Vocoder = "wavenet"
-    """default vocoder. wavenet: the decoder; griffin-lim: no decoder, but the predicted log-mel spectrum, inverted"""
+    """default vocoder. wavenet: the decoder; griffin-lim: no network, but the predicted log-mel spectrum, inverted;
+    istft: filters for pulses and noise, predicted from spectrum and pitch"""
+    inherited_vocoders: tuple[Vocoder, ...] = ()
+    """vocoders that were trained before this stage; a recipe fills them in from `init_from`"""
     target: Literal["spectrum", "units"] = "spectrum"
     """what stage: codes trains the codes to predict. spectrum: the log-mel spectrum; units: clusters and cepstra
     without the level and the mean and variance of each speaker, from one code at a time. With units, the context
@@ -92,18 +120,35 @@ class SpeechVQVAEConfig:
             )
         if not 0 < self.spectrum_loss_weight < math.inf:
             raise ValueError(f"spectrum_loss_weight must be a finite number above 0, got {self.spectrum_loss_weight}")
-        if self.stage not in ("joint", "codes", "decoder"):
-            raise ValueError(f"stage must be 'joint', 'codes' or 'decoder', got {self.stage!r}")
+        if self.stage not in TRAINED_VOCODERS:
+            raise ValueError(f"stage must be one of {', '.join(map(repr, TRAINED_VOCODERS))}, got {self.stage!r}")
         if self.vocoder not in VOCODERS:
             raise ValueError(f"vocoder must be {' or '.join(map(repr, VOCODERS))}, got {self.vocoder!r}")
         if self.vocoder == "griffin-lim" and not has_mel_loss:
             raise ValueError(
                 "vocoder: griffin-lim inverts the predicted log-mel spectrum: set spectrum.n_mels, or vocoder: wavenet"
             )
+        self._check_acoustic()
         self._check_target()
         width = self.context.channels if self.context.dilations else self.encoder.dim
         follows = {"hop": self.encoder.hop, "cond_dim": width, "num_speakers": len(self.speakers)}
+        if self.acoustic.dilations:
+            follows |= {"hop": self.spectrum.hop_length, "cond_dim": self.acoustic.channels}
         object.__setattr__(self, "decoder", replace(self.decoder, **follows))
+
+    def _check_acoustic(self) -> None:
+        if self.pitch.win_length and not self.spectrum.n_mels:
+            raise ValueError("pitch is predicted for the frames of the spectrum: set spectrum.n_mels too")
+        for name, used in (("acoustic", self.acoustic.dilations), ("istft", self.istft.dilations)):
+            if used and not self.pitch.win_length:
+                raise ValueError(f"{name} reads spectrum and pitch: set spectrum.n_mels and pitch.win_length too")
+        for name in ("vocoder", "stage"):
+            if getattr(self, name) == "istft" and not self.istft.dilations:
+                raise ValueError(f"{name}: istft needs the vocoder istft: set istft.dilations")
+        if self.stage == "context" and not self.spectrum.n_mels:
+            raise ValueError("stage: context trains with the log-mel loss: set spectrum.n_mels")
+        if not 0 <= self.frame_noise < math.inf:
+            raise ValueError(f"frame_noise must be a finite number, 0 or more, got {self.frame_noise}")
 
     def _check_target(self) -> None:
         if self.target not in ("spectrum", "units"):
@@ -119,6 +164,13 @@ class SpeechVQVAEConfig:
                 f"units.hop_length must divide the hop of the encoder ({self.encoder.hop} samples), got "
                 f"{self.units.hop_length}"
             )
+
+    @property
+    def trained_vocoders(self) -> tuple[Vocoder, ...]:
+        """Those that the model has and whose weights have been trained; griffin-lim has none."""
+        has = {"wavenet": True, "istft": bool(self.istft.dilations), "griffin-lim": False}
+        trained = {*self.inherited_vocoders, *TRAINED_VOCODERS[self.stage]}
+        return tuple(name for name in VOCODERS if has[name] and name in trained)
 
     @property
     def predicts_units(self) -> bool:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-Vocoder = Literal["wavenet", "griffin-lim"]
-VOCODERS: tuple[Vocoder, ...] = ("wavenet", "griffin-lim")
+Vocoder = Literal["wavenet", "griffin-lim", "istft"]
+VOCODERS: tuple[Vocoder, ...] = ("wavenet", "griffin-lim", "istft")
+PitchSource = Literal["source", "codes"]
 
 NOT_TRAINED = (
     "the decoder of this model has not been trained (stage: codes); train it first, with --init-from THIS_MODEL and "
@@ -15,6 +16,13 @@ NO_SPECTRUM = (
     "the vocoder griffin-lim needs a model that predicts the log-mel spectrum of its codes (spectrum.n_mels), and this "
     "one does not; use --vocoder wavenet (in Python vocoder='wavenet')"
 )
+
+
+NO_ISTFT = (
+    "this model has no trained vocoder istft; train one with --init-from THIS_MODEL, --model.stage istft and "
+    "--model.istft.dilations, or use another --vocoder (in Python vocoder=...; vqaudio info MODEL lists them)"
+)
+MISSING: dict[Vocoder, str] = {"wavenet": NOT_TRAINED, "griffin-lim": NO_SPECTRUM, "istft": NO_ISTFT}
 
 
 def check_streams(vocoder: Vocoder) -> None:

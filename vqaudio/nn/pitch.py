@@ -1,0 +1,207 @@
+"""Fundamental frequency (F0) and voicing of frames, from a waveform and as a network predicts them.
+
+Shapes: B batch, T samples, N frames (one per hop), C channels, R frames per code, S speakers, L lags.
+
+The analysis of a frame depends on a fixed window of samples around it and on nothing else, so it does not change with
+what lies outside, and needs no search over time.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vqaudio.nn.moments import Moments
+
+OCTAVE_COST = 0.03  # per octave: of two peaks of the same height, the one of the shorter period wins
+STRENGTH = 0.55  # least autocorrelation of a voiced frame
+SILENCE = 1e-7  # power below which a frame is unvoiced: -70 dB of full scale
+MEAN_OCTAVES = 7.3  # log2 of 158 Hz, about the middle of the pitch of women and men
+SPREAD = (0.5, 2.0)  # least and greatest factor by which `moved` changes the range of a voice
+MIN_VOICED = 10  # voiced frames from which the range of an utterance is measured
+BLOCK_FRAMES = 1024  # frames that are analysed at once
+
+
+@dataclass(frozen=True)
+class PitchConfig:
+    """Options of PitchTracker."""
+
+    win_length: int = 0
+    """analysis window, in samples; at least two periods of f_min. 0: no pitch"""
+    f_min: float = 60.0
+    """lowest F0, in Hz"""
+    f_max: float = 420.0
+    """highest F0, in Hz"""
+
+    def __post_init__(self) -> None:
+        if self.win_length < 0 or not 0 < self.f_min < self.f_max:
+            raise ValueError(f"win_length must be 0 or more and f_min above 0 and below f_max, got {self}")
+
+
+class Pitch(NamedTuple):
+    """Pitch of frames."""
+
+    voicing: Tensor  # (B, N) float32: 1 voiced, 0 unvoiced
+    octaves: Tensor  # (B, N) float32: log2 of F0 in Hz; in unvoiced frames that of the last voiced one
+
+    @classmethod
+    def unvoiced(cls, num_frames: int) -> Pitch:
+        """(1, N) without voice."""
+        return cls(torch.zeros(1, num_frames), torch.full((1, num_frames), MEAN_OCTAVES))
+
+    def repeated(self, count: int) -> Pitch:
+        """With the last frame `count` times more."""
+        return Pitch(*(F.pad(value, (0, count), mode="replicate") for value in self))
+
+    def frames(self, num_frames: int) -> Pitch:
+        """The first `num_frames` frames; missing ones are unvoiced."""
+        missing = max(0, num_frames - self.voicing.shape[1])
+        octaves = F.pad(self.octaves[:, :num_frames], (0, missing), value=MEAN_OCTAVES)
+        return Pitch(F.pad(self.voicing[:, :num_frames], (0, missing)), octaves)
+
+
+class PitchTracker:
+    """Waveform -> pitch of its frames: the highest peak of the autocorrelation of a window around each of them.
+
+    Boersma, "Accurate short-term analysis of the fundamental frequency and the harmonics-to-noise ratio of a sampled
+    sound" (1993), without its search for the best path.
+    """
+
+    def __init__(self, cfg: PitchConfig, hop: int, sample_rate: int):
+        """Raises ValueError for a window shorter than two periods of f_min, and for f_max above a quarter of the rate.
+        """
+        if cfg.win_length < max(2 * sample_rate / cfg.f_min, hop):
+            raise ValueError(
+                f"pitch.win_length must be at least two periods of f_min and a hop, {2 * sample_rate / cfg.f_min:.0f} "
+                f"and {hop} samples, got {cfg.win_length}"
+            )
+        if cfg.f_max > sample_rate / 4:
+            raise ValueError(f"pitch.f_max must be at most a quarter of the sample rate, got {cfg.f_max} Hz")
+        self.cfg, self.hop, self.sample_rate = cfg, hop, sample_rate
+        self.shortest, self.longest = math.ceil(sample_rate / cfg.f_max), math.floor(sample_rate / cfg.f_min)
+        self.window = torch.hann_window(cfg.win_length)
+        self.size = 2 ** math.ceil(math.log2(cfg.win_length + self.longest + 1))  # FFT
+        own = self._autocorrelation(self.window[None])[0]
+        self.scale = own / own[0]  # of the window: the autocorrelation falls with the lag
+
+    @torch.no_grad()
+    def __call__(self, wav: Tensor, num_frames: int) -> Pitch:
+        """(B, T) in [-1, 1] -> (B, N); frame n is that of the samples n * hop to (n + 1) * hop, zeros after the end."""
+        with torch.autocast(wav.device.type, enabled=False):
+            before = (self.cfg.win_length - self.hop) // 2
+            after = max(0, num_frames * self.hop + self.cfg.win_length - before - wav.shape[1])
+            windows = F.pad(wav.float(), (before, after)).unfold(1, self.cfg.win_length, self.hop)[:, :num_frames]
+            parts = [self._analysed(part) for part in windows.split(BLOCK_FRAMES, dim=1)]
+        voicing = torch.cat([voicing for voicing, _ in parts], dim=1)
+        return Pitch(voicing, held(voicing, torch.cat([octaves for _, octaves in parts], dim=1)))
+
+    def _analysed(self, windows: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, N, window) -> voicing and octaves (B, N)."""
+        windows = windows - windows.mean(2, keepdim=True)
+        found = self._autocorrelation(windows * self.window.to(windows.device))  # (B, N, L)
+        found = found / (found[..., :1] + 1e-9) / self.scale.to(windows.device)
+        inner = found[..., self.shortest : self.longest + 1]
+        before, after = found[..., self.shortest - 1 : self.longest], found[..., self.shortest + 1 : self.longest + 2]
+        cost = OCTAVE_COST * torch.log2(torch.arange(inner.shape[-1], device=windows.device) / self.shortest + 1)
+        peaks = (inner >= before) & (inner >= after)
+        best = torch.where(peaks, inner - cost, -1.0).argmax(2, keepdim=True)
+        y0, y1, y2 = (part.gather(2, best)[..., 0] for part in (before, inner, after))
+        shift = 0.5 * (y0 - y2) / (y0 - 2 * y1 + y2).clamp(max=-1e-6)  # vertex of the parabola through the peak
+        lags = self.shortest + best[..., 0] + shift.clamp(-0.5, 0.5)
+        voiced = (y1 > STRENGTH) & peaks.any(2) & (windows.square().mean(2) > SILENCE)
+        return voiced.float(), torch.log2(self.sample_rate / lags)
+
+    def _autocorrelation(self, windows: Tensor) -> Tensor:
+        """(..., window) -> (..., L), lags 0 to `longest` + 1."""
+        power = torch.fft.rfft(windows, self.size).abs().square()
+        return torch.fft.irfft(power, self.size)[..., : self.longest + 2]
+
+
+def held(voicing: Tensor, octaves: Tensor) -> Tensor:
+    """(B, N), (B, N) -> octaves (B, N), in unvoiced frames those of the last voiced one, MEAN_OCTAVES before it."""
+    positions = torch.arange(1, voicing.shape[1] + 1, device=voicing.device)
+    last = (positions * (voicing > 0)).cummax(1).values  # (B, N) position of the last voiced frame, 0 before it
+    return F.pad(octaves, (1, 0), value=MEAN_OCTAVES).gather(1, last)
+
+
+def moved(pitch: Pitch, mean: Tensor, std: Tensor) -> Pitch:
+    """The pitch of an utterance (1, N) with the mean and the range of another voice, both () in octaves.
+
+    The range is the standard deviation over voiced frames. It is changed by a factor in SPREAD, and not for utterances
+    with fewer than MIN_VOICED voiced frames.
+    """
+    voiced = pitch.octaves[pitch.voicing > 0]
+    if not len(voiced):
+        return pitch
+    own_mean, factor = voiced.mean(), torch.ones(())
+    if len(voiced) >= MIN_VOICED and std > 0:
+        factor = (std / voiced.std().clamp(min=1e-3)).clamp(*SPREAD)
+    return pitch._replace(octaves=mean + factor * (pitch.octaves - own_mean))
+
+
+class PitchLosses(NamedTuple):
+    """Sums over the frames of each code; 0 in padding."""
+
+    cross_entropy: Tensor  # (B, N) of voicing, in nats
+    squared_error: Tensor  # (B, N) of F0 in voiced frames, in octaves squared
+    num_voiced: Tensor  # (B, N)
+
+
+class PitchHead(nn.Module):
+    """Linear prediction of voicing and F0 from the conditioning of the decoder, and the pitch of each speaker.
+
+    F0 is predicted relative to the mean of the speaker.
+    """
+
+    mean: Tensor  # (S,) or (1,) without speakers: mean of log2 F0 over voiced frames
+    std: Tensor  # its standard deviation; 0: not measured
+
+    def __init__(self, cfg: PitchConfig, channels: int, hop: int, frame_hop: int, num_speakers: int, sample_rate: int):
+        """channels: C; hop: samples per code, a multiple of frame_hop. Raises ValueError as PitchTracker does."""
+        super().__init__()
+        self.tracker = PitchTracker(cfg, frame_hop, sample_rate)
+        self.out = nn.Linear(channels, 2 * (hop // frame_hop))
+        self.register_buffer("mean", torch.full((max(1, num_speakers),), MEAN_OCTAVES))
+        self.register_buffer("std", torch.zeros(max(1, num_speakers)))
+
+    def forward(self, cond: Tensor, speaker: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(B, C, N), (B,) -> logits of voicing, log2 of F0 in Hz, both (B, N * R)."""
+        logits, relative = rearrange(self.out(cond.mT), "b n (r two) -> two b (n r)", two=2)
+        return logits, relative + self._of(speaker, self.mean)
+
+    def predict(self, cond: Tensor, speaker: Tensor | None) -> Pitch:
+        """(B, C, N), (B,) -> the pitch of the N * R frames."""
+        logits, octaves = self(cond, speaker)
+        return Pitch((logits > 0).float(), octaves)
+
+    def losses(self, cond: Tensor, speaker: Tensor | None, wav: Tensor, mask: Tensor) -> PitchLosses:
+        """(B, C, N), (B,), waveforms (B, T), mask (B, N) bool -> PitchLosses."""
+        logits, octaves = (predicted.float() for predicted in self(cond, speaker))
+        true = self.tracker(wav, logits.shape[1])
+        nats = F.binary_cross_entropy_with_logits(logits, true.voicing, reduction="none")
+        errors = (octaves - true.octaves).square() * true.voicing
+        return PitchLosses(*(x.unflatten(1, (mask.shape[1], -1)).sum(2) * mask for x in (nats, errors, true.voicing)))
+
+    def moved(self, pitch: Pitch, speaker: Tensor | None) -> Pitch:
+        """The pitch of an utterance (1, N) with mean and range of `speaker` (1,); unchanged if they are not known."""
+        std = self._of(speaker, self.std)[0, 0]
+        return moved(pitch, self._of(speaker, self.mean)[0, 0], std) if std > 0 else pitch
+
+    def measure(self, speaker: int, wavs: list[Tensor]) -> None:
+        """Sets mean and standard deviation of a speaker from utterances (T,); a voice without pitch has the defaults."""
+        moments = Moments()
+        for wav in wavs:
+            pitch = self.tracker(wav[None], -(-len(wav) // self.tracker.hop))
+            moments.add(pitch.octaves[pitch.voicing > 0][:, None])
+        if moments.count >= MIN_VOICED:
+            self.mean[speaker], self.std[speaker] = moments.mean[0].float(), moments.std[0].float().clamp(min=1e-3)
+
+    def _of(self, speaker: Tensor | None, values: Tensor) -> Tensor:
+        """(B, 1)."""
+        return values[:1, None] if speaker is None else values[speaker][:, None]
