@@ -21,6 +21,7 @@ from vqaudio.metrics.conditioning_gap import conditioning_metrics
 from vqaudio.speech.frontend_init import initialise_frontend
 from vqaudio.speech.init_from import init_from
 from vqaudio.speech.model import SpeechVQVAE, SpeechVQVAEConfig
+from vqaudio.speech.pitch_init import initialise_pitch
 from vqaudio.speech.unit_targets import unit_targets
 from vqaudio.training import FitConfig, fit, processes, run_recipe
 from vqaudio.training.curves import plot_curves
@@ -66,6 +67,7 @@ def main() -> None:
     for name, left in init_from(model, cfg.init_from).items():
         processes().print(f"initialised from {name}; not copied: {', '.join(left) or 'nothing'}", file=sys.stderr)
     initialise_frontend(model, speech)
+    initialise_pitch(model, speech)
     targets, held_out_targets = unit_targets(cfg.model, speech, held_out, cfg.out.parent / "packed")
     v, around = cfg.validation, {"past": cfg.crops.past, "future": cfg.crops.future, "targets": held_out_targets}
     classes = cfg.model.decoder.num_classes

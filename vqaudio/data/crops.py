@@ -5,6 +5,7 @@ Shapes: B crops, T samples per crop, Q mu-law classes, U utterances.
 A batch is a dictionary:
     wav      (B, 1, T) float32 in [-1, 1), larger after a random gain: encoder input
     target   (B, T) int64 in [0, Q): decoder target
+    audio    (B, T) float32 in [-1, 1): the same before mu-law
     speaker  (B,) int64
     lengths  (B,) int64: number of valid samples
 and, if the encoder is to hear what is around a crop (CropConfig.past and future, P and A samples):
@@ -229,6 +230,7 @@ def _cut(
     batch = {
         "wav": _waveform(source),
         "target": classes[target.int() + INT16_SCALE],
+        "audio": _waveform(target)[:, 0],
         "speaker": torch.from_numpy(packed.speaker_ids[utterances]),
         "lengths": torch.from_numpy(lengths),
     }

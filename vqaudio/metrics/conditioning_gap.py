@@ -29,11 +29,17 @@ class ConditionedNLL(NamedTuple):
 
 
 def conditioning_metrics(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]]) -> dict[str, float]:
-    """Batches as in training -> `gap_metrics`; for a model with stage: codes, `unit_metrics` or `spectrum_metrics`."""
+    """Batches as in training -> `gap_metrics`, or what fits the stage of the model.
+
+    stage: codes has `unit_metrics` or `spectrum_metrics`, stage: context `spectrum_metrics`, stage: istft
+    `resynthesis_metrics`.
+    """
     if model.cfg.predicts_units:
         return unit_metrics(model, batches)
-    if model.cfg.stage == "codes":
+    if model.cfg.stage in ("codes", "context"):
         return spectrum_metrics(model, batches)
+    if model.cfg.stage == "istft":
+        return resynthesis_metrics(model, batches)
     return gap_metrics(conditioned_nll(model, batches))
 
 
@@ -43,10 +49,13 @@ def spectrum_metrics(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]]) -
 
     spectrum_error: mean squared error of standardised log-mel spectra, whose variance is about 1. conditioning_gap and
     speaker_gap: its increase with the codes, or the speaker, of the batch's next utterance. perplexity, entropy, usage,
-    dead_codes and codebook_size as in `gap_metrics`. Raises as `conditioned_nll` does.
+    dead_codes and codebook_size as in `gap_metrics`. With `pitch`, also voicing_error, the fraction of frames with the
+    wrong voicing, and pitch_error, the mean squared error of F0 in octaves squared, over voiced frames. Raises as
+    `conditioned_nll` does.
     """
     check_evaluating(model)
     errors, speakers = torch.zeros(3, dtype=torch.float64), set[int]()
+    pitch = torch.zeros(3, dtype=torch.float64)  # frames with the wrong voicing, squared error, voiced frames
     counts = torch.zeros(model.codebook_size, device=model.device)
     for cpu_batch in batches:
         batch = {name: value.to(model.device) for name, value in cpu_batch.items()}
@@ -57,13 +66,43 @@ def spectrum_metrics(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]]) -
         counts += torch.bincount(q.codes[model.valid_frames(lengths, q.codes.shape[1])], minlength=len(counts))
         for i, (z_q, who) in enumerate(((q.z_q, speaker), (q.z_q.roll(1, 0), speaker), (q.z_q, speaker.roll(1, 0)))):
             cond = model.conditioned(z_q, who)
-            errors[i] += model.spectrum_error_of_each(target, cond, lengths).double().sum().cpu()
+            errors[i] += model.spectrum_error_of_each(target, cond, lengths, batch.get("audio")).double().sum().cpu()
+            if i == 0 and model.pitch is not None:
+                pitch += model.pitch_errors(batch, cond)
     if not counts.sum():
         raise ValueError("there is nothing to evaluate: no batch")
     true, other_codes, other_speakers = (errors / counts.sum().item()).tolist()
     of_speaker = {"speaker_gap": other_speakers - true} if model.speakers and len(speakers) > 1 else {}
     metrics = {"spectrum_error": true, "conditioning_gap": other_codes - true, **of_speaker}
+    if model.pitch is not None:
+        wrong, squared_error, voiced = pitch.tolist()
+        frames = counts.sum().item() * (model.hop // model.cfg.spectrum.hop_length)
+        metrics |= {"voicing_error": wrong / frames, "pitch_error": squared_error / max(1.0, voiced)}
     return metrics | _usage(counts)
+
+
+@torch.no_grad()
+def resynthesis_metrics(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]]) -> dict[str, float]:
+    """Batches as in training -> multi-resolution STFT losses of the vocoder istft, given spectrum and pitch of speech.
+
+    spectral_convergence and log_stft_error (nepers), as of `MultiResolutionSTFT`, and resynthesis_loss, their sum.
+    Raises ValueError for no batch; RuntimeError for a model in training mode.
+    """
+    check_evaluating(model)
+    rows: list[Tensor] = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # of the noise: the same in every evaluation
+        for batch in batches:
+            logs = model.resynthesis_losses(batch["wav"].to(model.device)[:, 0])
+            rows.append(torch.stack(logs).double().cpu())
+    if not rows:
+        raise ValueError("there is nothing to evaluate: no batch")
+    convergence, error = torch.stack(rows).mean(0).tolist()
+    return {
+        "resynthesis_loss": convergence + error,
+        "spectral_convergence": convergence,
+        "log_stft_error": error,
+    }
 
 
 @torch.no_grad()

@@ -173,6 +173,11 @@ class SpeechVQVAEConfig:
         return tuple(name for name in VOCODERS if has[name] and name in trained)
 
     @property
+    def freezes_codes(self) -> bool:
+        """Whether encoder and codebook stay as they are in training."""
+        return self.stage in ("context", "decoder", "istft")
+
+    @property
     def predicts_units(self) -> bool:
         """Whether training needs the targets of the unit objective."""
         return self.stage == "codes" and self.target == "units"

@@ -10,7 +10,6 @@ from vqaudio.nn.fsq import FSQConfig
 from vqaudio.nn.quantizer import QuantizerConfig
 from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.speech.prior import CodePrior
-from vqaudio.speech.vocoders import VOCODERS
 
 
 def model_facts(model: SpeechVQVAE) -> dict[str, str]:
@@ -26,7 +25,8 @@ def model_facts(model: SpeechVQVAE) -> dict[str, str]:
         **({"front-end": f"{frontend.kind}, {frontend.n_mels} bands"} if frontend.n_mels else {}),
         "encoder": f"{millions(model.encoder)} parameters",
         **({"context": f"{millions(model.context)} parameters"} if model.context else {}),
-        "decoder": f"{millions(model.decoder)} parameters",
+        **({"decoder": f"{millions(model.decoder)} parameters"} if "wavenet" in model.vocoders else {}),
+        **({"istft": f"{millions(model.istft)} parameters"} if model.istft else {}),
         "vocoder": _vocoders(model),
         "quantizer": f"{_quantizer_kind(model.cfg.quantizer)}, {model.codebook_size} codes of dimension {encoder.dim}",
         "sample rate": f"{model.sample_rate} Hz",
@@ -37,14 +37,12 @@ def model_facts(model: SpeechVQVAE) -> dict[str, str]:
         "encoder field": f"{samples(encoder.receptive_field)} (receptive field, including look-ahead)",
         "decoder field": f"{samples(decoder.receptive_field)} (receptive field)",
         "speakers": f"{len(model.speakers)}: {', '.join(model.speakers)}" if model.speakers else "none",
-        **({"decoder trained": "no (stage: codes)"} if model.cfg.stage == "codes" else {}),
     }
 
 
 def _vocoders(model: SpeechVQVAE) -> str:
-    """The default vocoder, and the other one if the model has it."""
-    others = [name for name in VOCODERS if name != model.cfg.vocoder and (name == "wavenet" or model.spectrum)]
-    return ", ".join([f"{model.cfg.vocoder} (default)", *others])
+    """Those that the model has."""
+    return ", ".join(f"{name} (default)" if name == model.cfg.vocoder else name for name in model.vocoders) or "none"
 
 
 def _quantizer_kind(cfg: QuantizerConfig) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -10,7 +12,8 @@ import torch
 from vqaudio.checkpoint import ModelError, load_model
 from vqaudio.speech.config import CODE_PARTS
 from vqaudio.speech.model import SpeechVQVAE
-from vqaudio.speech.speakers import SPEAKER_WEIGHT
+from vqaudio.speech.speakers import SPEAKER_PITCH, SPEAKER_WEIGHT
+from vqaudio.speech.vocoders import VOCODERS, Vocoder
 
 
 def init_from(model: SpeechVQVAE, names: Sequence[str | Path]) -> dict[str | Path, list[str]]:
@@ -24,12 +27,13 @@ def init_from(model: SpeechVQVAE, names: Sequence[str | Path]) -> dict[str | Pat
     Raises ModelError if nothing can be copied from a checkpoint, and for stage: decoder, if no checkpoint has the codes
     of `model`, or if the context that was trained on these codes does not fit.
     """
-    not_copied, fingerprints = {}, set[str]()
+    not_copied, fingerprints, vocoders = {}, set[str](), set[Vocoder]()
     for name in names:
         source = load_model(name, kind=SpeechVQVAE)
         copied = _copy_weights(source, model)
         if not copied:
             raise ModelError(f"no weight of {name} has the name and shape of a weight of the new model")
+        vocoders |= {name for name in source.cfg.trained_vocoders if _complete(name, source, model, copied)}
         context = {key for key in source.state_dict() if key.startswith("context.")}
         if model.cfg.stage == "decoder" and source.fingerprint == model.fingerprint and not context <= copied:
             raise ModelError(
@@ -38,12 +42,20 @@ def init_from(model: SpeechVQVAE, names: Sequence[str | Path]) -> dict[str | Pat
             )
         not_copied[name] = sorted(model.state_dict().keys() - copied)
         fingerprints.add(source.fingerprint)
-    if model.cfg.stage == "decoder" and model.fingerprint not in fingerprints:
+    if model.cfg.freezes_codes and model.fingerprint not in fingerprints:
         raise ModelError(
-            "stage: decoder freezes encoder and codebook, so init_from must name the model that has them, with the "
-            f"same encoder, normalizer and quantizer configuration; got {', '.join(map(str, names)) or 'none'}"
+            f"stage: {model.cfg.stage} freezes encoder and codebook, so init_from must name the model that has them, "
+            f"with the same encoder, normalizer and quantizer configuration; got {', '.join(map(str, names)) or 'none'}"
         )
+    model.cfg = replace(model.cfg, inherited_vocoders=tuple(name for name in VOCODERS if name in vocoders))
     return not_copied
+
+
+def _complete(vocoder: Vocoder, source: SpeechVQVAE, target: SpeechVQVAE, copied: set[str]) -> bool:
+    """Whether all weights of a vocoder were copied, but for speaker embeddings."""
+    prefixes = {"wavenet": ("decoder.", "acoustic."), "istft": ("istft.",), "griffin-lim": ()}[vocoder]
+    keys = {key for key in source.state_dict() | target.state_dict() if key.startswith(prefixes)}
+    return keys - {SPEAKER_WEIGHT} <= copied
 
 
 @torch.no_grad()
@@ -54,14 +66,15 @@ def _copy_weights(source: SpeechVQVAE, target: SpeechVQVAE) -> set[str]:
     code_weights = {key for key in new if key.startswith(CODE_PARTS)}
     if not code_weights <= copied:
         copied -= code_weights
-    if source.cfg.stage == "codes":
+    if "wavenet" not in source.cfg.trained_vocoders:
         copied = {key for key in copied if not key.startswith("decoder.")}
-    copied.discard(SPEAKER_WEIGHT)
+    copied -= {SPEAKER_WEIGHT, *SPEAKER_PITCH}
     for key in copied:
         new[key].copy_(old[key])
     shared = set(target.speakers) & set(source.speakers)
     if shared and new[SPEAKER_WEIGHT].shape[1] == old[SPEAKER_WEIGHT].shape[1]:
-        for speaker in shared:
-            new[SPEAKER_WEIGHT][target.speaker_id(speaker)] = old[SPEAKER_WEIGHT][source.speaker_id(speaker)]
-        copied |= {SPEAKER_WEIGHT} if len(shared) == len(target.speakers) else set()
+        keys = [SPEAKER_WEIGHT, *(key for key in SPEAKER_PITCH if key in new and key in old)]
+        for speaker, key in product(shared, keys):
+            new[key][target.speaker_id(speaker)] = old[key][source.speaker_id(speaker)]
+        copied |= set(keys) if len(shared) == len(target.speakers) else set()
     return copied

@@ -1,6 +1,7 @@
-"""Codes to waveforms with the WaveNet of a model: a batch of utterances, or one utterance as a stream.
+"""Codes to waveforms with the vocoders of a model: a batch of utterances, or one utterance as a stream.
 
-Shapes: B utterances, T samples, N frames, D code dimension, C conditioning channels (D without a context network).
+Shapes: B utterances, T samples, N frames, D code dimension, C conditioning channels (D without a context network), R
+acoustic frames per code.
 """
 
 from __future__ import annotations
@@ -12,14 +13,17 @@ import torch
 from torch import Tensor
 
 from vqaudio.data.mulaw import mulaw_decode
-from vqaudio.nn.context import Context
+from vqaudio.nn.acoustic import AcousticFrames
+from vqaudio.nn.context import Context, MelHead
 from vqaudio.nn.modes import check_not_traced
+from vqaudio.nn.pitch import Pitch, PitchHead
 from vqaudio.nn.quantizer import Quantizer
 from vqaudio.nn.quantizer_protocol import check_codes
+from vqaudio.nn.source_filter import IstftVocoder
 from vqaudio.nn.wavenet import WaveNet
 from vqaudio.sampling.backends import choose, generate
 from vqaudio.sampling.config import SamplingConfig
-from vqaudio.torch_defaults import with_own_defaults
+from vqaudio.torch_defaults import one_thread, with_own_defaults
 
 STREAM_FRAMES = 16  # codes that are decoded at a time when `decode_stream` gets a whole utterance
 
@@ -52,11 +56,18 @@ def pieces(quantizer: Quantizer, arriving: Iterable[Tensor], hop: int, num_sampl
             yield Piece(quantizer.decode(codes.to(quantizer.device)[None])[0], samples)
 
 
+class FramePiece(NamedTuple):
+    """Consecutive acoustic frames of an utterance."""
+
+    frames: AcousticFrames  # (1, N)
+    num_samples: int
+
+
 @torch.no_grad()
 def contextualize(
-    context: Context | None, decoder: WaveNet, arriving: Iterable[Piece], speaker: Tensor | None
+    context: Context | None, decoder: WaveNet, arriving: Iterable[Piece], speaker: Tensor | None, hop: int
 ) -> Iterator[Piece]:
-    """Pieces with code vectors (D, N) of one utterance, speaker (1,) -> pieces with the decoder's conditioning (C, N).
+    """Pieces with code vectors (D, N) of one utterance, speaker (1,) -> pieces with the conditioning (C, N).
 
     The same bits however the utterance is divided into pieces.
     """
@@ -64,10 +75,68 @@ def contextualize(
         yield from arriving
         return
     embedding = None if decoder.speaker is None or speaker is None else decoder.speaker(speaker)
-    state = context.start(context.code.weight)
-    for piece in arriving:
-        cond, state = context.extend(piece.cond[None], embedding, state)
-        yield piece._replace(cond=cond[0])
+    yield from _through(context, arriving, embedding, hop)
+
+
+@torch.no_grad()
+def predict_frames(
+    spectrum: MelHead, head: PitchHead, arriving: Iterable[Piece], speaker: Tensor | None, pitch: Pitch | None
+) -> Iterator[FramePiece]:
+    """Pieces with the conditioning (C, N), speaker (1,) -> acoustic frames, with the `pitch` (1, N * R) if it is given.
+
+    The same bits however the utterance is divided into pieces, because codes are computed one at a time.
+    """
+    position = 0
+    for cond, num_samples in arriving:
+        with one_thread(), torch.autocast(cond.device.type, enabled=False):
+            each = [code[None] for code in cond.split(1, dim=1)]  # (1, C, 1)
+            spectra = torch.cat([spectrum(code) for code in each], dim=1)
+            found = [head.predict(code, speaker) for code in each] if pitch is None else []
+        end = position + spectra.shape[1]
+        if pitch is None:
+            own = Pitch(*(torch.cat(parts, dim=1) for parts in zip(*found, strict=True)))
+        else:
+            own = Pitch(*(value[:, position:end].to(cond.device) for value in pitch))
+        yield FramePiece(AcousticFrames(spectra, own), num_samples)
+        position = end
+
+
+@torch.no_grad()
+def encode_frames(acoustic: Context, arriving: Iterable[FramePiece], hop: int) -> Iterator[Piece]:
+    """Acoustic frames of one utterance -> pieces with the conditioning (C, N * R) of a WaveNet that reads frames."""
+    return _through(acoustic, (Piece(frames.features()[0], samples) for frames, samples in arriving), None, hop)
+
+
+def _through(context: Context, arriving: Iterable[Piece], embedding: Tensor | None, hop: int) -> Iterator[Piece]:
+    """Pieces of one utterance -> the same through a context network, later by its look-ahead. hop: samples per frame."""
+    state, missing = context.start(context.code.weight), 0  # samples that arrived and were not yielded
+    for vectors, num_samples in arriving:
+        cond, state = context.extend(vectors[None], embedding, state)
+        missing += num_samples
+        if cond.shape[2]:
+            samples = min(missing, cond.shape[2] * hop)
+            missing -= samples
+            yield Piece(cond[0], samples)
+    if missing:
+        yield Piece(context.finish(embedding, state)[0], missing)
+
+
+@with_own_defaults
+@torch.no_grad()
+def render_stream(vocoder: IstftVocoder, arriving: Iterable[FramePiece], seed: int) -> Iterator[Tensor]:
+    """Acoustic frames of one utterance -> its waveform in pieces, (T,) float32 in [-1, 1]. `seed`: of the noise.
+
+    The same bits however the utterance is divided into pieces.
+    """
+    check_not_traced("generation")
+    state, generator, missing = vocoder.start(), torch.Generator().manual_seed(seed), 0
+    for frames, num_samples in arriving:
+        with one_thread():
+            wav, state = vocoder.extend(frames, state, generator)
+        missing += num_samples - len(wav)
+        yield wav.clamp(-1, 1).cpu()
+    with one_thread():
+        yield vocoder.finish(state, generator)[:missing].clamp(-1, 1).cpu()
 
 
 def synthesize(

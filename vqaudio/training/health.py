@@ -26,7 +26,7 @@ VerdictName = Literal[
 ]
 LOSS_METRICS = (  # lower is better
     *("bits_per_sample", "bits_per_dim", "bits_per_code"),
-    *("unit_loss", "spectrum_error"),
+    *("unit_loss", "spectrum_error", "resynthesis_loss"),
 )
 FATAL: tuple[VerdictName, ...] = ("diverged", "codebook collapse", "posterior collapse")  # more steps do not help
 
@@ -116,6 +116,8 @@ def assess(metrics: Mapping[str, float], step: int, cfg: HealthConfig | None = N
         return Verdict("healthy", f"{metrics[per]:.3g} {unit}, a unigram model has {unigram:.3g}")
     if gap is not None:
         return Verdict("healthy", "the decoder uses codes and speaker")
+    if per == "resynthesis_loss":
+        return Verdict("healthy", f"{metrics[per]:.3g} {unit}")
     return Verdict("healthy", "the decoder uses the codes")
 
 
