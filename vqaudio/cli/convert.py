@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +23,7 @@ from vqaudio.cli.console import (
     load,
 )
 from vqaudio.sampling.config import SamplingConfig
+from vqaudio.speech.vocoders import PitchSource
 
 
 def convert(
@@ -32,6 +34,13 @@ def convert(
     ],
     model: Model = "mini",
     vocoder: ChosenVocoder = None,
+    pitch: Annotated[
+        PitchSource,
+        arg(
+            help="source: the pitch of the input, moved to mean and range of the target speaker; codes: as the codes "
+            "predict it. For vocoders that are told the pitch"
+        ),
+    ] = "source",
     sampling: Sampling = SamplingConfig(),
     batch_size: Batch = 16,
     device: Device = "auto",
@@ -60,8 +69,16 @@ def convert(
         outputs = name_outputs(sources, speakers, out, failures, overwrite=overwrite or resume)
         storable = [source for source in sources if (source.id, speakers[0]) in outputs]
         rows = tokenize_all(net, storable, failures)
-        jobs = (DecodeJob(outputs[row.id, name], row.tokens, name) for row in rows for name in speakers)
+        told = pitch == "source" and vocoder in net.vocoders_with_pitch
+        paths = {source.id: source.path for source in storable}
+
+        def jobs() -> Iterator[DecodeJob]:
+            for row in rows:
+                own = net.pitch_of(paths[row.id]) if told else None
+                for name in speakers:
+                    yield DecodeJob(outputs[row.id, name], row.tokens, name, own)
+
         decode_to_files(
-            net, jobs, len(outputs), sampling, vocoder, batch_size=batch_size, overwrite=overwrite, resume=resume
+            net, jobs(), len(outputs), sampling, vocoder, batch_size=batch_size, overwrite=overwrite, resume=resume
         )
     return 1 if failures else 0

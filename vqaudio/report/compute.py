@@ -44,8 +44,10 @@ _OF_CONVERSION = ("similarity_target", "similarity_source", "closer_to_target", 
 ABX_ITEMS = 10  # of a phone by a speaker, at most
 LOSSES = {  # of words: system -> the metric, and the system with one loss less
     reconstruction("griffin-lim"): ("wer_lost_by_codes", INVERTED),
+    reconstruction("istft"): ("wer_lost_by_istft", reconstruction("griffin-lim")),
     reconstruction("wavenet"): ("wer_lost_by_wavenet", reconstruction("griffin-lim")),
     conversion("griffin-lim"): ("wer_lost_by_codes", INVERTED),
+    conversion("istft"): ("wer_lost_by_istft", conversion("griffin-lim")),
     conversion("wavenet"): ("wer_lost_by_wavenet", conversion("griffin-lim")),
 }
 

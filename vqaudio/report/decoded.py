@@ -1,7 +1,8 @@
 """Audio that a report measures: some utterances of a set, as they are and as the model decodes them in several ways.
 
 Each kind of audio loses something more than the one before, so that losses can be attributed: the original, its
-log-mel spectrum inverted by Griffin-Lim, the spectrum predicted from the codes inverted likewise, and the WaveNet.
+log-mel spectrum inverted by Griffin-Lim, the spectrum predicted from the codes inverted likewise, and the vocoders that
+were trained. As `vqaudio convert` does it, conversions have the pitch of the original, where the vocoder is told one.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from vqaudio.data.manifest import Utterance
 from vqaudio.data.text import words_of
 from vqaudio.metrics.spectrum_probe import Spectrum, SpectrumProbe
 from vqaudio.nn.log_mel import LogMel, LogMelConfig
+from vqaudio.nn.pitch import Pitch
 from vqaudio.report.datasets import EvaluationSet, Wav, spread, training_speech
 from vqaudio.report.systems import INVERTED, ORIGINAL, TITLES, NotApplicableError, conversion, reconstruction
 from vqaudio.sampling.config import SamplingConfig
@@ -144,8 +146,11 @@ def decode_speech(
             own = sources if model.speakers else None
             audio[reconstruction(vocoder)] = _decode(model, batch, own, sampling, vocoder)
     if converted_to:
+        told = model.vocoders_with_pitch
+        pitches = [model.pitch_of(wav) for wav in audio[ORIGINAL]] if told else []
         for vocoder in available:
-            audio[conversion(vocoder)] = _decode(model, batch, converted_to, sampling, vocoder)
+            own = pitches if vocoder in told else None
+            audio[conversion(vocoder)] = _decode(model, batch, converted_to, sampling, vocoder, own)
     return DecodedSpeech(utterances, converted_to, audio)
 
 
@@ -155,11 +160,12 @@ def _decode(
     speakers: Sequence[str] | None,
     sampling: SamplingConfig,
     vocoder: Vocoder,
+    pitches: Sequence[Pitch] | None = None,
 ) -> list[Wav]:
     wavs = []
     for start in range(0, len(tokens), DECODE_BATCH):
         part = slice(start, start + DECODE_BATCH)
         names = None if speakers is None else speakers[part]
-        decoded = model.decode_batch(tokens[part], names, sampling, vocoder=vocoder)
+        decoded = model.decode_batch(tokens[part], names, sampling, vocoder, pitches and pitches[part])
         wavs += [wav.numpy() for wav in decoded]
     return wavs

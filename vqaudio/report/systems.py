@@ -12,7 +12,8 @@ MODEL = "tokens"  # codes of the model under evaluation
 RANDOM = "random codes"
 KMEANS: dict[str, FeatureKind] = {"k-means log-mel": "log_mel", "k-means MFCC": "mfcc"}  # baselines without a network
 RECONSTRUCTION, CONVERSION = "reconstruction", "conversion"  # in summaries: those of the model's default vocoder
-TITLES: dict[Vocoder, str] = {"griffin-lim": "Griffin-Lim", "wavenet": "WaveNet"}  # in the order of the report
+# in the order of the report
+TITLES: dict[Vocoder, str] = {"griffin-lim": "Griffin-Lim", "istft": "iSTFT", "wavenet": "WaveNet"}
 ORIGINAL = "original"
 INVERTED = f"{ORIGINAL} ({TITLES['griffin-lim']})"  # the original's log-mel spectrum as audio, without any code
 

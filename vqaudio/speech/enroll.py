@@ -30,6 +30,7 @@ from vqaudio.speech.enroll_config import AdaptConfig
 from vqaudio.speech.enroll_data import NewSpeakers
 from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.speech.speaker_bits import bits_by_speaker, quantized_codes
+from vqaudio.speech.pitch_init import initialise_pitch
 from vqaudio.speech.speakers import check_new_names, with_speakers
 from vqaudio.training import FitConfig, TrainingError, fit
 
@@ -82,6 +83,7 @@ def adapt(
     adapted = with_speakers(model, speech.speakers)  # new embeddings start at the mean of the original ones
     train = pack(speech.train, work / "train", adapted.sample_rate, adapted.speakers)
     valid = pack(speech.valid, work / "valid", adapted.sample_rate, adapted.speakers)
+    initialise_pitch(adapted, train)
     crops = [_EnrollmentCrops.of(adapted, name, train, valid, cfg) for name in speech.speakers]
     original = list(range(len(model.speakers)))
     bits_mean = [each.evaluate(adapted, [each.id])[0] for each in crops]
@@ -146,9 +148,9 @@ class EnrollmentObjective(nn.Module):
         return self
 
     def forward(
-        self, wav: Tensor, target: Tensor, speaker: Tensor, lengths: Tensor
+        self, wav: Tensor, target: Tensor, speaker: Tensor, lengths: Tensor, audio: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """(B, 1, T), (B, T) int64, (B,), (B,) -> (loss (), logs), as of SpeechVQVAE.
+        """(B, 1, T), (B, T) int64, (B,), (B,), (B, T) -> (loss (), logs), as of SpeechVQVAE; `audio` is not used.
 
         The loss is the negative log-likelihood in nats per sample, plus the distillation loss if there is a teacher.
         """

@@ -52,7 +52,9 @@ def init_from(model: SpeechVQVAE, names: Sequence[str | Path]) -> dict[str | Pat
 
 
 def _complete(vocoder: Vocoder, source: SpeechVQVAE, target: SpeechVQVAE, copied: set[str]) -> bool:
-    """Whether all weights of a vocoder were copied, but for speaker embeddings."""
+    """Whether a vocoder was copied whole, but for speaker embeddings, and what it is conditioned on stays as it is."""
+    if vocoder == "wavenet" and target.acoustic is None and target.cfg.stage in ("codes", "context"):
+        return False
     prefixes = {"wavenet": ("decoder.", "acoustic."), "istft": ("istft.",), "griffin-lim": ()}[vocoder]
     keys = {key for key in source.state_dict() | target.state_dict() if key.startswith(prefixes)}
     return keys - {SPEAKER_WEIGHT} <= copied

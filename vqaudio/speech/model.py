@@ -122,7 +122,7 @@ class SpeechVQVAE(nn.Module):
         past, past_lengths, future: samples around each crop for the encoder, as `Encoder.crop` takes them; None: the
         crop is encoded as an utterance. units, cepstra: the targets of target: units, as `UnitHead.losses` takes them.
         audio: (B, T) the speech of `target` before mu-law, whose spectrum and pitch are predicted; None: `target` is
-        decoded, with its quantization noise.
+        decoded, with its quantization noise. In stage: context `wav` takes its place.
 
         Equation 3 of the paper: the negative log-likelihood in nats, averaged over valid samples, and the loss of the
         quantizer; with `spectrum`, also the squared error of the log-mel spectrum; with target: units its losses, and
@@ -148,6 +148,8 @@ class SpeechVQVAE(nn.Module):
             own, own_logs = self._unit_loss(self.unit_losses(z_q, speaker, mask, units, cepstra), units)
             loss, logs, z_q = loss + own, logs | own_logs, z_q.detach()
         cond = self.conditioned(z_q, speaker)
+        if self.cfg.stage == "context":
+            audio = wav[:, 0]  # at the level of the encoder input: codes that tell the level can be decoded at it
         audio = self._audio(target, lengths) if audio is None else audio
         if "wavenet" in TRAINED_VOCODERS[self.cfg.stage]:
             before = cond if self.acoustic is None else self.acoustic(self._true_frames(audio, z.shape[2]).features())

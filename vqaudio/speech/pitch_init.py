@@ -15,7 +15,7 @@ MAX_SECONDS = 120.0  # of each speaker
 
 
 def initialise_pitch(model: SpeechVQVAE, speech: PackedSpeech) -> None:
-    """Measures speakers of `speech` whose pitch no checkpoint brought. To be called by every process.
+    """Measures the speakers of `speech` whose pitch is not known yet. To be called by every process.
 
     The indices of the speakers of `speech` are those of the model. The first process computes for all.
     """

@@ -16,6 +16,7 @@ from torch import Tensor
 from vqaudio.atomic import check_name, check_names_folder, check_writable
 from vqaudio.data.audio import WRITABLE, AudioError, Failures, together
 from vqaudio.data.audio_folders import Source, file_name
+from vqaudio.nn.pitch import Pitch
 from vqaudio.sampling.config import SamplingConfig
 from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.speech.tokens import Tokens
@@ -32,6 +33,7 @@ class DecodeJob(NamedTuple):
     path: Path  # audio file to write
     tokens: Tokens
     speaker: str | None  # target speaker; None for a model without speakers
+    pitch: Pitch | None = None  # of the speech that the tokens were made from; None: as the codes predict it
 
 
 class DecodedUtterance(NamedTuple):
@@ -60,7 +62,8 @@ def decode_jobs(
         for start in range(0, len(window), batch_size):
             together = window[start : start + batch_size]
             names = [job.speaker for job in together if job.speaker is not None]
-            wavs = model.decode_batch([job.tokens for job in together], names or None, sampling, vocoder)
+            pitches = [job.pitch for job in together]
+            wavs = model.decode_batch([job.tokens for job in together], names or None, sampling, vocoder, pitches)
             for job, wav in zip(together, wavs, strict=True):
                 yield DecodedUtterance(job, wav)
 

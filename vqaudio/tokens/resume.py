@@ -34,16 +34,15 @@ COMPARED_PIECES = 2  # of `decode_stream`, 16 codes each: what is decoded again 
 def is_decoded(model: SpeechVQVAE, job: DecodeJob, sampling: SamplingConfig, vocoder: Vocoder | None = None) -> bool:
     """Whether the audio file of a job is there: of its length, and with the samples that decoding begins with.
 
-    Of the vocoder griffin-lim, which is fast and makes no utterance in part, all samples are compared. Raises
-    FileExistsError for a file of another length or with other samples, which is another utterance or was made with
+    Of the other vocoders than the WaveNet, which are fast, all samples are compared. Raises FileExistsError for a file of another length or with other samples, which is another utterance or was made with
     another speaker, model, vocoder or sampling.
     """
     if not job.path.exists():
         return False
-    if model.check_vocoder(vocoder) == "griffin-lim":
-        expected = model.decode(job.tokens, job.speaker, sampling, vocoder)
+    if model.check_vocoder(vocoder) != "wavenet":
+        expected = model.decode(job.tokens, job.speaker, sampling, vocoder, job.pitch)
     else:
-        pieces = model.decode_stream(job.tokens, job.speaker, sampling, vocoder)
+        pieces = model.decode_stream(job.tokens, job.speaker, sampling, vocoder, job.pitch)
         expected = torch.cat(list(islice(pieces, COMPARED_PIECES)))
     try:
         with soundfile.SoundFile(job.path) as file:
