@@ -85,8 +85,9 @@ class SpeechVQVAEConfig:
     """standard deviation of the noise on the spectrum that vocoders are trained on"""
     stage: Literal["joint", "codes", "context", "decoder", "istft"] = "joint"
     """what is trained. joint: everything; codes: everything but the vocoders, to predict `target`, which takes minutes;
-    context: the context network and what it predicts; decoder: the WaveNet and the context network; istft: the vocoder
-    istft, which takes minutes and needs no codes. The last three leave encoder and codebook as they are"""
+    context: the context network and what it predicts; decoder: the WaveNet and, unless it reads acoustic frames, the
+    context network; istft: the vocoder istft, which needs no codes. The last three leave encoder and codebook as they
+    are"""
     vocoder: Vocoder = "wavenet"
     """default vocoder. wavenet: the decoder; griffin-lim: no network, but the predicted log-mel spectrum, inverted;
     istft: filters for pulses and noise, predicted from spectrum and pitch"""

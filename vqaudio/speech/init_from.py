@@ -52,8 +52,11 @@ def init_from(model: SpeechVQVAE, names: Sequence[str | Path]) -> dict[str | Pat
 
 
 def _complete(vocoder: Vocoder, source: SpeechVQVAE, target: SpeechVQVAE, copied: set[str]) -> bool:
-    """Whether a vocoder was copied whole, but for speaker embeddings, and what it is conditioned on stays as it is."""
-    if vocoder == "wavenet" and target.acoustic is None and target.cfg.stage in ("codes", "context"):
+    """Whether a vocoder was copied whole, but for speaker embeddings, and what it is conditioned on stays as it is.
+
+    The WaveNet shares the speaker embedding with the context network, so it does not outlast training of that.
+    """
+    if vocoder == "wavenet" and target.cfg.stage in ("codes", "context"):
         return False
     prefixes = {"wavenet": ("decoder.", "acoustic."), "istft": ("istft.",), "griffin-lim": ()}[vocoder]
     keys = {key for key in source.state_dict() | target.state_dict() if key.startswith(prefixes)}

@@ -79,8 +79,9 @@ class SpeechVQVAE(nn.Module):
         self.decoder = WaveNet(cfg.decoder)
         self._fingerprint = CachedFingerprint()
         nn.ModuleList(self._frozen()).requires_grad_(False)
-        if self.decoder.speaker is not None and cfg.stage != "istft":
-            self.decoder.speaker.requires_grad_(True)  # the context network uses the speaker embeddings too
+        if self.decoder.speaker is not None:  # the context network and the unit head use the speaker embedding too
+            kept = cfg.stage == "istft" or (cfg.stage == "decoder" and self.acoustic is not None)
+            self.decoder.speaker.requires_grad_(not kept)
 
     # --- training ---
 
@@ -91,7 +92,7 @@ class SpeechVQVAE(nn.Module):
             "joint": (),
             "codes": vocoders,
             "context": (*CODE_PARTS, *vocoders),
-            "decoder": (*CODE_PARTS, "istft"),
+            "decoder": (*CODE_PARTS, "istft", *(context if self.acoustic is not None else ())),
             "istft": (*CODE_PARTS, *context, "decoder", "acoustic"),
         }[self.cfg.stage]
         if self.cfg.predicts_units and self.spectrum is None:
