@@ -29,6 +29,7 @@ def test_batch_has_the_shapes_and_types_of_the_contract(packed) -> None:
     assert {key: (tuple(value.shape), value.dtype) for key, value in batch.items()} == {
         "wav": ((8, 1, 1000), torch.float32),
         "target": ((8, 1000), torch.int64),
+        "audio": ((8, 1000), torch.float32),
         "speaker": ((8,), torch.int64),
         "lengths": ((8,), torch.int64),
     }

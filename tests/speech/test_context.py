@@ -48,6 +48,28 @@ def test_the_same_bits_however_the_codes_arrive(randomise, cuts) -> None:
     torch.testing.assert_close(whole, context(z_q, embedding))
 
 
+@pytest.mark.parametrize("cuts", [[1] * 40, [7, 33], [CONTEXT_CHUNK, 24], [40]])
+@pytest.mark.parametrize("lookahead", [1, 5, 20])
+def test_with_look_ahead_too(randomise, cuts, lookahead) -> None:
+    cfg = ContextConfig(dilations=(1, 4), channels=6, lookahead=lookahead)
+    context = randomise(Context(cfg, 4, 5)).requires_grad_(False)
+    z_q, embedding = torch.randn(1, 4, 40), torch.randn(1, 5)
+    state, found = context.start(z_q), []
+    for n, piece in enumerate(z_q.split(cuts, dim=2)):
+        cond, state = context.extend(piece, embedding, state)
+        found.append(cond)
+        assert sum(cond.shape[2] for cond in found) == max(0, sum(cuts[: n + 1]) - lookahead)
+    found.append(context.finish(embedding, state))
+    whole, state = context.extend(z_q, embedding, context.start(z_q))
+    whole = torch.cat([whole, context.finish(embedding, state)], 2)
+    assert torch.equal(torch.cat(found, 2), whole)
+    torch.testing.assert_close(whole, context(z_q, embedding))
+    later = z_q.clone()
+    later[:, :, 30:] += 1
+    same = (context(later, embedding) == context(z_q, embedding)).all(1)[0]
+    assert same[: 30 - lookahead].all() and not same[30 - lookahead]
+
+
 def test_streamed_speech_equals_whole_speech(model) -> None:
     tokens = model.tokenize(torch.rand(3000) * 0.4 - 0.2)
     whole = model.decode(tokens, "anna")
@@ -183,7 +205,7 @@ def test_spectrum_metrics_measure_codes_and_speakers(config, model) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"stage": "both"}, "'joint', 'codes' or 'decoder'"),
+        ({"stage": "both"}, "one of 'joint', 'codes', 'context', 'decoder', 'istft'"),
         ({"context": ContextConfig()}, "needs a context network"),
         ({"spectrum": LogMelConfig(n_mels=10, hop_length=50, win_length=100)}, "divides"),
         ({"spectrum": LogMelConfig(), "stage": "codes"}, "spectrum.n_mels"),

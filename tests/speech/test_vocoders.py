@@ -118,9 +118,9 @@ def test_what_cannot_be_is_refused(
         inverting.decode_stream(own, "anna")
     streamed = torch.cat(list(inverting.decode_stream(own, "anna", vocoder="wavenet")))
     assert torch.equal(streamed, inverting.decode(own, "anna", vocoder="wavenet"))
-    with pytest.raises(ValueError, match="vocoder must be 'wavenet' or 'griffin-lim', got 'hifi-gan'"):
+    with pytest.raises(ValueError, match="vocoder must be 'wavenet' or 'griffin-lim' or 'istft', got 'hifi-gan'"):
         inverting.decode(own, "anna", vocoder="hifi-gan")  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ValueError, match="vocoder must be 'wavenet' or 'griffin-lim', got 'lpc'"):
+    with pytest.raises(ValueError, match="vocoder must be 'wavenet' or 'griffin-lim' or 'istft', got 'lpc'"):
         replace(tiny_config, vocoder="lpc")
     with pytest.raises(ValueError, match=r"set spectrum\.n_mels, or vocoder: wavenet"):
         replace(tiny_config, vocoder="griffin-lim")

@@ -41,8 +41,9 @@ def model_facts(model: SpeechVQVAE) -> dict[str, str]:
 
 
 def _vocoders(model: SpeechVQVAE) -> str:
-    """Those that the model has."""
-    return ", ".join(f"{name} (default)" if name == model.cfg.vocoder else name for name in model.vocoders) or "none"
+    """Those that the model has, the default one first."""
+    names = sorted(model.vocoders, key=lambda name: name != model.cfg.vocoder)
+    return ", ".join(f"{name} (default)" if name == model.cfg.vocoder else name for name in names) or "none"
 
 
 def _quantizer_kind(cfg: QuantizerConfig) -> str:

@@ -540,7 +540,7 @@ class SpeechVQVAE(nn.Module):
 
     def _conditioning(self, tokens: Tokens, speaker: Tensor | None, pitch: Pitch | None = None) -> Tensor:
         """Tokens, speaker (1,) -> what the WaveNet is conditioned on, (C, N)."""
-        whole = self._contextualized([tokens.codes], None, speaker)
+        whole = self._contextualized([tokens.codes], tokens.num_samples, speaker)
         return torch.cat([piece.cond for piece in self._decoder_pieces(whole, speaker, pitch)], dim=1)
 
     def _moved(self, pitch: Pitch | None, tokens: Tokens, speaker: Tensor | None) -> Pitch | None:

@@ -113,12 +113,16 @@ def _through(context: Context, arriving: Iterable[Piece], embedding: Tensor | No
     for vectors, num_samples in arriving:
         cond, state = context.extend(vectors[None], embedding, state)
         missing += num_samples
-        if cond.shape[2]:
-            samples = min(missing, cond.shape[2] * hop)
+        if samples := min(missing, cond.shape[2] * hop):
             missing -= samples
-            yield Piece(cond[0], samples)
+            yield _piece(cond, samples, hop)
     if missing:
-        yield Piece(context.finish(embedding, state)[0], missing)
+        yield _piece(context.finish(embedding, state), missing, hop)
+
+
+def _piece(cond: Tensor, num_samples: int, hop: int) -> Piece:
+    """Without frames after the end of the utterance: its last code may have more of them than samples."""
+    return Piece(cond[0, :, : -(-num_samples // hop)], num_samples)
 
 
 @with_own_defaults

@@ -1,0 +1,246 @@
+"""Models with acoustic frames between codes and vocoders: stages, pitch, and equal samples by any way of decoding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from vqaudio import SpeechVQVAE, SpeechVQVAEConfig, Tokens, load_model, save_model
+from vqaudio.checkpoint import ModelError
+from vqaudio.data.packed import PackedSpeech
+from vqaudio.metrics.conditioning_gap import conditioning_metrics
+from vqaudio.nn.context import ContextConfig
+from vqaudio.nn.pitch import Pitch, PitchConfig
+from vqaudio.nn.source_filter import IstftConfig
+from vqaudio.speech.describe import model_facts
+from vqaudio.speech.init_from import init_from
+from vqaudio.speech.pitch_init import initialise_pitch
+from vqaudio.speech.speakers import with_speakers
+
+SAMPLES = 3200  # of a crop: long enough for the STFT loss at a hop of 40 samples
+
+
+@pytest.fixture(scope="module")
+def config(spectrum_config: SpeechVQVAEConfig) -> SpeechVQVAEConfig:
+    return replace(
+        spectrum_config,
+        context=replace(spectrum_config.context, lookahead=2),
+        pitch=PitchConfig(win_length=640),
+        acoustic=ContextConfig(dilations=(1,), channels=6, lookahead=1),
+        istft=IstftConfig(dilations=(1,), channels=6, lookahead=2, points=9),
+        vocoder="istft",
+    )
+
+
+@pytest.fixture(scope="module")
+def model(config: SpeechVQVAEConfig, initialised: Callable[..., SpeechVQVAE], randomise) -> SpeechVQVAE:
+    """Ready to use, with the pitch of two of its three speakers."""
+    made = initialised(config, samples=SAMPLES)
+    for seed, part in enumerate((made.context, made.spectrum, made.pitch, made.acoustic, made.istft)):
+        randomise(part, seed=seed)
+    assert made.pitch is not None
+    made.pitch.mean.copy_(torch.tensor([6.9, 7.6, 7.3]))
+    made.pitch.std.copy_(torch.tensor([0.2, 0.3, 0.0]))
+    return made.requires_grad_(False)
+
+
+def hum(hertz: float, samples: int = SAMPLES) -> Tensor:
+    t = torch.arange(samples) / 16000
+    return 0.1 * sum(torch.sin(2 * torch.pi * hertz * k * t) / k for k in range(1, 6))
+
+
+def batch_of(rows: int = 3) -> dict[str, Tensor]:
+    wav = torch.stack([hum(100 + 40 * i) for i in range(rows)])
+    return {
+        "wav": wav[:, None],
+        "target": torch.randint(16, wav.shape, generator=torch.Generator().manual_seed(0)),
+        "audio": wav,
+        "speaker": torch.arange(rows) % 3,
+        "lengths": torch.full((rows,), SAMPLES),
+    }
+
+
+def stage_of(model: SpeechVQVAE, **changes) -> SpeechVQVAE:
+    made = SpeechVQVAE(replace(model.cfg, **changes))
+    made.load_state_dict(model.state_dict())
+    return made
+
+
+# --- decoding ---
+
+
+@pytest.mark.parametrize("vocoder", ["wavenet", "istft"])
+@pytest.mark.parametrize("given", [False, True])
+def test_streamed_equals_whole_equals_batch(model: SpeechVQVAE, vocoder, given) -> None:
+    tokens = model.tokenize(hum(120, 2990))
+    pitch = model.pitch_of(hum(120, 2990)) if given else None
+    whole = model.decode(tokens, "anna", vocoder=vocoder, pitch=pitch)
+    assert whole.shape == (2990,) and whole.any()
+    assert torch.equal(torch.cat(list(model.decode_stream(tokens, "anna", vocoder=vocoder, pitch=pitch))), whole)
+    if not given:
+        one_by_one = torch.cat(list(model.decode_stream(iter(tokens.codes.tolist()), "anna", vocoder=vocoder)))
+        assert torch.equal(one_by_one[: 2990 - 80], whole[: 2990 - 80])  # whole frames, whose samples do not end early
+    short = Tokens(tokens.codes[:5], 390, tokens.sample_rate, tokens.hop, tokens.model)
+    together = model.decode_batch([short, tokens], ["bert", "anna"], vocoder=vocoder, pitch=[None, pitch])
+    assert torch.equal(together[1], whole)
+    assert torch.equal(together[0], model.decode(short, "bert", vocoder=vocoder))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_istft_does_not_depend_on_threads(model: SpeechVQVAE, threads) -> None:
+    tokens, before = model.tokenize(hum(150, 3000)), torch.get_num_threads()
+    expected = model.decode(tokens, "bert", seed=4)
+    try:
+        torch.set_num_threads(threads)
+        assert torch.equal(model.decode(tokens, "bert", seed=4), expected)
+    finally:
+        torch.set_num_threads(before)
+    assert not torch.equal(model.decode(tokens, "bert", seed=5), expected)
+
+
+def test_conversion_passes_the_pitch_on(model: SpeechVQVAE) -> None:
+    wav = hum(110)
+    tokens, pitch = model.tokenize(wav), model.pitch_of(wav)
+    assert pitch.voicing.mean() > 0.9
+    for vocoder in ("istft", "wavenet"):
+        given = model.decode(tokens, "bert", vocoder=vocoder, pitch=pitch)
+        assert torch.equal(model.convert(wav, "bert", vocoder=vocoder), given)
+        predicted = model.decode(tokens, "bert", vocoder=vocoder)
+        assert torch.equal(model.convert(wav, "bert", vocoder=vocoder, pitch="codes"), predicted)
+        assert not torch.equal(given, predicted)
+    assert model.vocoders_with_pitch == ("wavenet", "istft")
+    assert torch.equal(
+        model.convert(wav, "bert", vocoder="griffin-lim"), model.decode(tokens, "bert", vocoder="griffin-lim")
+    )
+    moved = model._moved(pitch, tokens, torch.tensor([1]))
+    assert moved is not None and moved.octaves.shape == (1, 2 * len(tokens.codes))
+    voiced = moved.octaves[moved.voicing > 0]
+    assert float(voiced.mean()) == pytest.approx(7.6, abs=0.02)
+
+
+def test_models_without_pitch_say_so(spectrum_model: SpeechVQVAE, model: SpeechVQVAE) -> None:
+    with pytest.raises(ValueError, match=r"no vocoder that is told the pitch"):
+        spectrum_model.pitch_of(hum(100))
+    with pytest.raises(ValueError, match=r"no trained vocoder istft.*--model\.stage istft"):
+        spectrum_model.decode(spectrum_model.tokenize(hum(100)), "anna", vocoder="istft")
+    with pytest.raises(ValueError, match="codes as they arrive"):
+        model.decode_stream(iter([1, 2]), "anna", pitch=Pitch.unvoiced(4))
+
+
+# --- training ---
+
+
+@pytest.mark.parametrize(
+    ("stage", "moved", "logged"),
+    [
+        ("codes", {"encoder", "context", "spectrum", "pitch"}, {"spectrum_error", "voicing_bits", "pitch_error"}),
+        ("context", {"context", "spectrum", "pitch", "decoder"}, {"spectrum_error", "voicing_bits", "pitch_error"}),
+        ("decoder", {"decoder", "acoustic"}, {"bits_per_sample"}),
+        ("istft", {"istft"}, {"spectral_convergence", "log_stft_error"}),
+        (
+            "joint",
+            {"encoder", "context", "spectrum", "pitch", "decoder", "acoustic", "istft"},
+            {"bits_per_sample", "spectrum_error", "pitch_error", "log_stft_error"},
+        ),
+    ],
+)
+def test_what_each_stage_trains(model: SpeechVQVAE, stage, moved, logged) -> None:
+    learner = stage_of(model, stage=stage).train()
+    loss, logs = learner(**batch_of())
+    loss.backward()
+    found = {name.split(".")[0] for name, p in learner.named_parameters() if p.grad is not None and p.grad.any()}
+    assert moved <= found and logged <= set(logs)
+    if learner.cfg.freezes_codes:
+        assert found == moved and learner.fingerprint == model.fingerprint
+    if stage == "context":  # of the decoder only the speaker embedding, which the context shares
+        assert [name for name, p in learner.decoder.named_parameters() if p.grad is not None] == ["speaker.weight"]
+    metrics = conditioning_metrics(learner.eval(), [batch_of()])
+    assert all(np.isfinite(value) for value in metrics.values())
+
+
+def test_the_wavenet_is_trained_on_true_frames(model: SpeechVQVAE) -> None:
+    """Its loss does not depend on the codes, and that of the predicted frames does."""
+    learner, batch = stage_of(model, stage="decoder").eval(), batch_of()
+    other = {**batch, "wav": batch["wav"].flip(0) * 0.3}
+    with torch.no_grad():
+        same = [learner(**each)[1]["bits_per_sample"] for each in (batch, other)]
+        assert torch.equal(*same)
+        nll = [learner.nll_of_each(b["target"], learner.quantize(b["wav"], b["lengths"])[1].z_q, b["speaker"],
+                                   b["lengths"]) for b in (batch, other)]  # fmt: skip
+    assert not torch.equal(*nll)
+
+
+def test_metrics_of_the_stages(model: SpeechVQVAE) -> None:
+    of_context = conditioning_metrics(stage_of(model, stage="context").eval(), [batch_of()])
+    assert 0 <= of_context["voicing_error"] <= 1 and of_context["pitch_error"] >= 0
+    learner = stage_of(model, stage="istft").eval()
+    of_istft = conditioning_metrics(learner, [batch_of()])
+    assert of_istft == conditioning_metrics(learner, [batch_of()])  # the same noise each time
+    assert of_istft["resynthesis_loss"] == of_istft["spectral_convergence"] + of_istft["log_stft_error"]
+    short = {name: value[..., :2000] if value.dim() > 1 else value for name, value in batch_of().items()}
+    with pytest.raises(ValueError, match="crops of at least 2688 samples, got 2000"):
+        conditioning_metrics(learner, [short])
+
+
+# --- checkpoints ---
+
+
+def test_stages_hand_their_vocoders_on(config: SpeechVQVAEConfig, model: SpeechVQVAE, tmp_path) -> None:
+    assert model.vocoders == ("wavenet", "griffin-lim", "istft")
+    save_model(stage_of(model, stage="context", inherited_vocoders=()), tmp_path / "context")
+    of_context = load_model(tmp_path / "context")
+    assert of_context.vocoders == ("griffin-lim",)
+    learner = SpeechVQVAE(replace(config, stage="istft"))
+    init_from(learner, [tmp_path / "context"])
+    assert learner.vocoders == ("griffin-lim", "istft") and learner.fingerprint == model.fingerprint
+    assert model_facts(learner)["vocoder"] == "istft (default), griffin-lim"
+    save_model(learner, tmp_path / "istft")
+    last = SpeechVQVAE(replace(config, stage="decoder"))
+    init_from(last, [tmp_path / "istft"])
+    assert last.vocoders == ("wavenet", "griffin-lim", "istft")
+    save_model(last, tmp_path / "last")
+    assert load_model(tmp_path / "last").vocoders == last.vocoders
+    again = SpeechVQVAE(replace(config, stage="context"))
+    init_from(again, [tmp_path / "last"])  # the WaveNet shares the speaker embedding, which this stage trains
+    assert again.vocoders == ("griffin-lim", "istft")
+    with pytest.raises(ModelError, match="stage: istft freezes encoder and codebook"):
+        init_from(SpeechVQVAE(replace(config, stage="istft")), [])
+
+
+def test_pitch_goes_with_the_speaker(config: SpeechVQVAEConfig, model: SpeechVQVAE, tmp_path) -> None:
+    save_model(model, tmp_path)
+    learner = SpeechVQVAE(replace(config, stage="context", speakers=("dora", "bert")))
+    (left,) = init_from(learner, [tmp_path]).values()
+    assert learner.pitch is not None and {"pitch.mean", "pitch.std"} <= set(left)
+    assert learner.pitch.mean.tolist() == pytest.approx([7.3, 7.6]) and learner.pitch.std.tolist()[0] == 0
+    pcm = torch.cat([hum(200), hum(300)]).mul(32767).short().numpy()
+    lengths = np.array([SAMPLES, SAMPLES])
+    offsets, ids = np.array([0, SAMPLES]), np.array([0, 1])
+    speech = PackedSpeech(16000, ("dora", "bert"), ("a", "b"), offsets, lengths, ids, pcm, "")
+    initialise_pitch(learner, speech)
+    assert 2 ** float(learner.pitch.mean[0]) == pytest.approx(200, rel=0.01)
+    assert float(learner.pitch.mean[1]) == pytest.approx(7.6)  # known from the checkpoint
+    extended = with_speakers(model, ["emil"])
+    assert extended.pitch is not None
+    assert extended.pitch.mean.tolist() == pytest.approx([6.9, 7.6, 7.3, (6.9 + 7.6 + 7.3) / 3])
+    assert extended.pitch.std.tolist() == pytest.approx([0.2, 0.3, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pitch": PitchConfig()}, "acoustic reads spectrum and pitch"),
+        ({"pitch": PitchConfig(), "acoustic": ContextConfig()}, "istft reads spectrum and pitch"),
+        ({"istft": IstftConfig()}, "vocoder: istft needs"),
+        ({"istft": IstftConfig(), "vocoder": "wavenet", "stage": "istft"}, "stage: istft needs"),
+        ({"frame_noise": -1.0}, "frame_noise"),
+    ],
+)
+def test_invalid_configurations_are_refused(config: SpeechVQVAEConfig, changes, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(config, **changes)
