@@ -21,6 +21,7 @@ from vqaudio.speech.describe import model_facts
 from vqaudio.speech.init_from import init_from
 from vqaudio.speech.pitch_init import initialise_pitch
 from vqaudio.speech.speakers import with_speakers
+from vqaudio.speech.vocoding import moved_pitch
 
 SAMPLES = 3200  # of a crop: long enough for the STFT loss at a hop of 40 samples
 
@@ -117,7 +118,7 @@ def test_conversion_passes_the_pitch_on(model: SpeechVQVAE) -> None:
     assert torch.equal(
         model.convert(wav, "bert", vocoder="griffin-lim"), model.decode(tokens, "bert", vocoder="griffin-lim")
     )
-    moved = model._moved(pitch, tokens, torch.tensor([1]))
+    moved = moved_pitch(model, pitch, tokens, torch.tensor([1]))
     assert moved is not None and moved.octaves.shape == (1, 2 * len(tokens.codes))
     voiced = moved.octaves[moved.voicing > 0]
     assert float(voiced.mean()) == pytest.approx(7.6, abs=0.02)

@@ -13,6 +13,7 @@ from vqaudio.metrics.conditioning_gap import conditioning_metrics
 from vqaudio.nn.context import CONTEXT_CHUNK, Context, ContextConfig
 from vqaudio.nn.encoder import EncoderConfig
 from vqaudio.nn.frontend import LogMelConfig
+from vqaudio.speech.acoustic import decoded_target
 from vqaudio.speech.init_from import init_from
 
 
@@ -176,9 +177,10 @@ def test_the_spectrum_error_ignores_padding(config) -> None:
     learner = SpeechVQVAE(replace(config, stage="codes"))
     learner.eval()
     target, lengths = torch.randint(16, (2, 800)), torch.tensor([800, 330])
-    cond = torch.randn(2, 6, 10)
-    alone = learner.spectrum_error_of_each(target[1:, :400], cond[1:, :, :5], lengths[1:])
-    torch.testing.assert_close(learner.spectrum_error_of_each(target, cond, lengths)[1:], alone)
+    cond, audio = torch.randn(2, 6, 10), decoded_target(learner, target, lengths)
+    assert audio[0].any() and not audio[1, 330:].any()
+    alone = learner.spectrum_error_of_each(audio[1:, :400], cond[1:, :, :5], lengths[1:])
+    torch.testing.assert_close(learner.spectrum_error_of_each(audio, cond, lengths)[1:], alone)
 
 
 def test_spectrum_metrics_measure_codes_and_speakers(config, model) -> None:
@@ -194,7 +196,8 @@ def test_spectrum_metrics_measure_codes_and_speakers(config, model) -> None:
     with torch.no_grad():
         _, q = learner.quantize(batch["wav"], batch["lengths"])
         cond = learner.conditioned(q.z_q.roll(1, 0), batch["speaker"])
-        other = learner.spectrum_error_of_each(batch["target"], cond, batch["lengths"]).sum() / 24
+        audio = decoded_target(learner, batch["target"], batch["lengths"])
+        other = learner.spectrum_error_of_each(audio, cond, batch["lengths"]).sum() / 24
     assert metrics["spectrum_error"] + metrics["conditioning_gap"] == pytest.approx(float(other), rel=1e-5)
     assert {"speaker_gap", "perplexity", "codebook_size"} <= set(metrics)
     one = {name: value[:1] for name, value in batch.items()}

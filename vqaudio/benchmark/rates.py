@@ -16,12 +16,16 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from vqaudio.nn.acoustic import NUM_PITCH_FEATURES, AcousticFrames
 from vqaudio.nn.frontend import LogMel
+from vqaudio.nn.pitch import MEAN_OCTAVES, Pitch
+from vqaudio.nn.source_filter import IstftVocoder
 from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
 from vqaudio.sampling.backends import Sampler, block_steps
 from vqaudio.sampling.config import SamplingConfig
 from vqaudio.sampling.logits import draw
 from vqaudio.speech.griffin_lim import griffin_lim
+from vqaudio.torch_defaults import one_thread
 
 
 def sampler_rate(
@@ -111,6 +115,21 @@ def griffin_lim_rate(log_mel: LogMel, *, seconds: float = 0.2, repeats: int = 5)
 
     run(hop)  # imports librosa, which takes longer than all the rest
     return median_rate(run, least=hop, seconds=seconds, repeats=repeats)
+
+
+def istft_rate(vocoder: IstftVocoder, *, seconds: float = 0.2, repeats: int = 5) -> float:
+    """Samples per second that the vocoder istft makes of acoustic frames, on one thread; it has no others."""
+    bands, generator = vocoder.net.code.in_features - NUM_PITCH_FEATURES, torch.Generator()
+
+    @torch.inference_mode()
+    def run(steps: int) -> None:
+        count = steps // vocoder.hop
+        pitch = Pitch(torch.ones(1, count), torch.full((1, count), MEAN_OCTAVES))
+        with one_thread():
+            _, state = vocoder.extend(AcousticFrames(torch.randn(1, count, bands), pitch), vocoder.start(), generator)
+            vocoder.finish(state, generator)
+
+    return median_rate(run, least=vocoder.hop, seconds=seconds, repeats=repeats)
 
 
 def median_rate(work: Callable[[int], object], *, least: int, seconds: float, repeats: int) -> float:

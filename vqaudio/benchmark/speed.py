@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from vqaudio.benchmark.rates import (
     griffin_lim_rate,
+    istft_rate,
     reference_rate,
     sampler_rate,
     wavenet_vocoder_missing,
@@ -22,6 +23,7 @@ from vqaudio.kernels import machine
 from vqaudio.kernels.library import kernels
 from vqaudio.kernels.precision import PRECISIONS, Precision
 from vqaudio.nn.frontend import LogMel, LogMelConfig
+from vqaudio.nn.source_filter import IstftConfig, IstftVocoder
 from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
 from vqaudio.sampling.backends import choose, ring_buffers
 from vqaudio.sampling.compiled import shape_of
@@ -29,6 +31,7 @@ from vqaudio.sampling.config import SamplingConfig
 
 REFERENCE, WAVENET_VOCODER, RING, COMPILED = "reference loop", "wavenet_vocoder", "ring buffers", "compiled"
 SPECTRUM = LogMelConfig(n_mels=80)  # of 16 kHz, as the shipped model predicts it
+ISTFT = IstftConfig(dilations=(1, 2, 1, 2, 1))  # its filters, as the shipped model predicts them
 TRIALS = 5  # the best counts, because other work on the machine only slows trials down
 
 
@@ -127,6 +130,12 @@ def measure_bandwidth(model: BenchmarkModel, seconds: float = 0.2) -> float | No
 def measure_griffin_lim(plan: Plan) -> float:
     """The real-time factor of the vocoder griffin-lim on one thread; the context network before it takes little."""
     return griffin_lim_rate(LogMel(SPECTRUM, 16000), seconds=plan.seconds, repeats=plan.repeats) / 16000
+
+
+def measure_istft(plan: Plan) -> float:
+    """The real-time factor of the vocoder istft on one thread; the context network before it takes little."""
+    vocoder = IstftVocoder(ISTFT, SPECTRUM.n_mels, SPECTRUM.hop_length, 16000).eval().requires_grad_(False)
+    return istft_rate(vocoder, seconds=plan.seconds, repeats=plan.repeats) / 16000
 
 
 def compare(model: BenchmarkModel, host: Machine, bandwidth: float | None, plan: Plan) -> Iterator[Speed]:

@@ -21,6 +21,7 @@ from vqaudio.benchmark.speed import (
     compare,
     measure_bandwidth,
     measure_griffin_lim,
+    measure_istft,
     measure_machine,
 )
 from vqaudio.kernels.library import why_missing
@@ -46,8 +47,9 @@ def bench(
         check_writable(out, overwrite=overwrite)
     host = measure_machine(torch.get_num_threads() if threads is None else threads, plan.seconds)
     _print_all(describe_machine(host), print_line)
-    inverting = measure_griffin_lim(plan)
-    print_line(f"the vocoder griffin-lim, one utterance, one thread: RTF {_number(inverting)}")
+    others = {"griffin-lim": measure_griffin_lim(plan), "istft": measure_istft(plan)}
+    for name, rtf in others.items():
+        print_line(f"the vocoder {name}, one utterance, one thread: RTF {_number(rtf)}")
     models = []
     for model in plan.models:
         bandwidth = measure_bandwidth(model, plan.seconds)
@@ -58,7 +60,8 @@ def bench(
             speeds.append(speed._asdict())
         facts = {"multiply_adds": model.multiply_adds, "weight_bytes": model.weight_bytes, "bandwidth": bandwidth}
         models.append({**asdict(model), **facts, "speeds": speeds})
-    results = {"machine": host._asdict(), "griffin_lim": {"real_time_factor": inverting}, "models": models}
+    vocoders = {name: {"real_time_factor": rtf} for name, rtf in others.items()}
+    results = {"machine": host._asdict(), "vocoders": vocoders, "models": models}
     if out is not None:
         with atomic_file(out, overwrite=overwrite) as path:
             path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

@@ -13,6 +13,8 @@ from torch import Tensor
 from vqaudio.metrics.confidence import Estimate, ratio
 from vqaudio.nn.modes import check_evaluating
 from vqaudio.nn.quantizer import Quantized, perplexity
+from vqaudio.speech.acoustic import decoded_target
+from vqaudio.speech.losses import resynthesis_losses
 from vqaudio.speech.model import SpeechVQVAE
 
 MAX_SAMPLES = 2**16  # in a batch of the decoder: about a gigabyte
@@ -59,16 +61,17 @@ def spectrum_metrics(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]]) -
     counts = torch.zeros(model.codebook_size, device=model.device)
     for cpu_batch in batches:
         batch = {name: value.to(model.device) for name, value in cpu_batch.items()}
-        target, speaker, lengths = batch["target"], batch["speaker"], batch["lengths"]
+        speaker, lengths, audio = batch["speaker"], batch["lengths"], _audio(model, batch)
         _check_batch(lengths)
         speakers |= set(speaker.tolist())
         _, q = _quantized(model, batch)
-        counts += torch.bincount(q.codes[model.valid_frames(lengths, q.codes.shape[1])], minlength=len(counts))
+        mask = model.valid_frames(lengths, q.codes.shape[1])
+        counts += torch.bincount(q.codes[mask], minlength=len(counts))
         for i, (z_q, who) in enumerate(((q.z_q, speaker), (q.z_q.roll(1, 0), speaker), (q.z_q, speaker.roll(1, 0)))):
             cond = model.conditioned(z_q, who)
-            errors[i] += model.spectrum_error_of_each(target, cond, lengths, batch.get("audio")).double().sum().cpu()
+            errors[i] += model.spectrum_error_of_each(audio, cond, lengths).double().sum().cpu()
             if i == 0 and model.pitch is not None:
-                pitch += model.pitch_errors(batch, cond)
+                pitch += model.pitch.errors(cond, model.known(speaker), audio, mask)
     if not counts.sum():
         raise ValueError("there is nothing to evaluate: no batch")
     true, other_codes, other_speakers = (errors / counts.sum().item()).tolist()
@@ -93,8 +96,8 @@ def resynthesis_metrics(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # of the noise: the same in every evaluation
         for batch in batches:
-            logs = model.resynthesis_losses(batch["wav"].to(model.device)[:, 0])
-            rows.append(torch.stack(logs).double().cpu())
+            found = resynthesis_losses(model, batch["wav"].to(model.device)[:, 0])
+            rows.append(torch.stack(found).double().cpu())
     if not rows:
         raise ValueError("there is nothing to evaluate: no batch")
     convergence, error = torch.stack(rows).mean(0).tolist()
@@ -134,7 +137,7 @@ def unit_metrics(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]]) -> di
         sizes += torch.stack([found.num_clusters.sum(), found.num_cepstra.sum()]).double().cpu()
         if model.spectrum is not None:
             cond = model.conditioned(q.z_q, speaker)
-            spectrum_error += float(model.spectrum_error_of_each(batch["target"], cond, lengths).sum())
+            spectrum_error += float(model.spectrum_error_of_each(_audio(model, batch), cond, lengths).sum())
     if not sizes.all():
         raise ValueError("there is nothing to evaluate: no batch")
     nats, error = (sums / sizes).T
@@ -145,6 +148,11 @@ def unit_metrics(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]]) -> di
     metrics |= {"cluster_bits": float(nats[0]) / math.log(2), "cepstrum_error": float(error[0])}
     metrics |= {"spectrum_error": spectrum_error / counts.sum().item()} if model.spectrum is not None else {}
     return metrics | _usage(counts)
+
+
+def _audio(model: SpeechVQVAE, batch: dict[str, Tensor]) -> Tensor:
+    """The speech of a batch as in training, (B, T)."""
+    return batch["audio"] if "audio" in batch else decoded_target(model, batch["target"], batch["lengths"])
 
 
 def _quantized(model: SpeechVQVAE, batch: dict[str, Tensor]) -> tuple[Tensor, Quantized]:

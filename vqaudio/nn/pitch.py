@@ -74,8 +74,7 @@ class PitchTracker:
     """
 
     def __init__(self, cfg: PitchConfig, hop: int, sample_rate: int):
-        """Raises ValueError for a window shorter than two periods of f_min, and for f_max above a quarter of the rate.
-        """
+        """Raises ValueError for a window shorter than two periods of f_min, and for f_max above a quarter of the rate."""
         if cfg.win_length < max(2 * sample_rate / cfg.f_min, hop):
             raise ValueError(
                 f"pitch.win_length must be at least two periods of f_min and a hop, {2 * sample_rate / cfg.f_min:.0f} "
@@ -151,6 +150,7 @@ class PitchLosses(NamedTuple):
     cross_entropy: Tensor  # (B, N) of voicing, in nats
     squared_error: Tensor  # (B, N) of F0 in voiced frames, in octaves squared
     num_voiced: Tensor  # (B, N)
+    num_frames: Tensor  # () valid frames
 
 
 class PitchHead(nn.Module):
@@ -185,8 +185,22 @@ class PitchHead(nn.Module):
         logits, octaves = (predicted.float() for predicted in self(cond, speaker))
         true = self.tracker(wav, logits.shape[1])
         nats = F.binary_cross_entropy_with_logits(logits, true.voicing, reduction="none")
-        errors = (octaves - true.octaves).square() * true.voicing
-        return PitchLosses(*(x.unflatten(1, (mask.shape[1], -1)).sum(2) * mask for x in (nats, errors, true.voicing)))
+        squared = (octaves - true.octaves).square() * true.voicing
+        sums = (x.unflatten(1, (mask.shape[1], -1)).sum(2) * mask for x in (nats, squared, true.voicing))
+        return PitchLosses(*sums, mask.sum() * (logits.shape[1] // mask.shape[1]))
+
+    @torch.no_grad()
+    def errors(self, cond: Tensor, speaker: Tensor | None, wav: Tensor, mask: Tensor) -> Tensor:
+        """As `losses` -> (3,) float64 on the CPU, sums over all valid frames.
+
+        Frames with the wrong voicing, squared error of F0 in octaves squared over voiced frames, voiced frames.
+        """
+        predicted = self.predict(cond, speaker)
+        true = self.tracker(wav, predicted.voicing.shape[1])
+        valid = mask.repeat_interleave(predicted.voicing.shape[1] // mask.shape[1], dim=1)
+        wrong, voiced = (predicted.voicing != true.voicing) * valid, true.voicing * valid
+        squared = (predicted.octaves - true.octaves).square() * voiced
+        return torch.stack([wrong.sum(), squared.sum(), voiced.sum()]).double().cpu()
 
     def moved(self, pitch: Pitch, speaker: Tensor | None) -> Pitch:
         """The pitch of an utterance (1, N) with mean and range of `speaker` (1,); unchanged if they are not known."""

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from vqaudio.nn.acoustic import NUM_PITCH_FEATURES, AcousticFrames
 from vqaudio.nn.context import CONTEXT_CHUNK, Context, ContextConfig, ContextState
 from vqaudio.nn.pitch import MEAN_OCTAVES, Pitch
+from vqaudio.nn.stft_loss import MultiResolutionSTFT
 
 OVERLAP = 4  # windows over each sample
 DELAY_FRAMES = OVERLAP - 1  # frames after which the samples of a frame are complete
@@ -86,6 +87,7 @@ class IstftVocoder(nn.Module):
         self.out = nn.Linear(cfg.channels, 2 * cfg.points)
         nn.init.normal_(self.out.weight, std=0.01)
         nn.init.constant_(self.out.bias, LOG_START)
+        self.loss = MultiResolutionSTFT()
         self.size = 2 ** math.ceil(math.log2(1.5 * OVERLAP * hop))  # FFT: room for responses of half a window
         with torch.device("cpu"):
             self.register_buffer("window", torch.hann_window(OVERLAP * hop), persistent=False)
@@ -161,9 +163,7 @@ class IstftVocoder(nn.Module):
         phase = torch.zeros(rows, 1, dtype=torch.float64, device=like.device)
         return RenderState(unvoiced, phase, like.new_zeros(rows, 2, past), like.new_zeros(rows, self.size - self.hop))
 
-    def _render(
-        self, hidden: Tensor, pitch: Pitch, noise: Tensor, state: RenderState
-    ) -> tuple[Tensor, RenderState]:
+    def _render(self, hidden: Tensor, pitch: Pitch, noise: Tensor, state: RenderState) -> tuple[Tensor, RenderState]:
         """(B, C, N), pitch of these frames and of the next one (B, N + 1), noise (B, T) -> (B, T), next state."""
         pulses, phase = self._pulses(pitch, state)
         sources = torch.cat([state.sources, torch.stack([pulses, noise], dim=1)], dim=2)  # (B, 2, past + T)

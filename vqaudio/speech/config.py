@@ -167,6 +167,20 @@ class SpeechVQVAEConfig:
             )
 
     @property
+    def frozen_parts(self) -> tuple[str, ...]:
+        """Names of the modules that are not trained in this stage."""
+        context, vocoders = ("context", "spectrum", "pitch"), ("decoder", "acoustic", "istft")
+        of_stage = {
+            "joint": (),
+            "codes": vocoders,
+            "context": (*CODE_PARTS, *vocoders),
+            "decoder": (*CODE_PARTS, "istft", *(context if self.acoustic.dilations else ())),
+            "istft": (*CODE_PARTS, *context, "decoder", "acoustic"),
+        }
+        no_loss = ("context",) if self.predicts_units and not self.spectrum.n_mels else ()
+        return (*of_stage[self.stage], *no_loss)
+
+    @property
     def trained_vocoders(self) -> tuple[Vocoder, ...]:
         """Those that the model has and whose weights have been trained; griffin-lim has none."""
         has = {"wavenet": True, "istft": bool(self.istft.dilations), "griffin-lim": False}

@@ -29,8 +29,8 @@ from vqaudio.nn.wavenet import WaveNet
 from vqaudio.speech.enroll_config import AdaptConfig
 from vqaudio.speech.enroll_data import NewSpeakers
 from vqaudio.speech.model import SpeechVQVAE
-from vqaudio.speech.speaker_bits import bits_by_speaker, quantized_codes
 from vqaudio.speech.pitch_init import initialise_pitch
+from vqaudio.speech.speaker_bits import bits_by_speaker, quantized_codes
 from vqaudio.speech.speakers import check_new_names, with_speakers
 from vqaudio.training import FitConfig, TrainingError, fit
 

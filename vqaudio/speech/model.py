@@ -18,9 +18,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqaudio.data.mulaw import mulaw_decode
 from vqaudio.fingerprint import CachedFingerprint
-from vqaudio.nn.acoustic import NUM_PITCH_FEATURES, AcousticFrames
+from vqaudio.nn.acoustic import NUM_PITCH_FEATURES
 from vqaudio.nn.context import Context, MelHead
 from vqaudio.nn.encoder import Encoder
 from vqaudio.nn.modes import check_evaluating, check_not_traced
@@ -29,22 +28,19 @@ from vqaudio.nn.pitch import Pitch, PitchHead
 from vqaudio.nn.quantizer import Quantized, build_quantizer
 from vqaudio.nn.regularizers import jitter
 from vqaudio.nn.source_filter import IstftVocoder
-from vqaudio.nn.stft_loss import WINDOWS, MultiResolutionSTFT
 from vqaudio.nn.units import UnitHead, UnitLosses
 from vqaudio.nn.wavenet import WaveNet
 from vqaudio.sampling.config import SamplingConfig, SamplingOptions
-from vqaudio.speech import synthesis
-from vqaudio.speech.config import CODE_PARTS, TRAINED_VOCODERS
+from vqaudio.speech import losses, synthesis, vocoding
+from vqaudio.speech.acoustic import decoded_target, predicted_frames, true_frames
+from vqaudio.speech.config import TRAINED_VOCODERS
 from vqaudio.speech.config import SpeechVQVAEConfig as SpeechVQVAEConfig
 from vqaudio.speech.griffin_lim import griffin_lim
 from vqaudio.speech.speakers import speaker_id, speaker_ids
 from vqaudio.speech.tokenizer import CHUNK_FRAMES, audio_pieces, encode_in_chunks
-from vqaudio.speech.tokens import Tokens
+from vqaudio.speech.tokens import Tokens, check_tokens, checked_codes
 from vqaudio.speech.vocoders import MISSING, NO_SPECTRUM, VOCODERS, PitchSource, Vocoder, check_streams
 from vqaudio.torch_defaults import one_thread, with_own_defaults
-
-VOICING_WEIGHT, PITCH_WEIGHT = 0.3, 1.0  # of the losses of voicing (nats) and F0 (octaves squared)
-EDGE_FRAMES = 8  # at both ends of a crop that the loss of the vocoder istft leaves out
 
 
 class SpeechVQVAE(nn.Module):
@@ -74,7 +70,6 @@ class SpeechVQVAE(nn.Module):
         self.istft = (
             IstftVocoder(cfg.istft, cfg.spectrum.n_mels, frame_hop, cfg.sample_rate) if cfg.istft.dilations else None
         )
-        self.stft_loss = MultiResolutionSTFT() if cfg.istft.dilations else None
         self.units = UnitHead(cfg.units, cfg.encoder.dim, speaker_dim, self.hop) if cfg.predicts_units else None
         self.decoder = WaveNet(cfg.decoder)
         self._fingerprint = CachedFingerprint()
@@ -87,17 +82,7 @@ class SpeechVQVAE(nn.Module):
 
     def _frozen(self) -> tuple[nn.Module, ...]:
         """The modules that are not trained in this stage."""
-        context, vocoders = ("context", "spectrum", "pitch"), ("decoder", "acoustic", "istft")
-        names = {
-            "joint": (),
-            "codes": vocoders,
-            "context": (*CODE_PARTS, *vocoders),
-            "decoder": (*CODE_PARTS, "istft", *(context if self.acoustic is not None else ())),
-            "istft": (*CODE_PARTS, *context, "decoder", "acoustic"),
-        }[self.cfg.stage]
-        if self.cfg.predicts_units and self.spectrum is None:
-            names = (*names, "context")  # no loss depends on it
-        return tuple(part for name in names if (part := getattr(self, name)) is not None)
+        return tuple(part for name in self.cfg.frozen_parts if (part := getattr(self, name)) is not None)
 
     def train(self, mode: bool = True) -> SpeechVQVAE:
         """Frozen modules stay in evaluation mode, so that their codebook is neither updated nor restarted."""
@@ -133,7 +118,7 @@ class SpeechVQVAE(nn.Module):
         parts of a global batch is the loss of the global batch.
         """
         if self.cfg.stage == "istft":
-            return self._istft_loss(wav[:, 0], lengths)
+            return losses.istft_loss(self, wav[:, 0], lengths)
         z, q = self.quantize(wav, lengths, past, past_lengths, future)
         z_q = jitter(q.z_q, self.cfg.time_jitter) if self.training and self.cfg.time_jitter else q.z_q
         mask = self.valid_frames(lengths, z.shape[2])
@@ -146,85 +131,29 @@ class SpeechVQVAE(nn.Module):
         if self.units is not None:
             if units is None or cepstra is None:
                 raise ValueError("target: units needs the targets units and cepstra in every batch")
-            own, own_logs = self._unit_loss(self.unit_losses(z_q, speaker, mask, units, cepstra), units)
+            found = self.unit_losses(z_q, speaker, mask, units, cepstra)
+            own, own_logs = losses.unit_loss(self.cfg.units, found, units)
             loss, logs, z_q = loss + own, logs | own_logs, z_q.detach()
         cond = self.conditioned(z_q, speaker)
         if self.cfg.stage == "context":
             audio = wav[:, 0]  # at the level of the encoder input: codes that tell the level can be decoded at it
-        audio = self._audio(target, lengths) if audio is None else audio
+        audio = decoded_target(self, target, lengths) if audio is None else audio
         if "wavenet" in TRAINED_VOCODERS[self.cfg.stage]:
-            before = cond if self.acoustic is None else self.acoustic(self._true_frames(audio, z.shape[2]).features())
+            before = cond if self.acoustic is None else self.acoustic(true_frames(self, audio, z.shape[2]).features())
             nll = self._nll_of_each(target, before, speaker, lengths).sum() / lengths.sum().clamp(min=1)
             loss = loss + nll * (lengths.sum() / target.numel())
             logs["bits_per_sample"] = nll.detach() / math.log(2)
         if self.spectrum is not None:
-            error = self._spectrum_error_of_each(audio, cond, lengths).sum() / mask.sum().clamp(min=1)
+            error = self.spectrum_error_of_each(audio, cond, lengths).sum() / mask.sum().clamp(min=1)
             loss = loss + self.cfg.spectrum_loss_weight * error * valid_frames
             logs["spectrum_error"] = error.detach()
         if self.pitch is not None:
-            own, own_logs = self._pitch_loss(self._known(speaker), cond, audio, mask)
+            own, own_logs = losses.pitch_loss(self.pitch.losses(cond, self.known(speaker), audio, mask))
             loss, logs = loss + own * valid_frames, logs | own_logs
         if self.istft is not None and "istft" in TRAINED_VOCODERS[self.cfg.stage]:
-            own, own_logs = self._istft_loss(wav[:, 0], lengths)
+            own, own_logs = losses.istft_loss(self, wav[:, 0], lengths)
             loss, logs = loss + own, logs | own_logs
         return loss, logs
-
-    def _pitch_loss(
-        self, speaker: Tensor | None, cond: Tensor, audio: Tensor, mask: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Speakers (B,), conditioning (B, C, N), audio (B, T), mask (B, N) -> loss () of a mean frame, logs."""
-        assert self.pitch is not None
-        found, frames = self.pitch.losses(cond, speaker, audio, mask), mask.sum().clamp(min=1) * self._frames_per_code
-        nats, error = found.cross_entropy.sum() / frames, found.squared_error.sum() / frames
-        logs = {
-            "voicing_bits": nats.detach() / math.log(2),
-            "pitch_error": found.squared_error.detach().sum() / found.num_voiced.sum().clamp(min=1),
-        }
-        return VOICING_WEIGHT * nats + PITCH_WEIGHT * error, logs
-
-    def _istft_loss(self, wav: Tensor, lengths: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Waveforms (B, T), valid samples (B,) -> loss (), logs. Crops shorter than T count whole, their padding too."""
-        convergence, distance = self.resynthesis_losses(wav)
-        logs = {"spectral_convergence": convergence.detach(), "log_stft_error": distance.detach()}
-        return (convergence + distance) * (lengths.sum() / wav.numel()), logs
-
-    def resynthesis_losses(self, wav: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T) -> STFT losses (), () of the vocoder istft, given the spectrum and pitch of the speech itself.
-
-        EDGE_FRAMES at both ends, whose windows are not within the crop, do not count. Raises ValueError for crops that
-        are too short for the longest window.
-        """
-        assert self.istft is not None and self.stft_loss is not None
-        hop = self.istft.hop
-        edge = EDGE_FRAMES * hop
-        if wav.shape[1] < 2 * edge + max(WINDOWS):
-            raise ValueError(
-                f"the vocoder istft is trained on crops of at least {2 * edge + max(WINDOWS)} samples, got "
-                f"{wav.shape[1]}; set crops.samples and validation.samples"
-            )
-        with torch.autocast(wav.device.type, enabled=False):
-            resynthesis = self.istft(self._true_frames(wav, wav.shape[1] // self.hop))[:, edge:-edge]
-            return self.stft_loss(resynthesis, wav[:, edge:][:, : resynthesis.shape[1]])
-
-    def _true_frames(self, audio: Tensor, num_codes: int) -> AcousticFrames:
-        """(B, T) -> the frames of the speech itself, (B, num_codes * R), with noise on the spectrum in training."""
-        assert self.spectrum is not None and self.pitch is not None
-        num_frames = num_codes * self._frames_per_code
-        spectrum = self.spectrum.log_mel.centred(audio, num_frames)
-        if self.training:
-            spectrum = spectrum + self.cfg.frame_noise * torch.randn_like(spectrum)
-        return AcousticFrames(spectrum, self.pitch.tracker(audio, num_frames))
-
-    @property
-    def _frames_per_code(self) -> int:
-        """R, of spectra."""
-        return self.hop // self.cfg.spectrum.hop_length
-
-    def _audio(self, target: Tensor, lengths: Tensor) -> Tensor:
-        """Mu-law classes (B, T), valid samples (B,) -> waveforms (B, T), zero in padding."""
-        levels = mulaw_decode(torch.arange(self.cfg.decoder.num_classes), self.cfg.decoder.num_classes)
-        wav = levels.to(target.device)[target]
-        return wav * (torch.arange(target.shape[1], device=wav.device) < lengths[:, None])
 
     def quantize(
         self,
@@ -250,17 +179,6 @@ class SpeechVQVAE(nn.Module):
         embed = self.decoder.speaker
         return self.units.losses(z_q, None if embed is None else embed(speaker), mask, units, cepstra)
 
-    def _unit_loss(self, found: UnitLosses, units: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted losses, () and logs; sums divided by what they are for a batch without padding."""
-        c, frames = self.cfg.units, units.shape[0] * (units.shape[1] - 2 * self.cfg.units.margin)
-        cross_entropy = found.cross_entropy.sum() / (frames * len(c.cluster_offsets))
-        squared_error = found.squared_error.sum() / (frames * len(c.cepstrum_offsets))
-        logs = {
-            "cluster_bits": found.cross_entropy.detach().sum() / found.num_clusters.sum().clamp(min=1) / math.log(2),
-            "cepstrum_error": found.squared_error.detach().sum() / found.num_cepstra.sum().clamp(min=1),
-        }
-        return c.cluster_weight * cross_entropy + c.cepstrum_weight * squared_error, logs
-
     def num_frames(self, num_samples: Tensor) -> Tensor:
         """Number of codes of so many samples: ceil(num_samples / hop)."""
         return -(-num_samples // self.hop)
@@ -280,47 +198,20 @@ class SpeechVQVAE(nn.Module):
         """
         cond = self.conditioned(z_q, speaker)
         if self.acoustic is not None:
-            cond = self.acoustic(self._predicted_frames(cond, self._known(speaker)).features())
+            cond = self.acoustic(predicted_frames(self, cond, speaker).features())
         return self._nll_of_each(target, cond, speaker, lengths)
 
-    @torch.no_grad()
-    def pitch_errors(self, batch: dict[str, Tensor], cond: Tensor) -> Tensor:
-        """A batch as in training, conditioning (B, C, N) -> (3,) float64 on the CPU, sums over its valid frames.
+    def spectrum_error_of_each(self, audio: Tensor, cond: Tensor, lengths: Tensor) -> Tensor:
+        """Speech (B, T), conditioning (B, C, N), valid samples (B,) -> (B,).
 
-        Frames with the wrong voicing, squared error of F0 in octaves squared over voiced frames, voiced frames.
+        The mean squared error of the log-mel spectrum, summed over the valid frames of each utterance.
         """
-        assert self.pitch is not None
-        lengths, target = batch["lengths"], batch["target"]
-        audio = batch["audio"] if "audio" in batch else self._audio(target, lengths)
-        predicted = self.pitch.predict(cond, self._known(batch["speaker"]))
-        true = self.pitch.tracker(audio, predicted.voicing.shape[1])
-        valid = self.valid_frames(lengths, cond.shape[2]).repeat_interleave(self._frames_per_code, dim=1)
-        wrong = (predicted.voicing != true.voicing) * valid
-        voiced = true.voicing * valid
-        squared = (predicted.octaves - true.octaves).square() * voiced
-        return torch.stack([wrong.sum(), squared.sum(), voiced.sum()]).double().cpu()
-
-    def _predicted_frames(self, cond: Tensor, speaker: Tensor | None) -> AcousticFrames:
-        """(B, C, N), (B,) -> (B, N * R)."""
-        assert self.spectrum is not None and self.pitch is not None
-        return AcousticFrames(self.spectrum(cond), self.pitch.predict(cond, speaker))
-
-    def _known(self, speaker: Tensor) -> Tensor | None:
-        """The speakers of a batch (B,); None for a model without speakers."""
-        return speaker if self.speakers else None
-
-    def spectrum_error_of_each(
-        self, target: Tensor, cond: Tensor, lengths: Tensor, audio: Tensor | None = None
-    ) -> Tensor:
-        """Mean squared error of the log-mel spectrum, summed over the valid frames of each utterance, (B,).
-
-        audio: as of `forward`.
-        """
-        return self._spectrum_error_of_each(self._audio(target, lengths) if audio is None else audio, cond, lengths)
-
-    def _spectrum_error_of_each(self, audio: Tensor, cond: Tensor, lengths: Tensor) -> Tensor:
         assert self.spectrum is not None
         return self.spectrum.errors(cond, audio, self.valid_frames(lengths, cond.shape[2])).sum(1)
+
+    def known(self, speaker: Tensor) -> Tensor | None:
+        """The speakers of a batch (B,); None for a model without speakers."""
+        return speaker if self.speakers else None
 
     def conditioned(self, z_q: Tensor, speaker: Tensor | None, decoder: WaveNet | None = None) -> Tensor:
         """Code vectors (B, D, N), speakers (B,) -> conditioning (B, C, N) of `decoder` (None: the model's own)."""
@@ -329,7 +220,7 @@ class SpeechVQVAE(nn.Module):
         return z_q if self.context is None else self.context(z_q, embedding)
 
     def _nll_of_each(self, target: Tensor, cond: Tensor, speaker: Tensor, lengths: Tensor) -> Tensor:
-        logits, _ = self.decoder(self.decoder.shift(target), cond, self._known(speaker))
+        logits, _ = self.decoder(self.decoder.shift(target), cond, self.known(speaker))
         flat = rearrange(logits, "b q t -> (b t) q")
         losses = F.cross_entropy(flat.float(), target.flatten(), reduction="none").view(target.shape)
         valid = torch.arange(target.shape[1], device=target.device) < lengths[:, None]
@@ -494,69 +385,18 @@ class SpeechVQVAE(nn.Module):
         each = [None if speakers is None else speakers[row : row + 1] for row in range(len(batch))]
         if vocoder == "griffin-lim":
             assert self.spectrum is not None
-            spectra = map(self._predicted_spectrum, batch, each)
             log_mel, seed = self.spectrum.log_mel, sampling.seed
+            spectra = [vocoding.predicted_spectrum(self, *pair) for pair in zip(batch, each, strict=True)]
             return [griffin_lim(log_mel, *pair, seed) for pair in zip(spectra, lengths, strict=True)]
-        moved = [self._moved(own, *pair) for own, *pair in zip(pitch or [None] * len(batch), batch, each, strict=True)]
+        utterances = [
+            vocoding.Utterance([tokens.codes], tokens.num_samples, who, vocoding.moved_pitch(self, own, tokens, who))
+            for tokens, who, own in zip(batch, each, pitch or [None] * len(batch), strict=True)
+        ]
         if vocoder == "istft":
-            streams = [
-                self._vocoder_stream(self._contextualized([tokens.codes], tokens.num_samples, who), who, own, sampling)
-                for tokens, who, own in zip(batch, each, moved, strict=True)
-            ]
-            return [torch.cat(list(stream)) for stream in streams]
-        rows = map(self._conditioning, batch, each, moved)
+            return [torch.cat(list(vocoding.istft_stream(self, one, sampling.seed))) for one in utterances]
+        rows = [torch.cat([piece.cond for piece in vocoding.wavenet_pieces(self, one)], dim=1) for one in utterances]
         cond = nn.utils.rnn.pad_sequence([row.T for row in rows], batch_first=True).mT  # (B, C, N)
         return synthesis.synthesize(self.decoder, cond, speakers, lengths, sampling)
-
-    def _contextualized(
-        self, codes: Iterable[Tensor], num_samples: int | None, speaker: Tensor | None
-    ) -> Iterator[synthesis.Piece]:
-        """Consecutive codes (N,), speaker (1,) -> pieces after the context network, (C, N)."""
-        pieces = synthesis.pieces(self.quantizer, codes, self.hop, num_samples)
-        return synthesis.contextualize(self.context, self.decoder, pieces, speaker, self.hop)
-
-    def _frames(
-        self, pieces: Iterable[synthesis.Piece], speaker: Tensor | None, pitch: Pitch | None
-    ) -> Iterator[synthesis.FramePiece]:
-        """Pieces after the context network, speaker (1,), pitch (1, N * R) or None -> acoustic frames."""
-        assert self.spectrum is not None and self.pitch is not None
-        return synthesis.predict_frames(self.spectrum, self.pitch, pieces, speaker, pitch)
-
-    def _vocoder_stream(
-        self, pieces: Iterable[synthesis.Piece], speaker: Tensor | None, pitch: Pitch | None, sampling: SamplingConfig
-    ) -> Iterator[Tensor]:
-        """Pieces after the context network -> waveform by the vocoder istft, in pieces (T,)."""
-        assert self.istft is not None
-        return synthesis.render_stream(self.istft, self._frames(pieces, speaker, pitch), sampling.seed)
-
-    def _decoder_pieces(
-        self, pieces: Iterable[synthesis.Piece], speaker: Tensor | None, pitch: Pitch | None
-    ) -> Iterator[synthesis.Piece]:
-        """Pieces after the context network -> pieces with what the WaveNet is conditioned on."""
-        if self.acoustic is None:
-            return iter(pieces)
-        frames = self._frames(pieces, speaker, pitch)
-        return synthesis.encode_frames(self.acoustic, frames, self.cfg.spectrum.hop_length)
-
-    def _conditioning(self, tokens: Tokens, speaker: Tensor | None, pitch: Pitch | None = None) -> Tensor:
-        """Tokens, speaker (1,) -> what the WaveNet is conditioned on, (C, N)."""
-        whole = self._contextualized([tokens.codes], tokens.num_samples, speaker)
-        return torch.cat([piece.cond for piece in self._decoder_pieces(whole, speaker, pitch)], dim=1)
-
-    def _moved(self, pitch: Pitch | None, tokens: Tokens, speaker: Tensor | None) -> Pitch | None:
-        """The pitch of an utterance, in the voice of `speaker` (1,), for all frames of its codes."""
-        if pitch is None or self.pitch is None:
-            return None
-        own = self.pitch.moved(Pitch(*(value.cpu() for value in pitch)), None if speaker is None else speaker.cpu())
-        return own.frames(len(tokens.codes) * self._frames_per_code)
-
-    @torch.no_grad()
-    def _predicted_spectrum(self, tokens: Tokens, speaker: Tensor | None) -> Tensor:
-        """Tokens, speaker (1,) -> (N * R, F)."""
-        assert self.spectrum is not None
-        with one_thread(), torch.autocast(self.device.type, enabled=False):
-            pieces = self._contextualized([tokens.codes], None, speaker)
-            return self.spectrum(torch.cat([piece.cond for piece in pieces], dim=1)[None])[0]
 
     @with_own_defaults
     def predict_spectrum(self, tokens: Tokens, speaker: str | None = None) -> Tensor:
@@ -569,7 +409,7 @@ class SpeechVQVAE(nn.Module):
             raise ValueError(NO_SPECTRUM)
         speakers = self._speaker_ids(speaker, 1)
         self.check_tokens(tokens)
-        return self._predicted_spectrum(tokens, speakers)
+        return vocoding.predicted_spectrum(self, tokens, speakers)
 
     @property
     def vocoders_with_pitch(self) -> tuple[Vocoder, ...]:
@@ -601,11 +441,10 @@ class SpeechVQVAE(nn.Module):
         """The waveform of an utterance in pieces, (T,) float32 in [-1, 1], which concatenated equal `decode`.
 
         `tokens`: Tokens, or codes of this model as they arrive, one at a time or several (N,); Tokens are decoded 16
-        codes at a time. Samples are returned as soon as the codes that they depend on have arrived: with a WaveNet
-        that is conditioned on the codes and no look-ahead of the context network, the `hop` samples of a code at once,
-        otherwise later by the look-ahead of the networks; the vocoder istft works in blocks of 16 frames. `pitch`: as
-        of `decode_batch`, for Tokens only. Raises as `decode` does, before the first piece where possible, and
-        ValueError for the vocoder "griffin-lim", whose phases depend on the whole utterance.
+        codes at a time. Without look-ahead of the context network, a WaveNet that reads no acoustic frames returns the
+        `hop` samples of a code at once; otherwise samples come later by the look-ahead, and from the vocoder istft in
+        blocks of 16 frames. `pitch`: as of `decode_batch`, for Tokens only. Raises as `decode` does, before the first
+        piece where possible, and ValueError for the vocoder "griffin-lim", whose phases depend on the whole utterance.
         """
         vocoder = self.check_vocoder(vocoder)
         check_streams(vocoder)
@@ -614,15 +453,15 @@ class SpeechVQVAE(nn.Module):
         if isinstance(tokens, Tokens):
             self.check_tokens(tokens)
             codes, num_samples = tokens.codes.split(synthesis.STREAM_FRAMES), tokens.num_samples
-            pitch = self._moved(pitch, tokens, who)
+            pitch = vocoding.moved_pitch(self, pitch, tokens, who)
         elif pitch is not None:
             raise ValueError("pitch is for whole Tokens, got codes as they arrive; leave it out")
         else:
-            codes, num_samples = (synthesis.checked_codes(part, self.codebook_size) for part in tokens), None
-        pieces = self._contextualized(codes, num_samples, who)
+            codes, num_samples = (checked_codes(part, self.codebook_size) for part in tokens), None
+        utterance = vocoding.Utterance(codes, num_samples, who, pitch)
         if vocoder == "istft":
-            return self._vocoder_stream(pieces, who, pitch, sampling)
-        return synthesis.synthesize_stream(self.decoder, self._decoder_pieces(pieces, who, pitch), who, sampling)
+            return vocoding.istft_stream(self, utterance, sampling.seed)
+        return synthesis.synthesize_stream(self.decoder, vocoding.wavenet_pieces(self, utterance), who, sampling)
 
     def convert(
         self,
@@ -648,19 +487,7 @@ class SpeechVQVAE(nn.Module):
 
     def check_tokens(self, *batch: Tokens) -> None:
         """Raises ValueError for tokens that this model cannot decode."""
-        fingerprint = self.fingerprint  # once: it compares all weights
-        for tokens in batch:
-            if tokens.model != fingerprint:
-                raise ValueError(
-                    f"these tokens were made by model {tokens.model}, this is model {fingerprint}; "
-                    "decode them with the model that made them"
-                )
-            if (tokens.sample_rate, tokens.hop) != (self.sample_rate, self.hop):
-                raise ValueError(
-                    f"sample_rate and hop must be those of the model, {self.sample_rate} and {self.hop}, "
-                    f"got {tokens.sample_rate} and {tokens.hop}"
-                )
-            synthesis.checked_codes(tokens.codes, self.codebook_size)
+        check_tokens(batch, self.fingerprint, self.sample_rate, self.hop, self.codebook_size)
 
     def check_vocoder(self, vocoder: Vocoder | None = None) -> Vocoder:
         """The vocoder to use, None: the model's default. Raises ValueError for one that is not among `vocoders`."""

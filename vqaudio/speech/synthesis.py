@@ -18,7 +18,6 @@ from vqaudio.nn.context import Context, MelHead
 from vqaudio.nn.modes import check_not_traced
 from vqaudio.nn.pitch import Pitch, PitchHead
 from vqaudio.nn.quantizer import Quantizer
-from vqaudio.nn.quantizer_protocol import check_codes
 from vqaudio.nn.source_filter import IstftVocoder
 from vqaudio.nn.wavenet import WaveNet
 from vqaudio.sampling.backends import choose, generate
@@ -33,18 +32,6 @@ class Piece(NamedTuple):
 
     cond: Tensor  # (D, N) code vectors; after the context network (C, N)
     num_samples: int  # N * hop; fewer only at the end of the utterance
-
-
-def checked_codes(codes: int | Tensor, codebook_size: int) -> Tensor:
-    """A code, or several (N,), as a caller gives them -> (N,) int64.
-
-    Raises ValueError for numbers that are not whole, and for codes outside 0..K-1.
-    """
-    codes = torch.as_tensor(codes).reshape(-1)
-    if codes.is_floating_point():
-        raise ValueError(f"codes must be whole numbers, got {codes.dtype}")
-    check_codes(codes, codebook_size)
-    return codes.long()
 
 
 def pieces(quantizer: Quantizer, arriving: Iterable[Tensor], hop: int, num_samples: int | None) -> Iterator[Piece]:
@@ -108,7 +95,7 @@ def encode_frames(acoustic: Context, arriving: Iterable[FramePiece], hop: int) -
 
 
 def _through(context: Context, arriving: Iterable[Piece], embedding: Tensor | None, hop: int) -> Iterator[Piece]:
-    """Pieces of one utterance -> the same through a context network, later by its look-ahead. hop: samples per frame."""
+    """Pieces of one utterance -> the same through a context network, later by its look-ahead. `hop`: of its frames."""
     state, missing = context.start(context.code.weight), 0  # samples that arrived and were not yielded
     for vectors, num_samples in arriving:
         cond, state = context.extend(vectors[None], embedding, state)

@@ -34,8 +34,9 @@ COMPARED_PIECES = 2  # of `decode_stream`, 16 codes each: what is decoded again 
 def is_decoded(model: SpeechVQVAE, job: DecodeJob, sampling: SamplingConfig, vocoder: Vocoder | None = None) -> bool:
     """Whether the audio file of a job is there: of its length, and with the samples that decoding begins with.
 
-    Of the other vocoders than the WaveNet, which are fast, all samples are compared. Raises FileExistsError for a file of another length or with other samples, which is another utterance or was made with
-    another speaker, model, vocoder or sampling.
+    Of vocoders other than the WaveNet, which are fast, all samples are compared. Raises FileExistsError for a file of
+    another length or with other samples, which is another utterance or was made with another speaker, model, vocoder,
+    pitch or sampling.
     """
     if not job.path.exists():
         return False

@@ -1,0 +1,45 @@
+"""Acoustic frames of speech, and as the codes of a model predict them.
+
+Shapes: B batch, T samples, N codes, R frames per code, C conditioning channels.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from vqaudio.data.mulaw import mulaw_decode
+from vqaudio.nn.acoustic import AcousticFrames
+
+if TYPE_CHECKING:
+    from vqaudio.speech.model import SpeechVQVAE
+
+
+def frames_per_code(model: SpeechVQVAE) -> int:
+    """R."""
+    return model.hop // model.cfg.spectrum.hop_length
+
+
+def decoded_target(model: SpeechVQVAE, target: Tensor, lengths: Tensor) -> Tensor:
+    """Mu-law classes (B, T), valid samples (B,) -> waveforms (B, T), zero in padding."""
+    levels = mulaw_decode(torch.arange(model.cfg.decoder.num_classes), model.cfg.decoder.num_classes)
+    wav = levels.to(target.device)[target]
+    return wav * (torch.arange(target.shape[1], device=wav.device) < lengths[:, None])
+
+
+def true_frames(model: SpeechVQVAE, audio: Tensor, num_codes: int) -> AcousticFrames:
+    """(B, T) -> the frames of the speech itself, (B, num_codes * R), with noise on the spectrum in training."""
+    assert model.spectrum is not None and model.pitch is not None
+    num_frames = num_codes * frames_per_code(model)
+    spectrum = model.spectrum.log_mel.centred(audio, num_frames)
+    if model.training:
+        spectrum = spectrum + model.cfg.frame_noise * torch.randn_like(spectrum)
+    return AcousticFrames(spectrum, model.pitch.tracker(audio, num_frames))
+
+
+def predicted_frames(model: SpeechVQVAE, cond: Tensor, speaker: Tensor) -> AcousticFrames:
+    """Output of the context network (B, C, N), speakers (B,) -> (B, N * R)."""
+    assert model.spectrum is not None and model.pitch is not None
+    return AcousticFrames(model.spectrum(cond), model.pitch.predict(cond, model.known(speaker)))

@@ -1,0 +1,72 @@
+"""Losses of the parts of a speech model beside the quantizer, the WaveNet and the spectrum.
+
+Shapes: B batch, T samples, M frames with targets.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from vqaudio.nn.pitch import PitchLosses
+from vqaudio.nn.stft_loss import WINDOWS
+from vqaudio.nn.units import UnitLosses, UnitsConfig
+from vqaudio.speech.acoustic import true_frames
+
+if TYPE_CHECKING:
+    from vqaudio.speech.model import SpeechVQVAE
+
+VOICING_WEIGHT, PITCH_WEIGHT = 0.3, 1.0  # of the losses of voicing (nats) and F0 (octaves squared)
+EDGE_FRAMES = 8  # at both ends of a crop, whose windows are not within it: not part of the loss of the vocoder istft
+
+Loss = tuple[Tensor, dict[str, Tensor]]
+
+
+def unit_loss(cfg: UnitsConfig, found: UnitLosses, units: Tensor) -> Loss:
+    """Clusters (B, M) -> the weighted losses, () and logs; sums divided by what they are for a batch without padding."""
+    frames = units.shape[0] * (units.shape[1] - 2 * cfg.margin)
+    cross_entropy = found.cross_entropy.sum() / (frames * len(cfg.cluster_offsets))
+    squared_error = found.squared_error.sum() / (frames * len(cfg.cepstrum_offsets))
+    logs = {
+        "cluster_bits": found.cross_entropy.detach().sum() / found.num_clusters.sum().clamp(min=1) / math.log(2),
+        "cepstrum_error": found.squared_error.detach().sum() / found.num_cepstra.sum().clamp(min=1),
+    }
+    return cfg.cluster_weight * cross_entropy + cfg.cepstrum_weight * squared_error, logs
+
+
+def pitch_loss(found: PitchLosses) -> Loss:
+    """The weighted losses of voicing and F0 of a mean frame, () and logs."""
+    frames = found.num_frames.clamp(min=1)
+    nats, error = found.cross_entropy.sum() / frames, found.squared_error.sum() / frames
+    logs = {
+        "voicing_bits": nats.detach() / math.log(2),
+        "pitch_error": found.squared_error.detach().sum() / found.num_voiced.sum().clamp(min=1),
+    }
+    return VOICING_WEIGHT * nats + PITCH_WEIGHT * error, logs
+
+
+def istft_loss(model: SpeechVQVAE, wav: Tensor, lengths: Tensor) -> Loss:
+    """Waveforms (B, T), valid samples (B,) -> loss () and logs. Shorter utterances count with their padding."""
+    convergence, distance = resynthesis_losses(model, wav)
+    logs = {"spectral_convergence": convergence.detach(), "log_stft_error": distance.detach()}
+    return (convergence + distance) * (lengths.sum() / wav.numel()), logs
+
+
+def resynthesis_losses(model: SpeechVQVAE, wav: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, T) -> STFT losses (), () of the vocoder istft, given the spectrum and pitch of the speech itself.
+
+    Raises ValueError for crops that are too short for the longest window.
+    """
+    assert model.istft is not None
+    edge = EDGE_FRAMES * model.istft.hop
+    if wav.shape[1] < 2 * edge + max(WINDOWS):
+        raise ValueError(
+            f"the vocoder istft is trained on crops of at least {2 * edge + max(WINDOWS)} samples, got "
+            f"{wav.shape[1]}; set crops.samples and validation.samples"
+        )
+    with torch.autocast(wav.device.type, enabled=False):
+        resynthesis = model.istft(true_frames(model, wav, wav.shape[1] // model.hop))[:, edge:-edge]
+        return model.istft.loss(resynthesis, wav[:, edge:][:, : resynthesis.shape[1]])

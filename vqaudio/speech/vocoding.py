@@ -1,0 +1,73 @@
+"""From the codes of an utterance to what the vocoders of a model read, piece by piece.
+
+Shapes: N codes, R frames per code, F mel bands, T samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from vqaudio.nn.pitch import Pitch
+from vqaudio.speech import synthesis
+from vqaudio.speech.acoustic import frames_per_code
+from vqaudio.speech.tokens import Tokens
+from vqaudio.torch_defaults import one_thread
+
+if TYPE_CHECKING:
+    from vqaudio.speech.model import SpeechVQVAE
+
+
+class Utterance(NamedTuple):
+    """What is to be decoded."""
+
+    codes: Iterable[Tensor]  # consecutive codes, (N,) int64 each
+    num_samples: int | None  # None: whole codes
+    speaker: Tensor | None  # (1,)
+    pitch: Pitch | None  # (1, N * R), of the speaker; None: as the codes predict it
+
+
+def contextualized(model: SpeechVQVAE, utterance: Utterance) -> Iterator[synthesis.Piece]:
+    """The output of the context network; the code vectors for a model without one."""
+    pieces = synthesis.pieces(model.quantizer, utterance.codes, model.hop, utterance.num_samples)
+    return synthesis.contextualize(model.context, model.decoder, pieces, utterance.speaker, model.hop)
+
+
+def frames(model: SpeechVQVAE, utterance: Utterance) -> Iterator[synthesis.FramePiece]:
+    """Acoustic frames, with the pitch that is given or predicted."""
+    assert model.spectrum is not None and model.pitch is not None
+    pieces = contextualized(model, utterance)
+    return synthesis.predict_frames(model.spectrum, model.pitch, pieces, utterance.speaker, utterance.pitch)
+
+
+def wavenet_pieces(model: SpeechVQVAE, utterance: Utterance) -> Iterator[synthesis.Piece]:
+    """What the WaveNet is conditioned on."""
+    if model.acoustic is None:
+        return contextualized(model, utterance)
+    return synthesis.encode_frames(model.acoustic, frames(model, utterance), model.cfg.spectrum.hop_length)
+
+
+def istft_stream(model: SpeechVQVAE, utterance: Utterance, seed: int) -> Iterator[Tensor]:
+    """The waveform by the vocoder istft, (T,) float32 in [-1, 1] in pieces."""
+    assert model.istft is not None
+    return synthesis.render_stream(model.istft, frames(model, utterance), seed)
+
+
+@torch.no_grad()
+def predicted_spectrum(model: SpeechVQVAE, tokens: Tokens, speaker: Tensor | None) -> Tensor:
+    """Tokens, speaker (1,) -> (N * R, F)."""
+    assert model.spectrum is not None
+    with one_thread(), torch.autocast(model.device.type, enabled=False):
+        pieces = contextualized(model, Utterance([tokens.codes], None, speaker, None))
+        return model.spectrum(torch.cat([piece.cond for piece in pieces], dim=1)[None])[0]
+
+
+def moved_pitch(model: SpeechVQVAE, pitch: Pitch | None, tokens: Tokens, speaker: Tensor | None) -> Pitch | None:
+    """The pitch of an utterance, moved to `speaker` (1,), for all frames of its codes."""
+    if pitch is None or model.pitch is None:
+        return None
+    moved = model.pitch.moved(Pitch(*(value.to(model.device) for value in pitch)), speaker)
+    return moved.frames(len(tokens.codes) * frames_per_code(model))
