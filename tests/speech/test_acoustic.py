@@ -52,7 +52,7 @@ def model(config: SpeechVQVAEConfig, initialised: Callable[..., SpeechVQVAE], ra
 
 def hum(hertz: float, samples: int = SAMPLES) -> Tensor:
     t = torch.arange(samples) / 16000
-    return 0.1 * sum(torch.sin(2 * torch.pi * hertz * k * t) / k for k in range(1, 6))
+    return torch.stack([0.1 * torch.sin(2 * torch.pi * hertz * k * t) / k for k in range(1, 6)]).sum(0)
 
 
 def batch_of(rows: int = 3) -> dict[str, Tensor]:

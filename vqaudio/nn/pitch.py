@@ -74,7 +74,7 @@ class PitchTracker:
     """
 
     def __init__(self, cfg: PitchConfig, hop: int, sample_rate: int):
-        """Raises ValueError for a window shorter than two periods of f_min, and for f_max above a quarter of the rate."""
+        """Raises ValueError for a window below two periods of f_min, and for f_max above a quarter of the rate."""
         if cfg.win_length < max(2 * sample_rate / cfg.f_min, hop):
             raise ValueError(
                 f"pitch.win_length must be at least two periods of f_min and a hop, {2 * sample_rate / cfg.f_min:.0f} "
@@ -186,8 +186,10 @@ class PitchHead(nn.Module):
         true = self.tracker(wav, logits.shape[1])
         nats = F.binary_cross_entropy_with_logits(logits, true.voicing, reduction="none")
         squared = (octaves - true.octaves).square() * true.voicing
-        sums = (x.unflatten(1, (mask.shape[1], -1)).sum(2) * mask for x in (nats, squared, true.voicing))
-        return PitchLosses(*sums, mask.sum() * (logits.shape[1] // mask.shape[1]))
+        nats, squared, voiced = (
+            x.unflatten(1, (mask.shape[1], -1)).sum(2) * mask for x in (nats, squared, true.voicing)
+        )
+        return PitchLosses(nats, squared, voiced, mask.sum() * (logits.shape[1] // mask.shape[1]))
 
     @torch.no_grad()
     def errors(self, cond: Tensor, speaker: Tensor | None, wav: Tensor, mask: Tensor) -> Tensor:
@@ -208,7 +210,7 @@ class PitchHead(nn.Module):
         return moved(pitch, self._of(speaker, self.mean)[0, 0], std) if std > 0 else pitch
 
     def measure(self, speaker: int, wavs: list[Tensor]) -> None:
-        """Sets mean and standard deviation of a speaker from utterances (T,); a voice without pitch has the defaults."""
+        """Sets mean and standard deviation of a speaker from utterances (T,); left as they are without voice."""
         moments = Moments()
         for wav in wavs:
             pitch = self.tracker(wav[None], -(-len(wav) // self.tracker.hop))

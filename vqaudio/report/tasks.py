@@ -234,8 +234,9 @@ TASKS = (
             Metric("wer_lost_by_codes", "fraction", LOWER, "WER of the spectrum predicted from the codes minus that of "
                    "the original's spectrum, both inverted by Griffin-Lim: what the codes lose (of conversions: codes "
                    "and speaker)."),
-            Metric("wer_lost_by_istft", "fraction", LOWER, "WER of the vocoder istft minus that of the spectrum predicted "
-                   "from the same codes, inverted by Griffin-Lim: what the vocoder loses; below 0 where it gains."),
+            Metric("wer_lost_by_istft", "fraction", LOWER, "WER of the vocoder istft minus that of the spectrum "
+                   "predicted from the same codes, inverted by Griffin-Lim: what the vocoder loses; below 0 where it "
+                   "gains."),
             Metric("wer_lost_by_wavenet", "fraction", LOWER, "WER of the WaveNet minus that of the spectrum predicted "
                    "from the same codes: what the decoder loses; below 0 where it gains."),
             Metric("wer_shuffled", "fraction", NEITHER, "WER against the references of other utterances: the worst "
@@ -251,9 +252,9 @@ TASKS = (
             "{reconstruction (WaveNet):wer_lost_by_wavenet}, to {reconstruction (WaveNet):wer}]",
             "On {set}, in conversions codes and speaker change the word error rate by "
             "{conversion (Griffin-Lim):wer_lost_by_codes}, from {original (Griffin-Lim):wer} to "
-            "{conversion (Griffin-Lim):wer}[; the vocoder istft by a further {conversion (iSTFT):wer_lost_by_istft}, to "
-            "{conversion (iSTFT):wer}][; the WaveNet by a further {conversion (WaveNet):wer_lost_by_wavenet}, to "
-            "{conversion (WaveNet):wer}]",
+            "{conversion (Griffin-Lim):wer}[; the vocoder istft by a further "
+            "{conversion (iSTFT):wer_lost_by_istft}, to {conversion (iSTFT):wer}][; the WaveNet by a further "
+            "{conversion (WaveNet):wer_lost_by_wavenet}, to {conversion (WaveNet):wer}]",
         ),
     ),
     Task(

@@ -26,7 +26,7 @@ Loss = tuple[Tensor, dict[str, Tensor]]
 
 
 def unit_loss(cfg: UnitsConfig, found: UnitLosses, units: Tensor) -> Loss:
-    """Clusters (B, M) -> the weighted losses, () and logs; sums divided by what they are for a batch without padding."""
+    """Clusters (B, M) -> the weighted losses () and logs; sums divided by what they are for a batch without padding."""
     frames = units.shape[0] * (units.shape[1] - 2 * cfg.margin)
     cross_entropy = found.cross_entropy.sum() / (frames * len(cfg.cluster_offsets))
     squared_error = found.squared_error.sum() / (frames * len(cfg.cepstrum_offsets))
