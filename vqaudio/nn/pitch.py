@@ -19,8 +19,8 @@ from torch.nn import functional as F
 
 from vqaudio.nn.moments import Moments
 
-OCTAVE_COST = 0.03  # per octave: of two peaks of the same height, the one of the shorter period wins
-STRENGTH = 0.55  # least autocorrelation of a voiced frame
+OCTAVE_COST = 0.06  # per octave: of two peaks of the same height, the one of the shorter period wins
+STRENGTH = 0.6  # least autocorrelation of a voiced frame
 SILENCE = 1e-7  # power below which a frame is unvoiced: -70 dB of full scale
 MEAN_OCTAVES = 7.3  # log2 of 158 Hz, about the middle of the pitch of women and men
 SPREAD = (0.5, 2.0)  # least and greatest factor by which `moved` changes the range of a voice

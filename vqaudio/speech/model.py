@@ -108,7 +108,7 @@ class SpeechVQVAE(nn.Module):
         past, past_lengths, future: samples around each crop for the encoder, as `Encoder.crop` takes them; None: the
         crop is encoded as an utterance. units, cepstra: the targets of target: units, as `UnitHead.losses` takes them.
         audio: (B, T) the speech of `target` before mu-law, whose spectrum and pitch are predicted; None: `target` is
-        decoded, with its quantization noise. In stage: context `wav` takes its place.
+        decoded, with its quantization noise.
 
         Equation 3 of the paper: the negative log-likelihood in nats, averaged over valid samples, and the loss of the
         quantizer; with `spectrum`, also the squared error of the log-mel spectrum; with target: units its losses, and
@@ -135,8 +135,6 @@ class SpeechVQVAE(nn.Module):
             own, own_logs = losses.unit_loss(self.cfg.units, found, units)
             loss, logs, z_q = loss + own, logs | own_logs, z_q.detach()
         cond = self.conditioned(z_q, speaker)
-        if self.cfg.stage == "context":
-            audio = wav[:, 0]  # at the level of the encoder input: codes that tell the level can be decoded at it
         audio = decoded_target(self, target, lengths) if audio is None else audio
         if "wavenet" in TRAINED_VOCODERS[self.cfg.stage]:
             before = cond if self.acoustic is None else self.acoustic(true_frames(self, audio, z.shape[2]).features())
