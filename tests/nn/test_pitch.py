@@ -7,7 +7,16 @@ import math
 import pytest
 import torch
 
-from vqaudio.nn.pitch import MEAN_OCTAVES, Pitch, PitchConfig, PitchHead, PitchTracker, held, moved
+from vqaudio.nn.pitch import (
+    MEAN_OCTAVES,
+    Pitch,
+    PitchConfig,
+    PitchHead,
+    PitchTracker,
+    centre_and_spread,
+    held,
+    moved,
+)
 
 RATE, HOP = 16000, 160
 TRACKER = PitchTracker(PitchConfig(win_length=1024), HOP, RATE)
@@ -56,13 +65,20 @@ def test_unvoiced_frames_hold_the_last_pitch() -> None:
     assert Pitch(voicing, octaves).frames(2).octaves.tolist() == [[9, 7]]
 
 
-def test_pitch_is_moved_to_mean_and_range() -> None:
+def test_pitch_is_moved_to_centre_and_spread() -> None:
     octaves = 7 + 0.1 * torch.randn(1, 200, generator=torch.Generator().manual_seed(0))
+    octaves[0, :3] += 1  # wrong octaves hardly matter
     voicing = (torch.arange(200) % 3 > 0).float()[None]
-    found = moved(Pitch(voicing, octaves), torch.tensor(8.0), torch.tensor(0.15)).octaves[voicing > 0]
-    assert float(found.mean()) == pytest.approx(8, abs=1e-5) and float(found.std()) == pytest.approx(0.15, abs=1e-5)
-    limited = moved(Pitch(voicing, octaves), torch.tensor(8.0), torch.tensor(5.0)).octaves[voicing > 0]
-    assert float(limited.std()) == pytest.approx(2 * float(octaves[voicing > 0].std()), rel=1e-4)
+
+    def found(spread: float) -> tuple[float, float]:
+        pitch = moved(Pitch(voicing, octaves), torch.tensor(8.0), torch.tensor(spread))
+        centre, own = centre_and_spread(pitch.octaves[voicing > 0])
+        return float(centre), float(own)
+
+    assert found(0.15) == pytest.approx((8, 0.15), abs=1e-5)
+    of_source = float(centre_and_spread(octaves[voicing > 0])[1])
+    assert of_source == pytest.approx(0.1, rel=0.2)
+    assert found(5.0) == pytest.approx((8, 2 * of_source), rel=1e-4)
     few = Pitch(torch.ones(1, 3), torch.tensor([[7.0, 7.5, 8.0]]))
     assert moved(few, torch.tensor(7.0), torch.tensor(0.1)).octaves.tolist() == [[6.5, 7.0, 7.5]]
     silent = Pitch.unvoiced(5)
@@ -71,17 +87,17 @@ def test_pitch_is_moved_to_mean_and_range() -> None:
 
 def test_the_head_predicts_relative_to_the_speaker() -> None:
     head = PitchHead(PitchConfig(win_length=1024), 6, 320, 160, 2, RATE)
-    head.measure(1, [tone(200, 1.0), tone(220, 1.0)])
-    assert float(head.mean[1]) == pytest.approx(math.log2(209.8), abs=0.02)
-    assert float(head.std[1]) == pytest.approx(math.log2(1.1) / 2, abs=0.02) and float(head.std[0]) == 0
+    head.measure(1, [tone(hertz, 1.0) for hertz in (180, 200, 220)])
+    assert float(head.centre[1]) == pytest.approx(math.log2(200), abs=0.02)
+    assert float(head.spread[1]) == pytest.approx(math.log2(220 / 180) / 2, abs=0.02) and float(head.spread[0]) == 0
     cond = torch.randn(2, 6, 7)
     logits, octaves = head(cond, torch.tensor([0, 1]))
     assert logits.shape == octaves.shape == (2, 14)
     other = head(cond, torch.tensor([1, 1]))[1]
-    torch.testing.assert_close(other[0] - octaves[0], (head.mean[1] - head.mean[0]).expand(14))
+    torch.testing.assert_close(other[0] - octaves[0], (head.centre[1] - head.centre[0]).expand(14))
     unknown = Pitch(torch.ones(1, 20), torch.full((1, 20), 7.0))
     assert head.moved(unknown, torch.tensor([0])) is unknown  # a speaker whose pitch is not known
-    assert float(head.moved(unknown, torch.tensor([1])).octaves.mean()) == pytest.approx(float(head.mean[1]))
+    assert float(head.moved(unknown, torch.tensor([1])).octaves.mean()) == pytest.approx(float(head.centre[1]))
 
 
 def test_losses_ignore_padding() -> None:

@@ -45,8 +45,8 @@ def model(config: SpeechVQVAEConfig, initialised: Callable[..., SpeechVQVAE], ra
     for seed, part in enumerate((made.context, made.spectrum, made.pitch, made.acoustic, made.istft)):
         randomise(part, seed=seed)
     assert made.pitch is not None
-    made.pitch.mean.copy_(torch.tensor([6.9, 7.6, 7.3]))
-    made.pitch.std.copy_(torch.tensor([0.2, 0.3, 0.0]))
+    made.pitch.centre.copy_(torch.tensor([6.9, 7.6, 7.3]))
+    made.pitch.spread.copy_(torch.tensor([0.2, 0.3, 0.0]))
     return made.requires_grad_(False)
 
 
@@ -217,19 +217,19 @@ def test_pitch_goes_with_the_speaker(config: SpeechVQVAEConfig, model: SpeechVQV
     save_model(model, tmp_path)
     learner = SpeechVQVAE(replace(config, stage="context", speakers=("dora", "bert")))
     (left,) = init_from(learner, [tmp_path]).values()
-    assert learner.pitch is not None and {"pitch.mean", "pitch.std"} <= set(left)
-    assert learner.pitch.mean.tolist() == pytest.approx([7.3, 7.6]) and learner.pitch.std.tolist()[0] == 0
+    assert learner.pitch is not None and {"pitch.centre", "pitch.spread"} <= set(left)
+    assert learner.pitch.centre.tolist() == pytest.approx([7.3, 7.6]) and learner.pitch.spread.tolist()[0] == 0
     pcm = torch.cat([hum(200), hum(300)]).mul(32767).short().numpy()
     lengths = np.array([SAMPLES, SAMPLES])
     offsets, ids = np.array([0, SAMPLES]), np.array([0, 1])
     speech = PackedSpeech(16000, ("dora", "bert"), ("a", "b"), offsets, lengths, ids, pcm, "")
     initialise_pitch(learner, speech)
-    assert 2 ** float(learner.pitch.mean[0]) == pytest.approx(200, rel=0.01)
-    assert float(learner.pitch.mean[1]) == pytest.approx(7.6)  # known from the checkpoint
+    assert 2 ** float(learner.pitch.centre[0]) == pytest.approx(200, rel=0.01)
+    assert float(learner.pitch.centre[1]) == pytest.approx(7.6)  # known from the checkpoint
     extended = with_speakers(model, ["emil"])
     assert extended.pitch is not None
-    assert extended.pitch.mean.tolist() == pytest.approx([6.9, 7.6, 7.3, (6.9 + 7.6 + 7.3) / 3])
-    assert extended.pitch.std.tolist() == pytest.approx([0.2, 0.3, 0, 0])
+    assert extended.pitch.centre.tolist() == pytest.approx([6.9, 7.6, 7.3, (6.9 + 7.6 + 7.3) / 3])
+    assert extended.pitch.spread.tolist() == pytest.approx([0.2, 0.3, 0, 0])
 
 
 @pytest.mark.parametrize(

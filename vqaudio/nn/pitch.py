@@ -17,14 +17,14 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqaudio.nn.moments import Moments
 
-OCTAVE_COST = 0.06  # per octave: of two peaks of the same height, the one of the shorter period wins
-STRENGTH = 0.6  # least autocorrelation of a voiced frame
+OCTAVE_COST = 0.1  # per octave: of two peaks of the same height, the one of the shorter period wins
+STRENGTH = 0.62  # least autocorrelation of a voiced frame
 SILENCE = 1e-7  # power below which a frame is unvoiced: -70 dB of full scale
 MEAN_OCTAVES = 7.3  # log2 of 158 Hz, about the middle of the pitch of women and men
-SPREAD = (0.5, 2.0)  # least and greatest factor by which `moved` changes the range of a voice
-MIN_VOICED = 10  # voiced frames from which the range of an utterance is measured
+SPREAD = (0.5, 2.0)  # least and greatest factor by which `moved` changes the spread of a voice
+MIN_SPREAD = 1e-3  # octaves
+MIN_VOICED = 10  # voiced frames from which a spread is measured
 BLOCK_FRAMES = 1024  # frames that are analysed at once
 
 
@@ -129,19 +129,26 @@ def held(voicing: Tensor, octaves: Tensor) -> Tensor:
     return F.pad(octaves, (1, 0), value=MEAN_OCTAVES).gather(1, last)
 
 
-def moved(pitch: Pitch, mean: Tensor, std: Tensor) -> Pitch:
-    """The pitch of an utterance (1, N) with the mean and the range of another voice, both () in octaves.
+def centre_and_spread(voiced: Tensor) -> tuple[Tensor, Tensor]:
+    """Octaves of voiced frames (M,) -> median (), half the distance of the quantiles 16 % and 84 % ().
 
-    The range is the standard deviation over voiced frames. It is changed by a factor in SPREAD, and not for utterances
-    with fewer than MIN_VOICED voiced frames.
+    Of a normal distribution mean and standard deviation. Some frames whose octave is wrong hardly change them.
+    """
+    low, middle, high = voiced.quantile(torch.tensor([0.16, 0.5, 0.84], device=voiced.device))
+    return middle, ((high - low) / 2).clamp(min=MIN_SPREAD)
+
+
+def moved(pitch: Pitch, centre: Tensor, spread: Tensor) -> Pitch:
+    """The pitch of an utterance (1, N) with the `centre_and_spread` of another voice, both () in octaves.
+
+    The spread is changed by a factor in SPREAD, and not for utterances with fewer than MIN_VOICED voiced frames.
     """
     voiced = pitch.octaves[pitch.voicing > 0]
     if not len(voiced):
         return pitch
-    own_mean, factor = voiced.mean(), torch.ones(())
-    if len(voiced) >= MIN_VOICED and std > 0:
-        factor = (std / voiced.std().clamp(min=1e-3)).clamp(*SPREAD)
-    return pitch._replace(octaves=mean + factor * (pitch.octaves - own_mean))
+    own_centre, own_spread = centre_and_spread(voiced)
+    factor = (spread / own_spread).clamp(*SPREAD) if len(voiced) >= MIN_VOICED else torch.ones(())
+    return pitch._replace(octaves=centre + factor * (pitch.octaves - own_centre))
 
 
 class PitchLosses(NamedTuple):
@@ -156,24 +163,24 @@ class PitchLosses(NamedTuple):
 class PitchHead(nn.Module):
     """Linear prediction of voicing and F0 from the conditioning of the decoder, and the pitch of each speaker.
 
-    F0 is predicted relative to the mean of the speaker.
+    F0 is predicted relative to the centre of the speaker.
     """
 
-    mean: Tensor  # (S,) or (1,) without speakers: mean of log2 F0 over voiced frames
-    std: Tensor  # its standard deviation; 0: not measured
+    centre: Tensor  # (S,) or (1,) without speakers: `centre_and_spread` of log2 F0
+    spread: Tensor  # 0: not measured
 
     def __init__(self, cfg: PitchConfig, channels: int, hop: int, frame_hop: int, num_speakers: int, sample_rate: int):
         """channels: C; hop: samples per code, a multiple of frame_hop. Raises ValueError as PitchTracker does."""
         super().__init__()
         self.tracker = PitchTracker(cfg, frame_hop, sample_rate)
         self.out = nn.Linear(channels, 2 * (hop // frame_hop))
-        self.register_buffer("mean", torch.full((max(1, num_speakers),), MEAN_OCTAVES))
-        self.register_buffer("std", torch.zeros(max(1, num_speakers)))
+        self.register_buffer("centre", torch.full((max(1, num_speakers),), MEAN_OCTAVES))
+        self.register_buffer("spread", torch.zeros(max(1, num_speakers)))
 
     def forward(self, cond: Tensor, speaker: Tensor | None) -> tuple[Tensor, Tensor]:
         """(B, C, N), (B,) -> logits of voicing, log2 of F0 in Hz, both (B, N * R)."""
         logits, relative = rearrange(self.out(cond.mT), "b n (r two) -> two b (n r)", two=2)
-        return logits, relative + self._of(speaker, self.mean)
+        return logits, relative + self._of(speaker, self.centre)
 
     def predict(self, cond: Tensor, speaker: Tensor | None) -> Pitch:
         """(B, C, N), (B,) -> the pitch of the N * R frames."""
@@ -205,18 +212,18 @@ class PitchHead(nn.Module):
         return torch.stack([wrong.sum(), squared.sum(), voiced.sum()]).double().cpu()
 
     def moved(self, pitch: Pitch, speaker: Tensor | None) -> Pitch:
-        """The pitch of an utterance (1, N) with mean and range of `speaker` (1,); unchanged if they are not known."""
-        std = self._of(speaker, self.std)[0, 0]
-        return moved(pitch, self._of(speaker, self.mean)[0, 0], std) if std > 0 else pitch
+        """The pitch of an utterance (1, N) in the voice of `speaker` (1,); unchanged where that is not known."""
+        spread = self._of(speaker, self.spread)[0, 0]
+        return moved(pitch, self._of(speaker, self.centre)[0, 0], spread) if spread > 0 else pitch
 
     def measure(self, speaker: int, wavs: list[Tensor]) -> None:
-        """Sets mean and standard deviation of a speaker from utterances (T,); left as they are without voice."""
-        moments = Moments()
+        """Sets centre and spread of a speaker from utterances (T,); left as they are where there is hardly any voice."""
+        voiced = []
         for wav in wavs:
             pitch = self.tracker(wav[None], -(-len(wav) // self.tracker.hop))
-            moments.add(pitch.octaves[pitch.voicing > 0][:, None])
-        if moments.count >= MIN_VOICED:
-            self.mean[speaker], self.std[speaker] = moments.mean[0].float(), moments.std[0].float().clamp(min=1e-3)
+            voiced.append(pitch.octaves[pitch.voicing > 0])
+        if sum(map(len, voiced)) >= MIN_VOICED:
+            self.centre[speaker], self.spread[speaker] = centre_and_spread(torch.cat(voiced))
 
     def _of(self, speaker: Tensor | None, values: Tensor) -> Tensor:
         """(B, 1)."""

@@ -22,12 +22,12 @@ def initialise_pitch(model: SpeechVQVAE, speech: PackedSpeech) -> None:
     if model.pitch is None:
         return
     if processes().is_main_process:
-        for speaker in range(len(model.pitch.std)):
-            if not model.pitch.std[speaker]:
+        for speaker in range(len(model.pitch.spread)):
+            if not model.pitch.spread[speaker]:
                 model.pitch.measure(speaker, _waveforms(speech, speaker if model.speakers else None))
-    (state,) = broadcast_object_list([{"mean": model.pitch.mean, "std": model.pitch.std}])
-    model.pitch.mean.copy_(state["mean"])
-    model.pitch.std.copy_(state["std"])
+    (state,) = broadcast_object_list([{"centre": model.pitch.centre, "spread": model.pitch.spread}])
+    model.pitch.centre.copy_(state["centre"])
+    model.pitch.spread.copy_(state["spread"])
 
 
 def _waveforms(speech: PackedSpeech, speaker: int | None) -> list[torch.Tensor]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from vqaudio.speech.model import SpeechVQVAE
 
 SPEAKER_WEIGHT = "decoder.speaker.weight"  # key of the speaker embedding (S, H) in a model's state_dict
-SPEAKER_PITCH = ("pitch.mean", "pitch.std")  # keys of the pitch of each speaker (S,), if the model predicts pitch
+SPEAKER_PITCH = ("pitch.centre", "pitch.spread")  # keys of the pitch of each speaker (S,), if the model predicts pitch
 
 
 def speaker_id(speakers: Sequence[str], name: str) -> int:
@@ -62,9 +62,9 @@ def with_speakers(model: SpeechVQVAE, names: Sequence[str], rows: Tensor | None 
         rows = existing.mean(0, keepdim=True).expand(len(names), -1)
     state[SPEAKER_WEIGHT] = torch.cat([existing, rows.to(existing)])
     if model.pitch is not None:  # not known yet: the mean of the others
-        mean, std = (state[key] for key in SPEAKER_PITCH)
-        state[SPEAKER_PITCH[0]] = torch.cat([mean, mean.mean().expand(len(names))])
-        state[SPEAKER_PITCH[1]] = torch.cat([std, std.new_zeros(len(names))])
+        centre, spread = (state[key] for key in SPEAKER_PITCH)
+        state[SPEAKER_PITCH[0]] = torch.cat([centre, centre.mean().expand(len(names))])
+        state[SPEAKER_PITCH[1]] = torch.cat([spread, spread.new_zeros(len(names))])
     with torch.random.fork_rng(devices=[]):  # the random initialisation is overwritten at once
         extended = type(model)(replace(model.cfg, speakers=(*model.speakers, *names)))
     extended.load_state_dict(state)
