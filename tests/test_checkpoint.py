@@ -167,3 +167,23 @@ def test_what_cannot_be_loaded_again_is_not_saved(tmp_path, tiny_model) -> None:
     with pytest.raises(ValueError, match=r"quantizer.codebook should be of shape \(16, 4\) and is \(8, 4\)"):
         save_model(model, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_parts_are_stored_in_half_precision_on_request(tiny_model: SpeechVQVAE, tmp_path: Path) -> None:
+    save_model(tiny_model, tmp_path / "whole")
+    save_model(tiny_model, tmp_path / "half", float16=["decoder"])
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("whole", "half")]
+    assert sizes[0] - sizes[1] > sum(p.numel() for p in tiny_model.decoder.parameters())
+    loaded = load_model(tmp_path / "half")
+    assert loaded.fingerprint == tiny_model.fingerprint
+    for key, value in loaded.state_dict().items():
+        expected = tiny_model.state_dict()[key]
+        assert value.dtype == expected.dtype
+        assert torch.equal(value, expected.half().float() if key.startswith("decoder.") else expected)
+    with pytest.raises(ValueError, match=r"float16 names parts of the model \(decoder, encoder, .*\), got 'wavenet'"):
+        save_model(tiny_model, tmp_path / "half", float16=["wavenet"])
+    large = copy.deepcopy(tiny_model)
+    large.decoder.out.weight.data[0, 0] = 1e6
+    with pytest.raises(ValueError, match=r"decoder\.out\.weight has values beyond the range of float16"):
+        save_model(large, tmp_path / "large", float16=["decoder"])
+    assert not (tmp_path / "large").exists()

@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_type_hints, overload
@@ -48,15 +49,27 @@ class ModelError(ValueError):
     """A model does not exist or cannot be read; the message states the reason and the remedy."""
 
 
-def save_model(model: nn.Module, folder: str | Path) -> None:
+def save_model(model: nn.Module, folder: str | Path, *, float16: Sequence[str] = ()) -> None:
     """Writes config.json and model.safetensors of a model of this package to `folder`, each file atomically.
 
     A model in a wrapper (torch.compile, DistributedDataParallel, AveragedModel) is saved without it. The folder is
-    created if necessary, and existing files are replaced. Raises ValueError, before anything is written, for a module
-    that `load_model` could not load again, OSError if writing fails.
+    created if necessary, and existing files are replaced. `float16`: names of parts ("decoder") whose weights are
+    rounded to half precision in the file, which halves their size; a loaded model computes with them in float32. Not
+    for the parts that determine codes: they would be another tokenizer.
+
+    Raises ValueError, before anything is written, for a module that `load_model` could not load again, for a part that
+    does not exist, and for weights beyond the range of float16; OSError if writing fails.
     """
     model, folder = _unwrapped(model), Path(folder)
     state = _saved_weights(model)
+    for part in float16:
+        keys = [key for key in state if key.startswith(f"{part}.")]
+        if not keys:
+            parts = ", ".join(sorted({key.partition(".")[0] for key in state}))
+            raise ValueError(f"float16 names parts of the model ({parts}), got {part!r}")
+        state |= {key: state[key].half() for key in keys if state[key].is_floating_point()}
+        if beyond := [key for key in keys if not state[key].isfinite().all()]:
+            raise ValueError(f"{beyond[0]} has values beyond the range of float16 (65504); leave {part} out of float16")
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_file(folder / "model.safetensors", overwrite=True) as path:
         # write bytes, because save_file would create a file that only its owner may read

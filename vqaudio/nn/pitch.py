@@ -17,7 +17,6 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
 OCTAVE_COST = 0.1  # per octave: of two peaks of the same height, the one of the shorter period wins
 STRENGTH = 0.62  # least autocorrelation of a voiced frame
 SILENCE = 1e-7  # power below which a frame is unvoiced: -70 dB of full scale
@@ -217,7 +216,7 @@ class PitchHead(nn.Module):
         return moved(pitch, self._of(speaker, self.centre)[0, 0], spread) if spread > 0 else pitch
 
     def measure(self, speaker: int, wavs: list[Tensor]) -> None:
-        """Sets centre and spread of a speaker from utterances (T,); left as they are where there is hardly any voice."""
+        """Sets centre and spread of a speaker from utterances (T,); left as they are without voice."""
         voiced = []
         for wav in wavs:
             pitch = self.tracker(wav[None], -(-len(wav) // self.tracker.hop))
