@@ -59,14 +59,11 @@ class SpeechVQVAE(nn.Module):
             if cfg.spectrum.n_mels
             else None
         )
-        frame_hop, num_speakers = cfg.spectrum.hop_length, len(cfg.speakers)
-        self.pitch = (
-            PitchHead(cfg.pitch, cfg.context.channels, self.hop, frame_hop, num_speakers, cfg.sample_rate)
-            if cfg.pitch.win_length
-            else None
-        )
-        features = cfg.spectrum.n_mels + NUM_PITCH_FEATURES
-        self.acoustic = Context(cfg.acoustic, features, 0) if cfg.acoustic.dilations else None
+        frame_hop = cfg.spectrum.hop_length
+        of_pitch = (cfg.pitch, cfg.context.channels, self.hop, frame_hop, len(cfg.speakers), cfg.sample_rate)
+        self.pitch = PitchHead(*of_pitch) if cfg.pitch.win_length else None
+        width = cfg.spectrum.n_mels + NUM_PITCH_FEATURES
+        self.acoustic = Context(cfg.acoustic, width, 0) if cfg.acoustic.dilations else None
         self.istft = (
             IstftVocoder(cfg.istft, cfg.spectrum.n_mels, frame_hop, cfg.sample_rate) if cfg.istft.dilations else None
         )
