@@ -43,3 +43,21 @@ def predicted_frames(model: SpeechVQVAE, cond: Tensor, speaker: Tensor) -> Acous
     """Output of the context network (B, C, N), speakers (B,) -> (B, N * R)."""
     assert model.spectrum is not None and model.pitch is not None
     return AcousticFrames(model.spectrum(cond), model.pitch.predict(cond, model.known(speaker)))
+
+
+@torch.no_grad()
+def with_predicted_spectra(model: SpeechVQVAE, frames: AcousticFrames, wav: Tensor, speaker: Tensor) -> AcousticFrames:
+    """Frames (B, N), their speech (B, T), speakers (B,) -> the same with some spectra as the codes predict them.
+
+    Those of a random fraction `predicted_spectra` of the crops, at the mean level of the true ones.
+    """
+    rows = torch.rand(len(wav), device=wav.device) < model.cfg.predicted_spectra
+    if not rows.any():
+        return frames
+    assert model.spectrum is not None
+    true, lengths = frames.spectrum[rows], torch.full((int(rows.sum()),), wav.shape[1], device=wav.device)
+    cond = model.conditioned(model.quantize(wav[rows, None], lengths)[1].z_q, model.known(speaker[rows]))
+    predicted = model.spectrum(cond)[:, : true.shape[1]]
+    spectrum = frames.spectrum.clone()
+    spectrum[rows] = predicted + (true - predicted).mean((1, 2), keepdim=True)
+    return frames._replace(spectrum=spectrum)

@@ -46,6 +46,7 @@ class SpeechVQVAEConfig:
             "acoustic",  # before the decoder
             "istft",
             "frame_noise",
+            "predicted_spectra",
             "vocoder",
             "inherited_vocoders",
             "stage",
@@ -83,6 +84,8 @@ class SpeechVQVAEConfig:
     """vocoder istft, trained on the spectrum and pitch of speech; without dilations there is none"""
     frame_noise: float = 0.05
     """standard deviation of the noise on the spectrum that vocoders are trained on"""
+    predicted_spectra: float = 0.0
+    """fraction of the crops on which the vocoder istft is trained with the spectrum that the codes predict"""
     stage: Literal["joint", "codes", "context", "decoder", "istft"] = "joint"
     """what is trained. joint: everything; codes: everything but the vocoders, to predict `target`, which takes minutes;
     context: the context network and what it predicts; decoder: the WaveNet and, unless it reads acoustic frames, the
@@ -150,6 +153,8 @@ class SpeechVQVAEConfig:
             raise ValueError("stage: context trains with the log-mel loss: set spectrum.n_mels")
         if not 0 <= self.frame_noise < math.inf:
             raise ValueError(f"frame_noise must be a finite number, 0 or more, got {self.frame_noise}")
+        if not 0 <= self.predicted_spectra <= 1:
+            raise ValueError(f"predicted_spectra must lie in [0, 1], a fraction, got {self.predicted_spectra}")
 
     def _check_target(self) -> None:
         if self.target not in ("spectrum", "units"):

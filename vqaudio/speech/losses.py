@@ -14,7 +14,7 @@ from torch import Tensor
 from vqaudio.nn.pitch import PitchLosses
 from vqaudio.nn.stft_loss import WINDOWS
 from vqaudio.nn.units import UnitLosses, UnitsConfig
-from vqaudio.speech.acoustic import true_frames
+from vqaudio.speech.acoustic import true_frames, with_predicted_spectra
 
 if TYPE_CHECKING:
     from vqaudio.speech.model import SpeechVQVAE
@@ -48,17 +48,21 @@ def pitch_loss(found: PitchLosses) -> Loss:
     return VOICING_WEIGHT * nats + PITCH_WEIGHT * error, logs
 
 
-def istft_loss(model: SpeechVQVAE, wav: Tensor, lengths: Tensor) -> Loss:
-    """Waveforms (B, T), valid samples (B,) -> loss () and logs. Shorter utterances count with their padding."""
-    convergence, distance = resynthesis_losses(model, wav)
+def istft_loss(model: SpeechVQVAE, wav: Tensor, lengths: Tensor, speaker: Tensor) -> Loss:
+    """Waveforms (B, T), valid samples (B,), speakers (B,) -> loss () and logs.
+
+    Shorter utterances count with their padding.
+    """
+    convergence, distance = resynthesis_losses(model, wav, speaker)
     logs = {"spectral_convergence": convergence.detach(), "log_stft_error": distance.detach()}
     return (convergence + distance) * (lengths.sum() / wav.numel()), logs
 
 
-def resynthesis_losses(model: SpeechVQVAE, wav: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, T) -> STFT losses (), () of the vocoder istft, given the spectrum and pitch of the speech itself.
+def resynthesis_losses(model: SpeechVQVAE, wav: Tensor, speaker: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, T), (B,) -> STFT losses (), () of the vocoder istft, given the pitch and the spectrum of the speech itself.
 
-    Raises ValueError for crops that are too short for the longest window.
+    Of some crops, with `predicted_spectra`, the spectrum that their codes predict. Raises ValueError for crops that are
+    too short for the longest window.
     """
     assert model.istft is not None
     edge = EDGE_FRAMES * model.istft.hop
@@ -68,5 +72,6 @@ def resynthesis_losses(model: SpeechVQVAE, wav: Tensor) -> tuple[Tensor, Tensor]
             f"{wav.shape[1]}; set crops.samples and validation.samples"
         )
     with torch.autocast(wav.device.type, enabled=False):
-        resynthesis = model.istft(true_frames(model, wav, wav.shape[1] // model.hop))[:, edge:-edge]
+        frames = with_predicted_spectra(model, true_frames(model, wav, wav.shape[1] // model.hop), wav, speaker)
+        resynthesis = model.istft(frames)[:, edge:-edge]
         return model.istft.loss(resynthesis, wav[:, edge:][:, : resynthesis.shape[1]])

@@ -115,7 +115,7 @@ class SpeechVQVAE(nn.Module):
         parts of a global batch is the loss of the global batch.
         """
         if self.cfg.stage == "istft":
-            return losses.istft_loss(self, wav[:, 0], lengths)
+            return losses.istft_loss(self, wav[:, 0], lengths, speaker)
         z, q = self.quantize(wav, lengths, past, past_lengths, future)
         z_q = jitter(q.z_q, self.cfg.time_jitter) if self.training and self.cfg.time_jitter else q.z_q
         mask = self.valid_frames(lengths, z.shape[2])
@@ -146,7 +146,7 @@ class SpeechVQVAE(nn.Module):
             own, own_logs = losses.pitch_loss(self.pitch.losses(cond, self.known(speaker), audio, mask))
             loss, logs = loss + own * valid_frames, logs | own_logs
         if self.istft is not None and "istft" in TRAINED_VOCODERS[self.cfg.stage]:
-            own, own_logs = losses.istft_loss(self, wav[:, 0], lengths)
+            own, own_logs = losses.istft_loss(self, wav[:, 0], lengths, speaker)
             loss, logs = loss + own, logs | own_logs
         return loss, logs
 
