@@ -384,8 +384,7 @@ class SpeechVQVAE(nn.Module):
             spectra = [vocoding.predicted_spectrum(self, *pair) for pair in zip(batch, each, strict=True)]
             return [griffin_lim(log_mel, *pair, seed) for pair in zip(spectra, lengths, strict=True)]
         utterances = [
-            vocoding.Utterance([tokens.codes], tokens.num_samples, who, vocoding.moved_pitch(self, own, tokens, who))
-            for tokens, who, own in zip(batch, each, pitch or [None] * len(batch), strict=True)
+            vocoding.of_tokens(self, *one) for one in zip(batch, each, pitch or [None] * len(batch), strict=True)
         ]
         if vocoder == "istft":
             return [torch.cat(list(vocoding.istft_stream(self, one, sampling.seed))) for one in utterances]

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from vqaudio.speech.model import SpeechVQVAE
 
 
+PIECE = 256  # codes of an utterance that are looked up at a time, so that memory does not grow with what is in between
+
+
 class Utterance(NamedTuple):
     """What is to be decoded."""
 
@@ -28,6 +31,11 @@ class Utterance(NamedTuple):
     num_samples: int | None  # None: whole codes
     speaker: Tensor | None  # (1,)
     pitch: Pitch | None  # (1, N * R), of the speaker; None: as the codes predict it
+
+
+def of_tokens(model: SpeechVQVAE, tokens: Tokens, speaker: Tensor | None, pitch: Pitch | None) -> Utterance:
+    """Tokens, speaker (1,), pitch of the speech that they were made from."""
+    return Utterance(tokens.codes.split(PIECE), tokens.num_samples, speaker, moved_pitch(model, pitch, tokens, speaker))
 
 
 def contextualized(model: SpeechVQVAE, utterance: Utterance) -> Iterator[synthesis.Piece]:
@@ -61,8 +69,8 @@ def predicted_spectrum(model: SpeechVQVAE, tokens: Tokens, speaker: Tensor | Non
     """Tokens, speaker (1,) -> (N * R, F)."""
     assert model.spectrum is not None
     with one_thread(), torch.autocast(model.device.type, enabled=False):
-        pieces = contextualized(model, Utterance([tokens.codes], None, speaker, None))
-        return model.spectrum(torch.cat([piece.cond for piece in pieces], dim=1)[None])[0]
+        pieces = contextualized(model, Utterance(tokens.codes.split(PIECE), None, speaker, None))
+        return torch.cat([model.spectrum(piece.cond[None])[0] for piece in pieces])
 
 
 def moved_pitch(model: SpeechVQVAE, pitch: Pitch | None, tokens: Tokens, speaker: Tensor | None) -> Pitch | None:
