@@ -162,9 +162,14 @@ def write_audio(path: str | Path, wav: npt.ArrayLike, sample_rate: int, *, overw
         raise ValueError(f"cannot write {path}: {error}") from error
     with atomic_file(path, overwrite=overwrite) as temporary:
         try:
-            soundfile.write(temporary, to_int16(samples), sample_rate, format=file_format, subtype="PCM_16")
+            soundfile.write(sound_name(temporary), to_int16(samples), sample_rate, format=file_format, subtype="PCM_16")
         except soundfile.LibsndfileError as error:
             raise unwritable(path, error, 2 * len(samples)) from error
+
+
+def sound_name(path: Path) -> str:
+    """A name for soundfile, which takes bytes too: it does not encode a name that is not UTF-8 itself."""
+    return cast(str, os.fsencode(path))
 
 
 def unwritable(path: Path, error: soundfile.LibsndfileError, num_bytes: int) -> OSError:
