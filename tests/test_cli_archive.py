@@ -130,6 +130,18 @@ def test_threads_change_nothing(tmp_path, run: Run, tokens, prior) -> None:
     assert (tmp_path / "1.vqa").read_bytes() == (tmp_path / "2.vqa").read_bytes()
 
 
+@pytest.mark.parametrize("threads", ["0", "-1", "1025", "9" * 30])
+def test_an_absurd_number_of_threads_is_refused_with_and_without_a_prior(
+    tmp_path, run: Run, tokens, prior, threads
+) -> None:
+    assert run("pack", tokens, "--out", tmp_path / "t.vqa")[0] == 0
+    for used in ((), ("--prior", prior)):
+        for command in (("pack", tokens, "--out", tmp_path / "a.vqa"), ("unpack", tmp_path / "t.vqa", "--out", "-")):
+            code, _, err = run(*command, *used, f"--threads={threads}")
+            assert code == 2 and "threads must be at" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["t.vqa"]
+
+
 def test_existing_files_are_replaced_only_on_request(tmp_path, run: Run, tokens) -> None:
     archive, back = tmp_path / "t.vqa", tmp_path / "back.jsonl"
     for arguments in (("pack", tokens, "--out", archive), ("unpack", archive, "--out", back)):
@@ -154,7 +166,7 @@ def test_wrong_usage_is_explained_and_leaves_no_files(tmp_path, run: Run, tokens
         (("pack", tokens, "--prior", tiny_model_dir, "--out", tmp_path / "u.vqa"), "CodePrior is required here"),
         (
             ("pack", tokens, "--prior", prior, "--threads", 0, "--out", tmp_path / "u.vqa"),
-            "--threads must be at least 1",
+            "threads must be at least 1",
         ),
         (("unpack", packed, *back), "none is given; pass --prior"),
         (("unpack", cut, "--prior", prior, *back), "is truncated or damaged"),

@@ -1,5 +1,6 @@
 """Pipes and standard input in the place of files, and - for standard output."""
 
+import json
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import soundfile
 
 from vqaudio.cli.main import main
 from vqaudio.data.audio import AudioError, blocks, read_audio
+from vqaudio.data.manifest import read_manifest
 from vqaudio.tokens.files import read_tokens
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -59,8 +61,9 @@ def test_all_verbs_in_one_pipeline(tmp_path, audio, tiny_model_dir) -> None:
     assert (row.id, row.speaker, row.tokens.num_samples) == ("stdin", None, 900)
     packed = _run("pack", "-", "--out", "-", given=made.stdout, cwd=tmp_path)
     (tmp_path / "t.vqa").write_bytes(packed.stdout)
-    assert _run("unpack", "t.vqa", "--out", "-", cwd=tmp_path).stdout == made.stdout
-    assert b"900" not in _run("info", "-", given=made.stdout, cwd=tmp_path).stderr
+    assert _run("unpack", "-", "--out", "-", given=packed.stdout, cwd=tmp_path).stdout == made.stdout
+    assert b"utterances    1" in _run("info", "-", given=made.stdout, cwd=tmp_path).stdout
+    assert b"payload" in _run("info", "-", given=packed.stdout, cwd=tmp_path).stdout
     arguments = ("decode", file, "--speaker", "anna", "--out", tmp_path / "o", *model)
     assert main([str(argument) for argument in arguments]) == 0
     piped = _run(
@@ -92,3 +95,15 @@ def test_an_absurd_number_of_threads(tmp_path, capsys, audio, tiny_model_dir, th
     assert main(["tokenize", str(audio), "--out", out, "--model", str(tiny_model_dir), f"--threads={threads}"]) == 2
     assert "Traceback" not in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_errors_name_the_stream_and_not_the_file_that_it_was_copied_to(tmp_path, capsys) -> None:
+    pipe = _pipe(tmp_path, b"hello\n")
+    assert main(["info", str(pipe)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {pipe}, line 1: not JSON")
+
+
+def test_a_manifest_from_a_pipe(tmp_path, audio) -> None:
+    row = {"id": "a", "path": str(audio), "speaker": "anna", "seconds": 0.1}
+    (utterance,) = read_manifest(_pipe(tmp_path, json.dumps(row).encode()))
+    assert (utterance.id, utterance.path) == ("a", audio)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from vqaudio.program import run_program
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
 WAITS = """
@@ -46,6 +48,58 @@ def test_a_closed_pipe_ends_every_verb_quietly(tmp_path, command, closed) -> Non
     os.close(writer)
     _, said = process.communicate(timeout=120)
     assert (process.returncode, said or "") == (141, "")
+
+
+ROW = '{"id": "a", "speaker": null, "codes": [1], "num_samples": 8, "sample_rate": 16000, "hop": 8, "model": "m"}\n'
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        ("--help >&-", 0, ""),
+        ("info row.jsonl >&-", 0, ""),
+        ("reformat row.jsonl --out - >&-", 2, "error: standard output is closed; name a file\n"),
+        ("decode row.jsonl --stream --out - >&-", 2, "error: standard output is closed; name a file\n"),
+        ("info - <&-", 2, "error: - is empty: it contains no token rows; vqaudio tokenize creates token files\n"),
+        ("reformat row.jsonl --out - >/dev/full", 2, "error: cannot write to standard output or a temporary file: "),
+    ],
+)
+def test_streams_that_are_closed_or_full(tmp_path, command, code, said) -> None:
+    (tmp_path / "row.jsonl").write_text(ROW)
+    process = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m vqaudio {command}"],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == code
+    assert process.stderr.startswith(said) and process.stderr.count("\n") == bool(said)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 34. GiB for an array"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8000000000000000 bytes."),
+        RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+    ],
+)
+def test_a_lack_of_memory_is_one_sentence(capsys, error) -> None:
+    def program() -> None:
+        raise error
+
+    assert run_program(program) == 2
+    assert capsys.readouterr().err == f"error: not enough memory; ask for less at once ({error})\n"
+
+
+def test_other_errors_of_the_runtime_are_not_hidden() -> None:
+    def program() -> None:
+        raise RuntimeError("a fault of the program")
+
+    with pytest.raises(RuntimeError, match="a fault"):
+        run_program(program)
 
 
 @pytest.mark.parametrize("recipe", ["train.py", "train_prior.py", "train_image.py"])

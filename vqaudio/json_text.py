@@ -10,6 +10,14 @@ class JSONError(ValueError):
     """Text that is not JSON; the message says why, in a few words."""
 
 
+def is_unicode(value: object) -> bool:
+    """Whether a value is no text, or text that UTF-8 can hold: JSON may contain half a surrogate pair, "\\ud800"."""
+    try:
+        return not isinstance(value, str) or value.encode() is not None
+    except UnicodeEncodeError:
+        return False
+
+
 def parse_json(text: str | bytes) -> Any:
     """JSON text, UTF-8 if bytes -> its value.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import tempfile
@@ -38,7 +39,14 @@ def spooled(path: str | Path, suffix: str = "") -> Iterator[Path]:
         yield Path(spool.name)
 
 
+def check_stdout() -> None:
+    """Raises OSError if the program was started without standard output (>&-); the null device is in its place then."""
+    if sys.stdout is None or getattr(sys.stdout, "name", None) == os.devnull:
+        raise OSError("standard output is closed; name a file")
+
+
 def send(content: bytes) -> None:
-    """Writes to standard output at once."""
+    """Writes to standard output at once. Raises OSError if it is closed."""
+    check_stdout()
     sys.stdout.buffer.write(content)
     sys.stdout.buffer.flush()

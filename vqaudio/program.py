@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))  # beside SIGINT
 SIGNALLED = 128  # exit code of a program that signal N ended: SIGNALLED + N, as a shell reports it
@@ -26,8 +27,10 @@ def run_program(program: Callable[[], int | None]) -> int:
     """Runs `program`, which returns an exit code (None: 0) or raises SystemExit, and returns its exit code.
 
     A signal (SIGINT, SIGTERM, SIGHUP) raises KeyboardInterrupt in it, so that temporary files are removed; the code is
-    then 128 + signal. If the reader of its output has gone, the code is that of SIGPIPE, 141, without a message.
+    then 128 + signal. If the reader of its output has gone, the code is that of SIGPIPE, 141, without a message. A lack
+    of memory is one sentence, and the code 2.
     """
+    _open_closed_streams()
     try:
         with _signals_raised():
             try:
@@ -44,11 +47,35 @@ def run_program(program: Callable[[], int | None]) -> int:
         with suppress(OSError):  # a closed terminal, after SIGHUP
             print(f"error: {reason}", file=sys.stderr, flush=True)
         return SIGNALLED + number
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        print(f"error: not enough memory; ask for less at once ({_first_line(error)})", file=sys.stderr, flush=True)
+        return 2
     except OSError as error:  # of the last flush: a full disk
         _discard_output()
         with suppress(OSError):
             print(f"error: cannot write to standard output: {error.strerror or error}", file=sys.stderr, flush=True)
         return 2
+
+
+def _open_closed_streams() -> None:
+    """Opens the null device in the place of each stream that the caller closed (>&-), which is None in Python.
+
+    Otherwise the next file that is opened takes its descriptor, and receives what libraries print.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 (until the program ends)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether Python, NumPy or PyTorch, which raises RuntimeErrors for this, got no memory, on any device."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in ("allocate memory", "out of memory"))
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "") or "no details are known"
 
 
 def _code_of(program: Callable[[], int | None]) -> int:

@@ -8,6 +8,7 @@ import pytest
 
 from vqaudio.data.alignments import (
     ROUNDING,
+    Alignment,
     AlignmentWarning,
     Segment,
     find_alignments,
@@ -287,3 +288,10 @@ def test_timit_and_the_embedded_corpus(real_data: Path) -> None:
         for alignment in found.values():
             assert alignment[0].start == 0
             assert all(b.start == a.end for a, b in pairwise(alignment))
+
+
+def test_a_table_may_be_sent_to_standard_output(tmp_path, capfdbinary) -> None:
+    alignments = {"u": Alignment([Segment(0.0, 0.5, "a")])}
+    write_alignments(tmp_path / "a.tsv", alignments)
+    write_alignments("-", alignments)
+    assert capfdbinary.readouterr().out == (tmp_path / "a.tsv").read_bytes()

@@ -1,3 +1,5 @@
+import os
+import shutil
 import subprocess
 import sys
 from fractions import Fraction
@@ -7,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
+import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +23,7 @@ from vqaudio.data.audio import (
     unwritable,
     write_audio,
 )
+from vqaudio.data.audio_writer import open_writer
 
 FORMATS = [
     pytest.param("a.wav", 8000, 1, "PCM_16", id="8 kHz"),
@@ -246,7 +250,7 @@ def test_failed_write_keeps_the_old_file_and_leaves_nothing(tmp_path, write_nois
     before = path.read_bytes()
 
     def half_written(file, *args, **kwargs) -> None:
-        Path(file).write_bytes(b"RIFF")
+        Path(os.fsdecode(file)).write_bytes(b"RIFF")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(soundfile, "write", half_written)
@@ -296,3 +300,17 @@ def test_a_full_disk_is_named_and_other_failures_as_libsndfile_does(tmp_path: Pa
     assert str(unwritable(tmp_path / "a.wav", error, 0)) == f"cannot write {tmp_path}/a.wav: {error.error_string}"
     full = str(unwritable(tmp_path / "a.wav", error, 2**62))
     assert full == f"cannot write {tmp_path}/a.wav: No space left on device; free some disk space"
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac"])
+def test_a_name_that_is_not_utf8_is_written(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9" + suffix.encode())
+    try:
+        path.touch()
+    except OSError:
+        pytest.skip("the file system takes UTF-8 only")
+    write_audio(path, np.zeros(8), 16000, overwrite=True)
+    with open_writer(path, 16000, overwrite=True) as write:
+        write(torch.full((8,), 0.5))
+    shutil.copy(path, tmp_path / f"read{suffix}")
+    assert np.array_equal(read_audio(tmp_path / f"read{suffix}", 16000), np.full(8, 0.5, np.float32))

@@ -265,6 +265,9 @@ def test_a_file_names_what_is_held_out(vctk_080, tmp_path) -> None:
     names.write_text("# no speaker of this corpus\np999\n", encoding="utf-8")
     with pytest.raises(ValueError, match="names no speaker and no utterance"):
         prepare("vctk", vctk_080, tmp_path / "none", held_out=names)
+    names.write_bytes(b"caf\xe9\n")
+    with pytest.raises(ValueError, match=r"held_out\.txt is not UTF-8 text"):
+        prepare("vctk", vctk_080, tmp_path / "none", held_out=names)
 
 
 def test_prepare_refuses_to_overwrite_and_is_all_or_nothing(vctk_080, tmp_path, monkeypatch) -> None:

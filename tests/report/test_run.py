@@ -316,7 +316,7 @@ def test_what_cannot_be_evaluated_is_explained(
 
 @pytest.mark.slow
 def test_an_interrupted_evaluation_continues_to_the_same_report(
-    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     short = [*arguments, "--only", "codebook_usage", "bitrate", "conditioning_gap", "--no-html"]
     assert main([*short, "--out", str(tmp_path / "whole")]) == 0
@@ -333,10 +333,21 @@ def test_an_interrupted_evaluation_continues_to_the_same_report(
     assert [path.name for path in (tmp_path / "r").iterdir()] == ["report.resume.jsonl"]
     with (tmp_path / "r" / "report.resume.jsonl").open("a") as journal:
         journal.write('{"task": "half')  # as a killed process may leave it
+    capsys.readouterr()
     assert main([*short, "--out", str(tmp_path / "r"), "--resume"]) == 0
     assert len(computed) == 4 and len(set(computed)) == 3
     assert [path.name for path in (tmp_path / "r").iterdir()] == ["report.json"]
     assert (tmp_path / "r" / "report.json").read_bytes() == (tmp_path / "whole" / "report.json").read_bytes()
+    printed = capsys.readouterr().out
+    computed.clear()
+    assert main([*short, "--out", str(tmp_path / "r"), "--resume"]) == 0  # killed after the last step: nothing is left
+    assert (computed, capsys.readouterr().out) == ([], printed)
+    for other in (["--seed", "3"], ["--max-utterances", "4"]):
+        assert main([*short, *other, "--out", str(tmp_path / "r"), "--resume"]) == 2
+        assert "is not the report that this evaluation would write" in capsys.readouterr().err
+    (tmp_path / "r" / "report.json").write_text("{}")
+    assert main([*short, "--out", str(tmp_path / "r"), "--resume"]) == 2
+    assert computed == []
 
 
 @pytest.mark.slow

@@ -463,3 +463,11 @@ def test_integers_as_waveforms_are_refused(tiny_model: SpeechVQVAE) -> None:
         tiny_model.encode((wav * 32768).to(torch.int16)[None, None])
     with pytest.raises(ValueError, match="they look like integers"):
         list(tiny_model.encode_stream([wav, wav * 32768]))
+
+
+def test_a_sample_that_is_not_a_number_is_refused(tiny_model) -> None:
+    wavs = torch.zeros(1, 1, 800)
+    wavs[0, 0, 7] = float("nan")
+    with pytest.raises(ValueError, match=r"samples are not numbers \(NaN\)"):
+        tiny_model.encode(wavs)
+    assert tiny_model.encode(wavs, torch.tensor([7]))[1].tolist() == [1]  # it is padding

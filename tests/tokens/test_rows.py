@@ -55,6 +55,8 @@ def test_codes_may_be_loaded_separately_as_any_integer_type() -> None:
         ({"num_samples": True}, "num_samples must be an integer"),
         ({"hop": 0}, "must all be at least 1"),
         ({"model": None}, "model must be a non-empty string"),
+        ({"model": "\ud800"}, "model must be Unicode text"),
+        ({"speaker": "\ud800"}, "speaker must be Unicode text"),
     ],
 )
 def test_invalid_rows_are_refused(change, message) -> None:

@@ -16,7 +16,7 @@ from vqaudio.nn.wavenet import WaveNetConfig
 from vqaudio.sampling.config import SamplingConfig
 from vqaudio.speech.prior import CodePrior, CodePriorConfig
 from vqaudio.tokens.files import read_tokens
-from vqaudio.tokens.sampling import sample_rows
+from vqaudio.tokens.sampling import sample_ids, sample_rows
 
 NET = WaveNetConfig(
     num_classes=16, layers=3, layers_per_stack=2, residual_channels=6, skip_channels=8, cond_hidden_channels=6
@@ -87,3 +87,9 @@ def test_a_prior_over_other_codes_is_refused(prior: CodePrior, tiny_model: Speec
     prior.cfg.__dict__["model"] = "another"
     with pytest.raises(ValueError, match="the prior was trained on codes of model another"):
         list(sample_rows(prior, tiny_model, ["anna"], 1, SECONDS))
+
+
+@pytest.mark.parametrize("count", [0, -1, 10**12, 10**30])
+def test_an_absurd_number_of_samples_is_refused_before_any_work(count: int) -> None:
+    with pytest.raises(ValueError, match=r"count must lie in 1\.\.1000000, got"):
+        sample_ids(["anna"], count)

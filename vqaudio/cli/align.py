@@ -36,7 +36,7 @@ def align(
     not in the dictionary is listed and left out.
 
     Args:
-        out: NAME.tsv, with utterance, start, end (in seconds) and label in each line
+        out: NAME.tsv, or - for standard output, with utterance, start, end (in seconds) and label in each line
     """
     from vqaudio.data.alignments import check_table, find_alignments, write_alignments
     from vqaudio.data.forced_alignment import align_all

@@ -8,13 +8,16 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from vqaudio.cli.console import Overwrite, Threads
+from vqaudio.cli.console import Overwrite, Threads, facts_file
+from vqaudio.sampling.config import check_threads
 
 
 def bench(
     threads: Threads = None,
     quick: bool = False,
-    out: Annotated[Path | None, arg(metavar="NAME.json", help="write the results to this JSON file")] = None,
+    out: Annotated[
+        Path | None, arg(metavar="NAME.json", help="write the results to this JSON file, - for standard output")
+    ] = None,
     overwrite: Overwrite = False,
 ) -> int:
     """Measure decoding speed on this machine, compared to other implementations and to hardware limits.
@@ -26,6 +29,7 @@ def bench(
     """
     from vqaudio.benchmark import speed, table
 
-    plan, print_line = speed.QUICK if quick else speed.FULL, functools.partial(print, flush=True)
-    table.bench(plan, threads, print_line, out=out, overwrite=overwrite)
+    check_threads(threads)
+    print_line = functools.partial(print, flush=True, file=facts_file(out or Path()))
+    table.bench(speed.QUICK if quick else speed.FULL, threads, print_line, out=out, overwrite=overwrite)
     return 0

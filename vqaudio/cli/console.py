@@ -18,7 +18,7 @@ from tyro.conf import arg
 
 from vqaudio.data.audio import AudioWarning, Failures
 from vqaudio.pipes import DASH
-from vqaudio.sampling.config import MAX_THREADS, SamplingConfig
+from vqaudio.sampling.config import SamplingConfig, check_threads
 from vqaudio.speech.vocoders import Vocoder
 from vqaudio.tokens.layout import Layout
 
@@ -165,9 +165,7 @@ def load_kind(model: str, device: Device, kind: type[Net], threads: int | None =
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("PyTorch finds no GPU; use --device cpu")
     if threads is not None:
-        if not 1 <= threads <= MAX_THREADS:
-            bound = "least 1" if threads < 1 else f"most {MAX_THREADS}"
-            raise ValueError(f"--threads must be at {bound}, got {threads}")
+        check_threads(threads)
         torch.set_num_threads(threads)
     chosen = "cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu"
     return load_model(model, chosen, kind=kind)

@@ -15,15 +15,16 @@ def info(source: Positional[Annotated[str, arg(metavar="M_OR_TOKENS_OR_ARCHIVE")
     """Print properties of a model, a token file or an archive.
 
     Args:
-        source: a model (a shipped name, a folder or a Hugging Face Hub id), a token file or folder, - for JSON Lines on
-            standard input, unit text (of the formats textless and kaldi), or an archive of vqaudio pack (.vqa)
+        source: a model (a shipped name, a folder or a Hugging Face Hub id), a token file or folder, unit text (of the
+            formats textless and kaldi), an archive of vqaudio pack (.vqa), or - for JSON Lines or an archive on
+            standard input
     """
     from vqaudio.images.describe import image_facts
     from vqaudio.speech.describe import model_facts, prior_facts
     from vqaudio.speech.model import SpeechVQVAE
     from vqaudio.speech.prior import CodePrior
     from vqaudio.tokens.archive import archive_facts
-    from vqaudio.tokens.archive_format import read_archive
+    from vqaudio.tokens.archive_format import is_archive, read_archive
     from vqaudio.tokens.files import names_tokens, names_unit_text, read_tokens, token_file
     from vqaudio.tokens.stats import TokenStats
     from vqaudio.tokens.unit_text import read_units
@@ -33,6 +34,9 @@ def info(source: Positional[Annotated[str, arg(metavar="M_OR_TOKENS_OR_ARCHIVE")
     elif names_tokens(source):
         stats = TokenStats()
         with token_file(source) as tokens:
+            if is_archive(tokens):  # from a pipe, which has no suffix
+                print_facts(size_facts(archive_facts(read_archive(tokens))))
+                return 0
             for row in read_tokens(tokens):
                 stats.add(row)
         print_facts(stats.facts())

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import tyro
 
+from vqaudio.atomic import DISK_FULL
 from vqaudio.cli.adapt import adapt
 from vqaudio.cli.align import align
 from vqaudio.cli.bench import bench
@@ -67,7 +68,11 @@ def _run(argv: Sequence[str] | None) -> int:
     except ModuleNotFoundError as error:  # an optional dependency is not installed
         return fail(str(error), 2)
     except OSError as error:
-        return fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 2)
+        if error.filename:
+            return fail(f"{error.filename}: {error.strerror}", 2)
+        if error.errno in DISK_FULL:  # files are named by whoever writes them
+            return fail(f"cannot write to standard output or a temporary file: {error.strerror}", 2)
+        return fail(error.strerror or str(error), 2)
 
 
 def _deferred(verb: Callable[..., int]) -> Callable[..., Callable[[], int]]:

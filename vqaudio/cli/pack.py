@@ -12,6 +12,7 @@ from tqdm import tqdm
 from tyro.conf import Positional, arg
 
 from vqaudio.cli.console import Overwrite, Threads, facts_file, load_kind, print_facts
+from vqaudio.sampling.config import check_threads
 
 if TYPE_CHECKING:
     from vqaudio.speech.prior import CodePrior
@@ -61,7 +62,7 @@ def unpack(
     """Restore the tokens from an archive.
 
     Args:
-        archive: output of vqaudio pack, NAME.vqa
+        archive: output of vqaudio pack, NAME.vqa, or - for standard input
         out: token file, such as NAME.jsonl or NAME.parquet, or a name without a suffix for a folder of .npy files
             with an index.jsonl
     """
@@ -84,6 +85,7 @@ def unpack(
 def _load(prior: str | None, threads: int | None) -> CodePrior | None:
     from vqaudio.speech.prior import CodePrior
 
+    check_threads(threads)
     return None if prior is None else load_kind(prior, "cpu", CodePrior, threads)
 
 

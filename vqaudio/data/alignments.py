@@ -27,6 +27,7 @@ from vqaudio.atomic import atomic_file, check_writable
 from vqaudio.data.audio import AudioWarning
 from vqaudio.data.audio_folders import visible_files
 from vqaudio.data.textgrid import read_tiers
+from vqaudio.pipes import DASH
 
 TIERS = ("phones", "phone", "MAU")  # names used by the Montreal Forced Aligner, by many corpora, and by WebMAUS
 HEADER = ["utterance", "start", "end", "label"]
@@ -175,10 +176,10 @@ def read_tsv_of_one(path: Path, repairs: Repairs | None = None) -> Alignment:
 def write_alignments(
     path: str | Path, alignments: Mapping[str, Alignment], *, notes: Sequence[str] = (), overwrite: bool = False
 ) -> None:
-    """Write a .tsv file atomically; reading it back gives equal alignments. Empty alignments are omitted.
+    """Write a .tsv file (-: standard output) atomically; reading it back gives equal alignments.
 
-    Raises ValueError for another suffix, for names with tabs or line breaks and for invalid segments, OSError if the
-    file cannot be written.
+    Empty alignments are omitted. Raises ValueError for another suffix, for names with tabs or line breaks and for
+    invalid segments, OSError if the file cannot be written.
     """
     path = Path(path)
     check_table(path, overwrite=overwrite)
@@ -200,8 +201,8 @@ def write_alignments(
 
 def check_table(path: Path, *, overwrite: bool) -> None:
     """Raise the error that writing alignments to `path` would raise, before any work is done."""
-    if path.suffix.lower() != ".tsv":
-        raise ValueError(f"alignments are written to a .tsv file, got {path}")
+    if str(path) != DASH and path.suffix.lower() != ".tsv":
+        raise ValueError(f"alignments are written to a .tsv file, or to - for standard output, got {path}")
     check_writable(path, overwrite=overwrite)
 
 

@@ -4,6 +4,7 @@ Shapes: T samples at the requested rate.
 """
 
 import errno
+import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -162,9 +163,14 @@ def write_audio(path: str | Path, wav: npt.ArrayLike, sample_rate: int, *, overw
         raise ValueError(f"cannot write {path}: {error}") from error
     with atomic_file(path, overwrite=overwrite) as temporary:
         try:
-            soundfile.write(temporary, to_int16(samples), sample_rate, format=file_format, subtype="PCM_16")
+            soundfile.write(sound_name(temporary), to_int16(samples), sample_rate, format=file_format, subtype="PCM_16")
         except soundfile.LibsndfileError as error:
             raise unwritable(path, error, 2 * len(samples)) from error
+
+
+def sound_name(path: Path) -> str:
+    """A name for soundfile, which takes bytes too: it does not encode a name that is not UTF-8 itself."""
+    return cast(str, os.fsencode(path))
 
 
 def unwritable(path: Path, error: soundfile.LibsndfileError, num_bytes: int) -> OSError:
@@ -176,11 +182,13 @@ def unwritable(path: Path, error: soundfile.LibsndfileError, num_bytes: int) -> 
 
 
 def check_scale(peak: float) -> None:
-    """Raises ValueError if the largest magnitude of floating-point samples shows that they are integers.
+    """Raises ValueError if the largest magnitude of floating-point samples shows that they are integers, or is NaN.
 
     Full scale is 1. Mixes in floating point exceed it, by a few dB; above MAX_PEAK, 24 dB, somebody has converted
     integers to float without dividing them by their full scale.
     """
+    if math.isnan(peak):
+        raise ValueError("samples are not numbers (NaN); clean the audio first")
     if peak > MAX_PEAK:
         raise ValueError(
             f"samples reach {peak:g}, but full scale is 1 and more than {MAX_PEAK:g} is no sound; they look like "

@@ -11,9 +11,9 @@ import soundfile
 from torch import Tensor
 
 from vqaudio.atomic import atomic_file
-from vqaudio.data.audio import WRITABLE, to_int16, unwritable
+from vqaudio.data.audio import WRITABLE, sound_name, to_int16, unwritable
 from vqaudio.pipes import DASH as STDOUT
-from vqaudio.pipes import send
+from vqaudio.pipes import check_stdout, send
 
 RAW = ".pcm"
 
@@ -37,16 +37,18 @@ def open_writer(out: Path, sample_rate: int, *, overwrite: bool = False) -> Iter
         else:
             file_format = WRITABLE[out.suffix.lower()]
             try:
-                with soundfile.SoundFile(temporary, "w", sample_rate, 1, "PCM_16", format=file_format) as file:
+                with soundfile.SoundFile(
+                    sound_name(temporary), "w", sample_rate, 1, "PCM_16", format=file_format
+                ) as file:
                     yield lambda wav: file.write(to_int16(wav.numpy()))
             except soundfile.LibsndfileError as error:
                 raise unwritable(out, error, 1) from error
 
 
 def check_destination(out: Path) -> None:
-    """Raise ValueError for an unsupported suffix, or if `out` is - and standard output is a terminal."""
-    if str(out) == STDOUT and sys.stdout is None:
-        raise ValueError("standard output is closed; name a file")
+    """Raise ValueError for an unsupported suffix, or if `out` is - and standard output is a terminal or closed."""
+    if str(out) == STDOUT:
+        check_stdout()
     if str(out) == STDOUT and sys.stdout.isatty():
         raise ValueError(
             "standard output is a terminal: pipe it to a player (| aplay -f S16_LE -r 16000), or name a file"

@@ -220,7 +220,10 @@ def _find(
 
 
 def _held_out(path: Path, utterances: list[Utterance]) -> frozenset[str]:
-    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error.reason}); write one name per line") from error
     named = frozenset(line for line in lines if line and not line.startswith("#"))
     if not named & {name for u in utterances for name in (u.speaker, u.id)}:
         raise ValueError(f"{path} names no speaker and no utterance of this corpus; write one name per line")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vqaudio.json_text import JSONError, parse_json
+from vqaudio.json_text import JSONError, is_unicode, parse_json
 
 MAX_SECONDS = 2**31  # 68 years; more is a mistake
 
@@ -49,7 +49,7 @@ def read_manifest(path: str | Path) -> list[Utterance]:
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder, not a manifest; give a file in it, such as {path / 'test.jsonl'}")
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"manifest {path} does not exist; create it with vqaudio prepare")
     utterances: list[Utterance] = []
     line_of: dict[str, int] = {}
@@ -93,6 +93,14 @@ def _normal(path: Path) -> Path:
     return Path(os.path.normpath(path.absolute()))
 
 
+def _may_be_a_path(text: str) -> bool:
+    """Bytes that are not UTF-8, as Python escapes them, may be a path: the file is named when it is read."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+
+
 def _parse_row(line: str, folder: Path) -> Utterance:
     try:
         row = parse_json(line)
@@ -109,6 +117,10 @@ def _parse_row(line: str, folder: Path) -> Utterance:
     for key in ("id", "path", "speaker"):
         if not isinstance(row[key], str) or not row[key]:
             raise ValueError(f"{key} must be a non-empty string, got {row[key]!r}")
+    if not (is_unicode(row["speaker"]) and is_unicode(row.get("text"))):
+        raise ValueError(f"speaker and text must be Unicode text, got {row['speaker']!r} and {row.get('text')!r}")
+    if not _may_be_a_path(row["path"]):
+        raise ValueError(f"path must be a valid name of a file, got {row['path']!r}")
     if isinstance(row["seconds"], bool) or not isinstance(row["seconds"], int | float):
         raise ValueError(f"seconds must be a number, got {row['seconds']!r}")
     if abs(row["seconds"]) > MAX_SECONDS:  # before the conversion to float, which may overflow

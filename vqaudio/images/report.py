@@ -29,7 +29,7 @@ from vqaudio.images.metrics import (
 from vqaudio.images.pictures import check_matplotlib, grid, plot_usage, save_png
 from vqaudio.images.prior import ImagePrior
 from vqaudio.images.vqvae import ImageVQVAE
-from vqaudio.sampling.config import SamplingConfig
+from vqaudio.sampling.config import SamplingConfig, check_count
 from vqaudio.training.health import TRAINED, HealthConfig, assess
 
 REPORT = "report.json"
@@ -129,8 +129,7 @@ def sample_images(
 ) -> list[Path]:
     """Sample `count` images of each class (default: all classes) as PNG files, with codes in codes.safetensors."""
     _check_fingerprint(prior, model)
-    if count < 1:
-        raise ValueError(f"count must be at least 1, got {count}")
+    check_count(count)
     if classes and not prior.cfg.classes:
         raise ValueError(f"this prior is not class-conditional, got {', '.join(classes)}; leave --label out")
     chosen = tuple(dict.fromkeys(classes)) or prior.cfg.classes

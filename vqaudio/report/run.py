@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from vqaudio.atomic import check_output_folder, save_json
 from vqaudio.fingerprint import fingerprint
+from vqaudio.json_text import parse_json
 from vqaudio.metrics.asr import WhisperASR
 from vqaudio.metrics.bitrate import Bitrates
 from vqaudio.metrics.conditioning_gap import gap_metrics
@@ -106,8 +107,8 @@ def evaluate_speech(
     folders of ID.npy at the model's frame rate, further systems for ABX. `training`: a token file of training
     utterances, for the bitrates whose names end in _trained. What cannot be computed is listed in `Report.missing` with
     the reason. `sampling`: how samples are drawn for utterances that are decoded; its seed is that of crops, baselines
-    and probes too. `resume`: the results of each task are kept in `out` until the report is written, and those of an
-    interrupted evaluation of the same content are not computed again.
+    and probes too. `resume`: the results of each task are kept in `out` until the report is written, those of an
+    interrupted evaluation of the same content are not computed again, and a finished report of it is returned.
 
     Raises ValueError for a prior or tokens of another model, labels without a phone class, an unknown speech recogniser
     and what `open_sets` refuses, FileNotFoundError where there is no manifest, AudioError for an utterance that cannot
@@ -115,15 +116,43 @@ def evaluate_speech(
     """
     tasks = [task for task in TASKS if not cfg.only or task.key in cfg.only]
     sets = _checked_sets(model, data, cfg, phones, features, prior)
-    overwrite = overwrite or (resume and (out / JOURNAL).is_file())  # the page may have been written just before
-    check_output_folder(out, [REPORT, INDEX], overwrite)
+    interrupted = resume and (out / JOURNAL).is_file()
+    finished = resume and not interrupted and (out / REPORT).is_file()
+    overwrite = overwrite or interrupted  # the page may have been written just before
+    check_output_folder(out, [] if finished else [REPORT, INDEX], overwrite)
     contexts = _contexts(model, sets, cfg, tasks, features, prior, training, sampling)
-    identity = _identity(model, contexts, cfg, features, prior, training) if resume else ""
+    identity = _identity(model, contexts, cfg, features, prior, training)
+    if finished:
+        return _read_report(out / REPORT, identity, contexts, tasks)
     journal = Journal(out / JOURNAL if resume else None, identity)
     report = _compute_all(contexts, tasks, progress, journal)
     _summarise(report, contexts, tasks, cfg)
-    _write(_as_json(report, model, name, contexts, cfg), contexts, cfg, tasks, out, overwrite=overwrite)
+    facts = _as_json(report, model, name, contexts, cfg) | {"identity": identity}
+    _write(facts, contexts, cfg, tasks, out, overwrite=overwrite)
     journal.remove()
+    return report
+
+
+def _read_report(path: Path, identity: str, contexts: Sequence[EvaluationContext], tasks: Sequence[Task]) -> Report:
+    """The finished report `path`. Raises FileExistsError for a report of something else."""
+    try:
+        facts = parse_json(path.read_bytes())
+        if facts["identity"] != identity:
+            raise ValueError("another identity")
+        report = Report(
+            [_result(row) for row in facts["metrics"]],
+            facts["missing"],
+            Intelligibility(**facts["intelligibility"]),
+            facts["training_health"],
+            facts["summary"],
+            _unlabelled(contexts, tasks),
+            facts["model"]["vocoder"],
+        )
+    except (ValueError, TypeError, KeyError) as error:
+        raise FileExistsError(
+            f"{path} is not the report that this evaluation would write; pass --overwrite instead of --resume to "
+            "replace it, or give another --out"
+        ) from error
     return report
 
 
@@ -252,13 +281,17 @@ def _summarise(report: Report, contexts: Sequence[EvaluationContext], tasks: Seq
             "The model has no spectrum head: the spectrum of its codes is predicted by ridge regression from codes of "
             "training utterances."
         )
+    report.unlabelled = _unlabelled(contexts, tasks)
+
+
+def _unlabelled(contexts: Sequence[EvaluationContext], tasks: Sequence[Task]) -> list[str]:
+    said = []
     for context in contexts:
         of_all = f"of {len(context.dataset.utterances)} utterances of {context.dataset.name} are"
-        report.unlabelled += [f"{n} {of_all} without {labels}" for labels, n in context.dataset.unlabelled.items()]
+        said += [f"{n} {of_all} without {labels}" for labels, n in context.dataset.unlabelled.items()]
         if (unknown := context.unknown_speakers) and any(task.decodes for task in tasks):
-            report.unlabelled.append(
-                f"{unknown} {of_all} by speakers that the model does not know; only the others are decoded"
-            )
+            said.append(f"{unknown} {of_all} by speakers that the model does not know; only the others are decoded")
+    return said
 
 
 def _found(task: Task, context: EvaluationContext) -> tuple[dict[str, Any], bool]:
@@ -379,6 +412,12 @@ def _as_row(result: Result, task: Task) -> dict[str, Any]:
     names = {"task": result.task, "set": result.set, "system": result.system, "metric": result.metric}
     numbers = {name: _number(value) for name, value in result.estimate._asdict().items()}
     return {**names, **numbers, "unit": metric.unit, "better": metric.better, "meaning": metric.meaning}
+
+
+def _result(row: dict[str, Any]) -> Result:
+    """The inverse of `_as_row`."""
+    value, low, high = (math.nan if row[key] is None else row[key] for key in ("value", "low", "high"))
+    return Result(row["task"], row["set"], row["system"], row["metric"], Estimate(value, low, high, row["count"]))
 
 
 def _number(value: float) -> float | None:

@@ -12,6 +12,20 @@ from typing import TypedDict, Unpack
 from vqaudio.kernels.precision import PRECISIONS, Precision
 
 MAX_THREADS = 1024  # more is a mistake, and the system may refuse to start them
+MAX_COUNT = 1_000_000  # samples of one speaker or class; more is a mistake
+
+
+def check_count(count: int) -> None:
+    """Raises ValueError for a number of samples, of one speaker or class, that is out of range."""
+    if not 1 <= count <= MAX_COUNT:
+        raise ValueError(f"count must lie in 1..{MAX_COUNT}, got {count}")
+
+
+def check_threads(threads: int | None) -> None:
+    """Raises ValueError for a number of threads that is out of range."""
+    if threads is not None and not 1 <= threads <= MAX_THREADS:
+        bound = "least 1" if threads < 1 else f"most {MAX_THREADS}"
+        raise ValueError(f"threads must be at {bound}, got {threads}; leave it out to use all of them")
 
 
 class SamplingOptions(TypedDict, total=False):
@@ -63,9 +77,7 @@ class SamplingConfig:
             raise ValueError(f"seed must lie in 0..2**32 - 1, got {self.seed}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
-        if self.threads is not None and not 1 <= self.threads <= MAX_THREADS:
-            bound = "least 1" if self.threads < 1 else f"most {MAX_THREADS}"
-            raise ValueError(f"threads must be at {bound}, got {self.threads}; leave it out to use all of them")
+        check_threads(self.threads)
 
     @property
     def greedy(self) -> bool:

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from vqaudio.atomic import atomic_file
 from vqaudio.json_text import parse_json
+from vqaudio.pipes import is_stream, spooled
 
 MAGIC = b"\x89VQA\r\n\x1a\n"  # as in PNG: not text, and changed by any transfer that converts line ends
 VERSION = 1
@@ -119,16 +120,25 @@ def write_archive(path: Path, header: ArchiveHeader, payload: bytes, *, overwrit
     return Archive(header, payload, len(content) + _CHECKSUM - len(payload), path)
 
 
+def is_archive(path: Path) -> bool:
+    """Whether a path is a file that begins as an archive does."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
+
+
 def read_archive(path: str | Path) -> Archive:
-    """Reads an archive and verifies its checksum.
+    """Reads an archive, a file or a stream (-: standard input), and verifies its checksum.
 
     Raises ValueError for another kind of file, another format version and a file that is truncated, extended or changed
     in any bit, and OSError if the file cannot be read.
     """
     path = Path(path)
-    if not path.exists():
+    if not is_stream(path) and not path.exists():
         raise FileNotFoundError(f"archive {path} does not exist; vqaudio pack creates archives")
-    content = path.read_bytes()
+    with spooled(path) as file:
+        content = file.read_bytes()
     if content[: len(MAGIC)] != MAGIC:
         raise ValueError(f"{path} is not a token archive (its first bytes differ); vqaudio pack creates archives")
     if len(content) < _PREAMBLE:

@@ -159,9 +159,17 @@ def format_of(path: Path, layout: Layout) -> FormatName:
 
 @contextmanager
 def token_file(path: str | Path) -> Iterator[Path]:
-    """A path for `read_tokens`, which may be read several times: `path`, or a file with the JSON Lines of a stream."""
+    """A path for `read_tokens`, which may be read several times: `path`, or a file with the JSON Lines of a stream.
+
+    In a ValueError that the block raises, the stream is named in place of that file.
+    """
     with spooled(path, LINES) as file:
-        yield file
+        try:
+            yield file
+        except ValueError as error:
+            if str(file) not in str(error):
+                raise
+            raise ValueError(str(error).replace(str(file), str(path))) from error
 
 
 def check_target(path: Path, *, overwrite: bool, layout: Layout = Layout()) -> None:

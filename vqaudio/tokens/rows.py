@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from vqaudio.data.audio_folders import file_name
-from vqaudio.json_text import JSONError, parse_json
+from vqaudio.json_text import JSONError, is_unicode, parse_json
 from vqaudio.nn.quantizer_protocol import check_codes
 from vqaudio.speech.tokens import Tokens
 from vqaudio.tokens.run_lengths import Codes, expanded, run_lengths
@@ -91,6 +91,9 @@ def make_row(facts: dict[str, Any], load_codes: Callable[[str], np.ndarray] | No
     _check_id(facts["id"])  # before it becomes part of a path
     if not isinstance(facts["speaker"], str | None):
         raise ValueError(f"speaker must be a string or null, got {facts['speaker']!r}")
+    for key in ("speaker", "model"):
+        if not is_unicode(facts[key]):  # could not be written again
+            raise ValueError(f"{key} must be Unicode text, got {facts[key]!r}")
     for key in ("num_samples", "sample_rate", "hop"):
         if type(facts[key]) is not int:  # not isinstance, because a bool is an int too
             raise ValueError(f"{key} must be an integer, got {facts[key]!r}")

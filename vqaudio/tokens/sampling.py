@@ -7,13 +7,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from vqaudio.sampling.config import SamplingConfig
+from vqaudio.sampling.config import SamplingConfig, check_count
 from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.speech.prior import CodePrior
 from vqaudio.speech.tokens import Tokens
 from vqaudio.tokens.rows import TokenRow, file_name
 
 AT_ONCE = 32  # utterances sampled in one batch
+MAX_SECONDS = 24 * 3600  # of one utterance; more is a mistake
 
 
 def check_prior(prior: CodePrior, model: SpeechVQVAE) -> None:
@@ -26,7 +27,8 @@ def check_prior(prior: CodePrior, model: SpeechVQVAE) -> None:
 
 
 def sample_ids(speakers: Sequence[str | None], count: int) -> list[str]:
-    """Ids of the rows that `sample_rows` yields, in their order."""
+    """Ids of the rows that `sample_rows` yields, in their order. Raises ValueError for `count` out of range."""
+    check_count(count)
     return [_id(speaker, number) for speaker in speakers for number in range(count)]
 
 
@@ -48,8 +50,9 @@ def sample_rows(
     another model, for a prompt of another model, and for `count` or `seconds` out of range.
     """
     check_prior(prior, model)
-    if count < 1 or not 0 < seconds < float("inf"):
-        raise ValueError(f"count must be at least 1 and seconds finite and above 0, got {count} and {seconds}")
+    check_count(count)
+    if not 0 < seconds <= MAX_SECONDS:
+        raise ValueError(f"seconds must be above 0 and at most {MAX_SECONDS}, got {seconds}")
     if prompt is not None:
         model.check_tokens(prompt)
     steps, fingerprint = max(1, round(seconds * model.frame_rate)), model.fingerprint
