@@ -55,13 +55,16 @@ def save_model(model: nn.Module, folder: str | Path, *, float16: Sequence[str] =
     A model in a wrapper (torch.compile, DistributedDataParallel, AveragedModel) is saved without it. The folder is
     created if necessary, and existing files are replaced. `float16`: names of parts ("decoder") whose weights are
     rounded to half precision in the file, which halves their size; a loaded model computes with them in float32. Not
-    for the parts that determine codes: they would be another tokenizer.
+    for the parts that determine codes: they would be another tokenizer. Weights of a WaveNet that was never trained are
+    not stored.
 
     Raises ValueError, before anything is written, for a module that `load_model` could not load again, for a part that
     does not exist, and for weights beyond the range of float16; OSError if writing fails.
     """
     model, folder = _unwrapped(model), Path(folder)
     state = _saved_weights(model)
+    for key in _not_stored(model):
+        del state[key]
     for part in float16:
         keys = [key for key in state if key.startswith(f"{part}.")]
         if not keys:
@@ -117,6 +120,11 @@ def _saved_weights(model: nn.Module) -> dict[str, Tensor]:
     return state
 
 
+def _not_stored(model: nn.Module) -> tuple[str, ...]:
+    """Names of weights that were never trained. A loaded model has them from their random initialisation."""
+    return getattr(model, "untrained_weights", ())
+
+
 @overload
 def load_model(name: str | Path, device: str | torch.device | None = None) -> SpeechVQVAE: ...
 @overload
@@ -160,7 +168,7 @@ def load_model(
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} is damaged ({error}); download or copy it again") from error
     try:
-        model.load_state_dict(state)
+        model.load_state_dict({key: model.state_dict()[key] for key in _not_stored(model)} | state)
     except RuntimeError as error:
         raise ModelError(f"{path} does not match its config.json: {error}") from error
     broken = [key for key, value in state.items() if not value.isfinite().all()]

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from vqaudio import SpeechVQVAE, SpeechVQVAEConfig, Tokens, load_model, save_model
@@ -245,3 +246,16 @@ def test_pitch_goes_with_the_speaker(config: SpeechVQVAEConfig, model: SpeechVQV
 def test_invalid_configurations_are_refused(config: SpeechVQVAEConfig, changes, message) -> None:
     with pytest.raises(ValueError, match=message):
         replace(config, **changes)
+
+
+def test_weights_of_a_wavenet_that_was_never_trained_are_not_stored(model: SpeechVQVAE, tmp_path) -> None:
+    save_model(stage_of(model, stage="context", inherited_vocoders=()), tmp_path)
+    stored = load_file(tmp_path / "model.safetensors")
+    assert {key for key in stored if key.startswith(("decoder.", "acoustic."))} == {"decoder.speaker.weight"}
+    loaded = load_model(tmp_path)
+    assert loaded.vocoders == ("griffin-lim",) and loaded.fingerprint == model.fingerprint
+    tokens = model.tokenize(hum(140))
+    expected = model.decode(tokens, "bert", vocoder="griffin-lim")
+    assert torch.equal(loaded.decode(tokens, "bert", vocoder="griffin-lim"), expected)
+    save_model(model, tmp_path)
+    assert load_file(tmp_path / "model.safetensors").keys() == model.state_dict().keys()

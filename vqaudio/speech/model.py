@@ -36,7 +36,7 @@ from vqaudio.speech.acoustic import decoded_target, predicted_frames, true_frame
 from vqaudio.speech.config import TRAINED_VOCODERS
 from vqaudio.speech.config import SpeechVQVAEConfig as SpeechVQVAEConfig
 from vqaudio.speech.griffin_lim import griffin_lim
-from vqaudio.speech.speakers import speaker_id, speaker_ids
+from vqaudio.speech.speakers import SPEAKER_WEIGHT, speaker_id, speaker_ids
 from vqaudio.speech.tokenizer import CHUNK_FRAMES, audio_pieces, encode_in_chunks
 from vqaudio.speech.tokens import Tokens, check_tokens, checked_codes
 from vqaudio.speech.vocoders import MISSING, NO_SPECTRUM, VOCODERS, PitchSource, Vocoder, check_streams
@@ -54,19 +54,12 @@ class SpeechVQVAE(nn.Module):
         self.quantizer = build_quantizer(cfg.quantizer)
         speaker_dim = cfg.decoder.cond_hidden_channels if cfg.speakers else 0
         self.context = Context(cfg.context, cfg.encoder.dim, speaker_dim) if cfg.context.dilations else None
-        self.spectrum = (
-            MelHead(cfg.spectrum, cfg.context.channels, cfg.encoder.hop, cfg.sample_rate)
-            if cfg.spectrum.n_mels
-            else None
-        )
-        frame_hop = cfg.spectrum.hop_length
-        of_pitch = (cfg.pitch, cfg.context.channels, self.hop, frame_hop, len(cfg.speakers), cfg.sample_rate)
+        mel, width, rate = cfg.spectrum, cfg.context.channels, cfg.sample_rate
+        self.spectrum = MelHead(mel, width, self.hop, rate) if mel.n_mels else None
+        of_pitch = (cfg.pitch, width, self.hop, mel.hop_length, len(cfg.speakers), rate)
         self.pitch = PitchHead(*of_pitch) if cfg.pitch.win_length else None
-        width = cfg.spectrum.n_mels + NUM_PITCH_FEATURES
-        self.acoustic = Context(cfg.acoustic, width, 0) if cfg.acoustic.dilations else None
-        self.istft = (
-            IstftVocoder(cfg.istft, cfg.spectrum.n_mels, frame_hop, cfg.sample_rate) if cfg.istft.dilations else None
-        )
+        self.acoustic = Context(cfg.acoustic, mel.n_mels + NUM_PITCH_FEATURES, 0) if cfg.acoustic.dilations else None
+        self.istft = IstftVocoder(cfg.istft, mel.n_mels, mel.hop_length, rate) if cfg.istft.dilations else None
         self.units = UnitHead(cfg.units, cfg.encoder.dim, speaker_dim, self.hop) if cfg.predicts_units else None
         self.decoder = WaveNet(cfg.decoder)
         self._fingerprint = CachedFingerprint()
@@ -255,6 +248,12 @@ class SpeechVQVAE(nn.Module):
         return tuple(n for n in VOCODERS if n in trained or (n == "griffin-lim" and self.spectrum is not None))
 
     @property
+    def untrained_weights(self) -> tuple[str, ...]:
+        """Names of the weights of a WaveNet that was never trained; the speaker embedding is not one of them."""
+        parts = () if "wavenet" in self.vocoders else ("decoder.", "acoustic.")
+        return tuple(key for key in self.state_dict() if key.startswith(parts) and key != SPEAKER_WEIGHT)
+
+    @property
     def device(self) -> torch.device:
         """The device of the weights."""
         return self.quantizer.device
@@ -362,13 +361,12 @@ class SpeechVQVAE(nn.Module):
         """Tokens of several utterances, one speaker for all or one for each -> waveforms (T,) float32 in [-1, 1].
 
         `vocoder`: one of `vocoders`; None: the model's default. `sampling` defines how the WaveNet draws samples;
-        single fields of it can be given as keyword arguments instead (`temperature=0.8, top_p=0.9`). Of it, the other
-        vocoders use the seed only: Griffin-Lim for its initial phases, istft for its noise. `pitch`: of each utterance,
-        as `pitch_of` finds it, moved to the voice of its speaker; None: as the codes predict it. Griffin-Lim needs
-        none. The waveform of an utterance depends on its codes, the speaker, the vocoder, the pitch and `sampling`;
-        with the compiled kernels and without the WaveNet on nothing else, otherwise on the rest of the batch through
-        rounding. Raises ValueError for tokens of another model, unknown speakers, options out of range and a vocoder
-        that the model does not have.
+        single fields of it can be given as keyword arguments instead (`temperature=0.8, top_p=0.9`). The other vocoders
+        use its seed only: Griffin-Lim for initial phases, istft for noise. `pitch`: of each utterance, as `pitch_of`
+        finds it, moved to the voice of its speaker; None: as the codes predict it. A waveform depends on codes,
+        speaker, vocoder, pitch and `sampling`, and on the rest of the batch only through rounding, of a WaveNet without
+        the compiled kernels. Raises ValueError for tokens of another model, unknown speakers, options out of range and
+        a vocoder that the model does not have.
         """
         sampling = sampling.override(**options)
         vocoder = self.check_vocoder(vocoder)
