@@ -25,10 +25,14 @@ from vqaudio.cli.prepare import prepare
 from vqaudio.cli.reformat import reformat
 from vqaudio.cli.sample import sample
 from vqaudio.cli.tokenize import tokenize
+from vqaudio.cli.verify import verify
 from vqaudio.data.audio import AudioError
 from vqaudio.program import run_program
 
-VERBS = (prepare, align, tokenize, decode, convert, adapt, sample, reformat, pack, unpack, evaluate, info, bench)
+VERBS = (
+    *(prepare, align, tokenize, decode, convert, adapt, sample, reformat, pack, unpack),
+    *(evaluate, verify, info, bench),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
