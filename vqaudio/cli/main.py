@@ -19,6 +19,7 @@ from vqaudio.cli.console import fail, warnings_in_one_line
 from vqaudio.cli.convert import convert
 from vqaudio.cli.decode import decode
 from vqaudio.cli.evaluate import evaluate
+from vqaudio.cli.export import export
 from vqaudio.cli.info import info
 from vqaudio.cli.pack import pack, unpack
 from vqaudio.cli.prepare import prepare
@@ -31,7 +32,7 @@ from vqaudio.program import run_program
 
 VERBS = (
     *(prepare, align, tokenize, decode, convert, adapt, sample, reformat, pack, unpack),
-    *(evaluate, verify, info, bench),
+    *(evaluate, verify, export, info, bench),
 )
 
 

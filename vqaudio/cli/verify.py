@@ -23,6 +23,10 @@ def verify(
         tuple[Path, ...],
         arg(metavar="FILE [FILE ...]", help="audio files, folders or manifests on which codes are compared too"),
     ] = (),
+    onnx: Annotated[
+        Path | None,
+        arg(metavar="FILE_OR_DIR", help="what vqaudio export onnx wrote for M: its codes are compared, too"),
+    ] = None,
     device: Device = "auto",
     threads: Threads = None,
 ) -> int:
@@ -34,6 +38,7 @@ def verify(
     """
     from vqaudio.checkpoint import ModelError, model_folder
     from vqaudio.verify.checks import run_checks
+    from vqaudio.verify.exports import checks_of_exports
     from vqaudio.verify.speech_model import Subject, checks_of
     from vqaudio.verify.utterances import examples, of_files, synthetic
 
@@ -46,8 +51,8 @@ def verify(
         return report_failures([error])
     unusable: Failures = []
     utterances = [*examples(folder, net), *synthetic(net), *of_files(audio, net.sample_rate, unusable)]
-    broken = []
-    for outcome in run_checks(checks_of(Subject(net, folder, utterances))):
+    subject, broken = Subject(net, folder, utterances), []
+    for outcome in run_checks([*checks_of(subject), *checks_of_exports(subject, onnx)]):
         print(_row(outcome), flush=True)
         if outcome.status == "failed":
             broken.append(ValueError(f"{outcome.title}: {outcome.detail}"))
