@@ -51,6 +51,7 @@ def test_a_model_without_golden_tokens_passes(verify: Verify, tiny_model_dir: Pa
     assert (code, marks["golden tokens"]) == (0, "-")
 
 
+@pytest.mark.long
 def test_a_model_with_a_context_network_and_a_spectrum_passes(verify: Verify, spectrum_model, tmp_path: Path) -> None:
     from vqaudio import save_model
 

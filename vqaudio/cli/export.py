@@ -11,25 +11,47 @@ from vqaudio.cli.console import Model, Overwrite, load, print_facts
 
 
 def export(
-    format: Positional[Literal["onnx"]],
+    format: Positional[Literal["hf", "onnx"]],
     model: Positional[Model],
     out: Path,
-    chunk_frames: Annotated[int | None, arg(metavar="INT", help="onnx: codes per chunk (64)")] = None,
+    chunk_frames: Annotated[int | None, arg(metavar="INT", help="onnx: codes per chunk; by default 64")] = None,
+    report: Annotated[Path | None, arg(metavar="REPORT", help="hf: report of this model, for the model card")] = None,
+    license: Annotated[str | None, arg(metavar="NAME", help="hf: licence in the model card, such as mit")] = None,
+    push: Annotated[str | None, arg(metavar="USER/MODEL", help="hf: upload the folder to the Hugging Face Hub")] = None,
     overwrite: Overwrite = False,
 ) -> int:
-    """Write a model for other programs.
+    """Write a model for other programs (needs vqaudio[hub]).
 
-    onnx: encoder, front-end and nearest code as an ONNX graph of static shape, for onnxruntime.
+    hf: a folder for Hugging Face transformers (AutoModelForAudioTokenization) and for vqaudio itself. onnx: encoder,
+    front-end and nearest code as an ONNX graph of static shape, for onnxruntime.
 
     Args:
-        format: onnx
+        format: what to write
         out: folder to write
     """
-    from vqaudio.hub.onnx import CHUNK_FRAMES, export_onnx
+    from vqaudio.checkpoint import model_folder
 
-    net = load(model, "cpu")
-    path = export_onnx(
-        net, out, chunk_frames=CHUNK_FRAMES if chunk_frames is None else chunk_frames, overwrite=overwrite
-    )
-    print_facts({"model": net.fingerprint, "written": str(path)})
+    of_other = {"hf": {"chunk-frames": chunk_frames}, "onnx": {"report": report, "license": license, "push": push}}
+    if given := [f"--{flag}" for flag, value in of_other[format].items() if value is not None]:
+        raise ValueError(f"{', '.join(given)}: not an option of vqaudio export {format}")
+    folder = model_folder(model)
+    net = load(str(folder), "cpu")
+    if format == "onnx":
+        from vqaudio.hub.onnx import CHUNK_FRAMES, export_onnx
+
+        written = str(
+            export_onnx(
+                net, out, chunk_frames=CHUNK_FRAMES if chunk_frames is None else chunk_frames, overwrite=overwrite
+            )
+        )
+    else:
+        from vqaudio.hub.hf import export_hf
+
+        files = export_hf(net, out, name=push, source=folder, report=report, license=license, overwrite=overwrite)
+        written = f"{out}: {', '.join(files)}"
+    print_facts({"model": net.fingerprint, "written": written})
+    if push is not None:
+        from vqaudio.hub.hf import push_to_hub
+
+        print_facts({"uploaded": push_to_hub(out, push)})
     return 0

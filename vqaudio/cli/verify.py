@@ -27,6 +27,7 @@ def verify(
         Path | None,
         arg(metavar="FILE_OR_DIR", help="what vqaudio export onnx wrote for M: its codes are compared, too"),
     ] = None,
+    hf: Annotated[Path | None, arg(metavar="DIR", help="what vqaudio export hf wrote for M, likewise")] = None,
     device: Device = "auto",
     threads: Threads = None,
 ) -> int:
@@ -52,7 +53,7 @@ def verify(
     unusable: Failures = []
     utterances = [*examples(folder, net), *synthetic(net), *of_files(audio, net.sample_rate, unusable)]
     subject, broken = Subject(net, folder, utterances), []
-    for outcome in run_checks([*checks_of(subject), *checks_of_exports(subject, onnx)]):
+    for outcome in run_checks([*checks_of(subject), *checks_of_exports(subject, onnx, hf)]):
         print(_row(outcome), flush=True)
         if outcome.status == "failed":
             broken.append(ValueError(f"{outcome.title}: {outcome.detail}"))

@@ -1,1 +1,1 @@
-"""Models in formats of others: ONNX and Hugging Face transformers."""
+"""Models for other programs: ONNX and Hugging Face transformers."""

@@ -129,7 +129,7 @@ def alone_is_batch(subject: Subject) -> str:
             row[0, : len(each.wav)] = each.wav
         codes, counts = subject.model.encode(wavs, lengths)
         for each, row, count, alone in zip(batch, codes, counts.tolist(), expected, strict=True):
-            _assert_equal(each, row[:count].cpu(), alone, "in a batch")
+            assert_equal(each, row[:count].cpu(), alone, "in a batch")
     return subject.summary
 
 
@@ -153,7 +153,7 @@ def alone_is_streamed(subject: Subject) -> str:
 def _in_pieces(subject: Subject, divide: Callable[[Tensor], Sequence[Tensor] | Iterator[Tensor]], how: str) -> str:
     for each, alone in zip(subject.utterances, subject.codes, strict=True):
         found = torch.cat(list(subject.model.encode_stream(divide(each.wav))))
-        _assert_equal(each, found.cpu(), alone, how)
+        assert_equal(each, found.cpu(), alone, how)
     return subject.summary
 
 
@@ -302,7 +302,8 @@ def _count_different(found: Tensor, expected: Tensor) -> int:
     return int((found != expected).sum())
 
 
-def _assert_equal(utterance: Utterance, found: Tensor, alone: Tensor, how: str) -> None:
+def assert_equal(utterance: Utterance, found: Tensor, alone: Tensor, how: str) -> None:
+    """Raises CheckError if two sequences of codes differ; `how` says where the first comes from."""
     if count := _count_different(found, alone):
         first = f", the first at {int((found != alone).nonzero()[0])}" if len(found) == len(alone) else ""
         raise CheckError(f"{utterance.name}: {count} of {len(alone)} codes differ {how}{first}")
