@@ -109,6 +109,13 @@ def test_another_recording_in_place_of_an_example(verify: Verify, installed: Pat
     assert (code, _broken(marks)) == (1, {"golden tokens"})
 
 
+def test_an_example_that_is_no_audio(verify: Verify, installed: Path) -> None:
+    (installed / "examples" / "b_original.flac").write_bytes(b"no audio")
+    code, marks, err = verify(installed)
+    assert (code, _broken(marks), len(marks)) == (1, {"golden tokens"}, 10)
+    assert "b_original.flac" in err
+
+
 def test_truncated_weights(verify: Verify, installed: Path) -> None:
     path = installed / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])

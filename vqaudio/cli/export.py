@@ -37,13 +37,10 @@ def export(
     folder = model_folder(model)
     net = load(str(folder), "cpu")
     if format == "onnx":
-        from vqaudio.hub.onnx import CHUNK_FRAMES, export_onnx
+        from vqaudio.hub.onnx import export_onnx
 
-        written = str(
-            export_onnx(
-                net, out, chunk_frames=CHUNK_FRAMES if chunk_frames is None else chunk_frames, overwrite=overwrite
-            )
-        )
+        size = {} if chunk_frames is None else {"chunk_frames": chunk_frames}
+        written = str(export_onnx(net, out, overwrite=overwrite, **size))
     else:
         from vqaudio.hub.hf import export_hf
 

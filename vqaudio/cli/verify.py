@@ -25,7 +25,7 @@ def verify(
     ] = (),
     onnx: Annotated[
         Path | None,
-        arg(metavar="FILE_OR_DIR", help="what vqaudio export onnx wrote for M: its codes are compared, too"),
+        arg(metavar="FILE_OR_DIR", help="what vqaudio export onnx wrote for M: its codes are compared"),
     ] = None,
     hf: Annotated[Path | None, arg(metavar="DIR", help="what vqaudio export hf wrote for M, likewise")] = None,
     device: Device = "auto",

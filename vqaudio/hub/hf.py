@@ -39,7 +39,6 @@ USAGE = """## Use
 With the package `vqaudio` and its extra `hub`:
 
 ```python
-import torch
 from transformers import AutoFeatureExtractor, AutoModelForAudioTokenization
 
 model = AutoModelForAudioTokenization.from_pretrained("{name}", trust_remote_code=True)
@@ -123,9 +122,9 @@ def export_hf(
         if source is not None and (source / GOLDEN).exists():
             recordings = sorted(source.glob("examples/*_original.flac"))
             files |= {str(path.relative_to(source)): path for path in [source / GOLDEN, *recordings]}
-            (folder / "examples").mkdir(parents=True, exist_ok=True)
-        check_output_folder(folder, list(files), overwrite)
+        check_output_folder(folder, [file for file in files if (folder / file).parent.is_dir()], overwrite)
         for file, path in files.items():
+            (folder / file).parent.mkdir(exist_ok=True)
             with atomic_file(folder / file, overwrite=overwrite) as temporary:
                 shutil.copyfile(path, temporary)
     return list(files)
@@ -141,7 +140,6 @@ def model_card(
 ) -> str:
     """The text of README.md: a YAML header with metrics, how to use the model, and its own model card or its facts."""
     data = ModelCardData(
-        language="en",
         license=license,
         library_name="vqaudio",
         tags=TAGS,

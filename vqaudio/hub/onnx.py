@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import math
 import warnings
 from collections.abc import Callable, Iterator
@@ -178,8 +179,6 @@ def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without what the exporter says about packages that are not installed, and about its own code."""
-    import logging
-
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

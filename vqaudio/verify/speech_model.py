@@ -36,7 +36,7 @@ from vqaudio.verify.utterances import Utterance
 
 GOLDEN = "golden.jsonl"  # tokens of examples/ID_original.flac, beside the model's config.json
 LEAST_EQUAL = 0.99  # of the codes of an utterance: another processor may round across the border between two codes
-BATCH = 8  # utterances of the user in one batch
+BATCH = 8  # utterances in one batch
 DECODED_SAMPLES = 800  # of each utterance, about: without compiled kernels decoding is slow
 TIE = 1e-4  # of a cumulative distribution: what rounding may decide
 NEAREST_MARGIN = 2.0**-18  # of the largest sum: bound of the rounding errors of a distance in float32
@@ -200,11 +200,11 @@ def decoded_alone_is_batch(subject: Subject) -> str:
         Tokens(codes[:count], len(codes[:count]) * model.hop, model.sample_rate, model.hop, model.fingerprint)
         for codes in sorted(subject.codes, key=len)[-3:]
     ]
-    compared = []
+    compared, compiled = [], kernels() is not None and model.device.type == "cpu"
     for vocoder in model.vocoders:
         alone = [model.decode(tokens, speaker, vocoder=vocoder) for tokens in rows]
         others = {}
-        if vocoder == "griffin-lim" or kernels() is not None:  # the WaveNet in PyTorch may round differently in a batch
+        if vocoder == "griffin-lim" or compiled:  # in PyTorch, the WaveNet may round differently in a batch
             others["in a batch"] = model.decode_batch(rows, speaker, vocoder=vocoder)
         if vocoder == "wavenet":
             others["streamed"] = [torch.cat(list(model.decode_stream(t, speaker, vocoder=vocoder))) for t in rows]

@@ -24,9 +24,8 @@ class Utterance(NamedTuple):
 
 
 def examples(folder: Path, model: SpeechVQVAE) -> list[Utterance]:
-    """The recordings that a shipped model comes with; none for other models."""
-    paths = sorted((folder / "examples").glob("*_original.flac"))
-    return [Utterance(path.name, torch.from_numpy(read_audio(path, model.sample_rate))) for path in paths]
+    """The recordings that a shipped model comes with, unless they are damaged; none for other models."""
+    return list(of_files(sorted(folder.glob("examples/*_original.flac")), model.sample_rate, []))
 
 
 def synthetic(model: SpeechVQVAE) -> list[Utterance]:
