@@ -83,6 +83,13 @@ def test_codes_and_audio_are_those_of_the_model(
     assert again.audio_codes.equal(encoded.audio_codes) and again.audio_values.shape == (4, 1, 2500)
 
 
+def test_codes_are_those_of_float32_with_any_dtype(exported: Path, inputs: dict[str, Tensor]) -> None:
+    expected = VQAudioModel.from_pretrained(exported).encode(**inputs).audio_codes
+    model = VQAudioModel.from_pretrained(exported, dtype=torch.bfloat16)
+    codes, mask = model.encode(**inputs, return_dict=False)  # pyright: ignore[reportCallIssue]
+    assert codes.equal(expected) and mask.shape == codes.shape
+
+
 def test_all_front_ends_are_restored(spectrum_model: SpeechVQVAE, tmp_path: Path) -> None:
     """Filters and kernels that are not saved, which transformers leaves undefined."""
     from dataclasses import replace

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import platform
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,6 +23,7 @@ from vqaudio.kernels import library
 from vqaudio.verify.checks import Check, NotCheckedError, run_checks
 
 Verify = Callable[..., tuple[int, dict[str, str], str]]
+PACKAGE = Path(library.__file__).parents[1]
 EXAMPLE = Path(__file__).parents[2] / "egs/mini/wav16/flite_slt/flite_slt_012.flac"
 needs_kernels = pytest.mark.skipif(library.kernels() is None, reason=library.why_missing())
 OF_KERNELS = ("kernels load", "nearest-code kernel = reference", "WaveNet kernel = reference")
@@ -189,6 +194,67 @@ def test_a_kernel_library_that_cannot_be_loaded(verify: Verify, installed: Path,
         return
     assert (code, _broken(marks)) == (1, {"kernels load"})
     assert "avx2 cannot be loaded" in err
+
+
+def _change_weight(package: Path) -> None:
+    path = package / "pretrained/mini/model.safetensors"
+    weights = load_file(path)
+    weights["quantizer.codebook"][7] += 0.01
+    save_file(weights, path)
+
+
+def _change_golden_tokens(package: Path) -> None:
+    path = package / "pretrained/mini/golden.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows[1]["codes"] = rows[1]["codes"][::-1]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+
+def _change_front_end(package: Path) -> None:
+    path = package / "nn/log_mel.py"
+    text = path.read_text()
+    assert "FLOOR = 1e-10" in text
+    path.write_text(text.replace("FLOOR = 1e-10", "FLOOR = 1e-6"))
+
+
+def _damage_kernels(package: Path, function: str) -> None:
+    for path in package.glob("kernels/_kernels_*.so"):
+        _return_at_once(path, function)
+
+
+def _truncate_kernels(package: Path) -> None:
+    for path in package.glob("kernels/_kernels_*.so"):
+        path.write_bytes(b"not a library")
+
+
+@pytest.mark.long
+@needs_kernels
+@on_x86
+@pytest.mark.parametrize(
+    ("damage", "title"),
+    [
+        (_change_weight, "golden tokens"),
+        (_change_golden_tokens, "golden tokens"),
+        (_change_front_end, "golden tokens"),
+        (partial(_damage_kernels, function="vq_nearest"), "nearest-code kernel = reference"),
+        (partial(_damage_kernels, function="vq_streams_extend"), "WaveNet kernel = reference"),
+        (_truncate_kernels, "kernels load"),
+    ],
+    ids=["weight", "golden", "front-end", "nearest", "wavenet", "library"],
+)
+def test_a_damaged_copy_of_the_package(tmp_path: Path, damage: Callable[[Path], None], title: str) -> None:
+    package = shutil.copytree(PACKAGE, tmp_path / "vqaudio", ignore=shutil.ignore_patterns("__pycache__"))
+    damage(package)
+    done = subprocess.run(
+        [sys.executable, "-m", "vqaudio", "verify", "mini", "--device", "cpu"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert f"error: {title}: " in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 # --- wrong usage, and the checks themselves ---
