@@ -18,7 +18,8 @@ LAYERS = [  # bottom to top
     ["speech"],
     ["tokens", "images"],  # speech never imports images, and nothing but recipes and the command line does
     ["metrics"],
-    ["report", "benchmark"],
+    ["report", "benchmark", "hub"],
+    ["verify"],
     ["cli", "recipes"],
     ["__main__"],
 ]

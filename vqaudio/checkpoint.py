@@ -140,7 +140,7 @@ def load_model(
     vqaudio, and for a format version that this version of vqaudio does not read.
     """
     _one_thread_after_fork()
-    folder = _find(name)
+    folder = model_folder(name)
     facts = _read_facts(folder)
     kind = kind or _class("SpeechVQVAE")
     model_class = _class(facts["kind"])
@@ -201,7 +201,11 @@ def shipped_models() -> list[str]:
     return sorted(path.parent.name for path in PRETRAINED.glob("*/config.json"))
 
 
-def _find(name: str | Path) -> Path:
+def model_folder(name: str | Path) -> Path:
+    """The folder of a model as `load_model` takes it; a model on the Hugging Face Hub is downloaded.
+
+    Raises ModelError if there is none.
+    """
     if isinstance(name, str) and name in shipped_models():
         return PRETRAINED / name
     folder = Path(name)

@@ -20,16 +20,21 @@ from vqaudio.cli.console import fail, warnings_in_one_line
 from vqaudio.cli.convert import convert
 from vqaudio.cli.decode import decode
 from vqaudio.cli.evaluate import evaluate
+from vqaudio.cli.export import export
 from vqaudio.cli.info import info
 from vqaudio.cli.pack import pack, unpack
 from vqaudio.cli.prepare import prepare
 from vqaudio.cli.reformat import reformat
 from vqaudio.cli.sample import sample
 from vqaudio.cli.tokenize import tokenize
+from vqaudio.cli.verify import verify
 from vqaudio.data.audio import AudioError
 from vqaudio.program import run_program
 
-VERBS = (prepare, align, tokenize, decode, convert, adapt, sample, reformat, pack, unpack, evaluate, info, bench)
+VERBS = (
+    *(prepare, align, tokenize, decode, convert, adapt, sample, reformat, pack, unpack),
+    *(evaluate, verify, export, info, bench),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

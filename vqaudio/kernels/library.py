@@ -55,6 +55,15 @@ def runnable() -> tuple[str, ...]:
     return tuple(name for name in VARIANTS[: best + 1] if _path(name).exists() and _why_not(name) is None)
 
 
+def unloadable() -> dict[str, str]:
+    """The variants that were compiled and that this machine would run, but that cannot be loaded -> why."""
+    compiled = [name for name in VARIANTS if _path(name).exists()]
+    if VARIANTS[0] in compiled and _why_not(VARIANTS[0]) is None:
+        best = load(VARIANTS[0]).functions.vq_best_variant().decode()
+        compiled = [name for name in compiled if VARIANTS.index(name) <= VARIANTS.index(best)]
+    return {name: str(error) for name in compiled if (error := _why_not(name)) is not None}
+
+
 def why_missing() -> str:
     """Why there are no compiled kernels here, as a clause for messages."""
     if os.environ.get(VARIABLE) == "off":

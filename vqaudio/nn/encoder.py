@@ -173,6 +173,14 @@ class Encoder(nn.Module):
         x, _ = self._features(wav, None)
         return self._convolve(x, None)[0]
 
+    def chunk(
+        self, wav: Tensor, frontend: FrontendState, pasts: tuple[Tensor, ...]
+    ) -> tuple[Tensor, FrontendState, tuple[Tensor, ...]]:
+        """Advanced samples (B, 1, N * hop), both parts of the state before them -> (B, D, N), the state after them."""
+        x, frontend = self._features(wav, frontend)
+        z, pasts = self._convolve(x, pasts)
+        return z, frontend, pasts
+
     def crop(self, wav: Tensor, past: Tensor, past_lengths: Tensor, future: Tensor) -> Tensor:
         """The frames of a crop as they are within its utterance: (B, 1, T), ... -> (B, D, N), N = ceil(T / hop).
 
@@ -247,8 +255,7 @@ class Encoder(nn.Module):
         ready, pending = wav[:, :, :complete], wav[:, :, complete:]
         frontend, pasts, found = state.frontend, state.pasts, [wav.new_zeros(wav.shape[0], self.cfg.dim, 0)]
         for part in ready.split(unit if state.chunk_frames else max(1, complete), dim=2) if complete else ():
-            x, frontend = self._features(part, frontend)
-            z, pasts = self._convolve(x, pasts)
+            z, frontend, pasts = self.chunk(part, frontend, pasts)
             found.append(z)
         num_frames = state.num_frames + complete // self.cfg.hop
         return torch.cat(found, dim=2), EncoderState(

@@ -136,7 +136,7 @@ class VectorQuantizer(nn.Module):
         """(B, D, *S) float, mask (B, *S) bool (False: padding, which is ignored) -> Quantized."""
         check_width(z, self.cfg.dim)
         with torch.autocast(z.device.type, enabled=False):  # sums and smoothing underflow in half precision
-            z = self._directed(z.float())
+            z = self.directed(z.float())
             if self.training and not self.initialised:
                 self.initialise([self.valid_rows(z, mask)])
             rows = rearrange(z, "b d ... -> (b ...) d")
@@ -156,7 +156,7 @@ class VectorQuantizer(nn.Module):
     def encode(self, z: Tensor) -> Tensor:
         """(B, D, *S) float -> the nearest codes (B, *S) int64."""
         check_width(z, self.cfg.dim)
-        rows = rearrange(self._directed(z.detach().float()), "b d ... -> (b ...) d")
+        rows = rearrange(self.directed(z.detach().float()), "b d ... -> (b ...) d")
         return nearest(rows, self.vectors).view(z.shape[0], *z.shape[2:])
 
     def decode(self, codes: Tensor) -> Tensor:
@@ -173,7 +173,7 @@ class VectorQuantizer(nn.Module):
             # a copy: restarts write to the codebook before the gradient has come back through its norms
             return F.rms_norm(codebook.clone(), (self.cfg.dim,), eps=1e-6)
 
-    def _directed(self, z: Tensor) -> Tensor:
+    def directed(self, z: Tensor) -> Tensor:
         """(B, D, *S): unchanged, or with unit_norm each vector scaled to norm sqrt(D)."""
         if not self.cfg.unit_norm:
             return z
@@ -239,7 +239,7 @@ class VectorQuantizer(nn.Module):
         k, generator = self.cfg.codebook_size, self._generator()
         most = -(-64 * k // len(passes))
         sample = torch.cat(
-            [draw_rows(self._directed(rows.float()), min(most, global_size(rows)), generator) for rows in passes]
+            [draw_rows(self.directed(rows.float()), min(most, global_size(rows)), generator) for rows in passes]
         )
         if not len(sample):
             raise ValueError("the codebook cannot be initialised: the batches consist of padding only")
