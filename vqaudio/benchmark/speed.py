@@ -134,7 +134,7 @@ def measure_griffin_lim(plan: Plan) -> float:
 
 def measure_istft(plan: Plan) -> float:
     """The real-time factor of the vocoder istft on one thread; the context network before it takes little."""
-    vocoder = IstftVocoder(ISTFT, SPECTRUM.n_mels, SPECTRUM.hop_length, 16000).eval().requires_grad_(False)
+    vocoder = IstftVocoder(ISTFT, SPECTRUM, 16000).eval().requires_grad_(False)
     return istft_rate(vocoder, seconds=plan.seconds, repeats=plan.repeats) / 16000
 
 

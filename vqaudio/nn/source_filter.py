@@ -8,7 +8,8 @@ sources are filtered in the short-time Fourier domain, and the inverse transform
 Shapes: B batch, N frames, T samples (T = N * hop), F mel bands, C channels, P points of a frequency response, K FFT
 bins.
 
-The windows end at the end of their frame, so samples are complete DELAY_FRAMES frames later.
+The windows end at the end of their frame, so samples are complete DELAY_FRAMES frames later. In decoding, the spectrum
+of the result is then corrected (`spectral_correction.py`).
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from torch.nn import functional as F
 
 from vqaudio.nn.acoustic import NUM_PITCH_FEATURES, AcousticFrames
 from vqaudio.nn.context import CONTEXT_CHUNK, Context, ContextConfig, ContextState
+from vqaudio.nn.log_mel import LogMelConfig
 from vqaudio.nn.pitch import MEAN_OCTAVES, Pitch
+from vqaudio.nn.spectral_correction import CorrectionState, SpectralCorrection
 from vqaudio.nn.stft_loss import MultiResolutionSTFT
 
 OVERLAP = 4  # windows over each sample
@@ -68,8 +71,10 @@ class VocoderState(NamedTuple):
 
     context: ContextState
     hidden: Tensor  # (1, C, M): output of the network for frames that are not rendered
-    pitch: Pitch  # (1, M + look-ahead) of these frames and of those after them
+    frames: AcousticFrames  # (1, M + look-ahead) these frames and those after them
     render: RenderState
+    spectra: Tensor | None  # (1, DELAY_FRAMES, F) of the frames before these; None: there were none
+    correction: CorrectionState
     to_skip: int  # samples still to drop: the delay of the first ones
 
 
@@ -79,11 +84,13 @@ class IstftVocoder(nn.Module):
     window: Tensor  # (window,)
     causal: Tensor  # (FFT size,) weights that make a cepstrum that of a minimum-phase response
 
-    def __init__(self, cfg: IstftConfig, n_mels: int, hop: int, sample_rate: int):
-        """hop: samples per frame."""
+    def __init__(self, cfg: IstftConfig, spectrum: LogMelConfig, sample_rate: int):
+        """spectrum: of the acoustic frames. Raises ValueError as SpectralCorrection does."""
         super().__init__()
-        self.cfg, self.hop, self.sample_rate = cfg, hop, sample_rate
-        self.net = Context(cfg, n_mels + NUM_PITCH_FEATURES, 0)
+        self.cfg, self.hop, self.sample_rate = cfg, spectrum.hop_length, sample_rate
+        hop = self.hop
+        self.net = Context(cfg, spectrum.n_mels + NUM_PITCH_FEATURES, 0)
+        self.correction = SpectralCorrection(spectrum, sample_rate)
         self.out = nn.Linear(cfg.channels, 2 * cfg.points)
         nn.init.normal_(self.out.weight, std=0.01)
         nn.init.constant_(self.out.bias, LOG_START)
@@ -112,9 +119,10 @@ class IstftVocoder(nn.Module):
     def start(self) -> VocoderState:
         """The state before the first frame."""
         like = self.out.weight
-        nothing = Pitch(like.new_zeros(1, 0), like.new_zeros(1, 0))
-        hidden = like.new_zeros(1, self.cfg.channels, 0)
-        return VocoderState(self.net.start(like), hidden, nothing, self._start(1), DELAY_FRAMES * self.hop)
+        none = like.new_zeros(1, 0)
+        frames = AcousticFrames(like.new_zeros(1, 0, self.correction.log_mel.cfg.n_mels), Pitch(none, none))
+        hidden, delay = like.new_zeros(1, self.cfg.channels, 0), DELAY_FRAMES * self.hop + self.correction.delay
+        return VocoderState(self.net.start(like), hidden, frames, self._start(1), None, self.correction.start(1), delay)
 
     def extend(
         self, frames: AcousticFrames, state: VocoderState, generator: torch.Generator
@@ -126,34 +134,42 @@ class IstftVocoder(nn.Module):
         """
         hidden, context = self.net.extend(frames.features(), None, state.context)
         hidden = torch.cat([state.hidden, hidden], dim=2)
-        pitch = Pitch(*(torch.cat(pair, dim=1) for pair in zip(state.pitch, frames.pitch, strict=True)))
-        return self._rendered(state._replace(context=context, hidden=hidden, pitch=pitch), generator)
+        return self._rendered(
+            state._replace(context=context, hidden=hidden, frames=state.frames.followed_by(frames)), generator
+        )
 
     def finish(self, state: VocoderState, generator: torch.Generator) -> Tensor:
         """End of the utterance -> the remaining samples (T,), as many as its frames have in total."""
-        missing = state.pitch.octaves.shape[1]  # frames that are not rendered
+        missing = state.frames.spectrum.shape[1]  # frames that are not rendered
         if not missing:
             return state.hidden.new_zeros(0)
         hidden = torch.cat([state.hidden, self.net.finish(None, state.context)], dim=2)  # (1, C, missing)
-        added = DELAY_FRAMES + CONTEXT_CHUNK
+        delay = DELAY_FRAMES * self.hop + self.correction.delay
+        added = -(-delay // self.hop) + CONTEXT_CHUNK
         hidden = torch.cat([hidden, hidden[:, :, -1:].expand(-1, -1, added)], dim=2)
-        samples = (missing + DELAY_FRAMES) * self.hop - state.to_skip
-        state = state._replace(hidden=hidden, pitch=state.pitch.repeated(added + 1))
+        samples = missing * self.hop + delay - state.to_skip
+        state = state._replace(hidden=hidden, frames=state.frames.repeated(added + 1))
         return self._rendered(state, generator)[0][:samples]
 
     def _rendered(self, state: VocoderState, generator: torch.Generator) -> tuple[Tensor, VocoderState]:
         """Renders all whole blocks -> (T,), next state."""
-        hidden, pitch, render, wavs = state.hidden, state.pitch, state.render, [self.window.new_zeros(0)]
+        context, hidden, frames, render, spectra, correction, to_skip = state
+        wavs = [self.window.new_zeros(0)]
         with torch.autocast(hidden.device.type, enabled=False):
             while hidden.shape[2] >= CONTEXT_CHUNK:
                 noise = torch.randn(1, CONTEXT_CHUNK * self.hop, generator=generator).to(hidden)
-                following = Pitch(*(value[:, : CONTEXT_CHUNK + 1] for value in pitch))
-                wav, render = self._render(hidden[:, :, :CONTEXT_CHUNK].contiguous(), following, noise, render)
-                hidden, pitch = hidden[:, :, CONTEXT_CHUNK:], Pitch(*(value[:, CONTEXT_CHUNK:] for value in pitch))
+                own = frames.part(0, CONTEXT_CHUNK + 1)
+                wav, render = self._render(hidden[:, :, :CONTEXT_CHUNK].contiguous(), own.pitch, noise, render)
+                # what is rendered now is the sound of frames DELAY_FRAMES earlier
+                before = own.spectrum[:, :1].expand(-1, DELAY_FRAMES, -1) if spectra is None else spectra
+                known = torch.cat([before, own.spectrum[:, :CONTEXT_CHUNK]], dim=1)
+                wav, correction = self.correction(wav, known[:, :CONTEXT_CHUNK], correction)
+                spectra, hidden = known[:, CONTEXT_CHUNK:], hidden[:, :, CONTEXT_CHUNK:]
+                frames = frames.part(CONTEXT_CHUNK, None)
                 wavs.append(wav[0])
         wav = torch.cat(wavs)
-        skipped = min(state.to_skip, len(wav))
-        return wav[skipped:], VocoderState(state.context, hidden, pitch, render, state.to_skip - skipped)
+        skipped = min(to_skip, len(wav))
+        return wav[skipped:], VocoderState(context, hidden, frames, render, spectra, correction, to_skip - skipped)
 
     # --- frames to samples ---
 

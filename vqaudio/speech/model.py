@@ -59,7 +59,7 @@ class SpeechVQVAE(nn.Module):
         of_pitch = (cfg.pitch, width, self.hop, mel.hop_length, len(cfg.speakers), rate)
         self.pitch = PitchHead(*of_pitch) if cfg.pitch.win_length else None
         self.acoustic = Context(cfg.acoustic, mel.n_mels + NUM_PITCH_FEATURES, 0) if cfg.acoustic.dilations else None
-        self.istft = IstftVocoder(cfg.istft, mel.n_mels, mel.hop_length, rate) if cfg.istft.dilations else None
+        self.istft = IstftVocoder(cfg.istft, mel, rate) if cfg.istft.dilations else None
         self.units = UnitHead(cfg.units, cfg.encoder.dim, speaker_dim, self.hop) if cfg.predicts_units else None
         self.decoder = WaveNet(cfg.decoder)
         self._fingerprint = CachedFingerprint()

@@ -1,0 +1,93 @@
+"""Corrects a waveform so that its log-mel spectrum is the one that was asked for, window by window.
+
+In short windows, filtered noise has another spectrum than its filter, by 4 to 5 dB. Recognisers and listeners hear that
+as roughness. The gain of each mel band brings the power of the band to the value asked for; fine structure and phases
+stay as they are.
+
+Shapes: B batch, N frames, T samples (T = N * hop), F mel bands, K FFT bins.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vqaudio.nn.log_mel import FLOOR, MEAN_DB, STD_DB, LogMel, LogMelConfig
+
+GAIN = (0.1, 10.0)  # least and greatest, of the amplitude
+PER_FRAME = 2  # windows
+
+
+class CorrectionState(NamedTuple):
+    """State between two pieces."""
+
+    past: Tensor  # (B, window - step) samples before the piece
+    tail: Tensor  # (B, window - step) overlapping windows so far
+    spectra: Tensor | None  # (B, past_frames, F) before the piece; None: there was none, the first one is repeated
+
+
+class SpectralCorrection(nn.Module):
+    """Waveform and log-mel spectra -> waveform with these spectra; no trainable parameters.
+
+    Windows, bands and standardisation are those of `LogMel`, with two windows per frame. They end at the end of their
+    half of the frame, so the output comes `delay` samples after the input.
+    """
+
+    spread: Tensor  # (F, K) share of each band in the gain of a bin
+
+    def __init__(self, cfg: LogMelConfig, sample_rate: int):
+        """Raises ValueError for windows that half a hop does not divide, or that do not overlap enough."""
+        super().__init__()
+        self.log_mel = LogMel(cfg, sample_rate)
+        self.step = cfg.hop_length // PER_FRAME
+        if cfg.hop_length % PER_FRAME or cfg.win_length % self.step or cfg.win_length < 3 * self.step:
+            raise ValueError(
+                "the vocoder istft needs spectrum.win_length to be a multiple of half of an even spectrum.hop_length, "
+                f"at least three times that half, got {cfg.win_length} and {cfg.hop_length}"
+            )
+        self.delay = cfg.win_length - self.step  # samples
+        # centres of the windows of frame n, in frames, relative to the centre of frame n
+        self.centres = [i / PER_FRAME - cfg.win_length / (2 * cfg.hop_length) for i in range(PER_FRAME)]
+        self.past_frames = int(-(self.centres[0] // 1))
+        bank = self.log_mel.banks[0]  # (K, F)
+        self.register_buffer("spread", (bank / bank.sum(1, keepdim=True).clamp(min=1e-9)).T, persistent=False)
+
+    def start(self, rows: int) -> CorrectionState:
+        """Before the first sample of `rows` utterances."""
+        silence = self.spread.new_zeros(rows, self.delay)
+        return CorrectionState(silence, silence, None)
+
+    def forward(self, wav: Tensor, spectra: Tensor, state: CorrectionState) -> tuple[Tensor, CorrectionState]:
+        """(B, T), standardised spectra of its frames (B, N, F) -> (B, T), `delay` samples later; next state."""
+        window = self.log_mel.window
+        before = spectra[:, :1].expand(-1, self.past_frames, -1) if state.spectra is None else state.spectra
+        known = torch.cat([before, spectra], dim=1)  # (B, past_frames + N, F)
+        samples = torch.cat([state.past, wav], dim=1)
+        windows = samples.unfold(1, len(window), self.step) * window  # (B, 2 N, window)
+        spectrum = torch.fft.rfft(windows, self.log_mel.size)  # (B, 2 N, K)
+        power = spectrum.abs().square() @ self.log_mel.banks[0]
+        wanted = 10 ** ((self._at_windows(known, spectra.shape[1]) * STD_DB + MEAN_DB).clamp(max=0) / 10)
+        gain = torch.log(wanted / (power + FLOOR)).mul(0.5).clamp(*torch.tensor(GAIN).log().tolist())
+        inside = self.spread.sum(0) > 0  # bins of no band get no power
+        corrected = spectrum * (torch.exp(gain @ self.spread) * inside)
+        parts = torch.fft.irfft(corrected, self.log_mel.size)[..., : len(window)] * window
+        parts = parts / (window.square().sum() / self.step)
+        steps = wav.shape[1]
+        added = F.fold(parts.mT, (1, steps + self.delay), (1, len(window)), stride=(1, self.step))[:, 0, 0]
+        added = added + F.pad(state.tail, (0, steps))
+        known = known[:, known.shape[1] - self.past_frames :]
+        return added[:, :steps], CorrectionState(samples[:, steps:], added[:, steps:], known)
+
+    def _at_windows(self, known: Tensor, count: int) -> Tensor:
+        """Spectra of past_frames + N frames -> of the windows of the last N, interpolated, (B, 2 N, F)."""
+        found = []
+        for centre in self.centres:
+            first = int(centre // 1) + self.past_frames
+            weight = centre % 1
+            earlier, later = known[:, first : first + count], known[:, first + 1 : first + 1 + count]
+            found.append(earlier + weight * (later - earlier) if weight else earlier)
+        return rearrange(found, "i b n f -> b (n i) f")
