@@ -160,8 +160,9 @@ def test_no_fact_replaces_another() -> None:
         ImageConfig(quantizer=Wide()).facts_of_codes()
 
 
-def test_the_shipped_model_keeps_its_fingerprint() -> None:
-    assert load_model("mini").fingerprint == "e17ab0f01272"
+def test_the_shipped_models_keep_their_fingerprints() -> None:
+    assert load_model("mini").fingerprint == "754d6bf863a5"
+    assert load_model("units").fingerprint == "c22939815212"
 
 
 def test_models_keep_the_fingerprints_of_format_1() -> None:
