@@ -98,7 +98,7 @@ def test_a_file_that_exists_is_kept_and_nothing_is_timed(tmp_path: Path, capsys:
 
 def test_no_thread_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--threads", "0"]) == 2
-    assert capsys.readouterr().err == "error: threads must be at least 1, got 0\n"
+    assert capsys.readouterr().err == "error: threads must be at least 1, got 0; leave it out to use all of them\n"
 
 
 def test_missing_kernels_are_reported(no_kernels: None, capsys: pytest.CaptureFixture[str]) -> None:

@@ -108,8 +108,8 @@ class SpeechVQVAEConfig:
     def __post_init__(self) -> None:
         if len(set(self.speakers)) < len(self.speakers):
             raise ValueError(f"speakers must be different names, got {self.speakers}")
-        if self.sample_rate < 1:
-            raise ValueError(f"sample_rate must be at least 1 Hz, got {self.sample_rate}")
+        if not 1 <= self.sample_rate < 2**31:
+            raise ValueError(f"sample_rate must lie in 1 to 2**31 - 1 Hz, got {self.sample_rate}")
         if self.quantizer.dim != self.encoder.dim:
             raise ValueError(f"quantizer.dim ({self.quantizer.dim}) must be encoder.dim ({self.encoder.dim}); set both")
         if not 0 <= self.time_jitter <= 1:
