@@ -139,6 +139,8 @@ def check_names_folder(path: Path) -> None:
 def check_output_folder(out: Path, names: Sequence[str], overwrite: bool) -> None:
     """Create the folder `out`. Raises the OSError that writing `names` in it would raise, before any work is done."""
     check_names_folder(out)
+    if out.exists() and not out.is_dir():
+        raise NotADirectoryError(f"cannot write {out}: it is a file; give the name of a folder")
     out.mkdir(parents=True, exist_ok=True)
     for name in names:
         check_writable(out / name, overwrite=overwrite)

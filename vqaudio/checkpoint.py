@@ -31,6 +31,7 @@ Kind = TypeVar("Kind", bound=nn.Module)
 FORMAT = 2  # version of the keys in config.json and of the weight names in model.safetensors
 COMPILED_PART = "_orig_mod."  # in the names of the weights of a part that torch.compile returned
 PRETRAINED = Path(__file__).parent / "pretrained"
+GOLDEN = "golden.jsonl"  # beside the config.json of a shipped model: tokens of its recordings, `golden_recordings`
 # Kind of model in config.json -> module that defines it. A file never names a module, so it cannot import code.
 KINDS = {
     "SpeechVQVAE": "vqaudio.speech.model",
@@ -199,6 +200,11 @@ def _class(kind: str) -> type[nn.Module]:
 def shipped_models() -> list[str]:
     """Names of the models that are part of the package, sorted."""
     return sorted(path.parent.name for path in PRETRAINED.glob("*/config.json"))
+
+
+def golden_recordings(folder: Path) -> list[Path]:
+    """The recordings, examples/ID_original.flac, to which the golden tokens of a model belong, sorted."""
+    return sorted(folder.glob("examples/*_original.flac"))
 
 
 def model_folder(name: str | Path) -> Path:

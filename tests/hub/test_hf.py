@@ -121,12 +121,12 @@ def test_the_folder_is_a_model_of_vqaudio_too(exported: Path, tiny_model: Speech
 def test_the_feature_extractor_checks_its_input(exported: Path) -> None:
     extractor = VQAudioFeatureExtractor.from_pretrained(exported)
     wav = _wavs()[0]
-    with pytest.raises(ValueError, match="expects audio at 16000 Hz, got 24000 Hz; resample it first"):
+    with pytest.raises(ValueError, match="expects waveforms at 16000 Hz, got 24000 Hz; resample them first"):
         extractor(wav, sampling_rate=24000)
     with pytest.warns(UserWarning, match="pass sampling_rate"):
         one = extractor(wav, return_tensors="pt")
     assert one["input_values"].shape == (1, 1, 2500) and one["padding_mask"].shape == (1, 2500)
-    for wrong in (np.zeros((2, 100)), np.zeros(0), np.full(9, np.nan), np.zeros(9, np.int16), np.full(9, 2.0**15)):
+    for wrong in (np.zeros((2, 100)), np.zeros(0), np.full(9, np.nan), np.zeros(9, np.int16)):
         with pytest.raises(ValueError):
             extractor(wrong, sampling_rate=16000)
     padded = extractor(_wavs(), sampling_rate=16000, return_tensors="np", pad_to_multiple_of=1000)
@@ -145,6 +145,10 @@ def test_wrong_arguments(exported: Path, inputs: dict[str, Tensor]) -> None:
         model.decode(codes, speaker_id=3)
     with pytest.raises(ValueError, match="audio_codes must be"):
         model.decode(codes[0], speaker_id=0)
+    with pytest.raises(ValueError, match=r"integers, got \(1, 1, 3\) torch.float32"):
+        model.decode(codes.float(), speaker_id=0)
+    with pytest.raises(ValueError, match="look like integers"):
+        model.encode(torch.full((1, 1, 9), 2.0**15))
     facts = json.loads((exported / "config.json").read_text())
     with pytest.raises(ValueError, match="use the version of vqaudio that exported the model"):
         VQAudioModel(VQAudioConfig(**{**facts, "format": 99}))
@@ -196,16 +200,21 @@ def test_verify_names_a_damaged_folder(
     weights["decoder.out.bias"][0] += 1  # not part of the fingerprint
     save_file(weights, changed_weights / "model.safetensors", {"format": "pt"})
     assert "decoder.out.bias in" in verified(changed_weights)
+    (changed_weights / "model.safetensors").write_bytes((exported / "model.safetensors").read_bytes()[:-100])
+    assert "model.safetensors is damaged" in verified(changed_weights)
+    assert "there is no model" in verified(tmp_path / "nowhere")
     no_code = Path(shutil.copytree(exported, tmp_path / "no_code"))
     (no_code / CODE).unlink()
     assert CODE in verified(no_code)
 
 
-def test_the_shipped_models_card_and_golden_tokens_come_along(tmp_path: Path) -> None:
+def test_the_shipped_models_card_and_golden_tokens_come_along(tmp_path: Path, tiny_model: SpeechVQVAE) -> None:
     assert main(["export", "hf", "mini", "--out", str(tmp_path)]) == 0
     card = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert "Data and attribution" in card and "](../" not in card and "](examples" not in card
     assert (tmp_path / "golden.jsonl").exists() and list((tmp_path / "examples").glob("*_original.flac"))
+    export_hf(tiny_model, tmp_path, overwrite=True)
+    assert not (tmp_path / "golden.jsonl").exists()  # they are not those of this model
 
 
 @pytest.mark.parametrize(
@@ -213,11 +222,12 @@ def test_the_shipped_models_card_and_golden_tokens_come_along(tmp_path: Path) ->
     [
         (["hf", "mini", "--chunk-frames", "8"], "--chunk-frames: not an option of vqaudio export hf"),
         (["onnx", "mini", "--push", "a/b"], "--push: not an option of vqaudio export onnx"),
-        (["hf", "mini", "--report", "nowhere.json"], "nowhere.json"),
+        (["hf", "mini", "--report", "nowhere.json"], "there is no nowhere.json; vqaudio evaluate --out DIR writes it"),
+        (["hf", "mini", "--out", __file__], "it is a file; give the name of a folder"),
     ],
 )
 def test_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
-    assert main(["export", *arguments, "--out", str(tmp_path / "x")]) == 2
+    assert main(["export", "--out", str(tmp_path / "x"), *arguments]) == 2
     assert message in capsys.readouterr().err
 
 
@@ -285,6 +295,8 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
 
 
 def test_push(tiny_model_dir: Path, tmp_path: Path, hub: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "private.txt").write_text("stays here")
     arguments = ["export", "hf", str(tiny_model_dir), "--out", str(tmp_path / "out"), "--push", "anna/tiny"]
     assert main(arguments) == 0
     assert set(hub) == NAMES
@@ -300,7 +312,7 @@ PROGRAM = """
 import sys
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModelForAudioTokenization
+from transformers import AutoFeatureExtractor, AutoModelForAudioTokenization
 
 folder = sys.argv[1]
 model = AutoModelForAudioTokenization.from_pretrained(folder, trust_remote_code=True)

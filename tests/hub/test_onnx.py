@@ -116,7 +116,7 @@ def test_the_file_says_how_it_is_called(exported: Path, tiny_model: SpeechVQVAE)
     assert {each.domain: each.version for each in file.opset_import} == {"": tokenizer.opset}
     assert str(Path(vqaudio.__file__).parent).encode() not in (exported / "encoder.onnx").read_bytes()
     shapes = [[axis.dim_value for axis in each.type.tensor_type.shape.dim] for each in file.graph.input]
-    assert shapes[0] == [1, 1, 40] and all(size > 0 or each is shapes for each in shapes for size in each)
+    assert shapes[0] == [1, 1, 40] and all(size > 0 for shape in shapes for size in shape)
 
 
 def test_it_runs_without_pytorch(exported: Path, tiny_model: SpeechVQVAE) -> None:
@@ -154,9 +154,10 @@ def test_verify_compares_the_codes(
 def test_errors(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(FileNotFoundError, match="vqaudio export onnx MODEL --out DIR creates it"):
         OnnxTokenizer(tmp_path)
-    (tmp_path / "encoder.onnx").write_bytes((exported / "encoder.onnx").read_bytes()[:1000])
-    with pytest.raises(ValueError, match="damaged"):
-        OnnxTokenizer(tmp_path)
+    for content in (b"", (exported / "encoder.onnx").read_bytes()[:1000]):
+        (tmp_path / "encoder.onnx").write_bytes(content)
+        with pytest.raises(ValueError, match="damaged"):
+            OnnxTokenizer(tmp_path)
     file = onnx.load(exported / "encoder.onnx")
     del file.metadata_props[:]
     onnx.save(file, tmp_path / "encoder.onnx")
@@ -166,10 +167,13 @@ def test_errors(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     for wav in (np.zeros((2, 100)), np.zeros(100, np.int16), np.full(100, np.nan)):
         with pytest.raises(ValueError, match="a waveform must be"):
             tokenizer.encode(wav)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="look like integers"):
+        tokenizer.encode(np.full(100, 2.0**14))
     with pytest.raises(ValueError, match="at least one sample"):
         tokenizer.encode(np.zeros(0, np.float32))
     for arguments, message in [
         (["--out", str(exported)], "exists already; pass --overwrite"),
+        (["--out", str(tmp_path / "encoder.onnx")], "it is a file; give the name of a folder"),
         (["--out", str(tmp_path / "new"), "--chunk-frames", "0"], "chunk_frames must lie in 1..4096"),
     ]:
         assert main(["export", "onnx", "mini", *arguments]) == 2

@@ -271,12 +271,16 @@ def test_one_failure_does_not_stop_the_others() -> None:
     def fails() -> str:
         raise RuntimeError("broken")
 
+    def misses() -> str:
+        raise ModuleNotFoundError("pip install it")
+
     def skips() -> str:
         raise NotCheckedError("not here")
 
-    outcomes = list(run_checks([Check("a", fails), Check("b", skips), Check("c", lambda: "fine")]))
+    outcomes = list(run_checks([Check("a", fails), Check("b", skips), Check("c", lambda: "fine"), Check("d", misses)]))
     assert [(each.title, each.status, each.detail) for each in outcomes] == [
         ("a", "failed", "broken"),
         ("b", "skipped", "not here"),
         ("c", "passed", "fine"),
+        ("d", "failed", "pip install it"),
     ]

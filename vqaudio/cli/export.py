@@ -40,15 +40,13 @@ def export(
         from vqaudio.hub.onnx import export_onnx
 
         size = {} if chunk_frames is None else {"chunk_frames": chunk_frames}
-        written = str(export_onnx(net, out, overwrite=overwrite, **size))
+        written = export_onnx(net, out, overwrite=overwrite, **size)
+        print_facts({"model": net.fingerprint, "written": str(written)})
     else:
-        from vqaudio.hub.hf import export_hf
+        from vqaudio.hub.hf import export_hf, push_to_hub
 
         files = export_hf(net, out, name=push, source=folder, report=report, license=license, overwrite=overwrite)
-        written = f"{out}: {', '.join(files)}"
-    print_facts({"model": net.fingerprint, "written": written})
-    if push is not None:
-        from vqaudio.hub.hf import push_to_hub
-
-        print_facts({"uploaded": push_to_hub(out, push)})
+        print_facts({"model": net.fingerprint, "written": f"{out}: {', '.join(files)}"})
+        if push is not None:
+            print_facts({"uploaded": push_to_hub(out, files, push)})
     return 0

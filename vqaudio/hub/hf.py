@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from vqaudio.atomic import atomic_file, check_output_folder
+from vqaudio.checkpoint import GOLDEN, golden_recordings
 from vqaudio.json_text import JSONError, parse_json
 from vqaudio.speech.describe import model_facts
 from vqaudio.speech.model import SpeechVQVAE
@@ -22,8 +23,8 @@ from vqaudio.torch_defaults import with_own_defaults
 if TYPE_CHECKING:
     from vqaudio.hub.modeling_vqaudio import VQAudioModel
 
-CARD, SOURCE_CARD, GOLDEN = "README.md", "MODEL_CARD.md", "golden.jsonl"
-CODE = "modeling_vqaudio.py"
+CARD, SOURCE_CARD, CODE = "README.md", "MODEL_CARD.md", "modeling_vqaudio.py"
+WRITTEN = (CARD, CODE, GOLDEN, "config.json", "model.safetensors", "preprocessor_config.json")
 TAGS = ["audio", "speech", "audio-tokenizer", "codec", "vq-vae", "voice-conversion"]
 # of a report, what the card lists: (task, metric) -> name
 METRICS = {
@@ -114,15 +115,16 @@ def export_hf(
 
     folder = Path(folder)
     card = model_card(model, name or folder.resolve().name, source=source, report=report, license=license)
+    check_output_folder(folder, WRITTEN, overwrite)
     with tempfile.TemporaryDirectory() as made, no_progress_bar():
         hf_model(model).save_pretrained(made)
         VQAudioFeatureExtractor(sampling_rate=model.sample_rate).save_pretrained(made)
         (Path(made) / CARD).write_text(card, encoding="utf-8")
         files = {path.name: path for path in sorted(Path(made).iterdir())}
         if source is not None and (source / GOLDEN).exists():
-            recordings = sorted(source.glob("examples/*_original.flac"))
-            files |= {str(path.relative_to(source)): path for path in [source / GOLDEN, *recordings]}
-        check_output_folder(folder, [file for file in files if (folder / file).parent.is_dir()], overwrite)
+            files |= {str(path.relative_to(source)): path for path in [source / GOLDEN, *golden_recordings(source)]}
+        else:
+            (folder / GOLDEN).unlink(missing_ok=True)  # of the model that is overwritten
         for file, path in files.items():
             (folder / file).parent.mkdir(exist_ok=True)
             with atomic_file(folder / file, overwrite=overwrite) as temporary:
@@ -145,7 +147,7 @@ def model_card(
         tags=TAGS,
         pipeline_tag="audio-to-audio",
         model_name=name,
-        eval_results=[] if report is None else _results(report, model.fingerprint),
+        eval_results=None if report is None else _results(report, model.fingerprint),
     )
     usage = USAGE.format(name=name, sample_rate=model.sample_rate)
     if source is not None and (source / SOURCE_CARD).exists():
@@ -159,8 +161,13 @@ def model_card(
 
 
 def _results(report: Path, fingerprint: str) -> list[EvalResult]:
-    """The metrics of a report that a card lists. Raises ValueError for a report of another model."""
+    """The metrics of a report that a card lists.
+
+    Raises FileNotFoundError, and ValueError for a report of another model.
+    """
     path = report / "report.json" if report.is_dir() else report
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no {path}; vqaudio evaluate --out DIR writes it")
     try:
         facts = parse_json(path.read_bytes())
         measured, found = facts["model"]["fingerprint"], [_result(row) for row in facts["metrics"] if _listed(row)]
@@ -192,10 +199,12 @@ def _without_local_links(text: str) -> str:
     return re.sub(r"(!?)\[([^\]]*)\]\((?!https?:|#)[^)]*\)", lambda link: "" if link[1] else link[2], text)
 
 
-def push_to_hub(folder: str | Path, repo_id: str) -> str:
-    """Uploads an exported folder to USER/MODEL on the Hugging Face Hub, which is created if necessary -> its address.
+def push_to_hub(folder: str | Path, files: list[str], repo_id: str) -> str:
+    """Uploads files of an exported folder to USER/MODEL on the Hugging Face Hub -> the address of the commit.
 
-    Needs a token with write access (`hf auth login`, or HF_TOKEN). Raises ValueError with the reason if that fails.
+    files: what `export_hf` returned; other files in the folder are not uploaded. The repository is created if
+    necessary. Needs a token with write access (`hf auth login`, or HF_TOKEN). Raises ValueError with the reason if that
+    fails.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -205,7 +214,8 @@ def push_to_hub(folder: str | Path, repo_id: str) -> str:
     of_requests: tuple[Any, ...] = (HfHubHTTPError, HfHubHTTPError.__mro__[1], HFValidationError, OSError)
     try:
         api.create_repo(repo_id, exist_ok=True)
-        return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="vqaudio export hf"))
+        message = "vqaudio export hf"
+        return str(api.upload_folder(repo_id=repo_id, folder_path=folder, allow_patterns=files, commit_message=message))
     except of_requests as error:
         raise ValueError(
             f"{folder} could not be uploaded as {repo_id!r}: {str(error).splitlines()[0]}; check the network, the name "

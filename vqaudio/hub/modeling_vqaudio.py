@@ -23,9 +23,9 @@ from transformers.utils.generic import ModelOutput, can_return_tuple
 
 from vqaudio.checkpoint import FORMAT
 from vqaudio.config import from_dict, to_dict
-from vqaudio.data.audio import check_scale
 from vqaudio.speech.config import SpeechVQVAEConfig
 from vqaudio.speech.model import SpeechVQVAE
+from vqaudio.speech.tokenizer import audio_pieces
 from vqaudio.speech.tokens import Tokens
 from vqaudio.speech.vocoders import Vocoder
 
@@ -95,7 +95,7 @@ class VQAudioFeatureExtractor(SequenceFeatureExtractor):
         """One waveform (T,) in [-1, 1], or a list of several -> a batch, padded as `SequenceFeatureExtractor.pad` does.
 
         Raises ValueError for another sampling rate than the model's, for more than one channel, empty waveforms and
-        values that are not finite, not floating-point or at the scale of integers. Without `sampling_rate` it warns.
+        values that are not finite or not floating-point. Without `sampling_rate` it warns.
         """
         if sampling_rate is None:
             warnings.warn(
@@ -103,12 +103,11 @@ class VQAudioFeatureExtractor(SequenceFeatureExtractor):
                 "without an error",
                 stacklevel=2,
             )
-        elif sampling_rate != self.sampling_rate:
-            raise ValueError(
-                f"this model expects audio at {self.sampling_rate} Hz, got {sampling_rate} Hz; resample it first"
-            )
         several = isinstance(raw_audio, (list, tuple)) and len(raw_audio) > 0 and np.ndim(raw_audio[0]) > 0
-        wavs = [_checked(wav) for wav in (raw_audio if several else [raw_audio])]
+        wavs = [
+            next(audio_pieces(np.asarray(wav), sampling_rate, self.sampling_rate)).numpy()
+            for wav in (raw_audio if several else [raw_audio])
+        ]
         features = self.pad(
             BatchFeature({"input_values": wavs}),
             padding=padding,
@@ -120,18 +119,6 @@ class VQAudioFeatureExtractor(SequenceFeatureExtractor):
         features["padding_mask"] = features.pop("attention_mask")
         features["input_values"] = [wav[None] for wav in features["input_values"]]
         return features.convert_to_tensors(return_tensors)
-
-
-def _checked(wav: Any) -> np.ndarray:
-    """A waveform (T,) float32. Raises ValueError as `VQAudioFeatureExtractor.__call__` says."""
-    wav = np.asarray(wav)
-    if wav.ndim != 1 or not wav.size or not np.issubdtype(wav.dtype, np.floating) or not np.isfinite(wav).all():
-        raise ValueError(
-            f"a waveform must be (T,) with T > 0, floating-point in [-1, 1] and finite, got {wav.shape} {wav.dtype}; "
-            "mix down, scale or clean the audio first"
-        )
-    check_scale(float(np.abs(wav).max()))
-    return wav.astype(np.float32)
 
 
 @dataclass
@@ -204,8 +191,10 @@ class VQAudioModel(PreTrainedAudioTokenizerBase):
         speakers. padding_mask: that of `encode`; the audio gets its length. vocoder, temperature, seed: as
         `SpeechVQVAE.decode_batch`. Raises ValueError for other shapes, unknown speakers and codes out of range.
         """
-        if audio_codes.ndim != 3 or audio_codes.shape[1] != 1:
-            raise ValueError(f"audio_codes must be (B, 1, N), got {tuple(audio_codes.shape)}")
+        if audio_codes.ndim != 3 or audio_codes.shape[1] != 1 or audio_codes.is_floating_point():
+            raise ValueError(
+                f"audio_codes must be (B, 1, N) and integers, got {tuple(audio_codes.shape)} {audio_codes.dtype}"
+            )
         model, rows = self.vqvae, audio_codes[:, 0].cpu().long()
         counts = [rows.shape[1]] * len(rows)
         if audio_codes_mask is not None:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from vqaudio.data.audio import check_scale
+
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
@@ -71,7 +73,7 @@ class OnnxTokenizer:
         """Consecutive pieces (T,) of an utterance, of any lengths -> its codes, a chunk at a time.
 
         The codes do not depend on how the utterance is divided: every chunk has the same shape. Raises ValueError for
-        pieces of another shape or type, and for values that are not finite.
+        pieces of another shape or type, and for values that are not finite or at the scale of integers.
         """
         state, size = self.initial_state, self.chunk_frames * self.hop
         pending, to_skip, num_samples, num_codes = np.zeros(0, np.float32), self.lookahead, 0, 0
@@ -104,7 +106,13 @@ class OnnxTokenizer:
 def _session(path: Path, threads: int) -> InferenceSession:
     try:
         import onnxruntime
-        from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, InvalidProtobuf, NoSuchFile
+        from onnxruntime.capi.onnxruntime_pybind11_state import (
+            Fail,
+            InvalidArgument,
+            InvalidGraph,
+            InvalidProtobuf,
+            NoSuchFile,
+        )
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("running an ONNX file needs onnxruntime: pip install 'vqaudio[hub]'") from error
 
@@ -114,7 +122,7 @@ def _session(path: Path, threads: int) -> InferenceSession:
     options.log_severity_level = 3  # errors only
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except (Fail, InvalidGraph, InvalidProtobuf, NoSuchFile) as error:
+    except (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile) as error:
         raise ValueError(f"{path} is damaged or no ONNX file ({error}); export the model again") from error
 
 
@@ -125,4 +133,6 @@ def _checked(piece: Wav) -> Wav:
             f"a waveform must be (T,), floating-point in [-1, 1] and finite, got {piece.shape} {piece.dtype}; "
             "mix down, scale or clean the audio first"
         )
+    if piece.size:
+        check_scale(float(np.abs(piece).max()))
     return piece.astype(np.float32, copy=False)

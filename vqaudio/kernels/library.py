@@ -45,23 +45,22 @@ def kernels() -> Kernels | None:
 @functools.cache
 def runnable() -> tuple[str, ...]:
     """The variants that were compiled, that this machine runs, and that can be loaded; the fastest last."""
-    if not _path(VARIANTS[0]).exists():
-        return ()
-    try:
-        generic = load(VARIANTS[0])
-    except OSError:
-        return ()
-    best = VARIANTS.index(generic.functions.vq_best_variant().decode())
-    return tuple(name for name in VARIANTS[: best + 1] if _path(name).exists() and _why_not(name) is None)
+    names = tuple(name for name in _compiled() if _why_not(name) is None)
+    return names if VARIANTS[0] in names else ()
 
 
 def unloadable() -> dict[str, str]:
     """The variants that were compiled and that this machine would run, but that cannot be loaded -> why."""
-    compiled = [name for name in VARIANTS if _path(name).exists()]
-    if VARIANTS[0] in compiled and _why_not(VARIANTS[0]) is None:
+    return {name: str(error) for name in _compiled() if (error := _why_not(name)) is not None}
+
+
+def _compiled() -> list[str]:
+    """The variants that were compiled and that this machine would run; all, if the generic one cannot say which."""
+    names = [name for name in VARIANTS if _path(name).exists()]
+    if VARIANTS[0] in names and _why_not(VARIANTS[0]) is None:
         best = load(VARIANTS[0]).functions.vq_best_variant().decode()
-        compiled = [name for name in compiled if VARIANTS.index(name) <= VARIANTS.index(best)]
-    return {name: str(error) for name in compiled if (error := _why_not(name)) is not None}
+        names = [name for name in names if VARIANTS.index(name) <= VARIANTS.index(best)]
+    return names
 
 
 def why_missing() -> str:

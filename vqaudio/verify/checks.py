@@ -41,6 +41,7 @@ def run_checks(checks: Iterable[Check]) -> Iterator[Outcome]:
             detail = check.run()
         except NotCheckedError as reason:
             status, detail = "skipped", str(reason)
-        except (ValueError, LookupError, RuntimeError, OSError) as error:  # a damaged kernel can cause any
+        # most can be caused by a damaged kernel; ImportError by a missing package, which must not hide other failures
+        except (ValueError, LookupError, RuntimeError, OSError, ImportError) as error:
             status, detail = "failed", str(error)
         yield Outcome(check.title, status, detail, time.perf_counter() - started_at)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from vqaudio.checkpoint import load_model
 from vqaudio.hub.hf import CODE, check_transformers, no_progress_bar
 from vqaudio.hub.onnx_tokenizer import OnnxTokenizer
 from vqaudio.verify.checks import Check, CheckError
@@ -55,6 +56,7 @@ def transformers_is_model(subject: Subject, folder: Path) -> str:
 
     The code in the folder is compared, not run.
     """
+    load_model(folder)  # it is a model folder of vqaudio, too, and damage has a message here
     check_transformers()
     from vqaudio.hub import modeling_vqaudio
     from vqaudio.hub.modeling_vqaudio import VQAudioFeatureExtractor, VQAudioModel

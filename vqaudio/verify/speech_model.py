@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vqaudio.checkpoint import load_model, save_model
+from vqaudio.checkpoint import GOLDEN, load_model, save_model
 from vqaudio.kernels.library import Kernels, kernels, unloadable, why_missing
 from vqaudio.kernels.nearest import nearest_code
 from vqaudio.nn.vector_quantizer import VectorQuantizer, nearest_in_pytorch
@@ -34,7 +34,6 @@ from vqaudio.tokens.rows import TokenRow, format_row
 from vqaudio.verify.checks import Check, CheckError, NotCheckedError
 from vqaudio.verify.utterances import Utterance
 
-GOLDEN = "golden.jsonl"  # tokens of examples/ID_original.flac, beside the model's config.json
 LEAST_EQUAL = 0.99  # of the codes of an utterance: another processor may round across the border between two codes
 BATCH = 8  # utterances in one batch
 DECODED_SAMPLES = 800  # of each utterance, about: without compiled kernels decoding is slow
@@ -265,9 +264,9 @@ def wavenet_is_reference(subject: Subject) -> str:
     chosen = generate(net, cond, speaker, steps=steps, generator=torch.Generator().manual_seed(0))
     uniform = uniforms(1, steps, torch.Generator().manual_seed(0)).double()[0]  # (T,)
     logits, _ = copy.deepcopy(net).double()(net.shift(chosen), cond.double(), speaker)
-    cumulative = torch.softmax(logits[0].T, 1).cumsum(1)  # (T, Q)
-    high = cumulative.gather(1, chosen.T)[:, 0]
-    low = high - torch.softmax(logits[0].T, 1).gather(1, chosen.T)[:, 0]
+    probabilities = torch.softmax(logits[0].T, 1)  # (T, Q)
+    high = probabilities.cumsum(1).gather(1, chosen.T)[:, 0]
+    low = high - probabilities.gather(1, chosen.T)[:, 0]
     distance = torch.maximum(low - uniform, uniform - high)  # above 0: another class was to be drawn
     if not (distance < TIE).all():  # a NaN, too
         t = int((~(distance < TIE)).nonzero()[0])

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from vqaudio.checkpoint import golden_recordings
 from vqaudio.data.audio import AudioError, Failures, read_audio
 from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.speech.tokenizer import CHUNK_FRAMES
@@ -25,7 +26,7 @@ class Utterance(NamedTuple):
 
 def examples(folder: Path, model: SpeechVQVAE) -> list[Utterance]:
     """The recordings that a shipped model comes with, unless they are damaged; none for other models."""
-    return list(of_files(sorted(folder.glob("examples/*_original.flac")), model.sample_rate, []))
+    return list(of_files(golden_recordings(folder), model.sample_rate, []))
 
 
 def synthetic(model: SpeechVQVAE) -> list[Utterance]:
