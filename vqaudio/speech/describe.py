@@ -35,7 +35,11 @@ def model_facts(model: SpeechVQVAE) -> dict[str, str]:
         "look-ahead": samples(encoder.lookahead),
         "latency": f"{samples(encoder.lookahead + model.hop)} (look-ahead plus hop)",
         "encoder field": f"{samples(encoder.receptive_field)} (receptive field, including look-ahead)",
-        "decoder field": f"{samples(decoder.receptive_field)} (receptive field)",
+        **(
+            {"decoder field": f"{samples(decoder.receptive_field)} (receptive field)"}
+            if "wavenet" in model.vocoders
+            else {}
+        ),
         "speakers": f"{len(model.speakers)}: {', '.join(model.speakers)}" if model.speakers else "none",
     }
 
