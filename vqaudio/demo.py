@@ -156,8 +156,8 @@ def build_page(model: SpeechVQVAE, limits: Limits = Limits()) -> "gr.Blocks":
             saved = Path(tempfile.mkdtemp(dir=file.parent)) / f"{file.stem}.jsonl"
             write_tokens(saved, [TokenRow(file.stem, None, tokens)])
             facts = (
-                f"{tokens.seconds:.2f} s, **{len(tokens.codes)} codes** ({model.frame_rate:g} per second, "
-                f"{bits_per_second(model)}), {len(tokens.codes.unique())} of {model.codebook_size} different"
+                f"{tokens.seconds:.2f} s of speech are **{len(tokens.codes)} codes**, {model.frame_rate:g} per second: "
+                f"{bits_per_second(model)}. {len(tokens.codes.unique())} of {model.codebook_size} codes occur."
             )
             image = draw(wav, tokens, model.codebook_size)
             return tokens, facts, image, spoken(tokens, speaker), gr.DownloadButton(value=str(saved), interactive=True)
@@ -176,16 +176,17 @@ def build_page(model: SpeechVQVAE, limits: Limits = Limits()) -> "gr.Blocks":
             sources=["microphone", "upload"],
             type="filepath",
             label=f"Utterance (at most {limits.seconds:g} s)",
+            buttons=["download"],  # none that shares it with another host
         )
         speaker = gr.Dropdown(list(model.speakers), value=model.speakers[0], label="Speaker of the resynthesis")
         button = gr.Button("Tokenize", variant="primary")
         facts = gr.Markdown()
-        audio = gr.Audio(label="Resynthesis", interactive=False)
+        audio = gr.Audio(label="Resynthesis", interactive=False, buttons=["download"])
         figure = gr.Image(
-            label="Waveform, spectrogram and codes",
+            show_label=False,  # it would cover the figure
             alt_text="waveform, spectrogram and codes over time",
             format="png",
-            buttons=["fullscreen"],
+            buttons=[],
         )
         download = gr.DownloadButton("Download tokens", interactive=False)
         tokens = gr.State(time_to_live=KEPT)
@@ -212,6 +213,8 @@ def launch(page: "gr.Blocks", host: str, port: int, limits: Limits = Limits(), *
         prevent_thread_lock=True,
         max_file_size=limits.megabytes * 2**20,
         enable_monitoring=False,
+        run_history=False,
+        footer_links=[],
         ssr_mode=False,
         theme=gr.themes.Default(font=fonts[0], font_mono=fonts[1]),
         css=".gradio-container {max-width: 44rem !important; margin: auto}",

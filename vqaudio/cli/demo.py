@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from tyro.conf import arg
+from tyro.conf import Positional, arg
 
 from vqaudio.cli.console import Device, Model, Threads, load
 
 
 def demo(
-    model: Model = "mini",
+    model: Positional[Model] = "mini",
     host: Annotated[
         str,
         arg(help="address to listen on; 0.0.0.0: every visitor of the network, without a password or encryption"),
