@@ -19,7 +19,7 @@ LAYERS = [  # bottom to top
     ["tokens", "images"],  # speech never imports images, and nothing but recipes and the command line does
     ["metrics"],
     ["report", "benchmark", "hub"],
-    ["verify"],
+    ["verify", "demo"],
     ["cli", "recipes"],
     ["__main__"],
 ]

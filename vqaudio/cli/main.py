@@ -19,6 +19,7 @@ from vqaudio.cli.bench import bench
 from vqaudio.cli.console import fail, warnings_in_one_line
 from vqaudio.cli.convert import convert
 from vqaudio.cli.decode import decode
+from vqaudio.cli.demo import demo
 from vqaudio.cli.evaluate import evaluate
 from vqaudio.cli.export import export
 from vqaudio.cli.info import info
@@ -33,7 +34,7 @@ from vqaudio.program import run_program
 
 VERBS = (
     *(prepare, align, tokenize, decode, convert, adapt, sample, reformat, pack, unpack),
-    *(evaluate, verify, export, info, bench),
+    *(evaluate, verify, export, info, demo, bench),
 )
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
@@ -31,6 +31,8 @@ from vqaudio.cli.console import (
 from vqaudio.tokens.layout import Layout
 
 if TYPE_CHECKING:
+    from vqaudio.data.audio import Failures
+    from vqaudio.data.audio_folders import Source
     from vqaudio.speech.model import SpeechVQVAE
     from vqaudio.tokens.bulk import Engine
     from vqaudio.tokens.stats import TokenStats
@@ -49,6 +51,22 @@ def tokenize(
     layout: TokenLayout = Layout(),
     overwrite: Overwrite = False,
     resume: Resume = False,
+    engine: Annotated[
+        Literal["local", "ray"],
+        arg(help="local: this machine; ray: a Ray cluster, which writes --out as a folder of Parquet shards"),
+    ] = "local",
+    address: Annotated[
+        str | None,
+        arg(metavar="auto|HOST", help="with --engine ray, a running cluster; by default, Ray is started here"),
+    ] = None,
+    num_actors: Annotated[
+        int | None,
+        arg(metavar="N", help="with --engine ray, largest number of processes; by default one for each GPU or CPU"),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        arg(metavar="PATH", help="with --engine ray, folder for finished work, on shared storage (OUT.checkpoint)"),
+    ] = None,
 ) -> int:
     """Convert speech to tokens.
 
@@ -60,31 +78,76 @@ def tokenize(
         out: token file, such as NAME.jsonl, NAME.parquet or NAME.tar, a name without a suffix for a folder of .npy
             files with an index.jsonl, or - for JSON Lines on standard output
     """
-    from vqaudio.tokens.bulk import find_sources, usable, with_storable_names
-    from vqaudio.tokens.files import check_ids, check_target, codes_file, write_tokens
-    from vqaudio.tokens.resume import resumed
+    from vqaudio.tokens.bulk import find_sources
+    from vqaudio.tokens.files import check_ids, check_target
     from vqaudio.tokens.stats import TokenStats
 
     check_resume(resume, overwrite)
     if resume and str(out) == "-":
         raise ValueError("--resume continues a file or folder, and --out - is standard output; leave it out")
-    check_target(out, overwrite=overwrite or resume, layout=layout)
-    net = load(model, device, threads)
+    if engine == "ray":
+        _check_ray(out, layout, workers)
+    elif (address, num_actors, checkpoint) != (None, None, None):
+        raise ValueError("--address, --num-actors and --checkpoint need --engine ray")
+    check_target(out, overwrite=overwrite or (resume and engine == "local"), layout=layout)
+    net = load(model, "cpu" if engine == "ray" else device, threads)
     sources = find_sources(inputs, speaker_level)
     check_ids((source.id for source in sources), out, layout)
     stats, started_at = TokenStats(), time.perf_counter()
     with failures_named() as failures:
-        storable = with_storable_names(sources, lambda id: codes_file(out, id, layout), failures)
-        with _engine(net, model, min(workers, len(storable)), threads) as engine:
-            if resume:
-                with resumed(net, storable, out, failures, engine) as rows:
-                    write_tokens(out, stats.watch(progress(rows, len(storable))), overwrite=True, layout=layout)
-            else:
-                rows = usable(engine(storable), len(storable), failures)
-                write_tokens(out, stats.watch(progress(rows, len(storable))), overwrite=overwrite, layout=layout)
+        if engine == "ray":
+            from vqaudio.tokens.ray import Cluster, checkpoint_of, tokenize_on_ray
+
+            cluster = Cluster(address, num_actors, device, threads or 1)
+            watch = lambda rows: stats.watch(progress(rows, len(sources)))  # noqa: E731
+            tokenize_on_ray(net, model, sources, out, checkpoint or checkpoint_of(out), failures, cluster, watch)
+        else:
+            with _engine(net, model, min(workers, len(sources)), threads) as tokenize_each:
+                _write(net, sources, out, failures, tokenize_each, stats, layout, overwrite=overwrite, resume=resume)
     summary = _summary(net, stats, len(sources), time.perf_counter() - started_at)
     print_facts({**summary, "written": str(out)}, facts_file(out))
     return 1 if failures else 0
+
+
+def _write(
+    net: SpeechVQVAE,
+    sources: Sequence[Source],
+    out: Path,
+    failures: Failures,
+    engine: Engine,
+    stats: TokenStats,
+    layout: Layout,
+    *,
+    overwrite: bool,
+    resume: bool,
+) -> None:
+    """Tokenizes on this machine and writes `out`."""
+    from vqaudio.tokens.bulk import usable, with_storable_names
+    from vqaudio.tokens.files import codes_file, write_tokens
+    from vqaudio.tokens.resume import resumed
+
+    storable = with_storable_names(sources, lambda id: codes_file(out, id, layout), failures)
+    if resume:
+        with resumed(net, storable, out, failures, engine) as rows:
+            write_tokens(out, stats.watch(progress(rows, len(storable))), overwrite=True, layout=layout)
+    else:
+        rows = usable(engine(storable), len(storable), failures)
+        write_tokens(out, stats.watch(progress(rows, len(storable))), overwrite=overwrite, layout=layout)
+
+
+def _check_ray(out: Path, layout: Layout, workers: int) -> None:
+    """Raises ValueError for options that --engine ray does not have, and ModuleNotFoundError without Ray."""
+    from vqaudio.tokens.files import format_of
+    from vqaudio.tokens.ray import check_ray
+
+    if layout != Layout() or str(out) == "-" or format_of(out, layout) != "npy":
+        raise ValueError(
+            f"cannot write {out}: --engine ray writes a folder of Parquet shards; give a name without a suffix, and no "
+            "--format, --dedup or --shard-... (vqaudio reformat converts the folder)"
+        )
+    if workers != 1:
+        raise ValueError("--workers are processes of --engine local; use --num-actors with --engine ray")
+    check_ray()
 
 
 def _summary(net: SpeechVQVAE, stats: TokenStats, count: int, elapsed: float) -> dict[str, str]:

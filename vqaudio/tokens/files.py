@@ -18,8 +18,8 @@ import numpy as np
 from vqaudio.atomic import atomic_file, atomic_folder, check_writable
 from vqaudio.pipes import DASH, is_stream, send, spooled
 from vqaudio.tokens.layout import FormatName, Layout
+from vqaudio.tokens.parquet import FAILURES, check_pyarrow, parquet_shards, read_parquet, write_parquet
 from vqaudio.tokens.parquet import SUFFIX as PARQUET
-from vqaudio.tokens.parquet import check_pyarrow, read_parquet, write_parquet
 from vqaudio.tokens.rows import TokenRow, format_row, make_row, parse_row
 from vqaudio.tokens.unit_text import check_kaldi_id, kaldi_line, slamkit_line, textless_line
 from vqaudio.tokens.webdataset import SUFFIX as TAR
@@ -85,7 +85,9 @@ def read_tokens(path: str | Path) -> Iterator[TokenRow]:
             return _read_npy(path)
         if shards_of(path):
             return _read_tar(path)
-        raise FileNotFoundError(f"{path} is not a folder of tokens: it has no {INDEX} and no .tar shards")
+        if parquet_shards(path):
+            return _read_parquet(path)
+        raise FileNotFoundError(f"{path} is not a folder of tokens: it has no {INDEX} and no .tar or .parquet shards")
     if not path.exists():
         raise FileNotFoundError(f"token file {path} does not exist; vqaudio tokenize creates token files")
     read = FORMATS[BY_SUFFIX[path.suffix]].read if path.suffix in TOKEN_SUFFIXES else None
@@ -122,7 +124,7 @@ def names_tokens(path: str | Path) -> bool:
     """Whether a path names tokens: by its suffix or, for a folder, by its content."""
     path = Path(path)
     if path.is_dir():
-        return (path / INDEX).is_file() or bool(shards_of(path))
+        return (path / INDEX).is_file() or bool(shards_of(path) or parquet_shards(path))
     return is_stream(path) or path.suffix in TOKEN_SUFFIXES
 
 
@@ -205,7 +207,7 @@ def _check_replaced(folder: Path, overwrite: bool) -> None:
     """Raises FileExistsError for an existing folder that must not be replaced."""
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries]
-    others = [name for name in names if name != INDEX and not name.endswith((".npy", TAR))]
+    others = [name for name in names if name not in (INDEX, FAILURES) and not name.endswith((".npy", TAR, PARQUET))]
     if others:
         raise FileExistsError(f"{folder} contains files that are not tokens ({others[0]}); choose another folder")
     if names and not overwrite:

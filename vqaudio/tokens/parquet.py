@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SUFFIX = ".parquet"
+FAILURES = "failures.jsonl"  # in a folder of shards: the utterances that could not be tokenized
 OTHERS = [key for key in KEYS if key != "codes"]
 GROUP_ROWS = 4096  # largest number of rows in a row group
 GROUP_CODES = 2**20  # a row group ends once it has this many codes, 4 MB before compression
@@ -45,15 +47,21 @@ def write_parquet(path: Path, rows: Iterable[TokenRow], layout: Layout = Layout(
             writer.write_batch(_batch(group, schema, layout.dedup))
 
 
-def read_parquet(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a file, one by one, as dictionaries for `make_row`; codes are an array, or None if null.
+def parquet_shards(path: Path) -> list[Path]:
+    """The shards of a folder in their order, or the file itself."""
+    return sorted(path.glob(f"*{SUFFIX}")) if path.is_dir() else [path]
 
-    Files of other writers are read too: codes may be any list type of integers, and further columns are ignored. Raises
-    ModuleNotFoundError at once without pyarrow. While the rows are read, raises ValueError, with the number of the last
-    row that was read, for another kind of file, missing columns, codes of another type and damaged or truncated files.
+
+def read_parquet(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a file, or of all shards of a folder, one by one, as dictionaries for `make_row`.
+
+    Codes are an array, or None if null. Files of other writers are read too: codes may be any list type of integers,
+    and further columns are ignored. Raises ModuleNotFoundError at once without pyarrow. While the rows are read, raises
+    ValueError, with the number of the last row that was read, for another kind of file, missing columns, codes of
+    another type and damaged or truncated files.
     """
     check_pyarrow()
-    return _read(path)
+    return chain.from_iterable(map(_read, parquet_shards(path)))
 
 
 def _read(path: Path) -> Iterator[dict[str, Any]]:

@@ -1,0 +1,107 @@
+"""`vqaudio demo` over HTTP: the codes and the audio are the model's, and limits hold."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+import vqaudio
+from vqaudio.cli.main import main
+from vqaudio.data.audio import AudioError
+from vqaudio.demo import PERIOD, Limits, RateLimit, build_page, launch, read_utterance
+
+SPEECH = Path(__file__).parents[1] / "egs/mini/wav16/flite_slt/flite_slt_012.flac"
+
+
+def test_a_client_waits_after_too_many_requests() -> None:
+    now = 0.0
+    limit = RateLimit(2, clock=lambda: now)
+    for client in "aab":
+        limit.check(client)
+    with pytest.raises(ValueError, match="more than 2 requests in a minute"):
+        limit.check("a")
+    limit.check("b")
+    now = PERIOD
+    limit.check("a")
+    assert list(limit.times) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "rate", "said"),
+    [
+        (2.1, 16000, "long.wav lasts 2.1 s; at most 2 s"),
+        (1, 4000, "long.wav has 4000 samples per second; at least 8000"),
+    ],
+)
+def test_files_beyond_the_limits_are_refused(tmp_path, seconds, rate, said) -> None:
+    soundfile.write(tmp_path / "long.wav", np.zeros(round(seconds * rate)), rate)
+    with pytest.raises(AudioError, match=said) as error:
+        read_utterance(tmp_path / "long.wav", 16000, Limits(seconds=2))
+    assert str(tmp_path) not in str(error.value)
+
+
+def test_without_gradio_the_extra_is_named(monkeypatch, capsys) -> None:
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    assert main(["demo"]) == 2
+    assert capsys.readouterr().err == "error: vqaudio demo needs gradio: pip install 'vqaudio[demo]'\n"
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return vqaudio.load_model("mini", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def url(model) -> Iterator[str]:
+    """Of the page, on a free port."""
+    pytest.importorskip("gradio", reason="the page needs gradio: pip install 'vqaudio[demo]'")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    limits = Limits(seconds=5)
+    page = build_page(model, limits)
+    yield launch(page, "127.0.0.1", port, limits, block=False)
+    page.close()
+
+
+@pytest.mark.long
+def test_the_page_gives_what_the_model_gives(tmp_path, model, url) -> None:
+    from gradio_client import Client, handle_file
+
+    client = Client(url, verbose=False, download_files=str(tmp_path))
+    speaker = model.speakers[-1]
+    facts, figure, audio, tokens = client.predict(handle_file(SPEECH), model.speakers[0], api_name="/tokenize")
+    expected = model.tokenize(SPEECH)
+    print(tokens, figure)
+    row = json.loads(Path(tokens["value"] if isinstance(tokens, dict) else tokens).read_text())
+    assert row["codes"] == expected.codes.tolist() and row["model"] == model.fingerprint
+    assert f"**{len(expected.codes)} codes**" in facts
+    assert Path(figure["path"] if isinstance(figure, dict) else figure).stat().st_size > 10_000
+    wav, rate = soundfile.read(audio, dtype="float32")
+    assert rate == model.sample_rate
+    np.testing.assert_allclose(wav, model.decode(expected, model.speakers[0]).numpy(), atol=1e-4)
+    wav, _ = soundfile.read(client.predict(speaker, api_name="/resynthesize"), dtype="float32")
+    np.testing.assert_allclose(wav, model.decode(expected, speaker).numpy(), atol=1e-4)
+
+
+@pytest.mark.long
+def test_errors_are_shown_in_words(tmp_path, model, url) -> None:
+    from gradio_client import Client, handle_file
+    from gradio_client.exceptions import AppError
+
+    client = Client(url, verbose=False, download_files=str(tmp_path))
+    soundfile.write(tmp_path / "long.wav", np.zeros(16000 * 6), 16000)
+    (tmp_path / "text.wav").write_text("hello")
+    for name, said in (("long.wav", "long.wav lasts 6.0 s; at most 5 s"), ("text.wav", "text.wav is not audio")):
+        with pytest.raises(AppError, match=said):
+            client.predict(handle_file(tmp_path / name), model.speakers[0], api_name="/tokenize")
+    with pytest.raises(AppError, match="record or upload an utterance first"):
+        client.predict(None, model.speakers[0], api_name="/tokenize")
