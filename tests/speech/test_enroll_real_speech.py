@@ -13,7 +13,7 @@ import vqaudio
 from vqaudio.speech.enroll import Adapted, adapt
 from vqaudio.speech.enroll_config import AdaptConfig
 from vqaudio.speech.enroll_data import find_new_speakers
-from vqaudio.speech.speakers import SPEAKER_WEIGHT
+from vqaudio.speech.speakers import SPEAKER_PITCH, SPEAKER_WEIGHT
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("VQAUDIO_DATA", ROOT / "../shared/data"))
@@ -36,7 +36,7 @@ def model() -> vqaudio.SpeechVQVAE:
     mini = vqaudio.load_model("mini")
     few = vqaudio.SpeechVQVAE(replace(mini.cfg, speakers=mini.speakers[:2]))
     state = mini.state_dict()
-    few.load_state_dict({**state, SPEAKER_WEIGHT: state[SPEAKER_WEIGHT][:2]})
+    few.load_state_dict({**state, **{key: state[key][:2] for key in (SPEAKER_WEIGHT, *SPEAKER_PITCH)}})
     return few.eval()
 
 
