@@ -201,7 +201,7 @@ def launch(page: "gr.Blocks", host: str, port: int, limits: Limits = Limits(), *
 
     Nothing is loaded from other hosts or sent to them. Raises OSError if the port is taken.
     """
-    import gradio as gr
+    from gradio import themes
 
     fonts = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]
     page.queue(max_size=16, default_concurrency_limit=1)
@@ -216,7 +216,7 @@ def launch(page: "gr.Blocks", host: str, port: int, limits: Limits = Limits(), *
         run_history=False,
         footer_links=[],
         ssr_mode=False,
-        theme=gr.themes.Default(font=fonts[0], font_mono=fonts[1]),
+        theme=themes.Default(font=fonts[0], font_mono=fonts[1]),
         css=".gradio-container {max-width: 44rem !important; margin: auto}",
     )
     if block:
