@@ -133,7 +133,7 @@ def test_actors_write_what_one_process_writes(tmp_path, capfd, monkeypatch, run,
     assert run(speech, "--out", tmp_path / "one.jsonl") == 1
     said = capfd.readouterr().err
     out = tmp_path / "shards"
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
         assert run(speech, "--out", out, "--engine", "ray") == 1
         assert said.splitlines()[-1] in capfd.readouterr().err

@@ -25,7 +25,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from vqaudio.atomic import atomic_file, atomic_folder, save_json
-from vqaudio.checkpoint import load_model
+from vqaudio.checkpoint import load_model, shipped_models
 from vqaudio.data.audio import AudioError, Failures
 from vqaudio.data.audio_folders import Source
 from vqaudio.json_text import parse_json
@@ -132,7 +132,7 @@ def _claimed(checkpoint: Path, model: SpeechVQVAE, sources: Sequence[Source]) ->
         if found != run:
             what = "another model" if found.get("model") != model.fingerprint else "other inputs"
             raise ValueError(f"{checkpoint} is the checkpoint of {what}; delete it, or give another --checkpoint")
-    elif any(checkpoint.iterdir()):
+    elif any(not path.name.startswith(".") for path in checkpoint.iterdir()):
         raise ValueError(f"{checkpoint} exists and is no checkpoint; give another --checkpoint")
     else:
         save_json(file, run)
@@ -154,7 +154,7 @@ def _connected(address: str | None) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its warnings are about Ray Data's own actors
     dashboard = None if address else False  # a running cluster has made that choice
-    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=dashboard)
+    ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, include_dashboard=dashboard)
     try:
         yield
     finally:
@@ -179,7 +179,8 @@ def _tokenize(model: SpeechVQVAE, name: str, sources: Sequence[Source], checkpoi
     block_rows = min(BLOCK_ROWS, max(1, len(sources) // (BLOCKS_PER_ACTOR * actors)))
     _write_paths(checkpoint / PATHS, sources)
     paths = str((checkpoint / PATHS).absolute())
-    folder = str(Path(name).absolute()) if Path(name).is_dir() and "/" in name else name
+    if name not in shipped_models() and Path(name).is_dir():
+        name = str(Path(name).absolute())
 
     context = DataContext.get_current()
     before = context.checkpoint_config, context.enable_progress_bars
@@ -195,7 +196,7 @@ def _tokenize(model: SpeechVQVAE, name: str, sources: Sequence[Source], checkpoi
         numbers = ray.data.range(len(sources), override_num_blocks=-(-len(sources) // block_rows))
         numbers.map_batches(
             _Tokenizer,
-            fn_constructor_args=(folder, "cuda" if gpus else "cpu", cluster.threads, model.fingerprint, paths),
+            fn_constructor_args=(name, "cuda" if gpus else "cpu", cluster.threads, model.fingerprint, paths),
             batch_size=None,  # whole blocks
             batch_format="pyarrow",
             compute=ActorPoolStrategy(min_size=1, max_size=actors),
