@@ -155,7 +155,7 @@ def test_a_killed_driver_is_resumed(tmp_path, tiny_model_dir, run, speech) -> No
     command = [sys.executable, "-m", "vqaudio", "tokenize", *rest, "--model", str(tiny_model_dir)]
     driver = subprocess.Popen(command, start_new_session=True)
     committed = tmp_path / "shards.checkpoint" / "ids"
-    while not (committed.is_dir() and any(not path.name.count("pending") for path in committed.iterdir())):
+    while not any("pending" not in path.name for path in committed.glob("*/*.parquet")):
         assert driver.poll() is None, "it ended before it could be killed"
         time.sleep(0.01)
     os.kill(driver.pid, signal.SIGKILL)

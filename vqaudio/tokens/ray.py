@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -38,11 +39,13 @@ from vqaudio.tokens.rows import TokenRow
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from ray.data import Datasource
 
 SHARD_ROWS = 4096  # utterances in a shard
 BLOCK_ROWS = 256  # largest number of utterances that an actor tokenizes before they are written
 BLOCKS_PER_ACTOR = 8  # at least, so that none waits long for another's last block
 DIGEST = 12  # hex digits of a shard's content in its name
+PENDING = ".pending"  # in the name of a checkpoint that Ray Data has not finished
 ROWS, IDS, PATHS, RUN, LOCK = "rows", "ids", "paths.arrow", "run.json", "lock"  # in the working folder
 
 
@@ -103,8 +106,9 @@ def tokenize_on_ray(
     if streams := [source.id for source in sources if is_stream(source.path)]:
         raise ValueError(f"{streams[0]} is a stream, which other processes cannot read; use --engine local")
     with _claimed(checkpoint, model, sources):
-        with _connected(cluster.address):
-            _tokenize(model, name, sources, checkpoint, cluster)
+        if (numbers := _unfinished(checkpoint / IDS, len(sources))).size:
+            with _connected(cluster.address):
+                _tokenize(model, name, sources, numbers, checkpoint, cluster)
         failed: list[str] = []
         try:
             with atomic_folder(out) as folder:
@@ -161,8 +165,24 @@ def _connected(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def _tokenize(model: SpeechVQVAE, name: str, sources: Sequence[Source], checkpoint: Path, cluster: Cluster) -> None:
-    """Tokenizes what the checkpoint lacks; each block becomes a file in ROWS, and a checkpoint in IDS.
+def _unfinished(folder: Path, count: int) -> np.ndarray:
+    """The numbers of the `count` sources that no finished checkpoint in `folder` names, ascending. (n,) int64."""
+    import pyarrow.parquet as pq
+
+    finished = np.zeros(count, bool)
+    for file in folder.glob(f"*/*{SUFFIX}"):
+        if not file.name.endswith(f"{PENDING}{SUFFIX}"):  # of a block that may not be written
+            finished[pq.read_table(file)["id"].to_numpy()] = True
+    return np.flatnonzero(~finished)
+
+
+def _tokenize(
+    model: SpeechVQVAE, name: str, sources: Sequence[Source], numbers: np.ndarray, checkpoint: Path, cluster: Cluster
+) -> None:
+    """Tokenizes the sources with these numbers; each block becomes a file in ROWS, and a checkpoint in IDS.
+
+    Only the actors that tokenize take CPUs. Ray Data's filter of what is finished would keep one to itself and its
+    reader of ranges need another, so that a continued run on two CPUs would wait for ever.
 
     Raises as `tokenize_on_ray` does.
     """
@@ -176,7 +196,8 @@ def _tokenize(model: SpeechVQVAE, name: str, sources: Sequence[Source], checkpoi
     if cluster.device == "cuda" and not gpus:
         raise ValueError("the cluster has no GPU; use --device cpu")
     actors = cluster.num_actors or gpus or max(1, int(resources["CPU"]) // cluster.threads)
-    block_rows = min(BLOCK_ROWS, max(1, len(sources) // (BLOCKS_PER_ACTOR * actors)))
+    block_rows = min(BLOCK_ROWS, max(1, len(numbers) // (BLOCKS_PER_ACTOR * actors)))
+    blocks = -(-len(numbers) // block_rows)
     _write_paths(checkpoint / PATHS, sources)
     paths = str((checkpoint / PATHS).absolute())
     if name not in shipped_models() and Path(name).is_dir():
@@ -186,15 +207,14 @@ def _tokenize(model: SpeechVQVAE, name: str, sources: Sequence[Source], checkpoi
     before = context.checkpoint_config, context.enable_progress_bars
     context.checkpoint_config = CheckpointConfig(
         id_column="id",
-        checkpoint_path=str((checkpoint / IDS).absolute()),
+        checkpoint_path=str((checkpoint / IDS / uuid4().hex).absolute()),  # new, so that Ray Data filters nothing
         delete_checkpoint_on_success=False,  # until the shards are written
     )
     context.enable_progress_bars = sys.stderr.isatty()
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
-        # ids are numbers of sources: a checkpoint is held in memory where it is compared
-        numbers = ray.data.range(len(sources), override_num_blocks=-(-len(sources) // block_rows))
-        numbers.map_batches(
+        unfinished = ray.data.read_datasource(_number_blocks(numbers), override_num_blocks=blocks, num_cpus=0)
+        unfinished.map_batches(
             _Tokenizer,
             fn_constructor_args=(name, "cuda" if gpus else "cpu", cluster.threads, model.fingerprint, paths),
             batch_size=None,  # whole blocks
@@ -208,6 +228,27 @@ def _tokenize(model: SpeechVQVAE, name: str, sources: Sequence[Source], checkpoi
         raise ChildProcessError(f"Ray gave up: {reason}; the same command continues where it was") from error
     finally:
         context.checkpoint_config, context.enable_progress_bars = before
+
+
+def _number_blocks(numbers: np.ndarray) -> Datasource:
+    """Sources' numbers as Ray Data reads them: column id."""
+    import pyarrow as pa
+    from ray.data import Datasource, ReadTask
+    from ray.data.block import BlockMetadata
+
+    class Numbers(Datasource):
+        def estimate_inmemory_data_size(self) -> int:
+            return numbers.nbytes
+
+        def get_read_tasks(self, parallelism: int, *_: object, **__: object) -> list[ReadTask]:
+            tasks = []
+            for part in np.array_split(numbers, parallelism):
+                block = pa.table({"id": part})
+                facts = BlockMetadata(num_rows=len(part), size_bytes=part.nbytes, exec_stats=None, input_files=None)
+                tasks.append(ReadTask(lambda block=block: [block], facts))
+            return tasks
+
+    return Numbers()
 
 
 def _write_paths(file: Path, sources: Sequence[Source]) -> None:
