@@ -21,7 +21,7 @@ SPEAKER = DATA / "so762/wav16/s9556"  # 10 utterances, 42 s
 FILES = sorted(DATA.glob("vctk_mini/wav16/*/*.flac"))
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.data,
     pytest.mark.skipif(
         not (SPEAKER.is_dir() and FILES),
