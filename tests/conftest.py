@@ -1,11 +1,13 @@
 """Tiny models that many tests share. Their weights are random and not zero, so that every path has an effect."""
 
+import shutil
 import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -137,3 +139,17 @@ def tiny_model_dir(tiny_model: SpeechVQVAE, tmp_path_factory: pytest.TempPathFac
     folder = tmp_path_factory.mktemp("models") / "tiny"
     save_model(tiny_model, folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A browser without a window."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright, to open the page in Chromium")
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if path is None:
+        pytest.skip("there is no chromium on this machine (apt-get install chromium) to open the page in")
+    quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=quiet)
+        yield browser
+        browser.close()

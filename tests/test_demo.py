@@ -80,7 +80,6 @@ def test_the_page_gives_what_the_model_gives(tmp_path, model, url) -> None:
     speaker = model.speakers[-1]
     facts, figure, audio, tokens = client.predict(handle_file(SPEECH), model.speakers[0], api_name="/tokenize")
     expected = model.tokenize(SPEECH)
-    print(tokens, figure)
     row = json.loads(Path(tokens["value"] if isinstance(tokens, dict) else tokens).read_text())
     assert row["codes"] == expected.codes.tolist() and row["model"] == model.fingerprint
     assert f"**{len(expected.codes)} codes**" in facts
@@ -105,3 +104,33 @@ def test_errors_are_shown_in_words(tmp_path, model, url) -> None:
             client.predict(handle_file(tmp_path / name), model.speakers[0], api_name="/tokenize")
     with pytest.raises(AppError, match="record or upload an utterance first"):
         client.predict(None, model.speakers[0], api_name="/tokenize")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("width", [390, 1280], ids=["phone", "desktop"])
+def test_a_visitor_in_a_browser(tmp_path, chromium, model, url, width) -> None:
+    """Upload, tokenize, download, another speaker; nothing is wider than the screen, or asked of other hosts."""
+    problems: list[str] = []
+    context = chromium.new_context(viewport={"width": width, "height": 844}, accept_downloads=True)
+    page = context.new_page()
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("request", lambda r: None if r.url.startswith((url, "blob:", "data:")) else problems.append(r.url))
+    page.goto(url)
+    page.get_by_label("Upload file").click()
+    page.set_input_files("input[type=file]", SPEECH)
+    tokenize = page.get_by_role("button", name="Tokenize")
+    tokenize.click()
+    page.get_by_text("codes occur").wait_for()
+    page.get_by_alt_text("waveform, spectrogram and codes over time").wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download tokens").click()
+    download.value.save_as(tmp_path / "tokens.jsonl")
+    assert json.loads((tmp_path / "tokens.jsonl").read_text())["codes"] == model.tokenize(SPEECH).codes.tolist()
+    speaker = page.get_by_label("Speaker of the resynthesis")
+    speaker.click()
+    with page.expect_response(lambda response: response.url.endswith(".wav")):
+        page.get_by_role("option", name=model.speakers[-1]).click()
+    page.screenshot(path=tmp_path / "page.png", full_page=True)
+    context.close()
+    assert problems == []
