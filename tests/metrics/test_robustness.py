@@ -100,6 +100,20 @@ def test_edits_are_summed_over_all_utterances() -> None:
     assert metrics["edit_rate_shift_hop"].value == 2 / 12
 
 
+def test_long_utterances_are_compared_in_pieces_of_a_minute() -> None:
+    rate, hop = 100, 10
+    wav = np.random.default_rng(0).uniform(-0.5, 0.5, 2 * 60 * rate + hop).astype(np.float32)
+    lengths: list[int] = []
+
+    def tokenize(wav: np.ndarray) -> np.ndarray:
+        lengths.append(len(wav))
+        return np.arange(-(-len(wav) // hop))
+
+    metrics = robustness_metrics(tokenize, [wav], sample_rate=rate, hop=hop)
+    assert max(lengths) == 60 * rate + hop and lengths.count(60 * rate) > 1
+    assert metrics["edit_rate_shift_hop"].value > 0 and metrics["edit_rate_shift_hop"].count == 1
+
+
 def test_a_tokenizer_that_only_encodes_level() -> None:
     quiet, loud = _glide(0, 0.3), _glide(1, 0.97)  # the latter leaves no room for 6 dB
     metrics = robustness_metrics(_levels, [quiet, loud], sample_rate=RATE, hop=HOP)

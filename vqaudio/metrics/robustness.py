@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import io
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +25,7 @@ Codes = npt.NDArray[np.int64]
 Wav = npt.NDArray[np.float32]
 SIX_DECIBELS = np.float32(10 ** (6 / 20))
 MAX_PEAK = 0.99  # below clipping
+PIECE = 60  # seconds: longer utterances are changed and compared in pieces, so that memory does not grow with them
 CODECS: dict[str, dict[str, Any]] = {  # for soundfile; compression levels from 0, the best quality, to 1
     "mp3": {"format": "MP3", "subtype": "MPEG_LAYER_III", "bitrate_mode": "VARIABLE", "compression_level": 0.5},
     "opus": {"format": "OGG", "subtype": "OPUS", "compression_level": 0.9},
@@ -48,28 +49,32 @@ def robustness_metrics(
     down. edit_rate_noise_20, _noise_10: white noise at an SNR of so many dB. edit_rate_shift_hop: without the first
     hop, compared with the codes from the second on; _shift_half: without half a hop. edit_rate_resample_8k,
     _resample_44k: resampled to 8 or 44.1 kHz and back. edit_rate_mp3, _opus: coded at about 40 and 30 kbit/s (16 kHz),
-    where libsndfile can; `missing_codecs` gives the reason where not. Each also with the suffix _merged.
+    where libsndfile can; `missing_codecs` gives the reason where not. Each also with the suffix _merged. Utterances
+    longer than a minute are compared minute by minute.
 
     Raises ValueError for no waveforms, one that is not longer than a hop, and a number of codes that is not N;
     ModuleNotFoundError without rapidfuzz.
     """
     check_rapidfuzz()
     codecs = sorted(CODECS.keys() - missing_codecs(sample_rate).keys())
-    edits: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)  # of each utterance, and its codes
+    # edits and codes of each utterance
+    edits: defaultdict[str, npt.NDArray[np.int64]] = defaultdict(lambda: np.zeros((2, len(wavs)), np.int64))
     for u, wav in enumerate(wavs):
         if wav.ndim != 1 or len(wav) <= hop:
             raise ValueError(f"a waveform must be (T,) with T above {hop}, the hop, got {wav.shape} for utterance {u}")
-        noise = np.random.default_rng((seed, u)).standard_normal(len(wav), np.float32)
-        own = _codes(tokenize, wav, hop)
-        for name, change in _changes(wav, noise, sample_rate, hop, codecs).items():
-            before = own if change.before is wav else _codes(tokenize, change.before, hop)
-            before, after = before[change.skipped :], _codes(tokenize, change.after, hop)
-            edits[f"edit_rate_{name}"].append((distance(before, after), len(before)))
-            before, after = merged(before), merged(after)
-            edits[f"edit_rate_{name}_merged"].append((distance(before, after), len(before)))
+        generator = np.random.default_rng((seed, u))
+        for piece in _pieces(wav, PIECE * sample_rate, hop):
+            noise = generator.standard_normal(len(piece), np.float32)
+            own = _codes(tokenize, piece, hop)
+            for name, change in _changes(piece, noise, sample_rate, hop, codecs).items():
+                before = own if change.before is piece else _codes(tokenize, change.before, hop)
+                before, after = before[change.skipped :], _codes(tokenize, change.after, hop)
+                edits[f"edit_rate_{name}"][:, u] += distance(before, after), len(before)
+                before, after = merged(before), merged(after)
+                edits[f"edit_rate_{name}_merged"][:, u] += distance(before, after), len(before)
     if not edits:
         raise ValueError("there are no waveforms")
-    return {name: ratio(*zip(*counts, strict=True)) for name, counts in edits.items()}
+    return {name: ratio(*counts) for name, counts in edits.items()}
 
 
 def missing_codecs(sample_rate: int) -> dict[str, str]:
@@ -124,6 +129,15 @@ def check_rapidfuzz() -> None:
         import rapidfuzz  # noqa: F401
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("edit distances need rapidfuzz: pip install 'vqaudio[metrics]'") from error
+
+
+def _pieces(wav: Wav, length: int, hop: int) -> Iterator[Wav]:
+    """(T,) -> its consecutive pieces of `length` samples; the last has more than a hop, and may be longer by one."""
+    start = 0
+    while len(wav) - start > length + hop:
+        yield wav[start : start + length]
+        start += length
+    yield wav[start:]
 
 
 def _changes(wav: Wav, noise: Wav, sample_rate: int, hop: int, codecs: Iterable[str]) -> dict[str, Change]:
