@@ -147,6 +147,13 @@ def test_actors_write_what_one_process_writes(tmp_path, capfd, monkeypatch, run,
         ray.shutdown()
 
 
+def test_an_address_without_a_cluster_is_named(tmp_path, capfd, run, speech) -> None:
+    pytest.importorskip("ray", reason="the engine needs Ray: pip install 'vqaudio[bulk]'")
+    assert run(speech, "--out", tmp_path / "out", "--engine", "ray", "--address", "127.0.0.1:1") == 2
+    assert "there is no Ray cluster at 127.0.0.1:1" in capfd.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.long
 def test_a_killed_driver_is_resumed(tmp_path, tiny_model_dir, run, speech) -> None:
     pytest.importorskip("ray", reason="the engine needs Ray: pip install 'vqaudio[bulk]'")

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import shutil
+import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 SHARD_ROWS = 4096  # utterances in a shard
 BLOCK_ROWS = 256  # largest number of utterances that an actor tokenizes before they are written
 BLOCKS_PER_ACTOR = 8  # at least, so that none waits long for another's last block
+PATIENCE = 10.0  # seconds in which a cluster has to answer
 DIGEST = 12  # hex digits of a shard's content in its name
 PENDING = ".pending"  # in the name of a checkpoint that Ray Data has not finished
 ROWS, IDS, PATHS, RUN, LOCK = "rows", "ids", "paths.arrow", "run.json", "lock"  # in the working folder
@@ -158,11 +160,25 @@ def _connected(address: str | None) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its warnings are about Ray Data's own actors
     dashboard = None if address else False  # a running cluster has made that choice
-    ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, include_dashboard=dashboard)
+    try:
+        _check_port(address or "")
+        ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, include_dashboard=dashboard)
+    except OSError as error:
+        raise ConnectionError(
+            f"there is no Ray cluster at {address} that lets this process in; is `ray start --head` running there, and "
+            "if the cluster has a token, is RAY_AUTH_MODE=token set here, with the token in ~/.ray/auth_token?"
+        ) from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_port(address: str) -> None:
+    """Raises OSError if nothing answers at HOST:PORT, where Ray itself would try for ten minutes."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdecimal() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=PATIENCE).close()
 
 
 def _unfinished(folder: Path, count: int) -> np.ndarray:
