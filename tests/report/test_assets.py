@@ -105,6 +105,14 @@ def test_a_spectrogram_shows_a_tone_at_its_frequency(tmp_path: Path) -> None:
     assert abs(mel_frequencies(MELS + 2, fmax=8000)[1 + brightest] - 1000) < 40
 
 
+def test_the_width_of_a_picture_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib import image
+
+    monkeypatch.setattr("vqaudio.report.assets.MAX_COLUMNS", 50)
+    draw_spectrogram(tmp_path / "noise.png", np.random.default_rng(0).standard_normal(16000).astype(np.float32), 16000)
+    assert image.imread(tmp_path / "noise.png").shape[1] == 51
+
+
 def test_silence_is_drawn_too(tmp_path: Path) -> None:
     from matplotlib import image
 

@@ -102,6 +102,16 @@ def test_utterances_with_texts_are_preferred(initialised: Initialised, cfg: Spee
     assert [u.id for u in _decoded(model, dataset, most=1).utterances] == [dataset.utterances[1].id]
 
 
+def test_utterances_longer_than_a_minute_are_not_decoded(initialised: Initialised, cfg: SpeechVQVAEConfig) -> None:
+    model = initialised(cfg)
+    dataset = _set(model, ("anna", "anna"))
+    dataset.utterances[0] = replace(dataset.utterances[0], seconds=60.1)
+    assert [u.id for u in _decoded(model, dataset).utterances] == [dataset.utterances[1].id]
+    dataset.utterances[1] = replace(dataset.utterances[1], seconds=7200)
+    with pytest.raises(NotApplicableError, match="all utterances are longer than 60 s"):
+        _decoded(model, dataset)
+
+
 def test_targets_are_others_and_spread() -> None:
     assert choose_targets(["a"], ["a"]) == [] == choose_targets([], ["a"])
     assert choose_targets(["a"], ["b", "c"]) == ["a", "a"]

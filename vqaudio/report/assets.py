@@ -30,6 +30,7 @@ SNIPPET_CONTEXT = 0.2  # seconds before and after a code in its snippets: a code
 MAX_LABELS = 8  # phones and speakers listed for a code
 POINTS = 1000  # of an envelope
 TIMELINES, AUDIO_EXAMPLES, SNIPPET_UTTERANCES = 6, 8, 40  # utterances of each set
+MAX_COLUMNS = 12_000  # of a picture: a minute; longer utterances have fewer per second
 MELS, WINDOW, COLUMNS_PER_SECOND, DYNAMIC_RANGE = 80, 0.025, 200, 70.0  # bands, seconds, Hz, dB below the loudest
 
 
@@ -256,7 +257,7 @@ def _log_mel(wav: Frames, sample_rate: int) -> Frames:
     """(T,) -> (M, F) decibels relative to the loudest."""
     import librosa
 
-    hop = max(1, sample_rate // COLUMNS_PER_SECOND)
+    hop = max(1, sample_rate // COLUMNS_PER_SECOND, len(wav) // MAX_COLUMNS)
     window = max(2, round(WINDOW * sample_rate))
     size = max(1024, 1 << (window - 1).bit_length())  # long enough that every mel band contains a frequency bin
     padded = np.pad(wav, (0, max(0, size - len(wav))))

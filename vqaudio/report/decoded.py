@@ -26,6 +26,7 @@ from vqaudio.speech.tokens import Tokens
 from vqaudio.speech.vocoders import Vocoder
 
 DECODE_BATCH = 16  # utterances that the decoder generates together
+MAX_SECONDS = 60  # of a decoded utterance: a WaveNet takes about as long as it lasts, alignment its square
 MAX_TARGETS = 8  # speakers to whom utterances are converted, spread evenly over those of the model
 PROBE_SECONDS = 600.0  # training speech to which a spectrum probe is fitted
 PROBE_BANDS, PROBE_HOP, PROBE_WINDOW = 80, 0.01, 0.025  # mel bands; longest hop and window in seconds
@@ -116,15 +117,17 @@ def decode_speech(
 
     Where the model knows speakers of the set, or was trained without speakers, their utterances are reconstructed and
     converted to other speakers among `targets` (else any of the model); where it knows none, utterances of all are
-    converted. Utterances with a text are preferred. `tokens`: index of an utterance -> its tokens. Raises
-    NotApplicableError where the model cannot decode them.
+    converted. Utterances with a text are preferred, and none is longer than MAX_SECONDS. `tokens`: index of an utterance
+    -> its tokens. Raises NotApplicableError where the model cannot decode them.
     """
     if not model.vocoders and (spectrum is None or spectrum.probe is None):
         raise NotApplicableError(
             "the model was trained with stage: codes, so its decoder is not trained yet, and it has no spectrum head"
         )
     known = [i for i, u in enumerate(dataset.utterances) if u.speaker in model.speakers or not model.speakers]
-    indices = known or list(range(len(dataset.utterances)))
+    indices = [i for i in known or range(len(dataset.utterances)) if dataset.utterances[i].seconds <= MAX_SECONDS]
+    if not indices:
+        raise NotApplicableError(f"all utterances are longer than {MAX_SECONDS} s; cut them to decode them")
     indices = [i for i in indices if words_of(dataset.utterances[i].text or "")] or indices
     chosen = spread(indices, max_utterances, lambda i: dataset.utterances[i].speaker)
     utterances, batch = [dataset.utterances[i] for i in chosen], [tokens(i) for i in chosen]
