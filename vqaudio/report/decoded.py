@@ -117,8 +117,8 @@ def decode_speech(
 
     Where the model knows speakers of the set, or was trained without speakers, their utterances are reconstructed and
     converted to other speakers among `targets` (else any of the model); where it knows none, utterances of all are
-    converted. Utterances with a text are preferred, and none is longer than MAX_SECONDS. `tokens`: index of an utterance
-    -> its tokens. Raises NotApplicableError where the model cannot decode them.
+    converted. Utterances with a text are preferred; none is longer than MAX_SECONDS. `tokens`: index of an utterance ->
+    its tokens. Raises NotApplicableError where the model cannot decode them.
     """
     if not model.vocoders and (spectrum is None or spectrum.probe is None):
         raise NotApplicableError(
