@@ -19,6 +19,7 @@ from vqaudio.nn.modes import check_not_traced
 from vqaudio.nn.wavenet import WaveNet
 from vqaudio.sampling.compiled import open_compiled, shape_of
 from vqaudio.sampling.config import SamplingConfig
+from vqaudio.sampling.fused import FusedState
 from vqaudio.sampling.graph import CudaGraphState
 from vqaudio.sampling.logits import Generators, uniforms
 from vqaudio.sampling.reference import check_prompt, check_request
@@ -92,6 +93,12 @@ def cuda_graph(net: WaveNet, sampling: SamplingConfig = SamplingConfig()) -> Sam
     return Sampler(name, functools.partial(_open, CudaGraphState, net, sampling))
 
 
+def fused(net: WaveNet, sampling: SamplingConfig = SamplingConfig()) -> Sampler:
+    """For GPUs: many steps in one launch, a program for each stream, in Triton; its speed has not been measured yet."""
+    name = f"Triton, {sampling.precision}, on {net.out.weight.device.type}"
+    return Sampler(name, functools.partial(_open, FusedState, net, sampling))
+
+
 def ring_buffers(net: WaveNet, sampling: SamplingConfig = SamplingConfig()) -> Sampler:
     """The backend that runs wherever PyTorch does."""
     name = f"PyTorch, ring buffers, on {net.out.weight.device.type}"
@@ -99,7 +106,11 @@ def ring_buffers(net: WaveNet, sampling: SamplingConfig = SamplingConfig()) -> S
 
 
 def _open(
-    kind: type[RingBufferState], net: WaveNet, sampling: SamplingConfig, speaker: Tensor | None, streams: int
+    kind: type[RingBufferState | FusedState],
+    net: WaveNet,
+    sampling: SamplingConfig,
+    speaker: Tensor | None,
+    streams: int,
 ) -> StreamState:
     """Streams in PyTorch. Raises ValueError for weights that are not finite, as the compiled kernels do."""
     for name, weight in net.named_parameters():
@@ -125,7 +136,7 @@ def generate(
     """cond (B, D, N), speaker (B,) int64 -> classes (B, T) int64; as `reference.generate`, but fast.
 
     `steps`: T, or each stream's own number, whose largest is T; after a stream's own end its classes are 0.
-    `backend`: `choose`, `ring_buffers` or `cuda_graph`.
+    `backend`: `choose`, `ring_buffers`, `cuda_graph` or `fused`.
     """
     check_not_traced("generation")
     sampler = backend(net, sampling)
