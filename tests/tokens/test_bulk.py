@@ -1,12 +1,23 @@
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from vqaudio.data.audio import AudioError
 from vqaudio.data.manifest import Utterance
-from vqaudio.tokens.bulk import Source, find_sources, tokenize_all, tokenize_whole, with_storable_names
+from vqaudio.tokens.bulk import (
+    Source,
+    find_sources,
+    tokenize_all,
+    tokenize_each,
+    tokenize_source,
+    tokenize_whole,
+    with_storable_names,
+)
 from vqaudio.tokens.files import codes_file
 
 MINI = Path(__file__).resolve().parents[2] / "egs" / "mini"
@@ -106,3 +117,33 @@ def test_rows_are_yielded_one_by_one(tmp_path, tiny_model) -> None:
     rows = tokenize_all(tiny_model, [*find_sources([tmp_path]), Source("b", tmp_path / "b.wav", None)], failures := [])
     assert next(rows).id == "a"
     assert failures == []
+
+
+@pytest.fixture
+def two_cpus() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_several_threads_give_the_results_of_one_in_order(tmp_path, tiny_model, two_cpus) -> None:
+    for i in range(40):  # more than are begun ahead, the longest first
+        soundfile.write(tmp_path / f"{i:02}.wav", np.random.default_rng(i).uniform(-0.5, 0.5, 4000 - 90 * i), 16000)
+    (tmp_path / "20.wav").write_text("hello")
+    sources = find_sources([tmp_path])
+    results = [str(result) for result in tokenize_each(tiny_model, sources)]
+    assert torch.get_num_threads() == 2
+    assert results == [str(tokenize_source(tiny_model, source, tiny_model.fingerprint)) for source in sources]
+    assert "is not audio" in results[20]
+
+
+def test_threads_end_with_the_iterator(tmp_path, tiny_model, two_cpus) -> None:
+    for i in range(40):
+        soundfile.write(tmp_path / f"{i:02}.wav", np.zeros(1000), 16000)
+    before = threading.active_count()
+    results = tokenize_each(tiny_model, find_sources([tmp_path]))
+    next(results)
+    assert threading.active_count() == before + 2
+    results.close()
+    assert threading.active_count() == before

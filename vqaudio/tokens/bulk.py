@@ -1,22 +1,28 @@
-"""Tokenizes many audio files: finds the utterances that inputs name, and computes their tokens one by one."""
+"""Tokenizes many audio files: finds the utterances that inputs name, and computes their tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
+import torch
 from filelock import FileLock
 
 from vqaudio.atomic import check_name
 from vqaudio.data.audio import AudioError, Failures, together
 from vqaudio.data.audio_folders import AUDIO_SUFFIXES, Source, file_name, speech_below
 from vqaudio.data.manifest import read_manifest
-from vqaudio.pipes import DASH
+from vqaudio.pipes import DASH, is_stream
 from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.tokens.files import read_tokens, write_tokens
 from vqaudio.tokens.rows import TokenRow
 
+MAX_THREADS = 4  # utterances at once: with more, the threads wait for the interpreter
+AHEAD = 4  # utterances for each thread that are begun before the result of the first is taken
 Result = TokenRow | AudioError
 Engine = Callable[[Iterable[Source]], Iterator[Result]]
 """computes the result of each source, in the order of the sources; it may take some sources ahead of the results"""
@@ -49,18 +55,41 @@ def find_sources(inputs: Sequence[Path], speaker_level: int | None = 1) -> list[
 
 
 def tokenize_all(model: SpeechVQVAE, sources: Sequence[Source], failures: Failures) -> Iterator[TokenRow]:
-    """Tokenizes the sources one after another; an error for each file that cannot be used is appended to `failures`.
+    """The rows of the sources, in their order; an error for each file that cannot be used is appended to `failures`.
 
     Raises AudioError at the end if no source could be used.
     """
     return usable(tokenize_each(model, sources), len(sources), failures)
 
 
-def tokenize_each(model: SpeechVQVAE, sources: Iterable[Source]) -> Iterator[Result]:
-    """The row of each source, or the error for a file that cannot be used, in this process: an `Engine`."""
-    fingerprint = model.fingerprint  # once, because it reads all weights
-    for source in sources:
-        yield tokenize_source(model, source, fingerprint)
+def tokenize_each(model: SpeechVQVAE, sources: Iterable[Source]) -> Generator[Result]:
+    """The row of each source, or the error for a file that cannot be used, in this process: an `Engine`.
+
+    Several utterances are tokenized at once, by threads that share the CPUs of PyTorch: matrices as small as those of
+    an utterance leave most of the CPUs idle.
+    """
+    sources = list(sources)
+    tokenize = partial(tokenize_source, model, fingerprint=model.fingerprint)  # once, because it reads all weights
+    cpus = torch.get_num_threads()
+    threads = min(MAX_THREADS, cpus, len(sources))
+    own_dtype = torch.get_default_dtype() == torch.float32  # otherwise each utterance changes it for all threads
+    if threads < 2 or model.device.type != "cpu" or not own_dtype:
+        yield from map(tokenize, sources)
+        return
+    pool = ThreadPoolExecutor(threads, "tokenize", torch.set_num_threads, (cpus // threads,))
+    pending: deque[Callable[[], Result]] = deque()  # each waits for its result
+    try:
+        for source in sources:
+            # a stream in this thread, where an interrupt ends the wait for it
+            later = partial(tokenize, source) if is_stream(source.path) else pool.submit(tokenize, source).result
+            pending.append(later)
+            if len(pending) > AHEAD * threads:
+                yield pending.popleft()()
+        while pending:
+            yield pending.popleft()()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(cpus)
 
 
 def tokenize_source(model: SpeechVQVAE, source: Source, fingerprint: str) -> Result:
