@@ -17,7 +17,7 @@ import vqaudio.sampling
 from vqaudio.kernels import library
 from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
 from vqaudio.sampling import backends, choose, generate, reference
-from vqaudio.sampling.backends import block_steps, cuda_graph, ring_buffers
+from vqaudio.sampling.backends import block_steps, cuda_graph, fused, ring_buffers
 from vqaudio.sampling.compiled import shape_of
 from vqaudio.sampling.config import SamplingConfig
 
@@ -169,11 +169,12 @@ def test_other_types_take_ring_buffers(make_net) -> None:
             choose(net, SamplingConfig(precision="bf16"))
 
 
-def test_a_gpu_takes_ring_buffers_and_a_cuda_graph_on_request() -> None:
+def test_a_gpu_takes_a_cuda_graph_and_other_backends_on_request() -> None:
     with FakeTensorMode(), torch.device("cuda"):  # pretends that there is one
         net = WaveNet(WaveNetConfig(layers=2))
-        assert choose(net).name == "PyTorch, ring buffers, on cuda"
-        assert cuda_graph(net).name == "CUDA graph, ring buffers, on cuda"
+        assert choose(net).name == cuda_graph(net).name == "CUDA graph, ring buffers, on cuda"
+        assert ring_buffers(net).name == "PyTorch, ring buffers, on cuda"
+        assert fused(net).name == "Triton, float32, on cuda"
         with pytest.raises(ValueError, match=r"precision int8 .* this model is on cuda:0; use float32"):
             choose(net, SamplingConfig(precision="int8"))
 

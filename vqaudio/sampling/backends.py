@@ -63,9 +63,8 @@ def choose(net: WaveNet, sampling: SamplingConfig = SamplingConfig()) -> Sampler
     """The fastest backend for a net on its current device, described by `name`.
 
     On a CPU this is the compiled kernels, on up to `sampling.threads` threads (None: as many as PyTorch uses), or
-    without kernels ring buffers in PyTorch, on the threads of PyTorch. On a GPU it is ring buffers; `cuda_graph` is
-    faster there, but must be chosen explicitly. Raises ValueError for a precision that needs the compiled kernels if
-    they cannot be used.
+    without kernels ring buffers in PyTorch, on the threads of PyTorch. On a GPU it is a CUDA graph. Raises ValueError
+    for a precision that needs the compiled kernels if they cannot be used.
     """
     weight = net.out.weight
     on_cpu = weight.device.type == "cpu"
@@ -84,7 +83,7 @@ def choose(net: WaveNet, sampling: SamplingConfig = SamplingConfig()) -> Sampler
         )
     if on_cpu and weight.dtype == torch.float32:
         _warn_once()
-    return ring_buffers(net, sampling)
+    return cuda_graph(net, sampling) if weight.device.type == "cuda" else ring_buffers(net, sampling)
 
 
 def cuda_graph(net: WaveNet, sampling: SamplingConfig = SamplingConfig()) -> Sampler:
