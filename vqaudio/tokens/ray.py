@@ -229,7 +229,9 @@ def _tokenize(
     context.enable_progress_bars = sys.stderr.isatty()
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
-        unfinished = ray.data.read_datasource(_number_blocks(numbers), override_num_blocks=blocks, num_cpus=0)
+        unfinished = ray.data.read_datasource(
+            _number_blocks(numbers), override_num_blocks=blocks, num_cpus=0, concurrency=1
+        )
         unfinished.map_batches(
             _Tokenizer,
             fn_constructor_args=(name, "cuda" if gpus else "cpu", cluster.threads, model.fingerprint, paths),
@@ -238,7 +240,7 @@ def _tokenize(
             compute=ActorPoolStrategy(min_size=1, max_size=actors),
             num_cpus=None if gpus else cluster.threads,
             num_gpus=1 if gpus else None,
-        ).write_parquet(str((checkpoint / ROWS).absolute()), ray_remote_args={"num_cpus": 0})
+        ).write_parquet(str((checkpoint / ROWS).absolute()), ray_remote_args={"num_cpus": 0}, concurrency=actors)
     except RayError as error:
         reason = str(error).strip().splitlines()[-1]
         raise ChildProcessError(f"Ray gave up: {reason}; the same command continues where it was") from error
