@@ -1,7 +1,8 @@
 """Trains an image model: accelerate launch recipes/train_image.py [CONFIG.yaml] [--flags].
 
 Trains a VQ-VAE, or with --kind one of its baselines with the same encoder and decoder, on images prepared with `vqaudio
-prepare`, or on the frames of a recording. The model is written to `out`; if `out` contains checkpoints, the run resumes from the newest one.
+prepare`, or on the frames of a recording. The model is written to `out`; if `out` contains checkpoints, the run resumes
+from the newest one.
 """
 
 from __future__ import annotations

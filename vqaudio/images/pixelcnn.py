@@ -1,7 +1,7 @@
 """Gated PixelCNN (van den Oord et al., arXiv 1606.05328): the image prior and the decoder of hierarchical models.
 
-Shapes: B batch, H rows, W columns, K codes, C channels, D width of the conditioning vector, E channels of the conditioning
-map.
+Shapes: B batch, H rows, W columns, K codes, C channels, D width of the conditioning vector, E channels of the
+conditioning map.
 
 The vertical stack covers all rows above, and the horizontal stack the positions to the left plus the output of the
 vertical stack. Together they cover all previous positions in raster order, without a blind spot. The inputs are shifted
@@ -71,12 +71,12 @@ class GatedLayer(nn.Module):
         self.residual = None if last else nn.Conv2d(c, c, 1)
 
     def vertical(self, v: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, C, half_width + H, W), (B, 2C, 1, 1) or (B, 2C, H, W) -> (B, C, H, W), for `horizontal` (B, 2C, H, W)."""
+        """(B, C, half_width + H, W), (B, 2C, 1 or H, 1 or W) -> (B, C, H, W), input of `horizontal` (B, 2C, H, W)."""
         x = self.down(v)
         return gate(x + condition), self.link(x)
 
     def horizontal(self, h: Tensor, linked: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, C, H, half_width + W), (B, 2C, H, W), condition as above -> (B, C, H, W), its gated features (B, C, H, W)."""
+        """(B, C, H, half_width + W), (B, 2C, H, W), condition as above -> (B, C, H, W), gated features (B, C, H, W)."""
         gated = gate(self.along(h) + linked + condition)
         h = h[..., self.half_width :]
         return h if self.residual is None else h + self.residual(gated), gated
@@ -109,7 +109,7 @@ class PixelCNN(nn.Module):
     def forward(
         self, x: Tensor, cond: Tensor | None = None, label: Tensor | None = None, cond_map: Tensor | None = None
     ) -> Tensor:
-        """(B, H, W) int64 in [0, K), (B, D), (B,), (B, E, H, W) -> logits (B, K, H, W), given the previous positions."""
+        """(B, H, W) int64, (B, D), (B,), (B, E, H, W) -> logits (B, K, H, W) of each place given the previous ones."""
         half_width = self.cfg.half_width
         embedded = self.embedded(x)
         columns = self.column_embeddings(x.shape[2])
@@ -145,7 +145,8 @@ class PixelCNN(nn.Module):
     ) -> list[tuple[Tensor, Tensor]]:
         """(B, D), (B,), (B, E, H, W) -> for each layer the gate biases of the vertical and horizontal stack.
 
-        They are (B, 2C, 1, 1) each, or (B, 2C, H, W) with a conditioning map. Raises ValueError if a condition is missing, or given to a network without it.
+        They are (B, 2C, 1, 1) each, or (B, 2C, H, W) with a conditioning map. Raises ValueError if a condition is
+        missing, or given to a network without it.
         """
         parts = (("cond", cond, self.condition), ("label", label, self.label), ("cond_map", cond_map, self.spread))
         for name, given, wanted in parts:

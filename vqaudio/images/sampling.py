@@ -1,7 +1,7 @@
 """Sampling of code maps from a PixelCNN: a reference loop, and an equivalent one with caching.
 
-Shapes: B maps, H rows, W columns, K codes, C channels, D width of the conditioning vector, E channels of the conditioning
-map.
+Shapes: B maps, H rows, W columns, K codes, C channels, D width of the conditioning vector, E channels of the
+conditioning map.
 """
 
 from __future__ import annotations

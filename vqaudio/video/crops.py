@@ -65,7 +65,7 @@ class CodeSequences:
 
 
 def code_sequences(recording: Recording, split: str, maps: CodeMaps) -> CodeSequences:
-    """The codes (U, 1, h, w) of all frames of a split, with its actions. Raises ValueError for several codes a position."""
+    """The codes (U, 1, h, w) of a split's frames, with its actions. Raises ValueError for several codes a place."""
     if maps.map_shape[0] != 1:
         raise ValueError(f"a video prior models one code per position, but the model has {maps.map_shape[0]}")
     actions = tuple(map(torch.from_numpy, recording.action_sequences(split)))

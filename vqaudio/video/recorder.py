@@ -185,7 +185,7 @@ def _episode(
 
 @contextmanager
 def _game(cfg: RecordConfig) -> Iterator[_Game]:
-    """ViZDoom without a window, weapon and display. Raises ModuleNotFoundError without it, ValueError for a scenario."""
+    """ViZDoom without window, weapon and display. Raises ModuleNotFoundError without it, ValueError for a scenario."""
     try:
         import vizdoom
     except ModuleNotFoundError as error:

@@ -78,7 +78,7 @@ def _checked(prior: VideoPrior, prompt: Tensor, actions: Tensor) -> tuple[Tensor
     count = actions.shape[1] - (frames - 1) if actions.ndim == 2 else -1
     if count < 0 or len(actions) != len(prompt):
         raise ValueError(
-            f"actions must be ({len(prompt)}, {frames - 1} or more), one after each frame but the last imagined one, got "
+            f"actions must be ({len(prompt)}, {frames - 1} or more), one after each frame but the last one, got "
             f"{tuple(actions.shape)}"
         )
     if count:
