@@ -127,12 +127,11 @@ def _prompt(prior: VideoPrior, model: ImageVQVAE, path: Path, first: int) -> tup
         raise ValueError(f"{path} must lie in a recording of vqaudio prepare vizdoom: RECORDING/episodes/ID.npz")
     recording = open_recording(folder)
     _check_actions(prior, recording)
-    last = len(episode.frames) - n
-    if not 0 <= first <= last:
-        allowed = f"must lie in 0 to {last}" if last >= 0 else "cannot be chosen"
+    frames = len(episode.frames)
+    if not 0 <= first <= frames - n:
+        allowed = f"must lie in 0 to {frames - n}" if frames >= n else "cannot be chosen"
         raise ValueError(
-            f"the first frame of the prompt {allowed}, got {first}: {path} has {len(episode.frames)} frames, and {n} are "
-            "needed"
+            f"the first frame of the prompt {allowed}, got {first}: {path} has {frames} frames, and {n} are needed"
         )
     pixels = torch.from_numpy(episode.frames[first : first + n]).permute(0, 3, 1, 2)
     codes = model.encode(pixels.to(model.device))[:, 0].cpu()
