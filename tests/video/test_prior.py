@@ -105,10 +105,10 @@ def test_what_does_not_fit_is_explained(prior: VideoPrior, prior_config: VideoPr
     ):
         with pytest.raises(ValueError, match=message):
             replace(prior_config, **options)
-    for options, message in (
+    for past, message in (
         ({"layers": 0}, "layers must be at least 1, got 0"),
         ({"kernel_size": 2}, "kernel_size must be odd and at least 1, got 2"),
         ({"dilations": ()}, "dilations must all be at least 1"),
     ):
         with pytest.raises(ValueError, match=message):
-            PastConfig(**options)
+            replace(PastConfig(), **past)

@@ -144,7 +144,7 @@ def test_an_episode_can_be_played_again_and_otherwise(tmp_path: Path) -> None:
     assert recorded_with(recording) == SHORT
     for number in (0, 3):
         episode = read_episode(recording.path(f"{number:05d}"))
-        assert np.array_equal(play(SHORT, number, episode.actions), episode.frames)
+        assert np.array_equal(play(SHORT, number, episode.actions.tolist()), episode.frames)
     turned = [*episode.actions[:4], *[0] * 6]
     frames = play(SHORT, 3, turned)
     assert len(frames) == 11 and np.array_equal(frames[:5], episode.frames[:5])
