@@ -151,6 +151,11 @@ def test_an_episode_can_be_played_again_and_otherwise(tmp_path: Path) -> None:
     assert not np.array_equal(frames[-1], frames[-2])
 
 
+def test_what_is_not_of_the_game_is_not_played(recording: Recording) -> None:
+    with pytest.raises(ValueError, match="was not recorded with ViZDoom"):
+        recorded_with(recording)
+
+
 @pytest.mark.usefixtures("game")
 def test_a_wrong_scenario_or_folder_is_explained(tmp_path: Path) -> None:
     with pytest.raises(

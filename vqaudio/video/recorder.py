@@ -89,7 +89,8 @@ def record(
             left = cfg.frames
             while left:
                 number = len(episodes)
-                episode, end = _episode(game, cfg, number, _RandomPolicy(game.actions, cfg.seed, number), left)
+                policy = _RandomPolicy(game.actions, cfg.seed, number)
+                episode, end = _episode(game, cfg, number, policy, min(left, cfg.longest_episode))
                 episodes.append(EpisodeFacts(f"{number:05d}", len(episode.frames), end))
                 write_episode(folder / EPISODES / f"{number:05d}.npz", episode)
                 left -= len(episode.frames)
@@ -108,8 +109,11 @@ def play(cfg: RecordConfig, number: int, actions: Sequence[int]) -> Frames:
 
 
 def recorded_with(recording: Recording) -> RecordConfig:
-    """The configuration of a recording, for `play`."""
-    return RecordConfig(**{name: value for name, value in recording.source.items() if name != "environment"})
+    """The configuration of a recording, for `play`. Raises ValueError for a recording of something else."""
+    source = dict(recording.source)
+    if source.pop("environment", None) != "vizdoom":
+        raise ValueError(f"{recording.folder} was not recorded with ViZDoom, and cannot be played again")
+    return RecordConfig(**source)
 
 
 class _RandomPolicy:
@@ -172,7 +176,7 @@ def _episode(
     game.engine.set_seed(int(state[0]) % 2**31)
     game.engine.new_episode()
     frames, actions = [game.picture(cfg.size)], []
-    while len(frames) < min(most, cfg.longest_episode) if isinstance(policy, _RandomPolicy) else len(frames) < most:
+    while len(frames) < most:
         action = policy.choose(frames)
         game.act(action, cfg.frame_skip)
         if game.engine.is_episode_finished():
