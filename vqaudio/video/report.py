@@ -29,7 +29,8 @@ from vqaudio.video.sampling import imagine
 
 REPORT, STRIP, DRIFT = "report.json", "imagined.png", "drift.gif"
 BATCH_SIZE = 64
-SHIFT_CONTEXTS, DRIFT_CONTEXTS, DRIFT_STEPS = 256, 32, 50
+TEST_FRAMES = 1024  # of the bits per code, evenly spaced
+SHIFT_CONTEXTS, DRIFT_CONTEXTS, DRIFT_STEPS = 128, 16, 50
 SHOWN = 4  # contexts in the pictures
 TICS_PER_SECOND = 35  # of ViZDoom
 
@@ -37,7 +38,7 @@ TICS_PER_SECOND = 35  # of ViZDoom
 def evaluate_video(
     prior: VideoPrior, model: ImageVQVAE, data: Path, out: Path, *, seed: int = 0, overwrite: bool = False
 ) -> dict[str, Any]:
-    """The metrics of `video_prior_metrics`, `action_sensitivity` and `drift` on the test episodes of a recording.
+    """The metrics of `video_prior_metrics`, `action_sensitivity` and `drift` on frames of the test episodes.
 
     Writes report.json, imagined.png (real frames above imagined ones, 50 steps) and drift.gif. Raises ValueError for a
     prior, model or recording that do not belong together.
@@ -50,7 +51,7 @@ def evaluate_video(
     train, test = (_encoded(recording, split, model) for split in ("train", "test"))
     steps = min(DRIFT_STEPS, max(test.lengths, default=0) - prior.cfg.context)
     sampling = SamplingConfig(seed=seed)
-    metrics: dict[str, Any] = dict(video_prior_metrics(prior, test, fit_baselines(train)))
+    metrics: dict[str, Any] = dict(video_prior_metrics(prior, test, fit_baselines(train), TEST_FRAMES))
     metrics["verdict"] = str(assess(metrics, 0, TRAINED))
     metrics |= action_sensitivity(prior, model, test, SHIFT_CONTEXTS, sampling)
     rollouts = roll_out(prior, test, max(1, steps), DRIFT_CONTEXTS, sampling)
