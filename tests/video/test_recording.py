@@ -125,7 +125,9 @@ def _files(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.usefixtures("game")
-def test_a_seed_gives_the_same_recording_to_the_byte(tmp_path: Path) -> None:
+def test_a_seed_gives_the_same_recording_to_the_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
     made = [record(SHORT, tmp_path / name, valid=0.25, test=0.25) for name in ("a", "b")]
     first, second = (_files(recording.folder) for recording in made)
     assert first == second and len(first) == 1 + sum(map(len, made[0].episodes.values()))
@@ -136,6 +138,7 @@ def test_a_seed_gives_the_same_recording_to_the_byte(tmp_path: Path) -> None:
         record(SHORT, tmp_path / "a")
     assert set(made[0].actions) == {"left", "right", "forward", "step-left", "step-right"}
     assert next(made[0].read("train")).frames.shape[1:] == (20, 20, 3)
+    assert not list((tmp_path / "here").iterdir())  # the game leaves nothing behind
 
 
 @pytest.mark.usefixtures("game")

@@ -6,6 +6,7 @@ continued with other actions. Shapes: T frames of an episode, S x S pixels.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -203,12 +204,14 @@ def _game(cfg: RecordConfig) -> Iterator[_Game]:
     engine.set_screen_format(vizdoom.ScreenFormat.RGB24)
     for hide in ("hud", "weapon", "crosshair", "messages", "decals", "particles"):
         getattr(engine, f"set_render_{hide}")(False)
-    engine.init()
-    try:
-        buttons = [str(button).rpartition(".")[2] for button in engine.get_available_buttons()]
-        yield _Game(engine, tuple(map(action_of_button, buttons)))
-    finally:
-        engine.close()
+    with tempfile.TemporaryDirectory(prefix="vqaudio-") as folder:
+        engine.set_doom_config_path(str(Path(folder) / "vizdoom.ini"))  # by default it writes to the working directory
+        engine.init()
+        try:
+            buttons = [str(button).rpartition(".")[2] for button in engine.get_available_buttons()]
+            yield _Game(engine, tuple(map(action_of_button, buttons)))
+        finally:
+            engine.close()
 
 
 def _scenario(name: str, shipped: Path) -> Path:
