@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from vqaudio.video.recording import (
 )
 
 MIN_EPISODES = 4  # one for validation, one for testing, and some to train on
+LEFT_BEHIND = "_vizdoom"  # an empty folder that ViZDoom makes in the working directory
 MAX_HELD = 12  # frames for which the random policy keeps an action
 WEIGHTS = {"forward": 5.0, "left": 2.0, "right": 2.0}  # of the random policy; 0.4 for other actions
 
@@ -212,6 +213,8 @@ def _game(cfg: RecordConfig) -> Iterator[_Game]:
             yield _Game(engine, tuple(map(action_of_button, buttons)))
         finally:
             engine.close()
+            with suppress(OSError):  # it is not empty, or not there
+                Path(LEFT_BEHIND).rmdir()
 
 
 def _scenario(name: str, shipped: Path) -> Path:
