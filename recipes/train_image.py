@@ -1,7 +1,8 @@
 """Trains an image model: accelerate launch recipes/train_image.py [CONFIG.yaml] [--flags].
 
 Trains a VQ-VAE, or with --kind one of its baselines with the same encoder and decoder, on images prepared with `vqaudio
-prepare`. The model is written to `out`; if `out` contains checkpoints, the run resumes from the newest one.
+prepare`, or on the frames of a recording. The model is written to `out`; if `out` contains checkpoints, the run resumes
+from the newest one.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from vqaudio.images.metrics import ImageModel, image_metrics
 from vqaudio.images.vqvae import ImageConfig, ImageVQVAE
 from vqaudio.training import FitConfig, fit, processes, run_recipe
 from vqaudio.training.curves import plot_curves
+from vqaudio.video.recording import images_folder
 
 ROOT = Path(__file__).parent.parent
 KINDS = {"vqvae": ImageVQVAE, "vae": ImageVAE, "vimco": ImageVIMCO, "gumbel": ImageGumbel}
@@ -53,9 +55,10 @@ class TrainImageConfig:
 
 def main() -> None:
     cfg = parse(TrainImageConfig, ROOT / "egs/cifar10/conf/vqvae.yaml", description=__doc__ or "")
-    train = open_images(cfg.data / "train")
+    folder = images_folder(cfg.data)
+    train = open_images(folder / "train")
     crops = ImageCrops(train, cfg.crops)
-    valid = open_images(cfg.data / "valid")
+    valid = open_images(folder / "valid")
     if len(valid) < 2 or cfg.valid_images in (0, 1):
         raise ValueError(f"at least 2 validation images are needed, got {len(valid)}; prepare with a larger --valid")
     held_out = list(centre_batches(valid, cfg.model.size, 32, cfg.valid_images))

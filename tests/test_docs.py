@@ -22,7 +22,12 @@ PAGES = sorted(
     for pattern in ("*.md", "docs/**/*.md", "egs/*/README.md", "vqaudio/pretrained/*/MODEL_CARD.md")
     for path in ROOT.glob(pattern)
 )
-RECIPES = {"train": "TrainConfig", "train_image": "TrainImageConfig", "train_prior": "TrainPriorConfig"}
+RECIPES = {
+    "train": "TrainConfig",
+    "train_image": "TrainImageConfig",
+    "train_prior": "TrainPriorConfig",
+    "train_video": "TrainVideoConfig",
+}
 FENCE = re.compile(r"^```[^\n]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
 FLAG = re.compile(r"(?<![\w-])--([a-z][\w.-]*\w)")
 OF_OTHERS = {"multi-gpu", "num-processes", "stage", "stop-stage", "conf"}  # of accelerate, and of egs/*/run.sh

@@ -18,7 +18,7 @@ LAYERS = [  # bottom to top
     ["speech"],
     ["tokens", "images"],  # speech never imports images, and nothing but recipes and the command line does
     ["metrics"],
-    ["report", "benchmark", "hub"],
+    ["report", "benchmark", "hub", "video"],  # video builds on images
     ["verify", "demo"],
     ["cli", "recipes"],
     ["__main__"],

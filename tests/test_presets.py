@@ -14,14 +14,17 @@ import torch
 
 from vqaudio.config import load_yaml
 from vqaudio.images.codes import CodeMaps
+from vqaudio.images.vqvae import ImageVQVAE
 from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.speech.prior import CodePrior
+from vqaudio.video.prior import VideoPrior
 
 ROOT = Path(__file__).parents[1]
 PRESETS = sorted(ROOT.glob("egs/*/conf/**/*.yaml"))
 OF_IMAGES = [path for path in PRESETS if "cifar10" in path.parts]
-OF_PRIORS = [path for path in PRESETS if path.stem == "prior" and path not in OF_IMAGES]
-OF_SPEECH = [path for path in PRESETS if path not in [*OF_IMAGES, *OF_PRIORS]]
+OF_VIDEO = [path for path in PRESETS if "vizdoom" in path.parts]
+OF_PRIORS = [path for path in PRESETS if path.stem == "prior" and path not in [*OF_IMAGES, *OF_VIDEO]]
+OF_SPEECH = [path for path in PRESETS if path not in [*OF_IMAGES, *OF_VIDEO, *OF_PRIORS]]
 
 
 def _recipe(name: str) -> ModuleType:
@@ -41,6 +44,7 @@ def recipe() -> ModuleType:
 def test_the_presets_are_found() -> None:
     names = {f"{path.relative_to(ROOT / 'egs').parts[0]}/{path.stem}" for path in PRESETS}
     assert names >= {"mini/mini", "vctk/paper", "vctk/base", "vctk/cpu"}
+    assert names >= {"vizdoom/frames", "vizdoom/prior"}
     assert names >= {f"cifar10/{name}" for name in ("vqvae", "imagenet128", "prior", "hierarchical")}
 
 
@@ -68,6 +72,20 @@ def test_every_preset_of_images_loads_and_builds_all_kinds(path: Path) -> None:
             for kind in module.KINDS.values():
                 kind(cfg.model)
         assert cfg.crops.size == cfg.model.size
+
+
+@pytest.mark.parametrize("path", OF_VIDEO, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_preset_of_video_loads_and_has_the_papers_codes(path: Path) -> None:
+    if path.stem == "frames":
+        cfg = load_yaml(_recipe("train_image").TrainImageConfig, path)
+        assert (cfg.model.size, cfg.model.map_shape, cfg.model.quantizer.codebook_size) == (84, (1, 21, 21), 512)
+        with torch.device("meta"):
+            ImageVQVAE(cfg.model)
+    else:
+        module = _recipe("train_video")
+        cfg = load_yaml(module.TrainVideoConfig, path)
+        with torch.device("meta"):
+            assert VideoPrior(cfg.prior).cfg.map_shape == (21, 21)
 
 
 def test_the_papers_image_models_are_as_the_paper_states_them() -> None:

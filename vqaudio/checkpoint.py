@@ -43,6 +43,7 @@ KINDS = {
     "ImagePrior": "vqaudio.images.prior",
     "CodeMapVQVAE": "vqaudio.images.hierarchical",
     "CodeMapVAE": "vqaudio.images.hierarchical",
+    "VideoPrior": "vqaudio.video.prior",
 }
 
 

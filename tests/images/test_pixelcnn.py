@@ -55,6 +55,25 @@ def test_label_and_condition_reach_every_place(net: PixelCNN) -> None:
     assert (net(x, cond + 1, label) != logits).any(1).all()
 
 
+@torch.inference_mode()
+def test_a_conditioning_map_reaches_its_place_and_those_after_it(randomise: Callable[..., nn.Module]) -> None:
+    cfg = PixelCNNConfig(codebook_size=7, channels=8, layers=5, kernel_size=3, head_channels=32, cond_map_channels=2)
+    net = PixelCNN(cfg).double().eval()
+    randomise(net)
+    x = torch.zeros(1, HEIGHT, WIDTH, dtype=torch.long)
+    cond_map = torch.zeros(1, 2, HEIGHT, WIDTH).double()
+    before = net(x, cond_map=cond_map)
+    for row, column in ((0, 0), (2, 3), (4, 5)):
+        changed = cond_map.clone()
+        changed[..., row, column] = 1
+        differs = (net(x, cond_map=changed) != before).any(1)[0]
+        assert differs[row, column] and not differs[:row].any()
+    with pytest.raises(ValueError, match="this network needs a cond_map"):
+        net(x)
+    with pytest.raises(ValueError, match="cond_map must have a row for each of 1 maps, got 2"):
+        net(x, cond_map=cond_map.expand(2, -1, -1, -1))
+
+
 def test_maps_of_a_batch_are_independent(net: PixelCNN) -> None:
     x = torch.randint(7, (3, HEIGHT, WIDTH), generator=torch.Generator().manual_seed(1))
     cond, label = torch.randn(3, 3).double(), torch.tensor([0, 1, 3])

@@ -18,6 +18,8 @@ CONFIGS = {
         codebook_size=5, num_maps=3, channels=6, layers=2, kernel_size=5, head_channels=8, num_labels=4
     ),
     "conditioned": PixelCNNConfig(codebook_size=9, channels=4, layers=4, kernel_size=7, head_channels=6, cond_dim=2),
+    "mapped": PixelCNNConfig(codebook_size=5, channels=4, layers=2, head_channels=6, cond_dim=2, cond_map_channels=3),
+    "mapped alone": PixelCNNConfig(codebook_size=5, channels=4, layers=2, head_channels=6, cond_map_channels=3),
 }
 
 
@@ -25,6 +27,7 @@ def _given(cfg: PixelCNNConfig, count: int) -> dict[str, torch.Tensor | None]:
     return {
         "cond": torch.linspace(-1, 1, count * 2).view(count, 2).double() if cfg.cond_dim else None,
         "label": torch.arange(count) % cfg.num_labels if cfg.num_labels else None,
+        "cond_map": torch.linspace(-2, 2, count * 72).view(count, 3, 4, 6).double() if cfg.cond_map_channels else None,
     }
 
 

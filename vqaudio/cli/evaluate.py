@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
@@ -85,7 +85,7 @@ def evaluate(
     Speech: conditioning gap, phones, ABX, speaker probe, voice conversion, word error rate, naturalness, signal,
     codebook usage, bitrate and robustness, with confidence intervals and beside k-means and random baselines. The
     page index.html needs no network. Images: bits per dimension, reconstructions, and with --prior bits per code and
-    samples.
+    samples. Video (--model of the frames, --prior over their codes): bits per code, sensitivity to the actions, drift.
 
     Args:
         out: folder for the report
@@ -140,8 +140,10 @@ def _print_report(report: Report, written: Path) -> None:
     print_facts({**facts, "metrics": str(len(report.results)), "written": str(written)})
 
 
-def _print_metrics(metrics: dict[str, float | str]) -> None:
-    print_facts({name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in metrics.items()})
+def _print_metrics(metrics: dict[str, Any]) -> None:
+    """One line per metric; what is a table stays in report.json."""
+    shown = {name: value for name, value in metrics.items() if not isinstance(value, list)}
+    print_facts({name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in shown.items()})
 
 
 def _evaluate_images(
@@ -154,11 +156,16 @@ def _evaluate_images(
     seed: int,
     device: Device,
     overwrite: bool,
-) -> dict[str, float | str]:
+) -> dict[str, Any]:
+    from torch import nn
+
     from vqaudio.images.hierarchical import CodeMapVAE, CodeMapVQVAE
     from vqaudio.images.prior import ImagePrior
     from vqaudio.images.report import evaluate_hierarchical, evaluate_images
     from vqaudio.images.vqvae import ImageVQVAE
+    from vqaudio.video.prior import VideoPrior
+    from vqaudio.video.recording import images_folder
+    from vqaudio.video.report import evaluate_video
 
     if isinstance(net, CodeMapVQVAE | CodeMapVAE):
         if first is None or prior is not None:
@@ -169,5 +176,9 @@ def _evaluate_images(
         return evaluate_hierarchical(net, bottom_level, data, out, seed=seed, overwrite=overwrite)
     if first is not None:
         raise ValueError(f"--first is for a hierarchical image model, and {model} is a bottom-level one")
-    code_prior = None if prior is None else load_kind(prior, device, ImagePrior)
-    return evaluate_images(net, data, out, code_prior, seed=seed, overwrite=overwrite)
+    code_prior = None if prior is None else load_kind(prior, device, nn.Module)
+    if isinstance(code_prior, VideoPrior) and isinstance(net, ImageVQVAE):
+        return evaluate_video(code_prior, net, data, out, seed=seed, overwrite=overwrite)
+    if code_prior is not None and not isinstance(code_prior, ImagePrior):
+        raise ValueError(f"{prior} is a {type(code_prior).__name__}, not a prior over the codes of {model}")
+    return evaluate_images(net, images_folder(data), out, code_prior, seed=seed, overwrite=overwrite)

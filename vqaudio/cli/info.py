@@ -28,6 +28,8 @@ def info(source: Positional[Annotated[str, arg(metavar="M_OR_TOKENS_OR_ARCHIVE")
     from vqaudio.tokens.files import names_tokens, names_unit_text, read_tokens, token_file
     from vqaudio.tokens.stats import TokenStats
     from vqaudio.tokens.unit_text import read_units
+    from vqaudio.video.describe import video_facts
+    from vqaudio.video.prior import VideoPrior
 
     if source.endswith(".vqa"):
         print_facts(size_facts(archive_facts(read_archive(Path(source)))))
@@ -51,6 +53,8 @@ def info(source: Positional[Annotated[str, arg(metavar="M_OR_TOKENS_OR_ARCHIVE")
             print_facts(model_facts(net))
         elif isinstance(net, CodePrior):
             print_facts(prior_facts(net))
+        elif isinstance(net, VideoPrior):
+            print_facts(video_facts(net))
         else:
             print_facts(image_facts(net))
     return 0

@@ -27,6 +27,7 @@ from vqaudio.speech.vocoders import Vocoder
 if TYPE_CHECKING:
     from vqaudio.speech.model import SpeechVQVAE
     from vqaudio.tokens.rows import TokenRow
+    from vqaudio.video.prior import VideoPrior
 
 TOKENS = "tokens.jsonl"
 
@@ -40,31 +41,51 @@ def sample(
         tuple[str, ...], arg(metavar="S [S ...]", help="speech: speakers; all: every speaker of the model")
     ] = (),
     seconds: float = 3.0,
-    prompt: Annotated[Path | None, arg(metavar="FILE", help="speech: audio whose codes are continued")] = None,
+    prompt: Annotated[
+        Path | None,
+        arg(
+            metavar="FILE",
+            help="speech: audio whose codes are continued; video: an episode, RECORDING/episodes/ID.npz",
+        ),
+    ] = None,
     label: Annotated[
         tuple[str, ...], arg(metavar="CLASS [CLASS ...]", help="images: classes; by default all classes of the prior")
     ] = (),
+    actions: Annotated[
+        str | None, arg(metavar="A*N[,A*N ...]", help="video: actions to take, such as forward*20,left*10")
+    ] = None,
+    first_frame: Annotated[int, arg(help="video: first frame of the prompt within its episode")] = 0,
     vocoder: ChosenVocoder = None,
     sampling: Sampling = SamplingConfig(),
     batch_size: Batch = 16,
     device: Device = "auto",
     overwrite: Overwrite = False,
 ) -> int:
-    """Sample speech or images from a trained prior: codes from the prior, decoded by its model.
+    """Sample speech, images or video from a trained prior: codes from the prior, decoded by its model.
 
     --temperature, --top-k and --top-p apply to the codes, --precision to the WaveNet; waveforms are sampled at
     temperature 1.
 
     Args:
-        out: folder; speech: SPEAKER-NUMBER.wav and tokens.jsonl, images: CLASS-NUMBER.png and codes.safetensors
-        count: number of samples for each speaker or class
+        out: folder; speech: SPEAKER-NUMBER.wav and tokens.jsonl, images: CLASS-NUMBER.png and codes.safetensors;
+            video: a .gif, beside which a strip is written as .png
+        count: number of samples for each speaker or class, or, for video, of continuations, shown side by side
         seconds: duration of each utterance, without the prompt
     """
     from vqaudio.images.prior import ImagePrior
     from vqaudio.speech.prior import CodePrior
     from vqaudio.tokens.sampling import sample_ids, sample_rows
+    from vqaudio.video.prior import VideoPrior
 
     over = load_any(prior, device, sampling.threads)
+    if isinstance(over, VideoPrior):
+        if speaker or label or vocoder is not None:
+            raise ValueError(
+                f"--speaker, --label and --vocoder do not apply to video, and {prior} is a prior over video"
+            )
+        return _sample_video(over, model, out, actions, prompt, first_frame, count, sampling, device, overwrite)
+    if actions is not None or first_frame:
+        raise ValueError(f"--actions and --first-frame apply to video, but {prior} is a {type(over).__name__}")
     if isinstance(over, CodePrior):
         if label:
             raise ValueError(f"--label applies to images, but {prior} is a prior over speech codes; give a --speaker")
@@ -89,6 +110,31 @@ def sample(
     images = load_kind(model, device, ImageVQVAE)
     paths = sample_images(over, images, out, label, count, sampling, overwrite=overwrite)
     print_facts({"written": f"{len(paths)} images and codes.safetensors, in {out}"})
+    return 0
+
+
+def _sample_video(
+    prior: VideoPrior,
+    model: str,
+    out: Path,
+    actions: str | None,
+    prompt: Path | None,
+    first_frame: int,
+    count: int,
+    sampling: SamplingConfig,
+    device: Device,
+    overwrite: bool,
+) -> int:
+    from vqaudio.images.vqvae import ImageVQVAE
+    from vqaudio.video.report import sample_clip
+
+    if actions is None or prompt is None:
+        raise ValueError(
+            f"a prior over video needs --prompt (an episode) and --actions, of {', '.join(prior.cfg.actions)}"
+        )
+    frames = load_kind(model, device, ImageVQVAE)
+    paths = sample_clip(prior, frames, out, actions, prompt, first_frame, count, sampling, overwrite=overwrite)
+    print_facts({"written": " and ".join(map(str, paths))})
     return 0
 
 

@@ -1,0 +1,50 @@
+"""Frames as animations and strips.
+
+Shapes: R clips, T frames, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from vqaudio.atomic import atomic_file
+from vqaudio.images.files import check_pillow
+from vqaudio.images.pictures import grid
+
+COLUMNS = 12  # most frames of a strip
+ENLARGE = 2
+
+
+def save_gif(path: Path, clips: Tensor, frame_seconds: float, *, overwrite: bool = False) -> None:
+    """Write (R, T, 3, H, W) uint8 as an endless GIF with the clips side by side, atomically.
+
+    frame_seconds: how long a frame is shown; GIF counts in hundredths of a second.
+    """
+    check_pillow()
+    from PIL import Image
+
+    pictures = [grid(frames, len(frames), ENLARGE).permute(1, 2, 0).cpu().numpy() for frames in clips.unbind(1)]
+    first, *others = (Image.fromarray(picture) for picture in pictures)
+    milliseconds = max(2, round(frame_seconds * 100)) * 10
+    with atomic_file(path, overwrite=overwrite) as temporary:
+        first.save(
+            temporary, format="GIF", save_all=True, append_images=others, duration=milliseconds, loop=0, optimize=False
+        )
+
+
+def strip(clips: Tensor, columns: Sequence[int] | None = None, enlarge: int = ENLARGE) -> Tensor:
+    """(R, T, 3, H, W) uint8 -> one image (3, H', W'): a row per clip, a column per frame.
+
+    columns: the frames to show; by default 12 or fewer, evenly spaced, with the first and the last one.
+    """
+    frames = clips.shape[1]
+    if columns is None:
+        shown = min(frames, COLUMNS)
+        columns = [round(i * (frames - 1) / max(1, shown - 1)) for i in range(shown)]
+    chosen = clips[:, torch.tensor(columns)]
+    return grid(rearrange(chosen, "r t ... -> (r t) ..."), len(columns), enlarge)

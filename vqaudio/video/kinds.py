@@ -1,0 +1,5 @@
+"""Environments that can be recorded."""
+
+from typing import Literal
+
+VideoKind = Literal["vizdoom"]

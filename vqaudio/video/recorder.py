@@ -1,0 +1,240 @@
+"""Records episodes of ViZDoom. vizdoom itself is imported only here, when something is recorded.
+
+An episode is a pure function of (scenario, frame skip, size, seed, its number), so that it can also be played again and
+continued with other actions. Shapes: T frames of an episode, S x S pixels.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from vqaudio.atomic import atomic_folder, check_names_folder
+from vqaudio.data.splits import check_fractions
+from vqaudio.images.files import check_pillow
+from vqaudio.video.actions import action_of_button
+from vqaudio.video.recording import (
+    EPISODES,
+    RECORDING_FILE,
+    Episode,
+    EpisodeFacts,
+    Frames,
+    Recording,
+    write_episode,
+    write_recording,
+)
+
+MIN_EPISODES = 4  # one for validation, one for testing, and some to train on
+LEFT_BEHIND = "_vizdoom"  # an empty folder that ViZDoom makes in the working directory
+MAX_HELD = 12  # frames for which the random policy keeps an action
+WEIGHTS = {"forward": 5.0, "left": 2.0, "right": 2.0}  # of the random policy; 0.4 for other actions
+
+
+@dataclass(frozen=True)
+class RecordConfig:
+    """What is recorded."""
+
+    scenario: str = "my_way_home"
+    """name of one of ViZDoom's scenarios, or path of a .cfg file"""
+    frames: int = 20_000
+    """number of frames in all"""
+    episode_frames: int = 300
+    """largest number of frames of an episode"""
+    frame_skip: int = 2
+    """tics of the game (35 per second) between two frames, for which the action is held"""
+    size: int = 84
+    """height and width of the frames, in pixels"""
+    seed: int = 0
+    """random seed of the environment and of the actions"""
+
+    def __post_init__(self) -> None:
+        for name in ("frames", "episode_frames", "frame_skip", "size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.frames < MIN_EPISODES * 2:
+            raise ValueError(
+                f"frames must be at least {MIN_EPISODES * 2}, for {MIN_EPISODES} episodes, got {self.frames}"
+            )
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must lie in 0..2**32 - 1, got {self.seed}")
+
+    @property
+    def longest_episode(self) -> int:
+        """Frames of the longest episode: a short recording has several episodes too."""
+        return min(self.episode_frames, self.frames // MIN_EPISODES)
+
+
+def record(
+    cfg: RecordConfig, out: str | Path, *, valid: float = 0.05, test: float = 0.05, overwrite: bool = False
+) -> Recording:
+    """Record episodes with random actions into the folder `out`, which appears complete or not at all.
+
+    Raises ValueError for fractions as in `check_fractions` and an unknown scenario, ModuleNotFoundError if vizdoom or
+    Pillow is missing, OSError if the folder exists (without `overwrite`) or cannot be written.
+    """
+    out = Path(out).absolute()
+    check_fractions(valid, test)
+    _check_target(out, overwrite=overwrite)
+    check_pillow()
+    episodes: list[EpisodeFacts] = []
+    with _game(cfg) as game:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_folder(out) as folder, tqdm(total=cfg.frames, unit="frame", disable=None) as bar:
+            (folder / EPISODES).mkdir()
+            left = cfg.frames
+            while left:
+                number = len(episodes)
+                policy = _RandomPolicy(game.actions, cfg.seed, number)
+                episode, end = _episode(game, cfg, number, policy, min(left, cfg.longest_episode))
+                episodes.append(EpisodeFacts(f"{number:05d}", len(episode.frames), end))
+                write_episode(folder / EPISODES / f"{number:05d}.npz", episode)
+                left -= len(episode.frames)
+                bar.update(len(episode.frames))
+            source = {"environment": "vizdoom", **asdict(cfg)}
+            made = write_recording(
+                folder, episodes, game.actions, cfg.size, source, valid=valid, test=test, seed=cfg.seed
+            )
+    return Recording(out, made.actions, made.size, made.episodes, made.source)
+
+
+def play(cfg: RecordConfig, number: int, actions: Sequence[int]) -> Frames:
+    """Frames (T, S, S, 3) of episode `number` when these actions are taken, T at most their number + 1."""
+    with _game(cfg) as game:
+        return _episode(game, cfg, number, _GivenPolicy(actions), len(actions) + 1)[0].frames
+
+
+def recorded_with(recording: Recording) -> RecordConfig:
+    """The configuration of a recording, for `play`. Raises ValueError for a recording of something else."""
+    source = dict(recording.source)
+    if source.pop("environment", None) != "vizdoom":
+        raise ValueError(f"{recording.folder} was not recorded with ViZDoom, and cannot be played again")
+    return RecordConfig(**source)
+
+
+class _RandomPolicy:
+    """Random actions that are held for a while; against a wall, where the picture stands still, it turns."""
+
+    def __init__(self, actions: Sequence[str], seed: int, number: int):
+        self.rng = np.random.Generator(np.random.Philox(key=np.array([seed, number], dtype=np.uint64)))
+        weights = np.array([WEIGHTS.get(name, 0.4) for name in actions])
+        self.weights = weights / weights.sum()
+        self.turns = [i for i, name in enumerate(actions) if name in ("left", "right")] or list(range(len(actions)))
+        self.action, self.left = 0, 0
+
+    def choose(self, frames: Sequence[Frames]) -> int:
+        """The next action, given all frames (S, S, 3) so far."""
+        if len(frames) > 1 and np.array_equal(frames[-1], frames[-2]) and self.action not in self.turns:
+            self.left, self.action = int(self.rng.integers(2, MAX_HELD)), int(self.rng.choice(self.turns))
+        elif not self.left:
+            self.left, self.action = (
+                int(self.rng.integers(1, MAX_HELD)),
+                int(self.rng.choice(len(self.weights), p=self.weights)),
+            )
+        self.left -= 1
+        return self.action
+
+
+class _GivenPolicy:
+    """The actions given."""
+
+    def __init__(self, actions: Iterable[int]):
+        self.actions = iter(actions)
+
+    def choose(self, frames: Sequence[Frames]) -> int:
+        """The next one."""
+        return next(self.actions)
+
+
+class _Game:
+    """A running ViZDoom and the names of its actions."""
+
+    def __init__(self, engine: Any, actions: tuple[str, ...]):
+        self.engine, self.actions = engine, actions
+
+    def picture(self, size: int) -> Frames:
+        """(S, S, 3): what is seen now, scaled from the game's 160 x 120 pixels."""
+        from PIL import Image
+
+        screen = Image.fromarray(self.engine.get_state().screen_buffer)
+        return np.asarray(screen.resize((size, size), Image.Resampling.BILINEAR))
+
+    def act(self, action: int, tics: int) -> None:
+        """Hold the button of an action."""
+        self.engine.make_action([int(i == action) for i in range(len(self.actions))], tics)
+
+
+def _episode(
+    game: _Game, cfg: RecordConfig, number: int, policy: _RandomPolicy | _GivenPolicy, most: int
+) -> tuple[Episode, str]:
+    """One episode of at most `most` frames, and what ended it."""
+    state = np.random.SeedSequence([cfg.seed, number]).generate_state(1)
+    game.engine.set_seed(int(state[0]) % 2**31)
+    game.engine.new_episode()
+    frames, actions = [game.picture(cfg.size)], []
+    while len(frames) < most:
+        action = policy.choose(frames)
+        game.act(action, cfg.frame_skip)
+        if game.engine.is_episode_finished():
+            timeout = game.engine.get_episode_time() >= game.engine.get_episode_timeout() > 0
+            return Episode(np.stack(frames), np.array(actions, dtype=np.int64)), "timeout" if timeout else "goal"
+        actions.append(action)
+        frames.append(game.picture(cfg.size))
+    return Episode(np.stack(frames), np.array(actions, dtype=np.int64)), "length"
+
+
+@contextmanager
+def _game(cfg: RecordConfig) -> Iterator[_Game]:
+    """ViZDoom without window, weapon and display. Raises ModuleNotFoundError without it, ValueError for a scenario."""
+    try:
+        import vizdoom
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("recording needs vizdoom: pip install 'vqaudio[video]'") from error
+    engine = vizdoom.DoomGame()
+    engine.load_config(str(_scenario(cfg.scenario, Path(vizdoom.scenarios_path))))
+    engine.set_window_visible(False)
+    engine.set_sound_enabled(False)
+    engine.set_mode(vizdoom.Mode.PLAYER)
+    engine.set_screen_resolution(vizdoom.ScreenResolution.RES_160X120)
+    engine.set_screen_format(vizdoom.ScreenFormat.RGB24)
+    for hide in ("hud", "weapon", "crosshair", "messages", "decals", "particles"):
+        getattr(engine, f"set_render_{hide}")(False)
+    with tempfile.TemporaryDirectory(prefix="vqaudio-") as folder:
+        engine.set_doom_config_path(str(Path(folder) / "vizdoom.ini"))  # by default it writes to the working directory
+        engine.init()
+        try:
+            buttons = [str(button).rpartition(".")[2] for button in engine.get_available_buttons()]
+            yield _Game(engine, tuple(map(action_of_button, buttons)))
+        finally:
+            engine.close()
+            with suppress(OSError):  # it is not empty, or not there
+                Path(LEFT_BEHIND).rmdir()
+
+
+def _scenario(name: str, shipped: Path) -> Path:
+    """The .cfg file of a scenario."""
+    if name.endswith(".cfg") and Path(name).is_file():
+        return Path(name)
+    known = sorted(path.stem for path in shipped.glob("*.cfg"))
+    if name not in known:
+        raise ValueError(f"scenario {name!r} is neither a .cfg file nor one of ViZDoom's: {', '.join(known)}")
+    return shipped / f"{name}.cfg"
+
+
+def _check_target(out: Path, *, overwrite: bool) -> None:
+    """Raise the OSError that recording into `out` would raise, before any work is done."""
+    check_names_folder(out)
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise NotADirectoryError(f"cannot write {out}: it is a file, and a recording is a folder; choose another name")
+    if any(out.iterdir()) and not (out / RECORDING_FILE).is_file():
+        raise FileExistsError(f"{out} contains something else than a recording; choose another folder")
+    if any(out.iterdir()) and not overwrite:
+        raise FileExistsError(f"{out} exists already; pass --overwrite to replace it")
