@@ -101,10 +101,10 @@ def test_the_papers_image_models_are_as_the_paper_states_them() -> None:
 @pytest.mark.parametrize("path", OF_SPEECH, ids=lambda path: path.stem)
 def test_every_preset_loads_and_has_its_rate(recipe: ModuleType, path: Path) -> None:
     model = load_yaml(recipe.TrainConfig, path).model
-    rates = {"prior128": 125, "codes": 100, "decoder": 100, "units50": 50, "units25": 25}
-    rates |= dict.fromkeys(("context", "istft", "wavenet"), 100)
+    rates = {"prior128": 125, "codes": 100, "decoder": 100, "units50": 50, "units25": 25, "phones640": 25}
+    rates |= dict.fromkeys(("context", "istft", "wavenet"), 100) | {"phones640_mel": 25}
     assert model.sample_rate / model.encoder.hop == rates.get(path.stem, 250)
-    assert model.quantizer.codebook_size == (128 if path.stem.startswith("units") else 512)
+    assert model.quantizer.codebook_size == (128 if path.stem.startswith(("units", "phones")) else 512)
     with torch.device("meta"):  # no memory: the paper's decoder alone has 17 million weights
         SpeechVQVAE(model)
 

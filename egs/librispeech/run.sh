@@ -1,19 +1,23 @@
 #!/usr/bin/env bash
-# LibriSpeech recipe: tokenizer, prior over its codes, bitrate, compression, and samples from the prior.
+# LibriSpeech recipe: tokenizer, prior over its codes, bitrate, compression, and samples from the prior (stages 0 to 6);
+# the paper's phoneme experiment (stages 7 and 8).
 #
 #   egs/librispeech/run.sh                                    all stages, starting with the 6 GB download of train-clean-100
 #   egs/librispeech/run.sh --stage 1 --data PATH/TO/LibriSpeech   with an existing corpus
+#   egs/librispeech/run.sh --stage 7 --phones-conf egs/librispeech/conf/phones640_mel.yaml    filterbank in place of waveform
 #   egs/librispeech/run.sh --stage 2 --stop-stage 2 -- --fit.lr 1e-4    arguments after -- are passed to the recipe
 set -euo pipefail
 repository=$(cd "$(dirname "$0")/../.." && pwd)
 
-stage=0 stop_stage=6
+stage=0 stop_stage=8
 data=data/LibriSpeech
 conf=$repository/egs/librispeech/conf/prior128.yaml
 prior=$repository/egs/librispeech/conf/prior.yaml
 manifests=data/librispeech
 out=exp/librispeech
-options="data conf prior manifests out"
+phones_conf=$repository/egs/librispeech/conf/phones640.yaml
+phones_out=exp/librispeech/phones640
+options="data conf prior manifests out phones-conf phones-out"
 source "$repository/egs/stages.sh"
 
 if runs 0; then
@@ -58,4 +62,15 @@ if runs 6; then
     echo "== Stage 6: sample from the prior =="
     speaker=$(head -n 1 "$manifests/test.jsonl" | python -c 'import json; print(json.loads(input())["speaker"])')
     vqaudio sample --prior "$out/prior" --model "$out" --speaker "$speaker" --out "$out/samples" --overwrite
+fi
+if runs 7; then
+    echo "== Stage 7: train the tokenizer of the phoneme experiment =="
+    launch train.py "$phones_conf" --out "$phones_out" \
+        --train "$manifests/train.jsonl" --valid "$manifests/valid.jsonl" "$@"
+fi
+if runs 8; then
+    echo "== Stage 8: align the test set with its texts; which phone does a code predict? =="
+    vqaudio align "$manifests/test.jsonl" --out "$phones_out/phones.tsv" --threads "$(nproc)" --overwrite || [ $? = 1 ]
+    vqaudio evaluate --model "$phones_out" --data "$manifests" --phones "$phones_out/phones.tsv" \
+        --only phones codebook_usage --max-utterances 100000 --no-html --out "$phones_out/report" --overwrite
 fi
