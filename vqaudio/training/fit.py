@@ -77,7 +77,7 @@ def fit(
             for step, batches in run.batches():
                 run.train_step(step, batches)
                 run.after_step(step + 1)
-                if stop := largest_over_processes(max(caught, default=0), run.accelerator):
+                if stop := run.signal_after(step + 1, caught):
                     run.save(step + 1)
                     run.print_line(
                         f"stopped by signal {stop} after step {step + 1}; the same command resumes from there"
@@ -142,8 +142,21 @@ class _Run(Generic[Model]):
                     following = thread.submit(prepare, step + 1)
                 yield step, ready
 
+    def signal_after(self, done: int, caught: list[int]) -> int:
+        """The signal by which all processes stop after `done` updates, 0: none.
+
+        Several processes with a GPU each ask each other only where they wait for it anyway, at rows of metrics.
+        """
+        if self.accelerator.num_processes > 1 and self.accelerator.device.type != "cpu" and not self.is_logged(done):
+            return 0
+        return largest_over_processes(max(caught, default=0), self.accelerator)
+
+    def is_logged(self, done: int) -> bool:
+        """Whether a row of metrics is written after `done` updates."""
+        return done % self.cfg.log_every == 0 or done in (self.cfg.steps, self.start_step + 1)
+
     def train_step(self, step: int, batches: list[Batch]) -> None:
-        """One optimizer update from this process's slices of the global batch."""
+        """One optimizer update from this process's slices of the global batch; nothing in it waits for a GPU."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.cfg.lr_at(step)
         logs: list[dict[str, Tensor]] = []
@@ -178,7 +191,7 @@ class _Run(Generic[Model]):
     def after_step(self, done: int) -> None:
         """Logging, evaluation and checkpointing, as due after `done` updates."""
         last = done == self.cfg.steps
-        if done % self.cfg.log_every == 0 or last or done == self.start_step + 1:
+        if self.is_logged(done):
             self.log(done)
         if self.evaluate and (done % self.cfg.evaluate_every == 0 or last):
             self.check_health(done, self.evaluation())
