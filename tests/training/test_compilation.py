@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from vqaudio.config import from_dict, load_yaml, save_yaml
 from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
 from vqaudio.training import FitConfig, fit
-from vqaudio.training.compilation import CompiledWaveNets, can_compile
+from vqaudio.training.compilation import CompiledParts, can_compile
 from vqaudio.training.metrics_file import read_metrics
 
 
@@ -67,7 +67,7 @@ def test_a_compiled_run_is_the_same_run_and_can_be_continued_either_way(tmp_path
 
 def test_outside_of_a_training_step_nothing_is_compiled() -> None:
     model = Decoder()
-    calls = CompiledWaveNets(model, "true", torch.device("cpu"))
+    calls = CompiledParts(model, "true", torch.device("cpu"))
     assert len(calls) == 1
     with calls.used():
         assert model.net._compiled_call_impl is not None
@@ -78,9 +78,9 @@ def test_outside_of_a_training_step_nothing_is_compiled() -> None:
 
 def test_auto_is_off_on_a_cpu() -> None:
     assert not can_compile(torch.device("cpu"))
-    assert not len(CompiledWaveNets(Decoder(), "auto", torch.device("cpu")))
-    assert not len(CompiledWaveNets(Decoder(), "false", torch.device("cpu")))
-    assert not len(CompiledWaveNets(nn.Linear(2, 2), "true", torch.device("cpu")))
+    assert not len(CompiledParts(Decoder(), "auto", torch.device("cpu")))
+    assert not len(CompiledParts(Decoder(), "false", torch.device("cpu")))
+    assert not len(CompiledParts(nn.Linear(2, 2), "true", torch.device("cpu")))
 
 
 @pytest.mark.parametrize(("value", "expected"), [(True, "true"), (False, "false"), ("auto", "auto"), ("true", "true")])

@@ -1,6 +1,7 @@
-"""The WaveNets of a model through torch.compile, in training alone.
+"""Parts of a model through torch.compile, in training alone: those that say `compiled_in_training`.
 
-A WaveNet is most of the work of a step and many small operations, which a GPU starts more slowly than it computes them.
+A WaveNet is one. It is most of the work of a step and many small operations, which a GPU starts more slowly than it
+computes them.
 """
 
 from __future__ import annotations
@@ -14,24 +15,22 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from vqaudio.nn.wavenet import WaveNet
-
 Compile = Literal["auto", "true", "false"]
 
 
-class CompiledWaveNets:
-    """Compiled calls of the WaveNets of `model`, which are used where `used` says so and nowhere else.
+class CompiledParts:
+    """Compiled calls of the parts of `model`, which are used where `used` says so and nowhere else.
 
     Nothing of it is in the modules outside of `used`: names of weights, checkpoints, evaluation and copies are those of
     a model that was never compiled.
     """
 
     def __init__(self, model: nn.Module, wanted: Compile, device: torch.device):
-        nets = [module for module in model.modules() if isinstance(module, WaveNet)]
+        parts = [module for module in model.modules() if getattr(module, "compiled_in_training", False)]
         compiled = wanted == "true" or (wanted == "auto" and can_compile(device))
         # crops have one shape, and the last slice of a batch at most one more
-        self._calls: list[tuple[WaveNet, Callable[..., Any]]] = (
-            [(net, torch.compile(net._call_impl, dynamic=False)) for net in nets] if compiled else []
+        self._calls: list[tuple[nn.Module, Callable[..., Any]]] = (
+            [(part, torch.compile(part._call_impl, dynamic=False)) for part in parts] if compiled else []
         )
 
     def __len__(self) -> int:
@@ -39,14 +38,14 @@ class CompiledWaveNets:
 
     @contextmanager
     def used(self) -> Iterator[None]:
-        """Context manager: calls of the WaveNets are compiled ones."""
-        for net, call in self._calls:
-            net._compiled_call_impl = call  # as nn.Module.compile does
+        """Context manager: calls of the parts are compiled ones."""
+        for part, call in self._calls:
+            part._compiled_call_impl = call  # as nn.Module.compile does
         try:
             yield
         finally:
-            for net, _ in self._calls:
-                net._compiled_call_impl = None
+            for part, _ in self._calls:
+                part._compiled_call_impl = None
 
 
 def can_compile(device: torch.device) -> bool:

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from vqaudio.training import checkpoint
 from vqaudio.training.checkpoint import TrainingError, TrainingState
 from vqaudio.training.codebook_init import initialise_codebooks, initialised_from_data
-from vqaudio.training.compilation import CompiledWaveNets
+from vqaudio.training.compilation import CompiledParts
 from vqaudio.training.config import FitConfig
 from vqaudio.training.ema import ParameterEMA
 from vqaudio.training.health import FATAL, assess, gradient_norms
@@ -111,7 +111,7 @@ class _Run(Generic[Model]):
         betas = (cfg.betas[0], cfg.betas[1])
         optimizer = torch.optim.AdamW(parameters, lr=cfg.lr, betas=betas, weight_decay=cfg.weight_decay, fused=True)
         self.wrapped, self.optimizer = self.accelerator.prepare(self.model, optimizer)
-        self.compiled = CompiledWaveNets(model, cfg.compile, self.accelerator.device)
+        self.compiled = CompiledParts(model, cfg.compile, self.accelerator.device)
         self.ema = ParameterEMA(model, cfg.ema_decay)
         self.parts = self.accelerator.num_processes * cfg.gradient_accumulation_steps
         self.first_part = self.accelerator.process_index * cfg.gradient_accumulation_steps
@@ -275,7 +275,7 @@ class _Run(Generic[Model]):
                 )
         else:
             initialise_codebooks(self.model, self.loader, self.accelerator, self.cfg.codebook_init_batches)
-        self.print_line(describe_launch(self.accelerator) + ", WaveNet compiled" * bool(len(self.compiled)))
+        self.print_line(describe_launch(self.accelerator) + ", compiled" * bool(len(self.compiled)))
         self.metrics.truncate(self.start_step)
         quiet = not self.accelerator.is_main_process
         self.bar = tqdm(initial=self.start_step, total=self.cfg.steps, unit="step", disable=True if quiet else None)
