@@ -14,7 +14,7 @@ from accelerate.utils import set_seed
 
 from vqaudio.checkpoint import save_model
 from vqaudio.config import flatten, parse, save_yaml, to_dict
-from vqaudio.data.crops import CropConfig, SpeechCrops, ValidationConfig, validation_batches
+from vqaudio.data.crops import CropConfig, SpeechCrops, ValidationConfig, holding_device, validation_batches
 from vqaudio.data.manifest import read_manifest
 from vqaudio.data.packed import PackedSpeech, pack
 from vqaudio.metrics.conditioning_gap import conditioning_metrics
@@ -77,8 +77,10 @@ def main() -> None:
         save_model(trained, folder)
         save_yaml(cfg, folder / "config.yaml")
 
-    crops = SpeechCrops(speech, cfg.crops, classes, targets)
+    held_on = holding_device(cfg.crops.device, speech, processes().device)
+    crops = SpeechCrops(speech, cfg.crops, classes, targets, held_on)
     facts = flatten({name: to_dict(cfg)[name] for name in ("crops", "model", "init_from")})
+    del facts["crops.device"]  # another device has the same crops
     facts["utterances"] = speech.content_hash()  # not the paths: the same run continues wherever its data lie
     model = fit(
         model, crops, cfg.fit, cfg.out, evaluate=lambda m: conditioning_metrics(m, batches), save=save, facts=facts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,6 +13,7 @@ from types import ModuleType
 import pytest
 import torch
 
+from vqaudio import load_model
 from vqaudio.config import load_yaml
 from vqaudio.images.codes import CodeMaps
 from vqaudio.images.vqvae import ImageVQVAE
@@ -20,6 +22,7 @@ from vqaudio.speech.prior import CodePrior
 from vqaudio.video.prior import VideoPrior
 
 ROOT = Path(__file__).parents[1]
+CHAIN = ("codes", "context", "istft", "wavenet")
 PRESETS = sorted(ROOT.glob("egs/*/conf/**/*.yaml"))
 OF_IMAGES = [path for path in PRESETS if "cifar10" in path.parts]
 OF_VIDEO = [path for path in PRESETS if "vizdoom" in path.parts]
@@ -100,13 +103,46 @@ def test_the_papers_image_models_are_as_the_paper_states_them() -> None:
 
 @pytest.mark.parametrize("path", OF_SPEECH, ids=lambda path: path.stem)
 def test_every_preset_loads_and_has_its_rate(recipe: ModuleType, path: Path) -> None:
-    model = load_yaml(recipe.TrainConfig, path).model
+    cfg = load_yaml(recipe.TrainConfig, path)
+    model = cfg.model
+    assert cfg.crops.samples % model.encoder.hop == 0
     rates = {"prior128": 125, "codes": 100, "decoder": 100, "units50": 50, "units25": 25, "phones640": 25}
     rates |= dict.fromkeys(("context", "istft", "wavenet"), 100) | {"phones640_mel": 25}
     assert model.sample_rate / model.encoder.hop == rates.get(path.stem, 250)
     assert model.quantizer.codebook_size == (128 if path.stem.startswith(("units", "phones")) else 512)
     with torch.device("meta"):  # no memory: the paper's decoder alone has 17 million weights
         SpeechVQVAE(model)
+
+
+@pytest.mark.parametrize(
+    ("name", "reference"),
+    [
+        ("base", "base"),
+        ("codes", "cpu/codes"),
+        ("context", "acoustic/context"),
+        ("istft", "acoustic/istft"),
+        ("wavenet", "base"),
+    ],
+)
+def test_large_batches_have_the_learning_rate_of_the_rule(recipe: ModuleType, name: str, reference: str) -> None:
+    large = load_yaml(recipe.TrainConfig, ROOT / f"egs/vctk/conf/gpu/{name}.yaml")
+    small = load_yaml(recipe.TrainConfig, ROOT / f"egs/vctk/conf/{reference}.yaml")
+    ratio = large.crops.batch_size * large.crops.samples / (small.crops.batch_size * small.crops.samples)
+    assert large.fit.lr == pytest.approx(min(2e-3, small.fit.lr * ratio**0.5), rel=0.01)
+    assert large.model.encoder == small.model.encoder or name == "wavenet"
+
+
+def test_the_runs_on_a_gpu_build_on_each_other(recipe: ModuleType) -> None:
+    chain = [load_yaml(recipe.TrainConfig, ROOT / f"egs/vctk/conf/gpu/{name}.yaml") for name in CHAIN]
+    for before, after in itertools.pairwise(chain):
+        assert after.init_from == (str(before.out),)
+        assert after.model.encoder == before.model.encoder and after.model.quantizer == before.model.quantizer
+    shipped = load_model("mini", device="cpu").cfg
+    last = chain[-1].model
+    parts = ("encoder", "quantizer", "context", "spectrum", "pitch", "acoustic", "istft", "decoder")
+    for part in parts:
+        ours, theirs = getattr(last, part), getattr(shipped, part)
+        assert ours == (replace(theirs, num_speakers=0) if part == "decoder" else theirs), part
 
 
 def test_the_papers_model_is_as_the_paper_states_it(recipe: ModuleType) -> None:

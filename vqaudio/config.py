@@ -131,6 +131,8 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
         given = [choice for choice in choices if choice is not type(None)]
         return _convert(_chosen(given, value, where) if len(given) > 1 else given[0], value, where)
     if origin is Literal:
+        if isinstance(value, bool) and str(value).lower() in choices:
+            value = str(value).lower()  # the word true or false, of which YAML makes a truth value
         if value not in choices:
             raise ConfigError(f"{where} must be one of {', '.join(map(repr, choices))}, got {value!r}")
         return value

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 import vqaudio.nn.vector_quantizer as quantizer_module
-from vqaudio.nn.distributed import draw_rows, same_as_first, sum_over_processes
+from vqaudio.nn.distributed import draw_rows, draw_rows_on_device, same_as_first, sum_over_processes
 from vqaudio.nn.fsq import FSQConfig
 from vqaudio.nn.normalizer import Normalizer
 from vqaudio.nn.quantizer import Quantized, QuantizerConfig, build_quantizer
@@ -118,6 +118,12 @@ def _work(rank: int, folder: Path) -> None:
     found["sum"] = sum_over_processes(torch.tensor([1.0 + rank, 10.0]))
     found["first"] = same_as_first(torch.tensor([7.0 + rank]))
     found["drawn"] = draw_rows(_rows(0).split(UNEVEN)[rank], 20, torch.Generator().manual_seed(3))
+    found["drawn on the device"] = {}
+    for name, sizes in (("uneven", UNEVEN), ("padding", PADDING)):
+        z, mask = _part(0, sizes, rank)
+        found["drawn on the device"][name] = [
+            draw_rows_on_device(z[0].T, mask[0], count, torch.tensor(3)) for count in (5, 20)
+        ]
     if rank == 1:  # as if its arithmetic were another
         quantizer_module.kmeans = lambda rows, k, *_: rows.new_full((k, rows.shape[1]), 99.0)
     quantizer = _quantizer({}, rank)
@@ -240,6 +246,16 @@ def test_the_collective_functions(processes) -> None:
         assert found["sum"].tolist() == [3, 20]
         assert found["first"].tolist() == [7]
         assert torch.equal(found["drawn"], alone)
+
+
+def test_rows_drawn_on_the_device_are_those_of_one_process(processes) -> None:
+    everything = torch.ones(16, dtype=torch.bool)
+    for i, count in enumerate((5, 20)):
+        alone = draw_rows_on_device(_rows(0), everything, count, torch.tensor(3))
+        assert len(alone[:16].unique(dim=0)) == min(count, 16)
+        for found in processes:
+            for drawn in found["drawn on the device"].values():
+                assert torch.equal(drawn[i], alone)
 
 
 def test_on_one_process_they_change_nothing() -> None:

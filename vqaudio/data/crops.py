@@ -19,7 +19,7 @@ Utterances shorter than T are zero-padded at the end; the target of the padding 
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,8 @@ from vqaudio.data.sharding import part_slice, uniform_draws
 Batch = dict[str, Tensor]
 INPUTS = {"wav", "past", "future"}  # what the encoder reads
 Ints = npt.NDArray[np.int64]
+HELD_FRACTION = 0.25  # of the free memory of a GPU, at most for speech
+COPIED_SAMPLES = 2**24  # at a time
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,13 @@ class CropConfig:
     with running averages. Best as long as that memory; costs a fraction of as much speech in the crop"""
     future: int = 0
     """samples after a crop that only the encoder reads: its look-ahead, encoder.lookahead"""
+    device: Literal["auto", "cpu"] = "auto"
+    """where crops are cut. auto: on the GPU that trains, if all speech fits into a quarter of its free memory; cpu:
+    from the decoded corpus on disk. They are the same crops"""
 
     def __post_init__(self) -> None:
+        if self.device not in ("auto", "cpu"):
+            raise ValueError(f"device must be 'auto' or 'cpu', got {self.device!r}")
         if self.samples < 1:
             raise ValueError(f"samples must be at least 1, got {self.samples}")
         if self.batch_size < 1:
@@ -111,13 +118,21 @@ class SpeechCrops:
     8 crops, two with 4 each, and two accumulation steps of 4 use the same global batch."""
 
     def __init__(
-        self, packed: PackedSpeech, cfg: CropConfig, num_classes: int = 256, targets: CropTargets | None = None
+        self,
+        packed: PackedSpeech,
+        cfg: CropConfig,
+        num_classes: int = 256,
+        targets: CropTargets | None = None,
+        held_on: torch.device | None = None,
     ) -> None:
-        """targets: of the frames of `packed`; crops then start at a multiple of their hop."""
+        """targets: of the frames of `packed`; crops then start at a multiple of their hop.
+
+        held_on: a device that all samples are copied to; crops are cut there, without an effect on their values.
+        """
         self.packed = packed
         self.cfg = cfg
         self.targets = targets
-        self._classes = mulaw_table(num_classes)
+        self._source = _Source(packed, mulaw_table(num_classes), held_on)
         # utterances are grouped by speaker, so that each speaker is one range of crop positions
         self._order = np.argsort(packed.speaker_ids, kind="stable")
         positions = np.maximum(packed.lengths[self._order] - cfg.samples + 1, 1)
@@ -146,10 +161,11 @@ class SpeechCrops:
         if self.targets is not None:
             starts -= starts % self.targets.frames.hop
         cut = utterances[mine], starts[mine], shifts[mine]
-        batch = _cut(self.packed, *cut, self.cfg, self._classes, self.targets)
+        batch = _cut(self._source, *cut, self.cfg, self.targets)
         if self.cfg.gain_db:
+            gains = self._draw_gains(step)[mine, None, None].to(batch["wav"].device, non_blocking=True)
             for name in INPUTS & batch.keys():
-                batch[name] *= self._draw_gains(step)[mine, None, None]
+                batch[name] *= gains
         return batch
 
     def _draw(self, step: int) -> tuple[Ints, Ints]:
@@ -209,36 +225,82 @@ def validation_batches(
     starts = rng.integers(positions)
     if targets is not None:
         starts -= starts % targets.frames.hop
-    classes, shifts = mulaw_table(num_classes), np.zeros_like(starts)
+    source, shifts = _Source(packed, mulaw_table(num_classes)), np.zeros_like(starts)
     parts = [slice(i, i + batch_size) for i in range(0, len(utterances), batch_size)]
-    return [_cut(packed, utterances[part], starts[part], shifts[part], cfg, classes, targets) for part in parts]
+    return [_cut(source, utterances[part], starts[part], shifts[part], cfg, targets) for part in parts]
+
+
+def holding_device(
+    wanted: Literal["auto", "cpu"], packed: PackedSpeech, device: torch.device | None
+) -> torch.device | None:
+    """The device of a training process if it is to hold all speech, else None; `wanted` is CropConfig.device."""
+    if wanted == "cpu" or device is None or device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    return device if packed.samples.nbytes <= HELD_FRACTION * free else None
+
+
+class _Source:
+    """Samples to cut from: in the memory map, or all of them on a device."""
+
+    def __init__(self, packed: PackedSpeech, classes: Tensor, held_on: torch.device | None = None):
+        """classes: (65536,) of all sample values."""
+        self.packed, self.classes = packed, classes
+        self._held: Tensor | None = None  # (T,) int16
+        if held_on is not None:
+            self.classes = classes.to(held_on)
+            self._held = torch.empty(len(packed.samples), dtype=torch.int16, device=held_on)
+            for first in range(0, len(packed.samples), COPIED_SAMPLES):
+                piece = packed.samples[first : first + COPIED_SAMPLES].astype(np.int16)  # a copy, which is writable
+                self._held[first : first + len(piece)] = torch.from_numpy(piece)
+
+    def pcm(self, utterances: Ints, starts: Ints, lengths: Ints, samples: int) -> Tensor:
+        """(B, samples) int16: `lengths` samples of each utterance from `starts` on, zero-padded outside of it."""
+        begin = np.maximum(0, -starts)  # the part of the crop that is within the utterance
+        end = np.minimum(lengths, self.packed.lengths[utterances] - starts)
+        first = self.packed.offsets[utterances] + starts
+        if self._held is not None:
+            return _gathered(self._held, first, begin, end, samples)
+        pcm = np.zeros((len(utterances), samples), dtype=np.int16)
+        for row, low, high, at in zip(pcm, begin.tolist(), end.tolist(), first.tolist(), strict=True):
+            if low < high:
+                row[low:high] = self.packed.samples[at + low : at + high]
+        return torch.from_numpy(pcm)
+
+
+def _gathered(held: Tensor, first: Ints, begin: Ints, end: Ints, samples: int) -> Tensor:
+    """(B, samples): from held[first] on, zeros before `begin` and from `end` on, all (B,)."""
+    at, low, high = torch.from_numpy(np.stack([first, begin, end])).to(held.device, non_blocking=True)[..., None]
+    steps = torch.arange(samples, device=held.device)
+    inside = (steps >= low) & (steps < high)  # (B, samples)
+    return torch.where(inside, held[torch.where(inside, at + steps, 0)], 0)
 
 
 def _cut(
-    packed: PackedSpeech,
+    source: _Source,
     utterances: Ints,
     starts: Ints,
     shifts: Ints,
     cfg: CropConfig,
-    classes: Tensor,
     targets: CropTargets | None,
 ) -> Batch:
     """A batch of crops of the utterances (B,) from `starts` (B,); the encoder input is read `shifts` (B,) later."""
+    packed = source.packed
     lengths = np.minimum(packed.lengths[utterances] - starts, cfg.samples)
-    target = _pcm(packed, utterances, starts, lengths, cfg.samples)
-    source = target if not shifts.any() else _pcm(packed, utterances, starts + shifts, lengths, cfg.samples)
+    target = source.pcm(utterances, starts, lengths, cfg.samples)
+    heard = target if not shifts.any() else source.pcm(utterances, starts + shifts, lengths, cfg.samples)
     batch = {
-        "wav": _waveform(source),
-        "target": classes[target.int() + INT16_SCALE],
+        "wav": _waveform(heard),
+        "target": source.classes[target.int() + INT16_SCALE],
         "audio": _waveform(target)[:, 0],
         "speaker": torch.from_numpy(packed.speaker_ids[utterances]),
         "lengths": torch.from_numpy(lengths),
     }
     if cfg.past or cfg.future:
         begin, end = starts + shifts - cfg.past, starts + shifts + cfg.samples
-        batch["past"] = _waveform(_pcm(packed, utterances, begin, np.full_like(begin, cfg.past), cfg.past))
+        batch["past"] = _waveform(source.pcm(utterances, begin, np.full_like(begin, cfg.past), cfg.past))
         batch["past_lengths"] = torch.from_numpy(np.clip(starts + shifts, 0, cfg.past))
-        batch["future"] = _waveform(_pcm(packed, utterances, end, np.full_like(end, cfg.future), cfg.future))
+        batch["future"] = _waveform(source.pcm(utterances, end, np.full_like(end, cfg.future), cfg.future))
     if targets is not None:
         batch |= targets.of_crops(utterances, starts, cfg.samples)
     return batch
@@ -247,13 +309,3 @@ def _cut(
 def _waveform(pcm: Tensor) -> Tensor:
     """(B, T) int16 -> (B, 1, T) float32 in [-1, 1)."""
     return pcm.float().div_(INT16_SCALE).unsqueeze(1)
-
-
-def _pcm(packed: PackedSpeech, utterances: Ints, starts: Ints, lengths: Ints, samples: int) -> Tensor:
-    """(B, samples) int16: `lengths` samples of each utterance from `starts` on, zero-padded outside the utterance."""
-    pcm = np.zeros((len(utterances), samples), dtype=np.int16)
-    for row, utterance, start, length in zip(pcm, utterances, starts, lengths, strict=True):
-        before = max(0, -start)
-        audio = packed.audio(utterance)[start + before : max(0, start + length)]
-        row[before : before + len(audio)] = audio
-    return torch.from_numpy(pcm)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+WORD = 2**32 - 1  # a mask of 32 bits
+
 
 def _is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
@@ -77,3 +79,35 @@ def draw_rows(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
     drawn = rows.new_zeros(count, rows.shape[1])
     drawn[here] = rows[chosen[here]]
     return sum_over_processes(drawn)
+
+
+def draw_rows_on_device(rows: Tensor, valid: Tensor, count: int, seed: Tensor) -> Tensor:
+    """As `draw_rows`, of the valid rows and without a value that the host has to wait for; other rows than there.
+
+    rows (M, D), valid (M,) bool, seed () int64 -> (count, D), zeros if no process has a valid row. M may differ between
+    processes. The drawn rows are those with the smallest keys, in their order; the key of a row is a hash of the seed
+    and its place among the valid rows of the global batch, so that no two are equal.
+    """
+    ranks, rank = (dist.get_world_size(), dist.get_rank()) if _is_distributed() else (1, 0)
+    sizes = torch.zeros(ranks, dtype=torch.long, device=rows.device)
+    sizes[rank] += valid.sum()
+    sizes = sum_over_processes(sizes)
+    place = valid.long().cumsum(0) - 1 + sizes[:rank].sum()
+    keys = torch.where(valid, _mixed(_mixed(place & WORD) + _mixed(seed & WORD) & WORD), WORD + 1)  # (M,)
+    keys, candidates = keys.topk(min(count, len(keys)), largest=False)
+    gathered = torch.full((ranks, count), WORD + 1, device=rows.device)
+    gathered[rank, : len(keys)] = keys
+    if _is_distributed():
+        dist.all_gather_into_tensor(gathered.flatten(), gathered[rank].clone())
+    order = torch.searchsorted(gathered.flatten().sort().values, keys)
+    at = torch.where((keys <= WORD) & (order < count), order, count)  # `count`: not drawn
+    drawn = rows.new_zeros(count + 1, rows.shape[1]).index_copy(0, at, rows[candidates])[:count]
+    drawn = sum_over_processes(drawn)
+    return drawn[torch.arange(count, device=rows.device) % sizes.sum().clamp(min=1)]
+
+
+def _mixed(x: Tensor) -> Tensor:
+    """int64 in 0..2^32 - 1 -> a bijection of it (the hash function lowbias32 of Chris Wellons)."""
+    x = (x ^ (x >> 16)) * 0x7FEB352D & WORD
+    x = (x ^ (x >> 15)) * (0x846CA68B - 2**32) & WORD  # the same residue, without overflow
+    return x ^ (x >> 16)

@@ -190,6 +190,5 @@ class FSQ(nn.Module):
         """Records which codes were chosen in the forward passes of the step."""
         counts = torch.stack(self._counts).sum(0)
         self._counts.clear()
-        if counts.any():  # otherwise all processes had only padding
-            self.updates += 1
-            self.last_used[counts > 0] = self.updates
+        self.updates += counts.sum() > 0  # otherwise all processes had only padding
+        self.last_used.copy_(torch.where(counts > 0, self.updates, self.last_used))

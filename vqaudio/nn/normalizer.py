@@ -5,7 +5,7 @@ Shapes: B batch, D code width, *S any spatial axes.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from einops import rearrange
@@ -41,6 +41,7 @@ class Normalizer(nn.Module):
         if kind not in ("none", "affine", "batch", "frame", "unit"):
             raise ValueError(f"normalizer must be 'none', 'affine', 'batch', 'frame' or 'unit', got {kind!r}")
         self.kind, self.decay = kind, decay
+        self._known_initialised = False  # once seen: the device is not asked in every step
         if kind == "none":
             return
         self.register_buffer("initialised", torch.tensor(False))
@@ -54,7 +55,7 @@ class Normalizer(nn.Module):
     def forward(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, D, *S) float, mask (B, *S) bool (False: padding) -> (B, D, *S) float32.
 
-        Raises ValueError for a training batch that consists of padding only.
+        Raises ValueError for a first training batch that consists of padding only, except for `batch`.
         """
         if self.kind == "none":
             return z
@@ -69,31 +70,47 @@ class Normalizer(nn.Module):
 
     def _affine(self, rows: Tensor, mask: Tensor | None) -> Tensor:
         """Apply scale and shift; the first training batch initialises them."""
-        if self.training and not self.initialised:
+        if self.training and not self._is_initialised():
             with torch.no_grad():
-                mean, variance = _moments(rows, mask)
+                own = rows.flatten(0, -2) if mask is None else rows[mask]
+                mean, variance, count = _moments(own, torch.ones_like(own[:, 0]))
+                if not count:
+                    raise ValueError(
+                        "this training batch consists of padding only; check the lengths of the utterances"
+                    )
                 self.scale.copy_(variance.clamp(min=MIN_VARIANCE).rsqrt())
                 self.shift.copy_(-mean * self.scale)
                 self.initialised.fill_(True)
         return rows * self.scale + self.shift
 
+    def _is_initialised(self) -> bool:
+        if not self._known_initialised:
+            self._known_initialised = bool(self.initialised)
+        return self._known_initialised
+
+    def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
+        super()._load_from_state_dict(*args, **options)
+        self._known_initialised = False
+
     def _batch_normalised(self, rows: Tensor, mask: Tensor | None) -> Tensor:
+        """Nothing here makes the host wait for the device; a batch of padding only leaves the averages as they are."""
         mean, variance = self.mean, self.variance
         if self.training:
-            mean, variance = _moments(rows, mask)
-            decay = self.decay if self.initialised else 0.0
-            self.mean.lerp_(mean.detach(), 1 - decay)
-            self.variance.lerp_(variance.detach(), 1 - decay)
-            self.initialised.fill_(True)
+            valid = torch.ones_like(rows[..., 0]) if mask is None else mask.to(rows.dtype)
+            mean, variance, count = _moments(rows.flatten(0, -2), valid.flatten())
+            # the first batch counts in full
+            weight = torch.where(self.initialised, 1 - self.decay, 1.0) * (count > 0)
+            self.mean.lerp_(mean.detach(), weight)
+            self.variance.lerp_(variance.detach(), weight)
+            self.initialised |= count > 0
         return (rows - mean) * (variance + 1e-5).rsqrt()
 
 
-def _moments(rows: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """(B, *S, D), mask (B, *S) -> mean and variance (D,) of all valid rows on all processes, with gradients."""
-    rows = rows.flatten(0, -2) if mask is None else rows[mask]  # (M, D)
-    count = sum_over_processes(torch.tensor(float(rows.shape[0]), device=rows.device))
-    if not count:
-        raise ValueError("this training batch consists of padding only; check the lengths of the utterances")
-    mean = differentiable_sum(rows.sum(0)) / count
+def _moments(rows: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(M, D), (M,) 1 or 0 -> mean and variance (D,) of all valid rows of all processes, with gradients, their count."""
+    count = sum_over_processes(valid.sum())
+    weight = valid[:, None] > 0
+    mean = differentiable_sum(torch.where(weight, rows, 0).sum(0)) / count.clamp(min=1)
     # two passes, because E[x^2] - E[x]^2 loses a small variance to rounding
-    return mean, differentiable_sum((rows - mean).square().sum(0)) / count
+    squares = torch.where(weight, (rows - mean).square(), 0)
+    return mean, differentiable_sum(squares.sum(0)) / count.clamp(min=1), count

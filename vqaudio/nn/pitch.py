@@ -102,8 +102,8 @@ class PitchTracker:
     def _analysed(self, windows: Tensor) -> tuple[Tensor, Tensor]:
         """(B, N, window) -> voicing and octaves (B, N)."""
         windows = windows - windows.mean(2, keepdim=True)
-        found = self._autocorrelation(windows * self.window.to(windows.device))  # (B, N, L)
-        found = found / (found[..., :1] + 1e-9) / self.scale.to(windows.device)
+        found = self._autocorrelation(windows * self.window.to(windows.device, non_blocking=True))  # (B, N, L)
+        found = found / (found[..., :1] + 1e-9) / self.scale.to(windows.device, non_blocking=True)
         inner = found[..., self.shortest : self.longest + 1]
         before, after = found[..., self.shortest - 1 : self.longest], found[..., self.shortest + 1 : self.longest + 2]
         cost = OCTAVE_COST * torch.log2(torch.arange(inner.shape[-1], device=windows.device) / self.shortest + 1)

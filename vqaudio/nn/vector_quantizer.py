@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from einops import rearrange
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from vqaudio.fingerprint import FingerprintFields
 from vqaudio.kernels.library import MAX_SIZE, kernels
 from vqaudio.kernels.nearest import nearest_code
-from vqaudio.nn.distributed import draw_rows, global_size, same_as_first, sum_over_processes
+from vqaudio.nn.distributed import draw_rows, draw_rows_on_device, global_size, same_as_first, sum_over_processes
 from vqaudio.nn.modes import is_recorded
 from vqaudio.nn.quantizer_protocol import Quantized, check_width, perplexity, recent_usage, usage_metrics, valid_rows
 
@@ -95,6 +95,15 @@ class VectorQuantizerConfig:
             )
 
 
+class _Forward(NamedTuple):
+    """What an update needs of a forward pass in training."""
+
+    rows: Tensor  # (M, D) of this process, with padding
+    valid: Tensor  # (M,) bool
+    counts: Tensor  # (K,) of all processes
+    sums: Tensor  # (K, D) of all processes
+
+
 class VectorQuantizer(nn.Module):
     """Nearest code of a shared codebook, with the straight-through gradient or the rotation trick.
 
@@ -130,7 +139,8 @@ class VectorQuantizer(nn.Module):
         self.register_buffer("last_used", torch.full((cfg.codebook_size,), -1))
         self.register_buffer("updates", torch.tensor(-1))
         self.forwards_per_step = 1
-        self._forwards: list[tuple[Tensor, Tensor, Tensor]] = []  # rows, counts and sums since the last update
+        self._forwards: list[_Forward] = []  # since the last update
+        self._known_initialised = False  # once seen: the device is not asked in every step
 
     def forward(self, z: Tensor, mask: Tensor | None = None) -> Quantized:
         """(B, D, *S) float, mask (B, *S) bool (False: padding, which is ignored) -> Quantized."""
@@ -147,7 +157,7 @@ class VectorQuantizer(nn.Module):
             counts, sums = self._statistics(rows.detach(), flat_codes, valid)
             loss = self._loss(rows, rearrange(z_q, "b d ... -> (b ...) d"), valid)
             if self.training:
-                self._forwards.append((self.valid_rows(z, mask), counts, sums))
+                self._forwards.append(_Forward(rows.detach(), valid, counts, sums))
                 if len(self._forwards) >= self.forwards_per_step:
                     self._update()
             z_q = rotated(z, z_q) if self.cfg.rotation_trick else z + (z_q - z).detach()
@@ -183,7 +193,13 @@ class VectorQuantizer(nn.Module):
     @property
     def initialised(self) -> bool:
         """Whether the codebook has been initialised from data."""
-        return bool(self.updates >= 0)
+        if not self._known_initialised:
+            self._known_initialised = bool(self.updates >= 0)
+        return self._known_initialised
+
+    def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
+        super()._load_from_state_dict(*args, **options)
+        self._known_initialised = False
 
     @property
     def commitment_weight(self) -> Tensor:
@@ -236,6 +252,7 @@ class VectorQuantizer(nn.Module):
         has a vector.
         """
         self.updates.fill_(-1)  # the result does not depend on earlier updates
+        self._known_initialised = False
         k, generator = self.cfg.codebook_size, self._generator()
         most = -(-64 * k // len(passes))
         sample = torch.cat(
@@ -253,6 +270,7 @@ class VectorQuantizer(nn.Module):
             self.ema_sum.copy_(self.codebook)
         self.last_used.fill_(-1)
         self.updates.fill_(0)
+        self._known_initialised = True
         self._forwards.clear()
 
     def _generator(self) -> torch.Generator:
@@ -280,37 +298,62 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def _update(self) -> None:
-        """Applies the statistics of the step's forward passes, then restarts dead codes and their moving averages."""
-        rows = torch.cat([rows for rows, _, _ in self._forwards])
-        counts = torch.stack([counts for _, counts, _ in self._forwards]).sum(0)
-        sums = torch.stack([sums for _, _, sums in self._forwards]).sum(0)
+        """Applies the statistics of the step's forward passes, then restarts dead codes and their moving averages.
+
+        Tensor operations alone, none of which makes the host wait for the device or depends on a value: the same
+        graph in every step. A step in which all processes had only padding changes nothing.
+        """
+        rows = torch.cat([each.rows for each in self._forwards])
+        valid = torch.cat([each.valid for each in self._forwards])
+        counts = torch.stack([each.counts for each in self._forwards]).sum(0)
+        sums = torch.stack([each.sums for each in self._forwards]).sum(0)
         self._forwards.clear()
-        if not counts.sum():  # all processes had only padding
-            return
-        self.updates += 1
-        self.last_used[counts > 0] = self.updates
+        some = counts.sum() > 0  # ()
+        # other tensors, not other values in the same ones, which a compiled pass may read after they were written
+        self.updates = self.updates + some
+        self.last_used = torch.where(counts > 0, self.updates, self.last_used)
         if self.codebook_map is not None:
             return
         # a short averaging window at first: encoder outputs change fast, and unused codes must be restarted soon
-        decay = min(self.cfg.ema_decay, float((1 + self.updates) / (10 + self.updates)))
-        self.ema_count.lerp_(counts, 1 - decay)
-        self.ema_sum.lerp_(sums, 1 - decay)
+        weight = (1 - (1 + self.updates) / (10 + self.updates)).clamp(min=1 - self.cfg.ema_decay) * some
+        self.ema_count = self.ema_count.lerp(counts, weight)
+        self.ema_sum = self.ema_sum.lerp(sums, weight)
         if self.cfg.codebook_update == "ema":
             # a code whose count has decayed to nothing stays where it is
-            alive = self.ema_count > 1e-6
-            self.codebook[alive] = self.ema_sum[alive] / self.ema_count[alive, None]
+            alive = (self.ema_count > 1e-6) & some
+            self._move_codes(alive, self.ema_sum / self.ema_count[:, None])
         if self.cfg.restart_threshold:
-            self._restart(rows)
+            self._restart(rows, valid, some)
 
-    def _restart(self, rows: Tensor) -> None:
+    def _restart(self, rows: Tensor, valid: Tensor, some: Tensor) -> None:
+        """(M, D), (M,), whether any process has a valid row () -> dead codes and their averages start again."""
         mean_count = self.ema_count.mean()
-        dead = self.ema_count < self.cfg.restart_threshold * mean_count
-        fresh = draw_rows(
-            rows, self.cfg.codebook_size, self._generator()
-        )  # in every step, because all processes must call it at the same points
-        self.codebook[dead] = fresh[dead]
-        self.ema_count[dead] = mean_count
-        self.ema_sum[dead] = fresh[dead] * mean_count
+        dead = (self.ema_count < self.cfg.restart_threshold * mean_count) & some
+        fresh = self._drawn(rows, valid)  # in every step, because all processes must call it at the same points
+        self._move_codes(dead, fresh)
+        self.ema_sum = torch.where(dead[:, None], fresh * mean_count, self.ema_sum)
+        self.ema_count = torch.where(dead, mean_count, self.ema_count)
+
+    def _move_codes(self, which: Tensor, where: Tensor) -> None:
+        """(K,) bool, (K, D) -> those codes are there."""
+        codebook = torch.where(which[:, None], where, self.codebook)
+        if isinstance(self.codebook, nn.Parameter):
+            self.codebook.copy_(codebook)
+        else:
+            self.codebook = codebook
+
+    def _drawn(self, rows: Tensor, valid: Tensor) -> Tensor:
+        """(M, D), (M,) -> K valid rows of the global batch (K, D), by the number of the update; zeros if there is none.
+
+        On a CPU they are drawn by PyTorch's generator, elsewhere and in a compiled step by a hash, for which the host
+        need not know how many rows are valid.
+        """
+        if rows.device.type != "cpu" or is_recorded():
+            return draw_rows_on_device(rows, valid, self.cfg.codebook_size, self.updates + 1)
+        own = rows[valid]
+        if not global_size(own):
+            return rows.new_zeros(self.cfg.codebook_size, self.cfg.dim)
+        return draw_rows(own, self.cfg.codebook_size, self._generator())
 
 
 def nearest(rows: Tensor, codebook: Tensor) -> Tensor:

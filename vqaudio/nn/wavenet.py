@@ -105,6 +105,8 @@ class WaveNetState(NamedTuple):
 class WaveNet(nn.Module):
     """Autoregressive distribution of the next step given past steps, local conditioning and speaker."""
 
+    compiled_in_training: ClassVar = True  # where `fit.compile` says so
+
     def __init__(self, cfg: WaveNetConfig):
         super().__init__()
         self.cfg = cfg

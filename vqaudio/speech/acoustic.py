@@ -51,11 +51,12 @@ def with_predicted_spectra(model: SpeechVQVAE, frames: AcousticFrames, wav: Tens
 
     Those of a random fraction `predicted_spectra` of the crops, at the mean level of the true ones.
     """
-    rows = torch.rand(len(wav), device=wav.device) < model.cfg.predicted_spectra
-    if not rows.any():
+    draws = torch.rand(len(wav))  # on the host, which then knows how many there are without waiting
+    if not model.cfg.predicted_spectra or not len(chosen := (draws < model.cfg.predicted_spectra).nonzero()[:, 0]):
         return frames
     assert model.spectrum is not None
-    true, lengths = frames.spectrum[rows], torch.full((int(rows.sum()),), wav.shape[1], device=wav.device)
+    rows = chosen.to(wav.device, non_blocking=True)
+    true, lengths = frames.spectrum[rows], torch.full((len(chosen),), wav.shape[1], device=wav.device)
     cond = model.conditioned(model.quantize(wav[rows, None], lengths)[1].z_q, model.known(speaker[rows]))
     predicted = model.spectrum(cond)[:, : true.shape[1]]
     spectrum = frames.spectrum.clone()

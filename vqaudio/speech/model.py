@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from vqaudio.fingerprint import CachedFingerprint
 from vqaudio.nn.acoustic import NUM_PITCH_FEATURES
 from vqaudio.nn.context import Context, MelHead
+from vqaudio.nn.cross_entropy import cross_entropy_of_each
 from vqaudio.nn.encoder import Encoder
 from vqaudio.nn.modes import check_evaluating, check_not_traced
 from vqaudio.nn.normalizer import Normalizer
@@ -210,7 +211,7 @@ class SpeechVQVAE(nn.Module):
     def _nll_of_each(self, target: Tensor, cond: Tensor, speaker: Tensor, lengths: Tensor) -> Tensor:
         logits, _ = self.decoder(self.decoder.shift(target), cond, self.known(speaker))
         flat = rearrange(logits, "b q t -> (b t) q")
-        losses = F.cross_entropy(flat.float(), target.flatten(), reduction="none").view(target.shape)
+        losses = cross_entropy_of_each(flat, target.flatten()).view(target.shape)
         valid = torch.arange(target.shape[1], device=target.device) < lengths[:, None]
         return (losses * valid).sum(1)
 

@@ -25,8 +25,10 @@ class ParameterEMA:
         """Call after update `step` (0, 1, ...). The decay ramps up, so that the initial weights are soon forgotten."""
         if self.values:
             decay = min(self.decay, (1 + step) / (10 + step))
-            for name, value in self.values.items():
-                value.lerp_(self.parameters[name], 1 - decay)
+            values: list[Tensor] = list(self.values.values())
+            now: list[Tensor] = [self.parameters[name].detach() for name in self.values]
+            # on a GPU a few launches, not one for each parameter
+            torch._foreach_lerp_(values, now, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
     @contextmanager
     def applied(self) -> Iterator[None]:

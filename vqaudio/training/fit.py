@@ -24,6 +24,7 @@ from tqdm import tqdm
 from vqaudio.training import checkpoint
 from vqaudio.training.checkpoint import TrainingError, TrainingState
 from vqaudio.training.codebook_init import initialise_codebooks, initialised_from_data
+from vqaudio.training.compilation import CompiledParts
 from vqaudio.training.config import FitConfig
 from vqaudio.training.ema import ParameterEMA
 from vqaudio.training.health import FATAL, assess, gradient_norms
@@ -77,7 +78,7 @@ def fit(
             for step, batches in run.batches():
                 run.train_step(step, batches)
                 run.after_step(step + 1)
-                if stop := largest_over_processes(max(caught, default=0), run.accelerator):
+                if stop := run.signal_after(step + 1, caught):
                     run.save(step + 1)
                     run.print_line(
                         f"stopped by signal {stop} after step {step + 1}; the same command resumes from there"
@@ -110,6 +111,7 @@ class _Run(Generic[Model]):
         betas = (cfg.betas[0], cfg.betas[1])
         optimizer = torch.optim.AdamW(parameters, lr=cfg.lr, betas=betas, weight_decay=cfg.weight_decay, fused=True)
         self.wrapped, self.optimizer = self.accelerator.prepare(self.model, optimizer)
+        self.compiled = CompiledParts(model, cfg.compile, self.accelerator.device)
         self.ema = ParameterEMA(model, cfg.ema_decay)
         self.parts = self.accelerator.num_processes * cfg.gradient_accumulation_steps
         self.first_part = self.accelerator.process_index * cfg.gradient_accumulation_steps
@@ -142,8 +144,21 @@ class _Run(Generic[Model]):
                     following = thread.submit(prepare, step + 1)
                 yield step, ready
 
+    def signal_after(self, done: int, caught: list[int]) -> int:
+        """The signal by which all processes stop after `done` updates, 0: none.
+
+        Several processes with a GPU each ask each other only where they wait for it anyway, at rows of metrics.
+        """
+        if self.accelerator.num_processes > 1 and self.accelerator.device.type != "cpu" and not self.is_logged(done):
+            return 0
+        return largest_over_processes(max(caught, default=0), self.accelerator)
+
+    def is_logged(self, done: int) -> bool:
+        """Whether a row of metrics is written after `done` updates."""
+        return done % self.cfg.log_every == 0 or done in (self.cfg.steps, self.start_step + 1)
+
     def train_step(self, step: int, batches: list[Batch]) -> None:
-        """One optimizer update from this process's slices of the global batch."""
+        """One optimizer update from this process's slices of the global batch; nothing in it waits for a GPU."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.cfg.lr_at(step)
         logs: list[dict[str, Tensor]] = []
@@ -152,7 +167,8 @@ class _Run(Generic[Model]):
             seed = np.random.SeedSequence([self.cfg.seed, step, self.first_part + i]).generate_state(1)[0]
             torch.manual_seed(int(seed))
             with self.accelerator.accumulate(self.wrapped):
-                loss, metrics = self.wrapped(**to_device(batch, self.accelerator.device))
+                with self.compiled.used():
+                    loss, metrics = self.wrapped(**to_device(batch, self.accelerator.device))
                 loss, metrics = loss * weights[i], {name: value * weights[i] for name, value in metrics.items()}
                 self.accelerator.backward(loss)
                 if self.accelerator.sync_gradients:
@@ -178,7 +194,7 @@ class _Run(Generic[Model]):
     def after_step(self, done: int) -> None:
         """Logging, evaluation and checkpointing, as due after `done` updates."""
         last = done == self.cfg.steps
-        if done % self.cfg.log_every == 0 or last or done == self.start_step + 1:
+        if self.is_logged(done):
             self.log(done)
         if self.evaluate and (done % self.cfg.evaluate_every == 0 or last):
             self.check_health(done, self.evaluation())
@@ -259,7 +275,7 @@ class _Run(Generic[Model]):
                 )
         else:
             initialise_codebooks(self.model, self.loader, self.accelerator, self.cfg.codebook_init_batches)
-        self.print_line(describe_launch(self.accelerator))
+        self.print_line(describe_launch(self.accelerator) + ", compiled" * bool(len(self.compiled)))
         self.metrics.truncate(self.start_step)
         quiet = not self.accelerator.is_main_process
         self.bar = tqdm(initial=self.start_step, total=self.cfg.steps, unit="step", disable=True if quiet else None)

@@ -30,7 +30,8 @@ class Loader(Protocol):
 
 def part_weights(batches: list[Batch], parts: int, device: torch.device) -> Tensor:
     """(A,) loss weights of the A slices on this process: rows of a slice / mean rows per slice; 1 if all are equal."""
-    rows = torch.tensor([len(next(iter(batch.values()))) for batch in batches], device=device)
+    rows = torch.tensor([len(next(iter(batch.values()))) for batch in batches])
+    rows = rows.to(device, non_blocking=True)
     return rows * parts / sum_over_processes(rows.sum())
 
 
