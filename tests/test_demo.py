@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 import vqaudio
 from vqaudio.cli.main import main
 from vqaudio.data.audio import AudioError
-from vqaudio.demo import PERIOD, Limits, RateLimit, build_page, launch, read_utterance
+from vqaudio.demo import PERIOD, Limits, RateLimit, build_page, draw, launch, read_utterance
 
 SPEECH = Path(__file__).parents[1] / "egs/mini/wav16/flite_slt/flite_slt_012.flac"
 
@@ -46,6 +47,14 @@ def test_files_beyond_the_limits_are_refused(tmp_path, seconds, rate, said) -> N
     with pytest.raises(AudioError, match=said) as error:
         read_utterance(tmp_path / "long.wav", 16000, Limits(seconds=2))
     assert str(tmp_path) not in str(error.value)
+
+
+@pytest.mark.parametrize("samples", [1, 150, 200, 201, 16000])
+def test_short_and_silent_utterances_are_drawn_dark(model, samples) -> None:
+    pytest.importorskip("matplotlib", reason="drawing needs matplotlib: pip install 'vqaudio[demo]'")
+    image = draw(torch.zeros(samples), model.tokenize(torch.zeros(samples)), model.codebook_size)
+    height, width, _ = image.shape
+    assert image[height * 2 // 5, width * 3 // 5].max() < 10  # within the spectrogram
 
 
 def test_without_gradio_the_extra_is_named(monkeypatch, capsys) -> None:

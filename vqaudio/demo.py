@@ -4,6 +4,7 @@ Letters: T samples, N codes.
 """
 
 # annotations are evaluated, because gradio finds the request by its class
+import math
 import os
 import tempfile
 import threading
@@ -32,10 +33,11 @@ MIN_RATE = 8000  # Hz: of telephones; speech of a lower rate lacks the frequenci
 PERIOD = 60.0  # seconds in which the requests of a client are counted
 KEPT = 600  # seconds after which recordings and tokens are deleted
 WINDOW, STEP, RANGE = 0.025, 0.01, 80  # of the spectrogram: seconds, seconds, dB below its maximum
+FLOOR = 1e-5  # smallest amplitude of the spectrogram
 INTRODUCTION = """# Speech as tokens
 
-Record yourself or upload a file. The model turns it into a short sequence of codes; from these alone it makes speech
-again, by any speaker that it knows.
+Record yourself or upload a file, and press Tokenize. The model turns it into a short sequence of numbers, the codes or
+tokens; from these alone it makes speech again. Choose another speaker to hear the same codes in another voice.
 """
 
 
@@ -110,11 +112,12 @@ def draw(wav: torch.Tensor, tokens: Tokens, codebook_size: int) -> npt.NDArray[n
     canvas = FigureCanvasAgg(figure)
     top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=(1, 2, 2))
     top.plot(np.arange(len(wav)) / rate, wav, linewidth=0.4, color="#1f5fa8")
-    top.set(ylabel="amplitude", ylim=(-1, 1), xlim=(0, seconds))
-    window = round(WINDOW * rate)
-    spectra = torch.stft(wav, window, round(STEP * rate), window=torch.hann_window(window), return_complex=True)
-    levels = 20 * spectra.abs().clamp_min(1e-5).log10()  # (bins, frames) dB
-    loudest = float(levels.max())
+    top.set(title="the utterance and its codes", ylabel="amplitude", ylim=(-1, 1), xlim=(0, seconds))
+    window = torch.hann_window(round(WINDOW * rate))
+    step = round(STEP * rate)
+    spectra = torch.stft(wav, len(window), step, window=window, pad_mode="constant", return_complex=True)
+    levels = 20 * spectra.abs().clamp_min(FLOOR).log10()  # (bins, frames) dB
+    loudest = max(float(levels.max()), RANGE + 20 * math.log10(FLOOR))  # so that silence is dark
     middle.imshow(
         levels,
         origin="lower",
@@ -125,9 +128,10 @@ def draw(wav: torch.Tensor, tokens: Tokens, codebook_size: int) -> npt.NDArray[n
         cmap="magma",
     )
     middle.set(ylabel="frequency (kHz)")
-    starts = np.arange(len(tokens.codes)) * tokens.hop / rate
-    bottom.scatter(starts, tokens.codes, s=3, color="#b03a2e", linewidths=0)
+    middles = (np.arange(len(tokens.codes)) + 0.5) * tokens.hop / rate
+    bottom.scatter(middles, tokens.codes, s=4, color="#b03a2e", linewidths=0, clip_on=False)
     bottom.set(ylabel="code", xlabel="time (s)", ylim=(-codebook_size * 0.02, codebook_size * 1.02))
+    figure.align_ylabels()
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
@@ -157,7 +161,8 @@ def build_page(model: SpeechVQVAE, limits: Limits = Limits()) -> "gr.Blocks":
             write_tokens(saved, [TokenRow(file.stem, None, tokens)])
             facts = (
                 f"{tokens.seconds:.2f} s of speech are **{len(tokens.codes)} codes**, {model.frame_rate:g} per second: "
-                f"{bits_per_second(model)}. {len(tokens.codes.unique())} of {model.codebook_size} codes occur."
+                f"{bits_per_second(model)}; as 16-bit audio, {16 * model.sample_rate:,}. "
+                f"{len(tokens.codes.unique())} different ones of {model.codebook_size} codes occur."
             )
             image = draw(wav, tokens, model.codebook_size)
             return tokens, facts, image, spoken(tokens, speaker), gr.DownloadButton(value=str(saved), interactive=True)
@@ -188,7 +193,7 @@ def build_page(model: SpeechVQVAE, limits: Limits = Limits()) -> "gr.Blocks":
             format="png",
             buttons=[],
         )
-        download = gr.DownloadButton("Download tokens", interactive=False)
+        download = gr.DownloadButton("Download tokens (JSON Lines)", interactive=False)
         tokens = gr.State(time_to_live=KEPT)
         outputs = [tokens, facts, figure, audio, download]
         button.click(tokenize, [utterance, speaker], outputs, api_name="tokenize")
