@@ -72,6 +72,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "packed"
 
 
+@pytest.mark.long
 def test_from_images_to_samples(
     recipe: Callable[..., None], images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -65,7 +65,7 @@ def test_half_precision_is_not_used_under_autocast() -> None:
     assert torch.equal(losses, F.cross_entropy(logits.float(), target, reduction="none"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux alone")
 def test_peak_memory_is_that_of_the_gradient() -> None:
     """In multiples of bfloat16 logits, of which their gradient is 1: 2.3 in parts, 6.0 in one."""
@@ -74,4 +74,4 @@ def test_peak_memory_is_that_of_the_gradient() -> None:
         run = subprocess.run([sys.executable, "-c", PEAK, how], capture_output=True, text=True, check=True)
         found[how] = float(run.stdout)
     assert found["parts"] < 3
-    assert found["whole"] > 5
+    assert found["whole"] > 1.4 * found["parts"]

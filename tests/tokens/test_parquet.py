@@ -194,7 +194,7 @@ def test_any_file_name_can_be_read(tmp_path, rows) -> None:
     assert _lines(read_tokens(path)) == _lines(rows)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_process_can_exit_right_after_reading(tmp_path, rows) -> None:
     """One in three processes aborted at exit when Arrow read through a Python file."""
     path = tmp_path / "t.parquet"
