@@ -185,6 +185,14 @@ def test_a_stage_runs_with_what_it_needs_and_writes_to_its_folder_alone(
         assert all(5 < of["bits_per_dim"] < 12 for of in figures.values())
 
 
+@pytest.mark.long
+def test_a_stage_whose_time_is_over_says_how_to_continue(data: Path, bare: dict[str, str], tmp_path: Path) -> None:
+    done = _run("images", data, tmp_path / "out", tmp_path, bare, "--seconds", "1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "the time of stage images is over; the same command continues it" in done.stdout
+    assert json.loads((tmp_path / "out/images/figures.json").read_text()) == {}
+
+
 def test_other_distributions_are_absent_in_these_tests(bare: dict[str, str]) -> None:
     code = "import importlib.util as u, sys; print([u.find_spec(n) is None for n in sys.argv[1:]])"
     names = ["sklearn", "torchaudio", "torch", "yaml"]
@@ -231,7 +239,7 @@ def test_the_number_of_steps_is_what_the_budget_holds() -> None:
         steps_for(rows[:2], 100, 30.0)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_ends_in_time_with_a_checkpoint_and_the_same_command_continues_it(tmp_path: Path) -> None:
     """The deadline is SIGTERM to itself, which comes from outside here, once it trains."""
     flags = ["--crops.samples", "1024", "--crops.batch_size", "2", "--model.encoder.dim", "8", "--model.quantizer.dim"]

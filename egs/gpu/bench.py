@@ -132,8 +132,7 @@ def training(group: str, cfg: BenchConfig, device: str) -> Iterator[Row]:
     for crops in cfg.crops:
         model = SpeechVQVAE(model_cfg)
         if group == "training-compiled":
-            torch.compiler.reset()  # a second size would be compiled for all sizes
-            model.decoder.compile(backend="eager" if cfg.tiny else "inductor")
+            model.decoder.compile(backend="eager" if cfg.tiny else "inductor", dynamic=False)
         every, steps = cfg.steps, cfg.steps * cfg.readings
         fit_cfg = FitConfig(steps=steps, log_every=every, save_every=steps, codebook_init_batches=1)
         with tempfile.TemporaryDirectory() as folder:

@@ -50,7 +50,7 @@ if [ "$tiny" ]; then first=4; else first=100; fi
 code=0 # of this script: 1 after failed tests, which do not keep the other stages from running
 begin() { # NAME: a stage begins, and has $seconds
     echo "== Stage $1 ($device, $seconds seconds) =="
-    deadline=$((SECONDS + seconds))
+    deadline=$((SECONDS + seconds - seconds / 20)) # the rest is for saving and for results
 }
 left() { echo $((deadline - SECONDS)); }
 timed() { # RECIPE CONF RUN BUDGET FLAGS...: trains for BUDGET seconds in all; exit code 3 if the time of the stage is over
@@ -58,7 +58,7 @@ timed() { # RECIPE CONF RUN BUDGET FLAGS...: trains for BUDGET seconds in all; e
     if [ "$tiny" ]; then budget=0.1; fi
     if [ "$(left)" -le 0 ]; then return 3; fi
     # a recipe that does not end a minute and a half after its deadline is killed; its last checkpoint remains
-    timeout --signal=KILL $(($(left) + 90)) "$python" "$repository/egs/gpu/timed.py" "$repository/recipes/$1" "$2" \
+    timeout --foreground --signal=KILL $(($(left) + 90)) "$python" "$repository/egs/gpu/timed.py" "$repository/recipes/$1" "$2" \
         --out "$3" --budget "$budget" --first "$first" --deadline "$(left)" -- "${@:5}"
 }
 results() { "$python" "$repository/egs/gpu/results.py" "$@"; }
@@ -74,7 +74,7 @@ if runs 0; then
     begin test
     if "$python" -c 'import pytest' 2> /dev/null; then
         mapfile -t files < <(grep -rl "pytest.mark.gpu" "$repository/tests" --include="test_*.py" | sort)
-        timeout --kill-after=30 "$seconds" "$python" -m pytest -m gpu -rs -p no:cacheprovider \
+        timeout --foreground --kill-after=30 "$(left)" "$python" -m pytest -m gpu -rs -p no:cacheprovider \
             --rootdir "$repository" -c "$repository/pyproject.toml" "${files[@]}" 2>&1 | tee "$out/test.txt" || code=1
     else
         echo "stage test is left out: pytest is not installed" | tee "$out/test.txt"
@@ -82,7 +82,7 @@ if runs 0; then
 fi
 if runs 1; then
     begin bench
-    "$python" "$repository/egs/gpu/bench.py" --out "$out" --seconds "$seconds" --device "$device" ${tiny:+--tiny} \
+    "$python" "$repository/egs/gpu/bench.py" --out "$out" --seconds "$(left)" --device "$device" ${tiny:+--tiny} \
         || { found=$?; [ $found = 3 ] || exit $found; echo "the same command continues it"; }
 fi
 
