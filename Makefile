@@ -3,7 +3,7 @@ BIN := .venv/bin
 
 PYTEST = OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup demo test test-short test-long lint bench docs clean
+.PHONY: setup demo test test-short test-long lint bench gpu docs clean
 
 setup: .venv/ready
 
@@ -41,6 +41,15 @@ bench: .venv/ready
 	$(BIN)/python tests/bench/bench_train.py
 	$(BIN)/python tests/bench/bench_quantizer.py
 	$(BIN)/vqaudio bench
+
+# an hour or less of a GPU: make gpu DATA=data OUT=exp/gpu SECONDS=420 [FLAGS="--stage bench --stop-stage bench"]. It needs
+# no installation: the Python of `make setup` if there is one, otherwise PYTHON
+DATA ?= data
+OUT ?= exp/gpu
+SECONDS ?= 420
+gpu:
+	PYTHON=$(if $(wildcard $(BIN)/python),$(abspath $(BIN)/python),$(PYTHON)) bash egs/gpu/run.sh \
+		--data "$(DATA)" --out "$(OUT)" --seconds "$(SECONDS)" $(FLAGS)
 
 # strict: a broken link, a page outside the navigation and a docstring that cannot be read are errors
 docs: .venv/ready

@@ -45,7 +45,14 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first: workers take whole files, and a slow one at the end would leave the others idle."""
+    """Tests that need a GPU are skipped without one, and files with slow tests come first.
+
+    Workers take whole files, and a slow one at the end would leave the others idle.
+    """
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a GPU"))
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: not slow[item.path])  # stable: the tests of a file stay together
 

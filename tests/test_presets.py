@@ -101,6 +101,17 @@ def test_the_papers_image_models_are_as_the_paper_states_them() -> None:
     assert (larger.model.size, larger.model.map_shape) == (128, (1, 32, 32))
 
 
+def test_the_image_models_for_a_gpu_have_the_papers_sizes_and_differ_in_kind_and_batch_alone() -> None:
+    module, conf = _recipe("train_image"), ROOT / "egs/cifar10/conf"
+    paper = load_yaml(module.TrainImageConfig, conf / "vqvae.yaml").model
+    cfgs = {kind: load_yaml(module.TrainImageConfig, conf / f"gpu/{kind}.yaml") for kind in ("vae", "vqvae", "vimco")}
+    for kind, cfg in cfgs.items():
+        assert cfg.kind == kind and cfg.model == paper
+        assert cfg.crops.flip and cfg.crops.pad > 0
+        same = replace(cfg.fit, lr=1e-3, steps=1), replace(cfgs["vqvae"].fit, lr=1e-3, steps=1)
+        assert same[0] == same[1]
+
+
 @pytest.mark.parametrize("path", OF_SPEECH, ids=lambda path: path.stem)
 def test_every_preset_loads_and_has_its_rate(recipe: ModuleType, path: Path) -> None:
     cfg = load_yaml(recipe.TrainConfig, path)

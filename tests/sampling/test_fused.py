@@ -18,7 +18,6 @@ from vqaudio.sampling.fused import FusedState
 
 pytest.importorskip("triton", reason="PyTorch brings Triton on Linux alone")
 interpreted = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="Triton is set to compile for a GPU")
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="the compiled kernel needs a GPU")
 BOTH = {"cond_dim": 3, "num_speakers": 2}
 
 
@@ -112,7 +111,7 @@ def test_it_compiles_for_a_gpu(tmp_path) -> None:
     assert done.stdout.split() == ["compiled", "compiled"], done.stderr
 
 
-@needs_gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize("sampling", [SamplingConfig(), SamplingConfig(temperature=0.7, top_k=5, top_p=0.5)])
 @pytest.mark.parametrize("streams", [1, 256])
 def test_compiled_it_gives_the_classes_of_the_ring_buffers(

@@ -11,7 +11,6 @@ from vqaudio.sampling.config import SamplingConfig
 from vqaudio.sampling.graph import CudaGraphState
 from vqaudio.sampling.ring import RingBufferState
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="recording a CUDA graph needs a GPU")
 BOTH = {"cond_dim": 3, "num_speakers": 2}
 SAMPLING = [
     SamplingConfig(),
@@ -64,7 +63,7 @@ def test_its_state_after_each_step_is_that_of_the_ring_buffers(make_net, inputs_
     assert len(graph.ring.unique()) > 10
 
 
-@needs_gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize("streams", [1, 3, 256])
 @pytest.mark.parametrize("sampling", SAMPLING)
 def test_recorded_generation_is_that_of_the_ring_buffers(make_net, inputs_of, streams, sampling) -> None:
@@ -76,7 +75,7 @@ def test_recorded_generation_is_that_of_the_ring_buffers(make_net, inputs_of, st
     assert torch.equal(chosen, expected)
 
 
-@needs_gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize("streams", [1, 3, 256])
 def test_recorded_pieces_are_the_whole(make_net, inputs_of, streams) -> None:
     net = make_net(torch.float64, **BOTH).cuda()
@@ -94,7 +93,7 @@ def test_recorded_pieces_are_the_whole(make_net, inputs_of, streams) -> None:
     assert torch.equal(extended(CudaGraphState, pieces), extended(RingBufferState, [(0, 40)]))
 
 
-@needs_gpu
+@pytest.mark.gpu
 def test_a_recording_that_fails_is_an_error(make_net, monkeypatch) -> None:
     monkeypatch.setattr("vqaudio.sampling.ring.draw", lambda logits, *_: logits.argmax(1).fill_(int(logits.argmax())))
     net = make_net().cuda()

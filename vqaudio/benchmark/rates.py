@@ -33,9 +33,11 @@ def sampler_rate(
 ) -> float:
     """Steps per second of streams that are opened once and extended repeatedly, in blocks as `generate` does.
 
-    `threads`: of PyTorch; a sampler may use its own threads besides.
+    `threads`: of PyTorch; a sampler may use its own threads besides. The inputs are on the device of the net, and each
+    measurement waits until it has finished.
     """
-    _, speaker = _inputs(net.cfg, streams, 0)
+    device = net.out.weight.device
+    _, speaker = _inputs(net.cfg, streams, 0, device)
     piece = block_steps(net, streams)
     with _torch_threads(threads):
         opened = sampler.open(speaker, streams)
@@ -43,10 +45,14 @@ def sampler_rate(
         def extend(steps: int) -> None:
             for start in range(0, steps, piece):
                 part = min(piece, steps - start)
-                cond, _ = _inputs(net.cfg, streams, part)
+                cond, _ = _inputs(net.cfg, streams, part, device)
                 lengths = torch.full((streams,), part)
-                opened.extend(cond, torch.rand(streams, part), lengths)
+                opened.extend(cond, torch.rand(streams, part, device=device), lengths)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
 
+        if device.type == "cuda":
+            extend(net.cfg.hop)  # compiles kernels and records graphs, which would count as slow work
         return streams * median_rate(extend, least=net.cfg.hop, seconds=seconds, repeats=repeats)
 
 
@@ -158,10 +164,12 @@ def _time(work: Callable[[int], object], steps: int) -> float:
     return time.perf_counter() - began
 
 
-def _inputs(cfg: WaveNetConfig, streams: int, steps: int) -> tuple[Tensor | None, Tensor | None]:
+def _inputs(
+    cfg: WaveNetConfig, streams: int, steps: int, device: torch.device | str = "cpu"
+) -> tuple[Tensor | None, Tensor | None]:
     """Random conditioning (B, D, N) for T steps and speakers (B,)."""
-    cond = torch.randn(streams, cfg.cond_dim, -(-steps // cfg.hop)) if cfg.cond_dim else None
-    return cond, torch.arange(streams) % cfg.num_speakers if cfg.num_speakers else None
+    cond = torch.randn(streams, cfg.cond_dim, -(-steps // cfg.hop), device=device) if cfg.cond_dim else None
+    return cond, torch.arange(streams, device=device) % cfg.num_speakers if cfg.num_speakers else None
 
 
 @contextmanager
