@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import io
+import os
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from vqaudio import SpeechVQVAE, SpeechVQVAEConfig, Tokens, load_model, save_model
 from vqaudio.checkpoint import ModelError
+from vqaudio.cli.main import main
+from vqaudio.data.audio import to_int16
 from vqaudio.data.packed import PackedSpeech
 from vqaudio.metrics.conditioning_gap import conditioning_metrics
 from vqaudio.nn.context import ContextConfig
 from vqaudio.nn.pitch import Pitch, PitchConfig
 from vqaudio.nn.source_filter import IstftConfig
+from vqaudio.speech.acoustic import quantized_codes
 from vqaudio.speech.describe import model_facts
+from vqaudio.speech.enroll import EnrollmentObjective
 from vqaudio.speech.init_from import init_from
 from vqaudio.speech.pitch_init import initialise_pitch
 from vqaudio.speech.speakers import with_speakers
@@ -33,7 +41,7 @@ def config(spectrum_config: SpeechVQVAEConfig) -> SpeechVQVAEConfig:
         spectrum_config,
         context=replace(spectrum_config.context, lookahead=2),
         pitch=PitchConfig(win_length=640),
-        acoustic=ContextConfig(dilations=(1,), channels=6, lookahead=1),
+        acoustic=ContextConfig(dilations=(1,), channels=5, lookahead=1),
         istft=IstftConfig(dilations=(1,), channels=6, lookahead=2, points=9),
         vocoder="istft",
     )
@@ -126,7 +134,7 @@ def test_conversion_passes_the_pitch_on(model: SpeechVQVAE) -> None:
 
 
 def test_models_without_pitch_say_so(spectrum_model: SpeechVQVAE, model: SpeechVQVAE) -> None:
-    with pytest.raises(ValueError, match=r"no vocoder that is told the pitch"):
+    with pytest.raises(ValueError, match=r"no vocoder that is conditioned on pitch"):
         spectrum_model.pitch_of(hum(100))
     with pytest.raises(ValueError, match=r"no trained vocoder istft.*--model\.stage istft"):
         spectrum_model.decode(spectrum_model.tokenize(hum(100)), "anna", vocoder="istft")
@@ -184,9 +192,106 @@ def test_metrics_of_the_stages(model: SpeechVQVAE) -> None:
     of_istft = conditioning_metrics(learner, [batch_of()])
     assert of_istft == conditioning_metrics(learner, [batch_of()])  # the same noise each time
     assert of_istft["resynthesis_loss"] == of_istft["spectral_convergence"] + of_istft["log_stft_error"]
-    short = {name: value[..., :2000] if value.dim() > 1 else value for name, value in batch_of().items()}
-    with pytest.raises(ValueError, match="crops of at least 2688 samples, got 2000"):
-        conditioning_metrics(learner, [short])
+    cut = [{n: v[..., :length] if v.dim() > 1 else v for n, v in batch_of().items()} for length in (2879, 2880)]
+    with pytest.raises(ValueError, match="crops of at least 2880 samples, got 2879"):
+        conditioning_metrics(learner, [cut[0]])
+    conditioning_metrics(learner, [{name: value for name, value in cut[1].items() if name != "audio"}])
+
+
+@pytest.fixture(scope="module")
+def two_frames(config: SpeechVQVAEConfig, initialised: Callable[..., SpeechVQVAE]) -> SpeechVQVAE:
+    """A code is two acoustic frames."""
+    finer = replace(config, spectrum=replace(config.spectrum, hop_length=config.encoder.hop // 2))
+    return initialised(finer, samples=SAMPLES).requires_grad_(False)
+
+
+@pytest.mark.parametrize("samples", [3200, 3170, 3160, 3121])
+def test_crops_of_any_length_are_learned(two_frames: SpeechVQVAE, samples) -> None:
+    cut = {name: value[..., :samples] if value.dim() > 1 else value for name, value in batch_of().items()}
+    cut["lengths"] = torch.full((3,), samples)
+    loss, _ = stage_of(two_frames, stage="decoder").train()(**cut)
+    z_q = two_frames.quantize(cut["wav"], cut["lengths"])[1].z_q
+    assert loss.isfinite() and two_frames.nll_of_each(cut["target"], z_q, cut["speaker"], cut["lengths"]).shape == (3,)
+
+
+def test_a_speaker_is_added_with_distillation_on_acoustic_frames(two_frames: SpeechVQVAE, model: SpeechVQVAE) -> None:
+    """Teacher and decoder read what a WaveNet reads in decoding: a copy of the decoder is no distance away."""
+    for each in (two_frames, model):
+        batch, objective = batch_of(), EnrollmentObjective(stage_of(each), distilled_speakers=3)
+        assert objective.teacher is not None
+        args = batch["target"], quantized_codes(each, batch["wav"]), batch["speaker"], batch["lengths"]
+        assert float(objective.distillation_loss(objective.teacher, *args)) == pytest.approx(0, abs=1e-6)
+        loss, logs = objective(**batch)
+        assert loss.isfinite() and logs["bits_per_sample"] > 0
+
+
+def test_predicted_spectra_leave_the_codebook_alone(model: SpeechVQVAE) -> None:
+    learner = stage_of(model, stage="istft", predicted_spectra=1.0).train()
+    before = {name: value.clone() for name, value in learner.quantizer.state_dict().items()}
+    learner(**batch_of())
+    assert all(torch.equal(value, before[name]) for name, value in learner.quantizer.state_dict().items())
+
+
+def test_an_absurd_pitch_is_no_nan(model: SpeechVQVAE) -> None:
+    tokens = model.tokenize(hum(120))
+    frames = -(-SAMPLES // model.cfg.spectrum.hop_length)
+    wav = model.decode(tokens, "carl", pitch=Pitch(torch.ones(1, frames), torch.full((1, frames), 15.0)))
+    assert wav.isfinite().all() and wav.shape == (SAMPLES,)
+
+
+@pytest.mark.parametrize(
+    ("pitch", "vocoder", "message"),
+    [
+        (Pitch.unvoiced(3), "istft", "pitch must be a list of 1, a Pitch or None for each utterance, got one Pitch"),
+        ([None, None], "istft", "must be a list of 1, .* got 2"),
+        ([Pitch(torch.zeros(2, 3), torch.zeros(2, 3))], "istft", r"must be \(1, N\) both, got \[\(2, 3\), \(2, 3\)\]"),
+        ([Pitch.unvoiced(3)], "griffin-lim", "griffin-lim of this model is not conditioned on pitch"),
+    ],
+)
+def test_a_pitch_that_cannot_be_used_is_refused(model: SpeechVQVAE, pitch, vocoder, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        model.decode_batch([model.tokenize(hum(120))], "anna", vocoder=vocoder, pitch=pitch)
+    with pytest.raises(ValueError, match="pitch must be 'source' or 'codes', got 'sorce'"):
+        model.convert(hum(120), "anna", pitch="sorce")
+
+
+# --- the command line ---
+
+
+def test_convert_passes_the_pitch_on_from_files_and_from_streams(
+    model: SpeechVQVAE, tmp_path, monkeypatch, capsys
+) -> None:
+    save_model(model, tmp_path / "model")
+    (tmp_path / "in").mkdir()
+    soundfile.write(tmp_path / "in" / "a.wav", hum(120).numpy(), 16000)
+    (tmp_path / "in" / "bad.wav").write_text("hello")
+    os.mkfifo(tmp_path / "pipe")
+    content = (tmp_path / "in" / "a.wav").read_bytes()
+
+    def run(*arguments: object) -> int:
+        return main(["convert", *map(str, arguments), "--speaker", "anna", "--model", str(tmp_path / "model")])
+
+    def written(name: str) -> np.ndarray:
+        return soundfile.read(tmp_path / name, dtype="int16")[0]
+
+    expected = {kind: to_int16(model.convert(tmp_path / "in/a.wav", "anna", pitch=kind).numpy())
+                for kind in ("source", "codes")}  # fmt: skip
+    assert not np.array_equal(*expected.values())
+    assert run(tmp_path / "in", "--out", tmp_path / "out") == 1 and "bad.wav is not audio" in capsys.readouterr().err
+    assert np.array_equal(written("out/a.wav"), expected["source"])
+    assert run(tmp_path / "in/a.wav", "--out", tmp_path / "codes.wav", "--pitch", "codes") == 0
+    assert np.array_equal(written("codes.wav"), expected["codes"])
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+    assert run("-", "--out", tmp_path / "stdin.wav") == 0
+    assert np.array_equal(written("stdin.wav"), expected["source"])
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(content,))
+    writer.start()
+    assert run(tmp_path / "pipe", "--out", tmp_path / "fifo.wav") == 0
+    writer.join()
+    assert np.array_equal(written("fifo.wav"), expected["source"])
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"")))
+    assert run("-", "--out", tmp_path / "none.wav") == 1 and "empty stream" in capsys.readouterr().err
+    assert not (tmp_path / "none.wav").exists()
 
 
 # --- checkpoints ---
@@ -212,6 +317,21 @@ def test_stages_hand_their_vocoders_on(config: SpeechVQVAEConfig, model: SpeechV
     assert again.vocoders == ("griffin-lim", "istft")
     with pytest.raises(ModelError, match="stage: istft freezes encoder and codebook"):
         init_from(SpeechVQVAE(replace(config, stage="istft")), [])
+    wider = SpeechVQVAE(replace(config, stage="joint", spectrum=replace(config.spectrum, f_max=3000.0)))
+    init_from(wider, [tmp_path / "last"])  # its vocoders would read other spectra
+    assert wider.cfg.inherited_vocoders == ()
+
+
+@pytest.mark.parametrize("stage", ["istft", "decoder"])
+def test_parts_that_a_stage_freezes_must_be_in_a_checkpoint(config: SpeechVQVAEConfig, model, tmp_path, stage) -> None:
+    without = {"pitch": PitchConfig(), "acoustic": ContextConfig(), "istft": IstftConfig(), "vocoder": "griffin-lim"}
+    codes = SpeechVQVAE(replace(config, stage="codes", **without))
+    kept = ("encoder.", "normalizer.", "quantizer.", "context.", "spectrum.")
+    weights = {name: value for name, value in model.state_dict().items() if name.startswith(kept)}
+    codes.load_state_dict(weights, strict=False)
+    save_model(codes, tmp_path / "codes")
+    with pytest.raises(ModelError, match=f"stage: {stage} freezes pitch, which no checkpoint with these codes has"):
+        init_from(SpeechVQVAE(replace(config, stage=stage)), [tmp_path / "codes"])
 
 
 def test_pitch_goes_with_the_speaker(config: SpeechVQVAEConfig, model: SpeechVQVAE, tmp_path) -> None:

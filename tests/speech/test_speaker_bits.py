@@ -6,7 +6,8 @@ from torch import Tensor
 
 from vqaudio import SpeechVQVAE
 from vqaudio.metrics.conditioning_gap import conditioning_metrics
-from vqaudio.speech.speaker_bits import bits_by_speaker, quantized_codes
+from vqaudio.speech.acoustic import quantized_codes
+from vqaudio.speech.speaker_bits import bits_by_speaker
 
 
 @pytest.fixture

@@ -98,7 +98,7 @@ def test_a_model_without_a_trained_decoder_speaks(spectrum_model: SpeechVQVAE) -
     expected = spectrum_model.decode(tokens, "anna", vocoder="griffin-lim")
     assert torch.equal(model.eval().decode(tokens, "anna", vocoder="griffin-lim"), expected)
     for call in (model.decode, model.decode_stream):
-        with pytest.raises(ValueError, match=r"not been trained \(stage: codes\).*--vocoder griffin-lim"):
+        with pytest.raises(ValueError, match=r"WaveNet of this model has not been trained.*such as 'griffin-lim'"):
             call(tokens, "anna")
 
 
@@ -114,7 +114,7 @@ def test_what_cannot_be_is_refused(
     ):
         with pytest.raises(ValueError, match=r"needs a model that predicts the log-mel spectrum.*--vocoder wavenet"):
             call()
-    with pytest.raises(ValueError, match=r"griffin-lim cannot stream.*whole utterance; use --vocoder wavenet"):
+    with pytest.raises(ValueError, match=r"griffin-lim cannot stream.*whole utterance; use another --vocoder"):
         inverting.decode_stream(own, "anna")
     streamed = torch.cat(list(inverting.decode_stream(own, "anna", vocoder="wavenet")))
     assert torch.equal(streamed, inverting.decode(own, "anna", vocoder="wavenet"))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
@@ -22,8 +22,17 @@ from vqaudio.cli.console import (
     failures_named,
     load,
 )
+from vqaudio.data.audio import AudioError
+from vqaudio.pipes import is_stream
 from vqaudio.sampling.config import SamplingConfig
 from vqaudio.speech.vocoders import PitchSource
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vqaudio.data.audio import Failures
+    from vqaudio.data.audio_folders import Source
+    from vqaudio.speech.model import SpeechVQVAE
 
 
 def convert(
@@ -38,7 +47,7 @@ def convert(
         PitchSource,
         arg(
             help="source: the pitch of the input, moved to mean and range of the target speaker; codes: as the codes "
-            "predict it. For vocoders that are told the pitch"
+            "predict it. For vocoders that are conditioned on pitch"
         ),
     ] = "source",
     sampling: Sampling = SamplingConfig(),
@@ -55,6 +64,7 @@ def convert(
     """
     from vqaudio.tokens.bulk import find_sources, tokenize_all
     from vqaudio.tokens.decoding import DecodeJob, name_outputs
+    from vqaudio.tokens.rows import TokenRow
 
     check_resume(resume, overwrite)
     net = load(model, device, sampling.threads)
@@ -68,13 +78,23 @@ def convert(
     with failures_named() as failures:
         outputs = name_outputs(sources, speakers, out, failures, overwrite=overwrite or resume)
         storable = [source for source in sources if (source.id, speakers[0]) in outputs]
-        rows = tokenize_all(net, storable, failures)
-        told = pitch == "source" and vocoder in net.vocoders_with_pitch
-        paths = {source.id: source.path for source in storable}
+        with_pitch = pitch == "source" and vocoder in net.vocoders_with_pitch
+        streams = _read_streams(net, storable, failures) if with_pitch else {}
+        files = [source for source in storable if not (with_pitch and is_stream(source.path))]
+        audio: dict[str, Path | Tensor] = {source.id: source.path for source in files} | streams
+
+        def rows() -> Iterator[TokenRow]:
+            yield from (TokenRow(id, None, net.tokenize(wav)) for id, wav in streams.items())
+            if files:
+                yield from tokenize_all(net, files, failures)
 
         def jobs() -> Iterator[DecodeJob]:
-            for row in rows:
-                own = net.pitch_of(paths[row.id]) if told else None
+            for row in rows():
+                try:
+                    own = net.pitch_of(audio[row.id]) if with_pitch else None
+                except AudioError as error:  # the file has changed since its codes were computed
+                    failures.append(error)
+                    continue
                 for name in speakers:
                     yield DecodeJob(outputs[row.id, name], row.tokens, name, own)
 
@@ -82,3 +102,19 @@ def convert(
             net, jobs(), len(outputs), sampling, vocoder, batch_size=batch_size, overwrite=overwrite, resume=resume
         )
     return 1 if failures else 0
+
+
+def _read_streams(net: SpeechVQVAE, sources: Sequence[Source], failures: Failures) -> dict[str, Tensor]:
+    """The waveforms (T,) of pipes and standard input, which codes and pitch are both made from, by id."""
+    import torch
+
+    from vqaudio.speech.tokenizer import audio_pieces
+
+    wavs: dict[str, Tensor] = {}
+    for source in sources:
+        if is_stream(source.path):
+            try:
+                wavs[source.id] = torch.cat(list(audio_pieces(source.path, None, net.sample_rate)))
+            except AudioError as error:
+                failures.append(error)
+    return wavs

@@ -96,7 +96,8 @@ def resynthesis_metrics(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # of the noise: the same in every evaluation
         for batch in batches:
-            found = resynthesis_losses(model, *(batch[name].to(model.device) for name in ("audio", "speaker")))
+            batch = {name: value.to(model.device) for name, value in batch.items()}
+            found = resynthesis_losses(model, _audio(model, batch), batch["speaker"])
             rows.append(torch.stack(found).double().cpu())
     if not rows:
         raise ValueError("there is nothing to evaluate: no batch")

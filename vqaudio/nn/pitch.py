@@ -42,6 +42,17 @@ class PitchConfig:
         if self.win_length < 0 or not 0 < self.f_min < self.f_max:
             raise ValueError(f"win_length must be 0 or more and f_min above 0 and below f_max, got {self}")
 
+    def check(self, hop: int, sample_rate: int) -> None:
+        """Raises ValueError for a window below two periods of f_min, and for f_max above a quarter of the rate."""
+        least = max(2 * sample_rate / self.f_min, hop)
+        if self.win_length < least:
+            raise ValueError(
+                f"pitch.win_length must be at least two periods of f_min and a hop, {2 * sample_rate / self.f_min:.0f} "
+                f"and {hop} samples, got {self.win_length}"
+            )
+        if self.f_max > sample_rate / 4:
+            raise ValueError(f"pitch.f_max must be at most a quarter of the sample rate, got {self.f_max} Hz")
+
 
 class Pitch(NamedTuple):
     """Pitch of frames."""
@@ -73,14 +84,8 @@ class PitchTracker:
     """
 
     def __init__(self, cfg: PitchConfig, hop: int, sample_rate: int):
-        """Raises ValueError for a window below two periods of f_min, and for f_max above a quarter of the rate."""
-        if cfg.win_length < max(2 * sample_rate / cfg.f_min, hop):
-            raise ValueError(
-                f"pitch.win_length must be at least two periods of f_min and a hop, {2 * sample_rate / cfg.f_min:.0f} "
-                f"and {hop} samples, got {cfg.win_length}"
-            )
-        if cfg.f_max > sample_rate / 4:
-            raise ValueError(f"pitch.f_max must be at most a quarter of the sample rate, got {cfg.f_max} Hz")
+        """Raises ValueError as `PitchConfig.check` does."""
+        cfg.check(hop, sample_rate)
         self.cfg, self.hop, self.sample_rate = cfg, hop, sample_rate
         self.shortest, self.longest = math.ceil(sample_rate / cfg.f_max), math.floor(sample_rate / cfg.f_min)
         self.window = torch.hann_window(cfg.win_length)

@@ -206,7 +206,7 @@ class IstftVocoder(nn.Module):
         voicing = self._interpolated(torch.cat([state.pitch.voicing, pitch.voicing], dim=1))
         hertz = 2**octaves
         phase = state.phase + torch.cumsum(hertz.double() / self.sample_rate, dim=1)
-        harmonics = torch.floor(HIGHEST * self.sample_rate / 2 / hertz)
+        harmonics = torch.floor(HIGHEST * self.sample_rate / 2 / hertz).clamp(min=1)
         half = math.pi * (phase % 1).float()
         # the sum of so many cosines in closed form
         close = half.sin().abs() < MIN_PHASE

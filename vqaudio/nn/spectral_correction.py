@@ -30,6 +30,16 @@ class CorrectionState(NamedTuple):
     spectra: Tensor | None  # (B, past_frames, F) before the piece; None: there was none, the first one is repeated
 
 
+def check_correction(cfg: LogMelConfig) -> None:
+    """Raises ValueError for windows that half a hop does not divide, or that do not overlap enough."""
+    step = cfg.hop_length // PER_FRAME
+    if cfg.hop_length % PER_FRAME or cfg.win_length % step or cfg.win_length < 3 * step:
+        raise ValueError(
+            "the vocoder istft needs spectrum.win_length to be a multiple of half of an even spectrum.hop_length, "
+            f"at least three times that half, got {cfg.win_length} and {cfg.hop_length}"
+        )
+
+
 class SpectralCorrection(nn.Module):
     """Waveform and log-mel spectra -> waveform with these spectra; no trainable parameters.
 
@@ -40,15 +50,11 @@ class SpectralCorrection(nn.Module):
     spread: Tensor  # (F, K) share of each band in the gain of a bin
 
     def __init__(self, cfg: LogMelConfig, sample_rate: int):
-        """Raises ValueError for windows that half a hop does not divide, or that do not overlap enough."""
+        """Raises ValueError as `check_correction` does."""
+        check_correction(cfg)
         super().__init__()
         self.log_mel = LogMel(cfg, sample_rate)
         self.step = cfg.hop_length // PER_FRAME
-        if cfg.hop_length % PER_FRAME or cfg.win_length % self.step or cfg.win_length < 3 * self.step:
-            raise ValueError(
-                "the vocoder istft needs spectrum.win_length to be a multiple of half of an even spectrum.hop_length, "
-                f"at least three times that half, got {cfg.win_length} and {cfg.hop_length}"
-            )
         self.delay = cfg.win_length - self.step  # samples
         # centres of the windows of frame n, in frames, relative to the centre of frame n
         self.centres = [i / PER_FRAME - cfg.win_length / (2 * cfg.hop_length) for i in range(PER_FRAME)]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vqaudio.data.mulaw import mulaw_decode
 from vqaudio.nn.acoustic import AcousticFrames
+from vqaudio.nn.wavenet import WaveNet
 
 if TYPE_CHECKING:
     from vqaudio.speech.model import SpeechVQVAE
@@ -29,6 +30,14 @@ def decoded_target(model: SpeechVQVAE, target: Tensor, lengths: Tensor) -> Tenso
     return wav * (torch.arange(target.shape[1], device=wav.device) < lengths[:, None])
 
 
+@torch.no_grad()
+def quantized_codes(model: SpeechVQVAE, wav: Tensor) -> Tensor:
+    """(B, 1, T) -> (B, D, N) float32: the quantized vectors, exactly those that the decoder receives at inference."""
+    with torch.autocast(wav.device.type, enabled=False):  # half precision would change some codes
+        z, _ = model.encoder(wav)
+        return model.quantizer.decode(model.quantizer.encode(model.normalizer(z)))
+
+
 def true_frames(model: SpeechVQVAE, audio: Tensor, num_codes: int) -> AcousticFrames:
     """(B, T) -> the frames of the speech itself, (B, num_codes * R), with noise on the spectrum in training."""
     assert model.spectrum is not None and model.pitch is not None
@@ -39,10 +48,36 @@ def true_frames(model: SpeechVQVAE, audio: Tensor, num_codes: int) -> AcousticFr
     return AcousticFrames(spectrum, model.pitch.tracker(audio, num_frames))
 
 
-def predicted_frames(model: SpeechVQVAE, cond: Tensor, speaker: Tensor) -> AcousticFrames:
+def predicted_frames(model: SpeechVQVAE, cond: Tensor, speaker: Tensor | None) -> AcousticFrames:
     """Output of the context network (B, C, N), speakers (B,) -> (B, N * R)."""
     assert model.spectrum is not None and model.pitch is not None
     return AcousticFrames(model.spectrum(cond), model.pitch.predict(cond, model.known(speaker)))
+
+
+def decoder_conditioning(
+    model: SpeechVQVAE, z_q: Tensor, speaker: Tensor | None, num_samples: int, decoder: WaveNet | None = None
+) -> Tensor:
+    """Code vectors (B, D, N), speakers (B,) -> what `decoder` (None: the model's own) reads for so many samples.
+
+    (B, C, M): the output of the context network, or of the network over the acoustic frames that the codes predict.
+    """
+    cond = model.conditioned(z_q, speaker, decoder)
+    if model.acoustic is None:
+        return cond
+    return encoded_frames(model, predicted_frames(model, cond, speaker), num_samples)
+
+
+def true_conditioning(model: SpeechVQVAE, cond: Tensor, audio: Tensor) -> Tensor:
+    """Output of the context network (B, C, N), speech (B, T) -> what the WaveNet reads in training, (B, C, M)."""
+    if model.acoustic is None:
+        return cond
+    return encoded_frames(model, true_frames(model, audio, cond.shape[2]), audio.shape[1])
+
+
+def encoded_frames(model: SpeechVQVAE, frames: AcousticFrames, num_samples: int) -> Tensor:
+    """Frames (B, N * R) -> conditioning of the WaveNet (B, C, M), M = ceil(num_samples / hop of the frames)."""
+    assert model.acoustic is not None
+    return model.acoustic(frames.part(0, -(-num_samples // model.cfg.spectrum.hop_length)).features())
 
 
 @torch.no_grad()
@@ -56,8 +91,8 @@ def with_predicted_spectra(model: SpeechVQVAE, frames: AcousticFrames, wav: Tens
         return frames
     assert model.spectrum is not None
     rows = chosen.to(wav.device, non_blocking=True)
-    true, lengths = frames.spectrum[rows], torch.full((len(chosen),), wav.shape[1], device=wav.device)
-    cond = model.conditioned(model.quantize(wav[rows, None], lengths)[1].z_q, model.known(speaker[rows]))
+    true = frames.spectrum[rows]
+    cond = model.conditioned(quantized_codes(model, wav[rows, None]), model.known(speaker[rows]))
     predicted = model.spectrum(cond)[:, : true.shape[1]]
     spectrum = frames.spectrum.clone()
     spectrum[rows] = predicted + (true - predicted).mean((1, 2), keepdim=True)

@@ -14,6 +14,7 @@ from vqaudio.nn.normalizer import NormalizerKind
 from vqaudio.nn.pitch import PitchConfig
 from vqaudio.nn.quantizer import QuantizerConfig
 from vqaudio.nn.source_filter import IstftConfig
+from vqaudio.nn.spectral_correction import check_correction
 from vqaudio.nn.units import UnitsConfig
 from vqaudio.nn.vector_quantizer import VectorQuantizerConfig
 from vqaudio.nn.wavenet import WaveNetConfig
@@ -143,6 +144,10 @@ class SpeechVQVAEConfig:
     def _check_acoustic(self) -> None:
         if self.pitch.win_length and not self.spectrum.n_mels:
             raise ValueError("pitch is predicted for the frames of the spectrum: set spectrum.n_mels too")
+        if self.pitch.win_length:
+            self.pitch.check(self.spectrum.hop_length, self.sample_rate)
+        if self.istft.dilations:
+            check_correction(self.spectrum)
         for name, used in (("acoustic", self.acoustic.dilations), ("istft", self.istft.dilations)):
             if used and not self.pitch.win_length:
                 raise ValueError(f"{name} reads spectrum and pitch: set spectrum.n_mels and pitch.win_length too")

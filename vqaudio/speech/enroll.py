@@ -26,11 +26,12 @@ from torch.nn import functional as F
 from vqaudio.data.crops import Batch, CropConfig, SpeechCrops, validation_batches
 from vqaudio.data.packed import PackedSpeech, pack
 from vqaudio.nn.wavenet import WaveNet
+from vqaudio.speech.acoustic import decoder_conditioning, quantized_codes
 from vqaudio.speech.enroll_config import AdaptConfig
 from vqaudio.speech.enroll_data import NewSpeakers
 from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.speech.pitch_init import initialise_pitch
-from vqaudio.speech.speaker_bits import bits_by_speaker, quantized_codes
+from vqaudio.speech.speaker_bits import bits_by_speaker
 from vqaudio.speech.speakers import check_new_names, with_speakers
 from vqaudio.training import FitConfig, TrainingError, fit
 
@@ -170,9 +171,11 @@ class EnrollmentObjective(nn.Module):
         """(B, T), (B, D, N), (B,), (B,) -> (): KL(teacher || decoder), in nats per valid sample."""
         model, inputs = self.model, self.model.decoder.shift(target)
         with torch.no_grad():
-            logits = teacher(inputs, model.conditioned(z_q, speaker, teacher), speaker)[0]
+            read = decoder_conditioning(model, z_q, speaker, inputs.shape[1], teacher)
+            logits = teacher(inputs, read, speaker)[0]
             expected = logits.float().log_softmax(1)  # (B, Q, T)
-        predicted = model.decoder(inputs, model.conditioned(z_q, speaker), speaker)[0].float().log_softmax(1)
+        read = decoder_conditioning(model, z_q, speaker, inputs.shape[1])
+        predicted = model.decoder(inputs, read, speaker)[0].float().log_softmax(1)
         divergence = F.kl_div(predicted, expected, log_target=True, reduction="none").sum(1)  # (B, T)
         valid = torch.arange(target.shape[1], device=target.device) < lengths[:, None]
         return (divergence * valid).sum() / lengths.sum()

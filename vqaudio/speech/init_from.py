@@ -24,10 +24,13 @@ def init_from(model: SpeechVQVAE, names: Sequence[str | Path]) -> dict[str | Pat
     codes) only the speaker embeddings are copied. Returns, for each checkpoint, the names of the weights of `model`
     that were not copied from it.
 
-    Raises ModelError if nothing can be copied from a checkpoint, and for stage: decoder, if no checkpoint has the codes
-    of `model`, or if the context that was trained on these codes does not fit.
+    Raises ModelError if nothing can be copied from a checkpoint, and for stages that freeze parts, if no checkpoint has
+    the codes of `model`, if the context that was trained on these codes does not fit, or if what a stage freezes of
+    context, spectrum and pitch is in no checkpoint with these codes.
     """
     not_copied, fingerprints, vocoders = {}, set[str](), set[Vocoder]()
+    frozen = tuple(f"{part}." for part in ("context", "spectrum", "pitch") if part in model.cfg.frozen_parts)
+    missing = {key for key in model.state_dict() if key.startswith(frozen)} - {*SPEAKER_PITCH}
     for name in names:
         source = load_model(name, kind=SpeechVQVAE)
         copied = _copy_weights(source, model)
@@ -42,10 +45,18 @@ def init_from(model: SpeechVQVAE, names: Sequence[str | Path]) -> dict[str | Pat
             )
         not_copied[name] = sorted(model.state_dict().keys() - copied)
         fingerprints.add(source.fingerprint)
+        if source.fingerprint == model.fingerprint:
+            missing -= copied
     if model.cfg.freezes_codes and model.fingerprint not in fingerprints:
         raise ModelError(
             f"stage: {model.cfg.stage} freezes encoder and codebook, so init_from must name the model that has them, "
             f"with the same encoder, normalizer and quantizer configuration; got {', '.join(map(str, names)) or 'none'}"
+        )
+    if missing and model.cfg.stage in ("decoder", "istft"):
+        parts = sorted({key.partition(".")[0] for key in missing})
+        raise ModelError(
+            f"stage: {model.cfg.stage} freezes {', '.join(parts)}, which no checkpoint with these codes has as "
+            "configured here; train them first, with --model.stage context"
         )
     model.cfg = replace(model.cfg, inherited_vocoders=tuple(name for name in VOCODERS if name in vocoders))
     return not_copied
@@ -57,6 +68,10 @@ def _complete(vocoder: Vocoder, source: SpeechVQVAE, target: SpeechVQVAE, copied
     The WaveNet shares the speaker embedding with the context network, so it does not outlast training of that.
     """
     if vocoder == "wavenet" and target.cfg.stage in ("codes", "context"):
+        return False
+    reads_frames = vocoder == "istft" or (vocoder == "wavenet" and target.acoustic is not None)
+    same_frames = (source.cfg.spectrum, source.cfg.pitch) == (target.cfg.spectrum, target.cfg.pitch)
+    if reads_frames and not same_frames:
         return False
     prefixes = {"wavenet": ("decoder.", "acoustic."), "istft": ("istft.",), "griffin-lim": ()}[vocoder]
     keys = {key for key in source.state_dict() | target.state_dict() if key.startswith(prefixes)}

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vqaudio.nn.pitch import PitchLosses
+from vqaudio.nn.source_filter import DELAY_FRAMES
 from vqaudio.nn.stft_loss import WINDOWS
 from vqaudio.nn.units import UnitLosses, UnitsConfig
 from vqaudio.speech.acoustic import true_frames, with_predicted_spectra
@@ -66,10 +67,12 @@ def resynthesis_losses(model: SpeechVQVAE, wav: Tensor, speaker: Tensor) -> tupl
     """
     assert model.istft is not None
     edge = EDGE_FRAMES * model.istft.hop
-    if wav.shape[1] < 2 * edge + max(WINDOWS):
+    lost = 2 * edge + DELAY_FRAMES * model.istft.hop  # samples of whole codes that are not compared
+    if wav.shape[1] // model.hop * model.hop - lost < max(WINDOWS):
+        least = -(-(max(WINDOWS) + lost) // model.hop) * model.hop
         raise ValueError(
-            f"the vocoder istft is trained on crops of at least {2 * edge + max(WINDOWS)} samples, got "
-            f"{wav.shape[1]}; set crops.samples and validation.samples"
+            f"the vocoder istft is trained on crops of at least {least} samples, got {wav.shape[1]}; set crops.samples "
+            "and validation.samples"
         )
     with torch.autocast(wav.device.type, enabled=False):
         frames = with_predicted_spectra(model, true_frames(model, wav, wav.shape[1] // model.hop), wav, speaker)

@@ -33,14 +33,22 @@ from vqaudio.nn.units import UnitHead, UnitLosses
 from vqaudio.nn.wavenet import WaveNet
 from vqaudio.sampling.config import SamplingConfig, SamplingOptions
 from vqaudio.speech import losses, synthesis, vocoding
-from vqaudio.speech.acoustic import decoded_target, predicted_frames, true_frames
+from vqaudio.speech.acoustic import decoded_target, decoder_conditioning, true_conditioning
 from vqaudio.speech.config import TRAINED_VOCODERS
 from vqaudio.speech.config import SpeechVQVAEConfig as SpeechVQVAEConfig
 from vqaudio.speech.griffin_lim import griffin_lim
 from vqaudio.speech.speakers import SPEAKER_WEIGHT, speaker_id, speaker_ids
 from vqaudio.speech.tokenizer import CHUNK_FRAMES, audio_pieces, encode_in_chunks
 from vqaudio.speech.tokens import Tokens, check_tokens, checked_codes
-from vqaudio.speech.vocoders import MISSING, NO_SPECTRUM, VOCODERS, PitchSource, Vocoder, check_streams
+from vqaudio.speech.vocoders import (
+    NO_SPECTRUM,
+    VOCODERS,
+    PitchSource,
+    Vocoder,
+    check_pitch_source,
+    check_streams,
+    chosen_vocoder,
+)
 from vqaudio.torch_defaults import one_thread, with_own_defaults
 
 
@@ -128,8 +136,8 @@ class SpeechVQVAE(nn.Module):
         cond = self.conditioned(z_q, speaker)
         audio = decoded_target(self, target, lengths) if audio is None else audio
         if "wavenet" in TRAINED_VOCODERS[self.cfg.stage]:
-            before = cond if self.acoustic is None else self.acoustic(true_frames(self, audio, z.shape[2]).features())
-            nll = self._nll_of_each(target, before, speaker, lengths).sum() / lengths.sum().clamp(min=1)
+            read = true_conditioning(self, cond, audio)
+            nll = self._nll_of_each(target, read, speaker, lengths).sum() / lengths.sum().clamp(min=1)
             loss = loss + nll * (lengths.sum() / target.numel())
             logs["bits_per_sample"] = nll.detach() / math.log(2)
         if self.spectrum is not None:
@@ -185,10 +193,8 @@ class SpeechVQVAE(nn.Module):
 
         A WaveNet that reads acoustic frames is given those that the codes predict.
         """
-        cond = self.conditioned(z_q, speaker)
-        if self.acoustic is not None:
-            cond = self.acoustic(predicted_frames(self, cond, speaker).features())
-        return self._nll_of_each(target, cond, speaker, lengths)
+        read = decoder_conditioning(self, z_q, speaker, target.shape[1])
+        return self._nll_of_each(target, read, speaker, lengths)
 
     def spectrum_error_of_each(self, audio: Tensor, cond: Tensor, lengths: Tensor) -> Tensor:
         """Speech (B, T), conditioning (B, C, N), valid samples (B,) -> (B,).
@@ -198,7 +204,7 @@ class SpeechVQVAE(nn.Module):
         assert self.spectrum is not None
         return self.spectrum.errors(cond, audio, self.valid_frames(lengths, cond.shape[2])).sum(1)
 
-    def known(self, speaker: Tensor) -> Tensor | None:
+    def known(self, speaker: Tensor | None) -> Tensor | None:
         """The speakers of a batch (B,); None for a model without speakers."""
         return speaker if self.speakers else None
 
@@ -373,6 +379,7 @@ class SpeechVQVAE(nn.Module):
         vocoder = self.check_vocoder(vocoder)
         speakers = self._speaker_ids(speaker, len(batch))
         self.check_tokens(*batch)
+        pitch = vocoding.checked_pitch(self, pitch, len(batch), vocoder)
         if not batch:
             return []
         lengths = [tokens.num_samples for tokens in batch]
@@ -382,9 +389,7 @@ class SpeechVQVAE(nn.Module):
             log_mel, seed = self.spectrum.log_mel, sampling.seed
             spectra = [vocoding.predicted_spectrum(self, *pair) for pair in zip(batch, each, strict=True)]
             return [griffin_lim(log_mel, *pair, seed) for pair in zip(spectra, lengths, strict=True)]
-        utterances = [
-            vocoding.of_tokens(self, *one) for one in zip(batch, each, pitch or [None] * len(batch), strict=True)
-        ]
+        utterances = [vocoding.of_tokens(self, *one) for one in zip(batch, each, pitch, strict=True)]
         if vocoder == "istft":
             return [torch.cat(list(vocoding.istft_stream(self, one, sampling.seed))) for one in utterances]
         rows = [torch.cat([piece.cond for piece in vocoding.wavenet_pieces(self, one)], dim=1) for one in utterances]
@@ -406,7 +411,7 @@ class SpeechVQVAE(nn.Module):
 
     @property
     def vocoders_with_pitch(self) -> tuple[Vocoder, ...]:
-        """Those of `vocoders` that are told the pitch."""
+        """Those of `vocoders` that are conditioned on the pitch."""
         return tuple(n for n in self.vocoders if n == "istft" or (n == "wavenet" and self.acoustic is not None))
 
     @with_own_defaults
@@ -416,7 +421,7 @@ class SpeechVQVAE(nn.Module):
         Raises AudioError and ValueError as `tokenize` does, and ValueError for a model that predicts no pitch.
         """
         if self.pitch is None:
-            raise ValueError("this model has no vocoder that is told the pitch (pitch.win_length)")
+            raise ValueError("this model has no vocoder that is conditioned on pitch (pitch.win_length)")
         wav = torch.cat(list(audio_pieces(audio, sample_rate, self.sample_rate)))
         with one_thread():
             return self.pitch.tracker(wav[None], -(-len(wav) // self.cfg.spectrum.hop_length))
@@ -468,15 +473,16 @@ class SpeechVQVAE(nn.Module):
     ) -> Tensor:
         """Voice conversion of a file or waveform: the same content by `speaker`, (T,) float32 in [-1, 1].
 
-        `pitch`, for vocoders that are told it: "source", that of the audio, moved to the voice of `speaker`; "codes",
+        `pitch`, for vocoders conditioned on it: "source", that of the audio, moved to the voice of `speaker`; "codes",
         as the codes predict it. The other arguments are those of `tokenize` and `decode_batch`.
         """
         vocoder = self.check_vocoder(vocoder)
         self._speaker_ids(speaker, 1)  # refuse an unknown speaker before the audio is encoded
         sampling = sampling.override(**options)
-        tokens = self.tokenize(audio, sample_rate)
-        told = pitch == "source" and vocoder in self.vocoders_with_pitch
-        return self.decode(tokens, speaker, sampling, vocoder, self.pitch_of(audio, sample_rate) if told else None)
+        if check_pitch_source(pitch) == "codes" or vocoder not in self.vocoders_with_pitch:
+            return self.decode(self.tokenize(audio, sample_rate), speaker, sampling, vocoder)
+        wav = torch.cat(list(audio_pieces(audio, sample_rate, self.sample_rate)))  # read once: it may be a stream
+        return self.decode(self.tokenize(wav), speaker, sampling, vocoder, self.pitch_of(wav))
 
     def check_tokens(self, *batch: Tokens) -> None:
         """Raises ValueError for tokens that this model cannot decode."""
@@ -484,12 +490,7 @@ class SpeechVQVAE(nn.Module):
 
     def check_vocoder(self, vocoder: Vocoder | None = None) -> Vocoder:
         """The vocoder to use, None: the model's default. Raises ValueError for one that is not among `vocoders`."""
-        chosen = vocoder or self.cfg.vocoder
-        if chosen not in VOCODERS:
-            raise ValueError(f"vocoder must be {' or '.join(map(repr, VOCODERS))}, got {chosen!r}")
-        if chosen not in self.vocoders:
-            raise ValueError(MISSING[chosen])
-        return chosen
+        return chosen_vocoder(vocoder or self.cfg.vocoder, self.vocoders)
 
     def _speaker_ids(self, speaker: str | Sequence[str] | None, count: int) -> Tensor | None:
         ids = speaker_ids(self.speakers, speaker, count)

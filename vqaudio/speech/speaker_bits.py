@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vqaudio.nn.modes import check_evaluating
+from vqaudio.speech.acoustic import quantized_codes
 from vqaudio.speech.model import SpeechVQVAE
 
 
@@ -33,11 +34,3 @@ def bits_by_speaker(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]], sp
     if not num_samples:
         raise ValueError("there is nothing to evaluate: give at least one batch")
     return (nats / num_samples / math.log(2)).tolist()
-
-
-@torch.no_grad()
-def quantized_codes(model: SpeechVQVAE, wav: Tensor) -> Tensor:
-    """(B, 1, T) -> (B, D, N) float32: the quantized vectors, exactly those that the decoder receives at inference."""
-    with torch.autocast(wav.device.type, enabled=False):  # half precision would change some codes
-        z, _ = model.encoder(wav)
-        return model.quantizer.decode(model.quantizer.encode(model.normalizer(z)))

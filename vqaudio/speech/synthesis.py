@@ -124,7 +124,9 @@ def render_stream(vocoder: IstftVocoder, arriving: Iterable[FramePiece], seed: i
     for frames, num_samples in arriving:
         with one_thread():
             wav, state = vocoder.extend(frames, state, generator)
-        missing += num_samples - len(wav)
+        missing += num_samples
+        wav = wav[:missing]  # the frames of the last code may be more than the samples of the utterance
+        missing -= len(wav)
         yield wav.clamp(-1, 1).cpu()
     with one_thread():
         yield vocoder.finish(state, generator)[:missing].clamp(-1, 1).cpu()

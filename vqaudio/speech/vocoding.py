@@ -5,7 +5,7 @@ Shapes: N codes, R frames per code, F mel bands, T samples.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -15,6 +15,7 @@ from vqaudio.nn.pitch import Pitch
 from vqaudio.speech import synthesis
 from vqaudio.speech.acoustic import frames_per_code
 from vqaudio.speech.tokens import Tokens
+from vqaudio.speech.vocoders import Vocoder
 from vqaudio.torch_defaults import one_thread
 
 if TYPE_CHECKING:
@@ -31,6 +32,24 @@ class Utterance(NamedTuple):
     num_samples: int | None  # None: whole codes
     speaker: Tensor | None  # (1,)
     pitch: Pitch | None  # (1, N * R), of the speaker; None: as the codes predict it
+
+
+def checked_pitch(
+    model: SpeechVQVAE, pitch: Sequence[Pitch | None] | None, count: int, vocoder: Vocoder
+) -> Sequence[Pitch | None]:
+    """The pitch of each of `count` utterances. Raises ValueError for another number, and where it has no effect."""
+    if pitch is None:
+        return [None] * count
+    if isinstance(pitch, Pitch) or len(pitch) != count:
+        got = "one Pitch" if isinstance(pitch, Pitch) else str(len(pitch))
+        raise ValueError(f"pitch must be a list of {count}, a Pitch or None for each utterance, got {got}")
+    for one in pitch:
+        if one is not None and vocoder not in model.vocoders_with_pitch:
+            raise ValueError(f"the vocoder {vocoder} of this model is not conditioned on pitch; leave pitch out")
+        shapes = [tuple(value.shape) for value in one or ()]
+        if any(len(shape) != 2 or shape[0] != 1 or shape != shapes[0] for shape in shapes):
+            raise ValueError(f"voicing and octaves of an utterance must be (1, N) both, got {shapes}")
+    return pitch
 
 
 def of_tokens(model: SpeechVQVAE, tokens: Tokens, speaker: Tensor | None, pitch: Pitch | None) -> Utterance:

@@ -23,6 +23,7 @@ from vqaudio.nn.vector_quantizer import VectorQuantizer, nearest_in_pytorch
 from vqaudio.nn.wavenet import WaveNetConfig
 from vqaudio.sampling.backends import generate
 from vqaudio.sampling.logits import uniforms
+from vqaudio.speech.acoustic import decoder_conditioning
 from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.speech.prior import CodePrior, CodePriorConfig
 from vqaudio.speech.tokenizer import encode_in_chunks
@@ -260,7 +261,7 @@ def wavenet_is_reference(subject: Subject) -> str:
     codes = max(subject.codes, key=len)
     codes = codes.repeat(-(-frames // len(codes)))[:frames]
     speaker = torch.tensor([len(model.speakers) - 1]) if model.speakers else None
-    cond = model.conditioned(model.quantizer.decode(codes[None]), speaker)
+    cond = decoder_conditioning(model, model.quantizer.decode(codes[None]), speaker, steps)
     chosen = generate(net, cond, speaker, steps=steps, generator=torch.Generator().manual_seed(0))
     uniform = uniforms(1, steps, torch.Generator().manual_seed(0)).double()[0]  # (T,)
     logits, _ = copy.deepcopy(net).double()(net.shift(chosen), cond.double(), speaker)
