@@ -32,7 +32,7 @@ mkdir -p "$out/work"
 out=$(cd "$out" && pwd) # caches need an absolute path
 work=$out/work
 export PYTHONPATH=$repository${PYTHONPATH:+:$PYTHONPATH}
-export PYTHONPYCACHEPREFIX=$work/cache/python NUMBA_CACHE_DIR=$work/cache/numba TRITON_CACHE_DIR=$work/cache/triton
+export PYTHONDONTWRITEBYTECODE=1 NUMBA_CACHE_DIR=$work/cache/numba TRITON_CACHE_DIR=$work/cache/triton
 export TORCHINDUCTOR_CACHE_DIR=$work/cache/inductor CUDA_CACHE_PATH=$work/cache/cuda XDG_CACHE_HOME=$work/cache
 export HF_HUB_OFFLINE=1 HF_HOME=$work/cache/huggingface TMPDIR=$work/tmp
 mkdir -p "$TMPDIR"
