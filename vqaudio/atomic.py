@@ -43,6 +43,8 @@ def atomic_file(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
             send((Path(folder) / "output").read_bytes())
         return
     check_writable(path, overwrite=overwrite)
+    if path.is_symlink():
+        path = path.resolve()  # replaces the target of the link, not the link
     with _claimed(path, folder=False) as temporary:
         with _disk_full_named(path):
             yield temporary
@@ -57,6 +59,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     and the new folder is deleted. Raises OSError if it cannot be written, or if the disk is full.
     """
     check_names_folder(Path(path))
+    check_no_mount(Path(path))
     path = Path(path).resolve()  # replaces the target of a symbolic link, not the link
     with _claimed(path, folder=True) as temporary:
         with _disk_full_named(path):
@@ -105,6 +108,8 @@ def check_writable(path: Path, *, overwrite: bool) -> None:
     check_name(path)
     if path.is_dir():
         raise IsADirectoryError(f"cannot write {path}: it is a folder; give the name of a file")
+    if path.exists() and not path.is_file():
+        raise OSError(f"cannot write {path}: it is a pipe or a device; name a file, or - for standard output")
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists already; pass --overwrite to replace it")
     if not path.parent.exists():
@@ -130,10 +135,16 @@ def check_name(path: Path, *, added_bytes: int = ADDED_BYTES) -> None:
             )
 
 
+def check_no_mount(path: Path) -> None:
+    """Raise OSError for the place where a file system is mounted, which cannot be replaced by a new folder."""
+    if path.is_mount():
+        raise OSError(f"cannot write {path}: a file system is mounted there; name a folder in it")
+
+
 def check_names_folder(path: Path) -> None:
     """Raise ValueError for - (standard output) in the place of a folder."""
     if str(path) == DASH:
-        raise ValueError("- is standard output, but a folder is written here; name one (./- if it is called so)")
+        raise ValueError("- is standard output, but a folder is written here; name one")
 
 
 def check_output_folder(out: Path, names: Sequence[str], overwrite: bool) -> None:

@@ -163,3 +163,22 @@ def test_a_living_writer_of_the_same_name_is_not_disturbed(tmp_path) -> None:
     assert living.returncode == 0
     assert _all_names(tmp_path) == {"a", "a[1].jsonl"}
     assert (tmp_path / "a[1].jsonl").read_text() == "half"  # the last one to finish
+
+
+def test_a_link_is_written_through_and_pipes_and_devices_are_refused(tmp_path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a.txt").write_text("old")
+    (tmp_path / "link.txt").symlink_to("real/a.txt")
+    with atomic_file(tmp_path / "link.txt", overwrite=True) as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / "link.txt").is_symlink() and (tmp_path / "real" / "a.txt").read_text() == "new"
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/null")):
+        with pytest.raises(OSError, match=f"{path}: it is a pipe or a device"), atomic_file(path, overwrite=True):
+            pass
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_the_place_of_a_mounted_file_system_is_refused() -> None:
+    with pytest.raises(OSError, match="cannot write /proc: a file system is mounted there"), atomic_folder("/proc"):
+        pass

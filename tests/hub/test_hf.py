@@ -24,6 +24,7 @@ from torch import Tensor
 
 import vqaudio
 from vqaudio import SpeechVQVAE
+from vqaudio.checkpoint import shipped_models
 from vqaudio.cli.main import main
 from vqaudio.hub.hf import CODE, export_hf, hf_model
 
@@ -370,3 +371,16 @@ def test_the_example_with_datasets(
     }
     exec(block, names)
     assert list(names["tokens"]["codes"]) == [tiny_model.tokenize(path).codes.tolist() for path in paths]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", shipped_models())
+def test_a_shipped_model_in_any_dtype(name: str, tmp_path: Path) -> None:
+    """Verified, with the same fingerprint; no tensor is left without values, so that datasets can hash it."""
+    assert main(["export", "hf", name, "--out", str(tmp_path)]) == 0
+    assert main(["verify", name, "--hf", str(tmp_path)]) == 0
+    for dtype in ("auto", torch.bfloat16, torch.float16, torch.float64):
+        model = VQAudioModel.from_pretrained(tmp_path, dtype=dtype)
+        assert model.vqvae.fingerprint == vqaudio.load_model(name).fingerprint
+    assert not any(tensor.is_meta for tensor in vars(model.vqvae.pitch.tracker).values() if isinstance(tensor, Tensor))
+    assert model.vqvae.pitch_of(torch.rand(1600) - 0.5).voicing.shape == (1, 10)

@@ -160,6 +160,12 @@ class VQAudioModel(PreTrainedAudioTokenizerBase):
             tensor._is_hf_initialized = True  # pyright: ignore[reportAttributeAccessIssue]  # as `SpeechVQVAE` made it
         self.post_init()
 
+    @classmethod
+    def from_pretrained(cls, *arguments: Any, **options: Any) -> VQAudioModel:
+        """As for every model of transformers, but in float32 whatever `dtype` says: codes are defined for float32."""
+        options.pop("torch_dtype", None)
+        return super().from_pretrained(*arguments, **{**options, "dtype": torch.float32})
+
     @can_return_tuple
     @torch.no_grad()
     def encode(self, input_values: Tensor, padding_mask: Tensor | None = None) -> VQAudioEncoderOutput:

@@ -88,9 +88,10 @@ class PitchTracker:
         cfg.check(hop, sample_rate)
         self.cfg, self.hop, self.sample_rate = cfg, hop, sample_rate
         self.shortest, self.longest = math.ceil(sample_rate / cfg.f_max), math.floor(sample_rate / cfg.f_min)
-        self.window = torch.hann_window(cfg.win_length)
         self.size = 2 ** math.ceil(math.log2(cfg.win_length + self.longest + 1))  # FFT
-        own = self._autocorrelation(self.window[None])[0]
+        with torch.device("cpu"):  # also where a model is made without values, to be filled later
+            self.window = torch.hann_window(cfg.win_length)
+            own = self._autocorrelation(self.window[None])[0]
         self.scale = own / own[0]  # of the window: the autocorrelation falls with the lag
 
     @torch.no_grad()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 
 import torch
@@ -68,10 +69,12 @@ def tokenize_each(model: SpeechVQVAE, sources: Iterable[Source]) -> Generator[Re
     Several utterances are tokenized at once, by threads that share the CPUs of PyTorch: matrices as small as those of
     an utterance leave most of the CPUs idle.
     """
-    sources = list(sources)
+    sources = iter(sources)
+    first = list(islice(sources, 2))
+    sources = chain(first, sources)
     tokenize = partial(tokenize_source, model, fingerprint=model.fingerprint)  # once, because it reads all weights
     cpus = torch.get_num_threads()
-    threads = min(MAX_THREADS, cpus, len(sources))
+    threads = min(MAX_THREADS, cpus, len(first))  # a single utterance has all CPUs for itself
     own_dtype = torch.get_default_dtype() == torch.float32  # otherwise each utterance changes it for all threads
     if threads < 2 or model.device.type != "cpu" or not own_dtype:
         yield from map(tokenize, sources)

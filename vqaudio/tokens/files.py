@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vqaudio.atomic import atomic_file, atomic_folder, check_writable
+from vqaudio.atomic import atomic_file, atomic_folder, check_no_mount, check_writable
 from vqaudio.pipes import DASH, is_stream, send, spooled
 from vqaudio.tokens.layout import FormatName, Layout
 from vqaudio.tokens.parquet import FAILURES, check_pyarrow, parquet_shards, read_parquet, write_parquet
@@ -186,6 +186,7 @@ def check_target(path: Path, *, overwrite: bool, layout: Layout = Layout()) -> N
     if not _is_folder(format, layout):
         check_writable(path, overwrite=overwrite)
     elif path.is_dir():
+        check_no_mount(path)
         _check_replaced(path, overwrite)
     elif path.exists():
         raise NotADirectoryError(f"cannot write {path}: it is a file; {NAMES}")

@@ -5,6 +5,7 @@ Shapes: B sequences, T frames, N context frames, S imagined frames, h x w positi
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -70,10 +71,11 @@ def action_sensitivity(
     shift_ACTION_real      of the recorded next frames after this action
     shift_ACTION           of imagined ones after the same contexts and actions
     shift_ACTION_forced    of imagined ones after all contexts, whatever was done there
+    shift_ACTION_count     contexts after which both the recorded and the imagined shift were found
     shift_correlation      of real and imagined shifts, over the contexts
     shift_correlation_shuffled    the same if the imagined frame is given the action of another context
 
-    A shift that does not explain the frame (correlation below 0.5) counts nowhere.
+    A shift that does not explain the frame (correlation below 0.5) counts nowhere; NaN: none does.
     """
     own = roll_out(prior, sequences, 1, count, sampling)
     shuffled = roll_out(prior, sequences, 1, count, sampling, own.actions.roll(len(own.actions) // 2, 0))
@@ -91,6 +93,7 @@ def action_sensitivity(
         metrics |= {
             f"shift_{name}_real": _median(real[taken]),
             f"shift_{name}": _median(with_own[taken]),
+            f"shift_{name}_count": float((~(real + with_own)[taken].isnan()).sum()),
             f"shift_{name}_forced": _median(horizontal_shift(last, _decoded(model, forced.imagined[:, 0]))),
         }
     return metrics
@@ -158,13 +161,13 @@ def _normalised_product(a: Tensor, b: Tensor) -> Tensor:
 def _correlation(a: Tensor, b: Tensor) -> float:
     found = ~(a.isnan() | b.isnan())
     a, b = a[found], b[found]
-    return float(torch.corrcoef(torch.stack([a, b]))[0, 1]) if len(a) > 1 and a.std() > 0 and b.std() > 0 else 0.0
+    return float(torch.corrcoef(torch.stack([a, b]))[0, 1]) if len(a) > 1 and a.std() > 0 and b.std() > 0 else math.nan
 
 
 def _median(values: Tensor) -> float:
-    """Median of what was found; 0 if nothing was."""
+    """Median of what was found; NaN if nothing was."""
     found = values[~values.isnan()]
-    return float(found.median()) if len(found) else 0.0
+    return float(found.median()) if len(found) else math.nan
 
 
 def _histogram(codes: Tensor, k: int) -> Tensor:

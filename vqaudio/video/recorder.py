@@ -182,11 +182,18 @@ def _episode(
         action = policy.choose(frames)
         game.act(action, cfg.frame_skip)
         if game.engine.is_episode_finished():
-            timeout = game.engine.get_episode_time() >= game.engine.get_episode_timeout() > 0
-            return Episode(np.stack(frames), np.array(actions, dtype=np.int64)), "timeout" if timeout else "goal"
+            return Episode(np.stack(frames), np.array(actions, dtype=np.int64)), _end(game.engine)
         actions.append(action)
         frames.append(game.picture(cfg.size))
     return Episode(np.stack(frames), np.array(actions, dtype=np.int64)), "length"
+
+
+def _end(engine: Any) -> str:
+    """What ended the episode of a game."""
+    if engine.is_player_dead():
+        return "death"
+    timeout = engine.get_episode_time() >= engine.get_episode_timeout() > 0
+    return "timeout" if timeout else "goal"
 
 
 @contextmanager

@@ -42,7 +42,7 @@ class EpisodeFacts(NamedTuple):
 
     id: str
     frames: int  # T
-    end: str  # what ended it: goal, timeout (of the environment), length (of the recording)
+    end: str  # what ended it: goal, death, timeout (of the environment), length (of the recording)
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def evaluate_video(
     rollouts = roll_out(prior, test, max(1, steps), DRIFT_CONTEXTS, sampling)
     metrics["drift"] = drift(rollouts, model, test.codes)
     metrics["frames"] = len(test.codes)
-    shown = torch.arange(min(SHOWN, len(rollouts.real))) * len(rollouts.real) // SHOWN
+    shown = torch.arange(SHOWN)[: len(rollouts.real)] * len(rollouts.real) // min(SHOWN, len(rollouts.real))
     rows = torch.stack([rollouts.real[shown], rollouts.imagined[shown]], 1).flatten(0, 1)  # (2 R, S, h, w)
     pictures = decode_clips(model, rows)
     save_png(out / STRIP, strip(pictures), overwrite=overwrite)
