@@ -51,5 +51,5 @@ def test_rollouts_follow_the_context_and_the_actions(prior: VideoPrior, sequence
 
 def test_sensitivity_names_every_action(prior: VideoPrior, frame_model: ImageVQVAE, sequences: CodeSequences) -> None:
     metrics = action_sensitivity(prior, frame_model, sequences, 5, SamplingConfig())
-    expected = {f"shift_{name}{kind}" for name in prior.cfg.actions for kind in ("", "_real", "_forced")}
+    expected = {f"shift_{name}{kind}" for name in prior.cfg.actions for kind in ("", "_real", "_forced", "_count")}
     assert metrics.keys() == expected | {"shift_correlation", "shift_correlation_shuffled"}

@@ -172,3 +172,12 @@ def test_a_wrong_scenario_or_folder_is_explained(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="valid and test must be at least 0"):
         record(SHORT, tmp_path / "a", valid=0.5, test=0.5)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other"]
+
+
+@pytest.mark.parametrize("buttons", ["", "available_buttons = { TURN_LEFT_RIGHT_DELTA }"])
+def test_scenarios_without_buttons_to_press_are_refused(tmp_path, buttons) -> None:
+    pytest.importorskip("vizdoom", reason="recording needs vizdoom: pip install 'vqaudio[video]'")
+    (tmp_path / "own.cfg").write_text(f"doom_scenario_path = basic.wad\n{buttons}\n")
+    with pytest.raises(ValueError, match="recording needs some, all of which are on or off"):
+        record(RecordConfig(scenario=str(tmp_path / "own.cfg"), frames=40), tmp_path / "out")
+    assert not (tmp_path / "out").exists()

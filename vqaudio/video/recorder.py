@@ -205,6 +205,12 @@ def _game(cfg: RecordConfig) -> Iterator[_Game]:
         raise ModuleNotFoundError("recording needs vizdoom: pip install 'vqaudio[video]'") from error
     engine = vizdoom.DoomGame()
     engine.load_config(str(_scenario(cfg.scenario, Path(vizdoom.scenarios_path))))
+    buttons = [str(button).rpartition(".")[2] for button in engine.get_available_buttons()]
+    if not buttons or any(button.endswith("_DELTA") for button in buttons):
+        raise ValueError(
+            f"scenario {cfg.scenario!r} has the buttons {', '.join(buttons) or 'none'}; recording needs some, all of "
+            "which are on or off (none that ends in _DELTA): take another scenario"
+        )
     engine.set_window_visible(False)
     engine.set_sound_enabled(False)
     engine.set_mode(vizdoom.Mode.PLAYER)
@@ -216,7 +222,6 @@ def _game(cfg: RecordConfig) -> Iterator[_Game]:
         engine.set_doom_config_path(str(Path(folder) / "vizdoom.ini"))  # by default it writes to the working directory
         engine.init()
         try:
-            buttons = [str(button).rpartition(".")[2] for button in engine.get_available_buttons()]
             yield _Game(engine, tuple(map(action_of_button, buttons)))
         finally:
             engine.close()
