@@ -131,10 +131,12 @@ def training(group: str, cfg: BenchConfig, device: str) -> Iterator[Row]:
         model_cfg = replace(model_cfg, decoder=replace(model_cfg.decoder, layers=2, layers_per_stack=2))
     for crops in cfg.crops:
         model = SpeechVQVAE(model_cfg)
-        if group == "training-compiled":
-            model.decoder.compile(backend="eager" if cfg.tiny else "inductor", dynamic=False)
+        compiled = group == "training-compiled"
+        if compiled and cfg.tiny:
+            model.decoder.compile(backend="eager", dynamic=False)
         every, steps = cfg.steps, cfg.steps * cfg.readings
-        fit_cfg = FitConfig(steps=steps, log_every=every, save_every=steps, codebook_init_batches=1)
+        compile = "true" if compiled and not cfg.tiny else "false"
+        fit_cfg = FitConfig(steps=steps, log_every=every, save_every=steps, codebook_init_batches=1, compile=compile)
         with tempfile.TemporaryDirectory() as folder:
             fit(model, Noise(crops, cfg.samples, device), fit_cfg, folder)
             rows = [row for row in read_metrics(Path(folder) / "metrics.jsonl") if row["step"] > every]
