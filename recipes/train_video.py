@@ -26,6 +26,7 @@ from vqaudio.video.crops import CodeSequences, VideoCropConfig, VideoCrops, code
 from vqaudio.video.metrics import fit_baselines, video_prior_metrics
 from vqaudio.video.prior import VideoPrior, VideoPriorConfig
 from vqaudio.video.recording import Recording, images_folder, open_recording
+from vqaudio.video.report import check_recording
 
 ROOT = Path(__file__).parent.parent
 
@@ -72,6 +73,7 @@ def build(cfg: VideoPriorConfig, recording: Recording, model: ImageVQVAE) -> Vid
 def main() -> None:
     cfg = parse(TrainVideoConfig, ROOT / "egs/vizdoom/conf/prior.yaml", description=__doc__ or "")
     model, recording = load_model(cfg.model, processes().device, kind=ImageVQVAE), open_recording(cfg.data)
+    check_recording(recording, model)
     with cpu_threads(cfg.fit.threads):
         train, valid = (sequences_of(cfg, recording, model, split) for split in ("train", "valid"))
     set_seed(cfg.fit.seed)  # weight initialisation

@@ -7,6 +7,7 @@ both, what the game shows stands first and what is imagined second.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from vqaudio.video.clips import save_gif, strip
 from vqaudio.video.prior import VideoPrior
 from vqaudio.video.recorder import play, recorded_with
 from vqaudio.video.recording import Recording, open_recording, read_episode
-from vqaudio.video.report import check_model, decode_clips, frame_seconds
+from vqaudio.video.report import check_model, check_recording, decode_clips, frame_seconds
 from vqaudio.video.sampling import imagine
 
 
@@ -69,9 +70,17 @@ def main(cfg: CompareConfig) -> None:
     prior, model = load_model(cfg.prior, kind=VideoPrior), load_model(cfg.model, kind=ImageVQVAE)
     check_model(prior, model)
     recording, n = open_recording(cfg.data), prior.cfg.context
-    id = recording.episodes["test"][cfg.episode].id
+    check_recording(recording, model)
+    test = recording.episodes["test"]
+    if not 0 <= cfg.episode < len(test):
+        raise ValueError(f"--episode must lie in 0 to {len(test) - 1}, the test episodes, got {cfg.episode}")
+    id, frames = test[cfg.episode].id, test[cfg.episode].frames
+    if not 0 <= cfg.first_frame <= frames - n:
+        raise ValueError(f"--first-frame must lie in 0 to {frames - n} in episode {id}, got {cfg.first_frame}")
     lists = {text: parse_actions(text, prior.cfg.actions) for text in cfg.actions}
     names = {text: prior.cfg.actions[indices[0]] for text, indices in lists.items()}
+    if len(set(names.values())) < len(names):
+        raise ValueError(f"the lists of --actions must begin with different actions, got {' '.join(lists)}")
     check_output_folder(
         cfg.out, [f"{name}{suffix}" for name in names.values() for suffix in (".png", ".gif")], cfg.overwrite
     )
@@ -90,4 +99,7 @@ def main(cfg: CompareConfig) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(CompareConfig, description=__doc__))
+    try:
+        main(tyro.cli(CompareConfig, description=__doc__))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")

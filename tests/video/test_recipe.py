@@ -129,12 +129,14 @@ def _refuse(data: Path, model: str, runs: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_a_run_continues_as_if_it_had_not_stopped(
-    recipe: Callable[..., None], given: list[str | Path], tmp_path: Path
+    recipe: Callable[..., None], given: list[str | Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("once", "twice"):
         recipe("train_video", *given, "--out", tmp_path / name, *TINY)
     shutil.rmtree(tmp_path / "twice/checkpoints/00000006")
+    capsys.readouterr()
     recipe("train_video", *given, "--out", tmp_path / "twice", *TINY)
+    assert "resum" in capsys.readouterr().out
     names = ("once/model.safetensors", "twice/model.safetensors")
     assert len({(tmp_path / name).read_bytes() for name in names}) == 1
 

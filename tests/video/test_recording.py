@@ -181,3 +181,17 @@ def test_scenarios_without_buttons_to_press_are_refused(tmp_path, buttons) -> No
     with pytest.raises(ValueError, match="recording needs some, all of which are on or off"):
         record(RecordConfig(scenario=str(tmp_path / "own.cfg"), frames=40), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("actions", [[0, 99], [0], [0, -1]])
+def test_actions_that_the_index_does_not_have_are_named(recording: Recording, tmp_path: Path, actions) -> None:
+    copy = shutil.copytree(recording.folder, tmp_path / "copy")
+    facts = recording.episodes["train"][0]
+    damaged = np.resize(np.array(actions, np.int64), facts.frames - 1 if len(actions) > 1 else 1)
+    frames = read_episode(recording.path(facts.id)).frames
+    path = copy / "episodes" / f"{facts.id}.npz"
+    np.savez_compressed(path, frames=frames, actions=damaged)
+    with pytest.raises(ValueError, match=f"{facts.id}.npz"):
+        open_recording(copy).action_sequences("train")
+    with pytest.raises(ValueError, match=f"{facts.id}.npz"):
+        list(open_recording(copy).read("train"))

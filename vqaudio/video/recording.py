@@ -71,11 +71,25 @@ class Recording:
                 raise ValueError(
                     f"{self.path(facts.id)} has {len(episode.frames)} frames, expected {facts.frames}; record again"
                 )
+            self._check(episode.actions, facts)
             yield episode
 
     def action_sequences(self, split: str) -> list[Ints]:
         """(T - 1,) actions of each episode of a split; frames are not read."""
-        return [_arrays(self.path(facts.id), ("actions",))[0].astype(np.int64) for facts in self.episodes[split]]
+        sequences = []
+        for facts in self.episodes[split]:
+            sequences.append(_arrays(self.path(facts.id), ("actions",))[0].astype(np.int64))
+            self._check(sequences[-1], facts)
+        return sequences
+
+    def _check(self, actions: Ints, facts: EpisodeFacts) -> None:
+        """Raises ValueError for actions that the index does not have, or that are not one between frames."""
+        known = len(self.actions)
+        if actions.shape != (facts.frames - 1,) or (len(actions) and not 0 <= actions.min() <= actions.max() < known):
+            raise ValueError(
+                f"the actions of {self.path(facts.id)} must be {facts.frames - 1} in 0 to {known - 1}, got "
+                f"{actions.shape} with {np.unique(actions)[-3:].tolist()}; record again"
+            )
 
 
 def write_episode(path: Path, episode: Episode) -> None:

@@ -45,7 +45,10 @@ def evaluate_video(
     """
     check_model(prior, model)
     recording = open_recording(data)
+    check_recording(recording, model)
     _check_actions(prior, recording)
+    if not recording.episodes["test"]:
+        raise ValueError(f"{data} has no test episodes; record it again with a larger --test")
     check_pillow()
     check_output_folder(out, [REPORT, STRIP, DRIFT], overwrite)
     train, test = (_encoded(recording, split, model) for split in ("train", "test"))
@@ -113,6 +116,15 @@ def check_model(prior: VideoPrior, model: ImageVQVAE) -> None:
         raise ValueError(
             f"the VideoPrior was trained on codes of model {prior.cfg.model}, this is model {model.fingerprint}; give "
             "the model that it was trained with"
+        )
+
+
+def check_recording(recording: Recording, model: ImageVQVAE) -> None:
+    """Raises ValueError if the frames have another size than the images of the model."""
+    if recording.size != model.cfg.size:
+        raise ValueError(
+            f"the frames of {recording.folder} have {recording.size} x {recording.size} pixels, and the model is for "
+            f"{model.cfg.size} x {model.cfg.size}; record or train with the same size"
         )
 
 
