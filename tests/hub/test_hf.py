@@ -382,5 +382,6 @@ def test_a_shipped_model_in_any_dtype(name: str, tmp_path: Path) -> None:
     for dtype in ("auto", torch.bfloat16, torch.float16, torch.float64):
         model = VQAudioModel.from_pretrained(tmp_path, dtype=dtype)
         assert model.vqvae.fingerprint == vqaudio.load_model(name).fingerprint
+    assert model.vqvae.pitch is not None
     assert not any(tensor.is_meta for tensor in vars(model.vqvae.pitch.tracker).values() if isinstance(tensor, Tensor))
     assert model.vqvae.pitch_of(torch.rand(1600) - 0.5).voicing.shape == (1, 10)

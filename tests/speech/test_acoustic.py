@@ -227,9 +227,9 @@ def test_a_speaker_is_added_with_distillation_on_acoustic_frames(two_frames: Spe
 
 def test_predicted_spectra_leave_the_codebook_alone(model: SpeechVQVAE) -> None:
     learner = stage_of(model, stage="istft", predicted_spectra=1.0).train()
-    before = {name: value.clone() for name, value in learner.quantizer.state_dict().items()}
+    before = {name: value.clone() for name, value in learner.state_dict().items() if name.startswith("quantizer.")}
     learner(**batch_of())
-    assert all(torch.equal(value, before[name]) for name, value in learner.quantizer.state_dict().items())
+    assert before and all(torch.equal(learner.state_dict()[name], value) for name, value in before.items())
 
 
 def test_an_absurd_pitch_is_no_nan(model: SpeechVQVAE) -> None:
@@ -252,7 +252,7 @@ def test_a_pitch_that_cannot_be_used_is_refused(model: SpeechVQVAE, pitch, vocod
     with pytest.raises(ValueError, match=message):
         model.decode_batch([model.tokenize(hum(120))], "anna", vocoder=vocoder, pitch=pitch)
     with pytest.raises(ValueError, match="pitch must be 'source' or 'codes', got 'sorce'"):
-        model.convert(hum(120), "anna", pitch="sorce")
+        model.convert(hum(120), "anna", pitch="sorce")  # pyright: ignore[reportArgumentType]
 
 
 # --- the command line ---
@@ -276,7 +276,7 @@ def test_convert_passes_the_pitch_on_from_files_and_from_streams(
 
     expected = {kind: to_int16(model.convert(tmp_path / "in/a.wav", "anna", pitch=kind).numpy())
                 for kind in ("source", "codes")}  # fmt: skip
-    assert not np.array_equal(*expected.values())
+    assert not np.array_equal(expected["source"], expected["codes"])
     assert run(tmp_path / "in", "--out", tmp_path / "out") == 1 and "bad.wav is not audio" in capsys.readouterr().err
     assert np.array_equal(written("out/a.wav"), expected["source"])
     assert run(tmp_path / "in/a.wav", "--out", tmp_path / "codes.wav", "--pitch", "codes") == 0
