@@ -6,6 +6,7 @@ import json
 import socket
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,23 @@ def test_without_gradio_the_extra_is_named(monkeypatch, capsys) -> None:
     assert capsys.readouterr().err == "error: vqaudio demo needs gradio: pip install 'vqaudio[demo]'\n"
 
 
+def test_ports_that_cannot_be_used_are_named(capsys) -> None:
+    pytest.importorskip("gradio", reason="the page needs gradio: pip install 'vqaudio[demo]'")
+    assert main(["demo", "--port", "99999"]) == 2
+    assert "--port must lie in 1 to 65535, got 99999" in capsys.readouterr().err
+
+
+@pytest.mark.long
+def test_a_port_that_is_taken_and_a_model_without_speakers(tiny_config, initialised) -> None:
+    pytest.importorskip("gradio", reason="the page needs gradio: pip install 'vqaudio[demo]'")
+    page = build_page(initialised(replace(tiny_config, speakers=())))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(OSError, match=r"cannot listen on port .* give another --port"):
+            launch(page, "127.0.0.1", taken.getsockname()[1])
+
+
 @pytest.fixture(scope="module")
 def model() -> Any:
     return vqaudio.load_model("mini", device="cpu")
@@ -77,7 +95,7 @@ def url(model) -> Iterator[str]:
         port = free.getsockname()[1]
     limits = Limits(seconds=5)
     page = build_page(model, limits)
-    yield launch(page, "127.0.0.1", port, limits, block=False)
+    yield launch(page, "127.0.0.1", port, limits)
     page.close()
 
 

@@ -6,6 +6,7 @@ Letters: T samples, N codes.
 # annotations are evaluated, because gradio finds the request by its class
 import math
 import os
+import socket
 import tempfile
 import threading
 import time
@@ -173,7 +174,8 @@ def build_page(model: SpeechVQVAE, limits: Limits = Limits()) -> "gr.Blocks":
         return checked(lambda: spoken(tokens, speaker), request)
 
     def spoken(tokens: Tokens | None, speaker: str) -> tuple[int, npt.NDArray[np.int16]] | None:
-        return tokens and (model.sample_rate, to_int16(model.decode(tokens, speaker).numpy()))
+        speaks = speaker if model.speakers else None
+        return tokens and (model.sample_rate, to_int16(model.decode(tokens, speaks).numpy()))
 
     with gr.Blocks(title="vqaudio", delete_cache=(KEPT, KEPT), analytics_enabled=False) as page:
         gr.Markdown(INTRODUCTION)
@@ -183,7 +185,8 @@ def build_page(model: SpeechVQVAE, limits: Limits = Limits()) -> "gr.Blocks":
             label=f"Utterance (at most {limits.seconds:g} s)",
             buttons=["download"],  # none that shares it with another host
         )
-        speaker = gr.Dropdown(list(model.speakers), value=model.speakers[0], label="Speaker of the resynthesis")
+        names = list(model.speakers) or ["none"]
+        speaker = gr.Dropdown(names, label="Speaker of the resynthesis", visible=bool(model.speakers))
         button = gr.Button("Tokenize", variant="primary")
         facts = gr.Markdown()
         audio = gr.Audio(label="Resynthesis", interactive=False, buttons=["download"])
@@ -201,8 +204,8 @@ def build_page(model: SpeechVQVAE, limits: Limits = Limits()) -> "gr.Blocks":
     return page
 
 
-def launch(page: "gr.Blocks", host: str, port: int, limits: Limits = Limits(), *, block: bool = True) -> str:
-    """Serves the page, one request at a time -> its address; with `block`, until the process is interrupted.
+def launch(page: "gr.Blocks", host: str, port: int, limits: Limits = Limits()) -> str:
+    """Serves the page in a thread, one request at a time -> its address.
 
     Nothing is loaded from other hosts or sent to them. Raises OSError if the port is taken.
     """
@@ -210,6 +213,11 @@ def launch(page: "gr.Blocks", host: str, port: int, limits: Limits = Limits(), *
 
     fonts = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]
     page.queue(max_size=16, default_concurrency_limit=1)
+    with socket.socket() as tried:  # gradio's own message is about its environment variables
+        try:
+            tried.bind((host, port))
+        except OSError as error:
+            raise OSError(f"cannot listen on port {port} of {host}: {error.strerror}; give another --port") from error
     _, url, _ = page.launch(
         server_name=host,
         server_port=port,
@@ -224,6 +232,4 @@ def launch(page: "gr.Blocks", host: str, port: int, limits: Limits = Limits(), *
         theme=themes.Default(font=fonts[0], font_mono=fonts[1]),
         css=".gradio-container {max-width: 44rem !important; margin: auto}",
     )
-    if block:
-        page.block_thread()
     return url

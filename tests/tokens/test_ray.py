@@ -115,6 +115,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path, tiny_model, sources) -
         (["--out", "t", "--engine", "ray", "--workers", "2"], "use --num-actors with --engine ray"),
         (["--out", "t", "--engine", "ray"], "pip install 'vqaudio[bulk]'"),
         (["--out", "t.jsonl", "--address", "auto"], "need --engine ray"),
+        (["--out", "t", "--engine", "ray", "--resume"], "pip install 'vqaudio[bulk]'"),
     ],
 )
 def test_wrong_usage_is_said_before_any_work(tmp_path, monkeypatch, capfd, run, speech, rest, said) -> None:
@@ -151,7 +152,7 @@ def test_an_address_without_a_cluster_is_named(tmp_path, capfd, run, speech) -> 
     pytest.importorskip("ray", reason="the engine needs Ray: pip install 'vqaudio[bulk]'")
     assert run(speech, "--out", tmp_path / "out", "--engine", "ray", "--address", "127.0.0.1:1") == 2
     assert "there is no Ray cluster at 127.0.0.1:1" in capfd.readouterr().err.splitlines()[-1]
-    assert not (tmp_path / "out").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"speech"}
 
 
 @pytest.mark.long

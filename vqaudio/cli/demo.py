@@ -29,7 +29,10 @@ def demo(
 
     check_gradio()
     limits = Limits(max_seconds, max_requests)
+    if not 1 <= port <= 65535:
+        raise ValueError(f"--port must lie in 1 to 65535, got {port}")
     page = build_page(load(model, device, threads), limits)
-    print(f"http://{host}:{port}  (Ctrl-C ends it)", flush=True)
-    launch(page, host, port, limits)
+    url = launch(page, host, port, limits)
+    print(f"{url}  (Ctrl-C ends it)", flush=True)
+    page.block_thread()
     return 0

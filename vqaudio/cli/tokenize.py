@@ -87,6 +87,8 @@ def tokenize(
         raise ValueError("--resume continues a file or folder, and --out - is standard output; leave it out")
     if engine == "ray":
         _check_ray(out, layout, workers)
+        if resume:
+            raise ValueError("--engine ray continues an interrupted run without --resume; leave it out")
     elif (address, num_actors, checkpoint) != (None, None, None):
         raise ValueError("--address, --num-actors and --checkpoint need --engine ray")
     check_target(out, overwrite=overwrite or (resume and engine == "local"), layout=layout)

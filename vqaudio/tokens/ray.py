@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 SHARD_ROWS = 4096  # utterances in a shard
 BLOCK_ROWS = 256  # largest number of utterances that an actor tokenizes before they are written
 BLOCKS_PER_ACTOR = 8  # at least, so that none waits long for another's last block
+PORT = 6379  # of a cluster, by default
 PATIENCE = 10.0  # seconds in which a cluster has to answer
 DIGEST = 12  # hex digits of a shard's content in its name
 PENDING = ".pending"  # in the name of a checkpoint that Ray Data has not finished
@@ -109,8 +110,13 @@ def tokenize_on_ray(
         raise ValueError(f"{streams[0]} is a stream, which other processes cannot read; use --engine local")
     with _claimed(checkpoint, model, sources):
         if (numbers := _unfinished(checkpoint / IDS, len(sources))).size:
-            with _connected(cluster.address):
-                _tokenize(model, name, sources, numbers, checkpoint, cluster)
+            try:
+                with _connected(cluster.address):
+                    _tokenize(model, name, sources, numbers, checkpoint, cluster)
+            except ConnectionError:
+                if not (checkpoint / IDS).exists():  # nothing was begun
+                    shutil.rmtree(checkpoint)
+                raise
         failed: list[str] = []
         try:
             with atomic_folder(out) as folder:
@@ -133,17 +139,16 @@ def _claimed(checkpoint: Path, model: SpeechVQVAE, sources: Sequence[Source]) ->
     run = {"model": model.fingerprint, "utterances": len(sources), "inputs": digest.hexdigest()}
     checkpoint.mkdir(parents=True, exist_ok=True)
     file = checkpoint / RUN
-    if file.exists():
-        found = parse_json(file.read_bytes())
-        if found != run:
-            what = "another model" if found.get("model") != model.fingerprint else "other inputs"
-            raise ValueError(f"{checkpoint} is the checkpoint of {what}; delete it, or give another --checkpoint")
-    elif any(not path.name.startswith(".") for path in checkpoint.iterdir()):
+    if not file.exists() and any(path.name != LOCK and path.name[0] != "." for path in checkpoint.iterdir()):
         raise ValueError(f"{checkpoint} exists and is no checkpoint; give another --checkpoint")
-    else:
-        save_json(file, run)
     try:
         with FileLock(checkpoint / LOCK, timeout=0):
+            found = parse_json(file.read_bytes()) if file.exists() else None
+            if found is None:
+                save_json(file, run)
+            elif found != run:
+                what = "another model" if found.get("model") != model.fingerprint else "other inputs"
+                raise ValueError(f"{checkpoint} is the checkpoint of {what}; delete it, or give another --checkpoint")
             yield
     except Timeout:
         raise ValueError(f"another process uses {checkpoint}; wait for it, or give another --checkpoint") from None
@@ -160,6 +165,8 @@ def _connected(address: str | None) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its warnings are about Ray Data's own actors
     dashboard = None if address else False  # a running cluster has made that choice
+    if address not in (None, "auto", "local") and ":" not in address:
+        address = f"{address}:{PORT}"
     try:
         _check_port(address or "")
         ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, include_dashboard=dashboard)
