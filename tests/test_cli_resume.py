@@ -212,3 +212,48 @@ def test_finished_tokens_of_other_audio_are_computed_again(
     assert run("tokenize", speech, "--out", tmp_path / "whole.jsonl") == 0
     assert main(["reformat", str(tmp_path / name), "--out", str(tmp_path / "again.jsonl")]) == 0
     assert (tmp_path / "again.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+@pytest.fixture
+def decoded(tmp_path, run: Run) -> Path:
+    """A token file of one long utterance, and beside it, the folder o with its audio."""
+    (tmp_path / "long").mkdir()
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 4000)
+    soundfile.write(tmp_path / "long" / "a.wav", noise, 16000)
+    assert run("tokenize", tmp_path / "long", "--out", tmp_path / "t.jsonl") == 0
+    assert run("decode", tmp_path / "t.jsonl", "--out", tmp_path / "o", "--speaker", "anna") == 0
+    return tmp_path / "t.jsonl"
+
+
+def _decode_again(run: Run, tokens: Path, *options: object) -> int:
+    return run("decode", tokens, "--out", tokens.with_name("o"), "--speaker", "anna", "--resume", *options)
+
+
+def test_audio_with_other_samples_at_its_end_is_refused(capsys, run: Run, decoded: Path) -> None:
+    path = decoded.with_name("o") / "a.wav"
+    content = path.read_bytes()
+    path.write_bytes(content[:-3000] + bytes(3000))  # 1500 of its 4000 samples, which are the end of the file
+    assert soundfile.info(path).frames == 4000
+    assert _decode_again(run, decoded) == 2
+    assert "is not what this command writes" in capsys.readouterr().err
+
+
+def test_audio_of_codes_that_differ_at_their_end_is_refused(capsys, run: Run, decoded: Path) -> None:
+    row = json.loads(decoded.read_text())
+    row["codes"][-1] = 0 if row["codes"][-1] else 1
+    decoded.write_text(json.dumps(row) + "\n")
+    assert _decode_again(run, decoded) == 2
+    assert "is not what this command writes" in capsys.readouterr().err
+
+
+def test_audio_of_another_precision_is_refused_and_other_threads_are_not(capsys, run: Run, decoded: Path) -> None:
+    assert _decode_again(run, decoded, "--threads", 2) == 0
+    assert _decode_again(run, decoded, "--precision", "bf16") == 2
+    assert "is not what this command writes" in capsys.readouterr().err
+
+
+def test_audio_without_a_record_is_accepted(run: Run, decoded: Path) -> None:
+    path = decoded.with_name("o") / "a.wav"
+    samples, sample_rate = soundfile.read(path, dtype="int16")
+    soundfile.write(path, samples, sample_rate)  # as earlier versions wrote it
+    assert _decode_again(run, decoded) == 0

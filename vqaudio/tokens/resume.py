@@ -27,7 +27,7 @@ from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.speech.tokens import Tokens
 from vqaudio.speech.vocoders import Vocoder
 from vqaudio.tokens.bulk import Engine, Result, Source, tokenize_each, usable
-from vqaudio.tokens.decoding import DecodeJob
+from vqaudio.tokens.decoding import RECORD, DecodeJob, record
 from vqaudio.tokens.files import names_unit_text, read_tokens
 from vqaudio.tokens.rows import TokenRow, format_row, make_row
 
@@ -39,11 +39,12 @@ COMPARED_PIECES = 2  # of `decode_stream`, 16 codes each: what is decoded again 
 
 
 def is_decoded(model: SpeechVQVAE, job: DecodeJob, sampling: SamplingConfig, vocoder: Vocoder | None = None) -> bool:
-    """Whether the audio file of a job is there: of its length, and with the samples that decoding begins with.
+    """Whether the audio file of a job is there: of its length, with the samples that decoding begins with, and with
+    the `record` of this job. Files of earlier versions have no record.
 
     Of vocoders other than the WaveNet, which are fast, all samples are compared. Raises FileExistsError for a file of
-    another length or with other samples, which is another utterance or was made with another speaker, model, vocoder,
-    pitch or sampling.
+    another length, with other samples or another record, which is another utterance or was made with another speaker,
+    model, vocoder, pitch or sampling.
     """
     if not job.path.exists():
         return False
@@ -55,7 +56,10 @@ def is_decoded(model: SpeechVQVAE, job: DecodeJob, sampling: SamplingConfig, voc
     try:
         with soundfile.SoundFile(job.path) as file:
             same = (file.frames, file.samplerate) == (job.tokens.num_samples, model.sample_rate)
-            same = same and np.array_equal(file.read(len(expected), dtype="int16"), to_int16(expected.numpy()))
+            samples = file.read(dtype="int16") if same else np.empty(0, np.int16)
+            same = same and np.array_equal(samples[: len(expected)], to_int16(expected.numpy()))
+            if same and model.check_vocoder(vocoder) == "wavenet" and file.comment.startswith(RECORD):
+                same = file.comment == record(job, sampling, samples)
     except soundfile.LibsndfileError:
         same = False
     if not same:
