@@ -190,10 +190,11 @@ def decode_to_files(
 ) -> None:
     """Decodes `total` jobs, writes each utterance as soon as it is decoded, and prints the speed at the end.
 
-    With `resume`, those whose audio is there are skipped. Raises as `decode_jobs` and `is_decoded` do.
+    Audio by the WaveNet carries a `record` of what it was made from, as its comment. With `resume`, jobs whose audio is
+    there are skipped. Raises as `decode_jobs` and `is_decoded` do.
     """
-    from vqaudio.data.audio import write_audio
-    from vqaudio.tokens.decoding import decode_jobs
+    from vqaudio.data.audio import to_int16, write_audio
+    from vqaudio.tokens.decoding import decode_jobs, record
 
     if vocoder == "griffin-lim":
         from librosa import griffinlim as griffinlim  # before the time is taken: importing it takes a second
@@ -204,7 +205,8 @@ def decode_to_files(
     count, samples, started_at = 0, 0, time.perf_counter()
     for job, wav in progress(decoded, total):
         job.path.parent.mkdir(parents=True, exist_ok=True)
-        write_audio(job.path, wav, net.sample_rate, overwrite=overwrite)
+        comment = record(job, sampling, to_int16(wav.numpy())) if vocoder == "wavenet" else None
+        write_audio(job.path, wav, net.sample_rate, overwrite=overwrite, comment=comment)
         count, samples = count + 1, samples + len(wav)
     print_synthesis(f"{count} audio files", samples, started_at, net, sampling, vocoder)
 

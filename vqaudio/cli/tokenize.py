@@ -74,6 +74,9 @@ def tokenize(
     first. The speaker of a row is the name of the first subfolder (--speaker-level), and null if there is none. A
     manifest gives ids and speakers itself.
 
+    With --resume, tokens that are there are kept if their audio file has the same length and was last modified, moved
+    or replaced before they were written; others are computed again.
+
     Args:
         out: token file, such as NAME.jsonl, NAME.parquet or NAME.tar, a name without a suffix for a folder of .npy
             files with an index.jsonl, or - for JSON Lines on standard output

@@ -135,10 +135,12 @@ def resampled(wav: Frames, from_rate: int, to_rate: int) -> Frames:
     return soxr.resample(wav, from_rate, to_rate)
 
 
-def write_audio(path: str | Path, wav: npt.ArrayLike, sample_rate: int, *, overwrite: bool = False) -> None:
+def write_audio(
+    path: str | Path, wav: npt.ArrayLike, sample_rate: int, *, overwrite: bool = False, comment: str | None = None
+) -> None:
     """Write mono samples (T,) as 16-bit PCM; the suffix .wav or .flac chooses the format.
 
-    Values outside [-1, 1] are clipped. The file is written atomically.
+    Values outside [-1, 1] are clipped. The file is written atomically. `comment` goes into its metadata.
 
     Raises ValueError (another suffix, not one axis, no samples, NaN or infinite samples) and
     OSError (the file exists and `overwrite` is false, the folder is missing or not writable).
@@ -163,7 +165,13 @@ def write_audio(path: str | Path, wav: npt.ArrayLike, sample_rate: int, *, overw
         raise ValueError(f"cannot write {path}: {error}") from error
     with atomic_file(path, overwrite=overwrite) as temporary:
         try:
-            soundfile.write(sound_name(temporary), to_int16(samples), sample_rate, format=file_format, subtype="PCM_16")
+            name, pcm = sound_name(temporary), to_int16(samples)
+            if comment is None:
+                soundfile.write(name, pcm, sample_rate, format=file_format, subtype="PCM_16")
+            else:
+                with soundfile.SoundFile(name, "w", sample_rate, 1, "PCM_16", format=file_format) as file:
+                    file.comment = comment  # before the samples, so that it lies in the header
+                    file.write(pcm)
         except soundfile.LibsndfileError as error:
             raise unwritable(path, error, 2 * len(samples)) from error
 

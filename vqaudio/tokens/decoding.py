@@ -5,12 +5,16 @@ Letters: T samples.
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from torch import Tensor
 
 from vqaudio.atomic import check_name, check_names_folder, check_writable
@@ -24,6 +28,7 @@ from vqaudio.speech.vocoders import Vocoder
 from vqaudio.tokens.files import read_tokens
 from vqaudio.tokens.rows import TokenRow
 
+RECORD = "vqaudio decode "  # and a hash: the comment of audio files by the WaveNet
 WINDOW = 8  # batches that are sorted by length together: enough for little padding, few enough to stay in memory
 
 
@@ -66,6 +71,19 @@ def decode_jobs(
             wavs = model.decode_batch([job.tokens for job in together], names or None, sampling, vocoder, pitches)
             for job, wav in zip(together, wavs, strict=True):
                 yield DecodedUtterance(job, wav)
+
+
+def record(job: DecodeJob, sampling: SamplingConfig, samples: np.ndarray) -> str:
+    """What an utterance decoded by the WaveNet was made from, and the samples (T,) int16 that came out, as one hash.
+
+    The weights of the WaveNet are not in it: the fingerprint of the tokens names those that the codes depend on.
+    """
+    options = {**dataclasses.asdict(sampling), "threads": None}  # a number of threads that changes no sample
+    codes, pitch = job.tokens.codes.tolist(), job.pitch and [part.tolist() for part in job.pitch]
+    facts = [job.tokens.model, codes, job.tokens.num_samples, job.speaker, options, pitch]
+    digest = hashlib.sha256(json.dumps(facts).encode())
+    digest.update(samples.astype("<i2").tobytes())
+    return RECORD + digest.hexdigest()
 
 
 class SpeakerAssignment(NamedTuple):

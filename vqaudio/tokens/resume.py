@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, NamedTuple, cast
 
 import numpy as np
 import soundfile
@@ -22,21 +24,27 @@ from vqaudio.json_text import parse_json
 from vqaudio.pipes import is_stream
 from vqaudio.sampling.config import SamplingConfig
 from vqaudio.speech.model import SpeechVQVAE
+from vqaudio.speech.tokens import Tokens
 from vqaudio.speech.vocoders import Vocoder
 from vqaudio.tokens.bulk import Engine, Result, Source, tokenize_each, usable
-from vqaudio.tokens.decoding import DecodeJob
+from vqaudio.tokens.decoding import RECORD, DecodeJob, record
 from vqaudio.tokens.files import names_unit_text, read_tokens
 from vqaudio.tokens.rows import TokenRow, format_row, make_row
 
+if sys.platform != "win32":
+    import fcntl
+
+LINE_START = b'{"id": '  # of the journal
 COMPARED_PIECES = 2  # of `decode_stream`, 16 codes each: what is decoded again of an utterance that is there
 
 
 def is_decoded(model: SpeechVQVAE, job: DecodeJob, sampling: SamplingConfig, vocoder: Vocoder | None = None) -> bool:
-    """Whether the audio file of a job is there: of its length, and with the samples that decoding begins with.
+    """Whether the audio file of a job is there: of its length, with the samples that decoding begins with, and with
+    the `record` of this job. Files of earlier versions have no record.
 
     Of vocoders other than the WaveNet, which are fast, all samples are compared. Raises FileExistsError for a file of
-    another length or with other samples, which is another utterance or was made with another speaker, model, vocoder,
-    pitch or sampling.
+    another length, with other samples or another record, which is another utterance or was made with another speaker,
+    model, vocoder, pitch or sampling.
     """
     if not job.path.exists():
         return False
@@ -48,7 +56,10 @@ def is_decoded(model: SpeechVQVAE, job: DecodeJob, sampling: SamplingConfig, voc
     try:
         with soundfile.SoundFile(job.path) as file:
             same = (file.frames, file.samplerate) == (job.tokens.num_samples, model.sample_rate)
-            same = same and np.array_equal(file.read(len(expected), dtype="int16"), to_int16(expected.numpy()))
+            samples = file.read(dtype="int16") if same else np.empty(0, np.int16)
+            same = same and np.array_equal(samples[: len(expected)], to_int16(expected.numpy()))
+            if same and model.check_vocoder(vocoder) == "wavenet" and file.comment.startswith(RECORD):
+                same = file.comment == record(job, sampling, samples)
     except soundfile.LibsndfileError:
         same = False
     if not same:
@@ -74,37 +85,87 @@ def resumed(
     `engine` computes the others (None: `tokenize_each`). Until the block ends, each row is kept in the file
     `journal_of(out)`, with a hash of its audio file: a row is taken from there if model and audio are the same,
     wherever the audio lies. The file is deleted when the block ends, and kept if it raises. Rows of finished tokens in
-    `out` are kept too (see `_finished`).
+    `out` are kept too, unless the audio file has another length or was modified since `out` was written (see
+    `_finished`): it is tokenized again.
+
+    Raises ValueError if another process is at it, or for a journal that is none, and OSError if it cannot be written.
     """
-    journal = journal_of(out)
-    done = _Done(model, _finished(out, model, sources), _read_journal(journal))
+    with _opened(journal_of(out)) as file:
+        finished, known = _finished(out, model, sources), _read_journal(file, journal_of(out))
+        results = _results(sources, _Done(model, finished, known), engine or partial(tokenize_each, model), file)
+        yield usable(results, len(sources), failures)
+
+
+@contextmanager
+def _opened(journal: Path) -> Iterator[BinaryIO]:
+    """The journal, locked, to read and append; it is deleted when the block ends, and if it raises, unless it is empty.
+
+    The lock is on the journal itself, so that none is left behind; where there are no locks, nothing is locked.
+    """
     try:
-        with journal.open("ab") as file:
-            results = _results(sources, done, engine or partial(tokenize_each, model), file)
-            yield usable(results, len(sources), failures)
-    except BaseException:
-        if journal.stat().st_size == 0:
-            journal.unlink()
-        raise
-    journal.unlink()
+        file = journal.open("a+b")
+    except OSError as error:
+        raise type(error)(f"cannot write {journal}: {error.strerror}; choose a folder that you may write to") from error
+    with file:
+        if not _locked(file, journal):
+            raise ValueError(f"another process is writing {journal}; wait for it, or give another --out")
+        try:
+            yield file
+        except BaseException:
+            if os.fstat(file.fileno()).st_size == 0:
+                _delete(file, journal)
+            raise
+        _delete(file, journal)
+
+
+def _locked(file: BinaryIO, path: Path) -> bool:
+    """Locks an open file until it is closed -> whether no other process had; it may have deleted the file since."""
+    if sys.platform == "win32":
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())
+
+
+def _delete(file: BinaryIO, path: Path) -> None:
+    """Deletes an open file: while it is locked, or on Windows, where an open file cannot be deleted, afterwards."""
+    if sys.platform == "win32":
+        file.close()
+    path.unlink(missing_ok=True)
+
+
+class _Finished(NamedTuple):
+    """The rows of finished tokens."""
+
+    rows: Mapping[str, TokenRow]  # by id
+    written_ns: int  # when, as `os.stat` tells it
 
 
 class _Done:
     """What an interrupted run has computed."""
 
-    def __init__(self, model: SpeechVQVAE, finished: Mapping[str, TokenRow], known: Mapping[str, dict[str, Any]]):
-        self.finished, self.known = finished, known  # rows by id, rows of the journal by the hash of their audio
-        self.sample_rate, self.fingerprint = model.sample_rate, model.fingerprint
+    def __init__(self, model: SpeechVQVAE, finished: _Finished, known: Mapping[str, Tokens]):
+        self.model, self.finished, self.known = model, finished, known  # tokens of the journal by hash of their audio
 
     def row(self, source: Source, digest: Callable[[], str | None]) -> TokenRow | None:
         """The row of a source; None if it is to be computed. `digest` is called if the row is not finished."""
-        row = self.finished.get(source.id)
-        if row is not None and row.tokens.num_samples == _num_samples(source, self.sample_rate):
+        row = self.finished.rows.get(source.id)
+        if row is not None and self._is_of(row, source):
             return TokenRow(source.id, source.speaker, row.tokens)
-        facts = self.known.get(digest() or "")
-        if facts is None or facts["model"] != self.fingerprint:
+        tokens = self.known.get(digest() or "")
+        if tokens is None or not _fits(self.model, tokens):
             return None
-        return make_row({**facts, "id": source.id, "speaker": source.speaker})
+        return TokenRow(source.id, source.speaker, tokens)
+
+    def _is_of(self, row: TokenRow, source: Source) -> bool:
+        """Whether a finished row is of a source: of its length, and of a file that is older than the tokens."""
+        if row.tokens.num_samples != _num_samples(source, self.model.sample_rate):
+            return False
+        return _changed_ns(source.path) < self.finished.written_ns
 
 
 def _results(sources: Iterable[Source], done: _Done, engine: Engine, journal: BinaryIO) -> Iterator[Result]:
@@ -138,18 +199,39 @@ def _results(sources: Iterable[Source], done: _Done, engine: Engine, journal: Bi
     yield from rows_done()
 
 
-def _finished(path: Path, model: SpeechVQVAE, sources: Sequence[Source]) -> dict[str, TokenRow]:
-    """The rows by id in `path`, if it exists. Raises ValueError unless they are of this model and of these sources."""
+def _finished(path: Path, model: SpeechVQVAE, sources: Sequence[Source]) -> _Finished:
+    """The rows in `path`, if it exists. Raises ValueError unless they are of this model and of these sources.
+
+    Rows do not tell the content of their audio, so a file that was modified (or replaced: then its inode has changed)
+    when the tokens were written, or later, counts as other audio.
+    """
     if not path.exists():
-        return {}
+        return _Finished({}, 0)
     if names_unit_text(path):
         raise ValueError(f"{path} is unit text, which does not tell what it was made from; {_REPLACE}")
+    written = (path, *path.iterdir()) if path.is_dir() else (path,)
+    written_ns = min(file.stat().st_mtime_ns for file in written)
     rows = {row.id: row for row in read_tokens(path)}
     if others := rows.keys() - {source.id for source in sources}:
         raise ValueError(f"{path} has tokens of {min(others)!r}, which is not among the inputs; {_REPLACE}")
     if others := {row.tokens.model for row in rows.values()} - {model.fingerprint}:
         raise ValueError(f"{path} has tokens of model {others.pop()}, not of {model.fingerprint}; {_REPLACE}")
-    return rows
+    return _Finished(rows, written_ns)
+
+
+def _changed_ns(path: Path) -> int:
+    """When the content of a file or the file under this name last changed."""
+    stat = path.stat()
+    return max(stat.st_mtime_ns, stat.st_ctime_ns)
+
+
+def _fits(model: SpeechVQVAE, tokens: Tokens) -> bool:
+    """Whether the model can have computed the tokens."""
+    try:
+        model.check_tokens(tokens)
+    except ValueError:
+        return False
+    return True
 
 
 def _num_samples(source: Source, sample_rate: int) -> int | None:
@@ -177,12 +259,28 @@ def _digest(source: Source) -> str | None:
         return None
 
 
-def _read_journal(path: Path) -> Mapping[str, dict[str, Any]]:
-    """Hash of the audio -> row, of all complete lines; an incomplete last line, of a killed process, is cut off."""
-    if not path.exists():
-        return {}
-    content = path.read_bytes()
-    content = content[: content.rfind(b"\n") + 1]
-    with path.open("r+b") as file:
-        file.truncate(len(content))
-    return {row["audio"]: row for row in map(parse_json, content.splitlines())}
+def _read_journal(file: BinaryIO, path: Path) -> Mapping[str, Tokens]:
+    """Hash of the audio -> tokens, of all lines that are valid; others cost no more than to compute their rows again.
+
+    An incomplete last line, of a killed process, is cut off. Raises ValueError for a file without any valid line, which
+    may be somebody else's.
+    """
+    file.seek(0)
+    *lines, rest = file.read().split(b"\n")
+    known = dict(entry for line in lines if (entry := _journal_entry(line)) is not None)
+    begun = rest[: len(LINE_START)] == LINE_START[: len(rest)]
+    if not known and (lines or not begun):
+        raise ValueError(f"{path} has no row of an interrupted run; delete it, or give another --out")
+    file.truncate(sum(len(line) + 1 for line in lines))
+    return known
+
+
+def _journal_entry(line: bytes) -> tuple[str, Tokens] | None:
+    """A line of a journal -> hash of the audio, its tokens; None for any other line."""
+    try:
+        facts = parse_json(line)
+        if isinstance(facts, dict) and isinstance(facts.get("audio"), str):
+            return facts["audio"], make_row(facts).tokens
+    except ValueError:
+        pass
+    return None
