@@ -50,6 +50,28 @@ def test_the_header_of_a_stream_promises_nothing(tmp_path, size) -> None:
         assert len(read_audio(path, 16000)) == 16000
 
 
+@pytest.mark.parametrize("channels", [1, 2, 100])
+@pytest.mark.parametrize("unknown", [0x7FFFF000, 0x7FFFFFFF - 36, 0x80000000, 0xFFFFFFFF - 36, 0xFFFFFFFE])
+def test_a_stream_may_promise_whole_frames_of_24_bits(tmp_path, unknown, channels) -> None:
+    path = tmp_path / "stream.wav"
+    soundfile.write(path, np.zeros((16000, channels)), 16000, subtype="PCM_24")
+    content = bytearray(path.read_bytes())
+    position = content.index(b"data") + 4
+    for size in (unknown, unknown // (3 * channels) * 3 * channels):
+        content[position : position + 4] = struct.pack("<I", size)
+        path.write_bytes(content)
+        assert missing_bytes(path) == 0
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_an_ogg_file_without_its_last_pages_is_cut_off(tmp_path, subtype) -> None:
+    content = _write(tmp_path / "x.ogg", "OGG", subtype=subtype).read_bytes()
+    cut = tmp_path / "cut.ogg"
+    cut.write_bytes(content[: content.rindex(b"OggS")])  # all pages that are left are whole
+    with pytest.raises(AudioError, match=r"cut\.ogg is cut off: its header promises 27 bytes more"):
+        audio_seconds(cut)
+
+
 def test_chunks_around_the_audio_are_skipped(tmp_path) -> None:
     content = _write(tmp_path / "x.wav", "WAV").read_bytes()
     position = content.index(b"data")

@@ -259,7 +259,8 @@ def test_a_file_names_what_is_held_out(vctk_080, tmp_path) -> None:
     speaker = everything[0].speaker
     names = tmp_path / "held_out.txt"
     names.write_text(f"# a note\n\n{speaker}\np999\n", encoding="utf-8")
-    prepare("vctk", vctk_080, tmp_path / "out", valid=0, test=0, held_out=names)
+    with pytest.warns(AudioWarning, match=r"1 of the 2 names in .*held_out\.txt is no speaker .* such as 'p999'"):
+        prepare("vctk", vctk_080, tmp_path / "out", valid=0, test=0, held_out=names)
     assert {u.speaker for u in read_manifest(tmp_path / "out/test.jsonl")} == {speaker}
     assert speaker not in {u.speaker for u in read_manifest(tmp_path / "out/train.jsonl")}
     names.write_text("# no speaker of this corpus\np999\n", encoding="utf-8")
@@ -268,6 +269,14 @@ def test_a_file_names_what_is_held_out(vctk_080, tmp_path) -> None:
     names.write_bytes(b"caf\xe9\n")
     with pytest.raises(ValueError, match=r"held_out\.txt is not UTF-8 text"):
         prepare("vctk", vctk_080, tmp_path / "none", held_out=names)
+
+
+def test_the_first_held_out_name_may_follow_a_byte_order_mark(vctk_080, tmp_path) -> None:
+    first, last = vctk(vctk_080)[0].speaker, vctk(vctk_080)[-1].speaker
+    names = tmp_path / "held_out.txt"
+    names.write_text(f"{first}\n{last}\n", encoding="utf-8-sig")
+    prepare("vctk", vctk_080, tmp_path / "out", valid=0, test=0, held_out=names)
+    assert {u.speaker for u in read_manifest(tmp_path / "out/test.jsonl")} == {first, last}
 
 
 def test_prepare_refuses_to_overwrite_and_is_all_or_nothing(vctk_080, tmp_path, monkeypatch) -> None:

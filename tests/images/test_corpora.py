@@ -214,3 +214,15 @@ def test_without_pillow_the_extra_is_named_before_anything_is_made(tmp_path, pic
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'vqaudio\[images\]'"):
         prepare_images("images", pictures, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_broken_link_is_named_and_the_others_done(tmp_path, pictures) -> None:
+    link = pictures / "ant/broken.png"
+    link.symlink_to("nowhere.png")
+    summary = prepare_images("images", pictures, tmp_path / "out")
+    assert sum("broken.png does not exist" in str(failure) for failure in summary.failures) == 1
+
+
+def test_a_side_beyond_every_image_is_refused(tmp_path, pictures) -> None:
+    with pytest.raises(ValueError, match="side must be at most 16384 pixels, got 99999999999999999999"):
+        prepare_images("images", pictures, tmp_path / "out", side=99999999999999999999)

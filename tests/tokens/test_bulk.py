@@ -147,3 +147,10 @@ def test_threads_end_with_the_iterator(tmp_path, tiny_model, two_cpus) -> None:
     assert threading.active_count() == before + 2
     results.close()
     assert threading.active_count() == before
+
+
+def test_a_manifest_without_utterances_is_named(tmp_path) -> None:
+    manifest = tmp_path / "none.jsonl"
+    manifest.touch()
+    with pytest.raises(ValueError, match=r"none\.jsonl lists no utterances; give"):
+        find_sources([manifest])

@@ -314,3 +314,13 @@ def test_tokenize_writes_every_layout_of_the_same_tokens(tmp_path, capsys, tiny_
     assert (tmp_path / "t.units").read_text().splitlines() == [line.replace(" ", "\t", 1) for line in lines]
     assert tokenize("t.units", "--resume") == 2
     assert "is unit text, which does not tell what it was made from; pass --overwrite" in capsys.readouterr().err
+
+
+def test_a_member_that_is_a_link_is_named(tmp_path) -> None:
+    path = tmp_path / "l.tar"
+    with tarfile.open(path, "w") as archive:
+        info = tarfile.TarInfo("a.json")
+        info.type, info.linkname = tarfile.SYMTYPE, "elsewhere.json"
+        archive.addfile(info)
+    with pytest.raises(ValueError, match=r"l\.tar: a\.json is a link, and members must be files"):
+        list(read_tokens(path))

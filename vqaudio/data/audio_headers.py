@@ -13,14 +13,17 @@ from typing import BinaryIO, NamedTuple
 
 UNKNOWN_SIZES = frozenset((0, 0x7FFFF000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 2**63 - 1, 2**64 - 1))
 """what programs that write to a pipe (ffmpeg, sox, arecord) put in a header, because they do not know the size yet"""
+_STREAM_HEADER = 44  # bytes, which some of those programs subtract; some round down to whole frames besides
 _NIST_HEADER = 1024  # bytes
 _OGG_PAGE, _OGG_PAGE_HEADER = 65_307, 27  # bytes: of the largest page, and of its header before the list of segments
+_OGG_TYPE, _OGG_LAST = 5, 4  # the byte of a page with its flags, and the flag of the last page of a stream
 _MAX_CHUNKS = 10_000  # of a damaged file, whose sizes may be small numbers without meaning
 
 
 class _Audio(NamedTuple):
     start: int  # of the audio, in bytes from the beginning of the file
     size: int  # bytes that the header promises
+    frame: int = 1  # bytes of a sample of all channels, where the format is known
 
 
 class _Chunks(NamedTuple):
@@ -40,9 +43,15 @@ def missing_bytes(path: Path) -> int:
             audio = _promised(file)
         except struct.error:  # the header itself is cut off: libsndfile refuses the file
             return 0
-        if audio is None or audio.size in UNKNOWN_SIZES:
+        if audio is None or _is_unknown(audio):
             return 0
         return max(0, audio.start + audio.size - os.fstat(file.fileno()).st_size)
+
+
+def _is_unknown(audio: _Audio) -> bool:
+    """Whether the size is one of UNKNOWN_SIZES, or what a program made of it that subtracts its header and rounds."""
+    most = audio.frame + _STREAM_HEADER
+    return audio.size in UNKNOWN_SIZES or any(0 < unknown - audio.size <= most for unknown in UNKNOWN_SIZES - {0})
 
 
 def _promised(file: BinaryIO) -> _Audio | None:
@@ -51,7 +60,9 @@ def _promised(file: BinaryIO) -> _Audio | None:
         audio = _find(file, _Chunks(b"data", 12, "<4sI"))
         return audio and audio._replace(size=_ds64_size(file) if audio.size == 0xFFFFFFFF else audio.size)
     if magic[:4] in (b"RIFF", b"RIFX"):
-        return _find(file, _Chunks(b"data", 12, "<4sI" if magic[:4] == b"RIFF" else ">4sI"))
+        order = "<" if magic[:4] == b"RIFF" else ">"
+        audio = _find(file, _Chunks(b"data", 12, f"{order}4sI"))
+        return audio and audio._replace(frame=_frame_of_wav(file, order))
     if magic[:4] == b"FORM":
         return _find(file, _Chunks(b"SSND" if magic[8:11] == b"AIF" else b"BODY", 12, ">4sI"))
     if magic[:4] in (b".snd", b"dns."):
@@ -81,6 +92,15 @@ def _find(file: BinaryIO, chunks: _Chunks) -> _Audio | None:
         whole = size - chunks.own + len(header)
         position += max(whole + -whole % chunks.alignment, len(header))
     return None
+
+
+def _frame_of_wav(file: BinaryIO, order: str) -> int:
+    """Bytes of a sample of all channels; 1 if the file does not say."""
+    format = _find(file, _Chunks(b"fmt ", 12, f"{order}4sI"))
+    if format is None:
+        return 1
+    file.seek(format.start)
+    return max(1, struct.unpack(f"{order}12xH", file.read(14))[0])
 
 
 def _ds64_size(file: BinaryIO) -> int:
@@ -115,7 +135,10 @@ def _last_page_of_ogg(file: BinaryIO) -> _Audio | None:
         return None
     num_segments = page[_OGG_PAGE_HEADER - 1]
     segments = page[_OGG_PAGE_HEADER : _OGG_PAGE_HEADER + num_segments]
-    return _Audio(beginning + start, _OGG_PAGE_HEADER + num_segments + sum(segments))
+    size = _OGG_PAGE_HEADER + num_segments + sum(segments)
+    if not page[_OGG_TYPE] & _OGG_LAST:  # at least the header of another page is missing
+        size = max(size, len(page)) + _OGG_PAGE_HEADER
+    return _Audio(beginning + start, size)
 
 
 def _of_mp3(beginning: bytes) -> _Audio | None:

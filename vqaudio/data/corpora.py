@@ -7,6 +7,7 @@ without the chosen microphone, and needs TorchCodec.
 import json
 import os
 import re
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -17,7 +18,16 @@ from typing import Literal, NamedTuple
 from tqdm import tqdm
 
 from vqaudio.atomic import atomic_file, check_names_folder, check_writable
-from vqaudio.data.audio import AudioError, Failures, audio_seconds, decoded_seconds, named_in_utf8, printable, together
+from vqaudio.data.audio import (
+    AudioError,
+    AudioWarning,
+    Failures,
+    audio_seconds,
+    decoded_seconds,
+    named_in_utf8,
+    printable,
+    together,
+)
 from vqaudio.data.audio_folders import AUDIO_SUFFIXES, Source, audio_below, file_name, speech_below
 from vqaudio.data.manifest import Utterance, manifest_row
 from vqaudio.data.splits import split
@@ -163,7 +173,7 @@ def prepare(
         seed: of the split
         mic: microphone of VCTK 0.92
         held_out: text file with one speaker name or utterance id per line that always goes to test.jsonl; lines that
-            start with # are comments, and names of other corpora are ignored
+            start with # are comments, and names that are not in this corpus are counted in an AudioWarning
         speaker_level: of the kind folder, which folder below the root names the speaker (1: the first)
         verify: decode every file once, to find all that are unusable now
         overwrite: replace existing files
@@ -221,12 +231,20 @@ def _find(
 
 def _held_out(path: Path, utterances: list[Utterance]) -> frozenset[str]:
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text ({error.reason}); write one name per line") from error
     named = frozenset(line for line in lines if line and not line.startswith("#"))
-    if not named & {name for u in utterances for name in (u.speaker, u.id)}:
+    unknown = named - {name for u in utterances for name in (u.speaker, u.id)}
+    if unknown == named:
         raise ValueError(f"{path} names no speaker and no utterance of this corpus; write one name per line")
+    if unknown:
+        warnings.warn(
+            f"{len(unknown)} of the {len(named)} names in {path} {'is' if len(unknown) == 1 else 'are'} no speaker and "
+            f"no usable utterance of this corpus, such as {min(unknown)!r}; correct what should be held out",
+            AudioWarning,
+            stacklevel=2,
+        )
     return named
 
 

@@ -20,7 +20,7 @@ from vqaudio.atomic import atomic_folder, check_names_folder
 from vqaudio.data.audio_folders import visible_files
 from vqaudio.data.splits import check_fractions, split_group
 from vqaudio.images.data import Ints, Pixels, check_target, fill_folder
-from vqaudio.images.files import IMAGE_SUFFIXES, ImageError, check_pillow, read_image
+from vqaudio.images.files import IMAGE_SUFFIXES, ImageError, check_pillow, check_side, read_image
 from vqaudio.images.kinds import ImageKind
 
 SPLITS = ("train", "valid", "test")
@@ -111,8 +111,7 @@ def prepare_images(
             raise ValueError(f"CIFAR-10 has 32 x 32 pixels and is not scaled; leave --side out, got {side}")
         corpus = _cifar10(root, valid, seed)
     elif kind == "images":
-        if side is not None and side < 1:
-            raise ValueError(f"side must be at least 1 pixel, got {side}")
+        check_side(side)
         corpus = _folder(root, side, failures, valid=valid, test=test, seed=seed)
     else:
         raise ValueError(f"kind must be cifar10 or images, got {kind!r}")
@@ -248,19 +247,31 @@ def _images_below(root: Path) -> list[Path]:
 
 def _distinct(paths: Sequence[Path]) -> list[Path]:
     """Without exact duplicates of an earlier file; empty files are kept, so that they are reported as failures."""
-    sizes = {path: path.stat().st_size for path in paths}
+    sizes = {path: _size(path) for path in paths}
     shared = Counter(sizes.values())
     distinct: list[Path] = []
     seen: set[bytes] = set()
     for path in paths:
         if sizes[path] and shared[sizes[path]] > 1:  # only files of equal size can be equal
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").digest()
+            try:
+                with path.open("rb") as file:
+                    digest = hashlib.file_digest(file, "sha256").digest()
+            except OSError:  # reported when it is decoded
+                distinct.append(path)
+                continue
             if digest in seen:
                 continue
             seen.add(digest)
         distinct.append(path)
     return distinct
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; 0 if it cannot be reached, as behind a broken link."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _decoded(

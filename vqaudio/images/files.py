@@ -18,9 +18,18 @@ IMAGE_SUFFIXES = frozenset(
 )
 REDUCING_GAP = 3.0  # of Pillow: a fast box filter first, down to 3 times the final size; visually lossless
 
+MAX_SIDE = 16_384  # pixels; more is a mistake
+
 
 class ImageError(ValueError):
     """A file that cannot be used as an image; the message names the file, the reason and the remedy."""
+
+
+def check_side(side: int | None) -> None:
+    """Raise ValueError for a number of pixels that is out of range."""
+    if side is not None and not 1 <= side <= MAX_SIDE:
+        bound = "least 1 pixel" if side < 1 else f"most {MAX_SIDE} pixels"
+        raise ValueError(f"side must be at {bound}, got {side}; leave it out to keep the size of the images")
 
 
 def check_pillow() -> None:
@@ -39,8 +48,7 @@ def read_image(path: str | Path, side: int | None = None) -> npt.NDArray[np.uint
 
     Raises ImageError for a missing, damaged or unsupported file, ModuleNotFoundError if Pillow is missing.
     """
-    if side is not None and side < 1:
-        raise ValueError(f"side must be at least 1 pixel, got {side}")
+    check_side(side)
     check_pillow()
     from PIL import Image, UnidentifiedImageError
 

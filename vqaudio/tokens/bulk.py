@@ -44,6 +44,8 @@ def find_sources(inputs: Sequence[Path], speaker_level: int | None = 1) -> list[
     sources: list[Source] = []
     for path in inputs:
         sources += _expand(path, speaker_level)
+    if not sources:
+        raise ValueError(f"{', '.join(map(str, inputs))} lists no utterances; give a manifest with at least one")
     path_of: dict[str, Path] = {}
     for source in sources:
         if source.id in path_of:

@@ -143,6 +143,11 @@ def _samples(shard: Path) -> Iterator[Sample]:
                 if sample.members:
                     yield sample
                 sample = Sample(key, {})
+            if info.issym() or info.islnk():
+                raise ValueError(
+                    f"{shard}: {info.name} is a link, and members must be files; pack the files themselves (tar -h "
+                    "--hard-dereference)"
+                )
             content = archive.extractfile(info)
             if content is not None and suffix in MEMBERS:
                 sample.members[suffix] = content.read()

@@ -23,6 +23,8 @@ from vqaudio.training.config import FitConfig
 
 PR_SET_PDEATHSIG = 1  # Linux prctl option: signal to receive when the parent process exits
 LAUNCHED_PRECISION = "ACCELERATE_MIXED_PRECISION"  # environment variable set by `accelerate launch`
+LAUNCHED_ACCUMULATION = "ACCELERATE_GRADIENT_ACCUMULATION_STEPS"
+LAUNCHED_COMPILER = "ACCELERATE_DYNAMO_BACKEND"
 PRECISIONS = ("no", "bf16", "fp16")
 NOT_SUPPORTED = {  # environment variables set by `accelerate launch`
     "DeepSpeed": "ACCELERATE_USE_DEEPSPEED",
@@ -62,8 +64,10 @@ def processes() -> PartialState:
 def make_accelerator(cfg: FitConfig, out: Path) -> Accelerator:
     """An Accelerator configured by `accelerate launch` and `cfg`.
 
-    Raises TrainingError for an unsupported kind of parallelism, or if the tracker is not installed.
+    Raises TrainingError for an unsupported kind of parallelism, for environment variables that contradict `cfg`, or if
+    the tracker is not installed.
     """
+    _check_environment(cfg)
     if cfg.tracker == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
         raise TrainingError("--fit.tracker tensorboard needs tensorboard: pip install 'vqaudio[train]'")
     accelerator = Accelerator(
@@ -81,6 +85,22 @@ def make_accelerator(cfg: FitConfig, out: Path) -> Accelerator:
     if cfg.tracker != "none":
         accelerator.init_trackers("")
     return accelerator
+
+
+def _check_environment(cfg: FitConfig) -> None:
+    """Raises TrainingError for variables that Accelerate would obey in place of `cfg`."""
+    steps, launched = cfg.gradient_accumulation_steps, os.environ.get(LAUNCHED_ACCUMULATION)
+    if launched is not None and launched.strip() != str(steps):
+        raise TrainingError(
+            f"{LAUNCHED_ACCUMULATION} is {launched!r}, but --fit.gradient_accumulation_steps is {steps}; unset the "
+            "variable, and set the number with the flag"
+        )
+    compiler = os.environ.get(LAUNCHED_COMPILER, "")
+    if compiler.strip().upper() not in ("", "NO"):
+        raise TrainingError(
+            f"{LAUNCHED_COMPILER} is {compiler!r}, but training supports NO alone; leave --dynamo_backend out, and "
+            "choose with --fit.compile"
+        )
 
 
 def describe_launch(accelerator: Accelerator) -> str:
