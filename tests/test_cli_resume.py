@@ -257,3 +257,11 @@ def test_audio_without_a_record_is_accepted(run: Run, decoded: Path) -> None:
     samples, sample_rate = soundfile.read(path, dtype="int16")
     soundfile.write(path, samples, sample_rate)  # as earlier versions wrote it
     assert _decode_again(run, decoded) == 0
+
+
+def test_tokenize_does_not_replace_shards(tmp_path, capsys, run: Run, speech: Path) -> None:
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / "00000-0123456789ab.parquet").write_bytes(b"")
+    assert run("tokenize", speech, "--out", tmp_path / "t", "--resume") == 2
+    assert "is a folder of Parquet shards" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "t").iterdir()] == ["00000-0123456789ab.parquet"]

@@ -94,6 +94,8 @@ def tokenize(
             raise ValueError("--engine ray continues an interrupted run without --resume; leave it out")
     elif (address, num_actors, checkpoint) != (None, None, None):
         raise ValueError("--address, --num-actors and --checkpoint need --engine ray")
+    if resume and out.is_dir() and next(out.glob("*.parquet"), None):
+        raise ValueError(f"{out} is a folder of Parquet shards, which a resumed run would replace; give another --out")
     check_target(out, overwrite=overwrite or (resume and engine == "local"), layout=layout)
     net = load(model, "cpu" if engine == "ray" else device, threads)
     sources = find_sources(inputs, speaker_level)
