@@ -163,6 +163,8 @@ def load_model(
             "download or copy the model again"
         ) from error
     path = folder / "model.safetensors"
+    if path.exists() and not path.is_file():  # reading a pipe would wait for its writer
+        raise ModelError(f"{path} is not a file; download or copy it again")
     try:
         state = load_file(path)
     except FileNotFoundError:
@@ -241,6 +243,8 @@ def _download(hub_id: str) -> Path:
 
 def _read_facts(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
+    if path.exists() and not path.is_file():
+        raise ModelError(f"{path} is not a file; download or copy the model again")
     try:
         facts = parse_json(path.read_bytes())
     except FileNotFoundError:

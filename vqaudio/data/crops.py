@@ -35,6 +35,7 @@ from vqaudio.data.sharding import part_slice, uniform_draws
 Batch = dict[str, Tensor]
 INPUTS = {"wav", "past", "future"}  # what the encoder reads
 Ints = npt.NDArray[np.int64]
+MOST = 2**30  # samples of a crop, crops of a batch: more is a mistake
 HELD_FRACTION = 0.25  # of the free memory of a GPU, at most for speech
 COPIED_SAMPLES = 2**24  # at a time
 
@@ -67,10 +68,11 @@ class CropConfig:
     def __post_init__(self) -> None:
         if self.device not in ("auto", "cpu"):
             raise ValueError(f"device must be 'auto' or 'cpu', got {self.device!r}")
-        if self.samples < 1:
-            raise ValueError(f"samples must be at least 1, got {self.samples}")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        for name in ("samples", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+            if getattr(self, name) > MOST:
+                raise ValueError(f"{name} must be at most {MOST}, got {getattr(self, name)}")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must lie in 0 to 2**63 - 1, got {self.seed}")
         if not 0 <= self.speaker_balance <= 1:

@@ -22,6 +22,7 @@ from vqaudio.nn.distributed import draw_rows, draw_rows_on_device, global_size, 
 from vqaudio.nn.modes import is_recorded
 from vqaudio.nn.quantizer_protocol import Quantized, check_width, perplexity, recent_usage, usage_metrics, valid_rows
 
+MAX_CODES, MAX_DIM = 2**24, 2**16  # more is a mistake
 NEAREST_ROWS = 4096  # vectors compared at once: bounds the memory of the distances to this many rows
 
 
@@ -74,9 +75,10 @@ class VectorQuantizerConfig:
     2410.06424)"""
 
     def __post_init__(self) -> None:
-        if self.codebook_size < 2 or self.dim < 1:
+        if not 2 <= self.codebook_size <= MAX_CODES or not 1 <= self.dim <= MAX_DIM:
             raise ValueError(
-                f"codebook_size must be at least 2 and dim at least 1, got {self.codebook_size} and {self.dim}"
+                f"codebook_size must lie in 2 to {MAX_CODES} and dim in 1 to {MAX_DIM}, got {self.codebook_size} and "
+                f"{self.dim}"
             )
         if self.codebook_update not in ("ema", "gradient", "simvq"):
             raise ValueError(f"codebook_update must be 'ema', 'gradient' or 'simvq', got {self.codebook_update!r}")

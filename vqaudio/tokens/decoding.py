@@ -29,6 +29,7 @@ from vqaudio.tokens.files import read_tokens
 from vqaudio.tokens.rows import TokenRow
 
 RECORD = "vqaudio decode "  # and a hash: the comment of audio files by the WaveNet
+MAX_BATCH = 1_000_000  # more is a mistake
 WINDOW = 8  # batches that are sorted by length together: enough for little padding, few enough to stay in memory
 
 
@@ -62,6 +63,8 @@ def decode_jobs(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    if batch_size > MAX_BATCH:
+        raise ValueError(f"batch_size must be at most {MAX_BATCH}, got {batch_size}")
     jobs = iter(jobs)
     while window := sorted(islice(jobs, WINDOW * batch_size), key=lambda job: -job.tokens.num_samples):
         for start in range(0, len(window), batch_size):

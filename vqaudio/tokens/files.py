@@ -287,6 +287,8 @@ def _checked(
 
 
 def _load_npy(path: Path) -> np.ndarray:
+    if path.exists() and not path.is_file():  # reading a pipe would wait for its writer
+        raise ValueError(f"{path.name} is not a file; copy or compute the tokens again")
     try:
         with path.open("rb") as file:
             return np.lib.format.read_array(file, allow_pickle=False)

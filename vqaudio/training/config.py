@@ -8,6 +8,7 @@ from typing import Literal
 from vqaudio.training.compilation import Compile
 from vqaudio.training.health import HealthConfig
 
+MAX_THREADS = 1024  # more is a mistake, and the system may refuse to start them
 _COUNTS = (
     "steps",
     "gradient_accumulation_steps",
@@ -75,6 +76,8 @@ class FitConfig:
         for name in ("lr", "lr_warmup_steps", "weight_decay", "max_grad_norm", "threads", "seed"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be a finite number, 0 or more, got {getattr(self, name)}")
+        if self.threads > MAX_THREADS:
+            raise ValueError(f"threads must be at most {MAX_THREADS}, got {self.threads}; 0 uses OMP_NUM_THREADS")
         if self.seed >= 2**32:
             raise ValueError(f"seed must lie in 0..2**32 - 1, got {self.seed}")
         if not 0 <= self.lr_decay_fraction <= 1 or not 0 <= self.ema_decay < 1:
