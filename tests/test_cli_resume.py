@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -167,7 +168,7 @@ def test_the_first_line_of_a_killed_process_may_be_incomplete(tmp_path, run: Run
 def test_a_read_only_file_system_is_named(tmp_path, capsys, monkeypatch, run: Run, speech: Path) -> None:
     original = Path.open
 
-    def read_only(path: Path, *args: object, **kwargs: object) -> object:
+    def read_only(path: Path, *args: Any, **kwargs: Any) -> object:
         if path.name == "t.resume.jsonl":
             raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
         return original(path, *args, **kwargs)
@@ -181,7 +182,7 @@ def test_two_runs_at_once_on_one_output_are_refused(tmp_path, capsys, run: Run, 
     command, codes = ("tokenize", speech, "--out", tmp_path / "t.jsonl", "--resume"), []
     original = SpeechVQVAE.tokenize
 
-    def meanwhile(self: SpeechVQVAE, *args: object, **kwargs: object) -> object:
+    def meanwhile(self: SpeechVQVAE, *args: Any, **kwargs: Any) -> object:
         if not codes:
             codes.append(None)
             codes[0] = run(*command)
