@@ -1,5 +1,6 @@
 """Tiny models that many tests share. Their weights are random and not zero, so that every path has an effect."""
 
+import importlib.util
 import os
 import shutil
 import signal
@@ -164,3 +165,19 @@ def chromium() -> Iterator[Any]:
         browser = playwright.chromium.launch(executable_path=path, args=quiet)
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def recipe(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """A function (name, *arguments) that runs a recipe in this process."""
+
+    def run(name: str, *arguments: str | Path) -> None:
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / f"recipes/{name}.py")
+        assert spec and spec.loader
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, name, module)  # dataclasses look their module up
+        spec.loader.exec_module(module)
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+        module.main()
+
+    return run

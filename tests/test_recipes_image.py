@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,22 +37,6 @@ TINY_NET = [
     "--{}.net.kernel-size",
     "3",
 ]
-
-
-@pytest.fixture
-def recipe(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """A function (name, *arguments) that runs a recipe in this process."""
-
-    def run(name: str, *arguments: str | Path) -> None:
-        spec = importlib.util.spec_from_file_location(name, ROOT / f"recipes/{name}.py")
-        assert spec and spec.loader
-        module = importlib.util.module_from_spec(spec)
-        monkeypatch.setitem(sys.modules, name, module)  # dataclasses look their module up
-        spec.loader.exec_module(module)
-        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
-        module.main()
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
@@ -28,22 +27,6 @@ TINY = ["--prior.context", "2", "--prior.action-dim", "4", "--prior.past.channel
 TINY += ["--prior.net.channels", "8", "--prior.net.layers", "2", "--prior.net.head-channels", "8"]
 TINY += ["--crops.batch-size", "5", "--crops.noise", "0.3", "--fit.precision", "no", "--fit.tracker", "none"]
 TINY += ["--fit.steps", "6", "--fit.log-every", "1", "--fit.evaluate-every", "3", "--fit.save-every", "3"]
-
-
-@pytest.fixture
-def recipe(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """A function (name, *arguments) that runs a recipe in this process."""
-
-    def run(name: str, *arguments: str | Path) -> None:
-        spec = importlib.util.spec_from_file_location(name, ROOT / f"recipes/{name}.py")
-        assert spec and spec.loader
-        module = importlib.util.module_from_spec(spec)
-        monkeypatch.setitem(sys.modules, name, module)  # dataclasses look their module up
-        spec.loader.exec_module(module)
-        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
-        module.main()
-
-    return run
 
 
 @pytest.fixture(scope="module")
