@@ -1,4 +1,4 @@
-"""What a video prior does when it goes on from its own frames: does it obey the actions, and does it drift?
+"""What a video prior does when it goes on from its own frames: does it follow the actions, and does it drift?
 
 Shapes: B sequences, T frames, N context frames, S imagined frames, h x w positions, H x W pixels, K codes.
 """
@@ -14,6 +14,7 @@ from torch import Tensor
 from vqaudio.images.vqvae import ImageVQVAE
 from vqaudio.nn.quantizer import perplexity
 from vqaudio.sampling.config import SamplingConfig
+from vqaudio.video.clips import decode_frames
 from vqaudio.video.crops import CodeSequences, window_batches
 from vqaudio.video.prior import VideoPrior
 from vqaudio.video.sampling import imagine
@@ -79,10 +80,10 @@ def action_sensitivity(
     """
     own = roll_out(prior, sequences, 1, count, sampling)
     shuffled = roll_out(prior, sequences, 1, count, sampling, own.actions.roll(len(own.actions) // 2, 0))
-    last = _decoded(model, own.last)
-    real = horizontal_shift(last, _decoded(model, own.real[:, 0]))
-    with_own = horizontal_shift(last, _decoded(model, own.imagined[:, 0]))
-    with_other = horizontal_shift(last, _decoded(model, shuffled.imagined[:, 0]))
+    last = decode_frames(model, own.last)
+    real = horizontal_shift(last, decode_frames(model, own.real[:, 0]))
+    with_own = horizontal_shift(last, decode_frames(model, own.imagined[:, 0]))
+    with_other = horizontal_shift(last, decode_frames(model, shuffled.imagined[:, 0]))
     metrics = {
         "shift_correlation": _correlation(real, with_own),
         "shift_correlation_shuffled": _correlation(real, with_other),
@@ -94,7 +95,7 @@ def action_sensitivity(
             f"shift_{name}_real": _median(real[taken]),
             f"shift_{name}": _median(with_own[taken]),
             f"shift_{name}_count": float((~(real + with_own)[taken].isnan()).sum()),
-            f"shift_{name}_forced": _median(horizontal_shift(last, _decoded(model, forced.imagined[:, 0]))),
+            f"shift_{name}_forced": _median(horizontal_shift(last, decode_frames(model, forced.imagined[:, 0]))),
         }
     return metrics
 
@@ -132,7 +133,7 @@ def drift(rollouts: Rollouts, model: ImageVQVAE, reference: Tensor) -> list[dict
     for first in range(0, steps, DRIFT_BIN):
         end = min(first + DRIFT_BIN, steps)
         real, imagined = rollouts.real[:, first:end], rollouts.imagined[:, first:end]
-        pixels = _decoded(model, real.flatten(0, 1))
+        pixels = decode_frames(model, real.flatten(0, 1))
         still = rollouts.last[:, None].expand_as(real).flatten(0, 1)
         row = {"first_step": float(first + 1), "last_step": float(end)}
         for name, codes in (("", imagined), ("_real", real)):
@@ -141,15 +142,10 @@ def drift(rollouts: Rollouts, model: ImageVQVAE, reference: Tensor) -> list[dict
                 f"code_distance{name}": (own - expected).abs().sum().item() / 2,
                 f"perplexity{name}": perplexity(own).item(),
             }
-        row["psnr"] = _psnr(_decoded(model, imagined.flatten(0, 1)), pixels)
-        row["psnr_still"] = _psnr(_decoded(model, still), pixels)
+        row["psnr"] = _psnr(decode_frames(model, imagined.flatten(0, 1)), pixels)
+        row["psnr_still"] = _psnr(decode_frames(model, still), pixels)
         rows.append(row)
     return rows
-
-
-def _decoded(model: ImageVQVAE, codes: Tensor) -> Tensor:
-    """Codes (B, h, w) -> (B, 3, H, W) uint8 on the CPU."""
-    return torch.cat([model.decode(part[:, None].to(model.device)).cpu() for part in codes.split(BATCH_SIZE)])
 
 
 def _normalised_product(a: Tensor, b: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Frames as animations and strips.
 
-Shapes: R clips, T frames, H x W pixels.
+Shapes: B frames, R clips of T frames, h x w positions, H x W pixels.
 """
 
 from __future__ import annotations
@@ -15,9 +15,17 @@ from torch import Tensor
 from vqaudio.atomic import atomic_file
 from vqaudio.images.files import check_pillow
 from vqaudio.images.pictures import grid
+from vqaudio.images.vqvae import ImageVQVAE
 
+BATCH_SIZE = 64
 COLUMNS = 12  # most frames of a strip
 ENLARGE = 2
+
+
+def decode_frames(model: ImageVQVAE, codes: Tensor) -> Tensor:
+    """Codes (B, h, w) -> frames (B, 3, H, W) uint8 on the CPU."""
+    parts = codes[:, None].split(BATCH_SIZE)
+    return torch.cat([model.decode(part.to(model.device)).cpu() for part in parts])
 
 
 def save_gif(path: Path, clips: Tensor, frame_seconds: float, *, overwrite: bool = False) -> None:

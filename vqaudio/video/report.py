@@ -20,7 +20,7 @@ from vqaudio.sampling.config import SamplingConfig, check_count
 from vqaudio.training.health import TRAINED, assess
 from vqaudio.video.actions import parse_actions
 from vqaudio.video.behaviour import action_sensitivity, drift, roll_out
-from vqaudio.video.clips import save_gif, strip
+from vqaudio.video.clips import decode_frames, save_gif, strip
 from vqaudio.video.crops import CodeSequences, code_sequences
 from vqaudio.video.metrics import fit_baselines, video_prior_metrics
 from vqaudio.video.prior import VideoPrior
@@ -106,8 +106,7 @@ def sample_clip(
 
 def decode_clips(model: ImageVQVAE, codes: Tensor) -> Tensor:
     """Codes (R, T, h, w) -> frames (R, T, 3, H, W) uint8 on the CPU."""
-    flat = codes.flatten(0, 1)[:, None].split(BATCH_SIZE)
-    return torch.cat([model.decode(part.to(model.device)).cpu() for part in flat]).unflatten(0, codes.shape[:2])
+    return decode_frames(model, codes.flatten(0, 1)).unflatten(0, codes.shape[:2])
 
 
 def check_model(prior: VideoPrior, model: ImageVQVAE) -> None:
