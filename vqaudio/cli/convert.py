@@ -22,17 +22,15 @@ from vqaudio.cli.console import (
     failures_named,
     load,
 )
-from vqaudio.data.audio import AudioError
-from vqaudio.pipes import is_stream
 from vqaudio.sampling.config import SamplingConfig
 from vqaudio.speech.vocoders import PitchSource
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from vqaudio.data.audio import Failures
+    from vqaudio.data.audio import AudioError
     from vqaudio.data.audio_folders import Source
+    from vqaudio.nn.pitch import Pitch
     from vqaudio.speech.model import SpeechVQVAE
+    from vqaudio.tokens.rows import TokenRow
 
 
 def convert(
@@ -62,9 +60,8 @@ def convert(
         out: NAME.wav or NAME.flac for one input and one speaker; otherwise a folder, in which each input becomes
             ID.wav, or ID-SPEAKER.wav with several speakers
     """
-    from vqaudio.tokens.bulk import find_sources, tokenize_all
+    from vqaudio.tokens.bulk import find_sources, tokenize_all, usable
     from vqaudio.tokens.decoding import DecodeJob, name_outputs
-    from vqaudio.tokens.rows import TokenRow
 
     check_resume(resume, overwrite)
     net = load(model, device, sampling.threads)
@@ -78,43 +75,31 @@ def convert(
     with failures_named() as failures:
         outputs = name_outputs(sources, speakers, out, failures, overwrite=overwrite or resume)
         storable = [source for source in sources if (source.id, speakers[0]) in outputs]
-        with_pitch = pitch == "source" and vocoder in net.vocoders_with_pitch
-        streams = _read_streams(net, storable, failures) if with_pitch else {}
-        files = [source for source in storable if not (with_pitch and is_stream(source.path))]
-        audio: dict[str, Path | Tensor] = {source.id: source.path for source in files} | streams
-
-        def rows() -> Iterator[TokenRow]:
-            yield from (TokenRow(id, None, net.tokenize(wav)) for id, wav in streams.items())
-            if files:
-                yield from tokenize_all(net, files, failures)
-
-        def jobs() -> Iterator[DecodeJob]:
-            for row in rows():
-                try:
-                    own = net.pitch_of(audio[row.id]) if with_pitch else None
-                except AudioError as error:  # the file has changed since its codes were computed
-                    failures.append(error)
-                    continue
-                for name in speakers:
-                    yield DecodeJob(outputs[row.id, name], row.tokens, name, own)
-
+        if pitch == "source" and vocoder in net.vocoders_with_pitch:
+            read = usable(_rows_with_pitch(net, storable), len(storable), failures)
+        else:
+            read = ((row, None) for row in tokenize_all(net, storable, failures))
+        jobs = (DecodeJob(outputs[row.id, name], row.tokens, name, own) for row, own in read for name in speakers)
         decode_to_files(
-            net, jobs(), len(outputs), sampling, vocoder, batch_size=batch_size, overwrite=overwrite, resume=resume
+            net, jobs, len(outputs), sampling, vocoder, batch_size=batch_size, overwrite=overwrite, resume=resume
         )
     return 1 if failures else 0
 
 
-def _read_streams(net: SpeechVQVAE, sources: Sequence[Source], failures: Failures) -> dict[str, Tensor]:
-    """The waveforms (T,) of pipes and standard input, which codes and pitch are both made from, by id."""
+def _rows_with_pitch(net: SpeechVQVAE, sources: Sequence[Source]) -> Iterator[tuple[TokenRow, Pitch] | AudioError]:
+    """Codes and pitch of each source, or the error if its file cannot be used; it is read once: it may be a stream."""
     import torch
 
     from vqaudio.speech.tokenizer import audio_pieces
+    from vqaudio.tokens.bulk import attempted
+    from vqaudio.tokens.rows import TokenRow
 
-    wavs: dict[str, Tensor] = {}
+    fingerprint = net.fingerprint
     for source in sources:
-        if is_stream(source.path):
-            try:
-                wavs[source.id] = torch.cat(list(audio_pieces(source.path, None, net.sample_rate)))
-            except AudioError as error:
-                failures.append(error)
-    return wavs
+
+        def read(source: Source = source) -> tuple[TokenRow, Pitch]:
+            wav = torch.cat(list(audio_pieces(source.path, None, net.sample_rate)))
+            tokens = net.tokenize(wav, fingerprint=fingerprint)
+            return TokenRow(source.id, source.speaker, tokens), net.pitch_of(wav)
+
+        yield attempted(source, read)

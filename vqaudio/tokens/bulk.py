@@ -9,6 +9,7 @@ from contextlib import suppress
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from filelock import FileLock
@@ -25,6 +26,7 @@ from vqaudio.tokens.rows import TokenRow
 MAX_THREADS = 4  # utterances at once: with more, the threads wait for the interpreter
 AHEAD = 4  # utterances for each thread that are begun before the result of the first is taken
 Result = TokenRow | AudioError
+Read = TypeVar("Read")
 Engine = Callable[[Iterable[Source]], Iterator[Result]]
 """computes the result of each source, in the order of the sources; it may take some sources ahead of the results"""
 
@@ -82,36 +84,56 @@ def tokenize_each(model: SpeechVQVAE, sources: Iterable[Source]) -> Generator[Re
         yield from map(tokenize, sources)
         return
     pool = ThreadPoolExecutor(threads, "tokenize", torch.set_num_threads, (cpus // threads,))
-    pending: deque[Callable[[], Result]] = deque()  # each waits for its result
     try:
-        for source in sources:
-            # a stream in this thread, where an interrupt ends the wait for it
-            later = partial(tokenize, source) if is_stream(source.path) else pool.submit(tokenize, source).result
-            pending.append(later)
-            if len(pending) > AHEAD * threads:
-                yield pending.popleft()()
-        while pending:
-            yield pending.popleft()()
+        yield from in_order(sources, pool, tokenize, tokenize, AHEAD * threads)
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(cpus)
 
 
+def in_order(
+    sources: Iterable[Source],
+    pool: ThreadPoolExecutor,
+    tokenize: Callable[[Source], Result],
+    tokenize_stream: Callable[[Source], Result],
+    ahead: int,
+) -> Iterator[Result]:
+    """The results of `tokenize`, called by the threads of `pool`, in the order of the sources.
+
+    At most `ahead` sources are taken before the result of the first of them is yielded. `tokenize_stream` is called in
+    this thread, for standard input and pipes: an interrupt ends the wait for them.
+    """
+    pending: deque[Callable[[], Result]] = deque()  # each waits for its result
+    for source in sources:
+        later = partial(tokenize_stream, source) if is_stream(source.path) else pool.submit(tokenize, source).result
+        pending.append(later)
+        if len(pending) > ahead:
+            yield pending.popleft()()
+    while pending:
+        yield pending.popleft()()
+
+
 def tokenize_source(model: SpeechVQVAE, source: Source, fingerprint: str) -> Result:
     """The row of one source, or the error if its file cannot be used; `fingerprint` is that of the model."""
+    return attempted(
+        source, lambda: TokenRow(source.id, source.speaker, model.tokenize(source.path, fingerprint=fingerprint))
+    )
+
+
+def attempted(source: Source, read: Callable[[], Read]) -> Read | AudioError:
+    """What `read` returns, or the error if the file of the source cannot be used."""
     try:
-        tokens = model.tokenize(source.path, fingerprint=fingerprint)
+        return read()
     except AudioError as error:
         return error
     except OSError as error:
         return AudioError(f"{source.path} cannot be read: {error.strerror or error}")
-    return TokenRow(source.id, source.speaker, tokens)
 
 
-def usable(results: Iterable[Result], count: int, failures: Failures) -> Iterator[TokenRow]:
-    """The rows among the results of `count` sources; the errors are appended to `failures`.
+def usable(results: Iterable[Read | AudioError], count: int, failures: Failures) -> Iterator[Read]:
+    """What is no error among the results of `count` sources; the errors are appended to `failures`.
 
-    Raises AudioError at the end if there is no row.
+    Raises AudioError at the end if there is nothing else.
     """
     used = False
     for result in results:

@@ -142,7 +142,7 @@ class _Finished(NamedTuple):
     """The rows of finished tokens."""
 
     rows: Mapping[str, TokenRow]  # by id
-    written_ns: int  # when, as `os.stat` tells it
+    written_ns: int  # when, as of `os.stat`
 
 
 class _Done:

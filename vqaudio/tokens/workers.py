@@ -11,8 +11,7 @@ import pickle
 import signal
 import subprocess
 import sys
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -25,10 +24,9 @@ import torch
 from vqaudio.checkpoint import load_model
 from vqaudio.data.audio import AudioError
 from vqaudio.data.audio_folders import Source
-from vqaudio.pipes import is_stream
 from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.speech.tokens import Tokens
-from vqaudio.tokens.bulk import Engine, Result, tokenize_source
+from vqaudio.tokens.bulk import Engine, Result, in_order, tokenize_source
 from vqaudio.tokens.rows import TokenRow
 
 AHEAD = 16  # utterances for each worker that may be taken before the result of the first of them is yielded
@@ -75,16 +73,8 @@ def _tokenize_each(
         finally:
             idle.put(worker)  # a dead one too, so that no thread waits for ever
 
-    pending: deque[Callable[[], Result]] = deque()  # each waits for its result
-    for source in sources:
-        if is_stream(source.path):
-            pending.append(partial(tokenize_source, model, source, fingerprint))
-        else:
-            pending.append(pool.submit(tokenize, source).result)
-        if len(pending) > AHEAD * len(workers):
-            yield pending.popleft()()
-    while pending:
-        yield pending.popleft()()
+    here = partial(tokenize_source, model, fingerprint=fingerprint)
+    return in_order(sources, pool, tokenize, here, AHEAD * len(workers))
 
 
 class _Worker:
