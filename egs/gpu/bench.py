@@ -277,7 +277,7 @@ def bench(out: Path, cfg: BenchConfig, device: str, seconds: float) -> bool:
             with atomic_file(out / "bench.md", overwrite=True) as table_path:
                 table_path.write_text(table(results), encoding="utf-8")
         for row in rows:
-            print(f"{name}, {row.size}: {row.note or f'{row.rtf:.4g} times real time'}", flush=True)
+            print(f"{name}, {row.size}: {row.note or f'RTF {row.rtf:.4g}'}", flush=True)
     return True
 
 

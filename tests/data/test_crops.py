@@ -240,7 +240,7 @@ def test_speech_is_held_on_a_gpu_alone_and_where_it_fits(packed) -> None:
 
 
 def test_crops_of_a_gpu_wait_for_nothing(packed) -> None:
-    """On fake tensors, whose values nobody knows; what is copied to the device is not waited for."""
+    """On fake tensors, which have no values; what is copied to the device is not waited for."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     crops = SpeechCrops(packed, replace(CFG, past=64, future=10, target_shift=5))

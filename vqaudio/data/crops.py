@@ -290,9 +290,9 @@ def _cut(
     packed = source.packed
     lengths = np.minimum(packed.lengths[utterances] - starts, cfg.samples)
     target = source.pcm(utterances, starts, lengths, cfg.samples)
-    heard = target if not shifts.any() else source.pcm(utterances, starts + shifts, lengths, cfg.samples)
+    read = target if not shifts.any() else source.pcm(utterances, starts + shifts, lengths, cfg.samples)
     batch = {
-        "wav": _waveform(heard),
+        "wav": _waveform(read),
         "target": source.classes[target.int() + INT16_SCALE],
         "audio": _waveform(target)[:, 0],
         "speaker": torch.from_numpy(packed.speaker_ids[utterances]),

@@ -39,7 +39,7 @@ class PixelCNNConfig:
     num_labels: int = 0
     """number of classes; 0: not class-conditional"""
     cond_map_channels: int = 0
-    """E, channels of a conditioning map, which tells something about every position; 0: without one"""
+    """E, channels of a conditioning map, with features of every position; 0: without one"""
 
     def __post_init__(self) -> None:
         for name in ("num_maps", "channels", "layers", "head_channels"):
