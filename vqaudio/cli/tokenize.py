@@ -96,7 +96,12 @@ def tokenize(
         raise ValueError("--address, --num-actors and --checkpoint need --engine ray")
     if resume and out.is_dir() and next(out.glob("*.parquet"), None):
         raise ValueError(f"{out} is a folder of Parquet shards, which a resumed run would replace; give another --out")
-    check_target(out, overwrite=overwrite or (resume and engine == "local"), layout=layout)
+    keep = False
+    if engine == "ray":
+        from vqaudio.tokens.ray import may_be_finished
+
+        keep = not overwrite and may_be_finished(out, checkpoint)
+    check_target(out, overwrite=overwrite or keep or resume, layout=layout)
     net = load(model, "cpu" if engine == "ray" else device, threads)
     sources = find_sources(inputs, speaker_level)
     check_ids((source.id for source in sources), out, layout)
@@ -105,9 +110,9 @@ def tokenize(
         if engine == "ray":
             from vqaudio.tokens.ray import Cluster, checkpoint_of, tokenize_on_ray
 
-            cluster = Cluster(address, num_actors, device, threads or 1)
+            cluster, work = Cluster(address, num_actors, device, threads or 1), checkpoint or checkpoint_of(out)
             watch = lambda rows: stats.watch(progress(rows, len(sources)))  # noqa: E731
-            tokenize_on_ray(net, model, sources, out, checkpoint or checkpoint_of(out), failures, cluster, watch)
+            tokenize_on_ray(net, model, sources, out, work, failures, cluster, watch, keep=keep)
         else:
             with _engine(net, model, min(workers, len(sources)), threads) as tokenize_each:
                 _write(net, sources, out, failures, tokenize_each, stats, layout, overwrite=overwrite, resume=resume)

@@ -15,7 +15,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -85,6 +85,11 @@ def checkpoint_of(out: Path) -> Path:
     return out.with_name(f"{out.name}.checkpoint")
 
 
+def may_be_finished(out: Path, checkpoint: Path | None) -> bool:
+    """Whether a run may have been killed between writing `out` and deleting its working folder."""
+    return out.is_dir() and any(out.iterdir()) and ((checkpoint or checkpoint_of(out)) / RUN).exists()
+
+
 def tokenize_on_ray(
     model: SpeechVQVAE,
     name: str,
@@ -94,22 +99,27 @@ def tokenize_on_ray(
     failures: Failures,
     cluster: Cluster = Cluster(),
     watch: Callable[[Iterable[TokenRow]], Iterable[TokenRow]] = iter,
+    *,
+    keep: bool = False,
 ) -> None:
     """Tokenizes the sources into the folder `out`: shards NNNNN-DIGEST.parquet, and failures.jsonl if any failed.
 
     The actors load `name`, which `model` is. `checkpoint`, the working folder, is continued if it exists, and deleted
     at the end. It, the audio and a model's folder have the same paths on all machines. Sources that cannot be used are
-    appended to `failures`. `watch` sees every row as it is written. The caller checks whether `out` may be replaced.
+    appended to `failures`. `watch` sees every row as it is written. The caller checks whether `out` may be replaced;
+    with `keep` it may not, and only a run that was killed after it had written `out` is brought to its end.
 
     Raises ValueError for a stream, for a GPU that the cluster does not have and for a working folder of other inputs or
     another model, AudioError if no source can be used, ConnectionError if there is no cluster at the address,
-    ChildProcessError if Ray gives up, and ModuleNotFoundError without Ray.
+    ChildProcessError if Ray gives up, FileExistsError if `keep` forbids to write, and ModuleNotFoundError without Ray.
     """
     check_ray()
     if streams := [source.id for source in sources if is_stream(source.path)]:
         raise ValueError(f"{streams[0]} is a stream, which other processes cannot read; use --engine local")
     with _claimed(checkpoint, model, sources):
         if (numbers := _unfinished(checkpoint / IDS, len(sources))).size:
+            if keep:
+                raise _exists(out)
             try:
                 with _connected(cluster.address):
                     _tokenize(model, name, sources, numbers, checkpoint, cluster)
@@ -124,10 +134,34 @@ def tokenize_on_ray(
                 _write_shards(folder, watch(usable(results, len(sources), failures)))
                 if failed:
                     (folder / FAILURES).write_text("".join(failed), encoding="utf-8")
+                if keep and _contents(folder) != _contents(out):
+                    raise _exists(out)
         except AudioError:  # none can be used
-            shutil.rmtree(checkpoint)
+            _discard(checkpoint)
             raise
-        shutil.rmtree(checkpoint)
+        _discard(checkpoint)
+
+
+def _exists(out: Path) -> FileExistsError:
+    return FileExistsError(f"{out} exists already; pass --overwrite to replace it")
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    """Names of the files of an output folder, which say what is in shards, and the failures."""
+    return {path.name: path.read_bytes() if path.name == FAILURES else b"" for path in folder.iterdir()}
+
+
+def _discard(checkpoint: Path) -> None:
+    """Deletes the working folder: it is either whole or, under a hidden name, gone, whenever the process is killed."""
+    checkpoint = checkpoint.resolve()
+    shutil.rmtree(hidden := _discarded(checkpoint), ignore_errors=True)
+    with suppress(OSError):  # such as where a file system is mounted
+        checkpoint = checkpoint.rename(hidden)
+    shutil.rmtree(checkpoint)
+
+
+def _discarded(checkpoint: Path) -> Path:
+    return checkpoint.with_name(f".{checkpoint.name}.old")
 
 
 @contextmanager
@@ -143,6 +177,7 @@ def _claimed(checkpoint: Path, model: SpeechVQVAE, sources: Sequence[Source]) ->
         raise ValueError(f"{checkpoint} exists and is no checkpoint; give another --checkpoint")
     try:
         with FileLock(checkpoint / LOCK, timeout=0):
+            shutil.rmtree(_discarded(checkpoint.resolve()), ignore_errors=True)  # of a run killed at its end
             found = parse_json(file.read_bytes()) if file.exists() else None
             if found is None:
                 save_json(file, run)
