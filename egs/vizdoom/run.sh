@@ -10,7 +10,7 @@ repository=$(cd "$(dirname "$0")/../.." && pwd)
 
 stage=0 stop_stage=4
 scenario=my_way_home
-frames=20000
+frames=30000
 seed=0
 data=data/vizdoom
 out=exp/vizdoom
@@ -19,7 +19,7 @@ options="scenario frames seed data out conf"
 source "$repository/egs/stages.sh"
 
 if runs 0; then
-    echo "== Stage 0: record episodes with random actions =="
+    echo "== Stage 0: record episodes of a random walk that avoids walls =="
     vqaudio prepare vizdoom --scenario "$scenario" --frames "$frames" --seed "$seed" --valid 0.1 --test 0.1 --out "$data" --overwrite
 fi
 if runs 1; then

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from vqaudio.images.data import open_images
+from vqaudio.video import recorder
 from vqaudio.video.recorder import RecordConfig, play, record, recorded_with
 from vqaudio.video.recording import (
     Episode,
@@ -195,3 +196,30 @@ def test_actions_that_the_index_does_not_have_are_named(recording: Recording, tm
         open_recording(copy).action_sequences("train")
     with pytest.raises(ValueError, match=f"{facts.id}.npz"):
         list(open_recording(copy).read("train"))
+
+
+def test_the_policy_turns_where_the_way_is_blocked_and_walks_where_it_is_free() -> None:
+    actions = ("left", "right", "forward", "step-left")
+    policy = recorder._ExploringPolicy(actions, seed=0, number=0)
+    for _ in range(20):
+        turns = {actions[policy.choose(recorder.BLOCKED - 1)] for _ in range(recorder.MAX_TURN // 2)}
+        assert len(turns) == 1 and turns <= {"left", "right"}  # one direction, however long it takes
+        assert actions[policy.choose(recorder.FREE)] == "forward"
+        free = [policy.choose(255) for _ in range(40)]
+    assert len(set(free)) > 1
+
+
+def test_the_policy_of_a_scenario_without_turns_avoids_nothing() -> None:
+    policy = recorder._ExploringPolicy(("step-left", "attack"), seed=0, number=0)
+    assert {policy.choose(0) for _ in range(200)} == {0, 1}
+
+
+def test_recorded_pictures_hardly_ever_stand_still(tmp_path: Path) -> None:
+    pytest.importorskip("vizdoom", reason="recording needs vizdoom: pip install 'vqaudio[video]'")
+    recording = record(RecordConfig(frames=400), tmp_path / "out", valid=0.25, test=0.25)
+    changes = [
+        np.abs(np.diff(episode.frames.astype(int), axis=0)).mean((1, 2, 3))
+        for split in recording.episodes
+        for episode in recording.read(split)
+    ]
+    assert np.mean(np.concatenate(changes) < 1) < 0.02

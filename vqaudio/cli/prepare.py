@@ -38,7 +38,7 @@ def prepare(
 
     Args:
         kind: layout of the corpus; folder: audio files in one folder per speaker; images: image files, optionally in
-            one folder per class; vizdoom: episodes with random actions
+            one folder per class; vizdoom: episodes of a random walk that avoids walls
         root: folder of the corpus; for cifar10 the binary archive, a .npz file, or the folder of one of these; none for
             vizdoom
         out: output folder
