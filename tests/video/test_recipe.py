@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -122,6 +123,35 @@ def test_a_run_continues_as_if_it_had_not_stopped(
     assert "resum" in capsys.readouterr().out
     names = ("once/model.safetensors", "twice/model.safetensors")
     assert len({(tmp_path / name).read_bytes() for name in names}) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "known"),
+    [
+        ("actions", ["left", "jump"], "('left', 'right', 'forward')"),
+        ("map-shape", ["5", "5"], "(4, 4)"),
+        ("model", ["beefbeefbeef"], "'"),
+        ("past.code-dim", ["7"], "3"),
+        ("net.codebook-size", ["64"], "6"),
+    ],
+)
+def test_what_follows_from_recording_and_model_cannot_be_set(
+    recipe: Callable[..., None], given: list[str | Path], tmp_path: Path, name: str, values: list[str], known: str
+) -> None:
+    message = f"prior.{name.replace('-', '_')} follows from the data and the model, which give {known}"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        recipe("train_video", *given, "--out", tmp_path / "prior", *TINY, f"--prior.{name}", *values)
+    assert not list(tmp_path.iterdir())  # nothing was encoded
+
+
+def test_what_follows_from_recording_and_model_may_be_stated(
+    recipe: Callable[..., None], given: list[str | Path], tmp_path: Path
+) -> None:
+    stated = ["--prior.past.code-dim", "3", "--prior.net.codebook-size", "6", "--prior.map-shape", "4", "4"]
+    recipe("train_video", *given, "--out", tmp_path / "prior", *TINY, *stated, "--fit.steps", "1")
+    recipe("train_video", *given, "--out", tmp_path / "default", *TINY, "--fit.steps", "1")
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("prior", "default")]
+    assert weights[0] == weights[1]
 
 
 @pytest.mark.parametrize(
