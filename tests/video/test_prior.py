@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from vqaudio.video.prior import PastConfig, VideoPrior, VideoPriorConfig
+from vqaudio.video.prior import ContextEncoderConfig, VideoPrior, VideoPriorConfig
 
 FRAMES, SIDE, K, N = 5, 4, 6, 2
 
@@ -111,4 +111,4 @@ def test_what_does_not_fit_is_explained(prior: VideoPrior, prior_config: VideoPr
         ({"dilations": ()}, "dilations must all be at least 1"),
     ):
         with pytest.raises(ValueError, match=message):
-            replace(PastConfig(), **past)
+            replace(ContextEncoderConfig(), **past)

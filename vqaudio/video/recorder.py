@@ -21,7 +21,7 @@ from vqaudio.data.splits import check_fractions
 from vqaudio.images.files import check_pillow
 from vqaudio.video.actions import action_of_button
 from vqaudio.video.recording import (
-    EPISODES,
+    EPISODES_FOLDER,
     RECORDING_FILE,
     Episode,
     EpisodeFacts,
@@ -32,7 +32,7 @@ from vqaudio.video.recording import (
 )
 
 MIN_EPISODES = 4  # one for validation, one for testing, and some to train on
-LEFT_BEHIND = "_vizdoom"  # an empty folder that ViZDoom makes in the working directory
+VIZDOOM_FOLDER = "_vizdoom"  # empty folder that ViZDoom creates in the working directory
 MAX_HELD = 12  # frames for which the random policy keeps an action
 WEIGHTS = {"forward": 5.0, "left": 2.0, "right": 2.0}  # of the random policy; 0.4 for other actions
 
@@ -87,14 +87,14 @@ def record(
     with _game(cfg) as game:
         out.parent.mkdir(parents=True, exist_ok=True)
         with atomic_folder(out) as folder, tqdm(total=cfg.frames, unit="frame", disable=None) as bar:
-            (folder / EPISODES).mkdir()
+            (folder / EPISODES_FOLDER).mkdir()
             left = cfg.frames
             while left:
                 number = len(episodes)
                 policy = _RandomPolicy(game.actions, cfg.seed, number)
                 episode, end = _episode(game, cfg, number, policy, min(left, cfg.longest_episode))
                 episodes.append(EpisodeFacts(f"{number:05d}", len(episode.frames), end))
-                write_episode(folder / EPISODES / f"{number:05d}.npz", episode)
+                write_episode(folder / EPISODES_FOLDER / f"{number:05d}.npz", episode)
                 left -= len(episode.frames)
                 bar.update(len(episode.frames))
             source = {"environment": "vizdoom", **asdict(cfg)}
@@ -226,7 +226,7 @@ def _game(cfg: RecordConfig) -> Iterator[_Game]:
         finally:
             engine.close()
             with suppress(OSError):  # it is not empty, or not there
-                Path(LEFT_BEHIND).rmdir()
+                Path(VIZDOOM_FOLDER).rmdir()
 
 
 def _scenario(name: str, shipped: Path) -> Path:

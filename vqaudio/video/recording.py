@@ -24,7 +24,7 @@ from vqaudio.images.data import INDEX_FILE, fill_folder
 from vqaudio.json_text import JSONError, parse_json
 
 VERSION = 1
-RECORDING_FILE, EPISODES, FRAMES = "recording.json", "episodes", "frames"
+RECORDING_FILE, EPISODES_FOLDER, FRAMES_FOLDER = "recording.json", "episodes", "frames"
 SPLITS = ("train", "valid", "test")
 Frames = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
@@ -61,7 +61,7 @@ class Recording:
 
     def path(self, id: str) -> Path:
         """The file of an episode."""
-        return self.folder / EPISODES / f"{id}.npz"
+        return self.folder / EPISODES_FOLDER / f"{id}.npz"
 
     def read(self, split: str) -> Iterator[Episode]:
         """The episodes of a split in order. Raises ValueError for a damaged file."""
@@ -170,8 +170,8 @@ def images_folder(folder: Path) -> Path:
     """
     if not is_recording(folder):
         return folder
-    recording, frames = open_recording(folder), folder / FRAMES
-    with FileLock(folder / f".{FRAMES}.lock"):
+    recording, frames = open_recording(folder), folder / FRAMES_FOLDER
+    with FileLock(folder / f".{FRAMES_FOLDER}.lock"):
         if not (frames / SPLITS[-1] / INDEX_FILE).is_file():
             with atomic_folder(frames) as new:
                 for split in SPLITS:

@@ -5,6 +5,7 @@ Shapes: R continuations, P frames of the prompt, S imagined frames, h x w positi
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +20,20 @@ from vqaudio.images.vqvae import ImageVQVAE
 from vqaudio.sampling.config import SamplingConfig, check_count
 from vqaudio.training.health import TRAINED, assess
 from vqaudio.video.actions import parse_actions
-from vqaudio.video.behaviour import action_sensitivity, drift, roll_out
 from vqaudio.video.clips import decode_frames, save_gif, strip
 from vqaudio.video.crops import CodeSequences, code_sequences
 from vqaudio.video.metrics import fit_baselines, video_prior_metrics
 from vqaudio.video.prior import VideoPrior
 from vqaudio.video.recording import Recording, is_recording, open_recording, read_episode
+from vqaudio.video.rollouts import action_sensitivity, drift, roll_out
 from vqaudio.video.sampling import imagine
 
-REPORT, STRIP, DRIFT = "report.json", "imagined.png", "drift.gif"
+REPORT_FILE, STRIP_FILE, DRIFT_FILE = "report.json", "imagined.png", "drift.gif"
 BATCH_SIZE = 64
 TEST_FRAMES = 1024  # of the bits per code, evenly spaced
 SHIFT_CONTEXTS, DRIFT_CONTEXTS, DRIFT_STEPS = 128, 16, 50
-SHOWN = 4  # contexts in the pictures
+STRIP_CONTEXTS, GIF_CONTEXTS = 4, 2  # shown in the pictures
+GIF_COLORS = 64  # for a small file
 TICS_PER_SECOND = 35  # of ViZDoom
 
 
@@ -40,8 +42,11 @@ def evaluate_video(
 ) -> dict[str, Any]:
     """The metrics of `video_prior_metrics`, `action_sensitivity` and `drift` on frames of the test episodes.
 
-    Writes report.json, imagined.png (real frames above imagined ones, 50 steps) and drift.gif. Raises ValueError for a
-    prior, model or recording that do not belong together.
+    Writes report.json and two pictures of continuations with the recorded actions, up to 50 frames long. imagined.png:
+    four continuations in pairs of rows, the real frames above the imagined ones, twelve frames from left to right.
+    drift.gif: the first two of them in pairs side by side, the real one to the left of the imagined one.
+
+    Raises ValueError for a prior, model or recording that do not belong together.
     """
     check_model(prior, model)
     recording = open_recording(data)
@@ -50,7 +55,7 @@ def evaluate_video(
     if not recording.episodes["test"]:
         raise ValueError(f"{data} has no test episodes; record it again with a larger --test")
     check_pillow()
-    check_output_folder(out, [REPORT, STRIP, DRIFT], overwrite)
+    check_output_folder(out, [REPORT_FILE, STRIP_FILE, DRIFT_FILE], overwrite)
     train, test = (_encoded(recording, split, model) for split in ("train", "test"))
     steps = min(DRIFT_STEPS, max(test.lengths, default=0) - prior.cfg.context)
     sampling = SamplingConfig(seed=seed)
@@ -60,12 +65,14 @@ def evaluate_video(
     rollouts = roll_out(prior, test, max(1, steps), DRIFT_CONTEXTS, sampling)
     metrics["drift"] = drift(rollouts, model, test.codes)
     metrics["frames"] = len(test.codes)
-    shown = torch.arange(SHOWN)[: len(rollouts.real)] * len(rollouts.real) // min(SHOWN, len(rollouts.real))
+    contexts = len(rollouts.real)
+    shown = torch.arange(min(STRIP_CONTEXTS, contexts)) * contexts // min(STRIP_CONTEXTS, contexts)
     rows = torch.stack([rollouts.real[shown], rollouts.imagined[shown]], 1).flatten(0, 1)  # (2 R, S, h, w)
     pictures = decode_clips(model, rows)
-    save_png(out / STRIP, strip(pictures), overwrite=overwrite)
-    save_gif(out / DRIFT, pictures, frame_seconds(recording), overwrite=overwrite)
-    save_json(out / REPORT, metrics, overwrite=overwrite)
+    save_png(out / STRIP_FILE, strip(pictures), overwrite=overwrite)
+    clips = pictures[: 2 * GIF_CONTEXTS]
+    save_gif(out / DRIFT_FILE, clips, frame_seconds(recording), enlarge=1, colors=GIF_COLORS, overwrite=overwrite)
+    save_json(out / REPORT_FILE, {name: _or_null(value) for name, value in metrics.items()}, overwrite=overwrite)
     return metrics
 
 
@@ -148,6 +155,11 @@ def _prompt(prior: VideoPrior, model: ImageVQVAE, path: Path, first: int) -> tup
     pixels = torch.from_numpy(episode.frames[first : first + n]).permute(0, 3, 1, 2)
     codes = model.encode(pixels.to(model.device))[:, 0].cpu()
     return codes, torch.from_numpy(episode.actions[first : first + n - 1]), frame_seconds(recording)
+
+
+def _or_null(value: Any) -> Any:
+    """NaN, which JSON does not have, -> None."""
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _check_actions(prior: VideoPrior, recording: Recording) -> None:
