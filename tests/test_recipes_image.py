@@ -137,7 +137,7 @@ def _refuse(images: Path, runs: Path, capsys: pytest.CaptureFixture[str]) -> Non
         (["sample", "--prior", prior, "--model", vqvae, "--label", "green"], "class 'green' is not in this prior"),
         (
             ["sample", "--prior", prior, "--model", vqvae, "--speaker", "p225"],
-            "--speaker, --prompt and --vocoder apply to speech",
+            "--speaker, --prompt, --vocoder and --seconds apply to speech",
         ),
         (["evaluate", "--model", prior, *data], "ImagePrior cannot be evaluated alone"),
         (["evaluate", "--model", second, *data], "--first must name its bottom-level model"),

@@ -51,6 +51,10 @@ def test_rollouts_follow_the_context_and_the_actions(prior: VideoPrior, sequence
     assert not torch.equal(other.imagined, own.imagined) and torch.equal(other.real, own.real)
     with pytest.raises(ValueError, match="no episode has 22 frames"):
         roll_out(prior, sequences, 20, 4, sampling)
+    with pytest.raises(ValueError, match="count must lie in 1"):
+        roll_out(prior, sequences, 3, 0, sampling)
+    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
+        roll_out(prior, sequences, 0, 4, sampling)
 
 
 class _Camera:

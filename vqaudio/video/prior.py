@@ -144,13 +144,15 @@ class VideoPrior(nn.Module):
         Those of a position depend on the N frames and actions before and, within the frame, on the positions before it
         in raster order. Raises ValueError for other shapes, and for codes and actions out of range.
         """
-        n, batch = self.cfg.context, len(codes)
+        n = self.cfg.context
         self.check(codes, actions)
+        if seen is not None and seen.shape != codes.shape:
+            raise ValueError(f"seen must have the shape of codes, {tuple(codes.shape)}, got {tuple(seen.shape)}")
         windows = (codes if seen is None else seen).unfold(1, n, 1)[:, :-1]  # (B, T - N, h, w, N)
         past = rearrange(windows, "b t h w n -> (b t) n h w")
         cond, cond_map = self.conditions(past, rearrange(actions.unfold(1, n, 1), "b t n -> (b t) n"))
         logits = self.net(codes[:, n:].flatten(0, 1), cond, None, cond_map)
-        return rearrange(logits, "(b t) k h w -> b t k h w", b=batch)
+        return rearrange(logits, "(b t) k h w -> b t k h w", b=len(codes))
 
     def conditions(self, past: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """N frames (B, N, h, w) and actions (B, N) -> conditions of the PixelCNN: (B, A), (B, C, h, w)."""
@@ -160,15 +162,16 @@ class VideoPrior(nn.Module):
 
     def check(self, codes: Tensor, actions: Tensor) -> None:
         """Raises ValueError for codes that are not (B, T, h, w), T > N, with actions (B, T - 1), all in range."""
-        batch, frames = codes.shape[:2]
-        if codes.ndim != 4 or tuple(codes.shape[2:]) != tuple(self.cfg.map_shape) or frames <= self.cfg.context:
+        right = codes.ndim == 4 and tuple(codes.shape[2:]) == tuple(self.cfg.map_shape)
+        if not right or codes.shape[1] <= self.cfg.context:
             wanted = ", ".join(map(str, self.cfg.map_shape))
             raise ValueError(
                 f"codes must be (B, T, {wanted}) with T above the {self.cfg.context} context frames, got "
                 f"{tuple(codes.shape)}"
             )
-        if actions.shape != (batch, frames - 1):
-            raise ValueError(f"actions must be {(batch, frames - 1)}, one between frames, got {tuple(actions.shape)}")
+        wanted = (len(codes), codes.shape[1] - 1)
+        if actions.shape != wanted:
+            raise ValueError(f"actions must be {wanted}, one between frames, got {tuple(actions.shape)}")
         check_codes(codes, self.cfg.net.codebook_size)
         if actions.numel() and not 0 <= int(actions.min()) <= int(actions.max()) < len(self.cfg.actions):
             raise ValueError(f"actions must lie in 0 to {len(self.cfg.actions) - 1}, got {actions.unique().tolist()}")

@@ -115,7 +115,10 @@ def recorded_with(recording: Recording) -> RecordConfig:
     source = dict(recording.source)
     if source.pop("environment", None) != "vizdoom":
         raise ValueError(f"{recording.folder} was not recorded with ViZDoom, and cannot be played again")
-    return RecordConfig(**source)
+    try:
+        return RecordConfig(**source)
+    except TypeError as error:
+        raise ValueError(f"{recording.folder} was recorded with options that this vqaudio lacks ({error})") from error
 
 
 class _RandomPolicy:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from vqaudio.atomic import check_output_folder, check_writable, save_json
 from vqaudio.images.codes import CodeMaps
@@ -20,7 +21,7 @@ from vqaudio.images.vqvae import ImageVQVAE
 from vqaudio.sampling.config import SamplingConfig, check_count
 from vqaudio.training.health import TRAINED, assess
 from vqaudio.video.actions import parse_actions
-from vqaudio.video.clips import decode_frames, save_gif, strip
+from vqaudio.video.clips import check_gif_width, decode_frames, save_gif, strip
 from vqaudio.video.crops import CodeSequences, code_sequences
 from vqaudio.video.metrics import fit_baselines, video_prior_metrics
 from vqaudio.video.prior import VideoPrior
@@ -51,7 +52,7 @@ def evaluate_video(
     check_model(prior, model)
     recording = open_recording(data)
     check_recording(recording, model)
-    _check_actions(prior, recording)
+    check_actions(prior, recording)
     if not recording.episodes["test"]:
         raise ValueError(f"{data} has no test episodes; record it again with a larger --test")
     check_pillow()
@@ -86,6 +87,7 @@ def sample_clip(
     count: int = 1,
     sampling: SamplingConfig = SamplingConfig(),
     *,
+    batch_size: int = BATCH_SIZE,
     overwrite: bool = False,
 ) -> list[Path]:
     """Imagine what follows a prompt if the actions ("forward*20,left*10") are taken -> the files written.
@@ -95,17 +97,24 @@ def sample_clip(
     """
     check_model(prior, model)
     check_count(count)
+    check_gif_width(count, model.cfg.size)
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     if out.suffix.lower() != ".gif":
         raise ValueError(f"a clip is written as a GIF: --out must end in .gif, got {out}")
     picture, chosen = out.with_suffix(".png"), parse_actions(actions, prior.cfg.actions)
     for path in (out, picture):
         check_writable(path, overwrite=overwrite)
     frames, given, seconds = _prompt(prior, model, prompt, first_frame)
-    taken = torch.cat([given, torch.tensor(chosen)])[None].expand(count, -1).to(prior.device)
-    generators = [torch.Generator().manual_seed((sampling.seed + row) % 2**32) for row in range(count)]
-    start = frames[None].expand(count, -1, -1, -1).to(prior.device)
-    codes = torch.cat([start, imagine(prior, start, taken, sampling=sampling, generator=generators)], 1)
-    clips = decode_clips(model, codes.cpu())
+    taken, parts = torch.cat([given, torch.tensor(chosen)]).to(prior.device), []
+    for first in tqdm(range(0, count, batch_size), desc="imagining", unit="batch", disable=None):
+        rows = range(first, min(first + batch_size, count))
+        generators = [torch.Generator().manual_seed((sampling.seed + row) % 2**32) for row in rows]
+        start = frames.to(prior.device).expand(len(rows), -1, -1, -1)
+        actions_of_rows = taken.expand(len(rows), -1)
+        imagined = imagine(prior, start, actions_of_rows, sampling=sampling, generator=generators)
+        parts.append(torch.cat([start, imagined], 1).cpu())
+    clips = decode_clips(model, torch.cat(parts))
     save_gif(out, clips, seconds, overwrite=overwrite)
     save_png(picture, strip(clips[:, prior.cfg.context - 1 :]), overwrite=overwrite)
     return [out, picture]
@@ -126,7 +135,12 @@ def check_model(prior: VideoPrior, model: ImageVQVAE) -> None:
 
 
 def check_recording(recording: Recording, model: ImageVQVAE) -> None:
-    """Raises ValueError if the frames have another size than the images of the model."""
+    """Raises ValueError if the frames have another size than the images of the model, or it several codes a place."""
+    if model.cfg.map_shape[0] != 1:
+        raise ValueError(
+            f"a video prior models one code per position, but the model has {model.cfg.map_shape[0]}; train one with "
+            "--model.coder.num-maps 1"
+        )
     if recording.size != model.cfg.size:
         raise ValueError(
             f"the frames of {recording.folder} have {recording.size} x {recording.size} pixels, and the model is for "
@@ -145,7 +159,8 @@ def _prompt(prior: VideoPrior, model: ImageVQVAE, path: Path, first: int) -> tup
     if not is_recording(folder):
         raise ValueError(f"{path} must lie in a recording of vqaudio prepare vizdoom: RECORDING/episodes/ID.npz")
     recording = open_recording(folder)
-    _check_actions(prior, recording)
+    check_recording(recording, model)
+    check_actions(prior, recording)
     frames = len(episode.frames)
     if not 0 <= first <= frames - n:
         allowed = f"must lie in 0 to {frames - n}" if frames >= n else "cannot be chosen"
@@ -162,7 +177,8 @@ def _or_null(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _check_actions(prior: VideoPrior, recording: Recording) -> None:
+def check_actions(prior: VideoPrior, recording: Recording) -> None:
+    """Raises ValueError if the recording has other actions than the prior."""
     if recording.actions != prior.cfg.actions:
         raise ValueError(
             f"the recording has the actions {', '.join(recording.actions)}, but the prior knows "

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vqaudio.images.vqvae import ImageVQVAE
 from vqaudio.nn.quantizer import perplexity
-from vqaudio.sampling.config import SamplingConfig
+from vqaudio.sampling.config import SamplingConfig, check_count
 from vqaudio.video.clips import decode_frames
 from vqaudio.video.crops import CodeSequences, window_batches
 from vqaudio.video.prior import VideoPrior
@@ -46,6 +46,9 @@ def roll_out(
 
     Raises ValueError if no episode is long enough.
     """
+    check_count(count)
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
     n, device, parts = prior.cfg.context, prior.device, []
     for number, batch in enumerate(window_batches(sequences, n + steps, BATCH_SIZE, count)):
         codes, taken = batch["codes"], batch["actions"].clone()
