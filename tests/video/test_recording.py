@@ -10,7 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vqaudio.images.autoencoder import ImageCoderConfig
 from vqaudio.images.data import open_images
+from vqaudio.images.vqvae import ImageConfig, ImageVQVAE
+from vqaudio.nn.vector_quantizer import VectorQuantizerConfig
 from vqaudio.video import recorder
 from vqaudio.video.recorder import RecordConfig, play, record, recorded_with
 from vqaudio.video.recording import (
@@ -22,6 +25,7 @@ from vqaudio.video.recording import (
     read_episode,
     write_episode,
 )
+from vqaudio.video.report import check_recording
 
 SHORT = RecordConfig(frames=48, episode_frames=12, size=20, seed=5)
 
@@ -72,6 +76,12 @@ def test_what_is_no_recording_is_explained(recording: Recording, tmp_path: Path)
         ("[]", "is not of version 1"),
         (json.dumps({**index, "version": 2}), "is not of version 1"),
         (json.dumps({**index, "episodes": {}}), "is damaged"),
+        (json.dumps({**index, "actions": []}), "is damaged .actions must be different names"),
+        (json.dumps({**index, "actions": ["left", "left"]}), "is damaged .actions must be different names"),
+        (json.dumps({**index, "size": "84"}), "is damaged .size must be a whole number"),
+        (json.dumps({**index, "source": None}), "is damaged .size must be a whole number of at least 1, and source"),
+        (json.dumps({**index, "episodes": {**index["episodes"], "valid": index["episodes"]["test"]}}), "occurs twice"),
+        (json.dumps({**index, "episodes": {name: [{"id": 1}] for name in index["episodes"]}}), "is damaged"),
     ):
         (tmp_path / "recording.json").write_text(content)
         with pytest.raises(ValueError, match=message):
@@ -105,6 +115,18 @@ def test_what_is_no_episode_is_explained(recording: Recording, tmp_path: Path) -
     write_episode(own, Episode(truth.frames[:5], truth.actions[:4]))
     with pytest.raises(ValueError, match="has 5 frames, expected"):
         list(open_recording(tmp_path / "copy").read("test"))
+
+
+def test_frames_of_another_size_than_the_index_says_are_explained(recording: Recording) -> None:
+    with pytest.raises(ValueError, match=r"00\d\.npz have 16 x 16 pixels, expected 84 x 84; record again"):
+        list(replace(recording, size=84).read("test"))
+
+
+def test_a_model_with_several_codes_per_position_is_refused_before_anything_is_encoded(recording: Recording) -> None:
+    coder = ImageCoderConfig(channels=4, blocks=1, num_maps=2, dim=2, num_mixtures=1)
+    cfg = ImageConfig(size=16, coder=coder, quantizer=VectorQuantizerConfig(codebook_size=4, dim=2))
+    with pytest.raises(ValueError, match="a video prior models one code per position, but the model has 2"):
+        check_recording(recording, ImageVQVAE(cfg))
 
 
 @pytest.mark.parametrize(
@@ -158,6 +180,9 @@ def test_an_episode_can_be_played_again_and_otherwise(tmp_path: Path) -> None:
 def test_what_is_not_of_the_game_is_not_played(recording: Recording) -> None:
     with pytest.raises(ValueError, match="was not recorded with ViZDoom"):
         recorded_with(recording)
+    source = {"environment": "vizdoom", "scenario": "basic", "weather": "rain"}
+    with pytest.raises(ValueError, match=r"was recorded with options that this vqaudio lacks .*weather"):
+        recorded_with(replace(recording, source=source))
 
 
 @pytest.mark.usefixtures("game")

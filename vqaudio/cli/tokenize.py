@@ -86,16 +86,12 @@ def tokenize(
     from vqaudio.tokens.stats import TokenStats
 
     check_resume(resume, overwrite)
-    if resume and str(out) == "-":
-        raise ValueError("--resume continues a file or folder, and --out - is standard output; leave it out")
     if engine == "ray":
-        _check_ray(out, layout, workers)
-        if resume:
-            raise ValueError("--engine ray continues an interrupted run without --resume; leave it out")
+        _check_ray(out, layout, workers, resume)
     elif (address, num_actors, checkpoint) != (None, None, None):
         raise ValueError("--address, --num-actors and --checkpoint need --engine ray")
-    if resume and out.is_dir() and next(out.glob("*.parquet"), None):
-        raise ValueError(f"{out} is a folder of Parquet shards, which a resumed run would replace; give another --out")
+    if resume:
+        _check_continued(out)
     keep = False
     if engine == "ray":
         from vqaudio.tokens.ray import may_be_finished
@@ -147,7 +143,15 @@ def _write(
         write_tokens(out, stats.watch(progress(rows, len(storable))), overwrite=overwrite, layout=layout)
 
 
-def _check_ray(out: Path, layout: Layout, workers: int) -> None:
+def _check_continued(out: Path) -> None:
+    """Raises ValueError for an output that --resume cannot continue."""
+    if str(out) == "-":
+        raise ValueError("--resume continues a file or folder, and --out - is standard output; leave it out")
+    if out.is_dir() and next(out.glob("*.parquet"), None):
+        raise ValueError(f"{out} is a folder of Parquet shards, which a resumed run would replace; give another --out")
+
+
+def _check_ray(out: Path, layout: Layout, workers: int, resume: bool) -> None:
     """Raises ValueError for options that --engine ray does not have, and ModuleNotFoundError without Ray."""
     from vqaudio.tokens.files import format_of
     from vqaudio.tokens.ray import check_ray
@@ -160,6 +164,8 @@ def _check_ray(out: Path, layout: Layout, workers: int) -> None:
     if workers != 1:
         raise ValueError("--workers are processes of --engine local; use --num-actors with --engine ray")
     check_ray()
+    if resume:
+        raise ValueError("--engine ray continues an interrupted run without --resume; leave it out")
 
 
 def _summary(net: SpeechVQVAE, stats: TokenStats, count: int, elapsed: float) -> dict[str, str]:

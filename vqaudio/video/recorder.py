@@ -21,7 +21,7 @@ from vqaudio.data.splits import check_fractions
 from vqaudio.images.files import check_pillow
 from vqaudio.video.actions import action_of_button
 from vqaudio.video.recording import (
-    EPISODES,
+    EPISODES_FOLDER,
     RECORDING_FILE,
     Episode,
     EpisodeFacts,
@@ -32,7 +32,7 @@ from vqaudio.video.recording import (
 )
 
 MIN_EPISODES = 4  # one for validation, one for testing, and some to train on
-LEFT_BEHIND = "_vizdoom"  # an empty folder that ViZDoom makes in the working directory
+VIZDOOM_FOLDER = "_vizdoom"  # empty folder that ViZDoom creates in the working directory
 MAX_HELD = 12  # frames for which the policy keeps an action
 WEIGHTS, OTHER_WEIGHT = {"forward": 6.0, "left": 1.0, "right": 1.0}, 0.3  # of the policy's actions
 BLOCKED, FREE = 5, 12  # of 255 units of the depth buffer, about 14 of the game's map each
@@ -89,14 +89,14 @@ def record(
     with _game(cfg) as game:
         out.parent.mkdir(parents=True, exist_ok=True)
         with atomic_folder(out) as folder, tqdm(total=cfg.frames, unit="frame", disable=None) as bar:
-            (folder / EPISODES).mkdir()
+            (folder / EPISODES_FOLDER).mkdir()
             left = cfg.frames
             while left:
                 number = len(episodes)
                 policy = _ExploringPolicy(game.actions, cfg.seed, number)
                 episode, end = _episode(game, cfg, number, policy, min(left, cfg.longest_episode))
                 episodes.append(EpisodeFacts(f"{number:05d}", len(episode.frames), end))
-                write_episode(folder / EPISODES / f"{number:05d}.npz", episode)
+                write_episode(folder / EPISODES_FOLDER / f"{number:05d}.npz", episode)
                 left -= len(episode.frames)
                 bar.update(len(episode.frames))
             source = {"environment": "vizdoom", **asdict(cfg)}
@@ -117,7 +117,10 @@ def recorded_with(recording: Recording) -> RecordConfig:
     source = dict(recording.source)
     if source.pop("environment", None) != "vizdoom":
         raise ValueError(f"{recording.folder} was not recorded with ViZDoom, and cannot be played again")
-    return RecordConfig(**source)
+    try:
+        return RecordConfig(**source)
+    except TypeError as error:
+        raise ValueError(f"{recording.folder} was recorded with options that this vqaudio lacks ({error})") from error
 
 
 class _ExploringPolicy:
@@ -237,7 +240,7 @@ def _game(cfg: RecordConfig) -> Iterator[_Game]:
         finally:
             engine.close()
             with suppress(OSError):  # it is not empty, or not there
-                Path(LEFT_BEHIND).rmdir()
+                Path(VIZDOOM_FOLDER).rmdir()
 
 
 def _scenario(name: str, shipped: Path) -> Path:
