@@ -81,7 +81,7 @@ def encode_together(encoder: Encoder, utterances: Iterable[Iterable[Tensor]]) ->
         wav = _batch([each[1].samples if each else None for each in held], CHUNK_FRAMES * encoder.cfg.hop, like)
         fresh = torch.tensor([each is not None and each[1].is_first for each in held])
         if fresh.any():
-            fresh = fresh.to(like.device)
+            fresh = fresh.to(like.device, non_blocking=True)  # or it would wait for the batch before
             frontend, pasts = _restarted(frontend, before.frontend, fresh), _restarted(pasts, before.pasts, fresh)
         with torch.autocast(like.device.type, enabled=False):
             z, frontend, pasts = encoder.chunk(wav, frontend, pasts)
