@@ -23,6 +23,7 @@ from vqaudio.cli.console import (
     check_resume,
     facts_file,
     failures_named,
+    import_torch,
     load,
     print_facts,
     progress,
@@ -81,6 +82,7 @@ def tokenize(
         out: token file, such as NAME.jsonl, NAME.parquet or NAME.tar, a name without a suffix for a folder of .npy
             files with an index.jsonl, or - for JSON Lines on standard output
     """
+    import_torch()
     from vqaudio.tokens.bulk import find_sources
     from vqaudio.tokens.files import check_ids, check_target
     from vqaudio.tokens.stats import TokenStats

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from vqaudio.fingerprint import CachedFingerprint
 from vqaudio.nn.acoustic import NUM_PITCH_FEATURES
@@ -38,7 +37,7 @@ from vqaudio.speech.config import TRAINED_VOCODERS
 from vqaudio.speech.config import SpeechVQVAEConfig as SpeechVQVAEConfig
 from vqaudio.speech.griffin_lim import griffin_lim
 from vqaudio.speech.speakers import SPEAKER_WEIGHT, speaker_id, speaker_ids
-from vqaudio.speech.tokenizer import CHUNK_FRAMES, audio_pieces, encode_in_chunks
+from vqaudio.speech.tokenizer import audio_pieces, checked_pieces, encode_each, encode_together
 from vqaudio.speech.tokens import Tokens, check_tokens, checked_codes
 from vqaudio.speech.vocoders import (
     NO_SPECTRUM,
@@ -291,12 +290,22 @@ class SpeechVQVAE(nn.Module):
             lengths.numel() and not 0 < lengths.min() <= lengths.max() <= wavs.shape[2]
         ):
             raise ValueError(f"lengths must be ({wavs.shape[0]},) with values in 1..{wavs.shape[2]}, got {lengths}")
-        rows = [
-            torch.cat(list(self.encode_stream([wav[0, :length]])))
-            for wav, length in zip(wavs, lengths.tolist(), strict=True)
-        ]
-        codes = nn.utils.rnn.pad_sequence(rows, batch_first=True) if rows else wavs.new_zeros(0, 0, dtype=torch.long)
-        return codes, self.num_frames(lengths.to(codes.device))
+        utterances = (checked_pieces([wav[0, :length]]) for wav, length in zip(wavs, lengths.tolist(), strict=True))
+        rows = list(self.encode_each(utterances))
+        codes = nn.utils.rnn.pad_sequence(rows, batch_first=True) if rows else torch.zeros(0, 0, dtype=torch.long)
+        return codes.to(self.device), self.num_frames(lengths.to(self.device))
+
+    @with_own_defaults
+    @torch.inference_mode()
+    def encode_each(self, utterances: Iterable[Iterable[Tensor]]) -> Iterator[Tensor]:
+        """Utterances, each as consecutive pieces (T,) of any length -> the codes (N,) int64 of each, on the CPU.
+
+        They come in the order of the utterances, of which it takes some ahead: on a GPU it encodes many at once. The
+        samples are taken as they are, for `data.audio.blocks` has checked those of files. Raises RuntimeError in
+        training mode.
+        """
+        self._check_encoding()
+        yield from encode_each(self.encoder, self._nearest, utterances)
 
     @with_own_defaults
     @torch.inference_mode()
@@ -306,12 +315,17 @@ class SpeechVQVAE(nn.Module):
         Memory does not grow with the length of the utterance. The last codes follow when the pieces end. Raises
         RuntimeError in training mode.
         """
+        self._check_encoding()
+        for z, parts in encode_together(self.encoder, [checked_pieces(pieces)]):
+            yield self._nearest(z)[0, : parts[0].num_frames]  # of all rows and frames: always one shape
+
+    def _check_encoding(self) -> None:
         check_evaluating(self)
         check_not_traced("encoding in chunks")
-        for z in encode_in_chunks(self.encoder, pieces):
-            # always one shape, as in the encoder: the last chunk is padded with its last frame
-            whole = F.pad(z, (0, CHUNK_FRAMES - z.shape[2]), mode="replicate")
-            yield self.quantizer.encode(self.normalizer(whole))[0, : z.shape[2]]
+
+    def _nearest(self, z: Tensor) -> Tensor:
+        """Encoder output (R, D, N) -> codes (R, N) int64."""
+        return self.quantizer.encode(self.normalizer(z))
 
     @with_own_defaults
     def tokenize(

@@ -34,7 +34,7 @@ from vqaudio.json_text import parse_json
 from vqaudio.pipes import is_stream
 from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.speech.tokens import Tokens
-from vqaudio.tokens.bulk import Result, tokenize_source, usable
+from vqaudio.tokens.bulk import Result, tokenize_each, usable
 from vqaudio.tokens.parquet import FAILURES, SUFFIX, write_parquet
 from vqaudio.tokens.rows import TokenRow
 
@@ -338,9 +338,8 @@ class _Tokenizer:
 
         numbers = block["id"].to_pylist()
         codes, counts, errors = [], [], []
-        for number in numbers:
-            path = Path(os.fsdecode(self.paths[number].as_py()))
-            result = tokenize_source(self.model, Source("_", path, None), self.fingerprint)
+        paths = (Path(os.fsdecode(self.paths[number].as_py())) for number in numbers)
+        for result in tokenize_each(self.model, (Source("_", path, None) for path in paths)):
             failed = isinstance(result, AudioError)
             codes.append(None if failed else result.tokens.codes.numpy())
             counts.append(None if failed else result.tokens.num_samples)
