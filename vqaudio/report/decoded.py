@@ -2,7 +2,8 @@
 
 Each kind of audio loses something more than the one before, so that losses can be attributed: the original, its
 log-mel spectrum inverted by Griffin-Lim, the spectrum predicted from the codes inverted likewise, and the vocoders that
-were trained. As `vqaudio convert` does it, conversions have the pitch of the original, where the vocoder is conditioned on one.
+were trained. As `vqaudio convert` does it, conversions have the pitch of the original, where the vocoder is conditioned
+on one.
 """
 
 from __future__ import annotations

@@ -22,7 +22,6 @@ from vqaudio.nn.acoustic import NUM_PITCH_FEATURES
 from vqaudio.nn.context import Context, MelHead
 from vqaudio.nn.cross_entropy import cross_entropy_of_each
 from vqaudio.nn.encoder import Encoder
-from vqaudio.nn.modes import check_evaluating, check_not_traced
 from vqaudio.nn.normalizer import Normalizer
 from vqaudio.nn.pitch import Pitch, PitchHead
 from vqaudio.nn.quantizer import Quantized, build_quantizer
@@ -31,13 +30,12 @@ from vqaudio.nn.source_filter import IstftVocoder
 from vqaudio.nn.units import UnitHead, UnitLosses
 from vqaudio.nn.wavenet import WaveNet
 from vqaudio.sampling.config import SamplingConfig, SamplingOptions
-from vqaudio.speech import losses, synthesis, vocoding
+from vqaudio.speech import losses, synthesis, tokenizer, vocoding
 from vqaudio.speech.acoustic import decoded_target, decoder_conditioning, true_conditioning
 from vqaudio.speech.config import TRAINED_VOCODERS
 from vqaudio.speech.config import SpeechVQVAEConfig as SpeechVQVAEConfig
 from vqaudio.speech.griffin_lim import griffin_lim
 from vqaudio.speech.speakers import SPEAKER_WEIGHT, speaker_id, speaker_ids
-from vqaudio.speech.tokenizer import audio_pieces, checked_pieces, encode_each, encode_together
 from vqaudio.speech.tokens import Tokens, check_tokens, checked_codes
 from vqaudio.speech.vocoders import (
     NO_SPECTRUM,
@@ -283,14 +281,7 @@ class SpeechVQVAE(nn.Module):
         Padding codes are 0. An utterance has bit-identical codes alone, in any batch, with any padding, and streamed,
         because the encoder always computes chunks of one shape. Raises ValueError for other shapes and lengths.
         """
-        if wavs.ndim != 3 or wavs.shape[1] != 1:
-            raise ValueError(f"encode takes waveforms of shape (B, 1, T), got {tuple(wavs.shape)}")
-        lengths = torch.full((wavs.shape[0],), wavs.shape[2]) if lengths is None else lengths.cpu()
-        if lengths.shape != wavs.shape[:1] or (
-            lengths.numel() and not 0 < lengths.min() <= lengths.max() <= wavs.shape[2]
-        ):
-            raise ValueError(f"lengths must be ({wavs.shape[0]},) with values in 1..{wavs.shape[2]}, got {lengths}")
-        utterances = (checked_pieces([wav[0, :length]]) for wav, length in zip(wavs, lengths.tolist(), strict=True))
+        utterances, lengths = tokenizer.checked_batch(wavs, lengths)
         rows = list(self.encode_each(utterances))
         codes = nn.utils.rnn.pad_sequence(rows, batch_first=True) if rows else torch.zeros(0, 0, dtype=torch.long)
         return codes.to(self.device), self.num_frames(lengths.to(self.device))
@@ -304,8 +295,8 @@ class SpeechVQVAE(nn.Module):
         samples are taken as they are, for `data.audio.blocks` has checked those of files. Raises RuntimeError in
         training mode.
         """
-        self._check_encoding()
-        yield from encode_each(self.encoder, self._nearest, utterances)
+        tokenizer.check_encoding(self)
+        yield from tokenizer.encode_each(self.encoder, self._nearest, utterances)
 
     @with_own_defaults
     @torch.inference_mode()
@@ -315,13 +306,9 @@ class SpeechVQVAE(nn.Module):
         Memory does not grow with the length of the utterance. The last codes follow when the pieces end. Raises
         RuntimeError in training mode.
         """
-        self._check_encoding()
-        for z, parts in encode_together(self.encoder, [checked_pieces(pieces)]):
+        tokenizer.check_encoding(self)
+        for z, parts in tokenizer.encode_together(self.encoder, [tokenizer.checked_pieces(pieces)]):
             yield self._nearest(z)[0, : parts[0].num_frames]  # of all rows and frames: always one shape
-
-    def _check_encoding(self) -> None:
-        check_evaluating(self)
-        check_not_traced("encoding in chunks")
 
     def _nearest(self, z: Tensor) -> Tensor:
         """Encoder output (R, D, N) -> codes (R, N) int64."""
@@ -345,7 +332,7 @@ class SpeechVQVAE(nn.Module):
 
         def pieces() -> Iterator[Tensor]:
             nonlocal num_samples
-            for piece in audio_pieces(audio, sample_rate, self.sample_rate):
+            for piece in tokenizer.audio_pieces(audio, sample_rate, self.sample_rate):
                 num_samples += len(piece)
                 yield piece
 
@@ -436,7 +423,7 @@ class SpeechVQVAE(nn.Module):
         """
         if self.pitch is None:
             raise ValueError("this model has no vocoder that is conditioned on pitch (pitch.win_length)")
-        wav = torch.cat(list(audio_pieces(audio, sample_rate, self.sample_rate)))
+        wav = torch.cat(list(tokenizer.audio_pieces(audio, sample_rate, self.sample_rate)))
         with one_thread():
             return self.pitch.tracker(wav[None], -(-len(wav) // self.cfg.spectrum.hop_length))
 
@@ -495,7 +482,9 @@ class SpeechVQVAE(nn.Module):
         sampling = sampling.override(**options)
         if check_pitch_source(pitch) == "codes" or vocoder not in self.vocoders_with_pitch:
             return self.decode(self.tokenize(audio, sample_rate), speaker, sampling, vocoder)
-        wav = torch.cat(list(audio_pieces(audio, sample_rate, self.sample_rate)))  # read once: it may be a stream
+        wav = torch.cat(
+            list(tokenizer.audio_pieces(audio, sample_rate, self.sample_rate))
+        )  # read once: it may be a stream
         return self.decode(self.tokenize(wav), speaker, sampling, vocoder, self.pitch_of(wav))
 
     def check_tokens(self, *batch: Tokens) -> None:

@@ -19,10 +19,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vqaudio.data.audio import blocks, check_scale
 from vqaudio.nn.encoder import Encoder, EncoderConfig
+from vqaudio.nn.modes import check_evaluating, check_not_traced
 
 CHUNK_FRAMES = 256
 ROWS = {"cuda": 64}  # of a batch; other devices have one
@@ -45,6 +46,26 @@ class _Chunk(NamedTuple):
     samples: Tensor  # (S,), or fewer, which zeros follow
     num_frames: int
     is_first: bool
+
+
+def check_encoding(model: nn.Module) -> None:
+    """Raise RuntimeError in training mode, and within torch.jit.trace."""
+    check_evaluating(model)
+    check_not_traced("encoding in chunks")
+
+
+def checked_batch(wavs: Tensor, lengths: Tensor | None) -> tuple[list[Iterator[Tensor]], Tensor]:
+    """Waveforms (B, 1, T), valid samples (B,) (None: T) -> pieces of each utterance, lengths (B,) on the CPU.
+
+    Raises ValueError for other shapes and lengths.
+    """
+    if wavs.ndim != 3 or wavs.shape[1] != 1:
+        raise ValueError(f"encode takes waveforms of shape (B, 1, T), got {tuple(wavs.shape)}")
+    batch, _, num_samples = wavs.shape
+    lengths = torch.full((batch,), num_samples) if lengths is None else lengths.cpu()
+    if lengths.shape != (batch,) or (batch and not 0 < lengths.min() <= lengths.max() <= num_samples):
+        raise ValueError(f"lengths must be ({batch},) with values in 1..{num_samples}, got {lengths}")
+    return [checked_pieces([wav[0, :length]]) for wav, length in zip(wavs, lengths.tolist(), strict=True)], lengths
 
 
 def checked_pieces(pieces: Iterable[Tensor]) -> Iterator[Tensor]:
