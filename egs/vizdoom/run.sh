@@ -17,7 +17,7 @@ data=data/vizdoom
 out=
 conf=$repository/egs/vizdoom/conf
 episode=3
-first_frame=2
+first_frame=14
 options="scenario frames seed data out conf episode first-frame"
 source "$repository/egs/stages.sh"
 # by default the folder that the configurations name: exp/vizdoom for conf, exp/vizdoom/NAME for conf/NAME
