@@ -17,8 +17,14 @@ from torch import Tensor
 
 from vqaudio.data.audio import blocks, check_scale
 from vqaudio.nn.encoder import Encoder, EncoderState
+from vqaudio.nn.pitch_quantizer import PitchQuantizer
+from vqaudio.speech.tokens import PitchTokens
 
 CHUNK_FRAMES = 256
+NO_PITCH_TOKENS = (
+    "this model has no pitch tokens (vqaudio info MODEL would tell their rate); recipes/pitch_tokens.py adds them to a "
+    "model that predicts pitch"
+)
 
 
 def encode_in_chunks(encoder: Encoder, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -74,3 +80,34 @@ def _float32(encoder: Encoder, wav: Tensor, state: EncoderState) -> tuple[Tensor
         z, after = encoder(wav, state)
     assert after is not None
     return z, after
+
+
+def check_pitch_quantizer(quantizer: PitchQuantizer | None) -> PitchQuantizer:
+    """The pitch quantizer of a model. Raises ValueError for a model without one, and for one without a codebook."""
+    if quantizer is None or not quantizer.quantizer.initialised:
+        raise ValueError(NO_PITCH_TOKENS)
+    return quantizer
+
+
+class Metered:
+    """Pieces (T,) of an utterance on their way to the encoder: counted, and heard by a pitch quantizer, if given."""
+
+    def __init__(self, pieces: Iterable[Tensor], quantizer: PitchQuantizer | None):
+        self.pieces, self.quantizer, self.num_samples = pieces, quantizer, 0
+        self._codes = bytearray()
+        self._state = None if quantizer is None else quantizer.start()
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for piece in self.pieces:
+            self.num_samples += len(piece)
+            if self.quantizer is not None and self._state is not None:
+                codes, self._state = self.quantizer.extend(piece, self._state)
+                self._codes += codes.numpy().tobytes()
+            yield piece
+
+    def pitch(self) -> PitchTokens | None:
+        """The pitch tokens of all pieces, once all have passed."""
+        if self.quantizer is None or self._state is None:
+            return None
+        whole = self._codes + self.quantizer.finish(self._state).numpy().tobytes()
+        return PitchTokens(torch.frombuffer(whole, dtype=torch.int64), self.quantizer.hop, self.quantizer.fingerprint)
