@@ -67,7 +67,7 @@ def tokenize_all(model: SpeechVQVAE, sources: Sequence[Source], failures: Failur
     return usable(tokenize_each(model, sources), len(sources), failures)
 
 
-def tokenize_each(model: SpeechVQVAE, sources: Iterable[Source]) -> Generator[Result]:
+def tokenize_each(model: SpeechVQVAE, sources: Iterable[Source], pitch: bool = False) -> Generator[Result]:
     """The row of each source, or the error for a file that cannot be used, in this process: an `Engine`.
 
     Several utterances are tokenized at once, by threads that share the CPUs of PyTorch: matrices as small as those of
@@ -76,7 +76,8 @@ def tokenize_each(model: SpeechVQVAE, sources: Iterable[Source]) -> Generator[Re
     sources = iter(sources)
     first = list(islice(sources, 2))
     sources = chain(first, sources)
-    tokenize = partial(tokenize_source, model, fingerprint=model.fingerprint)  # once, because it reads all weights
+    fingerprint = model.fingerprint  # once, because it reads all weights
+    tokenize = partial(tokenize_source, model, fingerprint=fingerprint, pitch=pitch)
     cpus = torch.get_num_threads()
     threads = min(MAX_THREADS, cpus, len(first))  # a single utterance has all CPUs for itself
     own_dtype = torch.get_default_dtype() == torch.float32  # otherwise each utterance changes it for all threads
@@ -113,11 +114,13 @@ def in_order(
         yield pending.popleft()()
 
 
-def tokenize_source(model: SpeechVQVAE, source: Source, fingerprint: str) -> Result:
+def tokenize_source(model: SpeechVQVAE, source: Source, fingerprint: str, pitch: bool = False) -> Result:
     """The row of one source, or the error if its file cannot be used; `fingerprint` is that of the model."""
-    return attempted(
-        source, lambda: TokenRow(source.id, source.speaker, model.tokenize(source.path, fingerprint=fingerprint))
-    )
+
+    def read() -> TokenRow:
+        return TokenRow(source.id, source.speaker, model.tokenize(source.path, fingerprint=fingerprint, pitch=pitch))
+
+    return attempted(source, read)
 
 
 def attempted(source: Source, read: Callable[[], Read]) -> Read | AudioError:
