@@ -35,7 +35,9 @@ def initialise_pitch(model: SpeechVQVAE, speech: PackedSpeech) -> None:
     model.pitch.centre.copy_(state["centre"])
     model.pitch.spread.copy_(state["spread"])
     if model.pitch_quantizer is not None and not model.pitch_quantizer.quantizer.initialised:
-        model.pitch_quantizer.fit(spread_waveforms(speech) if processes().is_main_process else [])
+        quantizer = model.pitch_quantizer.to(processes().device)  # by which the processes reach each other
+        quantizer.fit(spread_waveforms(speech) if processes().is_main_process else [])
+        quantizer.to(model.device)
 
 
 def with_pitch_tokens(model: SpeechVQVAE, cfg: PitchQuantizerConfig, wavs: Iterable[torch.Tensor]) -> SpeechVQVAE:
@@ -51,8 +53,8 @@ def with_pitch_tokens(model: SpeechVQVAE, cfg: PitchQuantizerConfig, wavs: Itera
     with torch.random.fork_rng(devices=[]):
         extended = type(model)(replace(model.cfg, pitch_tokens=cfg))
     assert extended.pitch_quantizer is not None
-    own = extended.pitch_quantizer.state_dict(prefix="pitch_quantizer.")
-    extended.load_state_dict({key: own.get(key, model.state_dict().get(key)) for key in extended.state_dict()})
+    kept = {key: value for key, value in model.state_dict().items() if not key.startswith("pitch_quantizer.")}
+    extended.load_state_dict({**extended.pitch_quantizer.state_dict(prefix="pitch_quantizer."), **kept})
     extended.pitch_quantizer.fit(wavs)
     return extended.eval().requires_grad_(False).to(model.device)
 

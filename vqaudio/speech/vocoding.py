@@ -78,8 +78,11 @@ def of_tokens(
     vocoder: Vocoder,
     piece: int = PIECE,
 ) -> Utterance:
-    """Tokens, speaker (1,), pitch of the speech that they were made from (None: as their pitch tokens tell it), and its
-    speaker, if known -> the utterance that `vocoder` decodes, `piece` codes at a time."""
+    """What `vocoder` is to decode, `piece` codes at a time, as `speaker` (1,).
+
+    pitch: of the speech that the tokens were made from; None: as their pitch tokens tell it. source: its speaker, if
+    known.
+    """
     if pitch is None and tokens.pitch is not None and vocoder in model.vocoders_with_pitch:
         assert model.pitch_quantizer is not None
         pitch = model.pitch_quantizer.decode(tokens.pitch.codes[None])
@@ -150,6 +153,6 @@ def moved_pitch(
     if pitch is None or model.pitch is None:
         return None
     pitch = Pitch(*(value.to(model.device) for value in pitch))
-    if speaker is None or source not in model.speakers or model.speaker_id(source) != int(speaker):
+    if speaker is not None and (source not in model.speakers or model.speaker_id(source) != int(speaker)):
         pitch = model.pitch.moved(pitch, speaker)
     return pitch.frames(len(tokens.codes) * frames_per_code(model))

@@ -59,12 +59,14 @@ def find_sources(inputs: Sequence[Path], speaker_level: int | None = 1) -> list[
     return sources
 
 
-def tokenize_all(model: SpeechVQVAE, sources: Sequence[Source], failures: Failures) -> Iterator[TokenRow]:
+def tokenize_all(
+    model: SpeechVQVAE, sources: Sequence[Source], failures: Failures, *, pitch: bool = False
+) -> Iterator[TokenRow]:
     """The rows of the sources, in their order; an error for each file that cannot be used is appended to `failures`.
 
     Raises AudioError at the end if no source could be used.
     """
-    return usable(tokenize_each(model, sources), len(sources), failures)
+    return usable(tokenize_each(model, sources, pitch), len(sources), failures)
 
 
 def tokenize_each(model: SpeechVQVAE, sources: Iterable[Source], pitch: bool = False) -> Generator[Result]:

@@ -112,7 +112,7 @@ def tokenize_on_ray(
     if streams := [source.id for source in sources if is_stream(source.path)]:
         raise ValueError(f"{streams[0]} is a stream, which other processes cannot read; use --engine local")
     pitch_model = check_pitch_quantizer(model.pitch_quantizer).fingerprint if pitch else None
-    with _claimed(checkpoint, model, pitch_model, sources):
+    with _claimed(checkpoint, model, sources, pitch_model):
         if (numbers := _unfinished(checkpoint / IDS, len(sources))).size:
             try:
                 with _connected(cluster.address):
@@ -136,7 +136,7 @@ def tokenize_on_ray(
 
 @contextmanager
 def _claimed(
-    checkpoint: Path, model: SpeechVQVAE, pitch_model: str | None, sources: Sequence[Source]
+    checkpoint: Path, model: SpeechVQVAE, sources: Sequence[Source], pitch_model: str | None = None
 ) -> Iterator[None]:
     """Makes or continues the working folder. Raises ValueError if it is of another run, or in use."""
     digest = hashlib.sha256()
