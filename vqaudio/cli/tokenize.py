@@ -43,6 +43,7 @@ def tokenize(
     inputs: Positional[Inputs],
     out: Path,
     model: Model = "mini",
+    pitch: Annotated[bool, arg(help="pitch tokens beside the codes, for models that have them")] = False,
     workers: Annotated[
         int, arg(help="number of processes; each loads the model and computes on one thread (or --threads)")
     ] = 1,
@@ -83,8 +84,9 @@ def tokenize(
             files with an index.jsonl, or - for JSON Lines on standard output
     """
     import_torch()
+    from vqaudio.speech.tokenizer import check_pitch_quantizer
     from vqaudio.tokens.bulk import find_sources
-    from vqaudio.tokens.files import check_ids, check_target
+    from vqaudio.tokens.files import check_ids, check_place_of_pitch, check_target
     from vqaudio.tokens.stats import TokenStats
 
     check_resume(resume, overwrite)
@@ -101,6 +103,9 @@ def tokenize(
         keep = not overwrite and may_be_finished(out, checkpoint)
     check_target(out, overwrite=overwrite or keep or resume, layout=layout)
     net = load(model, "cpu" if engine == "ray" else device, threads)
+    if pitch:
+        check_place_of_pitch(out, layout)
+        check_pitch_quantizer(net.pitch_quantizer)
     sources = find_sources(inputs, speaker_level)
     check_ids((source.id for source in sources), out, layout)
     stats, started_at = TokenStats(), time.perf_counter()
@@ -110,10 +115,11 @@ def tokenize(
 
             cluster, work = Cluster(address, num_actors, device, threads or 1), checkpoint or checkpoint_of(out)
             watch = lambda rows: stats.watch(progress(rows, len(sources)))  # noqa: E731
-            tokenize_on_ray(net, model, sources, out, work, failures, cluster, watch, keep=keep)
+            tokenize_on_ray(net, model, sources, out, work, failures, cluster, watch, keep=keep, pitch=pitch)
         else:
-            with _engine(net, model, min(workers, len(sources)), threads) as tokenize_each:
-                _write(net, sources, out, failures, tokenize_each, stats, layout, overwrite=overwrite, resume=resume)
+            options = {"overwrite": overwrite, "resume": resume, "pitch": pitch}
+            with _engine(net, model, min(workers, len(sources)), threads, pitch) as tokenize_each:
+                _write(net, sources, out, failures, tokenize_each, stats, layout, **options)
     summary = _summary(net, stats, len(sources), time.perf_counter() - started_at)
     print_facts({**summary, "written": str(out)}, facts_file(out))
     return 1 if failures else 0
@@ -130,6 +136,7 @@ def _write(
     *,
     overwrite: bool,
     resume: bool,
+    pitch: bool,
 ) -> None:
     """Tokenizes on this machine and writes `out`."""
     from vqaudio.tokens.bulk import usable, with_storable_names
@@ -138,7 +145,7 @@ def _write(
 
     storable = with_storable_names(sources, lambda id: codes_file(out, id, layout), failures)
     if resume:
-        with resumed(net, storable, out, failures, engine) as rows:
+        with resumed(net, storable, out, failures, engine, pitch=pitch) as rows:
             write_tokens(out, stats.watch(progress(rows, len(storable))), overwrite=True, layout=layout)
     else:
         rows = usable(engine(storable), len(storable), failures)
@@ -172,13 +179,14 @@ def _check_ray(out: Path, layout: Layout, workers: int, resume: bool) -> None:
 
 def _summary(net: SpeechVQVAE, stats: TokenStats, count: int, elapsed: float) -> dict[str, str]:
     """What became of `count` inputs in `elapsed` seconds."""
-    from vqaudio.speech.describe import bits_per_second
+    from vqaudio.speech.describe import bits_per_second, pitch_facts
 
     used = len(stats.codes)
     return {
         "utterances": f"{stats.rows} of {count}, {stats.seconds:.1f} s of audio",
         "codes": f"{stats.num_tokens}, {net.frame_rate:g} per second",
         "bitrate": bits_per_second(net),
+        **({"pitch": pitch_facts(net)} if stats.pitch_tokens else {}),
         "usage": f"{used} of {net.codebook_size} codes occur ({used / net.codebook_size:.1%})",
         "perplexity": f"{stats.perplexity:.1f}",
         "speed": real_time_factor(stats.seconds, elapsed, net),
@@ -186,13 +194,13 @@ def _summary(net: SpeechVQVAE, stats: TokenStats, count: int, elapsed: float) ->
 
 
 @contextmanager
-def _engine(net: SpeechVQVAE, model: str, workers: int, threads: int | None) -> Iterator[Engine]:
+def _engine(net: SpeechVQVAE, model: str, workers: int, threads: int | None, pitch: bool) -> Iterator[Engine]:
     """What tokenizes: this process, or several others."""
     from vqaudio.tokens.bulk import tokenize_each
     from vqaudio.tokens.workers import worker_processes
 
     if workers == 1:
-        yield partial(tokenize_each, net)
+        yield partial(tokenize_each, net, pitch=pitch)
     else:
-        with worker_processes(net, model, workers, threads) as engine:
+        with worker_processes(net, model, workers, threads, pitch=pitch) as engine:
             yield engine

@@ -24,6 +24,7 @@ from vqaudio.nn.cross_entropy import cross_entropy_of_each
 from vqaudio.nn.encoder import Encoder
 from vqaudio.nn.normalizer import Normalizer
 from vqaudio.nn.pitch import Pitch, PitchHead
+from vqaudio.nn.pitch_quantizer import PitchQuantizer
 from vqaudio.nn.quantizer import Quantized, build_quantizer
 from vqaudio.nn.regularizers import jitter
 from vqaudio.nn.source_filter import IstftVocoder
@@ -34,9 +35,8 @@ from vqaudio.speech import losses, synthesis, tokenizer, vocoding
 from vqaudio.speech.acoustic import decoded_target, decoder_conditioning, true_conditioning
 from vqaudio.speech.config import TRAINED_VOCODERS
 from vqaudio.speech.config import SpeechVQVAEConfig as SpeechVQVAEConfig
-from vqaudio.speech.griffin_lim import griffin_lim
 from vqaudio.speech.speakers import SPEAKER_WEIGHT, speaker_id, speaker_ids
-from vqaudio.speech.tokens import Tokens, check_tokens, checked_codes
+from vqaudio.speech.tokens import Tokens, check_pitch_tokens, check_tokens, checked_codes
 from vqaudio.speech.vocoders import (
     NO_SPECTRUM,
     VOCODERS,
@@ -64,6 +64,8 @@ class SpeechVQVAE(nn.Module):
         self.spectrum = MelHead(mel, width, self.hop, rate) if mel.n_mels else None
         of_pitch = (cfg.pitch, width, self.hop, mel.hop_length, len(cfg.speakers), rate)
         self.pitch = PitchHead(*of_pitch) if cfg.pitch.win_length else None
+        of_tokens = cfg.pitch_tokens if cfg.pitch_tokens.frames else None
+        self.pitch_quantizer = PitchQuantizer(of_tokens, self.pitch.tracker) if of_tokens and self.pitch else None
         self.acoustic = Context(cfg.acoustic, mel.n_mels + NUM_PITCH_FEATURES, 0) if cfg.acoustic.dilations else None
         self.istft = IstftVocoder(cfg.istft, mel, rate) if cfg.istft.dilations else None
         self.units = UnitHead(cfg.units, cfg.encoder.dim, speaker_dim, self.hop) if cfg.predicts_units else None
@@ -321,26 +323,21 @@ class SpeechVQVAE(nn.Module):
         sample_rate: int | None = None,
         *,
         fingerprint: str | None = None,
+        pitch: bool = False,
     ) -> Tokens:
         """A file, or a waveform (T,) in [-1, 1] at `sample_rate` (this model's, if left out) -> Tokens.
 
         Files of any rate and channel count are mixed to mono and resampled. `fingerprint`, this model's, saves loops
-        over many files from comparing all weights for each. Raises AudioError for a file that holds no usable audio,
-        ValueError for such a waveform.
+        over many files from comparing all weights for each. `pitch`: with pitch tokens. Raises AudioError for a file
+        that holds no usable audio, ValueError for such a waveform, and for a model without pitch tokens.
         """
-        num_samples = 0
-
-        def pieces() -> Iterator[Tensor]:
-            nonlocal num_samples
-            for piece in tokenizer.audio_pieces(audio, sample_rate, self.sample_rate):
-                num_samples += len(piece)
-                yield piece
-
+        quantizer = tokenizer.check_pitch_quantizer(self.pitch_quantizer) if pitch else None
+        counted = tokenizer.Metered(tokenizer.audio_pieces(audio, sample_rate, self.sample_rate), quantizer)
         codes = bytearray()  # one growing block: many small tensors would fragment the memory
-        for chunk in self.encode_stream(pieces()):
+        for chunk in self.encode_stream(counted):
             codes += chunk.cpu().numpy().tobytes()
-        whole = torch.frombuffer(codes, dtype=torch.int64)
-        return Tokens(whole, num_samples, self.sample_rate, self.hop, fingerprint or self.fingerprint)
+        whole, model = torch.frombuffer(codes, dtype=torch.int64), fingerprint or self.fingerprint
+        return Tokens(whole, counted.num_samples, self.sample_rate, self.hop, model, counted.pitch())
 
     # --- codes to speech ---
 
@@ -351,10 +348,11 @@ class SpeechVQVAE(nn.Module):
         sampling: SamplingConfig = SamplingConfig(),
         vocoder: Vocoder | None = None,
         pitch: Pitch | None = None,
+        source_speaker: str | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Tensor:
         """Tokens -> waveform (T,) float32 in [-1, 1] of `speaker`; as `decode_batch`."""
-        return self.decode_batch([tokens], speaker, sampling, vocoder, [pitch], **options)[0]
+        return self.decode_batch([tokens], speaker, sampling, vocoder, [pitch], [source_speaker], **options)[0]
 
     @with_own_defaults
     def decode_batch(
@@ -364,6 +362,7 @@ class SpeechVQVAE(nn.Module):
         sampling: SamplingConfig = SamplingConfig(),
         vocoder: Vocoder | None = None,
         pitch: Sequence[Pitch | None] | None = None,
+        source_speaker: Sequence[str | None] | None = None,
         **options: Unpack[SamplingOptions],
     ) -> list[Tensor]:
         """Tokens of several utterances, one speaker for all or one for each -> waveforms (T,) float32 in [-1, 1].
@@ -371,31 +370,21 @@ class SpeechVQVAE(nn.Module):
         `vocoder`: one of `vocoders`; None: the model's default. `sampling` defines how the WaveNet draws samples;
         single fields of it can be given as keyword arguments instead (`temperature=0.8, top_p=0.9`). The other vocoders
         use its seed only: Griffin-Lim for initial phases, istft for noise. `pitch`: of each utterance, as `pitch_of`
-        finds it, moved to the voice of its speaker; None: as the codes predict it. A waveform depends on codes,
-        speaker, vocoder, pitch and `sampling`, and on the rest of the batch only through rounding, of a WaveNet without
-        the compiled kernels. Raises ValueError for tokens of another model, unknown speakers, options out of range and
-        a vocoder that the model does not have.
+        finds it; None: that of its pitch tokens, and without them as the codes predict it. It is moved to the voice of
+        `speaker`, unless that is the `source_speaker` of the utterance. A waveform depends on tokens, speakers,
+        vocoder, pitch and `sampling`, and on the rest of the batch only through rounding, of a WaveNet without the
+        compiled kernels. Raises ValueError for tokens of another model, unknown speakers, options out of range and a
+        vocoder that the model does not have.
         """
         sampling = sampling.override(**options)
         vocoder = self.check_vocoder(vocoder)
         speakers = self._speaker_ids(speaker, len(batch))
         self.check_tokens(*batch)
         pitch = vocoding.checked_pitch(self, pitch, len(batch), vocoder)
-        if not batch:
-            return []
-        lengths = [tokens.num_samples for tokens in batch]
-        each = [None if speakers is None else speakers[row : row + 1] for row in range(len(batch))]
-        if vocoder == "griffin-lim":
-            assert self.spectrum is not None
-            log_mel, seed = self.spectrum.log_mel, sampling.seed
-            spectra = [vocoding.predicted_spectrum(self, *pair) for pair in zip(batch, each, strict=True)]
-            return [griffin_lim(log_mel, *pair, seed) for pair in zip(spectra, lengths, strict=True)]
-        utterances = [vocoding.of_tokens(self, *one) for one in zip(batch, each, pitch, strict=True)]
-        if vocoder == "istft":
-            return [torch.cat(list(vocoding.istft_stream(self, one, sampling.seed))) for one in utterances]
-        rows = [torch.cat([piece.cond for piece in vocoding.wavenet_pieces(self, one)], dim=1) for one in utterances]
-        cond = nn.utils.rnn.pad_sequence([row.T for row in rows], batch_first=True).mT  # (B, C, N)
-        return synthesis.synthesize(self.decoder, cond, speakers, lengths, sampling)
+        sources = vocoding.checked_sources(source_speaker, len(batch))
+        each = [None] * len(batch) if speakers is None else speakers.split(1)
+        parts = zip(batch, each, pitch, sources, strict=True)
+        return vocoding.decode(self, [vocoding.of_tokens(self, *one, vocoder) for one in parts], vocoder, sampling)
 
     @with_own_defaults
     def predict_spectrum(self, tokens: Tokens, speaker: str | None = None) -> Tensor:
@@ -408,7 +397,8 @@ class SpeechVQVAE(nn.Module):
             raise ValueError(NO_SPECTRUM)
         speakers = self._speaker_ids(speaker, 1)
         self.check_tokens(tokens)
-        return vocoding.predicted_spectrum(self, tokens, speakers)
+        utterance = vocoding.of_tokens(self, tokens, speakers, None, None, "griffin-lim")
+        return vocoding.predicted_spectrum(self, utterance)
 
     @property
     def vocoders_with_pitch(self) -> tuple[Vocoder, ...]:
@@ -435,6 +425,7 @@ class SpeechVQVAE(nn.Module):
         sampling: SamplingConfig = SamplingConfig(),
         vocoder: Vocoder | None = None,
         pitch: Pitch | None = None,
+        source_speaker: str | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Iterator[Tensor]:
         """The waveform of an utterance in pieces, (T,) float32 in [-1, 1], which concatenated equal `decode`.
@@ -449,18 +440,17 @@ class SpeechVQVAE(nn.Module):
         check_streams(vocoder)
         sampling = sampling.override(**options)
         who = self._speaker_ids(speaker, 1)
+        vocoding.checked_pitch(self, [pitch], 1, vocoder)
         if isinstance(tokens, Tokens):
             self.check_tokens(tokens)
-            codes, num_samples = tokens.codes.split(synthesis.STREAM_FRAMES), tokens.num_samples
-            pitch = vocoding.moved_pitch(self, pitch, tokens, who)
+            whole = (tokens, who, pitch, source_speaker, vocoder, synthesis.STREAM_FRAMES)
+            utterance = vocoding.of_tokens(self, *whole)
         elif pitch is not None:
             raise ValueError("pitch is for whole Tokens, got codes as they arrive; leave it out")
         else:
-            codes, num_samples = (checked_codes(part, self.codebook_size) for part in tokens), None
-        utterance = vocoding.Utterance(codes, num_samples, who, pitch)
-        if vocoder == "istft":
-            return vocoding.istft_stream(self, utterance, sampling.seed)
-        return synthesis.synthesize_stream(self.decoder, vocoding.wavenet_pieces(self, utterance), who, sampling)
+            arriving = (checked_codes(part, self.codebook_size) for part in tokens)
+            utterance = vocoding.Utterance(arriving, None, who, None)
+        return vocoding.decode_stream(self, utterance, vocoder, sampling)
 
     def convert(
         self,
@@ -490,6 +480,7 @@ class SpeechVQVAE(nn.Module):
     def check_tokens(self, *batch: Tokens) -> None:
         """Raises ValueError for tokens that this model cannot decode."""
         check_tokens(batch, self.fingerprint, self.sample_rate, self.hop, self.codebook_size)
+        check_pitch_tokens(batch, self.pitch_quantizer)
 
     def check_vocoder(self, vocoder: Vocoder | None = None) -> Vocoder:
         """The vocoder to use, None: the model's default. Raises ValueError for one that is not among `vocoders`."""

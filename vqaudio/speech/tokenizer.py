@@ -24,9 +24,15 @@ from torch import Tensor, nn
 from vqaudio.data.audio import blocks, check_scale
 from vqaudio.nn.encoder import Encoder, EncoderConfig
 from vqaudio.nn.modes import check_evaluating, check_not_traced
+from vqaudio.nn.pitch_quantizer import PitchQuantizer
+from vqaudio.speech.tokens import PitchTokens
 
 CHUNK_FRAMES = 256
 ROWS = {"cuda": 64}  # of a batch; other devices have one
+NO_PITCH_TOKENS = (
+    "this model has no pitch tokens (vqaudio info MODEL would tell their rate); recipes/pitch_tokens.py adds them to a "
+    "model that predicts pitch"
+)
 
 
 def num_rows(device: torch.device) -> int:
@@ -170,6 +176,37 @@ def audio_pieces(
             f"{'' if wav.isfinite().all() else ' and values that are not finite'}; mix down or clean the audio first"
         )
     yield wav
+
+
+def check_pitch_quantizer(quantizer: PitchQuantizer | None) -> PitchQuantizer:
+    """The pitch quantizer of a model. Raises ValueError for a model without one, and for one without a codebook."""
+    if quantizer is None or not quantizer.quantizer.initialised:
+        raise ValueError(NO_PITCH_TOKENS)
+    return quantizer
+
+
+class Metered:
+    """Pieces (T,) of an utterance on their way to the encoder: counted, and heard by a pitch quantizer, if given."""
+
+    def __init__(self, pieces: Iterable[Tensor], quantizer: PitchQuantizer | None):
+        self.pieces, self.quantizer, self.num_samples = pieces, quantizer, 0
+        self._codes = bytearray()
+        self._state = None if quantizer is None else quantizer.start()
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for piece in self.pieces:
+            self.num_samples += len(piece)
+            if self.quantizer is not None and self._state is not None:
+                codes, self._state = self.quantizer.extend(piece, self._state)
+                self._codes += codes.numpy().tobytes()
+            yield piece
+
+    def pitch(self) -> PitchTokens | None:
+        """The pitch tokens of all pieces, once all have passed."""
+        if self.quantizer is None or self._state is None:
+            return None
+        whole = self._codes + self.quantizer.finish(self._state).numpy().tobytes()
+        return PitchTokens(torch.frombuffer(whole, dtype=torch.int64), self.quantizer.hop, self.quantizer.fingerprint)
 
 
 def _chunks_of_row(waiting: Iterator[tuple[int, Iterable[Tensor]]], cfg: EncoderConfig) -> Iterator[tuple[int, _Chunk]]:

@@ -19,9 +19,10 @@ from vqaudio.atomic import check_name
 from vqaudio.data.audio import AudioError, Failures, together
 from vqaudio.data.audio_folders import AUDIO_SUFFIXES, Source, file_name, speech_below
 from vqaudio.data.manifest import read_manifest
+from vqaudio.nn.pitch_quantizer import PitchQuantizer
 from vqaudio.pipes import DASH, is_stream
 from vqaudio.speech.model import SpeechVQVAE
-from vqaudio.speech.tokenizer import audio_pieces, num_rows
+from vqaudio.speech.tokenizer import Metered, audio_pieces, check_pitch_quantizer, num_rows
 from vqaudio.speech.tokens import Tokens
 from vqaudio.tokens.files import read_tokens, write_tokens
 from vqaudio.tokens.rows import TokenRow
@@ -64,27 +65,30 @@ def find_sources(inputs: Sequence[Path], speaker_level: int | None = 1) -> list[
     return sources
 
 
-def tokenize_all(model: SpeechVQVAE, sources: Sequence[Source], failures: Failures) -> Iterator[TokenRow]:
+def tokenize_all(
+    model: SpeechVQVAE, sources: Sequence[Source], failures: Failures, *, pitch: bool = False
+) -> Iterator[TokenRow]:
     """The rows of the sources, in their order; an error for each file that cannot be used is appended to `failures`.
 
     Raises AudioError at the end if no source could be used.
     """
-    return usable(tokenize_each(model, sources), len(sources), failures)
+    return usable(tokenize_each(model, sources, pitch), len(sources), failures)
 
 
-def tokenize_each(model: SpeechVQVAE, sources: Iterable[Source]) -> Generator[Result]:
+def tokenize_each(model: SpeechVQVAE, sources: Iterable[Source], pitch: bool = False) -> Generator[Result]:
     """The row of each source, or the error for a file that cannot be used, in this process: an `Engine`.
 
     Several utterances are tokenized at once: on a GPU in one batch, on a CPU by threads that share the CPUs of PyTorch,
     because matrices as small as those of an utterance leave most of the CPUs idle.
     """
     if num_rows(model.device) > 1:
-        yield from _tokenize_together(model, sources)
+        yield from _tokenize_together(model, sources, pitch)
         return
     sources = iter(sources)
     first = list(islice(sources, 2))
     sources = chain(first, sources)
-    tokenize = partial(tokenize_source, model, fingerprint=model.fingerprint)  # once, because it reads all weights
+    fingerprint = model.fingerprint  # once, because it reads all weights
+    tokenize = partial(tokenize_source, model, fingerprint=fingerprint, pitch=pitch)
     cpus = torch.get_num_threads()
     threads = min(MAX_THREADS, cpus, len(first))  # a single utterance has all CPUs for itself
     own_dtype = torch.get_default_dtype() == torch.float32  # otherwise each utterance changes it for all threads
@@ -99,18 +103,20 @@ def tokenize_each(model: SpeechVQVAE, sources: Iterable[Source]) -> Generator[Re
         torch.set_num_threads(cpus)
 
 
-def _tokenize_together(model: SpeechVQVAE, sources: Iterable[Source]) -> Iterator[Result]:
+def _tokenize_together(model: SpeechVQVAE, sources: Iterable[Source], pitch: bool) -> Iterator[Result]:
     """As `tokenize_each`, many utterances in one batch, while threads read the files of the next ones."""
     fingerprint, rows = model.fingerprint, num_rows(model.device)
+    quantizer = check_pitch_quantizer(model.pitch_quantizer) if pitch else None
     pool = ThreadPoolExecutor(min(MAX_READERS, torch.get_num_threads()), "read")
     try:
-        opened = _ahead((_Reading(source, model.sample_rate, pool) for source in sources), rows)
+        opened = _ahead((_Reading(source, model.sample_rate, pool, quantizer) for source in sources), rows)
         readings, utterances = tee(opened)
         for reading, codes in zip(readings, model.encode_each(utterances), strict=True):
             if reading.error:
                 yield reading.error
                 continue
-            tokens = Tokens(codes, reading.num_samples, model.sample_rate, model.hop, fingerprint)
+            counted = reading.counted
+            tokens = Tokens(codes, counted.num_samples, model.sample_rate, model.hop, fingerprint, counted.pitch())
             yield TokenRow(reading.source.id, reading.source.speaker, tokens)
     finally:
         pool.shutdown(cancel_futures=True)
@@ -122,14 +128,17 @@ class _Reading:
     It ends at an error. Streams are read by the thread that asks for a block: an interrupt ends the wait.
     """
 
-    def __init__(self, source: Source, sample_rate: int, pool: ThreadPoolExecutor):
-        self.source, self.num_samples = source, 0
+    def __init__(self, source: Source, sample_rate: int, pool: ThreadPoolExecutor, quantizer: PitchQuantizer | None):
+        self.source, self.counted = source, Metered(self._read(), quantizer)
         self.error: AudioError | None = None
         self._blocks = audio_pieces(source.path, None, sample_rate)
         self._pool = None if is_stream(source.path) else pool
         self._next = self._begun()
 
     def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.counted)
+
+    def _read(self) -> Iterator[Tensor]:
         blocks = None
         while blocks is None or len(blocks) == BLOCKS_AHEAD:
             blocks = self._next()
@@ -138,7 +147,6 @@ class _Reading:
                 return
             if len(blocks) == BLOCKS_AHEAD:
                 self._next = self._begun()
-            self.num_samples += sum(map(len, blocks))
             yield from blocks
 
     def _begun(self) -> Callable[[], list[Tensor] | AudioError]:
@@ -179,11 +187,13 @@ def in_order(
         yield pending.popleft()()
 
 
-def tokenize_source(model: SpeechVQVAE, source: Source, fingerprint: str) -> Result:
+def tokenize_source(model: SpeechVQVAE, source: Source, fingerprint: str, pitch: bool = False) -> Result:
     """The row of one source, or the error if its file cannot be used; `fingerprint` is that of the model."""
-    return attempted(
-        source, lambda: TokenRow(source.id, source.speaker, model.tokenize(source.path, fingerprint=fingerprint))
-    )
+
+    def read() -> TokenRow:
+        return TokenRow(source.id, source.speaker, model.tokenize(source.path, fingerprint=fingerprint, pitch=pitch))
+
+    return attempted(source, read)
 
 
 def attempted(source: Source, read: Callable[[], Read]) -> Read | AudioError:

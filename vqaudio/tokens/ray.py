@@ -33,7 +33,8 @@ from vqaudio.data.audio_folders import Source
 from vqaudio.json_text import parse_json
 from vqaudio.pipes import is_stream
 from vqaudio.speech.model import SpeechVQVAE
-from vqaudio.speech.tokens import Tokens
+from vqaudio.speech.tokenizer import check_pitch_quantizer
+from vqaudio.speech.tokens import PitchTokens, Tokens
 from vqaudio.tokens.bulk import Result, tokenize_each, usable
 from vqaudio.tokens.parquet import FAILURES, SUFFIX, write_parquet
 from vqaudio.tokens.rows import TokenRow
@@ -101,6 +102,7 @@ def tokenize_on_ray(
     watch: Callable[[Iterable[TokenRow]], Iterable[TokenRow]] = iter,
     *,
     keep: bool = False,
+    pitch: bool = False,
 ) -> None:
     """Tokenizes the sources into the folder `out`: shards NNNNN-DIGEST.parquet, and failures.jsonl if any failed.
 
@@ -116,13 +118,14 @@ def tokenize_on_ray(
     check_ray()
     if streams := [source.id for source in sources if is_stream(source.path)]:
         raise ValueError(f"{streams[0]} is a stream, which other processes cannot read; use --engine local")
-    with _claimed(checkpoint, model, sources):
+    pitch_model = check_pitch_quantizer(model.pitch_quantizer).fingerprint if pitch else None
+    with _claimed(checkpoint, model, sources, pitch_model):
         if (numbers := _unfinished(checkpoint / IDS, len(sources))).size:
             if keep:
                 raise _exists(out)
             try:
                 with _connected(cluster.address):
-                    _tokenize(model, name, sources, numbers, checkpoint, cluster)
+                    _tokenize(model, name, sources, numbers, checkpoint, cluster, pitch=pitch)
             except ConnectionError:
                 if not (checkpoint / IDS).exists():  # nothing was begun
                     shutil.rmtree(checkpoint)
@@ -165,12 +168,15 @@ def _discarded(checkpoint: Path) -> Path:
 
 
 @contextmanager
-def _claimed(checkpoint: Path, model: SpeechVQVAE, sources: Sequence[Source]) -> Iterator[None]:
+def _claimed(
+    checkpoint: Path, model: SpeechVQVAE, sources: Sequence[Source], pitch_model: str | None = None
+) -> Iterator[None]:
     """Makes or continues the working folder. Raises ValueError if it is of another run, or in use."""
     digest = hashlib.sha256()
     for source in sources:
         digest.update(repr((source.id, os.fsencode(source.path.absolute()), source.speaker)).encode())
     run = {"model": model.fingerprint, "utterances": len(sources), "inputs": digest.hexdigest()}
+    run |= {} if pitch_model is None else {"pitch_model": pitch_model}
     checkpoint.mkdir(parents=True, exist_ok=True)
     file = checkpoint / RUN
     if not file.exists() and any(path.name != LOCK and path.name[0] != "." for path in checkpoint.iterdir()):
@@ -182,7 +188,8 @@ def _claimed(checkpoint: Path, model: SpeechVQVAE, sources: Sequence[Source]) ->
             if found is None:
                 save_json(file, run)
             elif found != run:
-                what = "another model" if found.get("model") != model.fingerprint else "other inputs"
+                same = (found.get("model"), found.get("pitch_model")) == (model.fingerprint, pitch_model)
+                what = "other inputs" if same else "another model, or with or without pitch tokens"
                 raise ValueError(f"{checkpoint} is the checkpoint of {what}; delete it, or give another --checkpoint")
             yield
     except Timeout:
@@ -235,7 +242,14 @@ def _unfinished(folder: Path, count: int) -> np.ndarray:
 
 
 def _tokenize(
-    model: SpeechVQVAE, name: str, sources: Sequence[Source], numbers: np.ndarray, checkpoint: Path, cluster: Cluster
+    model: SpeechVQVAE,
+    name: str,
+    sources: Sequence[Source],
+    numbers: np.ndarray,
+    checkpoint: Path,
+    cluster: Cluster,
+    *,
+    pitch: bool,
 ) -> None:
     """Tokenizes the sources with these numbers; each block becomes a file in ROWS, and a checkpoint in IDS.
 
@@ -276,7 +290,7 @@ def _tokenize(
         )
         unfinished.map_batches(
             _Tokenizer,
-            fn_constructor_args=(name, "cuda" if gpus else "cpu", cluster.threads, model.fingerprint, paths),
+            fn_constructor_args=(name, "cuda" if gpus else "cpu", cluster.threads, model.fingerprint, paths, pitch),
             batch_size=None,  # whole blocks
             batch_format="pyarrow",
             compute=ActorPoolStrategy(min_size=1, max_size=actors),
@@ -323,35 +337,35 @@ def _write_paths(file: Path, sources: Sequence[Source]) -> None:
 class _Tokenizer:
     """An actor: it holds the model, and tokenizes blocks of sources."""
 
-    def __init__(self, name: str, device: str, threads: int, fingerprint: str, paths: str):
+    def __init__(self, name: str, device: str, threads: int, fingerprint: str, paths: str, pitch: bool):
         import pyarrow as pa
 
         torch.set_num_threads(threads)
-        self.model, self.fingerprint = load_model(name, device), fingerprint
+        self.model, self.fingerprint, self.pitch = load_model(name, device), fingerprint, pitch
         self.paths = pa.ipc.open_file(pa.memory_map(paths)).read_all()["path"]  # memory that all actors share
         if self.model.fingerprint != fingerprint:
             raise ValueError(f"an actor loaded model {self.model.fingerprint} from {name}, not {fingerprint}")
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """Column id (number of the source) -> id, codes, num_samples and, for a file that cannot be used, error."""
+        """Column id (number of the source) -> id, codes, num_samples, for a file that cannot be used error, pitch."""
         import pyarrow as pa
 
         numbers = block["id"].to_pylist()
-        codes, counts, errors = [], [], []
+        codes, counts, errors, pitches = [], [], [], []
         paths = (Path(os.fsdecode(self.paths[number].as_py())) for number in numbers)
-        for result in tokenize_each(self.model, (Source("_", path, None) for path in paths)):
+        for result in tokenize_each(self.model, (Source("_", path, None) for path in paths), self.pitch):
             failed = isinstance(result, AudioError)
             codes.append(None if failed else result.tokens.codes.numpy())
             counts.append(None if failed else result.tokens.num_samples)
             errors.append(str(result) if failed else None)
-        return pa.table(
-            {
-                "id": pa.array(numbers, pa.int64()),
-                "codes": pa.array(codes, pa.list_(pa.int32())),
-                "num_samples": pa.array(counts, pa.int64()),
-                "error": pa.array(errors, pa.string()),
-            }
-        )
+            pitches.append(None if failed or result.tokens.pitch is None else result.tokens.pitch.codes.numpy())
+        columns = {
+            "id": pa.array(numbers, pa.int64()),
+            "codes": pa.array(codes, pa.list_(pa.int32())),
+            "num_samples": pa.array(counts, pa.int64()),
+            "error": pa.array(errors, pa.string()),
+        }
+        return pa.table({**columns, "pitch": pa.array(pitches, pa.list_(pa.int32()))} if self.pitch else columns)
 
 
 def _results(folder: Path, model: SpeechVQVAE, sources: Sequence[Source]) -> Iterator[Result]:
@@ -391,9 +405,16 @@ def _results(folder: Path, model: SpeechVQVAE, sources: Sequence[Source]) -> Ite
 def _result(table: pa.Table, row: int, model: SpeechVQVAE, source: Source) -> Result:
     if (error := table["error"][row].as_py()) is not None:
         return AudioError(error)
-    codes = torch.from_numpy(table["codes"][row].values.to_numpy().astype(np.int64))
-    tokens = Tokens(codes, table["num_samples"][row].as_py(), model.sample_rate, model.hop, model.fingerprint)
+    codes, pitch = _codes(table["codes"], row), None
+    if "pitch" in table.column_names:
+        quantizer = check_pitch_quantizer(model.pitch_quantizer)
+        pitch = PitchTokens(_codes(table["pitch"], row), quantizer.hop, quantizer.fingerprint)
+    tokens = Tokens(codes, table["num_samples"][row].as_py(), model.sample_rate, model.hop, model.fingerprint, pitch)
     return TokenRow(source.id, source.speaker, tokens)
+
+
+def _codes(column: pa.ChunkedArray, row: int) -> torch.Tensor:
+    return torch.from_numpy(column[row].values.to_numpy().astype(np.int64))
 
 
 def _noted(results: Iterable[Result], sources: Iterable[Source], failed: list[str]) -> Iterator[Result]:
