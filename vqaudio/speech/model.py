@@ -382,7 +382,7 @@ class SpeechVQVAE(nn.Module):
         self.check_tokens(*batch)
         pitch = vocoding.checked_pitch(self, pitch, len(batch), vocoder)
         sources = vocoding.checked_sources(source_speaker, len(batch))
-        each = [None] * len(batch) if speakers is None else speakers.split(1)
+        each = [None] * len(batch) if speakers is None or not batch else speakers.split(1)
         parts = zip(batch, each, pitch, sources, strict=True)
         return vocoding.decode(self, [vocoding.of_tokens(self, *one, vocoder) for one in parts], vocoder, sampling)
 
