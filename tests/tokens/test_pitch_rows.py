@@ -51,6 +51,15 @@ def test_rows_come_back_to_the_bit(tmp_path, rows, name) -> None:
     write_tokens(tmp_path / name, rows, layout=LOSSLESS[name], overwrite=True)  # a folder of tokens, also with pitch/
 
 
+@pytest.mark.parametrize("names", [["pitch/a.npy"], ["index.jsonl", "pitch/a.wav"]])
+def test_a_folder_with_a_pitch_of_others_is_not_replaced(tmp_path, rows, names) -> None:
+    for name in names:
+        (tmp_path / "n" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "n" / name).touch()
+    with pytest.raises(FileExistsError, match="contains files that are not tokens"):
+        write_tokens(tmp_path / "n", rows, overwrite=True)
+
+
 def test_where_each_format_holds_them(tmp_path, rows) -> None:
     assert list(json.loads(format_row(rows[0]))) == [*KEYS[:3], "pitch", *KEYS[3:], "pitch_hop", "pitch_model"]
     write_tokens(tmp_path / "n", rows)

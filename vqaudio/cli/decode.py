@@ -94,7 +94,7 @@ def decode(
                     samples += len(wav)
             print_synthesis(written, samples, started_at, net, sampling, vocoder, file=sys.stderr)
         elif speakers:
-            jobs = (DecodeJob(paths[row.id], row.tokens, speakers[row.id], None, row.speaker) for row in rows)
+            jobs = (DecodeJob(paths[row.id], row.tokens, speakers[row.id], source_speaker=row.speaker) for row in rows)
             decode_to_files(
                 net, jobs, len(speakers), sampling, vocoder, batch_size=batch_size, overwrite=overwrite, resume=resume
             )

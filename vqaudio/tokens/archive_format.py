@@ -197,5 +197,8 @@ def read_archive(path: str | Path) -> Archive:
 def _header(packed: bytes) -> ArchiveHeader:
     facts = parse_json(zlib.decompress(packed))
     coding, pitch = facts["coding"], facts.get("pitch")
-    parts = {"coding": coding and PriorCoding(**coding), "pitch": pitch and PitchCoding(**pitch)}
+    parts = {
+        "coding": None if coding is None else PriorCoding(**coding),
+        "pitch": None if pitch is None else PitchCoding(**pitch),
+    }
     return ArchiveHeader(**{**facts, **parts})

@@ -215,9 +215,10 @@ def _check_replaced(folder: Path, overwrite: bool) -> None:
     """Raises FileExistsError for an existing folder that must not be replaced."""
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries]
-    others = [
-        name for name in names if name not in (INDEX, PITCH, FAILURES) and not name.endswith((".npy", TAR, PARQUET))
-    ]
+    if INDEX in names and (folder / PITCH).is_dir():
+        names.remove(PITCH)
+        names += [path.name for path in (folder / PITCH).iterdir()]
+    others = [name for name in names if name not in (INDEX, FAILURES) and not name.endswith((".npy", TAR, PARQUET))]
     if others:
         raise FileExistsError(f"{folder} contains files that are not tokens ({others[0]}); choose another folder")
     if names and not overwrite:

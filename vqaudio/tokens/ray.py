@@ -155,7 +155,7 @@ def _claimed(
                 save_json(file, run)
             elif found != run:
                 same = (found.get("model"), found.get("pitch_model")) == (model.fingerprint, pitch_model)
-                what = "other inputs" if same else "another model, or with or without pitch tokens"
+                what = "other inputs" if same else "another model or another choice of --pitch"
                 raise ValueError(f"{checkpoint} is the checkpoint of {what}; delete it, or give another --checkpoint")
             yield
     except Timeout:
