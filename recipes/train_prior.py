@@ -12,7 +12,7 @@ import functools
 import hashlib
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -21,7 +21,7 @@ from accelerate.utils import set_seed
 from torch import nn
 
 from vqaudio.checkpoint import load_model, save_model
-from vqaudio.config import flatten, parse, save_yaml, to_dict
+from vqaudio.config import fill_in, flatten, parse, save_yaml, to_dict
 from vqaudio.images.codes import CodeMapBatchConfig, CodeMapBatches, CodeMaps, code_batches
 from vqaudio.images.data import open_images
 from vqaudio.images.encoding import codes_of
@@ -91,9 +91,9 @@ class Task(NamedTuple):
 def speech(cfg: TrainPriorConfig, tokenizer: SpeechVQVAE) -> Task:
     """A WaveNet prior over the codes of utterances."""
     names, k, model = tokenizer.speakers if cfg.conditional else (), tokenizer.codebook_size, tokenizer.fingerprint
+    known = {"speakers": names, "model": model, "frame_rate": tokenizer.frame_rate, "net.num_classes": k}
+    over = fill_in(cfg.speech, known, "speech")
     train, valid = (sequences(rows, names, k, model) for rows in token_rows(cfg, tokenizer))
-    net = replace(cfg.speech.net, num_classes=k)
-    over = replace(cfg.speech, speakers=names, model=model, frame_rate=tokenizer.frame_rate, net=net)
     unigram, hashed = smoothed_unigram(train), hash_of_codes(train.codes, train.speaker_ids)
     return Task(
         CodePrior(over), CodeCrops(train, cfg.crops), lambda m: code_prior_metrics(m, valid, unigram), model, hashed
@@ -145,14 +145,13 @@ def hash_of_codes(codes: Iterable[np.ndarray], labels: np.ndarray) -> str:
 
 
 def build(cfg: TrainPriorConfig, maps: CodeMaps) -> ImagePrior | CodeMapVQVAE | CodeMapVAE:
-    """The model for code maps of this shape and codebook size."""
+    """The model for these code maps. Raises ConfigError if the configuration states another shape or codebook size."""
+    known = {"map_shape": maps.map_shape, "model": maps.model, "net.codebook_size": maps.codebook_size}
     if cfg.kind == "prior":
         several = cfg.conditional and len(maps.classes) > 1  # a single class carries no information
-        classes, net = maps.classes if several else (), replace(cfg.image.net, codebook_size=maps.codebook_size)
-        return ImagePrior(replace(cfg.image, map_shape=maps.map_shape, classes=classes, model=maps.model, net=net))
-    net = replace(cfg.hierarchical.net, codebook_size=maps.codebook_size)
+        return ImagePrior(fill_in(cfg.image, {**known, "classes": maps.classes if several else ()}, "image"))
     kind = CodeMapVQVAE if cfg.kind == "vqvae" else CodeMapVAE
-    return kind(replace(cfg.hierarchical, map_shape=maps.map_shape, model=maps.model, net=net))
+    return kind(fill_in(cfg.hierarchical, known, "hierarchical"))
 
 
 def main() -> None:

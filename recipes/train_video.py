@@ -8,14 +8,14 @@ beside `out`, in codes/FINGERPRINT/. If `out` contains checkpoints, the run resu
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from accelerate.utils import set_seed
 
 from vqaudio.checkpoint import load_model, save_model
-from vqaudio.config import flatten, parse, save_yaml, to_dict
+from vqaudio.config import fill_in, flatten, parse, save_yaml, to_dict
 from vqaudio.images.data import open_images
 from vqaudio.images.encoding import codes_of
 from vqaudio.images.vqvae import ImageVQVAE
@@ -60,11 +60,21 @@ def sequences_of(cfg: TrainVideoConfig, recording: Recording, model: ImageVQVAE,
     return code_sequences(recording, split, maps)
 
 
-def build(cfg: VideoPriorConfig, recording: Recording, model: ImageVQVAE) -> VideoPrior:
-    """A new prior for the actions of the recording and the codes of the model."""
-    net, past = replace(cfg.net, codebook_size=model.codebook_size), replace(cfg.past, code_dim=model.cfg.coder.dim)
-    known = {"actions": recording.actions, "map_shape": model.cfg.map_shape[1:], "model": model.fingerprint}
-    prior = VideoPrior(replace(cfg, net=net, past=past, **known))
+def completed(cfg: VideoPriorConfig, recording: Recording, model: ImageVQVAE) -> VideoPriorConfig:
+    """With the actions of the recording and the codes of the model. Raises ConfigError if `cfg` states others."""
+    known = {
+        "actions": recording.actions,
+        "map_shape": model.cfg.map_shape[1:],
+        "model": model.fingerprint,
+        "past.code_dim": model.cfg.coder.dim,
+        "net.codebook_size": model.codebook_size,
+    }
+    return fill_in(cfg, known, "prior")
+
+
+def build(cfg: VideoPriorConfig, model: ImageVQVAE) -> VideoPrior:
+    """A new prior, whose embeddings of codes start from the codebook of the model."""
+    prior = VideoPrior(cfg)
     every_code = torch.arange(model.codebook_size, device=model.device)[None]
     prior.initialise_embeddings(model.quantizer.decode(every_code)[0].T.cpu())
     return prior
@@ -74,10 +84,11 @@ def main() -> None:
     cfg = parse(TrainVideoConfig, ROOT / "egs/vizdoom/conf/prior.yaml", description=__doc__ or "")
     model, recording = load_model(cfg.model, processes().device, kind=ImageVQVAE), open_recording(cfg.data)
     check_recording(recording, model)
+    prior_cfg = completed(cfg.prior, recording, model)
     with cpu_threads(cfg.fit.threads):
         train, valid = (sequences_of(cfg, recording, model, split) for split in ("train", "valid"))
     set_seed(cfg.fit.seed)  # weight initialisation
-    prior = build(cfg.prior, recording, model)
+    prior = build(prior_cfg, model)
     crops, baselines = VideoCrops(train, cfg.crops, prior.cfg.context), fit_baselines(train)
 
     def save(trained: VideoPrior, folder: Path) -> None:

@@ -23,6 +23,8 @@ from vqaudio.data.manifest import Utterance, manifest_row
 from vqaudio.nn.context import ContextConfig
 from vqaudio.nn.encoder import EncoderConfig
 from vqaudio.nn.frontend import LogMelConfig
+from vqaudio.nn.pitch import PitchConfig
+from vqaudio.nn.source_filter import IstftConfig
 from vqaudio.nn.vector_quantizer import VectorQuantizerConfig
 from vqaudio.nn.wavenet import WaveNetConfig
 
@@ -142,6 +144,25 @@ def spectrum_model(spectrum_config: SpeechVQVAEConfig) -> SpeechVQVAE:
     assert model.context is not None and model.spectrum is not None
     _randomise(model.context, seed=5)
     _randomise(model.spectrum, seed=6)
+    return model.requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def acoustic_model(spectrum_config: SpeechVQVAEConfig) -> SpeechVQVAE:
+    """With a pitch head, and the vocoder istft (the default) and a WaveNet that read the pitch.
+
+    The pitch of its third speaker is not known. All tests share it: do not change it.
+    """
+    istft = IstftConfig(dilations=(1,), channels=6, lookahead=2, points=9)
+    acoustic = ContextConfig(dilations=(1,), channels=5, lookahead=1)
+    parts = {"pitch": PitchConfig(win_length=640), "acoustic": acoustic, "istft": istft, "vocoder": "istft"}
+    model = _initialised(replace(spectrum_config, **parts), samples=3200)
+    for part in (model.context, model.spectrum, model.pitch, model.acoustic, model.istft):
+        assert part is not None
+        _randomise(part)
+    assert model.pitch is not None
+    model.pitch.centre.copy_(torch.tensor([6.9, 7.6, 7.3]))
+    model.pitch.spread.copy_(torch.tensor([0.2, 0.3, 0.0]))
     return model.requires_grad_(False)
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pytest
 import yaml
 
-from vqaudio.config import ConfigError, from_dict, load_yaml, parse, save_yaml, to_dict
+from vqaudio.config import ConfigError, fill_in, from_dict, load_yaml, parse, save_yaml, to_dict
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -255,3 +255,21 @@ def test_help_describes_every_value(default_yaml: Path, capsys: pytest.CaptureFi
     shown = capsys.readouterr().out
     for text in ("Trains a thing.", "--inner.rate", "a whole number, or nothing", "one of two"):
         assert text in shown
+
+
+# --- fields that follow from something else ---
+
+
+def test_fields_that_follow_are_filled_in() -> None:
+    filled = fill_in(OuterConfig(name="own", inner=InnerConfig(rate=2.0)), {"steps": 3, "inner.layers": (5,)})
+    assert filled == OuterConfig(3, "own", inner=InnerConfig(2.0, (5,)))
+    assert fill_in(filled, {"steps": 3, "inner.layers": (5,)}) == filled  # stated, and right
+
+
+@pytest.mark.parametrize(("name", "value"), [("steps", 3), ("inner.layers", (5,))])
+def test_what_would_be_ignored_is_an_error(name: str, value: Any) -> None:
+    wrong = OuterConfig(4, inner=InnerConfig(layers=(6,)))
+    with pytest.raises(
+        ConfigError, match=rf"run\.{name} follows from the data and the model, which give .* leave it out"
+    ):
+        fill_in(wrong, {name: value}, "run")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -131,6 +132,28 @@ def test_errors_are_shown_in_words(tmp_path, model, url) -> None:
             client.predict(handle_file(tmp_path / name), model.speakers[0], api_name="/tokenize")
     with pytest.raises(AppError, match="record or upload an utterance first"):
         client.predict(None, model.speakers[0], api_name="/tokenize")
+
+
+@pytest.mark.long
+def test_expired_tokens_are_said_only_where_there_were_some(tmp_path, monkeypatch, model) -> None:
+    pytest.importorskip("gradio", reason="the page needs gradio: pip install 'vqaudio[demo]'")
+    from gradio_client import Client, handle_file
+    from gradio_client.exceptions import AppError
+
+    monkeypatch.setattr("vqaudio.demo.KEPT", 3)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    page = build_page(model)
+    try:
+        client = Client(launch(page, "127.0.0.1", port), verbose=False, download_files=str(tmp_path))
+        assert client.predict(model.speakers[0], api_name="/resynthesize") is None
+        client.predict(handle_file(SPEECH), model.speakers[0], api_name="/tokenize")
+        time.sleep(6)
+        with pytest.raises(AppError, match="press Tokenize again"):
+            client.predict(model.speakers[0], api_name="/resynthesize")
+    finally:
+        page.close()
 
 
 @pytest.mark.long

@@ -27,6 +27,7 @@ RECIPES = {
     "train_image": "TrainImageConfig",
     "train_prior": "TrainPriorConfig",
     "train_video": "TrainVideoConfig",
+    "pitch_tokens": "AddPitchTokensConfig",
 }
 FENCE = re.compile(r"^```[^\n]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
 FLAG = re.compile(r"(?<![\w-])--([a-z][\w.-]*\w)")

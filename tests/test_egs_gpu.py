@@ -308,6 +308,13 @@ def test_the_table_relates_each_figure_to_the_first_of_its_kind() -> None:
     ]
 
 
+@pytest.mark.parametrize("group", ["tokenizing", "tokenizing-many", "tokenizing-files"])
+def test_tokenizing_is_measured_with_and_without_files(group: str) -> None:
+    bench = _script("bench")
+    (row,), complete = bench.run_group(group, bench.TINY, "cpu", 600.0)
+    assert complete and row.rtf > 0 and (row.group, row.size) == (group, 1 if group == "tokenizing" else 3)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a failure for want of a GPU")
 def test_a_measurement_that_fails_is_a_row_with_the_reason_and_one_without_time_is_not_done() -> None:
     bench = _script("bench")

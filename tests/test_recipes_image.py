@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from vqaudio import load_model, save_model
 from vqaudio.cli.main import main
+from vqaudio.config import ConfigError, from_dict
 from vqaudio.images.baselines import ImageGumbel, ImageVAE, ImageVIMCO
-from vqaudio.images.codes import read_codes
+from vqaudio.images.codes import CodeMaps, read_codes
 from vqaudio.images.hierarchical import CodeMapVAE, CodeMapVQVAE
 from vqaudio.images.prior import ImagePrior
 from vqaudio.images.vqvae import ImageVQVAE
@@ -133,7 +137,7 @@ def _refuse(images: Path, runs: Path, capsys: pytest.CaptureFixture[str]) -> Non
         (["sample", "--prior", prior, "--model", vqvae, "--label", "green"], "class 'green' is not in this prior"),
         (
             ["sample", "--prior", prior, "--model", vqvae, "--speaker", "p225"],
-            "--speaker, --prompt and --vocoder apply to speech",
+            "--speaker, --prompt, --vocoder and --seconds apply to speech",
         ),
         (["evaluate", "--model", prior, *data], "ImagePrior cannot be evaluated alone"),
         (["evaluate", "--model", second, *data], "--first must name its bottom-level model"),
@@ -179,3 +183,18 @@ def test_a_model_without_codes_of_its_own_has_no_prior(recipe, tmp_path, kind, m
     with pytest.raises(ValueError, match=f"p is a CodePrior, but .*{message}"):
         recipe("train_prior", "--model", tmp_path / "p", "--kind", kind, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("kind", "section"), [("prior", "image"), ("vqvae", "hierarchical"), ("vae", "hierarchical")])
+def test_what_follows_from_the_codes_cannot_be_set(kind, section, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = importlib.util.spec_from_file_location("train_prior", ROOT / "recipes/train_prior.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "train_prior", module)  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    maps = CodeMaps(torch.zeros(1, 2, 4, 4, dtype=torch.long), torch.zeros(1), ("cat", "dog"), 16, "x", "s")
+    wrong = [{"map_shape": [3, 4, 4]}, {"model": "y"}, {"net": {"codebook_size": 32}}]
+    for values in [*wrong, {"classes": ["cow"]}] if section == "image" else wrong:
+        cfg = from_dict(module.TrainPriorConfig, {"kind": kind, section: values})
+        with pytest.raises(ConfigError, match=rf"{section}\.\S+ follows from the data and the model"):
+            module.build(cfg, maps)

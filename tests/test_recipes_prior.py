@@ -113,6 +113,22 @@ def test_token_files_that_cannot_be_used_are_explained(
         read_token_files([tmp_path / "a.jsonl", tmp_path / "few.jsonl"])
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [["speakers", "p999"], ["model", "beefbeefbeef"], ["frame-rate", "50"], ["net.num-classes", "32"]],
+    ids=lambda flags: flags[0],
+)
+def test_what_follows_from_the_tokenizer_cannot_be_set(
+    flags: list[str], tiny_model_dir: Path, corpus: Path, train_prior: Callable[..., None], tmp_path: Path
+) -> None:
+    name, value = flags
+    with pytest.raises(ValueError, match=rf"speech\.{name.replace('-', '_')} follows from the data and the model"):
+        train_prior(
+            "--model", tiny_model_dir, "--data", corpus, "--out", tmp_path / "exp/prior", f"--speech.{name}", value
+        )
+    assert not (tmp_path / "exp").exists()
+
+
 def test_rows_are_split_per_speaker_independent_of_their_order() -> None:
     rows = [
         TokenRow(f"{who}{i}", who, Tokens(torch.tensor([i]), 8, 16000, 8, "m")) for who in ("a", "b") for i in range(40)

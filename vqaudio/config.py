@@ -6,6 +6,7 @@ Precedence, in increasing order: defaults of the dataclass, the YAML file, flags
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
 import types
 from collections.abc import Sequence
@@ -67,6 +68,32 @@ def load_yaml(cls: type[T], path: str | Path, args: Sequence[str] = ()) -> T:
         return from_dict(cls, _with_kinds_of_flags(cls, {} if values is None else values, args))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
+
+
+def fill_in(config: T, values: dict[str, Any], where: str = "") -> T:
+    """`config` with fields, by dotted names, that follow from something else, such as from a trained model.
+
+    Raises ConfigError where one has been set to another value, which would be ignored; defaults are replaced.
+    """
+    default = type(config)()
+    for name, value in values.items():
+        *parents, last = name.split(".")
+        owner, usual = (functools.reduce(getattr, parents, each) for each in (config, default))
+        given = getattr(owner, last)
+        if given not in (value, getattr(usual, last), getattr(type(owner)(), last)):
+            raise ConfigError(
+                f"{_join(where, name)} follows from the data and the model, which give {value!r}, but it is set to "
+                f"{given!r}; leave it out"
+            )
+        config = _replaced(config, [*parents, last], value)
+    return config
+
+
+def _replaced(config: T, path: Sequence[str], value: Any) -> T:
+    """`config` with the field at the end of a path of names replaced."""
+    head, *rest = path
+    new = _replaced(getattr(config, head), rest, value) if rest else value
+    return dataclasses.replace(config, **{head: new})  # pyright: ignore[reportArgumentType]
 
 
 def to_dict(config: Any) -> dict[str, Any]:

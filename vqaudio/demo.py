@@ -166,12 +166,18 @@ def build_page(model: SpeechVQVAE, limits: Limits = Limits()) -> "gr.Blocks":
                 f"{len(tokens.codes.unique())} different ones of {model.codebook_size} codes occur."
             )
             image = draw(wav, tokens, model.codebook_size)
-            return tokens, facts, image, spoken(tokens, speaker), gr.DownloadButton(value=str(saved), interactive=True)
+            button = gr.DownloadButton(value=str(saved), interactive=True)
+            return tokens, True, facts, image, spoken(tokens, speaker), button
 
         return checked(work, request)
 
-    def resynthesize(tokens: Tokens | None, speaker: str, request: gr.Request):
-        return checked(lambda: spoken(tokens, speaker), request)
+    def resynthesize(tokens: Tokens | None, tokenized: bool, speaker: str, request: gr.Request):
+        def work():
+            if tokens is None and tokenized:
+                raise ValueError("the tokens were deleted after a while; press Tokenize again")
+            return spoken(tokens, speaker)
+
+        return checked(work, request)
 
     def spoken(tokens: Tokens | None, speaker: str) -> tuple[int, npt.NDArray[np.int16]] | None:
         speaks = speaker if model.speakers else None
@@ -197,10 +203,10 @@ def build_page(model: SpeechVQVAE, limits: Limits = Limits()) -> "gr.Blocks":
             buttons=[],
         )
         download = gr.DownloadButton("Download tokens (JSON Lines)", interactive=False)
-        tokens = gr.State(time_to_live=KEPT)
-        outputs = [tokens, facts, figure, audio, download]
+        tokens, tokenized = gr.State(time_to_live=KEPT), gr.State(False)
+        outputs = [tokens, tokenized, facts, figure, audio, download]
         button.click(tokenize, [utterance, speaker], outputs, api_name="tokenize")
-        speaker.change(resynthesize, [tokens, speaker], audio, api_name="resynthesize")
+        speaker.change(resynthesize, [tokens, tokenized, speaker], audio, api_name="resynthesize")
     return page
 
 

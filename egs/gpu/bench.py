@@ -34,11 +34,14 @@ from vqaudio.benchmark.rates import sampler_rate
 from vqaudio.benchmark.speed import BASE
 from vqaudio.checkpoint import load_model
 from vqaudio.config import from_dict
+from vqaudio.data.audio import Failures, write_audio
+from vqaudio.data.audio_folders import Source
 from vqaudio.json_text import parse_json
 from vqaudio.nn.wavenet import WaveNet
 from vqaudio.sampling.backends import Backend, cuda_graph, fused, ring_buffers
 from vqaudio.sampling.config import SamplingConfig
 from vqaudio.speech.model import SpeechVQVAE, SpeechVQVAEConfig
+from vqaudio.tokens.bulk import tokenize_all
 from vqaudio.training import FitConfig, fit
 from vqaudio.training.metrics_file import read_metrics
 
@@ -54,6 +57,8 @@ NAMES = {  # groups of measurements, each in a process of its own; ratios are to
     "decoding-fused": "decoding with `base`, fused kernel, float32",
     "decoding-fused-bf16": "decoding with `base`, fused kernel, bf16",
     "tokenizing": "tokenizing with `mini`",
+    "tokenizing-many": "tokenizing many utterances with `mini`, from waveforms",
+    "tokenizing-files": "tokenizing many utterances with `mini`, from FLAC files, read ahead",
     "tokenizing-encodec": "tokenizing with EnCodec (24 kHz, 6 kb/s)",
 }
 BACKENDS: dict[str, tuple[Backend, SamplingConfig]] = {
@@ -81,13 +86,15 @@ class BenchConfig:
     """approximate duration of a measurement of decoding"""
     utterances: tuple[int, ...] = (1, 16)
     """utterances that are tokenized at once"""
+    many: int = 1024
+    """utterances of a corpus"""
     utterance_seconds: int = 10
     tiny: bool = False
     """tiny models, and nothing that compiles"""
 
 
 FULL = BenchConfig()
-TINY = BenchConfig((2,), 512, 1, 2, (1, 2), 0.01, (1,), 1, tiny=True)
+TINY = BenchConfig((2,), 512, 1, 2, (1, 2), 0.01, (1,), 3, 1, tiny=True)
 
 
 class Row(NamedTuple):
@@ -162,6 +169,26 @@ def tokenizing(group: str, cfg: BenchConfig, device: str) -> Iterator[Row]:
         yield Row(group, count, cfg.utterance_seconds * count / median_seconds(lambda w=wavs: model.encode(w), device))
 
 
+def tokenizing_many(group: str, cfg: BenchConfig, device: str) -> Iterator[Row]:
+    """A corpus of utterances of equal length, as `vqaudio tokenize` takes it, without writing the codes."""
+    model = load_model("mini", device)
+    wavs = [0.1 * torch.randn(cfg.utterance_seconds * model.sample_rate) for _ in range(min(cfg.many, 64))]
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / f"{i}.flac" for i in range(len(wavs))]
+        for path, wav in zip(files, wavs, strict=True):
+            write_audio(path, wav.numpy(), model.sample_rate)
+        places = [i % len(wavs) for i in range(cfg.many)]
+        sources = [Source(str(number), files[i], None) for number, i in enumerate(places)]
+
+        def work() -> int:
+            if group == "tokenizing-many":
+                return sum(map(len, model.encode_each([wavs[i]] for i in places)))
+            failures: Failures = []
+            return sum(len(row.tokens.codes) for row in tokenize_all(model, sources, failures))
+
+        yield Row(group, cfg.many, cfg.utterance_seconds * cfg.many / median_seconds(work, device, 3))
+
+
 def encodec(group: str, cfg: BenchConfig, device: str) -> Iterator[Row]:
     """The same durations with EnCodec, if transformers is installed."""
     if importlib.util.find_spec("transformers") is None:
@@ -192,6 +219,8 @@ WORK: dict[str, Callable[[str, BenchConfig, str], Iterator[Row]]] = {
     "training": training,
     "decoding": decoding,
     "tokenizing": tokenizing,
+    "tokenizing-many": tokenizing_many,
+    "tokenizing-files": tokenizing_many,
     "tokenizing-encodec": encodec,
 }
 

@@ -26,7 +26,7 @@ from vqaudio.video.clips import save_gif, strip
 from vqaudio.video.prior import VideoPrior
 from vqaudio.video.recorder import play, recorded_with
 from vqaudio.video.recording import Recording, open_recording, read_episode
-from vqaudio.video.report import check_model, check_recording, decode_clips, frame_seconds
+from vqaudio.video.report import check_actions, check_model, check_recording, decode_clips, frame_seconds
 from vqaudio.video.sampling import imagine
 
 
@@ -49,7 +49,7 @@ class CompareConfig:
     first_frame: int = 0
     """first frame of the prompt"""
     every: int = 2
-    """the strip shows every so many frames"""
+    """the strip shows every so many frames, at least 1"""
     temperature: float = 1.0
     """sampling temperature"""
     seed: int = 0
@@ -67,10 +67,15 @@ def real_frames(recording: Recording, id: str, first: int, context: int, actions
 
 def main(cfg: CompareConfig) -> None:
     """Write the pictures of every list of actions."""
+    if cfg.every < 1:
+        raise ValueError(f"--every must be at least 1, got {cfg.every}")
+    if not cfg.actions:
+        raise ValueError("--actions needs at least one list, such as forward*24")
     prior, model = load_model(cfg.prior, kind=VideoPrior), load_model(cfg.model, kind=ImageVQVAE)
     check_model(prior, model)
     recording, n = open_recording(cfg.data), prior.cfg.context
     check_recording(recording, model)
+    check_actions(prior, recording)
     test = recording.episodes["test"]
     if not 0 <= cfg.episode < len(test):
         raise ValueError(f"--episode must lie in 0 to {len(test) - 1}, the test episodes, got {cfg.episode}")
@@ -101,5 +106,5 @@ def main(cfg: CompareConfig) -> None:
 if __name__ == "__main__":
     try:
         main(tyro.cli(CompareConfig, description=__doc__))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")

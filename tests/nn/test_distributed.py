@@ -15,6 +15,8 @@ import vqaudio.nn.vector_quantizer as quantizer_module
 from vqaudio.nn.distributed import draw_rows, draw_rows_on_device, same_as_first, sum_over_processes
 from vqaudio.nn.fsq import FSQConfig
 from vqaudio.nn.normalizer import Normalizer
+from vqaudio.nn.pitch import PitchConfig, PitchTracker
+from vqaudio.nn.pitch_quantizer import PitchQuantizer, PitchQuantizerConfig
 from vqaudio.nn.quantizer import Quantized, QuantizerConfig, build_quantizer
 from vqaudio.nn.vector_quantizer import VectorQuantizerConfig
 
@@ -88,6 +90,16 @@ def _loss(z: Tensor, mask: Tensor) -> Tensor:
     return z.movedim(1, -1)[mask].pow(3).sum()
 
 
+def _pitch_quantizer(rank: int) -> PitchQuantizer:
+    """Fitted to what the first process has; the second one has nothing."""
+    torch.manual_seed(rank)
+    tracker = PitchTracker(PitchConfig(win_length=600), 160, 16000)
+    quantizer = PitchQuantizer(PitchQuantizerConfig(frames=2, codebook_size=8), tracker)
+    t = torch.arange(16000) / 16000
+    quantizer.fit([torch.sin(2 * torch.pi * hertz * t) * (t % 0.3 < 0.2) for hertz in (100, 200)] if rank != 1 else [])
+    return quantizer
+
+
 def _work(rank: int, folder: Path) -> None:
     """All cases on one of two processes; the results are written to a file."""
     dist.init_process_group("gloo", init_method=f"file://{folder / 'rendezvous'}", rank=rank, world_size=2)
@@ -124,6 +136,7 @@ def _work(rank: int, folder: Path) -> None:
         found["drawn on the device"][name] = [
             draw_rows_on_device(z[0].T, mask[0], count, torch.tensor(3)) for count in (5, 20)
         ]
+    found["pitch"] = _state(_pitch_quantizer(rank))
     if rank == 1:  # as if its arithmetic were another
         quantizer_module.kmeans = lambda rows, k, *_: rows.new_full((k, rows.shape[1]), 99.0)
     quantizer = _quantizer({}, rank)
@@ -237,6 +250,13 @@ def test_the_first_process_computes_the_first_codebook_for_all(processes) -> Non
     for found in processes:
         for key, value in _state(alone).items():
             torch.testing.assert_close(found["another k-means"][key], value)
+
+
+def test_pitch_tokens_are_fitted_to_what_any_process_has(processes) -> None:
+    alone = _state(_pitch_quantizer(rank=2))
+    for found in processes:
+        for key, value in alone.items():
+            assert torch.equal(found["pitch"][key], value)
 
 
 def test_the_collective_functions(processes) -> None:

@@ -20,6 +20,7 @@ from vqaudio.nn.encoder import EncoderConfig
 from vqaudio.nn.normalizer import NormalizerKind
 from vqaudio.nn.vector_quantizer import VectorQuantizerConfig
 from vqaudio.nn.wavenet import WaveNetConfig
+from vqaudio.speech import tokenizer
 from vqaudio.speech.tokenizer import CHUNK_FRAMES
 
 HOP = 8
@@ -116,8 +117,12 @@ def test_there_is_a_code_for_every_begun_hop(tiny_model: SpeechVQVAE, samples: i
     assert tokens.model == tiny_model.fingerprint
 
 
+@pytest.mark.parametrize("rows", [1, 3])
 @pytest.mark.parametrize("normalizer", get_args(NormalizerKind))
-def test_alone_batched_streamed_and_again_are_the_same_to_the_bit(tiny_config, randomise, normalizer) -> None:
+def test_alone_batched_streamed_and_again_are_the_same_to_the_bit(
+    tiny_config, randomise, monkeypatch, normalizer, rows
+) -> None:
+    monkeypatch.setitem(tokenizer.ROWS, "cpu", rows)
     model = SpeechVQVAE(replace(tiny_config, normalizer=normalizer))
     randomise(model.encoder)
     model(**_batch(model, [512, 512]))

@@ -9,6 +9,7 @@ import torch
 
 from vqaudio.data.audio import AudioError
 from vqaudio.data.manifest import Utterance
+from vqaudio.speech import tokenizer
 from vqaudio.tokens.bulk import (
     Source,
     find_sources,
@@ -19,6 +20,7 @@ from vqaudio.tokens.bulk import (
     with_storable_names,
 )
 from vqaudio.tokens.files import codes_file
+from vqaudio.tokens.rows import TokenRow
 
 MINI = Path(__file__).resolve().parents[2] / "egs" / "mini"
 
@@ -117,6 +119,53 @@ def test_rows_are_yielded_one_by_one(tmp_path, tiny_model) -> None:
     rows = tokenize_all(tiny_model, [*find_sources([tmp_path]), Source("b", tmp_path / "b.wav", None)], failures := [])
     assert next(rows).id == "a"
     assert failures == []
+
+
+def _plain(result: TokenRow | AudioError) -> str | tuple[object, ...]:
+    """What can be compared."""
+    if isinstance(result, AudioError):
+        return str(result)
+    return (result.id, result.speaker, result.tokens.codes.tolist(), result.tokens.num_samples, result.tokens.model)
+
+
+@pytest.mark.parametrize("rows", [2, 3, 64])
+def test_batches_of_files_that_are_read_ahead_give_the_results_of_one_file(
+    tmp_path, tiny_model, monkeypatch, rows
+) -> None:
+    monkeypatch.setitem(tokenizer.ROWS, "cpu", rows)
+    for i, count in enumerate([9000, 1, 16000 * 21, 5000, 2048, 7, 4097, 100]):  # of one block, and of three
+        soundfile.write(tmp_path / f"{i}.wav", np.random.default_rng(i).uniform(-0.5, 0.5, count), 16000)
+    soundfile.write(tmp_path / "6b.flac", np.random.default_rng(6).uniform(-0.5, 0.5, (48000, 2)), 48000)
+    (tmp_path / "3b.wav").write_text("hello")
+    sources = [*find_sources([tmp_path]), Source("gone", tmp_path / "gone.wav", None)]
+    soundfile.write(tmp_path / "2b.flac", np.random.default_rng(2).uniform(-0.5, 0.5, 16000 * 21), 16000)
+    whole = (tmp_path / "2b.flac").read_bytes()
+    (tmp_path / "2b.flac").write_bytes(whole[: len(whole) * 3 // 4])  # an error after the first block
+    sources.insert(3, Source("2b", tmp_path / "2b.flac", None))
+    before = threading.active_count()
+    results = [_plain(result) for result in tokenize_each(tiny_model, sources)]
+    assert threading.active_count() == before
+    assert results == [_plain(tokenize_source(tiny_model, source, tiny_model.fingerprint)) for source in sources]
+    assert [source.id for source, result in zip(sources, results, strict=True) if isinstance(result, str)] == [
+        *("2b", "3b", "gone")
+    ]
+
+
+def test_readers_end_with_the_iterator(tmp_path, tiny_model, monkeypatch, two_cpus) -> None:
+    monkeypatch.setitem(tokenizer.ROWS, "cpu", 2)
+    for i in range(40):
+        soundfile.write(tmp_path / f"{i:02}.wav", np.zeros(1000), 16000)
+    before = threading.active_count()
+    results = tokenize_each(tiny_model, find_sources([tmp_path]))
+    next(results)
+    assert threading.active_count() == before + 2
+    results.close()
+    assert threading.active_count() == before
+
+
+def test_no_sources_have_no_results(tiny_model, monkeypatch) -> None:
+    monkeypatch.setitem(tokenizer.ROWS, "cpu", 2)
+    assert list(tokenize_each(tiny_model, [])) == []
 
 
 @pytest.fixture

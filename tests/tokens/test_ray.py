@@ -14,12 +14,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from vqaudio.cli.main import main
+from vqaudio.data.audio import AudioError
 from vqaudio.data.audio_folders import Source
+from vqaudio.nn.pitch_quantizer import PitchQuantizerConfig
 from vqaudio.speech.model import SpeechVQVAE
+from vqaudio.speech.pitch_init import with_pitch_tokens
 from vqaudio.tokens import ray as engine
-from vqaudio.tokens.bulk import tokenize_each
+from vqaudio.tokens.bulk import find_sources, tokenize_each
 from vqaudio.tokens.files import read_tokens, write_tokens
 from vqaudio.tokens.rows import format_row
 
@@ -50,12 +54,14 @@ def sources(speech) -> list[Source]:
     return [Source(path.stem, path, "anna") for path in sorted((speech / "anna").iterdir())]
 
 
-def _write_block(file: Path, model: SpeechVQVAE, sources: list[Source], numbers: list[int]) -> None:
+def _write_block(
+    file: Path, model: SpeechVQVAE, sources: list[Source], numbers: list[int], *, pitch: bool = False
+) -> None:
     """What an actor makes of some sources, as Ray writes it."""
     paths = file.parent / "paths.arrow"
     engine._write_paths(paths, sources)
     actor = engine._Tokenizer.__new__(engine._Tokenizer)
-    actor.model, actor.fingerprint = model, model.fingerprint
+    actor.model, actor.fingerprint, actor.pitch = model, model.fingerprint, pitch
     actor.paths = pa.ipc.open_file(pa.memory_map(str(paths))).read_all()["path"]
     pq.write_table(actor(pa.table({"id": numbers})), file)
 
@@ -75,6 +81,55 @@ def test_files_of_interrupted_runs_give_every_result_once_and_in_order(tmp_path,
     (rows / "d.parquet").write_bytes((rows / "a.parquet").read_bytes()[:-10])  # its writer was killed
     found = [str(result) for result in engine._results(rows, tiny_model, sources)]
     assert found == [str(result) for result in tokenize_each(tiny_model, sources)]
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["beside", "elsewhere"])
+def test_a_run_killed_after_its_output_was_written_is_brought_to_its_end(
+    tmp_path, monkeypatch, capfd, tiny_model, run, speech, named
+) -> None:
+    monkeypatch.setattr(engine, "check_ray", lambda: None)  # everything is tokenized
+    found = find_sources([speech], 1)
+    out = tmp_path / "out"
+    work = tmp_path / "work" if named else engine.checkpoint_of(out)
+    command = [speech, "--out", out, "--engine", "ray", *(["--checkpoint", work] if named else [])]
+
+    def finished_checkpoint() -> None:
+        with engine._claimed(work, tiny_model, found):
+            (work / "rows").mkdir()
+            _write_block(work / "rows" / "a.parquet", tiny_model, found, list(range(13)))
+            (work / "ids" / "run").mkdir(parents=True)
+            pq.write_table(pa.table({"id": range(13)}), work / "ids" / "run" / "a.parquet")
+
+    finished_checkpoint()
+    assert run(*command) == 1  # one file is no audio
+    assert not work.exists()
+    names = sorted(path.name for path in out.iterdir())
+    finished_checkpoint()
+    work.with_name(f".{work.name}.old").mkdir()  # of another one that was being deleted
+    assert run(*command) == 1
+    assert sorted(path.name for path in out.iterdir()) == names
+    assert {path.name for path in tmp_path.iterdir()} == {"speech", "out"}
+
+    finished_checkpoint()
+    (out / "00001-other.parquet").write_bytes((out / names[0]).read_bytes())  # it is not what this run wrote
+    capfd.readouterr()
+    assert run(*command) == 2
+    assert "exists already; pass --overwrite" in capfd.readouterr().err
+    (work / "ids" / "run" / "a.parquet").unlink()  # not everything is tokenized
+    assert run(*command) == 2
+    assert "exists already; pass --overwrite" in capfd.readouterr().err
+    assert (out / "00001-other.parquet").exists() and (work / "rows" / "a.parquet").exists()
+
+
+def test_pitch_tokens_come_back(tmp_path, acoustic_model, sources) -> None:
+    model = with_pitch_tokens(
+        acoustic_model, PitchQuantizerConfig(frames=10, codebook_size=4), [torch.rand(9000) - 0.5]
+    )
+    (tmp_path / "rows").mkdir()
+    _write_block(tmp_path / "rows/a.parquet", model, sources[:6], [5, 4, 3, 2, 1, 0], pitch=True)
+    found = list(engine._results(tmp_path / "rows", model, sources[:6]))
+    assert [str(result) for result in found] == [str(each) for each in tokenize_each(model, sources[:6], pitch=True)]
+    assert all(row.tokens.pitch is not None for row in found if not isinstance(row, AudioError))
 
 
 def test_shards_are_numbered_and_named_by_content(tmp_path, monkeypatch, make_row) -> None:

@@ -31,7 +31,7 @@ def test_a_row_comes_back_from_its_line(id, speaker, codes, missing) -> None:
 def test_codes_may_be_loaded_separately_as_any_integer_type() -> None:
     line = json.dumps({key: value for key, value in ROW.items() if key != "codes"}).encode()
     for kind in (np.uint8, np.int16, np.uint32, np.int64):
-        row = parse_row(line, lambda id, kind=kind: np.array([3, 0, 200], dtype=kind))
+        row = parse_row(line, lambda key, id, kind=kind: np.array([3, 0, 200], dtype=kind))
         assert row.tokens.codes.dtype == torch.int64
         assert row.tokens.codes.tolist() == [3, 0, 200]
 

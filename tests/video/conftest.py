@@ -14,15 +14,15 @@ from vqaudio.images.pixelcnn import PixelCNNConfig
 from vqaudio.images.vqvae import ImageConfig, ImageVQVAE
 from vqaudio.nn.vector_quantizer import VectorQuantizerConfig
 from vqaudio.video.crops import CodeSequences
-from vqaudio.video.prior import PastConfig, VideoPrior, VideoPriorConfig
-from vqaudio.video.recording import EPISODES, Episode, EpisodeFacts, Recording, write_episode, write_recording
+from vqaudio.video.prior import ContextEncoderConfig, VideoPrior, VideoPriorConfig
+from vqaudio.video.recording import EPISODES_FOLDER, Episode, EpisodeFacts, Recording, write_episode, write_recording
 
 ACTIONS = ("left", "right", "forward")
 SIZE, SIDE, K = 16, 4, 6  # pixels, positions, codes
 
 
 def _scene(width: int) -> np.ndarray:
-    """(SIZE, width, 3) uint8: a wide picture of random stripes, past which a camera turns."""
+    """(SIZE, width, 3) uint8: a wide picture of random stripes, past which a camera pans."""
     rng = np.random.default_rng(5)
     columns = rng.integers(0, 256, (1, width, 3)).repeat(SIZE, 0)
     return columns.astype(np.uint8)
@@ -42,11 +42,11 @@ def _walk(length: int, seed: int) -> Episode:
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
     """Six episodes of 12 to 17 frames of 16 x 16 pixels. All tests share it: do not write to it."""
     folder = tmp_path_factory.mktemp("video") / "walk"
-    (folder / EPISODES).mkdir(parents=True)
+    (folder / EPISODES_FOLDER).mkdir(parents=True)
     facts = []
     for number in range(6):
         episode = _walk(12 + number, number)
-        write_episode(folder / EPISODES / f"{number:05d}.npz", episode)
+        write_episode(folder / EPISODES_FOLDER / f"{number:05d}.npz", episode)
         facts.append(EpisodeFacts(f"{number:05d}", len(episode.frames), "length"))
     source = {"environment": "stripes", "frame_skip": 2}
     return write_recording(folder, facts, ACTIONS, SIZE, source, valid=0.2, test=0.2, seed=0)
@@ -75,7 +75,7 @@ def prior_config(frame_model: ImageVQVAE) -> VideoPriorConfig:
         model=frame_model.fingerprint,
         context=2,
         action_dim=4,
-        past=PastConfig(code_dim=3, channels=6, layers=2),
+        past=ContextEncoderConfig(code_dim=3, channels=6, layers=2),
         net=PixelCNNConfig(codebook_size=K, channels=8, layers=3, kernel_size=5, head_channels=16),
     )
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from vqaudio.video import metrics as metrics_module
 from vqaudio.video.crops import CodeSequences
 from vqaudio.video.metrics import Baselines, fit_baselines, video_prior_metrics
 from vqaudio.video.prior import VideoPrior
@@ -60,6 +61,40 @@ def test_metrics_are_means_over_frames(prior: VideoPrior, sequences: CodeSequenc
     nats = [prior.nll(codes[None], actions[None])[0] for codes, actions in sequences.episodes()]
     assert metrics["bits_per_code"] == pytest.approx(torch.cat(nats).mean().item() / 16 / math.log(2))
     assert metrics["conditioning_gap"] != 0 and metrics["action_gap"] != 0
+
+
+def test_every_window_is_evaluated_with_the_context_and_the_action_of_another(
+    prior: VideoPrior, sequences: CodeSequences, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """13 windows in batches of 4, the last of which has a single one."""
+    monkeypatch.setattr(metrics_module, "BATCH_SIZE", 4)
+    windows = [  # (context, actions, frame), in order
+        (codes[i : i + 2], actions[i : i + 2], codes[i + 2])
+        for codes, actions in sequences.episodes()
+        for i in range(len(codes) - 2)
+    ]
+    assert len(windows) == 13
+
+    def bits(context: torch.Tensor, actions: torch.Tensor, frame: torch.Tensor) -> float:
+        return prior.nll(torch.cat([context, frame[None]])[None], actions[None]).item() / 16 / math.log(2)
+
+    own = sum(bits(*window) for window in windows) / 13
+    others = windows[-6:] + windows[:-6]
+    pairs = list(zip(windows, others, strict=True))
+    context = sum(bits(other[0], mine[1], mine[2]) for mine, other in pairs) / 13
+    action = sum(bits(mine[0], torch.stack([mine[1][0], other[1][1]]), mine[2]) for mine, other in pairs) / 13
+    metrics = video_prior_metrics(prior, sequences, fit_baselines(sequences))
+    assert metrics["conditioning_gap"] == pytest.approx(context - own, abs=1e-9)
+    assert metrics["action_gap"] == pytest.approx(action - own, abs=1e-9)
+    monkeypatch.setattr(metrics_module, "BATCH_SIZE", 99)
+    whole = video_prior_metrics(prior, sequences, fit_baselines(sequences))
+    assert metrics == pytest.approx(whole)
+
+
+def test_codes_that_never_change_in_training_have_finite_bits_when_they_do(sequences: CodeSequences) -> None:
+    static = replace(sequences, codes=torch.arange(3).repeat_interleave(torch.tensor(sequences.lengths))[:, None, None])
+    bits = fit_baselines(static).copy_bits(torch.tensor([0, 0, 1])[None, :, None, None]).flatten()
+    assert bits[0].item() == pytest.approx(0, abs=1e-4) and 20 < bits[1].item() < 40
 
 
 def test_too_little_is_explained(prior: VideoPrior, sequences: CodeSequences) -> None:

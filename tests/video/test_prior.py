@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from vqaudio.video.prior import PastConfig, VideoPrior, VideoPriorConfig
+from vqaudio.video.prior import ContextEncoderConfig, VideoPrior, VideoPriorConfig
 
 FRAMES, SIDE, K, N = 5, 4, 6, 2
 
@@ -92,6 +92,8 @@ def test_what_does_not_fit_is_explained(prior: VideoPrior, prior_config: VideoPr
     for wrong, message in (
         ((codes[:, :2], actions[:, :1]), r"codes must be \(B, T, 4, 4\) with T above the 2 context frames"),
         ((codes[..., :3], actions), r"codes must be \(B, T, 4, 4\)"),
+        ((codes[0, 0, 0], actions), r"codes must be \(B, T, 4, 4\) .* got \(4,\)"),
+        ((codes, actions, codes[:, 1:]), r"seen must have the shape of codes, \(2, 5, 4, 4\), got \(2, 4, 4, 4\)"),
         ((codes, actions[:, 1:]), r"actions must be \(2, 4\), one between frames, got \(2, 3\)"),
         ((codes + K, actions), "codes must lie in 0..5"),
         ((codes, actions + 2), "actions must lie in 0 to 2, got"),
@@ -111,4 +113,4 @@ def test_what_does_not_fit_is_explained(prior: VideoPrior, prior_config: VideoPr
         ({"dilations": ()}, "dilations must all be at least 1"),
     ):
         with pytest.raises(ValueError, match=message):
-            replace(PastConfig(), **past)
+            replace(ContextEncoderConfig(), **past)

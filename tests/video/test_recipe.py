@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -64,6 +65,10 @@ def _evaluate(data: Path, model: str, runs: Path) -> None:
         report
     )
     assert report["drift"][0]["first_step"] == 1 and report["verdict"]
+    assert "NaN" not in (runs / "report/report.json").read_text()  # which is no JSON
+    with Image.open(runs / "report/imagined.png") as strip, Image.open(runs / "report/drift.gif") as animation:
+        assert strip.height == 2 * (2 * 18 - 2)  # the only continuation: real above imagined
+        assert animation.size == (2 * 18 - 2, 16)  # real to the left of imagined
     assert main([*arguments, "--out", str(runs / "report")]) == 2  # it is there already
     assert main(["evaluate", "--model", model, "--data", str(data), "--out", str(runs / "frames")]) == 0
     assert "bits_per_dim" in json.loads((runs / "frames/report.json").read_text())  # of the frames as images
@@ -75,6 +80,8 @@ def _sample(data: Path, model: str, runs: Path) -> None:
     arguments += ["--actions", "forward*4,left*2", "--first-frame", "5"]
     assert main([*arguments, "--count", "2", "--out", str(runs / "clip.gif")]) == 0
     assert main([*arguments, "--count", "1", "--out", str(runs / "one.gif")]) == 0
+    assert main([*arguments, "--count", "2", "--batch-size", "1", "--out", str(runs / "batched.gif")]) == 0
+    assert (runs / "batched.gif").read_bytes() == (runs / "clip.gif").read_bytes()
     with Image.open(runs / "clip.gif") as clip, Image.open(runs / "clip.png") as picture:
         assert getattr(clip, "n_frames", 1) <= 2 + 6  # equal frames are shown longer
         assert clip.size == (2 * (2 * 18 - 2), 2 * 16)
@@ -91,11 +98,22 @@ def _refuse(data: Path, model: str, runs: Path, capsys: pytest.CaptureFixture[st
     other = runs / "other"
     made = ImageVQVAE(load_model(model, kind=ImageVQVAE).cfg)
     save_model(made, other)
+    for name, changes in (("larger", {"size": 20}), ("jumping", {"actions": ["left", "right", "jump"]})):
+        index = json.loads((shutil.copytree(data, runs / name) / "recording.json").read_text())
+        (runs / name / "recording.json").write_text(json.dumps({**index, **changes}))
+    larger, jumping = (["--prompt", str(runs / name / "episodes/00000.npz")] for name in ("larger", "jumping"))
     lone = shutil.copy(episode, runs / "lone.npz")
     for arguments, message in (
         ([*sample, *out], "needs --prompt (an episode) and --actions, of left, right, forward"),
         ([*clip, "--out", str(runs / "new.mp4")], "--out must end in .gif"),
         ([*clip, "--speaker", "p225", *out], "do not apply to video"),
+        ([*clip, "--seconds", "2", *out], "and --seconds do not apply to video"),
+        ([*clip, "--count", "0", *out], "count must lie in 1.."),
+        ([*clip, "--count", "9999", *out], "a GIF has room for 1820 clips of 16 pixels side by side, got 9999"),
+        ([*clip, "--batch-size", "0", *out], "batch_size must be at least 1, got 0"),
+        ([*sample, *larger, "--actions", "left", *out], "have 20 x 20 pixels, and the model is for 16 x 16"),
+        ([*sample, *jumping, "--actions", "left", *out], "has the actions left, right, jump, but the prior knows left"),
+        ([*sample, "--prompt", episode, "--actions", "", *out], "actions have the form forward*20,left*10, got ''"),
         ([*clip, "--first-frame", "99", *out], "the first frame of the prompt must lie in 0 to 10, got 99"),
         ([*sample, "--prompt", episode, "--actions", "fly", *out], "action 'fly' is not in this prior"),
         ([*sample, "--prompt", lone, "--actions", "left", *out], "must lie in a recording"),
@@ -122,6 +140,35 @@ def test_a_run_continues_as_if_it_had_not_stopped(
     assert "resum" in capsys.readouterr().out
     names = ("once/model.safetensors", "twice/model.safetensors")
     assert len({(tmp_path / name).read_bytes() for name in names}) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "known"),
+    [
+        ("actions", ["left", "jump"], "('left', 'right', 'forward')"),
+        ("map-shape", ["5", "5"], "(4, 4)"),
+        ("model", ["beefbeefbeef"], "'"),
+        ("past.code-dim", ["7"], "3"),
+        ("net.codebook-size", ["64"], "6"),
+    ],
+)
+def test_what_follows_from_recording_and_model_cannot_be_set(
+    recipe: Callable[..., None], given: list[str | Path], tmp_path: Path, name: str, values: list[str], known: str
+) -> None:
+    message = f"prior.{name.replace('-', '_')} follows from the data and the model, which give {known}"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        recipe("train_video", *given, "--out", tmp_path / "prior", *TINY, f"--prior.{name}", *values)
+    assert not list(tmp_path.iterdir())  # nothing was encoded
+
+
+def test_what_follows_from_recording_and_model_may_be_stated(
+    recipe: Callable[..., None], given: list[str | Path], tmp_path: Path
+) -> None:
+    stated = ["--prior.past.code-dim", "3", "--prior.net.codebook-size", "6", "--prior.map-shape", "4", "4"]
+    recipe("train_video", *given, "--out", tmp_path / "prior", *TINY, *stated, "--fit.steps", "1")
+    recipe("train_video", *given, "--out", tmp_path / "default", *TINY, "--fit.steps", "1")
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("prior", "default")]
+    assert weights[0] == weights[1]
 
 
 @pytest.mark.parametrize(

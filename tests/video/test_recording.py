@@ -10,7 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vqaudio.images.autoencoder import ImageCoderConfig
 from vqaudio.images.data import open_images
+from vqaudio.images.vqvae import ImageConfig, ImageVQVAE
+from vqaudio.nn.vector_quantizer import VectorQuantizerConfig
+from vqaudio.video import recorder
 from vqaudio.video.recorder import RecordConfig, play, record, recorded_with
 from vqaudio.video.recording import (
     Episode,
@@ -21,6 +25,7 @@ from vqaudio.video.recording import (
     read_episode,
     write_episode,
 )
+from vqaudio.video.report import check_recording
 
 SHORT = RecordConfig(frames=48, episode_frames=12, size=20, seed=5)
 
@@ -71,6 +76,12 @@ def test_what_is_no_recording_is_explained(recording: Recording, tmp_path: Path)
         ("[]", "is not of version 1"),
         (json.dumps({**index, "version": 2}), "is not of version 1"),
         (json.dumps({**index, "episodes": {}}), "is damaged"),
+        (json.dumps({**index, "actions": []}), "is damaged .actions must be different names"),
+        (json.dumps({**index, "actions": ["left", "left"]}), "is damaged .actions must be different names"),
+        (json.dumps({**index, "size": "84"}), "is damaged .size must be a whole number"),
+        (json.dumps({**index, "source": None}), "is damaged .size must be a whole number of at least 1, and source"),
+        (json.dumps({**index, "episodes": {**index["episodes"], "valid": index["episodes"]["test"]}}), "occurs twice"),
+        (json.dumps({**index, "episodes": {name: [{"id": 1}] for name in index["episodes"]}}), "is damaged"),
     ):
         (tmp_path / "recording.json").write_text(content)
         with pytest.raises(ValueError, match=message):
@@ -104,6 +115,18 @@ def test_what_is_no_episode_is_explained(recording: Recording, tmp_path: Path) -
     write_episode(own, Episode(truth.frames[:5], truth.actions[:4]))
     with pytest.raises(ValueError, match="has 5 frames, expected"):
         list(open_recording(tmp_path / "copy").read("test"))
+
+
+def test_frames_of_another_size_than_the_index_says_are_explained(recording: Recording) -> None:
+    with pytest.raises(ValueError, match=r"00\d\.npz have 16 x 16 pixels, expected 84 x 84; record again"):
+        list(replace(recording, size=84).read("test"))
+
+
+def test_a_model_with_several_codes_per_position_is_refused_before_anything_is_encoded(recording: Recording) -> None:
+    coder = ImageCoderConfig(channels=4, blocks=1, num_maps=2, dim=2, num_mixtures=1)
+    cfg = ImageConfig(size=16, coder=coder, quantizer=VectorQuantizerConfig(codebook_size=4, dim=2))
+    with pytest.raises(ValueError, match="a video prior models one code per position, but the model has 2"):
+        check_recording(recording, ImageVQVAE(cfg))
 
 
 @pytest.mark.parametrize(
@@ -157,6 +180,9 @@ def test_an_episode_can_be_played_again_and_otherwise(tmp_path: Path) -> None:
 def test_what_is_not_of_the_game_is_not_played(recording: Recording) -> None:
     with pytest.raises(ValueError, match="was not recorded with ViZDoom"):
         recorded_with(recording)
+    source = {"environment": "vizdoom", "scenario": "basic", "weather": "rain"}
+    with pytest.raises(ValueError, match=r"was recorded with options that this vqaudio lacks .*weather"):
+        recorded_with(replace(recording, source=source))
 
 
 @pytest.mark.usefixtures("game")
@@ -195,3 +221,30 @@ def test_actions_that_the_index_does_not_have_are_named(recording: Recording, tm
         open_recording(copy).action_sequences("train")
     with pytest.raises(ValueError, match=f"{facts.id}.npz"):
         list(open_recording(copy).read("train"))
+
+
+def test_the_policy_turns_where_the_way_is_blocked_and_walks_where_it_is_free() -> None:
+    actions = ("left", "right", "forward", "step-left")
+    policy = recorder._ExploringPolicy(actions, seed=0, number=0)
+    for _ in range(20):
+        turns = {actions[policy.choose(recorder.BLOCKED - 1)] for _ in range(recorder.MAX_TURN // 2)}
+        assert len(turns) == 1 and turns <= {"left", "right"}  # one direction, however long it takes
+        assert actions[policy.choose(recorder.FREE)] == "forward"
+        free = [policy.choose(255) for _ in range(40)]
+    assert len(set(free)) > 1
+
+
+def test_the_policy_of_a_scenario_without_turns_avoids_nothing() -> None:
+    policy = recorder._ExploringPolicy(("step-left", "attack"), seed=0, number=0)
+    assert {policy.choose(0) for _ in range(200)} == {0, 1}
+
+
+def test_recorded_pictures_hardly_ever_stand_still(tmp_path: Path) -> None:
+    pytest.importorskip("vizdoom", reason="recording needs vizdoom: pip install 'vqaudio[video]'")
+    recording = record(RecordConfig(frames=400), tmp_path / "out", valid=0.25, test=0.25)
+    changes = [
+        np.abs(np.diff(episode.frames.astype(int), axis=0)).mean((1, 2, 3))
+        for split in recording.episodes
+        for episode in recording.read(split)
+    ]
+    assert np.mean(np.concatenate(changes) < 1) < 0.02

@@ -65,5 +65,8 @@ def test_no_action_is_no_frame_and_what_does_not_fit_is_explained(prior: VideoPr
     for wrong in (actions[:, :1], actions[:2], actions[0]):
         with pytest.raises(ValueError, match=r"actions must be \(3, 2 or more\)"):
             imagine(prior, prompt, wrong)
+    for wrong in (prompt[0], prompt[..., :3]):
+        with pytest.raises(ValueError, match=r"the prompt must be codes \(B, P, 4, 4\), got"):
+            imagine(prior, wrong, actions)
     with pytest.raises(ValueError, match="actions must lie in 0 to 2"):
         imagine(prior, prompt, actions + 3)

@@ -5,6 +5,7 @@ torch is imported inside the functions, so that --help is fast.
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
 import warnings
@@ -131,6 +132,17 @@ def progress(items: Iterable[T], total: int) -> Iterable[T]:
 def steps(items: Sequence[T], unit: str) -> Iterable[T]:
     """Like `progress`, for items that take very different times."""
     return tqdm(items, unit=unit, smoothing=0, disable=None)
+
+
+def import_torch() -> None:
+    """Imports PyTorch, whose objects stay: looking for garbage among them would take a third of a second."""
+    if "torch" in sys.modules:
+        return
+    gc.disable()
+    import torch  # noqa: F401
+
+    gc.freeze()
+    gc.enable()
 
 
 def load(model: str, device: Device, threads: int | None = None) -> SpeechVQVAE:

@@ -6,7 +6,7 @@ import sys
 import time
 from itertools import chain
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
@@ -34,6 +34,13 @@ def decode(
     stream: Annotated[bool, arg(help="write samples as soon as they are decoded, one row after another")] = False,
     model: Model = "mini",
     vocoder: ChosenVocoder = None,
+    pitch: Annotated[
+        Literal["tokens", "codes"] | None,
+        arg(
+            help="tokens: the pitch tokens of the rows, moved to mean and range of a target speaker who is another; "
+            "codes: as the codes predict it. Default: tokens, where rows have them, for vocoders conditioned on pitch"
+        ),
+    ] = None,
     sampling: Sampling = SamplingConfig(),
     batch_size: Batch = 16,
     device: Device = "auto",
@@ -50,8 +57,9 @@ def decode(
     """
     from vqaudio.data.audio_writer import STDOUT, check_destination, open_writer
     from vqaudio.speech.vocoders import check_streams
-    from vqaudio.tokens.decoding import DecodeJob, assign_speakers, name_rows
-    from vqaudio.tokens.files import read_tokens, token_file
+    from vqaudio.speech.vocoding import check_conditioned
+    from vqaudio.tokens.decoding import DecodeJob, assign_speakers, name_rows, read_with_pitch
+    from vqaudio.tokens.files import token_file
 
     check_resume(resume, overwrite)
     if stream and resume:
@@ -64,15 +72,20 @@ def decode(
     vocoder = net.check_vocoder(vocoder)
     if stream:
         check_streams(vocoder)
+    if pitch == "tokens":
+        check_conditioned(net, vocoder)
     with token_file(tokens) as file:
-        speakers, failures = assign_speakers(net, file, speaker)
+        speakers, failures = assign_speakers(net, read_with_pitch(file, pitch), speaker)
         paths = {} if stream else name_rows(speakers, out, failures, overwrite=overwrite or resume)
         code = report_failures(failures)
         if not stream:
             speakers = {id: name for id, name in speakers.items() if id in paths}
-        rows = (row for row in read_tokens(file) if row.id in speakers)
+        rows = (row for row in read_with_pitch(file, pitch) if row.id in speakers)
         if stream and speakers:
-            streams = (net.decode_stream(row.tokens, speakers[row.id], sampling, vocoder) for row in rows)
+            streams = (
+                net.decode_stream(row.tokens, speakers[row.id], sampling, vocoder, source_speaker=row.speaker)
+                for row in rows
+            )
             written = "1 utterance" if len(speakers) == 1 else f"{len(speakers)} utterances"
             samples, started_at = 0, time.perf_counter()
             with open_writer(out, net.sample_rate, overwrite=overwrite) as write:
@@ -81,7 +94,7 @@ def decode(
                     samples += len(wav)
             print_synthesis(written, samples, started_at, net, sampling, vocoder, file=sys.stderr)
         elif speakers:
-            jobs = (DecodeJob(paths[row.id], row.tokens, speakers[row.id]) for row in rows)
+            jobs = (DecodeJob(paths[row.id], row.tokens, speakers[row.id], source_speaker=row.speaker) for row in rows)
             decode_to_files(
                 net, jobs, len(speakers), sampling, vocoder, batch_size=batch_size, overwrite=overwrite, resume=resume
             )

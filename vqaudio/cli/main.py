@@ -7,7 +7,9 @@ Exit codes: 0 if everything was done; 1 if some inputs failed (each is named on 
 
 from __future__ import annotations
 
+import atexit
 import functools
+import gc
 from collections.abc import Callable, Sequence
 
 import tyro
@@ -40,6 +42,7 @@ VERBS = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb and returns the exit code; `argv` are the arguments without the program name (None: sys.argv)."""
+    atexit.register(gc.freeze)  # or Python looks for cycles in all of PyTorch as it ends, for a third of a second
     return run_program(functools.partial(_run, argv))
 
 

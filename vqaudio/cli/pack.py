@@ -97,15 +97,17 @@ def _progress(total: int | None) -> Iterator[Advance]:
 
 def size_facts(facts: ArchiveFacts) -> dict[str, str]:
     """Content and size of an archive, as text."""
-    size, fraction = facts.header_bytes + facts.payload_bytes, 8 * facts.payload_bytes / max(1, facts.fixed_bits)
+    fraction = 8 * facts.payload_bytes / max(1, facts.fixed_bits)
     rate = f"{facts.payload_rate:.1f} bits per second, {fraction:.3f} of the fixed-length size"
     ideal = f"{facts.ideal_bits / facts.seconds:.1f} bits per second (negative log-likelihood, prior {facts.prior})"
+    pitch = f"{facts.num_pitch_tokens} tokens, {facts.pitch_bytes} bytes, {facts.pitch_rate:.1f} bits per second"
     return {
         "utterances": f"{facts.num_rows}, {facts.seconds:.1f} s of audio",
         "codes": f"{facts.num_codes}, {facts.num_codes / facts.seconds:.4g} per second",
         "payload": f"{facts.payload_bytes} bytes, {rate}",
+        **({"pitch": pitch} if facts.num_pitch_tokens else {}),
         "header": f"{facts.header_bytes} bytes",
-        "archive": f"{size} bytes, {facts.total_rate:.1f} bits per second",
+        "archive": f"{facts.total_bytes} bytes, {facts.total_rate:.1f} bits per second",
         "ideal": ideal if facts.prior else "unknown: packed without a prior",
     }
 

@@ -38,7 +38,7 @@ def prepare(
 
     Args:
         kind: layout of the corpus; folder: audio files in one folder per speaker; images: image files, optionally in
-            one folder per class; vizdoom: episodes with random actions
+            one folder per class; vizdoom: episodes of a random walk that avoids walls
         root: folder of the corpus; for cifar10 the binary archive, a .npz file, or the folder of one of these; none for
             vizdoom
         out: output folder
@@ -74,21 +74,17 @@ def prepare(
         return _prepare_images(kind, root, out, valid, test, side, seed, overwrite)
     if side is not None:
         raise ValueError(f"--side applies to images only, got {side} with {kind}; leave it out")
+    splits = {"valid": valid, "test": test, "seed": seed, "held_out": held_out}
+    return _prepare_speech(
+        kind, root, out, **splits, mic=mic, speaker_level=speaker_level, verify=verify, overwrite=overwrite
+    )
+
+
+def _prepare_speech(kind: Kind, root: Path, out: Path, **options: Any) -> int:
+    """options: of `corpora.prepare`."""
     from vqaudio.data import corpora
 
-    made = corpora.prepare(
-        kind,
-        root,
-        out,
-        valid=valid,
-        test=test,
-        seed=seed,
-        mic=mic,
-        held_out=held_out,
-        speaker_level=speaker_level,
-        verify=verify,
-        overwrite=overwrite,
-    )
+    made = corpora.prepare(kind, root, out, **options)
     for split, count in made.utterances.items():
         print_facts({split: f"{count} utterances, {made.hours[split]:.3f} hours, in {out / split}.jsonl"})
     print_facts({"speakers": f"{len(made.speakers)}, in {out / 'speakers.json'}"})

@@ -25,11 +25,14 @@ from vqaudio.sampling.config import SamplingConfig
 from vqaudio.speech.vocoders import Vocoder
 
 if TYPE_CHECKING:
+    from vqaudio.images.prior import ImagePrior
     from vqaudio.speech.model import SpeechVQVAE
+    from vqaudio.speech.prior import CodePrior
     from vqaudio.tokens.rows import TokenRow
     from vqaudio.video.prior import VideoPrior
 
 TOKENS = "tokens.jsonl"
+SECONDS = 3.0  # by default
 
 
 def sample(
@@ -40,7 +43,7 @@ def sample(
     speaker: Annotated[
         tuple[str, ...], arg(metavar="S [S ...]", help="speech: speakers; all: every speaker of the model")
     ] = (),
-    seconds: float = 3.0,
+    seconds: float = SECONDS,
     prompt: Annotated[
         Path | None,
         arg(
@@ -74,16 +77,17 @@ def sample(
     """
     from vqaudio.images.prior import ImagePrior
     from vqaudio.speech.prior import CodePrior
-    from vqaudio.tokens.sampling import sample_ids, sample_rows
     from vqaudio.video.prior import VideoPrior
 
     over = load_any(prior, device, sampling.threads)
     if isinstance(over, VideoPrior):
-        if speaker or label or vocoder is not None:
+        if speaker or label or vocoder is not None or seconds != SECONDS:
             raise ValueError(
-                f"--speaker, --label and --vocoder do not apply to video, and {prior} is a prior over video"
+                f"--speaker, --label, --vocoder and --seconds do not apply to video, and {prior} is a prior over video"
             )
-        return _sample_video(over, model, out, actions, prompt, first_frame, count, sampling, device, overwrite)
+        return _sample_video(
+            over, model, out, actions, prompt, first_frame, count, sampling, batch_size, device, overwrite
+        )
     if actions is not None or first_frame:
         raise ValueError(f"--actions and --first-frame apply to video, but {prior} is a {type(over).__name__}")
     if isinstance(over, CodePrior):
@@ -92,23 +96,69 @@ def sample(
         net = load(model, device)
         vocoder = net.check_vocoder(vocoder)
         speakers = _speakers(net, speaker)
-        paths = _paths(sample_ids(speakers, count), out, overwrite)
-        prompt_tokens = None if prompt is None else net.tokenize(prompt)
-        of_codes = replace(sampling, precision="float32")
-        of_speech = replace(sampling, temperature=1.0, top_k=None, top_p=None)
-        rows = sample_rows(over, net, speakers, count, seconds, of_codes, prompt=prompt_tokens)
-        return _decode(net, list(rows), paths, out, batch_size, of_speech, vocoder, overwrite)
+        return _sample_speech(
+            over,
+            net,
+            out,
+            speakers,
+            count,
+            seconds,
+            prompt,
+            sampling,
+            vocoder,
+            batch_size=batch_size,
+            overwrite=overwrite,
+        )
     if not isinstance(over, ImagePrior):
         raise ValueError(
             f"{prior} is a model of kind {type(over).__name__}, not a prior; recipes/train_prior.py trains one"
         )
-    if speaker or prompt is not None or vocoder is not None:
-        raise ValueError(f"--speaker, --prompt and --vocoder apply to speech, but {prior} is a prior over image codes")
+    if speaker or prompt is not None or vocoder is not None or seconds != SECONDS:
+        raise ValueError(
+            f"--speaker, --prompt, --vocoder and --seconds apply to speech, but {prior} is a prior over image codes"
+        )
+    return _sample_images(over, model, out, label, count, sampling, device, overwrite)
+
+
+def _sample_speech(
+    prior: CodePrior,
+    net: SpeechVQVAE,
+    out: Path,
+    speakers: tuple[str | None, ...],
+    count: int,
+    seconds: float,
+    prompt: Path | None,
+    sampling: SamplingConfig,
+    vocoder: Vocoder,
+    *,
+    batch_size: int,
+    overwrite: bool,
+) -> int:
+    from vqaudio.tokens.sampling import sample_ids, sample_rows
+
+    paths = _paths(sample_ids(speakers, count), out, overwrite)
+    prompt_tokens = None if prompt is None else net.tokenize(prompt)
+    of_codes = replace(sampling, precision="float32")
+    of_speech = replace(sampling, temperature=1.0, top_k=None, top_p=None)
+    rows = sample_rows(prior, net, speakers, count, seconds, of_codes, prompt=prompt_tokens)
+    return _decode(net, list(rows), paths, out, batch_size, of_speech, vocoder, overwrite)
+
+
+def _sample_images(
+    prior: ImagePrior,
+    model: str,
+    out: Path,
+    label: tuple[str, ...],
+    count: int,
+    sampling: SamplingConfig,
+    device: Device,
+    overwrite: bool,
+) -> int:
     from vqaudio.images.report import sample_images
     from vqaudio.images.vqvae import ImageVQVAE
 
     images = load_kind(model, device, ImageVQVAE)
-    paths = sample_images(over, images, out, label, count, sampling, overwrite=overwrite)
+    paths = sample_images(prior, images, out, label, count, sampling, overwrite=overwrite)
     print_facts({"written": f"{len(paths)} images and codes.safetensors, in {out}"})
     return 0
 
@@ -122,6 +172,7 @@ def _sample_video(
     first_frame: int,
     count: int,
     sampling: SamplingConfig,
+    batch_size: int,
     device: Device,
     overwrite: bool,
 ) -> int:
@@ -133,7 +184,9 @@ def _sample_video(
             f"a prior over video needs --prompt (an episode) and --actions, of {', '.join(prior.cfg.actions)}"
         )
     frames = load_kind(model, device, ImageVQVAE)
-    paths = sample_clip(prior, frames, out, actions, prompt, first_frame, count, sampling, overwrite=overwrite)
+    paths = sample_clip(
+        prior, frames, out, actions, prompt, first_frame, count, sampling, batch_size=batch_size, overwrite=overwrite
+    )
     print_facts({"written": " and ".join(map(str, paths))})
     return 0
 

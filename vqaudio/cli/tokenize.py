@@ -23,6 +23,7 @@ from vqaudio.cli.console import (
     check_resume,
     facts_file,
     failures_named,
+    import_torch,
     load,
     print_facts,
     progress,
@@ -42,6 +43,7 @@ def tokenize(
     inputs: Positional[Inputs],
     out: Path,
     model: Model = "mini",
+    pitch: Annotated[bool, arg(help="pitch tokens beside the codes, for models that have them")] = False,
     workers: Annotated[
         int, arg(help="number of processes; each loads the model and computes on one thread (or --threads)")
     ] = 1,
@@ -81,23 +83,29 @@ def tokenize(
         out: token file, such as NAME.jsonl, NAME.parquet or NAME.tar, a name without a suffix for a folder of .npy
             files with an index.jsonl, or - for JSON Lines on standard output
     """
+    import_torch()
+    from vqaudio.speech.tokenizer import check_pitch_quantizer
     from vqaudio.tokens.bulk import find_sources
-    from vqaudio.tokens.files import check_ids, check_target
+    from vqaudio.tokens.files import check_ids, check_place_of_pitch, check_target
     from vqaudio.tokens.stats import TokenStats
 
     check_resume(resume, overwrite)
-    if resume and str(out) == "-":
-        raise ValueError("--resume continues a file or folder, and --out - is standard output; leave it out")
     if engine == "ray":
-        _check_ray(out, layout, workers)
-        if resume:
-            raise ValueError("--engine ray continues an interrupted run without --resume; leave it out")
+        _check_ray(out, layout, workers, resume)
     elif (address, num_actors, checkpoint) != (None, None, None):
         raise ValueError("--address, --num-actors and --checkpoint need --engine ray")
-    if resume and out.is_dir() and next(out.glob("*.parquet"), None):
-        raise ValueError(f"{out} is a folder of Parquet shards, which a resumed run would replace; give another --out")
-    check_target(out, overwrite=overwrite or (resume and engine == "local"), layout=layout)
+    if resume:
+        _check_continued(out)
+    keep = False
+    if engine == "ray":
+        from vqaudio.tokens.ray import may_be_finished
+
+        keep = not overwrite and may_be_finished(out, checkpoint)
+    check_target(out, overwrite=overwrite or keep or resume, layout=layout)
     net = load(model, "cpu" if engine == "ray" else device, threads)
+    if pitch:
+        check_place_of_pitch(out, layout)
+        check_pitch_quantizer(net.pitch_quantizer)
     sources = find_sources(inputs, speaker_level)
     check_ids((source.id for source in sources), out, layout)
     stats, started_at = TokenStats(), time.perf_counter()
@@ -105,12 +113,13 @@ def tokenize(
         if engine == "ray":
             from vqaudio.tokens.ray import Cluster, checkpoint_of, tokenize_on_ray
 
-            cluster = Cluster(address, num_actors, device, threads or 1)
+            cluster, work = Cluster(address, num_actors, device, threads or 1), checkpoint or checkpoint_of(out)
             watch = lambda rows: stats.watch(progress(rows, len(sources)))  # noqa: E731
-            tokenize_on_ray(net, model, sources, out, checkpoint or checkpoint_of(out), failures, cluster, watch)
+            tokenize_on_ray(net, model, sources, out, work, failures, cluster, watch, keep=keep, pitch=pitch)
         else:
-            with _engine(net, model, min(workers, len(sources)), threads) as tokenize_each:
-                _write(net, sources, out, failures, tokenize_each, stats, layout, overwrite=overwrite, resume=resume)
+            options = {"overwrite": overwrite, "resume": resume, "pitch": pitch}
+            with _engine(net, model, min(workers, len(sources)), threads, pitch) as tokenize_each:
+                _write(net, sources, out, failures, tokenize_each, stats, layout, **options)
     summary = _summary(net, stats, len(sources), time.perf_counter() - started_at)
     print_facts({**summary, "written": str(out)}, facts_file(out))
     return 1 if failures else 0
@@ -127,6 +136,7 @@ def _write(
     *,
     overwrite: bool,
     resume: bool,
+    pitch: bool,
 ) -> None:
     """Tokenizes on this machine and writes `out`."""
     from vqaudio.tokens.bulk import usable, with_storable_names
@@ -135,14 +145,22 @@ def _write(
 
     storable = with_storable_names(sources, lambda id: codes_file(out, id, layout), failures)
     if resume:
-        with resumed(net, storable, out, failures, engine) as rows:
+        with resumed(net, storable, out, failures, engine, pitch=pitch) as rows:
             write_tokens(out, stats.watch(progress(rows, len(storable))), overwrite=True, layout=layout)
     else:
         rows = usable(engine(storable), len(storable), failures)
         write_tokens(out, stats.watch(progress(rows, len(storable))), overwrite=overwrite, layout=layout)
 
 
-def _check_ray(out: Path, layout: Layout, workers: int) -> None:
+def _check_continued(out: Path) -> None:
+    """Raises ValueError for an output that --resume cannot continue."""
+    if str(out) == "-":
+        raise ValueError("--resume continues a file or folder, and --out - is standard output; leave it out")
+    if out.is_dir() and next(out.glob("*.parquet"), None):
+        raise ValueError(f"{out} is a folder of Parquet shards, which a resumed run would replace; give another --out")
+
+
+def _check_ray(out: Path, layout: Layout, workers: int, resume: bool) -> None:
     """Raises ValueError for options that --engine ray does not have, and ModuleNotFoundError without Ray."""
     from vqaudio.tokens.files import format_of
     from vqaudio.tokens.ray import check_ray
@@ -155,17 +173,20 @@ def _check_ray(out: Path, layout: Layout, workers: int) -> None:
     if workers != 1:
         raise ValueError("--workers are processes of --engine local; use --num-actors with --engine ray")
     check_ray()
+    if resume:
+        raise ValueError("--engine ray continues an interrupted run without --resume; leave it out")
 
 
 def _summary(net: SpeechVQVAE, stats: TokenStats, count: int, elapsed: float) -> dict[str, str]:
     """What became of `count` inputs in `elapsed` seconds."""
-    from vqaudio.speech.describe import bits_per_second
+    from vqaudio.speech.describe import bits_per_second, pitch_facts
 
     used = len(stats.codes)
     return {
         "utterances": f"{stats.rows} of {count}, {stats.seconds:.1f} s of audio",
         "codes": f"{stats.num_tokens}, {net.frame_rate:g} per second",
         "bitrate": bits_per_second(net),
+        **({"pitch": pitch_facts(net)} if stats.pitch_tokens else {}),
         "usage": f"{used} of {net.codebook_size} codes occur ({used / net.codebook_size:.1%})",
         "perplexity": f"{stats.perplexity:.1f}",
         "speed": real_time_factor(stats.seconds, elapsed, net),
@@ -173,13 +194,13 @@ def _summary(net: SpeechVQVAE, stats: TokenStats, count: int, elapsed: float) ->
 
 
 @contextmanager
-def _engine(net: SpeechVQVAE, model: str, workers: int, threads: int | None) -> Iterator[Engine]:
+def _engine(net: SpeechVQVAE, model: str, workers: int, threads: int | None, pitch: bool) -> Iterator[Engine]:
     """What tokenizes: this process, or several others."""
     from vqaudio.tokens.bulk import tokenize_each
     from vqaudio.tokens.workers import worker_processes
 
     if workers == 1:
-        yield partial(tokenize_each, net)
+        yield partial(tokenize_each, net, pitch=pitch)
     else:
-        with worker_processes(net, model, workers, threads) as engine:
+        with worker_processes(net, model, workers, threads, pitch=pitch) as engine:
             yield engine

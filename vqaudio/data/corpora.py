@@ -35,6 +35,7 @@ from vqaudio.data.transcripts import Transcripts
 
 Kind = Literal["vctk", "librispeech", "folder"]
 Mic = Literal["mic1", "mic2"]
+FILES = ("train.jsonl", "valid.jsonl", "test.jsonl", "speakers.json")
 LIBRISPEECH_DEPTHS = (2, 3, 4)  # folders above a file: SPEAKER/CHAPTER, SUBSET/..., LibriSpeech/SUBSET/...
 
 
@@ -186,8 +187,7 @@ def prepare(
         OSError: a file cannot be written
     """
     out = Path(out)
-    names = ("train.jsonl", "valid.jsonl", "test.jsonl", "speakers.json")
-    for name in names:  # checked before the corpus is read, which takes a while
+    for name in FILES:  # checked before the corpus is read, which takes a while
         if out.exists():
             check_writable(out / name, overwrite=overwrite)
     failures: Failures = []
@@ -199,13 +199,7 @@ def prepare(
     held = frozenset() if held_out is None else _held_out(Path(held_out), utterances)
     parts = split(utterances, valid=valid, test=test, seed=seed, held_out=held)
     speakers = sorted({u.speaker for u in utterances})
-    contents = ["".join(f"{manifest_row(u, out)}\n" for u in part) for part in parts]
-    contents.append(json.dumps(speakers, ensure_ascii=False, indent=1) + "\n")
-    _make_folder(out)
-    with ExitStack() as files:  # all files are renamed on exit, or, after an error, none
-        for name, content in zip(names, contents, strict=True):
-            temporary = files.enter_context(atomic_file(out / name, overwrite=overwrite))
-            temporary.write_text(content, encoding="utf-8")
+    _write(out, parts, speakers, overwrite=overwrite)
     return PrepareSummary(
         out=out,
         speakers=tuple(speakers),
@@ -213,6 +207,17 @@ def prepare(
         hours={name: sum(u.seconds for u in part) / 3600 for name, part in parts._asdict().items()},
         failures=tuple(failures),
     )
+
+
+def _write(out: Path, parts: Sequence[Sequence[Utterance]], speakers: list[str], *, overwrite: bool) -> None:
+    """Write the manifests of train, valid and test and the names of the speakers."""
+    contents = ["".join(f"{manifest_row(u, out)}\n" for u in part) for part in parts]
+    contents.append(json.dumps(speakers, ensure_ascii=False, indent=1) + "\n")
+    _make_folder(out)
+    with ExitStack() as files:  # all files are renamed on exit, or, after an error, none
+        for name, content in zip(FILES, contents, strict=True):
+            temporary = files.enter_context(atomic_file(out / name, overwrite=overwrite))
+            temporary.write_text(content, encoding="utf-8")
 
 
 def _find(

@@ -94,13 +94,22 @@ class PitchTracker:
             own = self._autocorrelation(self.window[None])[0]
         self.scale = own / own[0]  # of the window: the autocorrelation falls with the lag
 
+    @property
+    def past(self) -> int:
+        """Samples before a frame that its window begins with."""
+        return (self.cfg.win_length - self.hop) // 2
+
     @torch.no_grad()
     def __call__(self, wav: Tensor, num_frames: int) -> Pitch:
         """(B, T) in [-1, 1] -> (B, N); frame n is that of the samples n * hop to (n + 1) * hop, zeros after the end."""
+        return self.after_past(F.pad(wav, (self.past, 0)), num_frames)
+
+    @torch.no_grad()
+    def after_past(self, wav: Tensor, num_frames: int) -> Pitch:
+        """As a call, for samples (B, T) that begin `past` samples before the first frame."""
         with torch.autocast(wav.device.type, enabled=False):
-            before = (self.cfg.win_length - self.hop) // 2
-            after = max(0, num_frames * self.hop + self.cfg.win_length - before - wav.shape[1])
-            windows = F.pad(wav.float(), (before, after)).unfold(1, self.cfg.win_length, self.hop)[:, :num_frames]
+            missing = max(0, num_frames * self.hop + self.cfg.win_length - wav.shape[1])
+            windows = F.pad(wav.float(), (0, missing)).unfold(1, self.cfg.win_length, self.hop)[:, :num_frames]
             parts = [self._analysed(part) for part in windows.split(BLOCK_FRAMES, dim=1)]
         voicing = torch.cat([voicing for voicing, _ in parts], dim=1)
         return Pitch(voicing, held(voicing, torch.cat([octaves for _, octaves in parts], dim=1)))

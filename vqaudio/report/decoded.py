@@ -2,7 +2,8 @@
 
 Each kind of audio loses something more than the one before, so that losses can be attributed: the original, its
 log-mel spectrum inverted by Griffin-Lim, the spectrum predicted from the codes inverted likewise, and the vocoders that
-were trained. As `vqaudio convert` does it, conversions have the pitch of the original, where the vocoder is told one.
+were trained. As `vqaudio convert` does it, conversions have the pitch of the original, where the vocoder is conditioned
+on one.
 """
 
 from __future__ import annotations
@@ -149,10 +150,10 @@ def decode_speech(
             own = sources if model.speakers else None
             audio[reconstruction(vocoder)] = _decode(model, batch, own, sampling, vocoder)
     if converted_to:
-        told = model.vocoders_with_pitch
-        pitches = [model.pitch_of(wav) for wav in audio[ORIGINAL]] if told else []
+        conditioned = model.vocoders_with_pitch
+        pitches = [model.pitch_of(wav) for wav in audio[ORIGINAL]] if conditioned else []
         for vocoder in available:
-            own = pitches if vocoder in told else None
+            own = pitches if vocoder in conditioned else None
             audio[conversion(vocoder)] = _decode(model, batch, converted_to, sampling, vocoder, own)
     return DecodedSpeech(utterances, converted_to, audio)
 

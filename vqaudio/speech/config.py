@@ -12,6 +12,7 @@ from vqaudio.nn.encoder import EncoderConfig
 from vqaudio.nn.log_mel import LogMelConfig
 from vqaudio.nn.normalizer import NormalizerKind
 from vqaudio.nn.pitch import PitchConfig
+from vqaudio.nn.pitch_quantizer import PitchQuantizerConfig
 from vqaudio.nn.quantizer import QuantizerConfig
 from vqaudio.nn.source_filter import IstftConfig
 from vqaudio.nn.spectral_correction import check_correction
@@ -44,6 +45,7 @@ class SpeechVQVAEConfig:
             "spectrum",  # a loss, and what Griffin-Lim inverts
             "spectrum_loss_weight",
             "pitch",
+            "pitch_tokens",  # have a fingerprint of their own
             "acoustic",  # before the decoder
             "istft",
             "frame_noise",
@@ -78,6 +80,8 @@ class SpeechVQVAEConfig:
     pitch: PitchConfig = field(default_factory=PitchConfig)
     """prediction of voicing and F0 on the output of the context network; win_length 0: none. With the spectrum it makes
     the acoustic frames that the vocoder istft and, with `acoustic`, the WaveNet read"""
+    pitch_tokens: PitchQuantizerConfig = field(default_factory=PitchQuantizerConfig)
+    """optional pitch tokens, voicing and F0 of speech as codes of their own; frames 0: none. The model needs `pitch`"""
     acoustic: ContextConfig = field(default_factory=ContextConfig)
     """network between acoustic frames and the WaveNet. With dilations, the WaveNet is conditioned on the spectrum and
     pitch of speech, on the true ones in training; without, on the context network"""
@@ -146,6 +150,10 @@ class SpeechVQVAEConfig:
             raise ValueError("pitch is predicted for the frames of the spectrum: set spectrum.n_mels too")
         if self.pitch.win_length:
             self.pitch.check(self.spectrum.hop_length, self.sample_rate)
+        if self.pitch_tokens.frames and not self.pitch.win_length:
+            raise ValueError("pitch_tokens are codes of the pitch: set spectrum.n_mels and pitch.win_length too")
+        if self.pitch_tokens.frames:
+            self.pitch_tokens.check(self.spectrum.hop_length, self.sample_rate)
         if self.istft.dilations:
             check_correction(self.spectrum)
         for name, used in (("acoustic", self.acoustic.dilations), ("istft", self.istft.dilations)):

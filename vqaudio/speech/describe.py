@@ -10,6 +10,7 @@ from vqaudio.nn.fsq import FSQConfig
 from vqaudio.nn.quantizer import QuantizerConfig
 from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.speech.prior import CodePrior
+from vqaudio.speech.tokenizer import check_pitch_quantizer
 
 
 def model_facts(model: SpeechVQVAE) -> dict[str, str]:
@@ -32,6 +33,7 @@ def model_facts(model: SpeechVQVAE) -> dict[str, str]:
         "sample rate": f"{model.sample_rate} Hz",
         "hop": f"{samples(model.hop)}, {model.frame_rate:g} codes per second",
         "bitrate": bits_per_second(model),
+        **({"pitch": pitch_facts(model)} if model.pitch_quantizer else {}),
         "look-ahead": samples(encoder.lookahead),
         "latency": f"{samples(encoder.lookahead + model.hop)} (look-ahead plus hop)",
         "encoder field": f"{samples(encoder.receptive_field)} (receptive field, including look-ahead)",
@@ -74,6 +76,14 @@ def bits_per_second(model: SpeechVQVAE) -> str:
     """Bitrate of the tokens without entropy coding: frame rate times log2 K, as text."""
     bits = math.log2(model.codebook_size)
     return f"{bits * model.frame_rate:.0f} bits per second (log2 {model.codebook_size} = {bits:.3g} bits per code)"
+
+
+def pitch_facts(model: SpeechVQVAE) -> str:
+    """Rate and bitrate of the pitch tokens, and the fingerprint of their quantizer."""
+    quantizer = check_pitch_quantizer(model.pitch_quantizer)
+    rate, size = model.sample_rate / quantizer.hop, quantizer.cfg.codebook_size
+    bits = f"{math.log2(size) * rate:.0f} bits per second (log2 {size} = {math.log2(size):.3g} bits per token)"
+    return f"{rate:g} tokens per second, {bits}, {quantizer.fingerprint}"
 
 
 def millions(module: nn.Module) -> str:

@@ -15,7 +15,7 @@ from vqaudio.nn.frontend import LogMel
 from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.training import processes
 
-MAX_UTTERANCES = 512  # that the constants are computed from, evenly spread over the corpus
+MAX_UTTERANCES = 512  # that constants are computed from
 
 
 def initialise_frontend(model: SpeechVQVAE, speech: PackedSpeech) -> bool:
@@ -27,15 +27,19 @@ def initialise_frontend(model: SpeechVQVAE, speech: PackedSpeech) -> bool:
     if front is None or isinstance(front, LogMel) or front.initialised:
         return False
     if processes().is_main_process:
-        count = min(len(speech), MAX_UTTERANCES)
-        chosen = [i * len(speech) // count for i in range(count)]
-        front.initialise(lambda: _waveforms(speech, chosen))
+        front.initialise(lambda: spread_waveforms(speech))
     (state,) = broadcast_object_list([front.state_dict()])
     front.load_state_dict(state)
     return True
 
 
-def _waveforms(speech: PackedSpeech, chosen: list[int]) -> Iterator[Tensor]:
-    """Utterances (T,) float32 in [-1, 1)."""
-    for i in chosen:
+def spread_waveforms(speech: PackedSpeech) -> Iterator[Tensor]:
+    """At most MAX_UTTERANCES utterances, evenly spread over the corpus, (T,) float32 in [-1, 1)."""
+    for i in spread(len(speech)):
         yield torch.from_numpy(speech.audio(i).astype(np.float32) / INT16_SCALE)
+
+
+def spread(count: int) -> list[int]:
+    """The numbers of at most MAX_UTTERANCES of `count` utterances, evenly spread."""
+    chosen = min(count, MAX_UTTERANCES)
+    return [i * count // chosen for i in range(chosen)]

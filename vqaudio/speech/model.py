@@ -16,30 +16,27 @@ import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from vqaudio.fingerprint import CachedFingerprint
 from vqaudio.nn.acoustic import NUM_PITCH_FEATURES
 from vqaudio.nn.context import Context, MelHead
 from vqaudio.nn.cross_entropy import cross_entropy_of_each
 from vqaudio.nn.encoder import Encoder
-from vqaudio.nn.modes import check_evaluating, check_not_traced
 from vqaudio.nn.normalizer import Normalizer
 from vqaudio.nn.pitch import Pitch, PitchHead
+from vqaudio.nn.pitch_quantizer import PitchQuantizer
 from vqaudio.nn.quantizer import Quantized, build_quantizer
 from vqaudio.nn.regularizers import jitter
 from vqaudio.nn.source_filter import IstftVocoder
 from vqaudio.nn.units import UnitHead, UnitLosses
 from vqaudio.nn.wavenet import WaveNet
 from vqaudio.sampling.config import SamplingConfig, SamplingOptions
-from vqaudio.speech import losses, synthesis, vocoding
+from vqaudio.speech import losses, synthesis, tokenizer, vocoding
 from vqaudio.speech.acoustic import decoded_target, decoder_conditioning, true_conditioning
 from vqaudio.speech.config import TRAINED_VOCODERS
 from vqaudio.speech.config import SpeechVQVAEConfig as SpeechVQVAEConfig
-from vqaudio.speech.griffin_lim import griffin_lim
 from vqaudio.speech.speakers import SPEAKER_WEIGHT, speaker_id, speaker_ids
-from vqaudio.speech.tokenizer import CHUNK_FRAMES, audio_pieces, encode_in_chunks
-from vqaudio.speech.tokens import Tokens, check_tokens, checked_codes
+from vqaudio.speech.tokens import Tokens, check_pitch_tokens, check_tokens, checked_codes
 from vqaudio.speech.vocoders import (
     NO_SPECTRUM,
     VOCODERS,
@@ -67,6 +64,8 @@ class SpeechVQVAE(nn.Module):
         self.spectrum = MelHead(mel, width, self.hop, rate) if mel.n_mels else None
         of_pitch = (cfg.pitch, width, self.hop, mel.hop_length, len(cfg.speakers), rate)
         self.pitch = PitchHead(*of_pitch) if cfg.pitch.win_length else None
+        of_tokens = cfg.pitch_tokens if cfg.pitch_tokens.frames else None
+        self.pitch_quantizer = PitchQuantizer(of_tokens, self.pitch.tracker) if of_tokens and self.pitch else None
         self.acoustic = Context(cfg.acoustic, mel.n_mels + NUM_PITCH_FEATURES, 0) if cfg.acoustic.dilations else None
         self.istft = IstftVocoder(cfg.istft, mel, rate) if cfg.istft.dilations else None
         self.units = UnitHead(cfg.units, cfg.encoder.dim, speaker_dim, self.hop) if cfg.predicts_units else None
@@ -284,19 +283,22 @@ class SpeechVQVAE(nn.Module):
         Padding codes are 0. An utterance has bit-identical codes alone, in any batch, with any padding, and streamed,
         because the encoder always computes chunks of one shape. Raises ValueError for other shapes and lengths.
         """
-        if wavs.ndim != 3 or wavs.shape[1] != 1:
-            raise ValueError(f"encode takes waveforms of shape (B, 1, T), got {tuple(wavs.shape)}")
-        lengths = torch.full((wavs.shape[0],), wavs.shape[2]) if lengths is None else lengths.cpu()
-        if lengths.shape != wavs.shape[:1] or (
-            lengths.numel() and not 0 < lengths.min() <= lengths.max() <= wavs.shape[2]
-        ):
-            raise ValueError(f"lengths must be ({wavs.shape[0]},) with values in 1..{wavs.shape[2]}, got {lengths}")
-        rows = [
-            torch.cat(list(self.encode_stream([wav[0, :length]])))
-            for wav, length in zip(wavs, lengths.tolist(), strict=True)
-        ]
-        codes = nn.utils.rnn.pad_sequence(rows, batch_first=True) if rows else wavs.new_zeros(0, 0, dtype=torch.long)
-        return codes, self.num_frames(lengths.to(codes.device))
+        utterances, lengths = tokenizer.checked_batch(wavs, lengths)
+        rows = list(self.encode_each(utterances))
+        codes = nn.utils.rnn.pad_sequence(rows, batch_first=True) if rows else torch.zeros(0, 0, dtype=torch.long)
+        return codes.to(self.device), self.num_frames(lengths.to(self.device))
+
+    @with_own_defaults
+    @torch.inference_mode()
+    def encode_each(self, utterances: Iterable[Iterable[Tensor]]) -> Iterator[Tensor]:
+        """Utterances, each as consecutive pieces (T,) of any length -> the codes (N,) int64 of each, on the CPU.
+
+        They come in the order of the utterances, of which it takes some ahead: on a GPU it encodes many at once. The
+        samples are taken as they are, for `data.audio.blocks` has checked those of files. Raises RuntimeError in
+        training mode.
+        """
+        tokenizer.check_encoding(self)
+        yield from tokenizer.encode_each(self.encoder, self._nearest, utterances)
 
     @with_own_defaults
     @torch.inference_mode()
@@ -306,12 +308,13 @@ class SpeechVQVAE(nn.Module):
         Memory does not grow with the length of the utterance. The last codes follow when the pieces end. Raises
         RuntimeError in training mode.
         """
-        check_evaluating(self)
-        check_not_traced("encoding in chunks")
-        for z in encode_in_chunks(self.encoder, pieces):
-            # always one shape, as in the encoder: the last chunk is padded with its last frame
-            whole = F.pad(z, (0, CHUNK_FRAMES - z.shape[2]), mode="replicate")
-            yield self.quantizer.encode(self.normalizer(whole))[0, : z.shape[2]]
+        tokenizer.check_encoding(self)
+        for z, parts in tokenizer.encode_together(self.encoder, [tokenizer.checked_pieces(pieces)]):
+            yield self._nearest(z)[0, : parts[0].num_frames]  # of all rows and frames: always one shape
+
+    def _nearest(self, z: Tensor) -> Tensor:
+        """Encoder output (R, D, N) -> codes (R, N) int64."""
+        return self.quantizer.encode(self.normalizer(z))
 
     @with_own_defaults
     def tokenize(
@@ -320,26 +323,21 @@ class SpeechVQVAE(nn.Module):
         sample_rate: int | None = None,
         *,
         fingerprint: str | None = None,
+        pitch: bool = False,
     ) -> Tokens:
         """A file, or a waveform (T,) in [-1, 1] at `sample_rate` (this model's, if left out) -> Tokens.
 
         Files of any rate and channel count are mixed to mono and resampled. `fingerprint`, this model's, saves loops
-        over many files from comparing all weights for each. Raises AudioError for a file that holds no usable audio,
-        ValueError for such a waveform.
+        over many files from comparing all weights for each. `pitch`: with pitch tokens. Raises AudioError for a file
+        that holds no usable audio, ValueError for such a waveform, and for a model without pitch tokens.
         """
-        num_samples = 0
-
-        def pieces() -> Iterator[Tensor]:
-            nonlocal num_samples
-            for piece in audio_pieces(audio, sample_rate, self.sample_rate):
-                num_samples += len(piece)
-                yield piece
-
+        quantizer = tokenizer.check_pitch_quantizer(self.pitch_quantizer) if pitch else None
+        counted = tokenizer.Metered(tokenizer.audio_pieces(audio, sample_rate, self.sample_rate), quantizer)
         codes = bytearray()  # one growing block: many small tensors would fragment the memory
-        for chunk in self.encode_stream(pieces()):
+        for chunk in self.encode_stream(counted):
             codes += chunk.cpu().numpy().tobytes()
-        whole = torch.frombuffer(codes, dtype=torch.int64)
-        return Tokens(whole, num_samples, self.sample_rate, self.hop, fingerprint or self.fingerprint)
+        whole, model = torch.frombuffer(codes, dtype=torch.int64), fingerprint or self.fingerprint
+        return Tokens(whole, counted.num_samples, self.sample_rate, self.hop, model, counted.pitch())
 
     # --- codes to speech ---
 
@@ -350,10 +348,11 @@ class SpeechVQVAE(nn.Module):
         sampling: SamplingConfig = SamplingConfig(),
         vocoder: Vocoder | None = None,
         pitch: Pitch | None = None,
+        source_speaker: str | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Tensor:
         """Tokens -> waveform (T,) float32 in [-1, 1] of `speaker`; as `decode_batch`."""
-        return self.decode_batch([tokens], speaker, sampling, vocoder, [pitch], **options)[0]
+        return self.decode_batch([tokens], speaker, sampling, vocoder, [pitch], [source_speaker], **options)[0]
 
     @with_own_defaults
     def decode_batch(
@@ -363,6 +362,7 @@ class SpeechVQVAE(nn.Module):
         sampling: SamplingConfig = SamplingConfig(),
         vocoder: Vocoder | None = None,
         pitch: Sequence[Pitch | None] | None = None,
+        source_speaker: Sequence[str | None] | None = None,
         **options: Unpack[SamplingOptions],
     ) -> list[Tensor]:
         """Tokens of several utterances, one speaker for all or one for each -> waveforms (T,) float32 in [-1, 1].
@@ -370,31 +370,21 @@ class SpeechVQVAE(nn.Module):
         `vocoder`: one of `vocoders`; None: the model's default. `sampling` defines how the WaveNet draws samples;
         single fields of it can be given as keyword arguments instead (`temperature=0.8, top_p=0.9`). The other vocoders
         use its seed only: Griffin-Lim for initial phases, istft for noise. `pitch`: of each utterance, as `pitch_of`
-        finds it, moved to the voice of its speaker; None: as the codes predict it. A waveform depends on codes,
-        speaker, vocoder, pitch and `sampling`, and on the rest of the batch only through rounding, of a WaveNet without
-        the compiled kernels. Raises ValueError for tokens of another model, unknown speakers, options out of range and
-        a vocoder that the model does not have.
+        finds it; None: that of its pitch tokens, and without them as the codes predict it. It is moved to the voice of
+        `speaker`, unless that is the `source_speaker` of the utterance. A waveform depends on tokens, speakers,
+        vocoder, pitch and `sampling`, and on the rest of the batch only through rounding, of a WaveNet without the
+        compiled kernels. Raises ValueError for tokens of another model, unknown speakers, options out of range and a
+        vocoder that the model does not have.
         """
         sampling = sampling.override(**options)
         vocoder = self.check_vocoder(vocoder)
         speakers = self._speaker_ids(speaker, len(batch))
         self.check_tokens(*batch)
         pitch = vocoding.checked_pitch(self, pitch, len(batch), vocoder)
-        if not batch:
-            return []
-        lengths = [tokens.num_samples for tokens in batch]
-        each = [None if speakers is None else speakers[row : row + 1] for row in range(len(batch))]
-        if vocoder == "griffin-lim":
-            assert self.spectrum is not None
-            log_mel, seed = self.spectrum.log_mel, sampling.seed
-            spectra = [vocoding.predicted_spectrum(self, *pair) for pair in zip(batch, each, strict=True)]
-            return [griffin_lim(log_mel, *pair, seed) for pair in zip(spectra, lengths, strict=True)]
-        utterances = [vocoding.of_tokens(self, *one) for one in zip(batch, each, pitch, strict=True)]
-        if vocoder == "istft":
-            return [torch.cat(list(vocoding.istft_stream(self, one, sampling.seed))) for one in utterances]
-        rows = [torch.cat([piece.cond for piece in vocoding.wavenet_pieces(self, one)], dim=1) for one in utterances]
-        cond = nn.utils.rnn.pad_sequence([row.T for row in rows], batch_first=True).mT  # (B, C, N)
-        return synthesis.synthesize(self.decoder, cond, speakers, lengths, sampling)
+        sources = vocoding.checked_sources(source_speaker, len(batch))
+        each = [None] * len(batch) if speakers is None or not batch else speakers.split(1)
+        parts = zip(batch, each, pitch, sources, strict=True)
+        return vocoding.decode(self, [vocoding.of_tokens(self, *one, vocoder) for one in parts], vocoder, sampling)
 
     @with_own_defaults
     def predict_spectrum(self, tokens: Tokens, speaker: str | None = None) -> Tensor:
@@ -407,7 +397,8 @@ class SpeechVQVAE(nn.Module):
             raise ValueError(NO_SPECTRUM)
         speakers = self._speaker_ids(speaker, 1)
         self.check_tokens(tokens)
-        return vocoding.predicted_spectrum(self, tokens, speakers)
+        utterance = vocoding.of_tokens(self, tokens, speakers, None, None, "griffin-lim")
+        return vocoding.predicted_spectrum(self, utterance)
 
     @property
     def vocoders_with_pitch(self) -> tuple[Vocoder, ...]:
@@ -422,7 +413,7 @@ class SpeechVQVAE(nn.Module):
         """
         if self.pitch is None:
             raise ValueError("this model has no vocoder that is conditioned on pitch (pitch.win_length)")
-        wav = torch.cat(list(audio_pieces(audio, sample_rate, self.sample_rate)))
+        wav = torch.cat(list(tokenizer.audio_pieces(audio, sample_rate, self.sample_rate)))
         with one_thread():
             return self.pitch.tracker(wav[None], -(-len(wav) // self.cfg.spectrum.hop_length))
 
@@ -434,6 +425,7 @@ class SpeechVQVAE(nn.Module):
         sampling: SamplingConfig = SamplingConfig(),
         vocoder: Vocoder | None = None,
         pitch: Pitch | None = None,
+        source_speaker: str | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Iterator[Tensor]:
         """The waveform of an utterance in pieces, (T,) float32 in [-1, 1], which concatenated equal `decode`.
@@ -448,18 +440,17 @@ class SpeechVQVAE(nn.Module):
         check_streams(vocoder)
         sampling = sampling.override(**options)
         who = self._speaker_ids(speaker, 1)
+        vocoding.checked_pitch(self, [pitch], 1, vocoder)
         if isinstance(tokens, Tokens):
             self.check_tokens(tokens)
-            codes, num_samples = tokens.codes.split(synthesis.STREAM_FRAMES), tokens.num_samples
-            pitch = vocoding.moved_pitch(self, pitch, tokens, who)
+            whole = (tokens, who, pitch, source_speaker, vocoder, synthesis.STREAM_FRAMES)
+            utterance = vocoding.of_tokens(self, *whole)
         elif pitch is not None:
             raise ValueError("pitch is for whole Tokens, got codes as they arrive; leave it out")
         else:
-            codes, num_samples = (checked_codes(part, self.codebook_size) for part in tokens), None
-        utterance = vocoding.Utterance(codes, num_samples, who, pitch)
-        if vocoder == "istft":
-            return vocoding.istft_stream(self, utterance, sampling.seed)
-        return synthesis.synthesize_stream(self.decoder, vocoding.wavenet_pieces(self, utterance), who, sampling)
+            arriving = (checked_codes(part, self.codebook_size) for part in tokens)
+            utterance = vocoding.Utterance(arriving, None, who, None)
+        return vocoding.decode_stream(self, utterance, vocoder, sampling)
 
     def convert(
         self,
@@ -481,12 +472,15 @@ class SpeechVQVAE(nn.Module):
         sampling = sampling.override(**options)
         if check_pitch_source(pitch) == "codes" or vocoder not in self.vocoders_with_pitch:
             return self.decode(self.tokenize(audio, sample_rate), speaker, sampling, vocoder)
-        wav = torch.cat(list(audio_pieces(audio, sample_rate, self.sample_rate)))  # read once: it may be a stream
+        wav = torch.cat(
+            list(tokenizer.audio_pieces(audio, sample_rate, self.sample_rate))
+        )  # read once: it may be a stream
         return self.decode(self.tokenize(wav), speaker, sampling, vocoder, self.pitch_of(wav))
 
     def check_tokens(self, *batch: Tokens) -> None:
         """Raises ValueError for tokens that this model cannot decode."""
         check_tokens(batch, self.fingerprint, self.sample_rate, self.hop, self.codebook_size)
+        check_pitch_tokens(batch, self.pitch_quantizer)
 
     def check_vocoder(self, vocoder: Vocoder | None = None) -> Vocoder:
         """The vocoder to use, None: the model's default. Raises ValueError for one that is not among `vocoders`."""

@@ -1,6 +1,9 @@
-"""Measures the pitch of each speaker of a model from training speech."""
+"""What a model computes from the pitch of training speech: that of each speaker, and the codebook of pitch tokens."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -8,6 +11,8 @@ from accelerate.utils import broadcast_object_list
 
 from vqaudio.data.audio import INT16_SCALE
 from vqaudio.data.packed import PackedSpeech
+from vqaudio.nn.pitch_quantizer import PitchQuantizerConfig
+from vqaudio.speech.frontend_init import spread_waveforms
 from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.training import processes
 
@@ -15,9 +20,10 @@ MAX_SECONDS = 120.0  # of each speaker
 
 
 def initialise_pitch(model: SpeechVQVAE, speech: PackedSpeech) -> None:
-    """Measures the speakers of `speech` whose pitch is not known yet. To be called by every process.
+    """Measures the speakers of `speech` whose pitch is not known yet, and makes a missing codebook of pitch tokens.
 
-    The indices of the speakers of `speech` are those of the model. The first process computes for all.
+    To be called by every process. The indices of the speakers of `speech` are those of the model. The first process
+    computes for all.
     """
     if model.pitch is None:
         return
@@ -28,6 +34,29 @@ def initialise_pitch(model: SpeechVQVAE, speech: PackedSpeech) -> None:
     (state,) = broadcast_object_list([{"centre": model.pitch.centre, "spread": model.pitch.spread}])
     model.pitch.centre.copy_(state["centre"])
     model.pitch.spread.copy_(state["spread"])
+    if model.pitch_quantizer is not None and not model.pitch_quantizer.quantizer.initialised:
+        quantizer = model.pitch_quantizer.to(processes().device)  # by which the processes reach each other
+        quantizer.fit(spread_waveforms(speech) if processes().is_main_process else [])
+        quantizer.to(model.device)
+
+
+def with_pitch_tokens(model: SpeechVQVAE, cfg: PitchQuantizerConfig, wavs: Iterable[torch.Tensor]) -> SpeechVQVAE:
+    """A copy of `model` with pitch tokens, whose codebook is made from `wavs`, (T,) in [-1, 1].
+
+    All other weights and the fingerprint of the codes stay. The copy is in evaluation mode and requires no gradients.
+    Raises ValueError for a model that predicts no pitch, and for cfg.frames 0.
+    """
+    if model.pitch is None or not cfg.frames:
+        raise ValueError(
+            "pitch tokens are for a model that predicts pitch (pitch.win_length), and need 1 frame or more"
+        )
+    with torch.random.fork_rng(devices=[]):
+        extended = type(model)(replace(model.cfg, pitch_tokens=cfg))
+    assert extended.pitch_quantizer is not None
+    kept = {key: value for key, value in model.state_dict().items() if not key.startswith("pitch_quantizer.")}
+    extended.load_state_dict({**extended.pitch_quantizer.state_dict(prefix="pitch_quantizer."), **kept})
+    extended.pitch_quantizer.fit(wavs)
+    return extended.eval().requires_grad_(False).to(model.device)
 
 
 def _waveforms(speech: PackedSpeech, speaker: int | None) -> list[torch.Tensor]:

@@ -1,4 +1,4 @@
-"""From the codes of an utterance to what the vocoders of a model read, piece by piece.
+"""From the tokens of an utterance to what the vocoders of a model read, piece by piece, and to its waveform.
 
 Shapes: N codes, R frames per code, F mel bands, T samples.
 """
@@ -9,11 +9,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vqaudio.nn.pitch import Pitch
+from vqaudio.sampling.config import SamplingConfig
 from vqaudio.speech import synthesis
 from vqaudio.speech.acoustic import frames_per_code
+from vqaudio.speech.griffin_lim import griffin_lim
 from vqaudio.speech.tokens import Tokens
 from vqaudio.speech.vocoders import Vocoder
 from vqaudio.torch_defaults import one_thread
@@ -34,6 +36,15 @@ class Utterance(NamedTuple):
     pitch: Pitch | None  # (1, N * R), of the speaker; None: as the codes predict it
 
 
+def checked_sources(sources: Sequence[str | None] | None, count: int) -> Sequence[str | None]:
+    """The speaker of the speech of each of `count` utterances. Raises ValueError for another number."""
+    if sources is None:
+        return [None] * count
+    if isinstance(sources, str) or len(sources) != count:
+        raise ValueError(f"source_speaker must be a list of {count}, a name or None for each utterance, got {sources}")
+    return sources
+
+
 def checked_pitch(
     model: SpeechVQVAE, pitch: Sequence[Pitch | None] | None, count: int, vocoder: Vocoder
 ) -> Sequence[Pitch | None]:
@@ -44,17 +55,67 @@ def checked_pitch(
         got = "one Pitch" if isinstance(pitch, Pitch) else str(len(pitch))
         raise ValueError(f"pitch must be a list of {count}, a Pitch or None for each utterance, got {got}")
     for one in pitch:
-        if one is not None and vocoder not in model.vocoders_with_pitch:
-            raise ValueError(f"the vocoder {vocoder} of this model is not conditioned on pitch; leave pitch out")
+        if one is not None:
+            check_conditioned(model, vocoder)
         shapes = [tuple(value.shape) for value in one or ()]
         if any(len(shape) != 2 or shape[0] != 1 or shape != shapes[0] for shape in shapes):
             raise ValueError(f"voicing and octaves of an utterance must be (1, N) both, got {shapes}")
     return pitch
 
 
-def of_tokens(model: SpeechVQVAE, tokens: Tokens, speaker: Tensor | None, pitch: Pitch | None) -> Utterance:
-    """Tokens, speaker (1,), pitch of the speech that they were made from."""
-    return Utterance(tokens.codes.split(PIECE), tokens.num_samples, speaker, moved_pitch(model, pitch, tokens, speaker))
+def check_conditioned(model: SpeechVQVAE, vocoder: Vocoder) -> None:
+    """Raises ValueError for a vocoder that is not conditioned on pitch."""
+    if vocoder not in model.vocoders_with_pitch:
+        raise ValueError(f"the vocoder {vocoder} of this model is not conditioned on pitch; leave pitch out")
+
+
+def of_tokens(
+    model: SpeechVQVAE,
+    tokens: Tokens,
+    speaker: Tensor | None,
+    pitch: Pitch | None,
+    source: str | None,
+    vocoder: Vocoder,
+    piece: int = PIECE,
+) -> Utterance:
+    """What `vocoder` is to decode, `piece` codes at a time, as `speaker` (1,).
+
+    pitch: of the speech that the tokens were made from; None: as their pitch tokens tell it. source: its speaker, if
+    known.
+    """
+    if pitch is None and tokens.pitch is not None and vocoder in model.vocoders_with_pitch:
+        assert model.pitch_quantizer is not None
+        pitch = model.pitch_quantizer.decode(tokens.pitch.codes[None])
+    pitch = moved_pitch(model, pitch, tokens, speaker, source)
+    return Utterance(tokens.codes.split(piece), tokens.num_samples, speaker, pitch)
+
+
+def decode(model: SpeechVQVAE, batch: Sequence[Utterance], vocoder: Vocoder, sampling: SamplingConfig) -> list[Tensor]:
+    """Utterances of known length -> waveforms (T,) float32 in [-1, 1]."""
+    if not batch:
+        return []
+    lengths = [one.num_samples or 0 for one in batch]
+    if vocoder == "griffin-lim":
+        assert model.spectrum is not None
+        log_mel, spectra = model.spectrum.log_mel, [predicted_spectrum(model, one) for one in batch]
+        return [griffin_lim(log_mel, *pair, sampling.seed) for pair in zip(spectra, lengths, strict=True)]
+    if vocoder == "istft":
+        return [torch.cat(list(decode_stream(model, one, vocoder, sampling))) for one in batch]
+    rows = [torch.cat([piece.cond for piece in wavenet_pieces(model, one)], dim=1) for one in batch]
+    cond = nn.utils.rnn.pad_sequence([row.T for row in rows], batch_first=True).mT  # (B, C, N)
+    speakers = [one.speaker for one in batch if one.speaker is not None]
+    return synthesis.synthesize(model.decoder, cond, torch.cat(speakers) if speakers else None, lengths, sampling)
+
+
+def decode_stream(
+    model: SpeechVQVAE, utterance: Utterance, vocoder: Vocoder, sampling: SamplingConfig
+) -> Iterator[Tensor]:
+    """The waveform of an utterance in pieces (T,), by the vocoder istft or the WaveNet."""
+    if vocoder == "istft":
+        assert model.istft is not None
+        return synthesis.render_stream(model.istft, frames(model, utterance), sampling.seed)
+    pieces = wavenet_pieces(model, utterance)
+    return synthesis.synthesize_stream(model.decoder, pieces, utterance.speaker, sampling)
 
 
 def contextualized(model: SpeechVQVAE, utterance: Utterance) -> Iterator[synthesis.Piece]:
@@ -77,24 +138,21 @@ def wavenet_pieces(model: SpeechVQVAE, utterance: Utterance) -> Iterator[synthes
     return synthesis.encode_frames(model.acoustic, frames(model, utterance), model.cfg.spectrum.hop_length)
 
 
-def istft_stream(model: SpeechVQVAE, utterance: Utterance, seed: int) -> Iterator[Tensor]:
-    """The waveform by the vocoder istft, (T,) float32 in [-1, 1] in pieces."""
-    assert model.istft is not None
-    return synthesis.render_stream(model.istft, frames(model, utterance), seed)
-
-
 @torch.no_grad()
-def predicted_spectrum(model: SpeechVQVAE, tokens: Tokens, speaker: Tensor | None) -> Tensor:
-    """Tokens, speaker (1,) -> (N * R, F)."""
+def predicted_spectrum(model: SpeechVQVAE, utterance: Utterance) -> Tensor:
+    """(N * R, F)."""
     assert model.spectrum is not None
     with one_thread(), torch.autocast(model.device.type, enabled=False):
-        pieces = contextualized(model, Utterance(tokens.codes.split(PIECE), None, speaker, None))
-        return torch.cat([model.spectrum(piece.cond[None])[0] for piece in pieces])
+        return torch.cat([model.spectrum(piece.cond[None])[0] for piece in contextualized(model, utterance)])
 
 
-def moved_pitch(model: SpeechVQVAE, pitch: Pitch | None, tokens: Tokens, speaker: Tensor | None) -> Pitch | None:
-    """The pitch of an utterance, moved to `speaker` (1,), for all frames of its codes."""
+def moved_pitch(
+    model: SpeechVQVAE, pitch: Pitch | None, tokens: Tokens, speaker: Tensor | None, source: str | None = None
+) -> Pitch | None:
+    """The pitch of an utterance by `source`, moved to `speaker` (1,) if another, for all frames of its codes."""
     if pitch is None or model.pitch is None:
         return None
-    moved = model.pitch.moved(Pitch(*(value.to(model.device) for value in pitch)), speaker)
-    return moved.frames(len(tokens.codes) * frames_per_code(model))
+    pitch = Pitch(*(value.to(model.device) for value in pitch))
+    if speaker is not None and (source not in model.speakers or model.speaker_id(source) != int(speaker)):
+        pitch = model.pitch.moved(pitch, speaker)
+    return pitch.frames(len(tokens.codes) * frames_per_code(model))

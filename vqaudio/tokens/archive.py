@@ -13,12 +13,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from vqaudio.atomic import check_writable
 from vqaudio.kernels.library import Kernels, kernels, load, runnable, why_missing
 from vqaudio.pipes import DASH
 from vqaudio.speech.prior import CodePrior
-from vqaudio.speech.tokens import Tokens
+from vqaudio.speech.tokens import PitchTokens, Tokens
 from vqaudio.tokens.archive_coding import (
     Advance,
     Coder,
@@ -30,8 +31,8 @@ from vqaudio.tokens.archive_coding import (
     encode_fixed,
     fixed_bits,
 )
-from vqaudio.tokens.archive_format import SUFFIX, Archive, ArchiveHeader, PriorCoding, write_archive
-from vqaudio.tokens.rows import TokenRow
+from vqaudio.tokens.archive_format import SUFFIX, Archive, ArchiveHeader, PitchCoding, PriorCoding, write_archive
+from vqaudio.tokens.rows import TokenRow, other_facts
 from vqaudio.torch_defaults import with_own_defaults
 
 STREAMS = 64  # rows whose codes are interleaved: more are faster, but need more memory
@@ -48,6 +49,8 @@ class ArchiveFacts(NamedTuple):
     ideal_bits: int  # negative log2-likelihood of the codes, rounded; without a prior equal to fixed_bits
     fixed_bits: int  # size of the codes with ceil(log2 K) bits each
     prior: str | None  # fingerprint of the prior; None if packed without one
+    num_pitch_tokens: int
+    pitch_bytes: int  # of the pitch tokens; not part of payload_bytes
 
     @property
     def payload_rate(self) -> float:
@@ -55,9 +58,19 @@ class ArchiveFacts(NamedTuple):
         return 8 * self.payload_bytes / self.seconds
 
     @property
+    def pitch_rate(self) -> float:
+        """Bitrate of the pitch tokens alone, in bits per second of audio."""
+        return 8 * self.pitch_bytes / self.seconds
+
+    @property
+    def total_bytes(self) -> int:
+        """Size of the file."""
+        return self.header_bytes + self.payload_bytes + self.pitch_bytes
+
+    @property
     def total_rate(self) -> float:
         """Bitrate of the whole file, in bits per second of audio."""
-        return 8 * (self.header_bytes + self.payload_bytes) / self.seconds
+        return 8 * self.total_bytes / self.seconds
 
 
 @with_own_defaults
@@ -72,14 +85,15 @@ def pack(
 ) -> ArchiveFacts:
     """Writes the rows to the archive `path` (NAME.vqa), atomically; `unpack` restores them, given the same prior.
 
-    Without a prior, each code takes ceil(log2 K) bits, where K - 1 is the highest code that occurs. A speaker that the
+    Without a prior, each code takes ceil(log2 K) bits, where K - 1 is the highest code that occurs; so do pitch tokens,
+    with a prior too. A speaker that the
     prior does not know is replaced by the null speaker in the prior, but kept in the row. `threads` is the largest
     number of threads of the compiled kernels (None: as many as PyTorch uses); it does not change the bytes. `advance`
     is called with the number of codes that have been coded since its last call.
 
-    Raises ValueError for no rows, repeated ids, rows of several models, sample rates or hops, for a prior over the
-    codes of another model or one that is not float32 on the CPU, and if the compiled kernels are not available;
-    ModuleNotFoundError without constriction; OSError if writing fails.
+    Raises ValueError for no rows, repeated ids, rows of several models, sample rates or hops, also of the pitch, for a
+    prior over the codes of another model or one that is not float32 on the CPU, and if the compiled kernels are not
+    available; ModuleNotFoundError without constriction; OSError if writing fails.
     """
     path = Path(path)
     if path.suffix != SUFFIX and str(path) != DASH:
@@ -101,6 +115,7 @@ def pack(
         coder = Coder(prior, _available_kernels(), STREAMS, _threads(threads))
         coding = _coding(coder)
         payload, ideal = encode(coder, [codes[u] for u in order], [speakers[u] for u in order], advance)
+    pitch, pitch_payload = _packed_pitch(rows)
     header = ArchiveHeader(
         ids=[row.id for row in rows],
         speakers=speakers,
@@ -112,8 +127,9 @@ def pack(
         codes_sha256=_digest(codes),
         ideal_bits=round(ideal),
         coding=coding,
+        pitch=pitch,
     )
-    return archive_facts(write_archive(path, header, payload, overwrite=overwrite))
+    return archive_facts(write_archive(path, header, payload + pitch_payload, overwrite=overwrite))
 
 
 @with_own_defaults
@@ -126,38 +142,70 @@ def unpack(
     have, and if the decoded codes differ from the packed ones; ModuleNotFoundError without constriction. Damaged files
     have already been rejected by `read_archive`.
     """
-    header, advance = archive.header, advance or (lambda count: None)
+    header, payload, advance = archive.header, _code_payload(archive), advance or (lambda count: None)
     lengths, order = header.lengths, _order(header.lengths, header.ids)
     try:
         if header.coding is None:
             if prior is not None:
                 raise ValueError("it was packed without a prior; omit --prior")
-            codes = decode_fixed(archive.payload, lengths, header.codebook_size)
+            codes = decode_fixed(payload, lengths, header.codebook_size)
         else:
             coder = _coder_of(header.coding, prior, header.model, threads)
             speakers = [header.speakers[u] for u in order]
-            decoded = decode(coder, archive.payload, [lengths[u] for u in order], speakers, advance)
+            decoded = decode(coder, payload, [lengths[u] for u in order], speakers, advance)
             codes = [sequence for _, sequence in sorted(zip(order, decoded, strict=True), key=lambda pair: pair[0])]
         if _digest(codes) != header.codes_sha256:
             raise ValueError(f"the decoded codes differ from the packed ones{_advice(header.coding)}")
+        pitch = _unpacked_pitch(header, archive.payload[len(payload) :])
     except ValueError as error:
         raise ValueError(f"cannot unpack {archive.path}: {error}") from error
-    return (_row(header, u, sequence) for u, sequence in enumerate(codes))
+    return (_row(header, u, sequence, pitch[u]) for u, sequence in enumerate(codes))
 
 
 def archive_facts(archive: Archive) -> ArchiveFacts:
     """Content and size of an archive; the prior is not needed."""
-    header, num_codes = archive.header, sum(archive.header.lengths)
+    header, num_codes, payload_bytes = archive.header, sum(archive.header.lengths), len(_code_payload(archive))
     return ArchiveFacts(
         num_rows=len(header.ids),
         num_codes=num_codes,
         seconds=header.seconds,
         header_bytes=archive.header_bytes,
-        payload_bytes=len(archive.payload),
+        payload_bytes=payload_bytes,
         ideal_bits=header.ideal_bits,
         fixed_bits=fixed_bits(header.codebook_size) * num_codes,
         prior=None if header.coding is None else header.coding.prior,
+        num_pitch_tokens=sum(header.pitch_lengths),
+        pitch_bytes=len(archive.payload) - payload_bytes,
     )
+
+
+def _packed_pitch(rows: Sequence[TokenRow]) -> tuple[PitchCoding | None, bytes]:
+    """The pitch tokens of the rows, which all have them or none: how they are packed, and the bytes."""
+    tokens = [row.tokens.pitch for row in rows if row.tokens.pitch is not None]
+    if not tokens:
+        return None, b""
+    codes = [one.codes.numpy() for one in tokens]
+    codebook_size = max(int(sequence.max()) for sequence in codes) + 1
+    coding = PitchCoding(tokens[0].hop, tokens[0].model, codebook_size, _digest(codes))
+    return coding, encode_fixed(codes, codebook_size)
+
+
+def _code_payload(archive: Archive) -> bytes:
+    """The payload without the pitch tokens."""
+    header = archive.header
+    bits = 0 if header.pitch is None else fixed_bits(header.pitch.codebook_size) * sum(header.pitch_lengths)
+    return archive.payload[: len(archive.payload) - -(-bits // 8)]
+
+
+def _unpacked_pitch(header: ArchiveHeader, payload: bytes) -> list[PitchTokens | None]:
+    """The pitch tokens of each row. Raises ValueError if they differ from the packed ones."""
+    coding = header.pitch
+    if coding is None:
+        return [None] * len(header.ids)
+    codes = decode_fixed(payload, header.pitch_lengths, coding.codebook_size)
+    if _digest(codes) != coding.sha256:
+        raise ValueError("the decoded pitch tokens differ from the packed ones")
+    return [PitchTokens(_tensor(sequence), coding.hop, coding.model) for sequence in codes]
 
 
 def _check_rows(rows: Sequence[TokenRow]) -> TokenRow:
@@ -170,8 +218,9 @@ def _check_rows(rows: Sequence[TokenRow]) -> TokenRow:
         if row.id in ids:
             raise ValueError(f"id {row.id!r} occurs twice; the ids in an archive must be unique")
         ids.add(row.id)
-        for name in ("model", "sample_rate", "hop"):
-            if (value := getattr(row.tokens, name)) != (expected := getattr(first.tokens, name)):
+        facts, of_first = other_facts(row), other_facts(first)
+        for name in ("model", "sample_rate", "hop", "pitch_model", "pitch_hop"):
+            if (value := facts.get(name)) != (expected := of_first.get(name)):
                 raise ValueError(
                     f"{row.id!r} has {name} {value}, but {first.id!r} has {expected}; pack them into separate archives"
                 )
@@ -267,7 +316,10 @@ def _digest(codes: Sequence[Codes]) -> str:
     return digest.hexdigest()
 
 
-def _row(header: ArchiveHeader, u: int, codes: Codes) -> TokenRow:
-    contiguous = torch.from_numpy(np.ascontiguousarray(codes))
-    tokens = Tokens(contiguous, header.num_samples[u], header.sample_rate, header.hop, header.model)
+def _tensor(codes: Codes) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(codes))
+
+
+def _row(header: ArchiveHeader, u: int, codes: Codes, pitch: PitchTokens | None) -> TokenRow:
+    tokens = Tokens(_tensor(codes), header.num_samples[u], header.sample_rate, header.hop, header.model, pitch)
     return TokenRow(header.ids[u], header.speakers[u], tokens)

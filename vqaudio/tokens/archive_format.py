@@ -2,7 +2,7 @@
 
     preamble  MAGIC, version (2 bytes), length of the header (4), length of the payload (8); little-endian
     header    `ArchiveHeader` as JSON, compressed by zlib
-    payload   the compressed codes of all rows
+    payload   the compressed codes of all rows, then their pitch tokens, if they have any
     checksum  SHA-256 of all preceding bytes
 
 Letters: U rows.
@@ -23,7 +23,7 @@ from vqaudio.json_text import parse_json
 from vqaudio.pipes import is_stream, spooled
 
 MAGIC = b"\x89VQA\r\n\x1a\n"  # as in PNG: not text, and changed by any transfer that converts line ends
-VERSION = 1
+VERSION, VERSION_WITH_PITCH = 1, 2
 SUFFIX = ".vqa"
 _SIZES = struct.Struct("<HIQ")  # version, bytes of the header, bytes of the payload
 _PREAMBLE = len(MAGIC) + _SIZES.size
@@ -51,6 +51,26 @@ class PriorCoding:
 
 
 @dataclass(frozen=True)
+class PitchCoding:
+    """The pitch tokens of all rows, packed with a fixed number of bits each."""
+
+    hop: int
+    """samples per pitch token"""
+    model: str
+    """fingerprint of the pitch quantizer"""
+    codebook_size: int
+    """K; all pitch tokens lie in 0..K-1"""
+    sha256: str
+    """SHA-256 of all pitch tokens, as of the codes"""
+
+    def __post_init__(self) -> None:
+        if any(type(size) is not int or size < 1 for size in (self.hop, self.codebook_size)):
+            raise ValueError("hop and codebook_size of the pitch must be integers of at least 1")
+        if not isinstance(self.model, str) or not isinstance(self.sha256, str):
+            raise ValueError("model and sha256 of the pitch must be strings")
+
+
+@dataclass(frozen=True)
 class ArchiveHeader:
     """The content of an archive except the codes."""
 
@@ -74,6 +94,8 @@ class ArchiveHeader:
     """negative log2-likelihood of the codes under the prior, rounded; without a prior, the fixed-length size"""
     coding: PriorCoding | None
     """settings of the entropy coder; None if packed with a fixed number of bits per code"""
+    pitch: PitchCoding | None = None
+    """None if the rows have no pitch tokens; such archives are of version 1, without this key"""
 
     def __post_init__(self) -> None:
         sizes = (*self.num_samples, self.sample_rate, self.hop, self.codebook_size)
@@ -96,6 +118,11 @@ class ArchiveHeader:
         return [-(-samples // self.hop) for samples in self.num_samples]
 
     @property
+    def pitch_lengths(self) -> list[int]:
+        """Number of pitch tokens of each row."""
+        return [0 if self.pitch is None else -(-samples // self.pitch.hop) for samples in self.num_samples]
+
+    @property
     def seconds(self) -> float:
         """Total duration of the audio, in seconds."""
         return sum(self.num_samples) / self.sample_rate
@@ -112,9 +139,12 @@ class Archive(NamedTuple):
 
 def write_archive(path: Path, header: ArchiveHeader, payload: bytes, *, overwrite: bool) -> Archive:
     """Writes the file atomically. Raises OSError if writing fails, or if the file exists and `overwrite` is not set."""
-    facts = json.dumps(asdict(header), ensure_ascii=False, separators=(",", ":")).encode()
-    packed = zlib.compress(facts, level=9)
-    content = MAGIC + _SIZES.pack(VERSION, len(packed), len(payload)) + packed + payload
+    facts, version = asdict(header), VERSION_WITH_PITCH
+    if header.pitch is None:
+        del facts["pitch"]
+        version = VERSION
+    packed = zlib.compress(json.dumps(facts, ensure_ascii=False, separators=(",", ":")).encode(), level=9)
+    content = MAGIC + _SIZES.pack(version, len(packed), len(payload)) + packed + payload
     with atomic_file(path, overwrite=overwrite) as temporary:
         temporary.write_bytes(content + hashlib.sha256(content).digest())
     return Archive(header, payload, len(content) + _CHECKSUM - len(payload), path)
@@ -144,9 +174,10 @@ def read_archive(path: str | Path) -> Archive:
     if len(content) < _PREAMBLE:
         raise ValueError(f"{path} is truncated: it ends after {len(content)} bytes; copy it again")
     version, header_size, payload_size = _SIZES.unpack_from(content, len(MAGIC))
-    if version != VERSION:
+    if version not in (VERSION, VERSION_WITH_PITCH):
         raise ValueError(
-            f"{path} has version {version} of the archive format, but this vqaudio reads version {VERSION}; "
+            f"{path} has version {version} of the archive format, but this vqaudio reads versions {VERSION} and "
+            f"{VERSION_WITH_PITCH}; "
             "unpack it with the version of vqaudio that packed it"
         )
     expected = _PREAMBLE + header_size + payload_size + _CHECKSUM
@@ -165,5 +196,9 @@ def read_archive(path: str | Path) -> Archive:
 
 def _header(packed: bytes) -> ArchiveHeader:
     facts = parse_json(zlib.decompress(packed))
-    coding = facts["coding"]
-    return ArchiveHeader(**{**facts, "coding": None if coding is None else PriorCoding(**coding)})
+    coding, pitch = facts["coding"], facts.get("pitch")
+    parts = {
+        "coding": None if coding is None else PriorCoding(**coding),
+        "pitch": None if pitch is None else PitchCoding(**pitch),
+    }
+    return ArchiveHeader(**{**facts, **parts})

@@ -7,24 +7,30 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from itertools import chain, islice
+from itertools import chain, islice, tee
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 from filelock import FileLock
+from torch import Tensor
 
 from vqaudio.atomic import check_name
 from vqaudio.data.audio import AudioError, Failures, together
 from vqaudio.data.audio_folders import AUDIO_SUFFIXES, Source, file_name, speech_below
 from vqaudio.data.manifest import read_manifest
+from vqaudio.nn.pitch_quantizer import PitchQuantizer
 from vqaudio.pipes import DASH, is_stream
 from vqaudio.speech.model import SpeechVQVAE
+from vqaudio.speech.tokenizer import Metered, audio_pieces, check_pitch_quantizer, num_rows
+from vqaudio.speech.tokens import Tokens
 from vqaudio.tokens.files import read_tokens, write_tokens
 from vqaudio.tokens.rows import TokenRow
 
 MAX_THREADS = 4  # utterances at once: with more, the threads wait for the interpreter
 AHEAD = 4  # utterances for each thread that are begun before the result of the first is taken
+BLOCKS_AHEAD = 2  # of 10 seconds, of each file that is read for a GPU
+MAX_READERS = 8  # threads that read files for a GPU: with more, they too wait for the interpreter
 Result = TokenRow | AudioError
 Read = TypeVar("Read")
 Engine = Callable[[Iterable[Source]], Iterator[Result]]
@@ -59,24 +65,30 @@ def find_sources(inputs: Sequence[Path], speaker_level: int | None = 1) -> list[
     return sources
 
 
-def tokenize_all(model: SpeechVQVAE, sources: Sequence[Source], failures: Failures) -> Iterator[TokenRow]:
+def tokenize_all(
+    model: SpeechVQVAE, sources: Sequence[Source], failures: Failures, *, pitch: bool = False
+) -> Iterator[TokenRow]:
     """The rows of the sources, in their order; an error for each file that cannot be used is appended to `failures`.
 
     Raises AudioError at the end if no source could be used.
     """
-    return usable(tokenize_each(model, sources), len(sources), failures)
+    return usable(tokenize_each(model, sources, pitch), len(sources), failures)
 
 
-def tokenize_each(model: SpeechVQVAE, sources: Iterable[Source]) -> Generator[Result]:
+def tokenize_each(model: SpeechVQVAE, sources: Iterable[Source], pitch: bool = False) -> Generator[Result]:
     """The row of each source, or the error for a file that cannot be used, in this process: an `Engine`.
 
-    Several utterances are tokenized at once, by threads that share the CPUs of PyTorch: matrices as small as those of
-    an utterance leave most of the CPUs idle.
+    Several utterances are tokenized at once: on a GPU in one batch, on a CPU by threads that share the CPUs of PyTorch,
+    because matrices as small as those of an utterance leave most of the CPUs idle.
     """
+    if num_rows(model.device) > 1:
+        yield from _tokenize_together(model, sources, pitch)
+        return
     sources = iter(sources)
     first = list(islice(sources, 2))
     sources = chain(first, sources)
-    tokenize = partial(tokenize_source, model, fingerprint=model.fingerprint)  # once, because it reads all weights
+    fingerprint = model.fingerprint  # once, because it reads all weights
+    tokenize = partial(tokenize_source, model, fingerprint=fingerprint, pitch=pitch)
     cpus = torch.get_num_threads()
     threads = min(MAX_THREADS, cpus, len(first))  # a single utterance has all CPUs for itself
     own_dtype = torch.get_default_dtype() == torch.float32  # otherwise each utterance changes it for all threads
@@ -89,6 +101,68 @@ def tokenize_each(model: SpeechVQVAE, sources: Iterable[Source]) -> Generator[Re
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(cpus)
+
+
+def _tokenize_together(model: SpeechVQVAE, sources: Iterable[Source], pitch: bool) -> Iterator[Result]:
+    """As `tokenize_each`, many utterances in one batch, while threads read the files of the next ones."""
+    fingerprint, rows = model.fingerprint, num_rows(model.device)
+    quantizer = check_pitch_quantizer(model.pitch_quantizer) if pitch else None
+    pool = ThreadPoolExecutor(min(MAX_READERS, torch.get_num_threads()), "read")
+    try:
+        opened = _ahead((_Reading(source, model.sample_rate, pool, quantizer) for source in sources), rows)
+        readings, utterances = tee(opened)
+        for reading, codes in zip(readings, model.encode_each(utterances), strict=True):
+            if reading.error:
+                yield reading.error
+                continue
+            counted = reading.counted
+            tokens = Tokens(codes, counted.num_samples, model.sample_rate, model.hop, fingerprint, counted.pitch())
+            yield TokenRow(reading.source.id, reading.source.speaker, tokens)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+class _Reading:
+    """A file that is being read: an iterable of its blocks (T,), the next of which a thread of `pool` always reads.
+
+    It ends at an error. Streams are read by the thread that asks for a block: an interrupt ends the wait.
+    """
+
+    def __init__(self, source: Source, sample_rate: int, pool: ThreadPoolExecutor, quantizer: PitchQuantizer | None):
+        self.source, self.counted = source, Metered(self._read(), quantizer)
+        self.error: AudioError | None = None
+        self._blocks = audio_pieces(source.path, None, sample_rate)
+        self._pool = None if is_stream(source.path) else pool
+        self._next = self._begun()
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.counted)
+
+    def _read(self) -> Iterator[Tensor]:
+        blocks = None
+        while blocks is None or len(blocks) == BLOCKS_AHEAD:
+            blocks = self._next()
+            if isinstance(blocks, AudioError):
+                self.error = blocks
+                return
+            if len(blocks) == BLOCKS_AHEAD:
+                self._next = self._begun()
+            yield from blocks
+
+    def _begun(self) -> Callable[[], list[Tensor] | AudioError]:
+        """Begins to read some blocks; fewer than BLOCKS_AHEAD are the last ones."""
+        read = partial(attempted, self.source, lambda: list(islice(self._blocks, BLOCKS_AHEAD)))
+        return read if self._pool is None else self._pool.submit(read).result
+
+
+def _ahead(items: Iterable[Read], count: int) -> Iterator[Read]:
+    """The items, each taken `count` items before it is yielded."""
+    waiting: deque[Read] = deque()
+    for item in items:
+        waiting.append(item)
+        if len(waiting) > count:
+            yield waiting.popleft()
+    yield from waiting
 
 
 def in_order(
@@ -113,11 +187,13 @@ def in_order(
         yield pending.popleft()()
 
 
-def tokenize_source(model: SpeechVQVAE, source: Source, fingerprint: str) -> Result:
+def tokenize_source(model: SpeechVQVAE, source: Source, fingerprint: str, pitch: bool = False) -> Result:
     """The row of one source, or the error if its file cannot be used; `fingerprint` is that of the model."""
-    return attempted(
-        source, lambda: TokenRow(source.id, source.speaker, model.tokenize(source.path, fingerprint=fingerprint))
-    )
+
+    def read() -> TokenRow:
+        return TokenRow(source.id, source.speaker, model.tokenize(source.path, fingerprint=fingerprint, pitch=pitch))
+
+    return attempted(source, read)
 
 
 def attempted(source: Source, read: Callable[[], Read]) -> Read | AudioError:

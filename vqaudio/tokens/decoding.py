@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -39,7 +39,8 @@ class DecodeJob(NamedTuple):
     path: Path  # audio file to write
     tokens: Tokens
     speaker: str | None  # target speaker; None for a model without speakers
-    pitch: Pitch | None = None  # of the speech that the tokens were made from; None: as the codes predict it
+    pitch: Pitch | None = None  # of the speech that the tokens were made from; None: as the tokens tell it
+    source_speaker: str | None = None  # whose speech that is; the pitch of another is moved to the target speaker
 
 
 class DecodedUtterance(NamedTuple):
@@ -70,8 +71,8 @@ def decode_jobs(
         for start in range(0, len(window), batch_size):
             together = window[start : start + batch_size]
             names = [job.speaker for job in together if job.speaker is not None]
-            pitches = [job.pitch for job in together]
-            wavs = model.decode_batch([job.tokens for job in together], names or None, sampling, vocoder, pitches)
+            of_source = ([job.pitch for job in together], [job.source_speaker for job in together])
+            wavs = model.decode_batch([job.tokens for job in together], names or None, sampling, vocoder, *of_source)
             for job, wav in zip(together, wavs, strict=True):
                 yield DecodedUtterance(job, wav)
 
@@ -84,6 +85,8 @@ def record(job: DecodeJob, sampling: SamplingConfig, samples: np.ndarray) -> str
     options = {**dataclasses.asdict(sampling), "threads": None}  # a number of threads that changes no sample
     codes, pitch = job.tokens.codes.tolist(), job.pitch and [part.tolist() for part in job.pitch]
     facts = [job.tokens.model, codes, job.tokens.num_samples, job.speaker, options, pitch]
+    if job.tokens.pitch is not None:
+        facts += [job.tokens.pitch.model, job.tokens.pitch.codes.tolist(), job.source_speaker]
     digest = hashlib.sha256(json.dumps(facts).encode())
     digest.update(samples.astype("<i2").tobytes())
     return RECORD + digest.hexdigest()
@@ -96,16 +99,29 @@ class SpeakerAssignment(NamedTuple):
     failures: list[ValueError]  # one for each row without a known speaker
 
 
-def assign_speakers(model: SpeechVQVAE, tokens: Path, speaker: str | None) -> SpeakerAssignment:
-    """Checks all rows of a token file and chooses their speakers, before any row is decoded.
+def read_with_pitch(tokens: Path, pitch: Literal["tokens", "codes"] | None) -> Iterator[TokenRow]:
+    """The rows of a token file: with pitch tokens, without them, or (None) as they are.
 
-    The target is `speaker` for all rows, or, if it is None, each row's own speaker. Raises what `read_tokens` raises,
+    Raises what `read_tokens` raises, and ValueError for a row without pitch tokens where they are asked for.
+    """
+    for row in read_tokens(tokens):
+        if pitch == "tokens" and row.tokens.pitch is None:
+            raise ValueError(f"{row.id} has no pitch tokens; tokenize with --pitch, or omit --pitch tokens")
+        if pitch == "codes":
+            row = dataclasses.replace(row, tokens=dataclasses.replace(row.tokens, pitch=None))
+        yield row
+
+
+def assign_speakers(model: SpeechVQVAE, rows: Iterable[TokenRow], speaker: str | None) -> SpeakerAssignment:
+    """Checks all rows and chooses their speakers, before any of them is decoded.
+
+    The target is `speaker` for all rows, or, if it is None, each row's own speaker. Raises what reading them raises,
     and ValueError for an unknown `speaker` and for tokens of another model.
     """
     if speaker is not None:
         model.speaker_id(speaker)
     assignment = SpeakerAssignment({}, [])
-    for row in read_tokens(tokens):
+    for row in rows:
         _check_row(model, row)
         try:
             assignment.speakers[row.id] = _assigned_speaker(model, row, speaker)

@@ -1,8 +1,8 @@
 """Token files with one row per utterance: JSON Lines, Parquet, WebDataset, or a folder with a .npy file for each.
 
-That folder contains ID.npy with the codes, (N,) int64, of every utterance, and index.jsonl with the rows without their
-codes. All formats are read and written row by row, so only the ids of a corpus are held in memory. Nothing is pickled.
-A further format is a row of the table FORMATS, at the end.
+That folder contains ID.npy with the codes, (N,) int64, of every utterance, pitch/ID.npy with its pitch tokens, if any,
+and index.jsonl with the rows without them. All formats are read and written row by row, so only the ids of a corpus are
+held in memory. Nothing is pickled. A further format is a row of the table FORMATS, at the end.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from vqaudio.pipes import DASH, is_stream, send, spooled
 from vqaudio.tokens.layout import FormatName, Layout
 from vqaudio.tokens.parquet import FAILURES, check_pyarrow, parquet_shards, read_parquet, write_parquet
 from vqaudio.tokens.parquet import SUFFIX as PARQUET
-from vqaudio.tokens.rows import TokenRow, format_row, make_row, parse_row
+from vqaudio.tokens.rows import Load, TokenRow, code_arrays, format_row, make_row, parse_row
 from vqaudio.tokens.unit_text import check_kaldi_id, kaldi_line, slamkit_line, textless_line
 from vqaudio.tokens.webdataset import SUFFIX as TAR
 from vqaudio.tokens.webdataset import read_samples, sample_facts, shards_of, write_shards, write_tar
 
 LINES, UNITS = ".jsonl", ".units"
-INDEX = f"index{LINES}"
+INDEX, PITCH = f"index{LINES}", "pitch"
 
 
 class Format(NamedTuple):
@@ -53,9 +53,9 @@ def write_tokens(
     """Writes the rows to `path`, a file or a folder, atomically; - is standard output.
 
     Suffix and `layout` choose the format (see FORMATS). If `rows` raises, `path` stays as it was. Raises ValueError for
-    a suffix that does not suit the layout, a repeated id or no rows, OSError if writing fails, FileExistsError for an
-    existing file without `overwrite` and for a folder that contains other files than tokens, and ModuleNotFoundError
-    for Parquet without pyarrow.
+    a suffix that does not suit the layout, a repeated id, no rows, and rows of which only some have pitch tokens,
+    OSError if writing fails, FileExistsError for an existing file without `overwrite` and for a folder that contains
+    other files than tokens, and ModuleNotFoundError for Parquet without pyarrow.
     """
     path = Path(path)
     check_target(path, overwrite=overwrite, layout=layout)
@@ -200,6 +200,13 @@ def check_ids(ids: Iterable[str], path: Path, layout: Layout) -> None:
         FORMATS[format_of(path, layout)].check_id(id)
 
 
+def check_place_of_pitch(path: Path, layout: Layout) -> None:
+    """Raises ValueError for a format that has no place for pitch tokens."""
+    name = format_of(path, layout)
+    if FORMATS[name].read is None:
+        raise ValueError(f"cannot write pitch tokens to {path}: {name} is text of ids and codes alone; choose a format")
+
+
 def _is_folder(format: Format, layout: Layout) -> bool:
     return format.suffix == "" or layout.sharded
 
@@ -208,6 +215,9 @@ def _check_replaced(folder: Path, overwrite: bool) -> None:
     """Raises FileExistsError for an existing folder that must not be replaced."""
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries]
+    if INDEX in names and (folder / PITCH).is_dir():
+        names.remove(PITCH)
+        names += [path.name for path in (folder / PITCH).iterdir()]
     others = [name for name in names if name not in (INDEX, FAILURES) and not name.endswith((".npy", TAR, PARQUET))]
     if others:
         raise FileExistsError(f"{folder} contains files that are not tokens ({others[0]}); choose another folder")
@@ -217,9 +227,16 @@ def _check_replaced(folder: Path, overwrite: bool) -> None:
 
 def _distinct(rows: Iterable[TokenRow], path: Path) -> Iterator[TokenRow]:
     ids: set[str] = set()
+    with_pitch: bool | None = None  # the first row
     for row in rows:
         if row.id in ids:
             raise ValueError(f"cannot write {path}: id {row.id!r} occurs twice; ids must be unique")
+        if with_pitch not in (None, has_pitch := row.tokens.pitch is not None):
+            raise ValueError(
+                f"cannot write {path}: {row.id!r} has {'' if has_pitch else 'no '}pitch tokens, unlike the rows before "
+                "it; write separate files"
+            )
+        with_pitch = has_pitch
         ids.add(row.id)
         yield row
     if not ids:
@@ -245,12 +262,20 @@ def _lines(
 def _write_npy(folder: Path, rows: Iterable[TokenRow], layout: Layout) -> None:
     with (folder / INDEX).open("w", encoding="utf-8") as index:
         for row in rows:
-            np.save(folder / f"{row.id}.npy", row.tokens.codes.numpy(), allow_pickle=False)
+            for key, codes in code_arrays(row).items():
+                path = _npy(folder, key, row.id)
+                path.parent.mkdir(exist_ok=True)
+                np.save(path, codes, allow_pickle=False)
             index.write(format_row(row, with_codes=False) + "\n")
 
 
 def _read_npy(path: Path) -> Iterator[TokenRow]:
-    return _read_lines(path / INDEX, lambda id: _load_npy(path / f"{id}.npy"))
+    return _read_lines(path / INDEX, lambda key, id: _load_npy(_npy(path, key, id)))
+
+
+def _npy(folder: Path, key: str, id: str) -> Path:
+    """The file of the codes or the pitch of a row."""
+    return (folder if key == "codes" else folder / key) / f"{id}.npy"
 
 
 def _read_tar(path: Path) -> Iterator[TokenRow]:
@@ -258,10 +283,10 @@ def _read_tar(path: Path) -> Iterator[TokenRow]:
     return _checked(path, "row", samples, lambda sample: make_row(sample_facts(sample)))
 
 
-def _read_lines(path: Path, load_codes: Callable[[str], np.ndarray] | None = None) -> Iterator[TokenRow]:
+def _read_lines(path: Path, load: Load | None = None) -> Iterator[TokenRow]:
     with path.open("rb") as file:
         lines = ((number, line) for number, line in enumerate(file, start=1) if line.strip())
-        yield from _checked(path, "line", lines, lambda line: parse_row(line, load_codes))
+        yield from _checked(path, "line", lines, lambda line: parse_row(line, load))
 
 
 def _read_parquet(path: Path) -> Iterator[TokenRow]:

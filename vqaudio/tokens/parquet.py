@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vqaudio.tokens.layout import Layout
-from vqaudio.tokens.rows import KEYS, RUN_LENGTHS, TokenRow, code_arrays
+from vqaudio.tokens.rows import KEYS, PITCH_KEYS, RUN_LENGTHS, TokenRow, code_arrays, other_facts
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,11 +37,14 @@ def check_pyarrow() -> None:
 
 
 def write_parquet(path: Path, rows: Iterable[TokenRow], layout: Layout = Layout()) -> None:
-    """Writes the rows to the file `path`. Raises ModuleNotFoundError without pyarrow."""
+    """Writes the rows to `path`; all of them have pitch tokens, or none. Raises ModuleNotFoundError without pyarrow."""
     check_pyarrow()
     import pyarrow.parquet as pq
 
-    schema = _schema(RUN_LENGTHS if layout.dedup else ("codes",))
+    rows = iter(rows)
+    first = list(islice(rows, 1))
+    rows, with_pitch = chain(first, rows), any(row.tokens.pitch is not None for row in first)
+    schema = _schema(RUN_LENGTHS if layout.dedup else ("codes",), with_pitch)
     with pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True) as writer:
         for group in _groups(rows):
             writer.write_batch(_batch(group, schema, layout.dedup))
@@ -73,10 +76,9 @@ def _read(path: Path) -> Iterator[dict[str, Any]]:
     with pa.OSFile(os.fsencode(path)) as content:
         try:
             file = pq.ParquetFile(content, buffer_size=BUFFER, page_checksum_verification=True)
-            lists = _check_columns(path, file.schema_arrow)
-            columns = [*lists, *OTHERS]
-            for batch in file.iter_batches(ROWS_AT_ONCE, columns=columns, use_threads=False):
-                for facts in _facts(batch, lists):
+            lists, others = _check_columns(path, file.schema_arrow)
+            for batch in file.iter_batches(ROWS_AT_ONCE, columns=[*lists, *others], use_threads=False):
+                for facts in _facts(batch, lists, others):
                     yield facts
                     done += 1
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -87,26 +89,29 @@ def _read(path: Path) -> Iterator[dict[str, Any]]:
             ) from error
 
 
-def _check_columns(path: Path, schema: pa.Schema) -> tuple[str, ...]:
-    """The columns with the codes: "codes", or "units" and "duration".
+def _check_columns(path: Path, schema: pa.Schema) -> tuple[list[str], list[str]]:
+    """The columns with codes ("codes", or "units" and "duration", and "pitch"), and those with other facts.
 
     Raises ValueError if a column is missing or repeated, or if the codes are not lists of integers.
     """
     import pyarrow.types as kinds
 
-    lists = RUN_LENGTHS if "codes" not in schema.names and "units" in schema.names else ("codes",)
-    if missing := [key for key in (*OTHERS[:2], *lists, *OTHERS[2:]) if schema.names.count(key) != 1]:
+    deduplicated = "codes" not in schema.names and "units" in schema.names
+    lists, others = [*(RUN_LENGTHS if deduplicated else ("codes",))], [*OTHERS]
+    if PITCH_KEYS[-1] in schema.names:
+        lists, others = [*lists, PITCH_KEYS[0]], [*others, *PITCH_KEYS[1:]]
+    if missing := [key for key in (*others[:2], *lists, *others[2:]) if schema.names.count(key) != 1]:
         raise ValueError(f"{path} must have exactly one column {', '.join(missing)}; a row needs {', '.join(KEYS)}")
     for key in lists:
         kind = schema.field(key).type
         listed = kinds.is_list(kind) or kinds.is_large_list(kind) or kinds.is_fixed_size_list(kind)
         if not listed or not kinds.is_integer(kind.value_type):
             raise ValueError(f"{path}: the column {key} must contain lists of integers, got {kind}")
-    return lists
+    return lists, others
 
 
-def _facts(batch: pa.RecordBatch, lists: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    for number, facts in enumerate(batch.select(OTHERS).to_pylist()):
+def _facts(batch: pa.RecordBatch, lists: list[str], others: list[str]) -> Iterator[dict[str, Any]]:
+    for number, facts in enumerate(batch.select(others).to_pylist()):
         values = {key: batch.column(key)[number].values for key in lists}  # None for null
         arrays = {key: None if of is None else of.to_numpy(zero_copy_only=False) for key, of in values.items()}
         yield {**facts, **arrays}
@@ -126,23 +131,23 @@ def _groups(rows: Iterable[TokenRow]) -> Iterator[list[TokenRow]]:
         yield group
 
 
-def _schema(lists: tuple[str, ...] = ("codes",)) -> pa.Schema:
+def _schema(lists: tuple[str, ...] = ("codes",), with_pitch: bool = False) -> pa.Schema:
     import pyarrow as pa
 
-    numbers = dict.fromkeys(("num_samples", "sample_rate", "hop"), pa.int64())
-    kinds = {**dict.fromkeys(lists, pa.list_(pa.int32())), **numbers}
-    keys = (*OTHERS[:2], *lists, *OTHERS[2:])
+    numbers = dict.fromkeys(("num_samples", "sample_rate", "hop", "pitch_hop"), pa.int64())
+    kinds = {**dict.fromkeys((*lists, "pitch"), pa.list_(pa.int32())), **numbers}
+    keys = (*OTHERS[:2], *lists, *OTHERS[2:], *(PITCH_KEYS if with_pitch else ()))
     return pa.schema([pa.field(key, kinds.get(key, pa.string()), nullable=key == "speaker") for key in keys])
 
 
 def _batch(rows: list[TokenRow], schema: pa.Schema, dedup: bool) -> pa.RecordBatch:
     import pyarrow as pa
 
-    arrays = [code_arrays(row, dedup) for row in rows]
+    arrays, others = [code_arrays(row, dedup) for row in rows], [other_facts(row) for row in rows]
     columns = {
         "id": [row.id for row in rows],
         "speaker": [row.speaker for row in rows],
         **{key: [each[key].astype(np.int32) for each in arrays] for key in arrays[0]},
-        **{key: [getattr(row.tokens, key) for row in rows] for key in ("num_samples", "sample_rate", "hop", "model")},
+        **{key: [each[key] for each in others] for key in others[0]},
     }
     return pa.RecordBatch.from_pydict(columns, schema=schema)

@@ -15,7 +15,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -33,8 +33,9 @@ from vqaudio.data.audio_folders import Source
 from vqaudio.json_text import parse_json
 from vqaudio.pipes import is_stream
 from vqaudio.speech.model import SpeechVQVAE
-from vqaudio.speech.tokens import Tokens
-from vqaudio.tokens.bulk import Result, tokenize_source, usable
+from vqaudio.speech.tokenizer import check_pitch_quantizer
+from vqaudio.speech.tokens import PitchTokens, Tokens
+from vqaudio.tokens.bulk import Result, tokenize_each, usable
 from vqaudio.tokens.parquet import FAILURES, SUFFIX, write_parquet
 from vqaudio.tokens.rows import TokenRow
 
@@ -85,6 +86,11 @@ def checkpoint_of(out: Path) -> Path:
     return out.with_name(f"{out.name}.checkpoint")
 
 
+def may_be_finished(out: Path, checkpoint: Path | None) -> bool:
+    """Whether a run may have been killed between writing `out` and deleting its working folder."""
+    return out.is_dir() and any(out.iterdir()) and ((checkpoint or checkpoint_of(out)) / RUN).exists()
+
+
 def tokenize_on_ray(
     model: SpeechVQVAE,
     name: str,
@@ -94,25 +100,32 @@ def tokenize_on_ray(
     failures: Failures,
     cluster: Cluster = Cluster(),
     watch: Callable[[Iterable[TokenRow]], Iterable[TokenRow]] = iter,
+    *,
+    keep: bool = False,
+    pitch: bool = False,
 ) -> None:
     """Tokenizes the sources into the folder `out`: shards NNNNN-DIGEST.parquet, and failures.jsonl if any failed.
 
     The actors load `name`, which `model` is. `checkpoint`, the working folder, is continued if it exists, and deleted
     at the end. It, the audio and a model's folder have the same paths on all machines. Sources that cannot be used are
-    appended to `failures`. `watch` sees every row as it is written. The caller checks whether `out` may be replaced.
+    appended to `failures`. `watch` sees every row as it is written. The caller checks whether `out` may be replaced;
+    with `keep` it may not, and only a run that was killed after it had written `out` is brought to its end.
 
     Raises ValueError for a stream, for a GPU that the cluster does not have and for a working folder of other inputs or
     another model, AudioError if no source can be used, ConnectionError if there is no cluster at the address,
-    ChildProcessError if Ray gives up, and ModuleNotFoundError without Ray.
+    ChildProcessError if Ray gives up, FileExistsError if `keep` forbids to write, and ModuleNotFoundError without Ray.
     """
     check_ray()
     if streams := [source.id for source in sources if is_stream(source.path)]:
         raise ValueError(f"{streams[0]} is a stream, which other processes cannot read; use --engine local")
-    with _claimed(checkpoint, model, sources):
+    pitch_model = check_pitch_quantizer(model.pitch_quantizer).fingerprint if pitch else None
+    with _claimed(checkpoint, model, sources, pitch_model):
         if (numbers := _unfinished(checkpoint / IDS, len(sources))).size:
+            if keep:
+                raise _exists(out)
             try:
                 with _connected(cluster.address):
-                    _tokenize(model, name, sources, numbers, checkpoint, cluster)
+                    _tokenize(model, name, sources, numbers, checkpoint, cluster, pitch=pitch)
             except ConnectionError:
                 if not (checkpoint / IDS).exists():  # nothing was begun
                     shutil.rmtree(checkpoint)
@@ -124,30 +137,59 @@ def tokenize_on_ray(
                 _write_shards(folder, watch(usable(results, len(sources), failures)))
                 if failed:
                     (folder / FAILURES).write_text("".join(failed), encoding="utf-8")
+                if keep and _contents(folder) != _contents(out):
+                    raise _exists(out)
         except AudioError:  # none can be used
-            shutil.rmtree(checkpoint)
+            _discard(checkpoint)
             raise
-        shutil.rmtree(checkpoint)
+        _discard(checkpoint)
+
+
+def _exists(out: Path) -> FileExistsError:
+    return FileExistsError(f"{out} exists already; pass --overwrite to replace it")
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    """Names of the files of an output folder, which say what is in shards, and the failures."""
+    return {path.name: path.read_bytes() if path.name == FAILURES else b"" for path in folder.iterdir()}
+
+
+def _discard(checkpoint: Path) -> None:
+    """Deletes the working folder: it is either whole or, under a hidden name, gone, whenever the process is killed."""
+    checkpoint = checkpoint.resolve()
+    shutil.rmtree(hidden := _discarded(checkpoint), ignore_errors=True)
+    with suppress(OSError):  # such as where a file system is mounted
+        checkpoint = checkpoint.rename(hidden)
+    shutil.rmtree(checkpoint)
+
+
+def _discarded(checkpoint: Path) -> Path:
+    return checkpoint.with_name(f".{checkpoint.name}.old")
 
 
 @contextmanager
-def _claimed(checkpoint: Path, model: SpeechVQVAE, sources: Sequence[Source]) -> Iterator[None]:
+def _claimed(
+    checkpoint: Path, model: SpeechVQVAE, sources: Sequence[Source], pitch_model: str | None = None
+) -> Iterator[None]:
     """Makes or continues the working folder. Raises ValueError if it is of another run, or in use."""
     digest = hashlib.sha256()
     for source in sources:
         digest.update(repr((source.id, os.fsencode(source.path.absolute()), source.speaker)).encode())
     run = {"model": model.fingerprint, "utterances": len(sources), "inputs": digest.hexdigest()}
+    run |= {} if pitch_model is None else {"pitch_model": pitch_model}
     checkpoint.mkdir(parents=True, exist_ok=True)
     file = checkpoint / RUN
     if not file.exists() and any(path.name != LOCK and path.name[0] != "." for path in checkpoint.iterdir()):
         raise ValueError(f"{checkpoint} exists and is no checkpoint; give another --checkpoint")
     try:
         with FileLock(checkpoint / LOCK, timeout=0):
+            shutil.rmtree(_discarded(checkpoint.resolve()), ignore_errors=True)  # of a run killed at its end
             found = parse_json(file.read_bytes()) if file.exists() else None
             if found is None:
                 save_json(file, run)
             elif found != run:
-                what = "another model" if found.get("model") != model.fingerprint else "other inputs"
+                same = (found.get("model"), found.get("pitch_model")) == (model.fingerprint, pitch_model)
+                what = "other inputs" if same else "another model or another choice of --pitch"
                 raise ValueError(f"{checkpoint} is the checkpoint of {what}; delete it, or give another --checkpoint")
             yield
     except Timeout:
@@ -200,7 +242,14 @@ def _unfinished(folder: Path, count: int) -> np.ndarray:
 
 
 def _tokenize(
-    model: SpeechVQVAE, name: str, sources: Sequence[Source], numbers: np.ndarray, checkpoint: Path, cluster: Cluster
+    model: SpeechVQVAE,
+    name: str,
+    sources: Sequence[Source],
+    numbers: np.ndarray,
+    checkpoint: Path,
+    cluster: Cluster,
+    *,
+    pitch: bool,
 ) -> None:
     """Tokenizes the sources with these numbers; each block becomes a file in ROWS, and a checkpoint in IDS.
 
@@ -241,7 +290,7 @@ def _tokenize(
         )
         unfinished.map_batches(
             _Tokenizer,
-            fn_constructor_args=(name, "cuda" if gpus else "cpu", cluster.threads, model.fingerprint, paths),
+            fn_constructor_args=(name, "cuda" if gpus else "cpu", cluster.threads, model.fingerprint, paths, pitch),
             batch_size=None,  # whole blocks
             batch_format="pyarrow",
             compute=ActorPoolStrategy(min_size=1, max_size=actors),
@@ -288,36 +337,35 @@ def _write_paths(file: Path, sources: Sequence[Source]) -> None:
 class _Tokenizer:
     """An actor: it holds the model, and tokenizes blocks of sources."""
 
-    def __init__(self, name: str, device: str, threads: int, fingerprint: str, paths: str):
+    def __init__(self, name: str, device: str, threads: int, fingerprint: str, paths: str, pitch: bool):
         import pyarrow as pa
 
         torch.set_num_threads(threads)
-        self.model, self.fingerprint = load_model(name, device), fingerprint
+        self.model, self.fingerprint, self.pitch = load_model(name, device), fingerprint, pitch
         self.paths = pa.ipc.open_file(pa.memory_map(paths)).read_all()["path"]  # memory that all actors share
         if self.model.fingerprint != fingerprint:
             raise ValueError(f"an actor loaded model {self.model.fingerprint} from {name}, not {fingerprint}")
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """Column id (number of the source) -> id, codes, num_samples and, for a file that cannot be used, error."""
+        """Column id (number of the source) -> id, codes, num_samples, for a file that cannot be used error, pitch."""
         import pyarrow as pa
 
         numbers = block["id"].to_pylist()
-        codes, counts, errors = [], [], []
-        for number in numbers:
-            path = Path(os.fsdecode(self.paths[number].as_py()))
-            result = tokenize_source(self.model, Source("_", path, None), self.fingerprint)
+        codes, counts, errors, pitches = [], [], [], []
+        paths = (Path(os.fsdecode(self.paths[number].as_py())) for number in numbers)
+        for result in tokenize_each(self.model, (Source("_", path, None) for path in paths), self.pitch):
             failed = isinstance(result, AudioError)
             codes.append(None if failed else result.tokens.codes.numpy())
             counts.append(None if failed else result.tokens.num_samples)
             errors.append(str(result) if failed else None)
-        return pa.table(
-            {
-                "id": pa.array(numbers, pa.int64()),
-                "codes": pa.array(codes, pa.list_(pa.int32())),
-                "num_samples": pa.array(counts, pa.int64()),
-                "error": pa.array(errors, pa.string()),
-            }
-        )
+            pitches.append(None if failed or result.tokens.pitch is None else result.tokens.pitch.codes.numpy())
+        columns = {
+            "id": pa.array(numbers, pa.int64()),
+            "codes": pa.array(codes, pa.list_(pa.int32())),
+            "num_samples": pa.array(counts, pa.int64()),
+            "error": pa.array(errors, pa.string()),
+        }
+        return pa.table({**columns, "pitch": pa.array(pitches, pa.list_(pa.int32()))} if self.pitch else columns)
 
 
 def _results(folder: Path, model: SpeechVQVAE, sources: Sequence[Source]) -> Iterator[Result]:
@@ -357,9 +405,16 @@ def _results(folder: Path, model: SpeechVQVAE, sources: Sequence[Source]) -> Ite
 def _result(table: pa.Table, row: int, model: SpeechVQVAE, source: Source) -> Result:
     if (error := table["error"][row].as_py()) is not None:
         return AudioError(error)
-    codes = torch.from_numpy(table["codes"][row].values.to_numpy().astype(np.int64))
-    tokens = Tokens(codes, table["num_samples"][row].as_py(), model.sample_rate, model.hop, model.fingerprint)
+    codes, pitch = _codes(table["codes"], row), None
+    if "pitch" in table.column_names:
+        quantizer = check_pitch_quantizer(model.pitch_quantizer)
+        pitch = PitchTokens(_codes(table["pitch"], row), quantizer.hop, quantizer.fingerprint)
+    tokens = Tokens(codes, table["num_samples"][row].as_py(), model.sample_rate, model.hop, model.fingerprint, pitch)
     return TokenRow(source.id, source.speaker, tokens)
+
+
+def _codes(column: pa.ChunkedArray, row: int) -> torch.Tensor:
+    return torch.from_numpy(column[row].values.to_numpy().astype(np.int64))
 
 
 def _noted(results: Iterable[Result], sources: Iterable[Source], failed: list[str]) -> Iterator[Result]:

@@ -24,6 +24,7 @@ from vqaudio.json_text import parse_json
 from vqaudio.pipes import is_stream
 from vqaudio.sampling.config import SamplingConfig
 from vqaudio.speech.model import SpeechVQVAE
+from vqaudio.speech.tokenizer import check_pitch_quantizer
 from vqaudio.speech.tokens import Tokens
 from vqaudio.speech.vocoders import Vocoder
 from vqaudio.tokens.bulk import Engine, Result, Source, tokenize_each, usable
@@ -49,9 +50,9 @@ def is_decoded(model: SpeechVQVAE, job: DecodeJob, sampling: SamplingConfig, voc
     if not job.path.exists():
         return False
     if model.check_vocoder(vocoder) != "wavenet":
-        expected = model.decode(job.tokens, job.speaker, sampling, vocoder, job.pitch)
+        expected = model.decode(job.tokens, job.speaker, sampling, vocoder, job.pitch, job.source_speaker)
     else:
-        pieces = model.decode_stream(job.tokens, job.speaker, sampling, vocoder, job.pitch)
+        pieces = model.decode_stream(job.tokens, job.speaker, sampling, vocoder, job.pitch, job.source_speaker)
         expected = torch.cat(list(islice(pieces, COMPARED_PIECES)))
     try:
         with soundfile.SoundFile(job.path) as file:
@@ -78,11 +79,18 @@ def journal_of(out: Path) -> Path:
 
 @contextmanager
 def resumed(
-    model: SpeechVQVAE, sources: Sequence[Source], out: Path, failures: Failures, engine: Engine | None = None
+    model: SpeechVQVAE,
+    sources: Sequence[Source],
+    out: Path,
+    failures: Failures,
+    engine: Engine | None = None,
+    *,
+    pitch: bool = False,
 ) -> Iterator[Iterator[TokenRow]]:
     """The rows of `tokenize_all`, but those that an interrupted run of the same command has computed are taken from it.
 
-    `engine` computes the others (None: `tokenize_each`). Until the block ends, each row is kept in the file
+    `engine` computes the others (None: `tokenize_each`), with `pitch` tokens or without, and those that differ in that.
+    Until the block ends, each row is kept in the file
     `journal_of(out)`, with a hash of its audio file: a row is taken from there if model and audio are the same,
     wherever the audio lies. The file is deleted when the block ends, and kept if it raises. Rows of finished tokens in
     `out` are kept too, unless the audio file has another length or was modified since `out` was written (see
@@ -92,7 +100,8 @@ def resumed(
     """
     with _opened(journal_of(out)) as file:
         finished, known = _finished(out, model, sources), _read_journal(file, journal_of(out))
-        results = _results(sources, _Done(model, finished, known), engine or partial(tokenize_each, model), file)
+        done = _Done(model, finished, known, pitch)
+        results = _results(sources, done, engine or partial(tokenize_each, model, pitch=pitch), file)
         yield usable(results, len(sources), failures)
 
 
@@ -148,16 +157,17 @@ class _Finished(NamedTuple):
 class _Done:
     """What an interrupted run has computed."""
 
-    def __init__(self, model: SpeechVQVAE, finished: _Finished, known: Mapping[str, Tokens]):
+    def __init__(self, model: SpeechVQVAE, finished: _Finished, known: Mapping[str, Tokens], pitch: bool):
         self.model, self.finished, self.known = model, finished, known  # tokens of the journal by hash of their audio
+        self.pitch_model = check_pitch_quantizer(model.pitch_quantizer).fingerprint if pitch else None
 
     def row(self, source: Source, digest: Callable[[], str | None]) -> TokenRow | None:
         """The row of a source; None if it is to be computed. `digest` is called if the row is not finished."""
         row = self.finished.rows.get(source.id)
-        if row is not None and self._is_of(row, source):
+        if row is not None and self._is_of(row, source) and self._has_pitch(row.tokens):
             return TokenRow(source.id, source.speaker, row.tokens)
         tokens = self.known.get(digest() or "")
-        if tokens is None or not _fits(self.model, tokens):
+        if tokens is None or not _fits(self.model, tokens) or not self._has_pitch(tokens):
             return None
         return TokenRow(source.id, source.speaker, tokens)
 
@@ -166,6 +176,10 @@ class _Done:
         if row.tokens.num_samples != _num_samples(source, self.model.sample_rate):
             return False
         return _changed_ns(source.path) < self.finished.written_ns
+
+    def _has_pitch(self, tokens: Tokens) -> bool:
+        """Whether there are pitch tokens of the model, or none if none are wanted."""
+        return (tokens.pitch and tokens.pitch.model) == self.pitch_model
 
 
 def _results(sources: Iterable[Source], done: _Done, engine: Engine, journal: BinaryIO) -> Iterator[Result]:

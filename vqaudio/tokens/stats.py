@@ -14,6 +14,7 @@ class TokenStats:
 
     def __init__(self) -> None:
         self.rows = 0
+        self.pitch_tokens = 0
         self.seconds = 0.0
         self.codes: Counter[int] = Counter()  # code -> number of occurrences
         self.speakers: Counter[str | None] = Counter()  # speaker -> number of rows
@@ -23,6 +24,7 @@ class TokenStats:
         """Counts one row."""
         self.add_units(row.tokens.codes.tolist())
         self.seconds += row.tokens.seconds
+        self.pitch_tokens += 0 if row.tokens.pitch is None else len(row.tokens.pitch.codes)
         self.speakers[row.speaker] += 1
         self.models[row.tokens.model] += 1
 
@@ -53,6 +55,9 @@ class TokenStats:
         """Name -> value of the statistics as text, for `vqaudio info`; at least one row must have been counted."""
         names = sorted(name for name in self.speakers if name is not None)
         known = bool(self.models)
+        per_second = (
+            f"{self.pitch_tokens}, {self.pitch_tokens / self.seconds:.4g} per second" if self.pitch_tokens else ""
+        )
         return {
             "utterances": f"{self.rows}, {self.seconds:.1f} s of audio" if known else f"{self.rows}",
             "codes": f"{self.num_tokens}, {self.num_tokens / self.seconds:.4g} per second"
@@ -60,6 +65,7 @@ class TokenStats:
             else f"{self.num_tokens}",
             "usage": f"{len(self.codes)} different codes, highest {max(self.codes)}",
             "perplexity": f"{self.perplexity:.1f}",
+            **({"pitch": per_second} if per_second else {}),
             "speakers": f"{len(names)}: {', '.join(names)}" if names else "unknown",
             "model": ", ".join(self.models) or "unknown: unit text has ids and codes alone",
         }

@@ -1,8 +1,8 @@
 """Token rows as WebDataset shards: tar files with ID.codes.npy, (N,) int32, and ID.json, the row without its codes.
 
-Deduplicated, ID.units.npy and ID.duration.npy take the place of ID.codes.npy. The bytes depend on the rows alone: times
-and owners are fixed. WebDataset takes what follows the first dot of a name for its suffix, so a dot in an id is written
-as %2E, and % as %25; the id in ID.json is the original one.
+Deduplicated, ID.units.npy and ID.duration.npy take the place of ID.codes.npy; pitch tokens are in ID.pitch.npy. The
+bytes depend on the rows alone: times and owners are fixed. WebDataset takes what follows the first dot of a name for
+its suffix, so a dot in an id is written as %2E, and % as %25; the id in ID.json is the original one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from vqaudio.tokens.rows import RUN_LENGTHS, TokenRow, code_arrays, other_facts
 
 SUFFIX = ".tar"
 END_BYTES = 2 * tarfile.BLOCKSIZE  # zeros that mark the end of an archive
-MEMBERS = ("json", "codes.npy", *(f"{key}.npy" for key in RUN_LENGTHS))  # suffixes that are read
+ARRAYS = ("codes", *RUN_LENGTHS, "pitch")
+MEMBERS = ("json", *(f"{key}.npy" for key in ARRAYS))  # suffixes that are read
 
 
 def write_tar(path: Path, rows: Iterable[TokenRow], layout: Layout) -> None:
@@ -97,7 +98,7 @@ def sample_facts(sample: Sample) -> dict[str, Any]:
         raise ValueError(f"{key}.json is not JSON ({error})") from error
     if not isinstance(facts, dict) or _key(str(facts.get("id"))) != key:
         raise ValueError(f"{key}.json must be an object with the id of the sample")
-    arrays = {name: members[f"{name}.npy"] for name in ("codes", *RUN_LENGTHS) if f"{name}.npy" in members}
+    arrays = {name: members[f"{name}.npy"] for name in ARRAYS if f"{name}.npy" in members}
     return {**facts, **{name: _array(f"{key}.{name}.npy", content) for name, content in arrays.items()}}
 
 

@@ -25,7 +25,7 @@ from vqaudio.checkpoint import load_model
 from vqaudio.data.audio import AudioError
 from vqaudio.data.audio_folders import Source
 from vqaudio.speech.model import SpeechVQVAE
-from vqaudio.speech.tokens import Tokens
+from vqaudio.speech.tokens import PitchTokens, Tokens
 from vqaudio.tokens.bulk import Engine, Result, in_order, tokenize_source
 from vqaudio.tokens.rows import TokenRow
 
@@ -34,7 +34,9 @@ ENDED_IN_TIME = 5.0  # seconds until a killed process must be gone
 
 
 @contextmanager
-def worker_processes(model: SpeechVQVAE, name: str, count: int, threads: int | None = None) -> Iterator[Engine]:
+def worker_processes(
+    model: SpeechVQVAE, name: str, count: int, threads: int | None = None, *, pitch: bool = False
+) -> Iterator[Engine]:
     """`count` processes that load the model `name`, which `model` is -> the engine that tokenizes in them.
 
     Each computes on `threads` threads (None: 1), on the device of `model`. Streams, such as standard input, are
@@ -43,11 +45,12 @@ def worker_processes(model: SpeechVQVAE, name: str, count: int, threads: int | N
     """
     if count < 1:
         raise ValueError(f"workers must be at least 1, got {count}")
-    workers = [_Worker(f"worker {i + 1} of {count}", name, str(model.device), threads or 1) for i in range(count)]
+    options = (name, str(model.device), threads or 1, pitch)
+    workers = [_Worker(f"worker {i + 1} of {count}", *options) for i in range(count)]
     try:
         with ThreadPoolExecutor(count) as pool:  # a thread of this process for each worker, which waits for it
             try:
-                yield partial(_tokenize_each, model, workers, pool)
+                yield partial(_tokenize_each, model, workers, pool, pitch)
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
                 for worker in workers:  # before the threads are joined, which wait for them
@@ -58,7 +61,7 @@ def worker_processes(model: SpeechVQVAE, name: str, count: int, threads: int | N
 
 
 def _tokenize_each(
-    model: SpeechVQVAE, workers: list[_Worker], pool: ThreadPoolExecutor, sources: Iterable[Source]
+    model: SpeechVQVAE, workers: list[_Worker], pool: ThreadPoolExecutor, pitch: bool, sources: Iterable[Source]
 ) -> Iterator[Result]:
     """The result of each source, in their order."""
     fingerprint = model.fingerprint
@@ -73,18 +76,18 @@ def _tokenize_each(
         finally:
             idle.put(worker)  # a dead one too, so that no thread waits for ever
 
-    here = partial(tokenize_source, model, fingerprint=fingerprint)
+    here = partial(tokenize_source, model, fingerprint=fingerprint, pitch=pitch)
     return in_order(sources, pool, tokenize, here, AHEAD * len(workers))
 
 
 class _Worker:
     """A process that tokenizes, and its pipes."""
 
-    def __init__(self, title: str, name: str, device: str, threads: int):
+    def __init__(self, title: str, name: str, device: str, threads: int, pitch: bool):
         self.title = title
         paths = [os.path.abspath(path) for path in sys.path]  # noqa: PTH100  # "" is the current folder
         environment = {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": str(threads)}
-        program = f"from vqaudio.tokens.workers import work; work({name!r}, {device!r}, {threads})"
+        program = f"from vqaudio.tokens.workers import work; work({name!r}, {device!r}, {threads}, {pitch})"
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-c", program],
             stdin=subprocess.PIPE,
@@ -99,14 +102,15 @@ class _Worker:
         try:
             pickle.dump(source, sent)
             sent.flush()
-            codes, num_samples, found = pickle.load(received)
+            codes, num_samples, pitch, found = pickle.load(received)
         except (OSError, EOFError, pickle.UnpicklingError, ValueError) as error:
             raise ChildProcessError(self._obituary(source)) from error
         if isinstance(codes, str):
             return AudioError(codes)
         if found != fingerprint:
             raise ValueError(f"the model changed while it was read: {self.title} loaded {found}, not {fingerprint}")
-        tokens = Tokens(torch.from_numpy(codes), num_samples, model.sample_rate, model.hop, fingerprint)
+        own = pitch and PitchTokens(torch.from_numpy(pitch[0]), *pitch[1:])
+        tokens = Tokens(torch.from_numpy(codes), num_samples, model.sample_rate, model.hop, fingerprint, own)
         return TokenRow(source.id, source.speaker, tokens)
 
     def end(self) -> None:
@@ -134,8 +138,8 @@ class _Worker:
         )
 
 
-def work(name: str, device: str, threads: int) -> None:
-    """The program of a worker: (pickled) sources from standard input -> codes, number of samples and fingerprint.
+def work(name: str, device: str, threads: int, pitch: bool) -> None:
+    """The program of a worker: (pickled) sources from standard input -> codes, number of samples, pitch, fingerprint.
 
     For a file that cannot be used, the error's message takes the place of the codes.
     """
@@ -149,11 +153,12 @@ def work(name: str, device: str, threads: int) -> None:
             source = pickle.load(received)
         except EOFError:
             return
-        result = tokenize_source(model, source, fingerprint)
+        result = tokenize_source(model, source, fingerprint, pitch)
         if isinstance(result, AudioError):
-            answer: tuple[str | np.ndarray, int] = (str(result), 0)
+            answer: tuple[str | np.ndarray, int, tuple[np.ndarray, int, str] | None] = (str(result), 0, None)
         else:
-            answer = (result.tokens.codes.numpy(), result.tokens.num_samples)
+            tokens, own = result.tokens, result.tokens.pitch
+            answer = (tokens.codes.numpy(), tokens.num_samples, own and (own.codes.numpy(), own.hop, own.model))
         try:
             pickle.dump((*answer, fingerprint), sent)
             sent.flush()

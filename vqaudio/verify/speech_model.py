@@ -53,9 +53,15 @@ class Subject:
     """audio of any length; at least one"""
 
     @functools.cached_property
+    def tokens(self) -> list[Tokens]:
+        """Tokens of each utterance, encoded alone and whole, with pitch tokens if the model has them."""
+        pitch = self.model.pitch_quantizer is not None
+        return [self.model.tokenize(each.wav, pitch=pitch) for each in self.utterances]
+
+    @property
     def codes(self) -> list[Tensor]:
-        """Codes (N,) of each utterance, encoded alone and whole."""
-        return [self.model.tokenize(each.wav).codes for each in self.utterances]
+        """Their codes (N,)."""
+        return [tokens.codes for tokens in self.tokens]
 
     @property
     def summary(self) -> str:
@@ -134,12 +140,12 @@ def alone_is_batch(subject: Subject) -> str:
 
 
 def alone_is_chunked(subject: Subject) -> str:
-    """Utterances have the same codes in pieces of one second."""
+    """Utterances have the same codes and pitch tokens in pieces of one second."""
     return _in_pieces(subject, lambda wav: wav.split(subject.model.sample_rate), "in chunks of one second")
 
 
 def alone_is_streamed(subject: Subject) -> str:
-    """Utterances have the same codes in pieces of irregular lengths, from one sample on."""
+    """Utterances have the same codes and pitch tokens in pieces of irregular lengths, from one sample on."""
 
     def pieces(wav: Tensor) -> Iterator[Tensor]:
         sizes = itertools.cycle([1, 7, subject.model.hop - 1, 1003, 20011])
@@ -151,9 +157,12 @@ def alone_is_streamed(subject: Subject) -> str:
 
 
 def _in_pieces(subject: Subject, divide: Callable[[Tensor], Sequence[Tensor] | Iterator[Tensor]], how: str) -> str:
-    for each, alone in zip(subject.utterances, subject.codes, strict=True):
+    for each, alone in zip(subject.utterances, subject.tokens, strict=True):
         found = torch.cat(list(subject.model.encode_stream(divide(each.wav))))
-        assert_equal(each, found.cpu(), alone, how)
+        assert_equal(each, found.cpu(), alone.codes, how)
+        if alone.pitch is not None and subject.model.pitch_quantizer is not None:
+            pitch = torch.cat(list(subject.model.pitch_quantizer.encode_stream(divide(each.wav))))
+            assert_equal(each, pitch, alone.pitch.codes, f"{how}, as pitch tokens")
     return subject.summary
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-OF_BUTTONS = {  # names of ViZDoom's buttons -> of actions; other buttons are called as they are, in small letters
+ACTION_OF_BUTTON = {  # names of ViZDoom's buttons -> of actions; other buttons are called as they are, in small letters
     "TURN_LEFT": "left",
     "TURN_RIGHT": "right",
     "MOVE_FORWARD": "forward",
@@ -18,7 +18,7 @@ MAX_ACTIONS = 100_000  # of one sequence; more is a mistake
 
 def action_of_button(button: str) -> str:
     """Name of a button -> of the action that holds it down: TURN_LEFT -> left."""
-    return OF_BUTTONS.get(button, button.lower().replace("_", "-"))
+    return ACTION_OF_BUTTON.get(button, button.lower().replace("_", "-"))
 
 
 def parse_actions(text: str, known: Sequence[str]) -> tuple[int, ...]:

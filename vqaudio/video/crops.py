@@ -128,13 +128,19 @@ class VideoCrops:
         return torch.where(chosen, others.view_as(codes), codes)
 
 
-def window_batches(
-    sequences: CodeSequences, frames: int, batch_size: int, count: int | None = None
-) -> Iterator[dict[str, Tensor]]:
-    """Windows of that many frames in order, as {"codes", "actions"}; with `count`, only so many, evenly spaced."""
+def spaced_starts(sequences: CodeSequences, frames: int, count: int | None = None) -> Ints:
+    """First frames of all windows of that many frames, in order; with `count`, only so many, evenly spaced."""
     starts = sequences.starts(frames)
     if count is not None and count < len(starts):
         starts = starts[np.arange(count) * len(starts) // count]
+    return starts
+
+
+def window_batches(
+    sequences: CodeSequences, frames: int, batch_size: int, count: int | None = None
+) -> Iterator[dict[str, Tensor]]:
+    """The windows of `spaced_starts`, as {"codes", "actions"}."""
+    starts = spaced_starts(sequences, frames, count)
     for first in range(0, len(starts), batch_size):
         yield sequences.windows(starts[first : first + batch_size], frames)
 

@@ -21,11 +21,11 @@ from vqaudio.nn.quantizer_protocol import check_codes
 
 
 @dataclass(frozen=True)
-class PastConfig:
-    """Architecture of the network that reads the context frames."""
+class ContextEncoderConfig:
+    """Architecture of the encoder of the context frames."""
 
     code_dim: int = 32
-    """dimension of the embedding of a code of the past"""
+    """dimension of the embedding of a code"""
     channels: int = 64
     """C, channels of its layers"""
     layers: int = 4
@@ -56,11 +56,11 @@ class VideoPriorConfig:
     model: str = ""
     """fingerprint of the model whose codes are modelled; set by the recipe"""
     context: int = 4
-    """N, number of past frames that are seen"""
+    """N, number of context frames"""
     action_dim: int = 32
     """A, dimension of the vector of the actions, which enters every layer"""
-    past: PastConfig = field(default_factory=PastConfig)
-    """network over the context frames"""
+    past: ContextEncoderConfig = field(default_factory=ContextEncoderConfig)
+    """encoder of the context frames"""
     net: PixelCNNConfig = field(default_factory=PixelCNNConfig)
     """PixelCNN over the next frame; its conditions are derived from the other options"""
 
@@ -75,10 +75,10 @@ class VideoPriorConfig:
         object.__setattr__(self, "net", replace(self.net, num_maps=1, num_labels=0, **conditions))
 
 
-class PastLayer(nn.Module):
+class ContextLayer(nn.Module):
     """A gated residual layer over the positions of a frame; the actions enter it."""
 
-    def __init__(self, cfg: PastConfig, dilation: int, action_dim: int):
+    def __init__(self, cfg: ContextEncoderConfig, dilation: int, action_dim: int):
         super().__init__()
         c = cfg.channels
         padding = cfg.kernel_size // 2 * dilation
@@ -91,7 +91,7 @@ class PastLayer(nn.Module):
         return x + self.out(gate(self.conv(x) + self.action(action)[..., None, None]))
 
 
-class PastEncoder(nn.Module):
+class ContextEncoder(nn.Module):
     """Codes of the context frames -> features of every position of the next frame.
 
     The frames are adjacent channels: each layer sees all of them, and positions all around.
@@ -99,13 +99,11 @@ class PastEncoder(nn.Module):
 
     def __init__(self, cfg: VideoPriorConfig):
         super().__init__()
-        past = cfg.past
-        self.embed = nn.Embedding(cfg.net.codebook_size, past.code_dim)
-        self.into = nn.Conv2d(
-            cfg.context * past.code_dim, past.channels, past.kernel_size, padding=past.kernel_size // 2
-        )
-        dilations = (past.dilations * past.layers)[: past.layers]
-        self.layers = nn.ModuleList(PastLayer(past, dilation, cfg.action_dim) for dilation in dilations)
+        own = cfg.past
+        self.embed = nn.Embedding(cfg.net.codebook_size, own.code_dim)
+        self.into = nn.Conv2d(cfg.context * own.code_dim, own.channels, own.kernel_size, padding=own.kernel_size // 2)
+        dilations = (own.dilations * own.layers)[: own.layers]
+        self.layers = nn.ModuleList(ContextLayer(own, dilation, cfg.action_dim) for dilation in dilations)
 
     def forward(self, codes: Tensor, action: Tensor) -> Tensor:
         """(B, N, h, w) int64, (B, A) -> (B, C, h, w)."""
@@ -121,9 +119,9 @@ class VideoPrior(nn.Module):
     def __init__(self, cfg: VideoPriorConfig):
         super().__init__()
         self.cfg = cfg
-        # the actions of the window, each with an embedding for its age
+        # an embedding for every action at every position of the window
         self.actions = nn.Embedding(cfg.context * len(cfg.actions), cfg.action_dim)
-        self.past = PastEncoder(cfg)
+        self.past = ContextEncoder(cfg)
         self.net = PixelCNN(cfg.net)
 
     def forward(self, codes: Tensor, actions: Tensor, seen: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
@@ -146,38 +144,41 @@ class VideoPrior(nn.Module):
         Those of a position depend on the N frames and actions before and, within the frame, on the positions before it
         in raster order. Raises ValueError for other shapes, and for codes and actions out of range.
         """
-        n, batch = self.cfg.context, len(codes)
+        n = self.cfg.context
         self.check(codes, actions)
+        if seen is not None and seen.shape != codes.shape:
+            raise ValueError(f"seen must have the shape of codes, {tuple(codes.shape)}, got {tuple(seen.shape)}")
         windows = (codes if seen is None else seen).unfold(1, n, 1)[:, :-1]  # (B, T - N, h, w, N)
         past = rearrange(windows, "b t h w n -> (b t) n h w")
         cond, cond_map = self.conditions(past, rearrange(actions.unfold(1, n, 1), "b t n -> (b t) n"))
         logits = self.net(codes[:, n:].flatten(0, 1), cond, None, cond_map)
-        return rearrange(logits, "(b t) k h w -> b t k h w", b=batch)
+        return rearrange(logits, "(b t) k h w -> b t k h w", b=len(codes))
 
     def conditions(self, past: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """N frames (B, N, h, w) and actions (B, N) -> conditions of the PixelCNN: (B, A), (B, C, h, w)."""
-        ages = torch.arange(self.cfg.context, device=actions.device) * len(self.cfg.actions)
-        action = self.actions(actions + ages).sum(1)
+        offsets = torch.arange(self.cfg.context, device=actions.device) * len(self.cfg.actions)
+        action = self.actions(actions + offsets).sum(1)
         return action, self.past(past, action)
 
     def check(self, codes: Tensor, actions: Tensor) -> None:
         """Raises ValueError for codes that are not (B, T, h, w), T > N, with actions (B, T - 1), all in range."""
-        batch, frames = codes.shape[:2]
-        if codes.ndim != 4 or tuple(codes.shape[2:]) != tuple(self.cfg.map_shape) or frames <= self.cfg.context:
+        right = codes.ndim == 4 and tuple(codes.shape[2:]) == tuple(self.cfg.map_shape)
+        if not right or codes.shape[1] <= self.cfg.context:
             wanted = ", ".join(map(str, self.cfg.map_shape))
             raise ValueError(
                 f"codes must be (B, T, {wanted}) with T above the {self.cfg.context} context frames, got "
                 f"{tuple(codes.shape)}"
             )
-        if actions.shape != (batch, frames - 1):
-            raise ValueError(f"actions must be {(batch, frames - 1)}, one between frames, got {tuple(actions.shape)}")
+        wanted = (len(codes), codes.shape[1] - 1)
+        if actions.shape != wanted:
+            raise ValueError(f"actions must be {wanted}, one between frames, got {tuple(actions.shape)}")
         check_codes(codes, self.cfg.net.codebook_size)
         if actions.numel() and not 0 <= int(actions.min()) <= int(actions.max()) < len(self.cfg.actions):
             raise ValueError(f"actions must lie in 0 to {len(self.cfg.actions) - 1}, got {actions.unique().tolist()}")
 
     @torch.no_grad()
     def initialise_embeddings(self, codebook: Tensor) -> None:
-        """Start from the code vectors (K, D) of the model, which say what is similar; D must be `past.code_dim`."""
+        """Initialise the embeddings of codes with the codebook (K, D) of the model; D must be `past.code_dim`."""
         self.past.embed.weight.copy_(codebook / codebook.std())  # unit variance, as embeddings have
 
     @property

@@ -21,7 +21,7 @@ from vqaudio.data.splits import check_fractions
 from vqaudio.images.files import check_pillow
 from vqaudio.video.actions import action_of_button
 from vqaudio.video.recording import (
-    EPISODES,
+    EPISODES_FOLDER,
     RECORDING_FILE,
     Episode,
     EpisodeFacts,
@@ -32,9 +32,11 @@ from vqaudio.video.recording import (
 )
 
 MIN_EPISODES = 4  # one for validation, one for testing, and some to train on
-LEFT_BEHIND = "_vizdoom"  # an empty folder that ViZDoom makes in the working directory
-MAX_HELD = 12  # frames for which the random policy keeps an action
-WEIGHTS = {"forward": 5.0, "left": 2.0, "right": 2.0}  # of the random policy; 0.4 for other actions
+VIZDOOM_FOLDER = "_vizdoom"  # empty folder that ViZDoom creates in the working directory
+MAX_HELD = 12  # frames for which the policy keeps an action
+WEIGHTS, OTHER_WEIGHT = {"forward": 6.0, "left": 1.0, "right": 1.0}, 0.3  # of the policy's actions
+BLOCKED, FREE = 5, 12  # of 255 units of the depth buffer, about 14 of the game's map each
+MAX_TURN = 64  # frames after which it turns no longer to find room: about a whole turn
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class RecordConfig:
 def record(
     cfg: RecordConfig, out: str | Path, *, valid: float = 0.05, test: float = 0.05, overwrite: bool = False
 ) -> Recording:
-    """Record episodes with random actions into the folder `out`, which appears complete or not at all.
+    """Record episodes of a random walk that avoids walls into the folder `out`, which appears complete or not at all.
 
     Raises ValueError for fractions as in `check_fractions` and an unknown scenario, ModuleNotFoundError if vizdoom or
     Pillow is missing, OSError if the folder exists (without `overwrite`) or cannot be written.
@@ -87,14 +89,14 @@ def record(
     with _game(cfg) as game:
         out.parent.mkdir(parents=True, exist_ok=True)
         with atomic_folder(out) as folder, tqdm(total=cfg.frames, unit="frame", disable=None) as bar:
-            (folder / EPISODES).mkdir()
+            (folder / EPISODES_FOLDER).mkdir()
             left = cfg.frames
             while left:
                 number = len(episodes)
-                policy = _RandomPolicy(game.actions, cfg.seed, number)
+                policy = _ExploringPolicy(game.actions, cfg.seed, number)
                 episode, end = _episode(game, cfg, number, policy, min(left, cfg.longest_episode))
                 episodes.append(EpisodeFacts(f"{number:05d}", len(episode.frames), end))
-                write_episode(folder / EPISODES / f"{number:05d}.npz", episode)
+                write_episode(folder / EPISODES_FOLDER / f"{number:05d}.npz", episode)
                 left -= len(episode.frames)
                 bar.update(len(episode.frames))
             source = {"environment": "vizdoom", **asdict(cfg)}
@@ -115,29 +117,34 @@ def recorded_with(recording: Recording) -> RecordConfig:
     source = dict(recording.source)
     if source.pop("environment", None) != "vizdoom":
         raise ValueError(f"{recording.folder} was not recorded with ViZDoom, and cannot be played again")
-    return RecordConfig(**source)
+    try:
+        return RecordConfig(**source)
+    except TypeError as error:
+        raise ValueError(f"{recording.folder} was recorded with options that this vqaudio lacks ({error})") from error
 
 
-class _RandomPolicy:
-    """Random actions that are held for a while; against a wall, where the picture stands still, it turns."""
+class _ExploringPolicy:
+    """Random actions that are held for a while; where the way is blocked, it turns until there is room to walk."""
 
     def __init__(self, actions: Sequence[str], seed: int, number: int):
         self.rng = np.random.Generator(np.random.Philox(key=np.array([seed, number], dtype=np.uint64)))
-        weights = np.array([WEIGHTS.get(name, 0.4) for name in actions])
+        weights = np.array([WEIGHTS.get(name, OTHER_WEIGHT) for name in actions])
         self.weights = weights / weights.sum()
-        self.turns = [i for i, name in enumerate(actions) if name in ("left", "right")] or list(range(len(actions)))
-        self.action, self.left = 0, 0
+        turns = [i for i, name in enumerate(actions) if name in ("left", "right")]
+        self.turns = turns if "forward" in actions else []  # without both it cannot avoid anything
+        self.forward = actions.index("forward") if self.turns else 0
+        self.action, self.held, self.avoiding = 0, 0, False
 
-    def choose(self, frames: Sequence[Frames]) -> int:
-        """The next action, given all frames (S, S, 3) so far."""
-        if len(frames) > 1 and np.array_equal(frames[-1], frames[-2]) and self.action not in self.turns:
-            self.left, self.action = int(self.rng.integers(2, MAX_HELD)), int(self.rng.choice(self.turns))
-        elif not self.left:
-            self.left, self.action = (
-                int(self.rng.integers(1, MAX_HELD)),
-                int(self.rng.choice(len(self.weights), p=self.weights)),
-            )
-        self.left -= 1
+    def choose(self, room_ahead: int) -> int:
+        """The next action, given the distance to what stands in the way, in units of the depth buffer."""
+        if self.avoiding and room_ahead >= FREE:
+            self.avoiding, self.action, self.held = False, self.forward, int(self.rng.integers(1, MAX_HELD))
+        elif not self.avoiding and self.turns and room_ahead < BLOCKED:
+            self.avoiding, self.action, self.held = True, int(self.rng.choice(self.turns)), MAX_TURN
+        elif not self.held:
+            self.avoiding, self.held = False, int(self.rng.integers(1, MAX_HELD))
+            self.action = int(self.rng.choice(len(self.weights), p=self.weights))
+        self.held -= 1
         return self.action
 
 
@@ -147,7 +154,7 @@ class _GivenPolicy:
     def __init__(self, actions: Iterable[int]):
         self.actions = iter(actions)
 
-    def choose(self, frames: Sequence[Frames]) -> int:
+    def choose(self, room_ahead: int) -> int:
         """The next one."""
         return next(self.actions)
 
@@ -165,13 +172,19 @@ class _Game:
         screen = Image.fromarray(self.engine.get_state().screen_buffer)
         return np.asarray(screen.resize((size, size), Image.Resampling.BILINEAR))
 
+    def room_ahead(self) -> int:
+        """The smallest distance in the middle of the picture, in units of the depth buffer (0 to 255)."""
+        height, width = (depth := self.engine.get_state().depth_buffer).shape
+        middle = depth[height * 9 // 20 : height * 11 // 20, width * 3 // 8 : width * 5 // 8]
+        return int(middle.min())
+
     def act(self, action: int, tics: int) -> None:
         """Hold the button of an action."""
         self.engine.make_action([int(i == action) for i in range(len(self.actions))], tics)
 
 
 def _episode(
-    game: _Game, cfg: RecordConfig, number: int, policy: _RandomPolicy | _GivenPolicy, most: int
+    game: _Game, cfg: RecordConfig, number: int, policy: _ExploringPolicy | _GivenPolicy, most: int
 ) -> tuple[Episode, str]:
     """One episode of at most `most` frames, and what ended it."""
     state = np.random.SeedSequence([cfg.seed, number]).generate_state(1)
@@ -179,7 +192,7 @@ def _episode(
     game.engine.new_episode()
     frames, actions = [game.picture(cfg.size)], []
     while len(frames) < most:
-        action = policy.choose(frames)
+        action = policy.choose(game.room_ahead())
         game.act(action, cfg.frame_skip)
         if game.engine.is_episode_finished():
             return Episode(np.stack(frames), np.array(actions, dtype=np.int64)), _end(game.engine)
@@ -213,6 +226,7 @@ def _game(cfg: RecordConfig) -> Iterator[_Game]:
         )
     engine.set_window_visible(False)
     engine.set_sound_enabled(False)
+    engine.set_depth_buffer_enabled(True)
     engine.set_mode(vizdoom.Mode.PLAYER)
     engine.set_screen_resolution(vizdoom.ScreenResolution.RES_160X120)
     engine.set_screen_format(vizdoom.ScreenFormat.RGB24)
@@ -226,7 +240,7 @@ def _game(cfg: RecordConfig) -> Iterator[_Game]:
         finally:
             engine.close()
             with suppress(OSError):  # it is not empty, or not there
-                Path(LEFT_BEHIND).rmdir()
+                Path(VIZDOOM_FOLDER).rmdir()
 
 
 def _scenario(name: str, shipped: Path) -> Path:

@@ -24,7 +24,7 @@ from vqaudio.images.data import INDEX_FILE, fill_folder
 from vqaudio.json_text import JSONError, parse_json
 
 VERSION = 1
-RECORDING_FILE, EPISODES, FRAMES = "recording.json", "episodes", "frames"
+RECORDING_FILE, EPISODES_FOLDER, FRAMES_FOLDER = "recording.json", "episodes", "frames"
 SPLITS = ("train", "valid", "test")
 Frames = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
@@ -61,7 +61,7 @@ class Recording:
 
     def path(self, id: str) -> Path:
         """The file of an episode."""
-        return self.folder / EPISODES / f"{id}.npz"
+        return self.folder / EPISODES_FOLDER / f"{id}.npz"
 
     def read(self, split: str) -> Iterator[Episode]:
         """The episodes of a split in order. Raises ValueError for a damaged file."""
@@ -70,6 +70,12 @@ class Recording:
             if len(episode.frames) != facts.frames:
                 raise ValueError(
                     f"{self.path(facts.id)} has {len(episode.frames)} frames, expected {facts.frames}; record again"
+                )
+            if episode.frames.shape[1:3] != (self.size, self.size):
+                height, width = episode.frames.shape[1:3]
+                raise ValueError(
+                    f"the frames of {self.path(facts.id)} have {height} x {width} pixels, expected {self.size} x "
+                    f"{self.size}; record again"
                 )
             self._check(episode.actions, facts)
             yield episode
@@ -158,9 +164,24 @@ def open_recording(folder: str | Path) -> Recording:
         )
     try:
         episodes = {name: tuple(EpisodeFacts(**facts) for facts in index["episodes"][name]) for name in SPLITS}
-        return Recording(folder, tuple(index["actions"]), index["size"], episodes, index["source"])
-    except (KeyError, TypeError) as error:
+        made = Recording(folder, tuple(index["actions"]), index["size"], episodes, index["source"])
+        _check_index(made)
+        return made
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}); delete {folder} and record again") from error
+
+
+def _check_index(recording: Recording) -> None:
+    """Raises TypeError or ValueError for values that an index cannot have."""
+    names, every = recording.actions, [facts for part in recording.episodes.values() for facts in part]
+    if not names or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        raise ValueError(f"actions must be different names, at least one, got {list(names)}")
+    if type(recording.size) is not int or recording.size < 1 or not isinstance(recording.source, dict):
+        raise TypeError("size must be a whole number of at least 1, and source a mapping")
+    if not all(isinstance(each.id, str) and type(each.frames) is int and each.frames > 0 for each in every):
+        raise TypeError("every episode needs an id and a number of frames")
+    if len({each.id for each in every}) < len(every):
+        raise ValueError("an episode occurs twice")
 
 
 def images_folder(folder: Path) -> Path:
@@ -170,8 +191,8 @@ def images_folder(folder: Path) -> Path:
     """
     if not is_recording(folder):
         return folder
-    recording, frames = open_recording(folder), folder / FRAMES
-    with FileLock(folder / f".{FRAMES}.lock"):
+    recording, frames = open_recording(folder), folder / FRAMES_FOLDER
+    with FileLock(folder / f".{FRAMES_FOLDER}.lock"):
         if not (frames / SPLITS[-1] / INDEX_FILE).is_file():
             with atomic_folder(frames) as new:
                 for split in SPLITS:

@@ -72,7 +72,10 @@ def imagine(
 
 def _checked(prior: VideoPrior, prompt: Tensor, actions: Tensor) -> tuple[Tensor, int]:
     """-> the prompt, and the number of frames to imagine, 0 or more."""
-    n, frames = prior.cfg.context, prompt.shape[1]
+    n, wanted = prior.cfg.context, tuple(prior.cfg.map_shape)
+    if prompt.ndim != 4 or tuple(prompt.shape[2:]) != wanted:
+        raise ValueError(f"the prompt must be codes (B, P, {wanted[0]}, {wanted[1]}), got {tuple(prompt.shape)}")
+    frames = prompt.shape[1]
     if frames < n:
         raise ValueError(f"the prompt must have at least {n} frames, which this prior looks back to, got {frames}")
     count = actions.shape[1] - (frames - 1) if actions.ndim == 2 else -1

@@ -1,4 +1,4 @@
-"""What a video prior does when it goes on from its own frames: does it follow the actions, and does it drift?
+"""Rollouts of a video prior: sensitivity to the actions, and drift of long continuations.
 
 Shapes: B sequences, T frames, N context frames, S imagined frames, h x w positions, H x W pixels, K codes.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vqaudio.images.vqvae import ImageVQVAE
 from vqaudio.nn.quantizer import perplexity
-from vqaudio.sampling.config import SamplingConfig
+from vqaudio.sampling.config import SamplingConfig, check_count
 from vqaudio.video.clips import decode_frames
 from vqaudio.video.crops import CodeSequences, window_batches
 from vqaudio.video.prior import VideoPrior
@@ -21,7 +21,7 @@ from vqaudio.video.sampling import imagine
 
 BATCH_SIZE = 64
 MAX_SHIFT = 16  # pixels between two frames
-EXPLAINED = 0.5  # smallest correlation at which a shift counts as found
+MIN_CORRELATION = 0.5  # below it, no shift is found
 DRIFT_BIN = 10  # steps that are evaluated together
 
 
@@ -46,6 +46,9 @@ def roll_out(
 
     Raises ValueError if no episode is long enough.
     """
+    check_count(count)
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
     n, device, parts = prior.cfg.context, prior.device, []
     for number, batch in enumerate(window_batches(sequences, n + steps, BATCH_SIZE, count)):
         codes, taken = batch["codes"], batch["actions"].clone()
@@ -76,7 +79,7 @@ def action_sensitivity(
     shift_correlation      of real and imagined shifts, over the contexts
     shift_correlation_shuffled    the same if the imagined frame is given the action of another context
 
-    A shift that does not explain the frame (correlation below 0.5) counts nowhere; NaN: none does.
+    Frames of which no shift is found (correlation below 0.5) do not count; NaN: none is found.
     """
     own = roll_out(prior, sequences, 1, count, sampling)
     shuffled = roll_out(prior, sequences, 1, count, sampling, own.actions.roll(len(own.actions) // 2, 0))
@@ -101,31 +104,31 @@ def action_sensitivity(
 
 
 def horizontal_shift(before: Tensor, after: Tensor) -> Tensor:
-    """(B, 3, H, W) uint8 each -> (B,) pixels to the right at which `before` resembles `after` most, NaN if none does.
+    """(B, 3, H, W) uint8 each -> (B,) horizontal shift from `before` to `after` in pixels, NaN if none is found.
 
-    The largest normalised cross-correlation of their grey values, over the columns that both have.
+    The largest normalised cross-correlation of their luminance (mean of the channels), over the columns that both have.
     """
-    grey_before, grey_after = (frames.float().mean(1) for frames in (before, after))
-    width = grey_before.shape[2]
+    gray_before, gray_after = (frames.float().mean(1) for frames in (before, after))
+    width = gray_before.shape[2]
     most = min(MAX_SHIFT, width // 2)
     shifts = sorted(range(-most, most + 1), key=abs)  # of equal correlations the smallest shift
     scores = [
         _normalised_product(
-            grey_before[..., max(0, -s) : width - max(0, s)], grey_after[..., max(0, s) : width - max(0, -s)]
+            gray_before[..., max(0, -s) : width - max(0, s)], gray_after[..., max(0, s) : width - max(0, -s)]
         )
         for s in shifts
     ]
     best = torch.stack(scores).max(0)
     found = torch.tensor(shifts, dtype=torch.float32)[best.indices]
-    return torch.where(best.values >= EXPLAINED, found, torch.nan)
+    return torch.where(best.values >= MIN_CORRELATION, found, torch.nan)
 
 
 def drift(rollouts: Rollouts, model: ImageVQVAE, reference: Tensor) -> list[dict[str, float]]:
     """Statistics of imagined frames beside the real ones, for every ten steps; `reference` (...): real codes.
 
-    code_distance, code_distance_real    total variation distance of the code histograms from that of `reference`
+    code_distance, code_distance_real    total variation distance of the code histogram from that of `reference`
     perplexity, perplexity_real          of the codes
-    psnr, psnr_still                     of imagined frames, and of the last frame of the context, against the real ones
+    psnr, psnr_static                    of imagined frames, and of the last frame of the context, against the real ones
     """
     k, steps = model.codebook_size, rollouts.real.shape[1]
     expected = _histogram(reference, k)
@@ -134,7 +137,7 @@ def drift(rollouts: Rollouts, model: ImageVQVAE, reference: Tensor) -> list[dict
         end = min(first + DRIFT_BIN, steps)
         real, imagined = rollouts.real[:, first:end], rollouts.imagined[:, first:end]
         pixels = decode_frames(model, real.flatten(0, 1))
-        still = rollouts.last[:, None].expand_as(real).flatten(0, 1)
+        static = rollouts.last[:, None].expand_as(real).flatten(0, 1)
         row = {"first_step": float(first + 1), "last_step": float(end)}
         for name, codes in (("", imagined), ("_real", real)):
             own = _histogram(codes, k)
@@ -143,7 +146,7 @@ def drift(rollouts: Rollouts, model: ImageVQVAE, reference: Tensor) -> list[dict
                 f"perplexity{name}": perplexity(own).item(),
             }
         row["psnr"] = _psnr(decode_frames(model, imagined.flatten(0, 1)), pixels)
-        row["psnr_still"] = _psnr(decode_frames(model, still), pixels)
+        row["psnr_static"] = _psnr(decode_frames(model, static), pixels)
         rows.append(row)
     return rows
 
