@@ -32,7 +32,7 @@ from vqaudio.metrics.wer import wer_metrics
 ROOT = Path(__file__).parent.parent.parent
 OUT = ROOT / "exp/rates"
 RESULTS = ROOT / "egs/vctk/rates.json"  # {variant: {seed: {metric: [value, low, high]}}}
-PICTURE = ROOT / "egs/vctk/rates.png"
+PICTURE = ROOT / "docs/images/rates.png"
 STRIDES = {25: 4, 50: 2, 100: 1}  # codes per second -> stride of the encoder, over frames of 10 ms
 SCHEDULE = ("--fit.steps", "800", "--fit.lr", "1e-3", "--fit.lr_warmup_steps", "200", "--fit.lr_decay_fraction", "0.6")
 DECODER = ("--model.context.dilations", "1", "2", "4", "--model.spectrum.n_mels", "80")  # to be spoken by Griffin-Lim
@@ -170,7 +170,7 @@ def table() -> str:
     """Markdown: a row per tokenizer, means over its seeds, and k-means of MFCC at the same rate and size."""
     lines = [f"| codes | seeds | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 2) + "|"]
     kept = results()
-    for name in filter(kept.__contains__, VARIANTS):
+    for name in sorted(kept, key=lambda name: (VARIANTS[name].objective, VARIANTS[name].rate)):
         metrics = list(kept[name].values())
         for system in ("", "k-means MFCC: ") if VARIANTS[name].objective == "units" else ("",):
             cells = [value(metrics, system + metric) for metric, _ in COLUMNS.values()]
