@@ -2,7 +2,7 @@
 
 Shapes: B batch, N frames, R frames per token, M tokens (ceil(N / R)), D = 2 R width of a vector, T samples.
 
-A token depends on the windows of its own frames and on nothing else: not on the speaker, the level or the rest of the
+A token depends on the windows of its own frames and on nothing else: not on the speaker, nor on the rest of the
 utterance. F0 is therefore absolute, in octaves.
 """
 
