@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from vqaudio.config import load_yaml
+from vqaudio.config import parse
 
 ROOT = Path(__file__).parents[1]
 
@@ -31,8 +31,7 @@ def rates() -> ModuleType:
 def test_the_flags_of_every_tokenizer_are_those_of_the_recipe(rates) -> None:
     config = _script("recipes/train.py").TrainConfig
     for variant in rates.VARIANTS.values():
-        conf, *flags = variant.flags
-        model = load_yaml(config, conf, flags).model
+        model = parse(config, "", variant.flags).model
         assert model.sample_rate / model.encoder.hop == variant.rate
         assert model.stage == "codes" and (model.target == "units") == (variant.objective == "units")
         assert model.spectrum.n_mels, "Griffin-Lim needs a spectrum"
