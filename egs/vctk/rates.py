@@ -214,6 +214,7 @@ def draw(png: Path) -> None:
                     text = v.shown.removeprefix("K = ") + v.note
                     ax.annotate(text, (x, y), (4, 3), textcoords="offset points", fontsize=7, color="0.35")
         ax.set(xlabel="bits per second under a small prior", ylabel=label)
+        ax.margins(x=0.12)
         ax.grid(alpha=0.3)
     axes[0].legend(fontsize=8)
     with atomic_file(png, overwrite=True) as path:
