@@ -112,7 +112,8 @@ def _unknown_flags(text: str, verbs: dict[str, set[str]], recipes: dict[str, set
             known, rest = known_anywhere, command if command.startswith("--") else ""
         for flag in FLAG.findall(rest):
             groups = {key.rpartition(".")[0] for key in known}  # "--fit.health.*" in prose
-            if _normal(flag) not in known and not (f"{flag}.*" in rest and _normal(flag) in groups):
+            name = _normal(flag)
+            if not {name, name.removeprefix("no-")} & known and not (f"{flag}.*" in rest and name in groups):
                 unknown.append(f"--{flag} in `{command}`")
     return unknown
 
