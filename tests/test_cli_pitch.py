@@ -143,10 +143,10 @@ def test_info_and_archives_tell_bits_per_second(tmp_path, capsys, run: Run, mode
     save_model(model, tmp_path / "m")
     assert main(["info", str(tmp_path / "m")]) == 0
     assert model.pitch_quantizer is not None
-    told = (
+    expected = (
         f"40 tokens per second, 160 bits per second (log2 16 = 4 bits per token), {model.pitch_quantizer.fingerprint}"
     )
-    assert told in capsys.readouterr().out
+    assert expected in capsys.readouterr().out
     assert run("tokenize", speech, "--out", tmp_path / "t", "--pitch") == 0
     assert main(["pack", str(tmp_path / "t"), "--out", str(tmp_path / "t.vqa")]) == 0
     capsys.readouterr()

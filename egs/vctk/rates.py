@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -157,6 +158,7 @@ COLUMNS = {  # heading -> metric, format
     "noise 20 dB": ("robustness/edit_rate_noise_20", "decimals"),
     "WER": ("wer", "percent"),
 }
+COLOURS, MARKERS = {"units": "C0", "spectrum": "C1"}, {25: "v", 50: "o", 100: "^"}  # of the picture
 FORMATS = {"integer": "{:.0f}", "percent": "{:.1%}", "decimals": "{:.2f}"}
 
 
@@ -192,27 +194,25 @@ def draw(png: Path) -> None:
     from matplotlib import pyplot as plt
 
     kept = results()
+    groups = {
+        (objective, rate): [v for name in kept if (v := VARIANTS[name]).objective == objective and v.rate == rate]
+        for objective in COLOURS
+        for rate in MARKERS
+    }
+
+    def mean(variant: Variant, metric: str) -> float:
+        return statistics.mean(metrics[metric][0] for metrics in kept[variant.name].values())
+
     panels = (("phones/accuracy", "frame-level phone accuracy, %"), ("wer", "word error rate, %"))
     figure, axes = plt.subplots(1, len(panels), figsize=(10, 4.2), layout="constrained")
     for ax, (metric, label) in zip(axes, panels, strict=True):
-        for objective, colour in (("units", "C0"), ("spectrum", "C1")):
-            for rate, marker in ((25, "v"), (50, "o"), (100, "^")):
-                of_rate = [v for n in kept if (v := VARIANTS[n]).objective == objective and v.rate == rate]
-                points = [
-                    (value(list(kept[v.name].values()), "bitrate/prior"), value(list(kept[v.name].values()), metric), v)
-                    for v in of_rate
-                ]
-                found = [(x, 100 * y, v) for x, y, v in points if x is not None and y is not None]
-                ax.scatter(
-                    [x for x, *_ in found],
-                    [y for _, y, _ in found],
-                    c=colour,
-                    marker=marker,
-                    label=f"{objective}, {rate} Hz",
-                )
-                for x, y, v in found:
-                    text = v.shown.removeprefix("K = ") + v.note
-                    ax.annotate(text, (x, y), (4, 3), textcoords="offset points", fontsize=7, color="0.35")
+        for (objective, rate), variants in groups.items():
+            bits, percent = ([mean(v, "bitrate/prior") for v in variants], [100 * mean(v, metric) for v in variants])
+            style = {"c": COLOURS[objective], "marker": MARKERS[rate], "label": f"{objective}, {rate} Hz"}
+            ax.scatter(bits, percent, **style)
+            for *at, v in zip(bits, percent, variants, strict=True):
+                text = v.shown.removeprefix("K = ") + v.note
+                ax.annotate(text, at, (4, 3), textcoords="offset points", fontsize=7, color="0.35")
         ax.set(xlabel="bits per second under a small prior", ylabel=label)
         ax.margins(x=0.12)
         ax.grid(alpha=0.3)

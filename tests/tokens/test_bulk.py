@@ -151,8 +151,9 @@ def test_batches_of_files_that_are_read_ahead_give_the_results_of_one_file(
     ]
 
 
-def test_readers_end_with_the_iterator(tmp_path, tiny_model, monkeypatch, two_cpus) -> None:
-    monkeypatch.setitem(tokenizer.ROWS, "cpu", 2)
+@pytest.mark.parametrize("rows", [1, 2], ids=["tokenizing", "reading"])
+def test_threads_end_with_the_iterator(tmp_path, tiny_model, monkeypatch, two_cpus, rows) -> None:
+    monkeypatch.setitem(tokenizer.ROWS, "cpu", rows)
     for i in range(40):
         soundfile.write(tmp_path / f"{i:02}.wav", np.zeros(1000), 16000)
     before = threading.active_count()
@@ -185,17 +186,6 @@ def test_several_threads_give_the_results_of_one_in_order(tmp_path, tiny_model, 
     assert torch.get_num_threads() == 2
     assert results == [str(tokenize_source(tiny_model, source, tiny_model.fingerprint)) for source in sources]
     assert "is not audio" in results[20]
-
-
-def test_threads_end_with_the_iterator(tmp_path, tiny_model, two_cpus) -> None:
-    for i in range(40):
-        soundfile.write(tmp_path / f"{i:02}.wav", np.zeros(1000), 16000)
-    before = threading.active_count()
-    results = tokenize_each(tiny_model, find_sources([tmp_path]))
-    next(results)
-    assert threading.active_count() == before + 2
-    results.close()
-    assert threading.active_count() == before
 
 
 def test_a_manifest_without_utterances_is_named(tmp_path) -> None:

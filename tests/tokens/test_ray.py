@@ -61,7 +61,7 @@ def _write_block(
     paths = file.parent / "paths.arrow"
     engine._write_paths(paths, sources)
     actor = engine._Tokenizer.__new__(engine._Tokenizer)
-    actor.model, actor.fingerprint, actor.pitch = model, model.fingerprint, pitch
+    actor.model, actor.pitch = model, pitch
     actor.paths = pa.ipc.open_file(pa.memory_map(str(paths))).read_all()["path"]
     pq.write_table(actor(pa.table({"id": numbers})), file)
 

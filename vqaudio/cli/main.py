@@ -42,7 +42,8 @@ VERBS = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb and returns the exit code; `argv` are the arguments without the program name (None: sys.argv)."""
-    atexit.register(gc.freeze)  # or Python looks for cycles in all of PyTorch as it ends, for a third of a second
+    if argv is None:  # otherwise the process goes on
+        atexit.register(gc.freeze)  # or Python looks for cycles in all of PyTorch as it ends, for a third of a second
     return run_program(functools.partial(_run, argv))
 
 

@@ -90,17 +90,16 @@ def tokenize(
     from vqaudio.tokens.stats import TokenStats
 
     check_resume(resume, overwrite)
-    if engine == "ray":
-        _check_ray(out, layout, workers, resume)
-    elif (address, num_actors, checkpoint) != (None, None, None):
-        raise ValueError("--address, --num-actors and --checkpoint need --engine ray")
-    if resume:
-        _check_continued(out)
     keep = False
     if engine == "ray":
         from vqaudio.tokens.ray import may_be_finished
 
+        _check_ray(out, layout, workers, resume)
         keep = not overwrite and may_be_finished(out, checkpoint)
+    elif (address, num_actors, checkpoint) != (None, None, None):
+        raise ValueError("--address, --num-actors and --checkpoint need --engine ray")
+    if resume:
+        _check_continued(out)
     check_target(out, overwrite=overwrite or keep or resume, layout=layout)
     net = load(model, "cpu" if engine == "ray" else device, threads)
     if pitch:

@@ -186,7 +186,7 @@ def check_pitch_quantizer(quantizer: PitchQuantizer | None) -> PitchQuantizer:
 
 
 class Metered:
-    """Pieces (T,) of an utterance on their way to the encoder: counted, and heard by a pitch quantizer, if given."""
+    """Pieces (T,) of an utterance on their way to the encoder: counted, and read by a pitch quantizer, if given."""
 
     def __init__(self, pieces: Iterable[Tensor], quantizer: PitchQuantizer | None):
         self.pieces, self.quantizer, self.num_samples = pieces, quantizer, 0

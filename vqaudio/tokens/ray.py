@@ -341,7 +341,7 @@ class _Tokenizer:
         import pyarrow as pa
 
         torch.set_num_threads(threads)
-        self.model, self.fingerprint, self.pitch = load_model(name, device), fingerprint, pitch
+        self.model, self.pitch = load_model(name, device), pitch
         self.paths = pa.ipc.open_file(pa.memory_map(paths)).read_all()["path"]  # memory that all actors share
         if self.model.fingerprint != fingerprint:
             raise ValueError(f"an actor loaded model {self.model.fingerprint} from {name}, not {fingerprint}")
