@@ -45,11 +45,11 @@ class ChunkEncoder(nn.Module):
         self.encoder, self.normalizer, self.quantizer = model.encoder, model.normalizer, model.quantizer
         if self.encoder.frontend is not None:  # ONNX has no such Fourier transform
             object.__setattr__(self.encoder.frontend, "power", _FourierPower(self.encoder.frontend))
-        self.num_frontend_states = len(self.start(1)[0])
+        self.num_frontend_states = len(self.start()[0])
 
-    def start(self, chunk_frames: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    def start(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """The states before an utterance: of the front-end, and of each convolution."""
-        state = self.encoder.start(1, chunk_frames)
+        state = self.encoder.start()
         return state.frontend, state.pasts
 
     def forward(self, wav: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
@@ -112,7 +112,7 @@ def export_onnx(
     from onnxscript.optimizer import fold_constants, remove_unused_nodes
 
     encoder = ChunkEncoder(model).eval()
-    state = [tensor for part in encoder.start(chunk_frames) for tensor in part]
+    state = [tensor for part in encoder.start() for tensor in part]
     names = [f"state_{i}" for i in range(len(state))]
     with _quiet():
         program = torch.onnx.export(

@@ -103,7 +103,6 @@ class EncoderState(NamedTuple):
     num_frames: int  # returned so far
     frontend: FrontendState  # of the front-end; empty without one
     pasts: tuple[Tensor, ...]  # of each convolution, (B, past_length, C)
-    chunk_frames: int  # frames that are always computed together; 0: all complete ones
 
 
 class Encoder(nn.Module):
@@ -142,23 +141,18 @@ class Encoder(nn.Module):
         state = state._replace(num_samples=state.num_samples + wav.shape[2])
         return self._continue(wav, state)
 
-    def start(self, batch_size: int = 1, chunk_frames: int = 0) -> EncoderState:
-        """Initial state of `batch_size` streams.
-
-        chunk_frames: compute frames in chunks of exactly that many, the last one padded with zeros. Frames then have
-        the same bits however the stream is cut, because every convolution is always called with the same shape.
-        """
+    def start(self, batch_size: int = 1) -> EncoderState:
+        """Initial state of `batch_size` streams."""
         like = self.out.weight
         convs = [*self.stages, *(block.conv for block in self.blocks)]
         pasts = tuple(like.new_zeros(batch_size, c.past_length, c.weight.shape[1]) for c in convs)
         frontend = () if self.frontend is None else self.frontend.start(batch_size)
-        return EncoderState(like.new_zeros(batch_size, 1, 0), self.cfg.lookahead, 0, 0, frontend, pasts, chunk_frames)
+        return EncoderState(like.new_zeros(batch_size, 1, 0), self.cfg.lookahead, 0, 0, frontend, pasts)
 
     def finish(self, state: EncoderState) -> tuple[Tensor, EncoderState]:
         """End the stream: remaining frames (B, D, N), so that ceil(T / hop) are returned in total, and the state."""
         missing = -(-state.num_samples // self.cfg.hop) - state.num_frames
-        unit = state.chunk_frames or 1
-        num_zeros = -(-missing // unit) * unit * self.cfg.hop + state.to_skip - state.pending.shape[2]
+        num_zeros = missing * self.cfg.hop + state.to_skip - state.pending.shape[2]
         z, state = self._continue(state.pending.new_zeros(state.pending.shape[0], 1, num_zeros), state)
         return z[:, :, :missing], state
 
@@ -250,17 +244,13 @@ class Encoder(nn.Module):
     def _continue(self, wav: Tensor, state: EncoderState) -> tuple[Tensor, EncoderState]:
         skipped = min(state.to_skip, wav.shape[2])
         wav = torch.cat([state.pending, wav[:, :, skipped:]], dim=2)
-        unit = self.cfg.hop * (state.chunk_frames or 1)
-        complete = wav.shape[2] // unit * unit
-        ready, pending = wav[:, :, :complete], wav[:, :, complete:]
-        frontend, pasts, found = state.frontend, state.pasts, [wav.new_zeros(wav.shape[0], self.cfg.dim, 0)]
-        for part in ready.split(unit if state.chunk_frames else max(1, complete), dim=2) if complete else ():
-            z, frontend, pasts = self.chunk(part, frontend, pasts)
-            found.append(z)
-        num_frames = state.num_frames + complete // self.cfg.hop
-        return torch.cat(found, dim=2), EncoderState(
-            pending, state.to_skip - skipped, state.num_samples, num_frames, frontend, pasts, state.chunk_frames
-        )
+        num_new = wav.shape[2] // self.cfg.hop
+        ready, pending = wav[:, :, : num_new * self.cfg.hop], wav[:, :, num_new * self.cfg.hop :]
+        z, frontend, pasts = wav.new_zeros(wav.shape[0], self.cfg.dim, 0), state.frontend, state.pasts
+        if num_new:
+            z, frontend, pasts = self.chunk(ready, frontend, pasts)
+        num_frames = state.num_frames + num_new
+        return z, EncoderState(pending, state.to_skip - skipped, state.num_samples, num_frames, frontend, pasts)
 
 
 def _started(missing: Tensor, unit: int, count: int) -> Tensor:
