@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from vqaudio import SpeechVQVAE, load_model, save_model
+from vqaudio.checkpoint import ModelError
 from vqaudio.metrics.conditioning_gap import conditioning_metrics
 from vqaudio.nn.context import ContextConfig
 from vqaudio.nn.encoder import EncoderConfig
@@ -15,6 +16,7 @@ from vqaudio.nn.log_mel import LogMelConfig
 from vqaudio.nn.log_mel_cmn import LogMelCMN, LogMelCMNConfig
 from vqaudio.nn.pcen import PCENConfig
 from vqaudio.nn.units import UnitsConfig
+from vqaudio.speech.config import CODE_PARTS
 from vqaudio.speech.frontend_init import initialise_frontend
 from vqaudio.speech.init_from import init_from
 from vqaudio.training.health import assess
@@ -141,6 +143,30 @@ def test_a_decoder_is_trained_on_the_codes_afterwards(config, batch, initialised
 
 
 # --- the constants of the front-end ---
+
+
+def test_an_encoder_continues_with_another_front_end(config, batch, randomise, tmp_path) -> None:
+    """Its weights are copied, and the constants of the new front-end are computed from speech."""
+    front = LogMelConfig(n_mels=12, hop_length=40, win_length=100)
+    cfg = replace(config, target="spectrum", encoder=replace(config.encoder, frontend=front), **SPECTRUM)
+    source, _ = _trained(cfg, {k: v for k, v in batch.items() if k not in ("units", "cepstra")}, randomise)
+    save_model(source.eval(), tmp_path)
+    later = SpeechVQVAE(replace(cfg, encoder=config.encoder))
+    (left,) = init_from(later, [tmp_path]).values()
+    old, new = source.state_dict(), later.state_dict()
+    constants = {name for name in new if name.startswith("encoder.frontend.")}
+    front = later.encoder.get_submodule("frontend")
+    assert constants and constants <= {*left} and not front.initialised
+    copied = {name for name in new if name.startswith(CODE_PARTS)} - constants
+    assert copied.isdisjoint(left) and all(torch.equal(new[name], old[name]) for name in copied)
+    with pytest.raises(ModelError, match="freezes encoder and codebook"):
+        init_from(SpeechVQVAE(replace(later.cfg, stage="context")), [tmp_path])
+    front.get_buffer("initialised").fill_(True)
+    save_model(later.eval(), tmp_path / "later")
+    unwarped = replace(config.encoder, frontend=replace(config.encoder.frontend, warp=0.05))  # decides no code
+    again = SpeechVQVAE(replace(later.cfg, stage="context", encoder=unwarped))
+    init_from(again, [tmp_path / "later"])
+    assert again.encoder.get_submodule("frontend").initialised and again.fingerprint == later.fingerprint
 
 
 @pytest.mark.parametrize("kind", [LogMelCMNConfig, PCENConfig])

@@ -10,19 +10,22 @@ from pathlib import Path
 import torch
 
 from vqaudio.checkpoint import ModelError, load_model
+from vqaudio.fingerprint import config_facts
 from vqaudio.speech.config import CODE_PARTS
 from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.speech.speakers import SPEAKER_PITCH, SPEAKER_WEIGHT
 from vqaudio.speech.vocoders import VOCODERS, Vocoder
+
+FRONTEND = "encoder.frontend."  # before the names of the constants of a front-end
 
 
 def init_from(model: SpeechVQVAE, names: Sequence[str | Path]) -> dict[str | Path, list[str]]:
     """Copies the weights of checkpoints into `model`, where name and shape agree; later ones override earlier ones.
 
     The checkpoints are named as for `load_model`. The parts that determine the codes (encoder, normalizer, quantizer)
-    are copied all or none, and speaker embeddings by speaker name; of a decoder that has not been trained (stage:
-    codes) only the speaker embeddings are copied. Returns, for each checkpoint, the names of the weights of `model`
-    that were not copied from it.
+    are copied all or none, but for the constants of another front-end than that of `model`, and speaker embeddings by
+    speaker name; of a decoder that has not been trained (stage: codes) only the speaker embeddings are copied. Returns,
+    for each checkpoint, the names of the weights of `model` that were not copied from it.
 
     Raises ModelError if nothing can be copied from a checkpoint, and for stages that freeze parts, if no checkpoint has
     the codes of `model`, if the context that was trained on these codes does not fit, or if what a stage freezes of
@@ -73,6 +76,9 @@ def _complete(vocoder: Vocoder, source: SpeechVQVAE, target: SpeechVQVAE, copied
     same_frames = (source.cfg.spectrum, source.cfg.pitch) == (target.cfg.spectrum, target.cfg.pitch)
     if reads_frames and not same_frames:
         return False
+    acoustic = [replace(each.cfg.acoustic, correction=True) for each in (source, target)]  # which comes after it
+    if vocoder == "wavenet" and target.acoustic is not None and acoustic[0] != acoustic[1]:
+        return False
     prefixes = {"wavenet": ("decoder.", "acoustic."), "istft": ("istft.",), "griffin-lim": ()}[vocoder]
     keys = {key for key in source.state_dict() | target.state_dict() if key.startswith(prefixes)}
     return keys - {SPEAKER_WEIGHT} <= copied
@@ -84,6 +90,11 @@ def _copy_weights(source: SpeechVQVAE, target: SpeechVQVAE) -> set[str]:
     old, new = source.state_dict(), target.state_dict()
     copied = {key for key, value in new.items() if key in old and old[key].shape == value.shape}
     code_weights = {key for key in new if key.startswith(CODE_PARTS)}
+    fronts = [each.cfg.encoder.frontend for each in (source, target)]
+    if type(fronts[0]) is not type(fronts[1]) or config_facts(fronts[0]) != config_facts(fronts[1]):
+        # a recipe computes the constants of the new one
+        constants = {key for key in code_weights if key.startswith(FRONTEND)}
+        copied, code_weights = copied - constants, code_weights - constants
     if not code_weights <= copied:
         copied -= code_weights
     if "wavenet" not in source.cfg.trained_vocoders:
