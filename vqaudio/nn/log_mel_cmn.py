@@ -106,7 +106,7 @@ class LogMelCMN(StandardisedMel):
         power, past = self.power(wav, past)
         level = 10 * torch.log10(power.mean(2) + SILENCE)  # (B, N)
         if started is not None:
-            level = level.where(started, level.new_tensor(10 * math.log10(SILENCE)))
+            level = torch.where(started, level, 10 * math.log10(SILENCE))
         peaks = leaky_peak(level.clamp(min=LOWEST_PEAK), peak, self.fall)  # (B, N)
         below = self._below(power, peaks)  # (B, N, F)
         weight = ((level - peaks) / self.options.speech_range + 1).clamp(0, 1)[..., None]  # of speech
