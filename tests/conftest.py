@@ -20,6 +20,7 @@ from torch import nn
 
 from vqaudio import SpeechVQVAE, SpeechVQVAEConfig, save_model
 from vqaudio.data.manifest import Utterance, manifest_row
+from vqaudio.nn.acoustic import AcousticConfig
 from vqaudio.nn.context import ContextConfig
 from vqaudio.nn.encoder import EncoderConfig
 from vqaudio.nn.frontend import LogMelConfig
@@ -154,7 +155,7 @@ def acoustic_model(spectrum_config: SpeechVQVAEConfig) -> SpeechVQVAE:
     The pitch of its third speaker is not known. All tests share it: do not change it.
     """
     istft = IstftConfig(dilations=(1,), channels=6, lookahead=2, points=9)
-    acoustic = ContextConfig(dilations=(1,), channels=5, lookahead=1)
+    acoustic = AcousticConfig(dilations=(1,), channels=5, lookahead=1)
     parts = {"pitch": PitchConfig(win_length=640), "acoustic": acoustic, "istft": istft, "vocoder": "istft"}
     model = _initialised(replace(spectrum_config, **parts), samples=3200)
     for part in (model.context, model.spectrum, model.pitch, model.acoustic, model.istft):

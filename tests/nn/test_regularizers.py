@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from vqaudio.nn.regularizers import jitter, replace_inputs
+from vqaudio.nn.regularizers import jitter, noisy_past, replace_inputs
 
 
 def test_jitter_replaces_frames_with_the_given_probability() -> None:
@@ -41,3 +41,17 @@ def test_steps_are_replaced_with_the_given_probability(by) -> None:
     assert len(changed) / x.numel() == pytest.approx(expected, abs=0.02)
     assert set(changed.tolist()) == ({10} if by else set(range(10)) - {3})
     assert torch.equal(replace_inputs(x, 0.0, by, num_classes=10), x)
+
+
+def test_the_past_is_noisy_by_a_deviation_of_each_row() -> None:
+    """Classes stay classes, the start class stays, and rows have deviations between 0 and the largest."""
+    torch.manual_seed(0)
+    x = torch.full((200, 400), 128)
+    x[:, 0] = 256
+    noisy = noisy_past(x, 4.0, 256)
+    assert (noisy[:, 0] == 256).all() and noisy.min() >= 0 and noisy[:, 1:].max() <= 255
+    deviations = (noisy - x)[:, 1:].float().std(1)
+    assert deviations.max() < 4.5 and deviations.min() < 0.5 and 1.7 < deviations.mean() < 2.3
+    assert (noisy - x)[:, 1:].float().mean().abs() < 0.1
+    edges = noisy_past(torch.tensor([[0, 255]]).repeat(500, 1), 4.0, 256)
+    assert edges.min() == 0 and edges.max() == 255

@@ -12,11 +12,11 @@ HOP = 160
 CORRECTION = SpectralCorrection(LogMelConfig(n_mels=40), 16000).eval()
 
 
-def corrected(wav: torch.Tensor, spectra: torch.Tensor) -> torch.Tensor:
-    """(B, N * hop) -> the same, without the delay."""
+def corrected(wav: torch.Tensor, spectra: torch.Tensor, samples: int | None = None) -> torch.Tensor:
+    """(B, N * hop), of which `samples` are valid (None: all) -> the same, without the delay."""
     padded = torch.cat([wav, torch.zeros(len(wav), 4 * HOP)], dim=1)
     repeated = torch.cat([spectra, spectra[:, -1:].expand(-1, 4, -1)], dim=1)
-    whole, _ = CORRECTION(padded, repeated, CORRECTION.start(len(wav)))
+    whole, _ = CORRECTION(padded, repeated, CORRECTION.start(len(wav)), samples or wav.shape[1])
     return whole[:, CORRECTION.delay :][:, : wav.shape[1]]
 
 
@@ -54,6 +54,43 @@ def test_pieces_equal_the_whole(cuts: list[int]) -> None:
         found.append(piece)
         start += size
     torch.testing.assert_close(torch.cat(found, 1), whole, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("samples", [1, 100, 159, 4 * HOP, 9 * HOP + 7, 20 * HOP])
+@pytest.mark.parametrize("step", [1, 3, 20])
+def test_an_utterance_in_pieces_of_any_length_has_the_same_bits(samples, step) -> None:
+    """As many samples come back as went in, those of the whole."""
+    count = -(-samples // HOP)
+    wav, spectra = (
+        noise(count)[0, :samples],
+        torch.randn(1, count, 40, generator=torch.Generator().manual_seed(2)) * 0.3,
+    )
+    state, found = CORRECTION.begin(), []
+    for start in range(0, count, step):
+        part = slice(start * HOP, (start + step) * HOP)
+        piece, state = CORRECTION.extend(wav[part], spectra[:, start : start + step], state)
+        found.append(piece)
+    found = torch.cat([*found, CORRECTION.finish(state)])
+    whole, later = CORRECTION.extend(wav, spectra, CORRECTION.begin())
+    whole = torch.cat([whole, CORRECTION.finish(later)])
+    assert found.shape == (samples,) and torch.equal(found, whole)
+    padded = torch.nn.functional.pad(wav, (0, count * HOP - samples))[None]
+    torch.testing.assert_close(found, corrected(padded, spectra, samples)[0, :samples], rtol=1e-4, atol=1e-7)
+
+
+def test_the_ends_of_an_utterance_are_not_louder() -> None:
+    """Windows that reach beyond it have only their share of the power."""
+    levels, spectra = [], CORRECTION.log_mel.centred(noise(400, 3), 400).mean(1, keepdim=True).expand(-1, 30, -1)
+    for seed in range(20):
+        found, state = CORRECTION.extend(noise(30, seed)[0], spectra, CORRECTION.begin())
+        wav = torch.cat([found, CORRECTION.finish(state)])
+        levels.append([float(part.square().mean()) for part in (wav[:80], wav[800:-800], wav[-80:])])
+    first, middle, last = torch.tensor(levels).mean(0).sqrt().tolist()
+    assert 0.7 < first / middle < 1.2 and 0.7 < last / middle < 1.2
+
+
+def test_nothing_is_corrected_to_nothing() -> None:
+    assert len(CORRECTION.finish(CORRECTION.begin())) == 0
 
 
 def test_silence_stays_finite() -> None:

@@ -193,7 +193,7 @@ def test_shift_makes_the_input_that_predicts_a_target() -> None:
     assert net.shift(torch.tensor([[3, 1, 2], [9, 0, 5]])).tolist() == [[10, 3, 1], [10, 9, 0]]
 
 
-@pytest.mark.parametrize("options", [{"input_noise": 0.5}, {"input_dropout": 0.5}])
+@pytest.mark.parametrize("options", [{"input_noise": 0.5}, {"input_dropout": 0.5}, {"past_noise": 2.0}])
 def test_past_samples_are_corrupted_in_training_only(randomise, options) -> None:
     plain, disturbed = _net(randomise), _net(randomise, **options)
     disturbed.load_state_dict(plain.state_dict())
@@ -242,6 +242,7 @@ def test_conditioning_that_does_not_fit_is_explained(randomise) -> None:
         ({"num_speakers": -2}, "speakers must be 0 or more.*-2"),
         ({"input_noise": 1.5}, r"input_noise must lie in \[0, 1\].*1.5"),
         ({"input_dropout": -0.1}, "input_dropout"),
+        ({"past_noise": -1.0}, r"past_noise must be a finite number of classes, 0 or more, got -1\.0"),
     ],
 )
 def test_configurations_that_mean_nothing_are_refused(options, message) -> None:

@@ -21,15 +21,17 @@ from vqaudio.cli.main import main
 from vqaudio.data.audio import to_int16
 from vqaudio.data.packed import PackedSpeech
 from vqaudio.metrics.conditioning_gap import conditioning_metrics
-from vqaudio.nn.context import ContextConfig
+from vqaudio.nn.acoustic import AcousticConfig, AcousticFrames, upsampled
+from vqaudio.nn.log_mel import LogMelConfig
 from vqaudio.nn.pitch import Pitch, PitchConfig
 from vqaudio.nn.source_filter import IstftConfig
-from vqaudio.speech.acoustic import quantized_codes
+from vqaudio.speech.acoustic import encoded_frames, quantized_codes, true_frames
 from vqaudio.speech.describe import model_facts
 from vqaudio.speech.enroll import EnrollmentObjective
 from vqaudio.speech.init_from import init_from
 from vqaudio.speech.pitch_init import initialise_pitch
 from vqaudio.speech.speakers import with_speakers
+from vqaudio.speech.synthesis import FramePiece, encode_frames
 from vqaudio.speech.vocoding import moved_pitch
 
 SAMPLES = 3200  # of a crop: long enough for the STFT loss at a hop of 40 samples
@@ -41,7 +43,7 @@ def config(spectrum_config: SpeechVQVAEConfig) -> SpeechVQVAEConfig:
         spectrum_config,
         context=replace(spectrum_config.context, lookahead=2),
         pitch=PitchConfig(win_length=640),
-        acoustic=ContextConfig(dilations=(1,), channels=5, lookahead=1),
+        acoustic=AcousticConfig(dilations=(1,), channels=5, lookahead=1, upsampling=4),
         istft=IstftConfig(dilations=(1,), channels=6, lookahead=2, points=9),
         vocoder="istft",
     )
@@ -94,7 +96,9 @@ def test_streamed_equals_whole_equals_batch(model: SpeechVQVAE, vocoder, given) 
     assert torch.equal(torch.cat(list(model.decode_stream(tokens, "anna", vocoder=vocoder, pitch=pitch))), whole)
     if not given:
         one_by_one = torch.cat(list(model.decode_stream(iter(tokens.codes.tolist()), "anna", vocoder=vocoder)))
-        assert torch.equal(one_by_one[: 2990 - 80], whole[: 2990 - 80])  # whole frames, whose samples do not end early
+        assert model.correction is not None
+        end = 2990 - 80 - model.correction.delay  # the last code is decoded whole, and corrected with what is in it
+        assert torch.equal(one_by_one[:end], whole[:end])
     short = Tokens(tokens.codes[:5], 390, tokens.sample_rate, tokens.hop, tokens.model)
     together = model.decode_batch([short, tokens], ["bert", "anna"], vocoder=vocoder, pitch=[None, pitch])
     assert torch.equal(together[1], whole)
@@ -140,6 +144,47 @@ def test_models_without_pitch_say_so(spectrum_model: SpeechVQVAE, model: SpeechV
         spectrum_model.decode(spectrum_model.tokenize(hum(100)), "anna", vocoder="istft")
     with pytest.raises(ValueError, match="codes as they arrive"):
         model.decode_stream(iter([1, 2]), "anna", pitch=Pitch.unvoiced(4))
+
+
+def test_the_wavenet_says_the_spectrum_of_the_frames(model: SpeechVQVAE) -> None:
+    """Its samples are nearer to the predicted spectrum with the correction, which is on by default, than without."""
+    tokens = model.tokenize(hum(120))
+    plain = stage_of(model, acoustic=replace(model.cfg.acoustic, correction=False))
+    assert plain.correction is None and plain.state_dict().keys() == model.state_dict().keys()
+    assert model.correction is not None
+    log_mel, asked = model.correction.log_mel, model.predict_spectrum(tokens, "anna")
+    errors = []
+    for each in (model, plain):
+        wav = each.decode(tokens, "anna", vocoder="wavenet")
+        assert wav.shape == (SAMPLES,) and wav.abs().max() <= 1
+        errors.append(float((log_mel.centred(wav[None], len(asked))[0] - asked)[4:-4].abs().mean()))
+        assert torch.equal(torch.cat(list(each.decode_stream(tokens, "anna", vocoder="wavenet"))), wav)
+    assert errors[0] < 0.7 * errors[1]
+
+
+def test_the_wavenet_reads_in_decoding_what_it_reads_in_training(two_frames: SpeechVQVAE) -> None:
+    """Conditioning of whole crops and of streams, with several vectors per frame and frames per code."""
+    wav = torch.stack([hum(120, 1600), hum(90, 1600)])
+    frames = true_frames(two_frames, wav, 20)
+    whole = encoded_frames(two_frames, frames, 1590)
+    assert two_frames.acoustic is not None
+    hop = two_frames.cfg.decoder.hop
+    assert whole.shape == (2, 5, -(-1590 // hop)) and hop == two_frames.cfg.spectrum.hop_length // 4
+    for row in range(2):
+        own = AcousticFrames(frames.spectrum[row, None], Pitch(*(value[row, None] for value in frames.pitch)))
+        parts = [FramePiece(own.part(start, start + 7), min(280, 1590 - start * 40)) for start in range(0, 40, 7)]
+        pieces = list(encode_frames(two_frames.acoustic, iter(parts), two_frames.cfg.spectrum.hop_length, hop))
+        torch.testing.assert_close(torch.cat([piece.cond for piece in pieces], 1), whole[row], rtol=1e-4, atol=1e-6)
+        spectra = torch.cat([piece.spectra for piece in pieces if piece.spectra is not None], 1)
+        assert torch.equal(spectra[0], own.spectrum[0, :40]) and sum(piece.num_samples for piece in pieces) == 1590
+
+
+def test_vectors_are_interpolated_between_frames() -> None:
+    vectors = torch.tensor([[[1.0, 3.0, -1.0]]])
+    expected = [1, 1, 1, 1, 1.25, 1.75, 2.25, 2.75, 2.5, 1.5, 0.5, -0.5]
+    assert upsampled(vectors, None, 4)[0, 0].tolist() == expected
+    assert upsampled(vectors[:, :, 1:], vectors[:, :, :1], 4)[0, 0].tolist() == expected[4:]
+    assert upsampled(vectors, None, 1) is vectors
 
 
 # --- training ---
@@ -220,7 +265,7 @@ def test_a_speaker_is_added_with_distillation_on_acoustic_frames(two_frames: Spe
         batch, objective = batch_of(), EnrollmentObjective(stage_of(each), distilled_speakers=3)
         assert objective.teacher is not None
         args = batch["target"], quantized_codes(each, batch["wav"]), batch["speaker"], batch["lengths"]
-        assert float(objective.distillation_loss(objective.teacher, *args)) == pytest.approx(0, abs=1e-6)
+        assert float(objective.distillation_loss(objective.teacher, *args).detach()) == pytest.approx(0, abs=1e-6)
         loss, logs = objective(**batch)
         assert loss.isfinite() and logs["bits_per_sample"] > 0
 
@@ -317,6 +362,10 @@ def test_stages_hand_their_vocoders_on(config: SpeechVQVAEConfig, model: SpeechV
     assert again.vocoders == ("griffin-lim", "istft")
     with pytest.raises(ModelError, match="stage: istft freezes encoder and codebook"):
         init_from(SpeechVQVAE(replace(config, stage="istft")), [])
+    for options, kept in (({"correction": False}, True), ({"upsampling": 2}, False)):
+        other = SpeechVQVAE(replace(config, stage="istft", acoustic=replace(config.acoustic, **options)))
+        init_from(other, [tmp_path / "last"])
+        assert ("wavenet" in other.vocoders) == kept, options
     wider = SpeechVQVAE(replace(config, stage="joint", spectrum=replace(config.spectrum, f_max=3000.0)))
     init_from(wider, [tmp_path / "last"])  # its vocoders would read other spectra
     assert wider.cfg.inherited_vocoders == ()
@@ -324,7 +373,7 @@ def test_stages_hand_their_vocoders_on(config: SpeechVQVAEConfig, model: SpeechV
 
 @pytest.mark.parametrize("stage", ["istft", "decoder"])
 def test_parts_that_a_stage_freezes_must_be_in_a_checkpoint(config: SpeechVQVAEConfig, model, tmp_path, stage) -> None:
-    without = {"pitch": PitchConfig(), "acoustic": ContextConfig(), "istft": IstftConfig(), "vocoder": "griffin-lim"}
+    without = {"pitch": PitchConfig(), "acoustic": AcousticConfig(), "istft": IstftConfig(), "vocoder": "griffin-lim"}
     codes = SpeechVQVAE(replace(config, stage="codes", **without))
     kept = ("encoder.", "normalizer.", "quantizer.", "context.", "spectrum.")
     weights = {name: value for name, value in model.state_dict().items() if name.startswith(kept)}
@@ -357,10 +406,15 @@ def test_pitch_goes_with_the_speaker(config: SpeechVQVAEConfig, model: SpeechVQV
     ("changes", "message"),
     [
         ({"pitch": PitchConfig()}, "acoustic reads spectrum and pitch"),
-        ({"pitch": PitchConfig(), "acoustic": ContextConfig()}, "istft reads spectrum and pitch"),
+        ({"pitch": PitchConfig(), "acoustic": AcousticConfig()}, "istft reads spectrum and pitch"),
         ({"istft": IstftConfig()}, "vocoder: istft needs"),
         ({"istft": IstftConfig(), "vocoder": "wavenet", "stage": "istft"}, "stage: istft needs"),
         ({"frame_noise": -1.0}, "frame_noise"),
+        (
+            {"spectrum": LogMelConfig(10, 40, 50), "istft": IstftConfig(), "vocoder": "wavenet"},
+            r"acoustic\.correction False",
+        ),
+        ({"acoustic": AcousticConfig(dilations=(1,), upsampling=3)}, r"acoustic\.upsampling must divide .*40 samples"),
     ],
 )
 def test_invalid_configurations_are_refused(config: SpeechVQVAEConfig, changes, message) -> None:

@@ -19,9 +19,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vqaudio import SpeechVQVAE, SpeechVQVAEConfig
+from vqaudio.nn.acoustic import AcousticConfig
 from vqaudio.nn.context import ContextConfig
+from vqaudio.nn.encoder import EncoderConfig
 from vqaudio.nn.fsq import FSQConfig
 from vqaudio.nn.log_mel import LogMelConfig
+from vqaudio.nn.log_mel_cmn import LogMelCMNConfig
 from vqaudio.nn.normalizer import Normalizer
 from vqaudio.nn.pitch import PitchConfig
 from vqaudio.nn.source_filter import IstftConfig
@@ -86,13 +89,16 @@ def _stages(cfg: SpeechVQVAEConfig) -> Iterator[tuple[str, SpeechVQVAEConfig]]:
         context=ContextConfig(dilations=(1, 2), channels=6, lookahead=2),
         spectrum=LogMelConfig(n_mels=10, hop_length=40, win_length=100),
         pitch=PitchConfig(win_length=640),
-        acoustic=ContextConfig(dilations=(1,), channels=6, lookahead=1),
+        acoustic=AcousticConfig(dilations=(1,), channels=6, lookahead=1, upsampling=2),
         istft=IstftConfig(dilations=(1,), channels=6, lookahead=2, points=9),
     )
     for stage in ("joint", "codes", "context", "decoder", "istft"):
         yield stage, replace(full, stage=stage)
-    yield "wavenet alone", replace(cfg, time_jitter=0.1, decoder=replace(cfg.decoder, input_noise=0.1))
+    yield "wavenet alone", replace(cfg, time_jitter=0.1, decoder=replace(cfg.decoder, input_noise=0.1, past_noise=2.0))
     yield "units", replace(cfg, stage="codes", target="units", units=units)
+    front = LogMelCMNConfig(n_mels=12, hop_length=40, win_length=100)
+    encoder = EncoderConfig(strides=(2,), channels=(8,), dilations=(1,), dim=4, lookahead=80, frontend=front)
+    yield "front-end with memory", replace(cfg, encoder=encoder)
     for update in ("gradient", "simvq"):
         quantizer = replace(cfg.quantizer, codebook_update=update, restart_threshold=0.1 * (update == "gradient"))
         yield update, replace(cfg, quantizer=quantizer)
@@ -107,7 +113,7 @@ def _stages(cfg: SpeechVQVAEConfig) -> Iterator[tuple[str, SpeechVQVAEConfig]]:
 
 STAGES = (
     *("joint", "codes", "context", "decoder", "istft", "wavenet alone", "units", "gradient", "simvq", "fsq"),
-    *("rotation trick, unit norm", "none", "affine", "batch", "unit"),
+    *("front-end with memory", "rotation trick, unit norm", "none", "affine", "batch", "unit"),
 )
 
 
@@ -123,7 +129,7 @@ def _on_gpu(model: SpeechVQVAE) -> SpeechVQVAE:
     return model
 
 
-def _batch(device: str, units: bool) -> dict[str, Tensor]:
+def _batch(device: str, units: bool, past: bool = False) -> dict[str, Tensor]:
     wav = torch.rand(3, 1, SAMPLES, device=device) - 0.5
     batch = {
         "wav": wav,
@@ -132,6 +138,10 @@ def _batch(device: str, units: bool) -> dict[str, Tensor]:
         "speaker": torch.zeros(3, dtype=torch.long, device=device),
         "lengths": torch.full((3,), SAMPLES, device=device),
     }
+    if past:
+        batch["past"] = torch.rand(3, 1, 160, device=device) - 0.5
+        batch["past_lengths"] = torch.full((3,), 120, device=device)
+        batch["future"] = torch.rand(3, 1, 80, device=device) - 0.5
     if units:
         batch["units"] = torch.zeros(3, SAMPLES // 40 + 2, dtype=torch.long, device=device)
         batch["cepstra"] = torch.zeros(3, SAMPLES // 40 + 2, 3, device=device)
@@ -148,7 +158,7 @@ def test_a_forward_pass_on_a_gpu_waits_for_nothing(spectrum_config: SpeechVQVAEC
         for module in model.modules():  # as after the first step, which may wait
             if isinstance(module, (VectorQuantizer, Normalizer)):
                 module._known_initialised = True
-        loss, logs = model(**_batch("cuda", units=cfg.predicts_units))
+        loss, logs = model(**_batch("cuda", units=cfg.predicts_units, past=bool(cfg.encoder.frontend.n_mels)))
     assert loss.device.type == "cuda" and loss.shape == ()
     assert all(value.device.type == "cuda" and value.shape == () for value in logs.values())
 

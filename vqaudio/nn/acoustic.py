@@ -1,19 +1,50 @@
 """Acoustic frames: what vocoders read, from a waveform or as a model predicts it.
 
-Shapes: B batch, N frames, F mel bands.
+Shapes: B batch, N frames, F mel bands, C channels.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
+from vqaudio.nn.context import ContextConfig
+from vqaudio.nn.log_mel import LogMelConfig
 from vqaudio.nn.pitch import MEAN_OCTAVES, Pitch
+from vqaudio.nn.spectral_correction import check_correction
 
 NUM_PITCH_FEATURES = 2
+
+
+@dataclass(frozen=True)
+class AcousticConfig(ContextConfig):
+    """Options of what lies between acoustic frames and the WaveNet. Without dilations the WaveNet reads no frames."""
+
+    upsampling: int = 1
+    """conditioning vectors of the WaveNet per frame, a divisor of spectrum.hop_length: on lines between the outputs for
+    two frames, where with 1 the conditioning changes in steps"""
+    correction: bool = True
+    """whether the waveform of the WaveNet is corrected to have the spectrum of the frames, and no power outside its
+    bands; it comes spectrum.win_length minus half a hop later, in blocks of four frames"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.upsampling < 1:
+            raise ValueError(f"acoustic.upsampling must be at least 1, got {self.upsampling}")
+
+    def check(self, spectrum: LogMelConfig) -> None:
+        """Raises ValueError for frames of another hop or window than these options allow."""
+        if spectrum.hop_length % self.upsampling:
+            raise ValueError(
+                f"acoustic.upsampling must divide spectrum.hop_length ({spectrum.hop_length} samples), got "
+                f"{self.upsampling}"
+            )
+        if self.correction:
+            check_correction(spectrum)
 
 
 class AcousticFrames(NamedTuple):
@@ -41,3 +72,15 @@ class AcousticFrames(NamedTuple):
         """With the last frame `count` times more."""
         last = self.spectrum[:, -1:].expand(-1, count, -1)
         return AcousticFrames(torch.cat([self.spectrum, last], dim=1), self.pitch.repeated(count))
+
+
+def upsampled(vectors: Tensor, before: Tensor | None, factor: int) -> Tensor:
+    """(B, C, N) of frames, (B, C, 1) of the frame before (None: as the first one) -> (B, C, N * factor).
+
+    Linear interpolation. A frame's vector is reached at its end: half a frame late, and without look-ahead.
+    """
+    if factor == 1:
+        return vectors
+    times = (torch.arange(factor, device=vectors.device) + 0.5) / factor
+    previous = torch.cat([vectors[:, :, :1] if before is None else before, vectors[:, :, :-1]], dim=2)[..., None]
+    return (previous + times * (vectors[..., None] - previous)).flatten(2)

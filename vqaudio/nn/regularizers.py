@@ -27,3 +27,13 @@ def replace_inputs(x: Tensor, probability: float, replacement: int | None, num_c
     """(B, T) int64: each step is replaced with probability `probability`, by `replacement` or a random class."""
     other = torch.randint_like(x, num_classes) if replacement is None else torch.full_like(x, replacement)
     return torch.where(torch.rand(x.shape, device=x.device) < probability, other, x)
+
+
+def noisy_past(x: Tensor, largest: float, num_classes: int) -> Tensor:
+    """(B, T) int64: with normal noise of a standard deviation drawn from 0 to `largest` classes for each row.
+
+    What is no class, as the start of a sequence, stays.
+    """
+    deviation = largest * torch.rand(len(x), 1, device=x.device)
+    noise = torch.round(deviation * torch.randn(x.shape, device=x.device)).long()
+    return torch.where(x < num_classes, (x + noise).clamp(0, num_classes - 1), x)

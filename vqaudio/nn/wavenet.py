@@ -7,6 +7,7 @@ Conditioning is computed once per frame for all layers and broadcast over the st
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, cast
 
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 
 from vqaudio.fingerprint import FingerprintFields
 from vqaudio.nn.conv import CausalConv1d
-from vqaudio.nn.regularizers import replace_inputs
+from vqaudio.nn.regularizers import noisy_past, replace_inputs
 from vqaudio.nn.wavenet_fused import StackWeights, run_stack
 
 
@@ -39,7 +40,8 @@ class WaveNetConfig:
             "cond_hidden_channels": "hidden",
             "input_noise": "input_noise",
             "input_dropout": "input_dropout",
-        }
+        },
+        never=("past_noise",),  # no prior has it
     )
 
     num_classes: int = 256
@@ -66,6 +68,10 @@ class WaveNetConfig:
     """fraction of the past steps that are replaced by a random class in training"""
     input_dropout: float = 0.0
     """fraction of the past steps that are masked in training"""
+    past_noise: float = 0.0
+    """standard deviation of normal noise on the past samples in training, in classes; that of each sequence is drawn
+    from 0 to this. What has to predict the clean sample from a noisy past does not add up its own noise in generation
+    (Valin and Skoglund, "LPCNet", 2019). For samples, whose classes are ordered; not for priors over codes"""
 
     def __post_init__(self) -> None:
         positive = ("layers", "layers_per_stack", "residual_channels", "skip_channels", "hop", "cond_hidden_channels")
@@ -83,6 +89,8 @@ class WaveNetConfig:
         for name in ("input_noise", "input_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], a fraction of the steps, got {getattr(self, name)}")
+        if not 0 <= self.past_noise < math.inf:
+            raise ValueError(f"past_noise must be a finite number of classes, 0 or more, got {self.past_noise}")
 
     @property
     def dilations(self) -> tuple[int, ...]:
@@ -205,6 +213,8 @@ class WaveNet(nn.Module):
             x = replace_inputs(x, self.cfg.input_noise, None, self.cfg.num_classes)
         if self.training and self.cfg.input_dropout:
             x = replace_inputs(x, self.cfg.input_dropout, self.start, self.cfg.num_classes)
+        if self.training and self.cfg.past_noise:
+            x = noisy_past(x, self.cfg.past_noise, self.cfg.num_classes)
         return x
 
     def shift(self, target: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vqaudio.data.mulaw import mulaw_decode
-from vqaudio.nn.acoustic import AcousticFrames
+from vqaudio.nn.acoustic import AcousticFrames, upsampled
 from vqaudio.nn.wavenet import WaveNet
 
 if TYPE_CHECKING:
@@ -75,9 +75,11 @@ def true_conditioning(model: SpeechVQVAE, cond: Tensor, audio: Tensor) -> Tensor
 
 
 def encoded_frames(model: SpeechVQVAE, frames: AcousticFrames, num_samples: int) -> Tensor:
-    """Frames (B, N * R) -> conditioning of the WaveNet (B, C, M), M = ceil(num_samples / hop of the frames)."""
+    """Frames (B, N * R) -> conditioning of the WaveNet (B, C, M), M = ceil(num_samples / hop of the WaveNet)."""
     assert model.acoustic is not None
-    return model.acoustic(frames.part(0, -(-num_samples // model.cfg.spectrum.hop_length)).features())
+    features = frames.part(0, -(-num_samples // model.cfg.spectrum.hop_length)).features()
+    vectors = upsampled(model.acoustic(features), None, model.cfg.acoustic.upsampling)
+    return vectors[:, :, : -(-num_samples // model.cfg.decoder.hop)]
 
 
 @torch.no_grad()

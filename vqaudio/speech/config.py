@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 from vqaudio.fingerprint import FingerprintFields, config_facts, merge_facts
+from vqaudio.nn.acoustic import AcousticConfig
 from vqaudio.nn.context import ContextConfig
 from vqaudio.nn.encoder import EncoderConfig
 from vqaudio.nn.log_mel import LogMelConfig
@@ -82,7 +83,7 @@ class SpeechVQVAEConfig:
     the acoustic frames that the vocoder istft and, with `acoustic`, the WaveNet read"""
     pitch_tokens: PitchQuantizerConfig = field(default_factory=PitchQuantizerConfig)
     """optional pitch tokens, voicing and F0 of speech as codes of their own; frames 0: none. The model needs `pitch`"""
-    acoustic: ContextConfig = field(default_factory=ContextConfig)
+    acoustic: AcousticConfig = field(default_factory=AcousticConfig)
     """network between acoustic frames and the WaveNet. With dilations, the WaveNet is conditioned on the spectrum and
     pitch of speech, on the true ones in training; without, on the context network"""
     istft: IstftConfig = field(default_factory=IstftConfig)
@@ -142,7 +143,8 @@ class SpeechVQVAEConfig:
         width = self.context.channels if self.context.dilations else self.encoder.dim
         follows = {"hop": self.encoder.hop, "cond_dim": width, "num_speakers": len(self.speakers)}
         if self.acoustic.dilations:
-            follows |= {"hop": self.spectrum.hop_length, "cond_dim": self.acoustic.channels}
+            vector = self.spectrum.hop_length // self.acoustic.upsampling
+            follows |= {"hop": vector, "cond_dim": self.acoustic.channels}
         object.__setattr__(self, "decoder", replace(self.decoder, **follows))
 
     def _check_acoustic(self) -> None:
@@ -154,6 +156,8 @@ class SpeechVQVAEConfig:
             raise ValueError("pitch_tokens are codes of the pitch: set spectrum.n_mels and pitch.win_length too")
         if self.pitch_tokens.frames:
             self.pitch_tokens.check(self.spectrum.hop_length, self.sample_rate)
+        if self.acoustic.dilations:
+            self.acoustic.check(self.spectrum)
         if self.istft.dilations:
             check_correction(self.spectrum)
         for name, used in (("acoustic", self.acoustic.dilations), ("istft", self.istft.dilations)):

@@ -28,6 +28,7 @@ from vqaudio.nn.pitch_quantizer import PitchQuantizer
 from vqaudio.nn.quantizer import Quantized, build_quantizer
 from vqaudio.nn.regularizers import jitter
 from vqaudio.nn.source_filter import IstftVocoder
+from vqaudio.nn.spectral_correction import SpectralCorrection
 from vqaudio.nn.units import UnitHead, UnitLosses
 from vqaudio.nn.wavenet import WaveNet
 from vqaudio.sampling.config import SamplingConfig, SamplingOptions
@@ -67,6 +68,8 @@ class SpeechVQVAE(nn.Module):
         of_tokens = cfg.pitch_tokens if cfg.pitch_tokens.frames else None
         self.pitch_quantizer = PitchQuantizer(of_tokens, self.pitch.tracker) if of_tokens and self.pitch else None
         self.acoustic = Context(cfg.acoustic, mel.n_mels + NUM_PITCH_FEATURES, 0) if cfg.acoustic.dilations else None
+        corrects = self.acoustic is not None and cfg.acoustic.correction
+        self.correction = SpectralCorrection(mel, rate) if corrects else None
         self.istft = IstftVocoder(cfg.istft, mel, rate) if cfg.istft.dilations else None
         self.units = UnitHead(cfg.units, cfg.encoder.dim, speaker_dim, self.hop) if cfg.predicts_units else None
         self.decoder = WaveNet(cfg.decoder)
@@ -432,9 +435,10 @@ class SpeechVQVAE(nn.Module):
 
         `tokens`: Tokens, or codes of this model as they arrive, one at a time or several (N,); Tokens are decoded 16
         codes at a time. Without look-ahead of the context network, a WaveNet that reads no acoustic frames returns the
-        `hop` samples of a code at once; otherwise samples come later by the look-ahead, and from the vocoder istft in
-        blocks of 16 frames. `pitch`: as of `decode_batch`, for Tokens only. Raises as `decode` does, before the first
-        piece where possible, and ValueError for the vocoder "griffin-lim", whose phases depend on the whole utterance.
+        `hop` samples of a code at once; otherwise samples come later by the look-ahead, from the vocoder istft in
+        blocks of 16 frames, and from a WaveNet that reads acoustic frames two frames later and in blocks of four.
+        `pitch`: as of `decode_batch`, for Tokens only. Raises as `decode` does, before the first piece where possible,
+        and ValueError for the vocoder "griffin-lim", whose phases depend on the whole utterance.
         """
         vocoder = self.check_vocoder(vocoder)
         check_streams(vocoder)

@@ -55,6 +55,11 @@ class CodePriorConfig:
             raise ValueError(f"speakers must be different names, got {self.speakers}")
         if not 0 <= self.speaker_dropout < 1 or not self.frame_rate > 0:
             raise ValueError(f"speaker_dropout must lie in [0, 1) and frame_rate be above 0, got {self}")
+        if self.net.past_noise:
+            raise ValueError(
+                f"net.past_noise must be 0, because codes have no order in which they are near, got "
+                f"{self.net.past_noise}; net.input_dropout is for priors"
+            )
         num_speakers = len(self.speakers) + 1 if self.speakers else 0  # the last one is the null speaker
         object.__setattr__(self, "net", replace(self.net, hop=1, cond_dim=0, num_speakers=num_speakers))
 

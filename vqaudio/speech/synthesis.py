@@ -6,6 +6,7 @@ acoustic frames per code.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -13,12 +14,13 @@ import torch
 from torch import Tensor
 
 from vqaudio.data.mulaw import mulaw_decode
-from vqaudio.nn.acoustic import AcousticFrames
+from vqaudio.nn.acoustic import AcousticFrames, upsampled
 from vqaudio.nn.context import Context, MelHead
 from vqaudio.nn.modes import check_not_traced
 from vqaudio.nn.pitch import Pitch, PitchHead
 from vqaudio.nn.quantizer import Quantizer
 from vqaudio.nn.source_filter import IstftVocoder
+from vqaudio.nn.spectral_correction import SpectralCorrection
 from vqaudio.nn.wavenet import WaveNet
 from vqaudio.sampling.backends import choose, generate
 from vqaudio.sampling.config import SamplingConfig
@@ -31,7 +33,8 @@ class Piece(NamedTuple):
     """Consecutive frames of an utterance."""
 
     cond: Tensor  # (D, N) code vectors; after the context network (C, N)
-    num_samples: int  # N * hop; fewer only at the end of the utterance
+    num_samples: int  # N times those of a frame; fewer only at the end of the utterance
+    spectra: Tensor | None = None  # (1, frames, F) of the acoustic frames that a WaveNet is conditioned on
 
 
 def pieces(quantizer: Quantizer, arriving: Iterable[Tensor], hop: int, num_samples: int | None) -> Iterator[Piece]:
@@ -41,6 +44,13 @@ def pieces(quantizer: Quantizer, arriving: Iterable[Tensor], hop: int, num_sampl
         num_samples = None if num_samples is None else num_samples - samples
         if samples:
             yield Piece(quantizer.decode(codes.to(quantizer.device)[None])[0], samples)
+
+
+class Generated(NamedTuple):
+    """Consecutive samples of an utterance by a WaveNet."""
+
+    wav: Tensor  # (T,)
+    spectra: Tensor | None  # of its piece
 
 
 class FramePiece(NamedTuple):
@@ -74,7 +84,7 @@ def predict_frames(
     The same bits however the utterance is divided into pieces, because codes are computed one at a time.
     """
     position = 0
-    for cond, num_samples in arriving:
+    for cond, num_samples, _ in arriving:
         with one_thread(), torch.autocast(cond.device.type, enabled=False):
             each = [code[None] for code in cond.split(1, dim=1)]  # (1, C, 1)
             spectra = torch.cat([spectrum(code) for code in each], dim=1)
@@ -89,15 +99,29 @@ def predict_frames(
 
 
 @torch.no_grad()
-def encode_frames(acoustic: Context, arriving: Iterable[FramePiece], hop: int) -> Iterator[Piece]:
-    """Acoustic frames of one utterance -> pieces with the conditioning (C, N * R) of a WaveNet that reads frames."""
-    return _through(acoustic, (Piece(frames.features()[0], samples) for frames, samples in arriving), None, hop)
+def encode_frames(acoustic: Context, arriving: Iterable[FramePiece], frame_hop: int, hop: int) -> Iterator[Piece]:
+    """Acoustic frames of one utterance -> pieces with the conditioning (C, M) of a WaveNet that reads frames.
+
+    frame_hop, hop: samples per frame and per conditioning vector. The same bits however the utterance is divided.
+    """
+    spectra: deque[Tensor] = deque()  # (1, 1, F) each, of the frames that are still in the network
+
+    def features() -> Iterator[Piece]:
+        for frames, num_samples in arriving:
+            spectra.extend(frames.spectrum.split(1, dim=1))
+            yield Piece(frames.features()[0], num_samples)
+
+    before = None
+    for vectors, num_samples, _ in _through(acoustic, features(), None, frame_hop):
+        own = torch.cat([spectra.popleft() for _ in range(vectors.shape[1])], dim=1)
+        cond, before = upsampled(vectors[None], before, frame_hop // hop), vectors[None, :, -1:]
+        yield _piece(cond, num_samples, hop)._replace(spectra=own)
 
 
 def _through(context: Context, arriving: Iterable[Piece], embedding: Tensor | None, hop: int) -> Iterator[Piece]:
     """Pieces of one utterance -> the same through a context network, later by its look-ahead. `hop`: of its frames."""
     state, missing = context.start(context.code.weight), 0  # samples that arrived and were not yielded
-    for vectors, num_samples in arriving:
+    for vectors, num_samples, _ in arriving:
         cond, state = context.extend(vectors[None], embedding, state)
         missing += num_samples
         if samples := min(missing, cond.shape[2] * hop):
@@ -162,16 +186,34 @@ def synthesize_stream(
     pieces: Iterable[Piece],
     speaker: Tensor | None,
     sampling: SamplingConfig,
-) -> Iterator[Tensor]:
-    """Pieces of one utterance, speaker (1,) -> the waveform of each piece, (T,) float32 in [-1, 1].
+) -> Iterator[Generated]:
+    """Pieces of one utterance, speaker (1,) -> the waveform of each piece, float32 in [-1, 1], with its spectra.
 
     Concatenated, they equal `synthesize` on the whole utterance.
     """
     check_not_traced("generation")
     state = choose(decoder, sampling).open(speaker, 1)
     generator = torch.Generator().manual_seed(sampling.seed)
-    for cond, num_samples in pieces:
+    for cond, num_samples, spectra in pieces:
         uniforms = torch.rand(1, num_samples, generator=generator).to(cond.device)
         lengths = torch.tensor([num_samples])
         classes = state.extend(cond[None], uniforms, lengths)
-        yield mulaw_decode(classes[0].cpu(), decoder.cfg.num_classes)
+        yield Generated(mulaw_decode(classes[0].cpu(), decoder.cfg.num_classes), spectra)
+
+
+@with_own_defaults
+@torch.no_grad()
+def correct(correction: SpectralCorrection, arriving: Iterable[Generated]) -> Iterator[Tensor]:
+    """Samples of one utterance by a WaveNet -> as many samples with the spectra of its frames, in pieces (T,).
+
+    Float32 in [-1, 1], later by the delay of the correction and a block. The same bits however they are divided.
+    """
+    state = correction.begin()
+    for wav, spectra in arriving:
+        assert spectra is not None
+        with one_thread():
+            wav, state = correction.extend(wav.to(spectra.device), spectra, state)
+        if len(wav):
+            yield wav.clamp(-1, 1).cpu()
+    with one_thread():
+        yield correction.finish(state).clamp(-1, 1).cpu()

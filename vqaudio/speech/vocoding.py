@@ -101,10 +101,17 @@ def decode(model: SpeechVQVAE, batch: Sequence[Utterance], vocoder: Vocoder, sam
         return [griffin_lim(log_mel, *pair, sampling.seed) for pair in zip(spectra, lengths, strict=True)]
     if vocoder == "istft":
         return [torch.cat(list(decode_stream(model, one, vocoder, sampling))) for one in batch]
-    rows = [torch.cat([piece.cond for piece in wavenet_pieces(model, one)], dim=1) for one in batch]
+    arrived = [list(wavenet_pieces(model, one)) for one in batch]
+    rows = [torch.cat([piece.cond for piece in pieces], dim=1) for pieces in arrived]
     cond = nn.utils.rnn.pad_sequence([row.T for row in rows], batch_first=True).mT  # (B, C, N)
     speakers = [one.speaker for one in batch if one.speaker is not None]
-    return synthesis.synthesize(model.decoder, cond, torch.cat(speakers) if speakers else None, lengths, sampling)
+    speaker = torch.cat(speakers) if speakers else None
+    wavs = synthesis.synthesize(model.decoder, cond, speaker, lengths, sampling)
+    if model.correction is None:
+        return wavs
+    spectra = [torch.cat([piece.spectra for piece in pieces if piece.spectra is not None], dim=1) for pieces in arrived]
+    made = map(synthesis.Generated, wavs, spectra)
+    return [torch.cat(list(synthesis.correct(model.correction, [one]))) for one in made]
 
 
 def decode_stream(
@@ -115,7 +122,10 @@ def decode_stream(
         assert model.istft is not None
         return synthesis.render_stream(model.istft, frames(model, utterance), sampling.seed)
     pieces = wavenet_pieces(model, utterance)
-    return synthesis.synthesize_stream(model.decoder, pieces, utterance.speaker, sampling)
+    generated = synthesis.synthesize_stream(model.decoder, pieces, utterance.speaker, sampling)
+    if model.correction is None:
+        return (piece.wav for piece in generated)
+    return synthesis.correct(model.correction, generated)
 
 
 def contextualized(model: SpeechVQVAE, utterance: Utterance) -> Iterator[synthesis.Piece]:
@@ -135,7 +145,8 @@ def wavenet_pieces(model: SpeechVQVAE, utterance: Utterance) -> Iterator[synthes
     """What the WaveNet is conditioned on."""
     if model.acoustic is None:
         return contextualized(model, utterance)
-    return synthesis.encode_frames(model.acoustic, frames(model, utterance), model.cfg.spectrum.hop_length)
+    hops = model.cfg.spectrum.hop_length, model.cfg.decoder.hop
+    return synthesis.encode_frames(model.acoustic, frames(model, utterance), *hops)
 
 
 @torch.no_grad()
