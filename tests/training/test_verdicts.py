@@ -82,6 +82,7 @@ def test_zeroed_codes_are_a_posterior_collapse_and_stop_the_run_on_request(model
         train(model, stop_when_collapsed=True)
 
 
+@pytest.mark.long
 def test_a_constant_encoder_collapses_the_codebook(model, train) -> None:
     class Constant(nn.Module):
         def forward(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -91,6 +92,7 @@ def test_a_constant_encoder_collapses_the_codebook(model, train) -> None:
     assert train(model)[-1] == "codebook collapse"
 
 
+@pytest.mark.long
 def test_speakers_at_random_are_ignored(model, train, monkeypatch) -> None:
     batch = SpeechCrops.batch
 
