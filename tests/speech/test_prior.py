@@ -13,6 +13,8 @@ from torch import nn
 from vqaudio import load_model, save_model
 from vqaudio.images.pixelcnn import PixelCNNConfig
 from vqaudio.images.prior import ImagePrior, ImagePriorConfig
+from vqaudio.nn.wavenet import WaveNetConfig
+from vqaudio.speech.prior import CodePriorConfig
 
 NET = PixelCNNConfig(codebook_size=3, channels=6, layers=2, kernel_size=3, head_channels=6)
 
@@ -65,3 +67,8 @@ def test_an_unknown_class_is_explained(prior: ImagePrior) -> None:
         prior.label_id("cow")
     with pytest.raises(ValueError, match="classes must be different names"):
         ImagePriorConfig(classes=("a", "a"))
+
+
+def test_noise_on_the_past_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"net\.past_noise must be 0, .* got 2\.0"):
+        CodePriorConfig(net=WaveNetConfig(past_noise=2.0))
