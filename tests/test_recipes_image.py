@@ -139,6 +139,10 @@ def _refuse(images: Path, runs: Path, capsys: pytest.CaptureFixture[str]) -> Non
             ["sample", "--prior", prior, "--model", vqvae, "--speaker", "p225"],
             "--speaker, --prompt, --vocoder and --seconds apply to speech",
         ),
+        (
+            ["sample", "--prior", prior, "--model", vqvae, "--precision", "bf16"],
+            "--precision applies to the WaveNet of speech",
+        ),
         (["evaluate", "--model", prior, *data], "ImagePrior cannot be evaluated alone"),
         (["evaluate", "--model", second, *data], "--first must name its bottom-level model"),
         (["evaluate", "--model", vqvae, "--first", vqvae, *data], "--first is for a hierarchical image model"),

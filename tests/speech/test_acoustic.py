@@ -25,7 +25,7 @@ from vqaudio.nn.acoustic import AcousticConfig, AcousticFrames, upsampled
 from vqaudio.nn.log_mel import LogMelConfig
 from vqaudio.nn.pitch import Pitch, PitchConfig
 from vqaudio.nn.source_filter import IstftConfig
-from vqaudio.speech.acoustic import encoded_frames, quantized_codes, true_frames
+from vqaudio.speech.acoustic import encoded_frames, quantized_codes, true_frames, with_conversions
 from vqaudio.speech.describe import model_facts
 from vqaudio.speech.enroll import EnrollmentObjective
 from vqaudio.speech.init_from import init_from
@@ -277,6 +277,62 @@ def test_predicted_spectra_leave_the_codebook_alone(model: SpeechVQVAE) -> None:
     assert before and all(torch.equal(learner.state_dict()[name], value) for name, value in before.items())
 
 
+def test_conversions_are_what_decoding_says_for_another_speaker(model: SpeechVQVAE, monkeypatch) -> None:
+    learner, batch = stage_of(model, stage="context", conversions=1.0).train(), batch_of()
+    given = batch["wav"] * torch.tensor([0.5, 1.0, 2.0])[:, None, None], batch["audio"], batch["speaker"]
+    assert learner.istft is not None and learner.correction is not None and learner.pitch is not None
+    asked, render = list[AcousticFrames](), learner.istft.corrected
+    monkeypatch.setattr(learner.istft, "corrected", lambda frames: render(asked.append(frames) or frames))
+    torch.manual_seed(3)
+    _, others = torch.rand(3), torch.randint(3, (3,))
+    torch.manual_seed(3)
+    converted = with_conversions(learner, *given)
+    assert converted.shape == given[0].shape and not converted.requires_grad
+    torch.testing.assert_close(converted.square().mean(2), given[0].square().mean(2))
+    for row, other in enumerate(others.tolist()):
+        spectrum = learner.predict_spectrum(model.tokenize(given[0][row, 0]), learner.speakers[other])
+        torch.testing.assert_close(asked[0].spectrum[row], spectrum, rtol=1e-4, atol=1e-5)
+        voiced = asked[0].pitch.octaves[row][asked[0].pitch.voicing[row] > 0]
+        own = float(learner.pitch.centre[row]) - float(torch.tensor(100.0 + 40 * row).log2())
+        assert float(voiced.median()) == pytest.approx(float(learner.pitch.centre[other]) - own, abs=0.03)
+    said = learner.correction.log_mel.centred(render(asked[0]), asked[0].spectrum.shape[1])
+    plain = learner.correction.log_mel.centred(learner.istft(asked[0].repeated(2)), asked[0].spectrum.shape[1])
+    errors = [float((each - asked[0].spectrum)[:, 4:-4].abs().mean()) for each in (said, plain)]
+    assert errors[0] < 0.7 * errors[1]
+    partly = stage_of(model, stage="context", conversions=0.5)
+    torch.manual_seed(0)
+    half = with_conversions(partly, *given)
+    torch.manual_seed(0)
+    same = (half == given[0]).all(2)[:, 0]
+    assert torch.equal(same, torch.rand(3) >= 0.5) and 0 < same.sum() < 3
+
+
+def test_conversions_are_the_input_of_training_alone(model: SpeechVQVAE) -> None:
+    batch = batch_of()
+    learner, plain = (stage_of(model, stage="context", conversions=share) for share in (1.0, 0.0))
+    losses = [[float(each.train(mode)(**batch)[0].detach()) for each in (learner, plain)] for mode in (True, False)]
+    assert losses[0][0] != losses[0][1] and losses[1][0] == losses[1][1]
+    around = {"past": torch.zeros(3, 1, 800), "past_lengths": torch.zeros(3, dtype=torch.long)}
+    with pytest.raises(ValueError, match=r"encoded as utterances: set crops\.past to 0"):
+        learner.train()(**batch, **around, future=torch.zeros(3, 1, 80))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"conversions": 1.5}, r"conversions must lie in \[0, 1\], a fraction of the crops, got 1\.5"),
+        ({"conversions": 0.5, "stage": "istft"}, "for the stages codes and context, .* got stage: istft"),
+        (
+            {"conversions": 0.5, "istft": IstftConfig(), "vocoder": "griffin-lim"},
+            r"set istft\.dilations, got .*dilations=\(\)",
+        ),
+    ],
+)
+def test_conversions_that_cannot_be_are_refused(config: SpeechVQVAEConfig, changes, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(config, **{"stage": "context", **changes})
+
+
 def test_an_absurd_pitch_is_no_nan(model: SpeechVQVAE) -> None:
     tokens = model.tokenize(hum(120))
     frames = -(-SAMPLES // model.cfg.spectrum.hop_length)
@@ -347,6 +403,9 @@ def test_stages_hand_their_vocoders_on(config: SpeechVQVAEConfig, model: SpeechV
     save_model(stage_of(model, stage="context", inherited_vocoders=()), tmp_path / "context")
     of_context = load_model(tmp_path / "context")
     assert of_context.vocoders == ("griffin-lim",)
+    converting = replace(config, stage="context", conversions=0.5)
+    with pytest.raises(ModelError, match=r"a vocoder istft that was trained .*; got 3 speakers and .*context"):
+        init_from(SpeechVQVAE(converting), [tmp_path / "context"])
     learner = SpeechVQVAE(replace(config, stage="istft"))
     init_from(learner, [tmp_path / "context"])
     assert learner.vocoders == ("griffin-lim", "istft") and learner.fingerprint == model.fingerprint
@@ -357,7 +416,9 @@ def test_stages_hand_their_vocoders_on(config: SpeechVQVAEConfig, model: SpeechV
     assert last.vocoders == ("wavenet", "griffin-lim", "istft")
     save_model(last, tmp_path / "last")
     assert load_model(tmp_path / "last").vocoders == last.vocoders
-    again = SpeechVQVAE(replace(config, stage="context"))
+    with pytest.raises(ModelError, match=r"conversions need several speakers .*; got 1 speakers"):
+        init_from(SpeechVQVAE(replace(converting, speakers=("anna",))), [tmp_path / "last"])
+    again = SpeechVQVAE(converting)
     init_from(again, [tmp_path / "last"])  # the WaveNet shares the speaker embedding, which this stage trains
     assert again.vocoders == ("griffin-lim", "istft")
     with pytest.raises(ModelError, match="stage: istft freezes encoder and codebook"):

@@ -108,6 +108,7 @@ def _refuse(data: Path, model: str, runs: Path, capsys: pytest.CaptureFixture[st
         ([*clip, "--out", str(runs / "new.mp4")], "--out must end in .gif"),
         ([*clip, "--speaker", "p225", *out], "do not apply to video"),
         ([*clip, "--seconds", "2", *out], "and --seconds do not apply to video"),
+        ([*clip, "--precision", "int8", *out], "--precision applies to the WaveNet of speech"),
         ([*clip, "--count", "0", *out], "count must lie in 1.."),
         ([*clip, "--count", "9999", *out], "a GIF has room for 1820 clips of 16 pixels side by side, got 9999"),
         ([*clip, "--batch-size", "0", *out], "batch_size must be at least 1, got 0"),

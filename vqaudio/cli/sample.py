@@ -80,6 +80,8 @@ def sample(
     from vqaudio.video.prior import VideoPrior
 
     over = load_any(prior, device, sampling.threads)
+    if isinstance(over, VideoPrior | ImagePrior) and sampling.precision != "float32":
+        raise ValueError(f"--precision applies to the WaveNet of speech, but {prior} is a {type(over).__name__}")
     if isinstance(over, VideoPrior):
         if speaker or label or vocoder is not None or seconds != SECONDS:
             raise ValueError(

@@ -114,6 +114,16 @@ class IstftVocoder(nn.Module):
             wav, _ = self._render(hidden.float(), frames.pitch.repeated(1), noise, state)
         return wav[:, DELAY_FRAMES * self.hop :]
 
+    @torch.no_grad()
+    def corrected(self, frames: AcousticFrames) -> Tensor:
+        """N frames -> N * hop samples (B, T), corrected to their spectra as in decoding; noise and phase are random."""
+        num_samples = frames.spectrum.shape[1] * self.hop
+        wav = self(frames.repeated(DELAY_FRAMES + -(-self.correction.delay // self.hop)))
+        known = frames.repeated(wav.shape[1] // self.hop - frames.spectrum.shape[1]).spectrum
+        with torch.autocast(wav.device.type, enabled=False):
+            wav, _ = self.correction(wav, known, self.correction.start(len(wav)))
+        return wav[:, self.correction.delay :][:, :num_samples]
+
     # --- one utterance in pieces ---
 
     def start(self) -> VocoderState:

@@ -83,6 +83,33 @@ def encoded_frames(model: SpeechVQVAE, frames: AcousticFrames, num_samples: int)
 
 
 @torch.no_grad()
+def with_conversions(model: SpeechVQVAE, wav: Tensor, audio: Tensor, speaker: Tensor) -> Tensor:
+    """Encoder input (B, 1, T), its speech (B, T), speakers (B,) -> encoder input, with some crops in another voice.
+
+    A random fraction `conversions` of the crops is converted to random speakers, at the level that it had, by the
+    context network as it is and the vocoder istft, with the pitch of the speech moved to the other speaker's centre.
+    """
+    draws = torch.rand(len(wav))  # on the host, as below
+    if not model.cfg.conversions or not len(chosen := (draws < model.cfg.conversions).nonzero()[:, 0]):
+        return wav
+    assert model.spectrum is not None and model.pitch is not None and model.istft is not None
+    rows, others = (
+        ids.to(wav.device, non_blocking=True) for ids in (chosen, torch.randint(len(model.speakers), chosen.shape))
+    )
+    own = wav[rows]
+    with torch.autocast(wav.device.type, enabled=False):
+        spectrum = model.spectrum(model.conditioned(quantized_codes(model, own), others))
+        pitch = model.pitch.tracker(audio[rows], spectrum.shape[1])
+        moved = model.pitch.centre[others] - model.pitch.centre[speaker[rows]]
+        frames = AcousticFrames(spectrum, pitch._replace(octaves=pitch.octaves + moved[:, None]))
+        other = model.istft.corrected(frames)[:, None, : wav.shape[2]]
+    level = own.square().mean((1, 2), keepdim=True) / other.square().mean((1, 2), keepdim=True).clamp(min=1e-12)
+    converted = wav.clone()
+    converted[rows] = other * level.sqrt()
+    return converted
+
+
+@torch.no_grad()
 def with_predicted_spectra(model: SpeechVQVAE, frames: AcousticFrames, wav: Tensor, speaker: Tensor) -> AcousticFrames:
     """Frames (B, N), their speech (B, T), speakers (B,) -> the same with some spectra as the codes predict them.
 

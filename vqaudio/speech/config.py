@@ -51,6 +51,7 @@ class SpeechVQVAEConfig:
             "istft",
             "frame_noise",
             "predicted_spectra",
+            "conversions",
             "vocoder",
             "inherited_vocoders",
             "stage",
@@ -92,6 +93,10 @@ class SpeechVQVAEConfig:
     """standard deviation of the noise on the spectrum that vocoders are trained on"""
     predicted_spectra: float = 0.0
     """fraction of the crops on which the vocoder istft is trained with the spectrum that the codes predict"""
+    conversions: float = 0.0
+    """stages codes and context: fraction of the crops that the encoder reads in another voice, converted in training by
+    the model itself with the vocoder istft; what is predicted stays the original (back-translation, Sennrich et al.,
+    arXiv 1511.06709). So the voice is learned from the speaker and not from the codes"""
     stage: Literal["joint", "codes", "context", "decoder", "istft"] = "joint"
     """what is trained. joint: everything; codes: everything but the vocoders, to predict `target`, which takes minutes;
     context: the context network and what it predicts; decoder: the WaveNet and, unless it reads acoustic frames, the
@@ -172,6 +177,13 @@ class SpeechVQVAEConfig:
             raise ValueError(f"frame_noise must be a finite number, 0 or more, got {self.frame_noise}")
         if not 0 <= self.predicted_spectra <= 1:
             raise ValueError(f"predicted_spectra must lie in [0, 1], a fraction, got {self.predicted_spectra}")
+        if not 0 <= self.conversions <= 1:
+            raise ValueError(f"conversions must lie in [0, 1], a fraction of the crops, got {self.conversions}")
+        if self.conversions and (self.stage not in ("codes", "context") or not self.istft.dilations):
+            raise ValueError(
+                "conversions are for the stages codes and context, with the vocoder istft: set istft.dilations, got "
+                f"stage: {self.stage}, {self.istft}"
+            )
 
     def _check_target(self) -> None:
         if self.target not in ("spectrum", "units"):

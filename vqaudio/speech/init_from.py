@@ -29,7 +29,8 @@ def init_from(model: SpeechVQVAE, names: Sequence[str | Path]) -> dict[str | Pat
 
     Raises ModelError if nothing can be copied from a checkpoint, and for stages that freeze parts, if no checkpoint has
     the codes of `model`, if the context that was trained on these codes does not fit, or if what a stage freezes of
-    context, spectrum and pitch is in no checkpoint with these codes.
+    context, spectrum and pitch is in no checkpoint with these codes; for conversions, if there is no trained vocoder
+    istft or only one speaker.
     """
     not_copied, fingerprints, vocoders = {}, set[str](), set[Vocoder]()
     frozen = tuple(f"{part}." for part in ("context", "spectrum", "pitch") if part in model.cfg.frozen_parts)
@@ -54,6 +55,12 @@ def init_from(model: SpeechVQVAE, names: Sequence[str | Path]) -> dict[str | Pat
         raise ModelError(
             f"stage: {model.cfg.stage} freezes encoder and codebook, so init_from must name the model that has them, "
             f"with the same encoder, normalizer and quantizer configuration; got {', '.join(map(str, names)) or 'none'}"
+        )
+    if model.cfg.conversions and ("istft" not in vocoders or len(model.speakers) < 2):
+        raise ModelError(
+            "conversions need several speakers and a vocoder istft that was trained on frames like those of this model "
+            f"(--model.stage istft), in init_from; got {len(model.speakers)} speakers and "
+            f"{', '.join(map(str, names)) or 'no checkpoint'}"
         )
     if missing and model.cfg.stage in ("decoder", "istft"):
         parts = sorted({key.partition(".")[0] for key in missing})

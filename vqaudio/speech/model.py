@@ -33,7 +33,7 @@ from vqaudio.nn.units import UnitHead, UnitLosses
 from vqaudio.nn.wavenet import WaveNet
 from vqaudio.sampling.config import SamplingConfig, SamplingOptions
 from vqaudio.speech import losses, synthesis, tokenizer, vocoding
-from vqaudio.speech.acoustic import decoded_target, decoder_conditioning, true_conditioning
+from vqaudio.speech.acoustic import decoded_target, decoder_conditioning, true_conditioning, with_conversions
 from vqaudio.speech.config import TRAINED_VOCODERS
 from vqaudio.speech.config import SpeechVQVAEConfig as SpeechVQVAEConfig
 from vqaudio.speech.speakers import SPEAKER_WEIGHT, speaker_id, speaker_ids
@@ -120,6 +120,11 @@ class SpeechVQVAE(nn.Module):
         """
         if self.cfg.stage == "istft":
             return losses.istft_loss(self, wav[:, 0], lengths, speaker)
+        audio = decoded_target(self, target, lengths) if audio is None else audio
+        if self.cfg.conversions and self.training:
+            if past is not None:
+                raise ValueError("conversions are of crops that are encoded as utterances: set crops.past to 0")
+            wav = with_conversions(self, wav, audio, speaker)
         z, q = self.quantize(wav, lengths, past, past_lengths, future)
         z_q = jitter(q.z_q, self.cfg.time_jitter) if self.training and self.cfg.time_jitter else q.z_q
         mask = self.valid_frames(lengths, z.shape[2])
@@ -136,7 +141,6 @@ class SpeechVQVAE(nn.Module):
             own, own_logs = losses.unit_loss(self.cfg.units, found, units)
             loss, logs, z_q = loss + own, logs | own_logs, z_q.detach()
         cond = self.conditioned(z_q, speaker)
-        audio = decoded_target(self, target, lengths) if audio is None else audio
         if "wavenet" in TRAINED_VOCODERS[self.cfg.stage]:
             read = true_conditioning(self, cond, audio)
             nll = self._nll_of_each(target, read, speaker, lengths).sum() / lengths.sum().clamp(min=1)
