@@ -48,6 +48,13 @@ class TrainConfig:
     speaker name, and no decoder from a model trained with stage: codes"""
     fit: FitConfig = field(default_factory=FitConfig)
 
+    def __post_init__(self) -> None:
+        if self.model.conversions and (self.crops.past or self.crops.future):
+            raise ValueError(
+                "model.conversions are of crops alone: set crops.past and crops.future to 0, got "
+                f"{self.crops.past} and {self.crops.future}"
+            )
+
 
 def packed(manifests: tuple[Path, ...], cfg: TrainConfig, speakers: tuple[str, ...] = ()) -> PackedSpeech:
     """Decoded audio of the manifests, cached for all runs; relative paths are also tried from the repository root."""

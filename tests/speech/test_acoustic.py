@@ -277,34 +277,79 @@ def test_predicted_spectra_leave_the_codebook_alone(model: SpeechVQVAE) -> None:
     assert before and all(torch.equal(learner.state_dict()[name], value) for name, value in before.items())
 
 
+def converted_with(learner: SpeechVQVAE, monkeypatch, wav: Tensor, speaker: Tensor, lengths: Tensor, seed: int = 3):
+    """-> encoder input, the speakers it was converted to, the frames that the vocoder was given."""
+    assert learner.istft is not None
+    asked, render = list[AcousticFrames](), learner.istft.corrected
+
+    def recorded(frames: AcousticFrames) -> Tensor:
+        asked.append(frames)
+        return render(frames)
+
+    monkeypatch.setattr(learner.istft, "corrected", recorded)
+    torch.manual_seed(seed)
+    _, steps = torch.rand(3), torch.randint(1, 3, (3,))
+    torch.manual_seed(seed)
+    return with_conversions(learner, wav, speaker, lengths), (speaker + steps) % 3, asked[0]
+
+
 def test_conversions_are_what_decoding_says_for_another_speaker(model: SpeechVQVAE, monkeypatch) -> None:
     learner, batch = stage_of(model, stage="context", conversions=1.0).train(), batch_of()
-    given = batch["wav"] * torch.tensor([0.5, 1.0, 2.0])[:, None, None], batch["audio"], batch["speaker"]
-    assert learner.istft is not None and learner.correction is not None and learner.pitch is not None
-    asked, render = list[AcousticFrames](), learner.istft.corrected
-    monkeypatch.setattr(learner.istft, "corrected", lambda frames: render(asked.append(frames) or frames))
-    torch.manual_seed(3)
-    _, others = torch.rand(3), torch.randint(3, (3,))
-    torch.manual_seed(3)
-    converted = with_conversions(learner, *given)
-    assert converted.shape == given[0].shape and not converted.requires_grad
-    torch.testing.assert_close(converted.square().mean(2), given[0].square().mean(2))
-    for row, other in enumerate(others.tolist()):
-        spectrum = learner.predict_spectrum(model.tokenize(given[0][row, 0]), learner.speakers[other])
-        torch.testing.assert_close(asked[0].spectrum[row], spectrum, rtol=1e-4, atol=1e-5)
-        voiced = asked[0].pitch.octaves[row][asked[0].pitch.voicing[row] > 0]
-        own = float(learner.pitch.centre[row]) - float(torch.tensor(100.0 + 40 * row).log2())
-        assert float(voiced.median()) == pytest.approx(float(learner.pitch.centre[other]) - own, abs=0.03)
-    said = learner.correction.log_mel.centred(render(asked[0]), asked[0].spectrum.shape[1])
-    plain = learner.correction.log_mel.centred(learner.istft(asked[0].repeated(2)), asked[0].spectrum.shape[1])
-    errors = [float((each - asked[0].spectrum)[:, 4:-4].abs().mean()) for each in (said, plain)]
-    assert errors[0] < 0.7 * errors[1]
+    wav = batch["wav"] * torch.tensor([0.5, 1.0, 2.0])[:, None, None]
+    converted, targets, asked = converted_with(learner, monkeypatch, wav, batch["speaker"], batch["lengths"])
+    assert learner.pitch is not None
+    assert converted.shape == wav.shape and not converted.requires_grad
+    assert not (targets == batch["speaker"]).any()
+    torch.testing.assert_close(converted.square().mean(2), wav.square().mean(2))
+    for row, target in enumerate(targets.tolist()):
+        spectrum = learner.predict_spectrum(model.tokenize(wav[row, 0]), learner.speakers[target])
+        torch.testing.assert_close(asked.spectrum[row], spectrum, rtol=1e-4, atol=1e-5)
+        voiced = asked.pitch.octaves[row][asked.pitch.voicing[row] > 0]
+        moved = {(0, 1): 0.7, (1, 0): -0.7}.get((row, target), 0.0)  # the pitch of the third was not measured
+        assert float(voiced.median()) == pytest.approx(float(torch.tensor(100.0 + 40 * row).log2()) + moved, abs=0.03)
     partly = stage_of(model, stage="context", conversions=0.5)
     torch.manual_seed(0)
-    half = with_conversions(partly, *given)
+    half = with_conversions(partly, wav, batch["speaker"], batch["lengths"])
     torch.manual_seed(0)
-    same = (half == given[0]).all(2)[:, 0]
+    same = (half == wav).all(2)[:, 0]
     assert torch.equal(same, torch.rand(3) >= 0.5) and 0 < same.sum() < 3
+
+
+def test_padding_of_converted_crops_is_silent(model: SpeechVQVAE, monkeypatch) -> None:
+    learner, batch = stage_of(model, stage="context", conversions=1.0).train(), batch_of()
+    lengths = torch.tensor([SAMPLES, 2000, 1000])
+    wav = batch["wav"] * (torch.arange(SAMPLES) < lengths[:, None])[:, None]
+    converted, *_ = converted_with(learner, monkeypatch, wav, batch["speaker"], lengths)
+    assert not converted[1, 0, 2000:].any() and not converted[2, 0, 1000:].any()
+    torch.testing.assert_close(converted.square().sum(2), wav.square().sum(2))
+
+
+def test_batches_are_rendered_in_time_and_with_the_spectrum_of_their_frames() -> None:
+    shipped = load_model("mini")
+    assert shipped.istft is not None and shipped.correction is not None
+    loud = torch.arange(80) // 10 % 2  # the level changes every ten frames
+    spectrum = (torch.linspace(0.5, -0.5, 80) + 1.5 * loud[:, None] - 1).expand(2, -1, -1)
+    wav = shipped.istft.corrected(AcousticFrames(spectrum, Pitch(torch.ones(2, 80), torch.full((2, 80), 7.0))))
+    assert wav.shape == (2, 80 * 160)
+    said = shipped.correction.log_mel.centred(wav, 80)
+    errors = [float((said[:, 4 + k : 76 + k] - spectrum[:, 4:76]).abs().mean()) for k in (-1, 0, 1)]
+    assert errors[1] < 0.16 and errors[1] < 0.75 * min(errors[0], errors[2])
+
+
+def test_conversions_leave_normalizer_and_codebook_alone(config: SpeechVQVAEConfig, model: SpeechVQVAE) -> None:
+    """They are made in evaluation mode, also where encoder and codes are trained."""
+    cfg = replace(config, stage="codes", conversions=1.0, normalizer="batch", context=model.cfg.context)
+    learner = SpeechVQVAE(cfg)
+    learner.load_state_dict(model.state_dict(), strict=False)
+    learner.train()
+    before = {name: value.clone() for name, value in learner.state_dict().items()}
+    batch = batch_of()
+    with_conversions(learner, batch["wav"], batch["speaker"], batch["lengths"])
+    assert all(torch.equal(value, before[name]) for name, value in learner.state_dict().items())
+    assert learner.encoder.training and learner.normalizer.training
+    loss, _ = learner(**batch)
+    loss.backward()
+    assert loss.isfinite() and learner.encoder.out.weight.grad is not None
 
 
 def test_conversions_are_the_input_of_training_alone(model: SpeechVQVAE) -> None:
@@ -312,8 +357,8 @@ def test_conversions_are_the_input_of_training_alone(model: SpeechVQVAE) -> None
     learner, plain = (stage_of(model, stage="context", conversions=share) for share in (1.0, 0.0))
     losses = [[float(each.train(mode)(**batch)[0].detach()) for each in (learner, plain)] for mode in (True, False)]
     assert losses[0][0] != losses[0][1] and losses[1][0] == losses[1][1]
-    around = {"past": torch.zeros(3, 1, 800), "past_lengths": torch.zeros(3, dtype=torch.long)}
-    with pytest.raises(ValueError, match=r"encoded as utterances: set crops\.past to 0"):
+    around = {"past": torch.zeros(3, 1, 0), "past_lengths": torch.zeros(3, dtype=torch.long)}
+    with pytest.raises(ValueError, match=r"set crops\.past and crops\.future to 0"):
         learner.train()(**batch, **around, future=torch.zeros(3, 1, 80))
 
 
@@ -404,7 +449,7 @@ def test_stages_hand_their_vocoders_on(config: SpeechVQVAEConfig, model: SpeechV
     of_context = load_model(tmp_path / "context")
     assert of_context.vocoders == ("griffin-lim",)
     converting = replace(config, stage="context", conversions=0.5)
-    with pytest.raises(ModelError, match=r"a vocoder istft that was trained .*; got 3 speakers and .*context"):
+    with pytest.raises(ModelError, match=r"init_from must bring .*context lacks istft"):
         init_from(SpeechVQVAE(converting), [tmp_path / "context"])
     learner = SpeechVQVAE(replace(config, stage="istft"))
     init_from(learner, [tmp_path / "context"])
@@ -416,8 +461,13 @@ def test_stages_hand_their_vocoders_on(config: SpeechVQVAEConfig, model: SpeechV
     assert last.vocoders == ("wavenet", "griffin-lim", "istft")
     save_model(last, tmp_path / "last")
     assert load_model(tmp_path / "last").vocoders == last.vocoders
-    with pytest.raises(ModelError, match=r"conversions need several speakers .*; got 1 speakers"):
-        init_from(SpeechVQVAE(replace(converting, speakers=("anna",))), [tmp_path / "last"])
+    for changes, lacking in (
+        ({"speakers": ("anna",)}, "several speakers"),
+        ({"speakers": ("anna", "emil")}, "some speakers"),
+        ({"context": replace(config.context, channels=7)}, "context, spectrum"),
+    ):
+        with pytest.raises(ModelError, match=f"last lacks {lacking}"):
+            init_from(SpeechVQVAE(replace(converting, **changes)), [tmp_path / "last"])
     again = SpeechVQVAE(converting)
     init_from(again, [tmp_path / "last"])  # the WaveNet shares the speaker embedding, which this stage trains
     assert again.vocoders == ("griffin-lim", "istft")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 
@@ -10,6 +13,19 @@ def check_evaluating(model: nn.Module, name: str = "model") -> None:
     """Raise RuntimeError if the model is in training mode; the message calls it `name`."""
     if model.training:
         raise RuntimeError(f"the {name} is in training mode; call {name}.eval() first")
+
+
+@contextmanager
+def evaluating(*modules: nn.Module) -> Iterator[None]:
+    """Within it the modules are in evaluation mode, afterwards in the mode of before."""
+    modes = [module.training for module in modules]
+    try:
+        for module in modules:
+            module.eval()
+        yield
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.train(mode)
 
 
 def is_recorded() -> bool:

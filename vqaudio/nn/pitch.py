@@ -230,6 +230,11 @@ class PitchHead(nn.Module):
         spread = self._of(speaker, self.spread)[0, 0]
         return moved(pitch, self._of(speaker, self.centre)[0, 0], spread) if spread > 0 else pitch
 
+    def distance(self, source: Tensor, target: Tensor) -> Tensor:
+        """Speakers (B,), others (B,) -> octaves (B,) between their centres; 0 where either is not measured."""
+        measured = (self.spread[source] > 0) & (self.spread[target] > 0)
+        return (self.centre[target] - self.centre[source]) * measured
+
     def measure(self, speaker: int, wavs: list[Tensor]) -> None:
         """Sets centre and spread of a speaker from utterances (T,); left as they are without voice."""
         voiced = []

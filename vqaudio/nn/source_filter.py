@@ -116,13 +116,13 @@ class IstftVocoder(nn.Module):
 
     @torch.no_grad()
     def corrected(self, frames: AcousticFrames) -> Tensor:
-        """N frames -> N * hop samples (B, T), corrected to their spectra as in decoding; noise and phase are random."""
-        num_samples = frames.spectrum.shape[1] * self.hop
-        wav = self(frames.repeated(DELAY_FRAMES + -(-self.correction.delay // self.hop)))
-        known = frames.repeated(wav.shape[1] // self.hop - frames.spectrum.shape[1]).spectrum
+        """N frames -> N * hop samples (B, T), corrected to their spectra, like decoding; noise and phase are random."""
+        delay = self.correction.delay
+        longer = frames.repeated(-(-delay // self.hop))
+        wav = self(longer.repeated(DELAY_FRAMES))
         with torch.autocast(wav.device.type, enabled=False):
-            wav, _ = self.correction(wav, known, self.correction.start(len(wav)))
-        return wav[:, self.correction.delay :][:, :num_samples]
+            wav, _ = self.correction(wav, longer.spectrum, self.correction.start(len(wav)))
+        return wav[:, delay:][:, : frames.spectrum.shape[1] * self.hop]
 
     # --- one utterance in pieces ---
 

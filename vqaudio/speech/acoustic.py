@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vqaudio.data.mulaw import mulaw_decode
 from vqaudio.nn.acoustic import AcousticFrames, upsampled
+from vqaudio.nn.modes import evaluating
 from vqaudio.nn.wavenet import WaveNet
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ def decoded_target(model: SpeechVQVAE, target: Tensor, lengths: Tensor) -> Tenso
 @torch.no_grad()
 def quantized_codes(model: SpeechVQVAE, wav: Tensor) -> Tensor:
     """(B, 1, T) -> (B, D, N) float32: the quantized vectors, exactly those that the decoder receives at inference."""
-    with torch.autocast(wav.device.type, enabled=False):  # half precision would change some codes
+    precise = torch.autocast(wav.device.type, enabled=False)  # half precision would change some codes
+    with precise, evaluating(model.encoder, model.normalizer):
         z, _ = model.encoder(wav)
         return model.quantizer.decode(model.quantizer.encode(model.normalizer(z)))
 
@@ -83,30 +85,33 @@ def encoded_frames(model: SpeechVQVAE, frames: AcousticFrames, num_samples: int)
 
 
 @torch.no_grad()
-def with_conversions(model: SpeechVQVAE, wav: Tensor, audio: Tensor, speaker: Tensor) -> Tensor:
-    """Encoder input (B, 1, T), its speech (B, T), speakers (B,) -> encoder input, with some crops in another voice.
+def with_conversions(model: SpeechVQVAE, wav: Tensor, speaker: Tensor, lengths: Tensor) -> Tensor:
+    """Encoder input (B, 1, T), speakers (B,), valid samples (B,) -> the same, with some crops in another voice.
 
-    A random fraction `conversions` of the crops is converted to random speakers, at the level that it had, by the
-    context network as it is and the vocoder istft, with the pitch of the speech moved to the other speaker's centre.
+    A random fraction `conversions` of the crops is converted to random other speakers, at the level that it has, by the
+    context network as it is and the vocoder istft.
     """
-    draws = torch.rand(len(wav))  # on the host, as below
-    if not model.cfg.conversions or not len(chosen := (draws < model.cfg.conversions).nonzero()[:, 0]):
+    rows = _drawn_rows(model.cfg.conversions, wav)
+    if rows is None:
         return wav
     assert model.spectrum is not None and model.pitch is not None and model.istft is not None
-    rows, others = (
-        ids.to(wav.device, non_blocking=True) for ids in (chosen, torch.randint(len(model.speakers), chosen.shape))
-    )
-    own = wav[rows]
+    own, source = wav[rows], speaker[rows]
+    steps = torch.randint(1, len(model.speakers), rows.shape).to(wav.device, non_blocking=True)
+    target = (source + steps) % len(model.speakers)
     with torch.autocast(wav.device.type, enabled=False):
-        spectrum = model.spectrum(model.conditioned(quantized_codes(model, own), others))
-        pitch = model.pitch.tracker(audio[rows], spectrum.shape[1])
-        moved = model.pitch.centre[others] - model.pitch.centre[speaker[rows]]
-        frames = AcousticFrames(spectrum, pitch._replace(octaves=pitch.octaves + moved[:, None]))
-        other = model.istft.corrected(frames)[:, None, : wav.shape[2]]
-    level = own.square().mean((1, 2), keepdim=True) / other.square().mean((1, 2), keepdim=True).clamp(min=1e-12)
-    converted = wav.clone()
-    converted[rows] = other * level.sqrt()
-    return converted
+        spectrum = model.spectrum(model.conditioned(quantized_codes(model, own), target))
+        pitch = model.pitch.tracker(own[:, 0], spectrum.shape[1])
+        # by the distance of the voices: a crop is too short for a median and a range of its own
+        frames = AcousticFrames(
+            spectrum, pitch._replace(octaves=pitch.octaves + model.pitch.distance(source, target)[:, None])
+        )
+        converted = model.istft.corrected(frames)[:, None, : wav.shape[2]]
+    valid = torch.arange(wav.shape[2], device=wav.device) < lengths[rows, None]
+    converted = converted * valid[:, None]
+    gain = own.square().sum(2, keepdim=True) / converted.square().sum(2, keepdim=True).clamp(min=1e-9)
+    mixed = wav.clone()
+    mixed[rows] = converted * gain.sqrt()
+    return mixed
 
 
 @torch.no_grad()
@@ -115,14 +120,22 @@ def with_predicted_spectra(model: SpeechVQVAE, frames: AcousticFrames, wav: Tens
 
     Those of a random fraction `predicted_spectra` of the crops, at the mean level of the true ones.
     """
-    draws = torch.rand(len(wav))  # on the host, which then knows how many there are without waiting
-    if not model.cfg.predicted_spectra or not len(chosen := (draws < model.cfg.predicted_spectra).nonzero()[:, 0]):
+    rows = _drawn_rows(model.cfg.predicted_spectra, wav)
+    if rows is None:
         return frames
     assert model.spectrum is not None
-    rows = chosen.to(wav.device, non_blocking=True)
     true = frames.spectrum[rows]
     cond = model.conditioned(quantized_codes(model, wav[rows, None]), model.known(speaker[rows]))
     predicted = model.spectrum(cond)[:, : true.shape[1]]
     spectrum = frames.spectrum.clone()
     spectrum[rows] = predicted + (true - predicted).mean((1, 2), keepdim=True)
     return frames._replace(spectrum=spectrum)
+
+
+def _drawn_rows(fraction: float, batch: Tensor) -> Tensor | None:
+    """Rows of a batch (B, ...), each drawn with the probability `fraction`, on its device; None for none of them.
+
+    They are drawn on the host, which then knows how many there are without waiting for the device.
+    """
+    rows = (torch.rand(len(batch)) < fraction).nonzero()[:, 0]
+    return rows.to(batch.device, non_blocking=True) if len(rows) else None

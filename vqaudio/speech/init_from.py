@@ -29,10 +29,10 @@ def init_from(model: SpeechVQVAE, names: Sequence[str | Path]) -> dict[str | Pat
 
     Raises ModelError if nothing can be copied from a checkpoint, and for stages that freeze parts, if no checkpoint has
     the codes of `model`, if the context that was trained on these codes does not fit, or if what a stage freezes of
-    context, spectrum and pitch is in no checkpoint with these codes; for conversions, if there is no trained vocoder
-    istft or only one speaker.
+    context, spectrum and pitch is in no checkpoint with these codes; for conversions, if what makes them was not copied
+    or there is only one speaker.
     """
-    not_copied, fingerprints, vocoders = {}, set[str](), set[Vocoder]()
+    not_copied, fingerprints, vocoders, all_copied = {}, set[str](), set[Vocoder](), set[str]()
     frozen = tuple(f"{part}." for part in ("context", "spectrum", "pitch") if part in model.cfg.frozen_parts)
     missing = {key for key in model.state_dict() if key.startswith(frozen)} - {*SPEAKER_PITCH}
     for name in names:
@@ -40,6 +40,7 @@ def init_from(model: SpeechVQVAE, names: Sequence[str | Path]) -> dict[str | Pat
         copied = _copy_weights(source, model)
         if not copied:
             raise ModelError(f"no weight of {name} has the name and shape of a weight of the new model")
+        all_copied |= copied
         vocoders |= {name for name in source.cfg.trained_vocoders if _complete(name, source, model, copied)}
         context = {key for key in source.state_dict() if key.startswith("context.")}
         if model.cfg.stage == "decoder" and source.fingerprint == model.fingerprint and not context <= copied:
@@ -56,12 +57,9 @@ def init_from(model: SpeechVQVAE, names: Sequence[str | Path]) -> dict[str | Pat
             f"stage: {model.cfg.stage} freezes encoder and codebook, so init_from must name the model that has them, "
             f"with the same encoder, normalizer and quantizer configuration; got {', '.join(map(str, names)) or 'none'}"
         )
-    if model.cfg.conversions and ("istft" not in vocoders or len(model.speakers) < 2):
-        raise ModelError(
-            "conversions need several speakers and a vocoder istft that was trained on frames like those of this model "
-            f"(--model.stage istft), in init_from; got {len(model.speakers)} speakers and "
-            f"{', '.join(map(str, names)) or 'no checkpoint'}"
-        )
+    if model.cfg.conversions:
+        untrained = {key for key in all_copied if key.startswith("istft.") and "istft" not in vocoders}
+        _check_conversions(model, all_copied - untrained, names)
     if missing and model.cfg.stage in ("decoder", "istft"):
         parts = sorted({key.partition(".")[0] for key in missing})
         raise ModelError(
@@ -70,6 +68,19 @@ def init_from(model: SpeechVQVAE, names: Sequence[str | Path]) -> dict[str | Pat
         )
     model.cfg = replace(model.cfg, inherited_vocoders=tuple(name for name in VOCODERS if name in vocoders))
     return not_copied
+
+
+def _check_conversions(model: SpeechVQVAE, trained: set[str], names: Sequence[str | Path]) -> None:
+    """Raises ModelError unless the weights by which `model` converts its crops are among those that came trained."""
+    makers = tuple(f"{part}." for part in (*CODE_PARTS, "context", "spectrum", "istft"))
+    missing = {key for key in model.state_dict() if key.startswith(makers) or key == SPEAKER_WEIGHT} - trained
+    if missing or len(model.speakers) < 2:
+        lacking = {"some speakers" if key == SPEAKER_WEIGHT else key.split(".")[0] for key in missing}
+        parts = "several speakers" if len(model.speakers) < 2 else ", ".join(sorted(lacking))
+        raise ModelError(
+            "conversions are made by the model itself: init_from must bring codes, context network, vocoder istft and "
+            f"all speakers, configured as here; {', '.join(map(str, names)) or 'none'} lacks {parts}"
+        )
 
 
 def _complete(vocoder: Vocoder, source: SpeechVQVAE, target: SpeechVQVAE, copied: set[str]) -> bool:

@@ -115,16 +115,16 @@ class SpeechVQVAE(nn.Module):
         quantizer; with `spectrum`, also the squared error of the log-mel spectrum; with target: units its losses, and
         the spectrum is predicted from codes without gradient; with `pitch`, the cross-entropy of voicing and the
         squared error of F0; with `istft`, the multi-resolution STFT loss of its resynthesis of `wav`, the only loss of
-        stage: istft. Each mean is weighted with the fraction of valid samples or frames, so that the mean loss of the
-        parts of a global batch is the loss of the global batch.
+        stage: istft. With conversions the encoder reads some crops in another voice, in training. Each mean is weighted
+        with the fraction of valid samples or frames, so that the mean loss of the parts of a global batch is the loss
+        of the global batch.
         """
         if self.cfg.stage == "istft":
             return losses.istft_loss(self, wav[:, 0], lengths, speaker)
-        audio = decoded_target(self, target, lengths) if audio is None else audio
         if self.cfg.conversions and self.training:
             if past is not None:
-                raise ValueError("conversions are of crops that are encoded as utterances: set crops.past to 0")
-            wav = with_conversions(self, wav, audio, speaker)
+                raise ValueError("conversions are of crops alone: set crops.past and crops.future to 0")
+            wav = with_conversions(self, wav, speaker, lengths)
         z, q = self.quantize(wav, lengths, past, past_lengths, future)
         z_q = jitter(q.z_q, self.cfg.time_jitter) if self.training and self.cfg.time_jitter else q.z_q
         mask = self.valid_frames(lengths, z.shape[2])
@@ -141,6 +141,7 @@ class SpeechVQVAE(nn.Module):
             own, own_logs = losses.unit_loss(self.cfg.units, found, units)
             loss, logs, z_q = loss + own, logs | own_logs, z_q.detach()
         cond = self.conditioned(z_q, speaker)
+        audio = decoded_target(self, target, lengths) if audio is None else audio
         if "wavenet" in TRAINED_VOCODERS[self.cfg.stage]:
             read = true_conditioning(self, cond, audio)
             nll = self._nll_of_each(target, read, speaker, lengths).sum() / lengths.sum().clamp(min=1)
