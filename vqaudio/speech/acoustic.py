@@ -137,5 +137,7 @@ def _drawn_rows(fraction: float, batch: Tensor) -> Tensor | None:
 
     They are drawn on the host, which then knows how many there are without waiting for the device.
     """
-    rows = (torch.rand(len(batch)) < fraction).nonzero()[:, 0]
-    return rows.to(batch.device, non_blocking=True) if len(rows) else None
+    draws = torch.rand(len(batch))
+    if not fraction or not len(rows := (draws < fraction).nonzero()[:, 0]):
+        return None
+    return rows.to(batch.device, non_blocking=True)
