@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -53,6 +54,12 @@ class Variant(NamedTuple):
     @property
     def name(self) -> str:
         return f"{self.objective} {self.rate} Hz, {self.shown}{self.note}"
+
+    @property
+    def order(self) -> tuple[str, int, int, str]:
+        """In the table: by objective, rate and size of the codebook."""
+        size = math.prod(int(flag) for flag in self.quantizer if flag.isdigit())
+        return self.objective, self.rate, size, self.name
 
     @property
     def flags(self) -> list[str]:
@@ -159,6 +166,7 @@ COLUMNS = {  # heading -> metric, format
     "WER": ("wer", "percent"),
 }
 COLOURS, MARKERS = {"units": "C0", "spectrum": "C1"}, {25: "v", 50: "o", 100: "^"}  # of the picture
+LABELS = {25: (0, -12, "center"), 50: (-6, -3, "right"), 100: (6, -3, "left")}  # where they stand, in points
 FORMATS = {"integer": "{:.0f}", "percent": "{:.1%}", "decimals": "{:.2f}"}
 
 
@@ -172,7 +180,7 @@ def table() -> str:
     """Markdown: a row per tokenizer, means over its seeds, and k-means of MFCC at the same rate and size."""
     lines = [f"| codes | seeds | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 2) + "|"]
     kept = results()
-    for name in sorted(kept, key=lambda name: (VARIANTS[name].objective, VARIANTS[name].rate)):
+    for name in sorted(kept, key=lambda name: VARIANTS[name].order):
         metrics = list(kept[name].values())
         for system in ("", "k-means MFCC: ") if VARIANTS[name].objective == "units" else ("",):
             cells = [value(metrics, system + metric) for metric, _ in COLUMNS.values()]
@@ -211,10 +219,11 @@ def draw(png: Path) -> None:
             style = {"c": COLOURS[objective], "marker": MARKERS[rate], "label": f"{objective}, {rate} Hz"}
             ax.scatter(bits, percent, **style)
             for *at, v in zip(bits, percent, variants, strict=True):
-                text = v.shown.removeprefix("K = ") + v.note
-                ax.annotate(text, at, (4, 3), textcoords="offset points", fontsize=7, color="0.35")
+                text = v.shown.removeprefix("K = ").replace("FSQ 8 x 8 x 8", "FSQ") + v.note
+                *place, side = LABELS[rate]
+                ax.annotate(text, at, place, textcoords="offset points", ha=side, fontsize=7, color="0.35")
         ax.set(xlabel="bits per second under a small prior", ylabel=label)
-        ax.margins(x=0.12)
+        ax.margins(x=0.12, y=0.08)
         ax.grid(alpha=0.3)
     axes[0].legend(fontsize=8)
     with atomic_file(png, overwrite=True) as path:
