@@ -96,7 +96,7 @@ class SpeechVQVAEConfig:
     conversions: float = 0.0
     """stages codes and context: fraction of the crops that the encoder reads in another voice, converted in training by
     the model itself with the vocoder istft; what is predicted stays the original (back-translation, Sennrich et al.,
-    arXiv 1511.06709). So the voice is learned from the speaker and not from the codes"""
+    arXiv 1511.06709), so that the voice is learned from the speaker rather than from the codes"""
     stage: Literal["joint", "codes", "context", "decoder", "istft"] = "joint"
     """what is trained. joint: everything; codes: everything but the vocoders, to predict `target`, which takes minutes;
     context: the context network and what it predicts; decoder: the WaveNet and, unless it reads acoustic frames, the
