@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vqaudio.fingerprint import FingerprintFields
 from vqaudio.nn.mel import FACTS, LeakySum, MelConfig, StandardisedMel, leaky_peak
+from vqaudio.nn.modes import evaluating
 from vqaudio.nn.moments import Moments
 
 SILENCE = 1e-16  # added to powers, so that digital silence is -160 dB
@@ -87,16 +88,15 @@ class LogMelCMN(StandardisedMel):
     @torch.no_grad()
     def initialise(self, utterances: Callable[[], Iterable[Tensor]]) -> None:
         """Computes the constants from whole utterances (T,) in [-1, 1], which are read twice."""
-        training, self.training = self.training, False  # no warping
-        prior = Moments()
-        for wav in utterances():
-            power, _ = self.power(self.whole_frames(wav))
-            level = 10 * torch.log10(power.mean(2) + SILENCE)  # (1, N)
-            peak = level.amax(1)[:, None]
-            prior.add(self._below(power, peak)[level > peak - self.options.speech_range])
-        self.prior.copy_(prior.mean)
-        self._standardise(utterances(), least_std=0.1)
-        self.training = training
+        with evaluating(self):  # no warping
+            prior = Moments()
+            for wav in utterances():
+                power, _ = self.power(self.whole_frames(wav))
+                level = 10 * torch.log10(power.mean(2) + SILENCE)  # (1, N)
+                peak = level.amax(1)[:, None]
+                prior.add(self._below(power, peak)[level > peak - self.options.speech_range])
+            self.prior.copy_(prior.mean)
+            self._standardise(utterances(), least_std=0.1)
 
     def _normalised(
         self, wav: Tensor, state: tuple[Tensor, ...] | None, started: Tensor | None

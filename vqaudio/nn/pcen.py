@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vqaudio.fingerprint import FingerprintFields
 from vqaudio.nn.mel import FACTS, LeakySum, MelConfig, StandardisedMel
+from vqaudio.nn.modes import evaluating
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,8 @@ class PCEN(StandardisedMel):
     @torch.no_grad()
     def initialise(self, utterances: Callable[[], Iterable[Tensor]]) -> None:
         """Computes mean and standard deviation of the output from whole utterances (T,) in [-1, 1]."""
-        training, self.training = self.training, False  # no warping
-        self._standardise(utterances(), least_std=1e-3)
-        self.training = training
+        with evaluating(self):  # no warping
+            self._standardise(utterances(), least_std=1e-3)
 
     def _normalised(
         self, wav: Tensor, state: tuple[Tensor, ...] | None, started: Tensor | None

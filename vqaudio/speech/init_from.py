@@ -58,8 +58,7 @@ def init_from(model: SpeechVQVAE, names: Sequence[str | Path]) -> dict[str | Pat
             f"with the same encoder, normalizer and quantizer configuration; got {', '.join(map(str, names)) or 'none'}"
         )
     if model.cfg.conversions:
-        untrained = {key for key in all_copied if key.startswith("istft.") and "istft" not in vocoders}
-        _check_conversions(model, all_copied - untrained, names)
+        _check_conversions(model, all_copied, vocoders, names)
     if missing and model.cfg.stage in ("decoder", "istft"):
         parts = sorted({key.partition(".")[0] for key in missing})
         raise ModelError(
@@ -70,16 +69,21 @@ def init_from(model: SpeechVQVAE, names: Sequence[str | Path]) -> dict[str | Pat
     return not_copied
 
 
-def _check_conversions(model: SpeechVQVAE, trained: set[str], names: Sequence[str | Path]) -> None:
-    """Raises ModelError unless the weights by which `model` converts its crops are among those that came trained."""
-    makers = tuple(f"{part}." for part in (*CODE_PARTS, "context", "spectrum", "istft"))
-    missing = {key for key in model.state_dict() if key.startswith(makers) or key == SPEAKER_WEIGHT} - trained
-    if missing or len(model.speakers) < 2:
-        lacking = {"some speakers" if key == SPEAKER_WEIGHT else key.split(".")[0] for key in missing}
-        parts = "several speakers" if len(model.speakers) < 2 else ", ".join(sorted(lacking))
+def _check_conversions(
+    model: SpeechVQVAE, copied: set[str], vocoders: set[Vocoder], names: Sequence[str | Path]
+) -> None:
+    """Raises ModelError unless all that `model` converts its crops with was copied: weights and trained vocoders."""
+    makers = tuple(f"{part}." for part in (*CODE_PARTS, "context", "spectrum"))
+    missing = {key for key in model.state_dict() if key.startswith(makers) or key == SPEAKER_WEIGHT} - copied
+    lacking = {"some speakers" if key == SPEAKER_WEIGHT else key.split(".")[0] for key in missing}
+    lacking |= {"istft"} - vocoders
+    if len(model.speakers) < 2:
+        lacking = {"several speakers"}
+    if lacking:
         raise ModelError(
             "conversions are made by the model itself: init_from must bring codes, context network, vocoder istft and "
-            f"all speakers, configured as here; {', '.join(map(str, names)) or 'none'} lacks {parts}"
+            f"all speakers, configured as here; {', '.join(map(str, names)) or 'none'} lacks "
+            f"{', '.join(sorted(lacking))}"
         )
 
 
