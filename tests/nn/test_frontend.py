@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -89,6 +90,24 @@ def test_frequencies_are_warped_in_training_only() -> None:
     assert (trained != trained[0]).any()
     front.eval()
     assert torch.equal(front(wav)[0], front(wav)[0])
+
+
+def test_a_random_equalizer_changes_the_bands_of_each_crop_alike_at_all_times() -> None:
+    cfg = LogMelConfig(n_mels=40, win_length=400)
+    front = LogMel(replace(cfg, equalizer_db=4.0))
+    with pytest.raises(ValueError, match=r"equalizer_db must lie in 0 to 30 dB, got -1"):
+        replace(cfg, equalizer_db=-1.0)
+    wav = _noise(1600).repeat(500, 1, 1)
+    torch.manual_seed(0)
+    plain = LogMel(cfg)(wav)[0]
+    curves = 20 * (front.train()(wav)[0] - plain)  # dB, (B, N, F)
+    assert (curves - curves[:, :1]).abs().max() < 0.01  # constant in a crop
+    curve = curves[:, 0]
+    assert curve.mean(1).abs().max() < 0.01  # the level is left alone
+    assert curve.square().mean().sqrt() == pytest.approx(4.0, rel=0.1)
+    assert curve.diff(dim=1).square().mean().sqrt() < 1.0  # smooth over the bands
+    assert (curve[0] - curve[1]).abs().max() > 1  # each crop has its own
+    assert torch.equal(front.eval()(wav[:1])[0], plain[:1])
 
 
 def test_an_encoder_with_front_end_streams_the_same_frames(randomise) -> None:

@@ -171,12 +171,20 @@ def test_digital_silence_is_no_speech() -> None:
     assert peak.item() == LOWEST_PEAK and not total.any()
 
 
+@KINDS
+def test_every_kind_has_a_random_equalizer_in_training(cfg: FrontendConfig) -> None:
+    front, wav = build_frontend(replace(cfg, equalizer_db=6.0), 16000), _speech(4000)[None, :, None]
+    unaltered = build_frontend(cfg, 16000)(wav)[0]
+    assert (front.train()(wav)[0] - unaltered).abs().max() > 0.1
+    assert torch.equal(front.eval()(wav)[0], unaltered)
+
+
 # --- constants ---
 
 
 @ADAPTIVE_KINDS
 def test_constants_standardise_the_speech_that_they_are_computed_from(cfg: FrontendConfig) -> None:
-    front = build_frontend(replace(cfg, warp=0.05), 16000)
+    front = build_frontend(replace(cfg, warp=0.05, equalizer_db=6.0), 16000)
     assert isinstance(front, LogMelCMN | PCEN)
     utterances = [_speech(4000 + 40 * i, seed=i) for i in range(4)]
     front.train().initialise(lambda: utterances)
@@ -210,7 +218,7 @@ def test_bad_values_are_refused(kind: type, options: dict[str, Any], message: st
 
 
 @KINDS
-def test_the_fingerprint_covers_every_option_but_the_warp(cfg: FrontendConfig) -> None:
+def test_the_fingerprint_covers_every_option_but_those_of_training(cfg: FrontendConfig) -> None:
     listed = type(cfg).FINGERPRINT
-    assert listed.never == ("warp",)
-    assert {*listed.always, *listed.unless_default} == {each.name for each in fields(cfg)} - {"warp"}
+    assert listed.never == ("warp", "equalizer_db")
+    assert {*listed.always, *listed.unless_default} == {each.name for each in fields(cfg)} - {*listed.never}

@@ -15,6 +15,7 @@ from vqaudio.nn.encoder import EncoderConfig
 from vqaudio.nn.frontend import LogMelConfig
 from vqaudio.speech.acoustic import decoded_target
 from vqaudio.speech.init_from import init_from
+from vqaudio.speech.losses import loudness_weights, smoothed, spectrum_loss
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +152,52 @@ def test_frozen_codes_must_come_from_a_checkpoint(config, model, tmp_path) -> No
     assert torch.equal(free.quantizer.code_weights()["codebook"], before) and not free.quantizer.initialised
 
 
+def test_an_encoder_is_copied_beside_a_codebook_of_another_size(config, model, tmp_path) -> None:
+    save_model(model, tmp_path)
+    larger = replace(config, quantizer=replace(config.quantizer, codebook_size=2 * config.quantizer.codebook_size))
+    learner = SpeechVQVAE(replace(larger, stage="codes"))
+    (left,) = init_from(learner, [tmp_path]).values()
+    assert {name.split(".")[0] for name in left} == {"quantizer"}
+    for part in ("encoder", "normalizer", "context"):
+        ours, theirs = (each.get_submodule(part).state_dict() for each in (learner, model))
+        assert all(torch.equal(ours[name], value) for name, value in theirs.items())
+    assert not learner.quantizer.initialised  # training makes a codebook from the outputs of the encoder
+    with pytest.raises(ModelError, match="freezes encoder and codebook"):
+        init_from(SpeechVQVAE(replace(larger, stage="decoder")), [tmp_path])
+
+
+def test_the_smoothed_spectrum_loss_has_the_error_of_local_means_where_it_is_loud(config) -> None:
+    learner = SpeechVQVAE(replace(config, stage="codes", smoothed_spectrum_loss_weight=6.0, spectrum_loss_weight=1.0))
+    assert learner.spectrum is not None
+    wav, cond, mask = torch.rand(2, 800) - 0.5, torch.randn(2, 6, 10), torch.ones(2, 10, dtype=torch.bool)
+    wav[:, 400:] *= 1e-4  # 80 dB less
+    loss, logs = spectrum_loss(learner, wav, cond, mask)
+    predicted = learner.spectrum(cond)
+    target = learner.spectrum.log_mel.centred(wav, predicted.shape[1])
+    differences = predicted - target
+    differences = differences - differences.mean(1, keepdim=True)
+    means = torch.nn.functional.avg_pool2d(differences[:, None], 5, 1, padding=2)[:, 0]
+    torch.testing.assert_close(smoothed(differences), means)
+    weights = loudness_weights(target, torch.ones_like(target[..., :1]))
+    torch.testing.assert_close(weights.mean((1, 2)), torch.ones(2))
+    quiet = predicted.shape[1] // 2 + 3  # beyond the windows that reach into the loud half
+    assert weights[:, quiet:].max() < 0.02 < 1 < weights[:, : quiet - 6].min()
+    expected = (means.square() * weights).mean()
+    torch.testing.assert_close(logs["smoothed_spectrum_error"], expected)
+    torch.testing.assert_close(loss, (predicted - target).square().mean() + 6 * expected)
+
+
+def test_the_smoothed_spectrum_loss_ignores_padding(config) -> None:
+    learner = SpeechVQVAE(replace(config, stage="codes", smoothed_spectrum_loss_weight=6.0))
+    wav, cond = torch.rand(1, 800) - 0.5, torch.randn(1, 6, 10)
+    wav[:, 320:] = 0
+    mask = torch.arange(10)[None] < 4
+    other = cond.clone()
+    other[:, :, 4:] = 9.0
+    one, another = (spectrum_loss(learner, wav, each, mask)[0] for each in (cond, other))
+    torch.testing.assert_close(one, another)
+
+
 @pytest.mark.parametrize("stage", ["joint", "decoder"])
 def test_what_must_be_exact_is_float32_under_autocast(config, model, stage) -> None:
     """Vectors of frozen codes, log-mel spectra, and the output of the context network."""
@@ -213,6 +260,9 @@ def test_spectrum_metrics_measure_codes_and_speakers(config, model) -> None:
         ({"spectrum": LogMelConfig(n_mels=10, hop_length=50, win_length=100)}, "divides"),
         ({"spectrum": LogMelConfig(), "stage": "codes"}, "spectrum.n_mels"),
         ({"spectrum_loss_weight": 0.0}, "spectrum_loss_weight"),
+        ({"smoothed_spectrum_loss_weight": -1.0}, "smoothed_spectrum_loss_weight must be a finite number, 0 or more"),
+        ({"smoothed_spectrum_loss_weight": 1.0, "spectrum": LogMelConfig()}, "set spectrum.n_mels"),
+        ({"spectrum": LogMelConfig(n_mels=10, hop_length=40, win_length=100, equalizer_db=3.0)}, "equalizer_db 0"),
     ],
 )
 def test_invalid_configurations_are_refused(config, changes, message) -> None:

@@ -136,5 +136,9 @@ class MelHead(nn.Module):
     def errors(self, cond: Tensor, wav: Tensor, mask: Tensor) -> Tensor:
         """(B, C, N), waveforms (B, T), mask (B, N) bool -> mean squared error of each frame (B, N), 0 in padding."""
         predicted = self(cond).float()
-        target = self.log_mel.centred(wav, predicted.shape[1])
-        return (predicted - target).square().mean(2).unflatten(1, (mask.shape[1], -1)).mean(2) * mask
+        return frame_means((predicted - self.log_mel.centred(wav, predicted.shape[1])).square(), mask)
+
+
+def frame_means(values: Tensor, mask: Tensor) -> Tensor:
+    """(B, N * R, F), mask (B, N) bool -> the mean over bands and spectra of each frame (B, N), 0 in padding."""
+    return values.mean(2).unflatten(1, (mask.shape[1], -1)).mean(2) * mask

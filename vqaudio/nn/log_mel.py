@@ -31,7 +31,7 @@ class LogMelConfig(MelConfig):
             "f_max": "highest",
         },
         unless_default=("kind",),
-        never=("warp",),
+        never=("warp", "equalizer_db"),
     )
 
     kind: Literal["log_mel"] = "log_mel"

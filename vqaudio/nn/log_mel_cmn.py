@@ -31,7 +31,7 @@ class LogMelCMNConfig(MelConfig):
             name: name
             for name in (*FACTS, "peak_fall", "dynamic_range", "speech_range", "time_constant", "prior_seconds")
         },
-        never=("warp",),
+        never=("warp", "equalizer_db"),
     )
 
     n_mels: int = 80

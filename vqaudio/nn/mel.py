@@ -18,6 +18,7 @@ from vqaudio.torchaudio_functional import torchaudio_functional
 
 NUM_WARPS = 21  # filterbanks for vocal tract length perturbation, including the unmodified one
 FACTS = ("kind", "n_mels", "hop_length", "win_length", "f_min", "f_max")  # fields of all front-ends that change codes
+EQUALIZER_WAVES = 4  # cosines over the bands, of 1 to so many half periods, that a random equalizer is the sum of
 BLOCK_FRAMES = 64  # frames whose recursive averages are computed at once
 
 
@@ -37,6 +38,9 @@ class MelConfig:
     """upper edge of the last band, in Hz"""
     warp: float = 0.0
     """vocal tract length perturbation in training: frequencies are scaled by a random factor in [1 - warp, 1 + warp]"""
+    equalizer_db: float = 0.0
+    """random equalizer in training: standard deviation in dB of a smooth curve over the bands, constant in a crop, that
+    is added to the level of the bands, as other microphones, rooms and speakers do; 0: none"""
 
     def __post_init__(self) -> None:
         if self.n_mels < 0 or self.hop_length < 1:
@@ -52,13 +56,16 @@ class MelConfig:
             raise ValueError(f"f_min must be 0 or more and below f_max, got {self.f_min} and {self.f_max} Hz")
         if not 0 <= self.warp < 0.5:
             raise ValueError(f"warp must lie in [0, 0.5), a fraction of the frequency, got {self.warp}")
+        if not 0 <= self.equalizer_db <= 30:
+            raise ValueError(f"equalizer_db must lie in 0 to 30 dB, got {self.equalizer_db}")
 
 
 class MelFilterbank(nn.Module):
     """Waveform -> power in mel bands; no trainable parameters.
 
     In training, the frequency axis may be scaled by a random factor per crop (Jaitly and Hinton, "Vocal tract length
-    perturbation (VTLP) improves speech recognition", 2013), which reduces speaker information in the codes.
+    perturbation (VTLP) improves speech recognition", 2013), and bands raised and lowered by a random equalizer. Both
+    reduce the information on speaker and recording in the codes.
     """
 
     window: Tensor  # (win_length,)
@@ -106,6 +113,8 @@ class MelFilterbank(nn.Module):
         frames = wav[..., 0].unfold(1, self.cfg.win_length, self.cfg.hop_length) * self.window  # (B, N, window)
         power = torch.fft.rfft(frames, self.size).abs().square()  # (B, N, FFT bins)
         mel = power @ (self._random_banks(len(wav)) if self.training and len(self.banks) > 1 else self.banks[0])
+        if self.training and self.cfg.equalizer_db:
+            mel = mel * 10 ** (self._random_equalizers(len(wav)) / 10)
         return mel, wav[:, wav.shape[1] - self.past_length :]
 
     def centre(self, wav: Tensor, num_frames: int) -> Tensor:
@@ -121,6 +130,14 @@ class MelFilterbank(nn.Module):
     def _random_banks(self, rows: int) -> Tensor:
         """(rows, FFT bins, F): a random filterbank for each row."""
         return self.banks[torch.randint(len(self.banks), (rows,), device=self.banks.device)]
+
+    def _random_equalizers(self, rows: int) -> Tensor:
+        """(rows, 1, F) in dB: for each row a sum of EQUALIZER_WAVES cosines over the bands with random weights."""
+        waves = torch.arange(1, EQUALIZER_WAVES + 1, device=self.banks.device)[:, None]
+        bands = (torch.arange(self.cfg.n_mels, device=self.banks.device) + 0.5) / self.cfg.n_mels
+        weights = torch.randn(rows, EQUALIZER_WAVES, device=self.banks.device)
+        curves = weights @ torch.cos(torch.pi * waves * bands) * (2 / EQUALIZER_WAVES) ** 0.5  # of variance 1
+        return self.cfg.equalizer_db * curves[:, None]
 
     def _bank(self, sample_rate: int, factor: float) -> Tensor:
         """(FFT bins, F): triangular filters, frequencies scaled by `factor`, normalised by filter sum and window."""

@@ -24,7 +24,7 @@ class PCENConfig(MelConfig):
 
     FINGERPRINT: ClassVar = FingerprintFields(
         always={name: name for name in (*FACTS, "gain", "bias", "power", "time_constant", "eps")},
-        never=("warp",),
+        never=("warp", "equalizer_db"),
     )
 
     n_mels: int = 80

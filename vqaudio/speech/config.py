@@ -45,6 +45,7 @@ class SpeechVQVAEConfig:
             "context",  # between the codes and the decoder
             "spectrum",  # a loss, and what Griffin-Lim inverts
             "spectrum_loss_weight",
+            "smoothed_spectrum_loss_weight",
             "pitch",
             "pitch_tokens",  # have a fingerprint of their own
             "acoustic",  # before the decoder
@@ -79,6 +80,9 @@ class SpeechVQVAEConfig:
     is what the vocoder griffin-lim inverts"""
     spectrum_loss_weight: float = 3.0
     """weight of the auxiliary log-mel loss (mean squared error of values with a variance of about 1)"""
+    smoothed_spectrum_loss_weight: float = 0.0
+    """weight of the same error of the spectrum averaged over 5 frames and 5 bands, without its mean over the crop and
+    where it is loud: it has less of the noise and the voice in speech and more of the words; 0: not part of the loss"""
     pitch: PitchConfig = field(default_factory=PitchConfig)
     """prediction of voicing and F0 on the output of the context network; win_length 0: none. With the spectrum it makes
     the acoustic frames that the vocoder istft and, with `acoustic`, the WaveNet read"""
@@ -127,14 +131,22 @@ class SpeechVQVAEConfig:
             raise ValueError(f"time_jitter must lie in [0, 1], a fraction of the frames, got {self.time_jitter}")
         has_mel_loss = bool(self.spectrum.n_mels)
         frames_fit = self.encoder.hop % self.spectrum.hop_length == 0
-        if has_mel_loss and (not self.context.dilations or not frames_fit or self.spectrum.warp):
+        altered = self.spectrum.warp or self.spectrum.equalizer_db
+        if has_mel_loss and (not self.context.dilations or not frames_fit or altered):
             raise ValueError(
                 "the auxiliary log-mel loss needs a context network (context.dilations), a spectrum.hop_length that "
-                f"divides the hop of the encoder ({self.encoder.hop} samples) and spectrum.warp 0, got {self.context}, "
-                f"{self.spectrum}"
+                f"divides the hop of the encoder ({self.encoder.hop} samples), and spectrum.warp and equalizer_db 0, "
+                f"got {self.context}, {self.spectrum}"
             )
         if not 0 < self.spectrum_loss_weight < math.inf:
             raise ValueError(f"spectrum_loss_weight must be a finite number above 0, got {self.spectrum_loss_weight}")
+        if not 0 <= self.smoothed_spectrum_loss_weight < math.inf:
+            raise ValueError(
+                "smoothed_spectrum_loss_weight must be a finite number, 0 or more, got "
+                f"{self.smoothed_spectrum_loss_weight}"
+            )
+        if self.smoothed_spectrum_loss_weight and not has_mel_loss:
+            raise ValueError("smoothed_spectrum_loss_weight is part of the auxiliary log-mel loss: set spectrum.n_mels")
         if self.stage not in TRAINED_VOCODERS:
             raise ValueError(f"stage must be one of {', '.join(map(repr, TRAINED_VOCODERS))}, got {self.stage!r}")
         if self.vocoder not in VOCODERS:

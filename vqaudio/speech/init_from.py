@@ -117,6 +117,10 @@ def _copy_weights(source: SpeechVQVAE, target: SpeechVQVAE) -> set[str]:
         # a recipe computes the constants of the new one
         constants = {key for key in code_weights if key.startswith(FRONTEND)}
         copied, code_weights = copied - constants, code_weights - constants
+    if source.cfg.quantizer != target.cfg.quantizer and source.cfg.encoder.dim == target.cfg.encoder.dim:
+        # training makes another codebook from the outputs of the same encoder
+        codebook = {key for key in code_weights if key.startswith("quantizer.")}
+        copied, code_weights = copied - codebook, code_weights - codebook
     if not code_weights <= copied:
         copied -= code_weights
     if "wavenet" not in source.cfg.trained_vocoders:

@@ -1,6 +1,6 @@
-"""Losses of the parts of a speech model beside the quantizer, the WaveNet and the spectrum.
+"""Losses of the parts of a speech model beside the quantizer and the WaveNet.
 
-Shapes: B batch, T samples, M frames with targets.
+Shapes: B batch, T samples, N codes, C conditioning channels, M frames with targets.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from vqaudio.nn.context import frame_means
+from vqaudio.nn.log_mel import STD_DB
 from vqaudio.nn.pitch import PitchLosses
 from vqaudio.nn.source_filter import DELAY_FRAMES
 from vqaudio.nn.stft_loss import WINDOWS
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
 
 VOICING_WEIGHT, PITCH_WEIGHT = 0.3, 1.0  # of the losses of voicing (nats) and F0 (octaves squared)
 EDGE_FRAMES = 8  # at both ends of a crop, whose windows are not within it: not part of the loss of the vocoder istft
+SMOOTHED = 5  # frames, and bands, over which the smoothed spectrum is averaged
+QUIET_DB = 40.0  # below the loudest band of a crop, where an error of the smoothed spectrum counts half
+QUIET_SLOPE_DB = 6.0  # how fast it counts less there
+LEAST_LOUD = 0.2  # mean weight by which a crop is scaled at most, so that one of little speech does not count as much
 
 Loss = tuple[Tensor, dict[str, Tensor]]
 
@@ -36,6 +42,55 @@ def unit_loss(cfg: UnitsConfig, found: UnitLosses, units: Tensor) -> Loss:
         "cepstrum_error": found.squared_error.detach().sum() / found.num_cepstra.sum().clamp(min=1),
     }
     return cfg.cluster_weight * cross_entropy + cfg.cepstrum_weight * squared_error, logs
+
+
+def spectrum_loss(model: SpeechVQVAE, audio: Tensor, cond: Tensor, mask: Tensor) -> Loss:
+    """Speech (B, T), conditioning (B, C, N), valid frames (B, N) -> the weighted losses () of a mean frame and logs.
+
+    The squared error of the log-mel spectrum and, with `smoothed_spectrum_loss_weight`, of the smoothed spectrum
+    without its mean over the crop, where it is loud.
+    """
+    assert model.spectrum is not None
+    predicted = model.spectrum(cond).float()
+    target = model.spectrum.log_mel.centred(audio, predicted.shape[1])
+    frames = mask.sum().clamp(min=1)
+    error = frame_means((predicted - target).square(), mask).sum() / frames
+    loss, logs = model.cfg.spectrum_loss_weight * error, {"spectrum_error": error.detach()}
+    if model.cfg.smoothed_spectrum_loss_weight:
+        valid = mask.repeat_interleave(target.shape[1] // mask.shape[1], dim=1)[..., None]
+        differences = (predicted - target) * valid
+        constant = differences.sum(1, keepdim=True) / valid.sum(1, keepdim=True).clamp(min=1)  # in level and timbre
+        squares = smoothed((differences - constant) * valid).square() * loudness_weights(target, valid)
+        smooth = frame_means(squares, mask).sum() / frames
+        loss = loss + model.cfg.smoothed_spectrum_loss_weight * smooth
+        logs["smoothed_spectrum_error"] = smooth.detach()
+    return loss, logs
+
+
+def smoothed(values: Tensor) -> Tensor:
+    """(B, M, F) float32 -> the means over SMOOTHED frames and bands around each; beyond the ends are zeros."""
+    frames, bands = (_moving_average(length, values.device) for length in values.shape[1:])
+    with torch.autocast(values.device.type, enabled=False):
+        return frames @ values @ bands
+
+
+def _moving_average(length: int, device: torch.device) -> Tensor:
+    """(L, L): averages SMOOTHED neighbours."""
+    places = torch.arange(length, device=device)
+    return ((places[:, None] - places).abs() <= SMOOTHED // 2).float() / SMOOTHED
+
+
+def loudness_weights(spectrum: Tensor, valid: Tensor) -> Tensor:
+    """Log-mel spectra (B, M, F) as of `LogMel`, valid frames (B, M, 1) -> weights (B, M, F), about 1 in the mean.
+
+    They are largest for the loudest bands of a crop, and half of that QUIET_DB below.
+    """
+    below = STD_DB * (spectrum - spectrum.amax((1, 2), keepdim=True))  # in dB
+    weights = torch.sigmoid((below + QUIET_DB) / QUIET_SLOPE_DB)
+    mean = (weights * valid).sum((1, 2), keepdim=True) / (valid.sum((1, 2), keepdim=True) * spectrum.shape[2]).clamp(
+        min=1
+    )
+    return weights / mean.clamp(min=LEAST_LOUD)
 
 
 def pitch_loss(found: PitchLosses) -> Loss:

@@ -148,9 +148,8 @@ class SpeechVQVAE(nn.Module):
             loss = loss + nll * (lengths.sum() / target.numel())
             logs["bits_per_sample"] = nll.detach() / math.log(2)
         if self.spectrum is not None:
-            error = self.spectrum_error_of_each(audio, cond, lengths).sum() / mask.sum().clamp(min=1)
-            loss = loss + self.cfg.spectrum_loss_weight * error * valid_frames
-            logs["spectrum_error"] = error.detach()
+            own, own_logs = losses.spectrum_loss(self, audio, cond, mask)
+            loss, logs = loss + own * valid_frames, logs | own_logs
         if self.pitch is not None:
             own, own_logs = losses.pitch_loss(self.pitch.losses(cond, self.known(speaker), audio, mask))
             loss, logs = loss + own * valid_frames, logs | own_logs
