@@ -162,6 +162,10 @@ def test_an_encoder_is_copied_beside_a_codebook_of_another_size(config, model, t
         ours, theirs = (each.get_submodule(part).state_dict() for each in (learner, model))
         assert all(torch.equal(ours[name], value) for name, value in theirs.items())
     assert not learner.quantizer.initialised  # training makes a codebook from the outputs of the encoder
+    firmer = replace(config, stage="codes", quantizer=replace(config.quantizer, commitment_weight=0.5))
+    again = SpeechVQVAE(firmer)  # the same codebook, trained with another option
+    (left,) = init_from(again, [tmp_path]).values()
+    assert not left and again.quantizer.initialised
     with pytest.raises(ModelError, match="freezes encoder and codebook"):
         init_from(SpeechVQVAE(replace(larger, stage="decoder")), [tmp_path])
 

@@ -23,9 +23,10 @@ def init_from(model: SpeechVQVAE, names: Sequence[str | Path]) -> dict[str | Pat
     """Copies the weights of checkpoints into `model`, where name and shape agree; later ones override earlier ones.
 
     The checkpoints are named as for `load_model`. The parts that determine the codes (encoder, normalizer, quantizer)
-    are copied all or none, but for the constants of another front-end than that of `model`, and speaker embeddings by
-    speaker name; of a decoder that has not been trained (stage: codes) only the speaker embeddings are copied. Returns,
-    for each checkpoint, the names of the weights of `model` that were not copied from it.
+    are copied all or none, but for the constants of another front-end than that of `model` and a codebook of another
+    size, and speaker embeddings by speaker name; of a decoder that has not been trained (stage: codes) only the speaker
+    embeddings are copied. Returns, for each checkpoint, the names of the weights of `model` that were not copied from
+    it.
 
     Raises ModelError if nothing can be copied from a checkpoint, and for stages that freeze parts, if no checkpoint has
     the codes of `model`, if the context that was trained on these codes does not fit, or if what a stage freezes of
@@ -117,9 +118,8 @@ def _copy_weights(source: SpeechVQVAE, target: SpeechVQVAE) -> set[str]:
         # a recipe computes the constants of the new one
         constants = {key for key in code_weights if key.startswith(FRONTEND)}
         copied, code_weights = copied - constants, code_weights - constants
-    if source.cfg.quantizer != target.cfg.quantizer and source.cfg.encoder.dim == target.cfg.encoder.dim:
-        # training makes another codebook from the outputs of the same encoder
-        codebook = {key for key in code_weights if key.startswith("quantizer.")}
+    codebook = {key for key in code_weights if key.startswith("quantizer.")}
+    if not codebook <= copied:  # of another size: training makes one from the outputs of the encoder
         copied, code_weights = copied - codebook, code_weights - codebook
     if not code_weights <= copied:
         copied -= code_weights
