@@ -44,8 +44,8 @@ class TrainConfig:
     model: SpeechVQVAEConfig = field(default_factory=SpeechVQVAEConfig)
     init_from: tuple[str, ...] = ()
     """models to initialise from; later ones override earlier ones. Parameters of equal name and shape are copied;
-    encoder and codebook are copied all or none (without the constants of another front-end and a codebook of another
-    size), speaker embeddings by speaker name, and no decoder from a model trained with stage: codes"""
+    encoder and codebook are copied all or none (without the constants of another front-end and a quantizer of
+    another size or kind), speaker embeddings by speaker name, and no decoder from a model trained with stage: codes"""
     fit: FitConfig = field(default_factory=FitConfig)
 
     def __post_init__(self) -> None:

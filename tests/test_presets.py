@@ -154,6 +154,7 @@ def test_the_runs_on_a_gpu_build_on_each_other(recipe: ModuleType) -> None:
     shipped = load_model("mini", device="cpu").cfg
     last = chain[-1].model
     parts = ("encoder", "quantizer", "context", "spectrum", "pitch", "acoustic", "istft", "decoder")
+    parts += ("spectrum_loss_weight", "smoothed_spectrum_loss_weight")
     for part in parts:
         ours, theirs = getattr(last, part), getattr(shipped, part)
         assert ours == (replace(theirs, num_speakers=0) if part == "decoder" else theirs), part

@@ -13,6 +13,7 @@ from vqaudio.metrics.conditioning_gap import conditioning_metrics
 from vqaudio.nn.context import CONTEXT_CHUNK, Context, ContextConfig
 from vqaudio.nn.encoder import EncoderConfig
 from vqaudio.nn.frontend import LogMelConfig
+from vqaudio.nn.fsq import FSQConfig
 from vqaudio.speech.acoustic import decoded_target
 from vqaudio.speech.init_from import init_from
 from vqaudio.speech.losses import loudness_weights, smoothed, spectrum_loss
@@ -162,12 +163,31 @@ def test_an_encoder_is_copied_beside_a_codebook_of_another_size(config, model, t
         ours, theirs = (each.get_submodule(part).state_dict() for each in (learner, model))
         assert all(torch.equal(ours[name], value) for name, value in theirs.items())
     assert not learner.quantizer.initialised  # training makes a codebook from the outputs of the encoder
+    with pytest.raises(ModelError, match="freezes encoder and codebook"):
+        init_from(SpeechVQVAE(replace(larger, stage="decoder")), [tmp_path])
     firmer = replace(config, stage="codes", quantizer=replace(config.quantizer, commitment_weight=0.5))
     again = SpeechVQVAE(firmer)  # the same codebook, trained with another option
     (left,) = init_from(again, [tmp_path]).values()
     assert not left and again.quantizer.initialised
-    with pytest.raises(ModelError, match="freezes encoder and codebook"):
-        init_from(SpeechVQVAE(replace(larger, stage="decoder")), [tmp_path])
+    frozen = SpeechVQVAE(replace(firmer, stage="decoder"))
+    init_from(frozen, [tmp_path])
+    assert frozen.fingerprint == model.fingerprint
+    scalar = SpeechVQVAE(replace(config, stage="codes", quantizer=FSQConfig(dim=4, levels=(3, 3))))
+    (left,) = init_from(scalar, [tmp_path]).values()
+    assert left and {name.split(".")[0] for name in left} == {"quantizer"}
+
+
+def test_a_codebook_never_stands_beside_the_encoder_of_another_checkpoint(config, model, initialised, tmp_path) -> None:
+    larger = replace(config, quantizer=replace(config.quantizer, codebook_size=2 * config.quantizer.codebook_size))
+    save_model(model, tmp_path / "whole")
+    save_model(initialised(larger, samples=4000), tmp_path / "larger")
+    for stage in ("codes", "decoder"):
+        learner = SpeechVQVAE(replace(config, stage=stage))
+        init_from(learner, [tmp_path / "whole", tmp_path / "larger"])
+        assert learner.fingerprint == model.fingerprint
+        again = SpeechVQVAE(replace(config, stage=stage))
+        init_from(again, [tmp_path / "larger", tmp_path / "whole"])
+        assert again.fingerprint == model.fingerprint
 
 
 def test_the_smoothed_spectrum_loss_has_the_error_of_local_means_where_it_is_loud(config) -> None:
@@ -200,6 +220,17 @@ def test_the_smoothed_spectrum_loss_ignores_padding(config) -> None:
     other[:, :, 4:] = 9.0
     one, another = (spectrum_loss(learner, wav, each, mask)[0] for each in (cond, other))
     torch.testing.assert_close(one, another)
+
+
+def test_the_smoothed_spectrum_loss_of_a_batch_is_that_of_its_parts(config) -> None:
+    learner = SpeechVQVAE(replace(config, stage="codes", smoothed_spectrum_loss_weight=6.0))
+    wav, cond = torch.rand(3, 800) - 0.5, torch.randn(3, 6, 10)
+    mask = torch.arange(10) < torch.tensor([10, 4, 7])[:, None]
+    whole = spectrum_loss(learner, wav, cond, mask)[0] * mask.sum()
+    parts = [
+        spectrum_loss(learner, wav[i : i + 1], cond[i : i + 1], mask[i : i + 1])[0] * mask[i].sum() for i in range(3)
+    ]
+    torch.testing.assert_close(whole, sum(parts))
 
 
 @pytest.mark.parametrize("stage", ["joint", "decoder"])
@@ -266,7 +297,10 @@ def test_spectrum_metrics_measure_codes_and_speakers(config, model) -> None:
         ({"spectrum_loss_weight": 0.0}, "spectrum_loss_weight"),
         ({"smoothed_spectrum_loss_weight": -1.0}, "smoothed_spectrum_loss_weight must be a finite number, 0 or more"),
         ({"smoothed_spectrum_loss_weight": 1.0, "spectrum": LogMelConfig()}, "set spectrum.n_mels"),
-        ({"spectrum": LogMelConfig(n_mels=10, hop_length=40, win_length=100, equalizer_db=3.0)}, "equalizer_db 0"),
+        (
+            {"spectrum": LogMelConfig(n_mels=10, hop_length=40, win_length=100, equalizer_db=3.0)},
+            "spectrum.equalizer_db 0",
+        ),
     ],
 )
 def test_invalid_configurations_are_refused(config, changes, message) -> None:

@@ -88,7 +88,7 @@ class LogMelCMN(StandardisedMel):
     @torch.no_grad()
     def initialise(self, utterances: Callable[[], Iterable[Tensor]]) -> None:
         """Computes the constants from whole utterances (T,) in [-1, 1], which are read twice."""
-        with evaluating(self):  # no warping
+        with evaluating(self):  # no warping, no equalizer
             prior = Moments()
             for wav in utterances():
                 power, _ = self.power(self.whole_frames(wav))

@@ -192,7 +192,7 @@ class StandardisedMel(MelFilterbank):
         raise NotImplementedError
 
     def _standardise(self, utterances: Iterable[Tensor], least_std: float) -> None:
-        """Computes mean and standard deviation from whole utterances (T,) in [-1, 1]; to be called without warping."""
+        """Computes mean and standard deviation from whole utterances (T,) in [-1, 1]; called in evaluation mode."""
         output = Moments()
         for wav in utterances:
             output.add(self._normalised(self.whole_frames(wav), None, None)[0][0])

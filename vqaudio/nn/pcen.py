@@ -77,7 +77,7 @@ class PCEN(StandardisedMel):
     @torch.no_grad()
     def initialise(self, utterances: Callable[[], Iterable[Tensor]]) -> None:
         """Computes mean and standard deviation of the output from whole utterances (T,) in [-1, 1]."""
-        with evaluating(self):  # no warping
+        with evaluating(self):  # no warping, no equalizer
             self._standardise(utterances(), least_std=1e-3)
 
     def _normalised(

@@ -81,8 +81,9 @@ class SpeechVQVAEConfig:
     spectrum_loss_weight: float = 3.0
     """weight of the auxiliary log-mel loss (mean squared error of values with a variance of about 1)"""
     smoothed_spectrum_loss_weight: float = 0.0
-    """weight of the same error of the spectrum averaged over 5 frames and 5 bands, without its mean over the crop and
-    where it is loud: it has less of the noise and the voice in speech and more of the words; 0: not part of the loss"""
+    """weight of the squared error of the spectrum after averaging over 5 frames and 5 bands and without its mean over
+    the crop (level and timbre), weighted by loudness; 0: not part of the loss. It has less of the noise in speech and
+    more of the words"""
     pitch: PitchConfig = field(default_factory=PitchConfig)
     """prediction of voicing and F0 on the output of the context network; win_length 0: none. With the spectrum it makes
     the acoustic frames that the vocoder istft and, with `acoustic`, the WaveNet read"""
@@ -135,8 +136,8 @@ class SpeechVQVAEConfig:
         if has_mel_loss and (not self.context.dilations or not frames_fit or altered):
             raise ValueError(
                 "the auxiliary log-mel loss needs a context network (context.dilations), a spectrum.hop_length that "
-                f"divides the hop of the encoder ({self.encoder.hop} samples), and spectrum.warp and equalizer_db 0, "
-                f"got {self.context}, {self.spectrum}"
+                f"divides the hop of the encoder ({self.encoder.hop} samples), spectrum.warp 0 and "
+                f"spectrum.equalizer_db 0, got {self.context}, {self.spectrum}"
             )
         if not 0 < self.spectrum_loss_weight < math.inf:
             raise ValueError(f"spectrum_loss_weight must be a finite number above 0, got {self.spectrum_loss_weight}")

@@ -23,10 +23,10 @@ def init_from(model: SpeechVQVAE, names: Sequence[str | Path]) -> dict[str | Pat
     """Copies the weights of checkpoints into `model`, where name and shape agree; later ones override earlier ones.
 
     The checkpoints are named as for `load_model`. The parts that determine the codes (encoder, normalizer, quantizer)
-    are copied all or none, but for the constants of another front-end than that of `model` and a codebook of another
-    size, and speaker embeddings by speaker name; of a decoder that has not been trained (stage: codes) only the speaker
-    embeddings are copied. Returns, for each checkpoint, the names of the weights of `model` that were not copied from
-    it.
+    are copied all or none, but for the constants of another front-end than that of `model` and, where no checkpoint
+    before has it, a quantizer with other weights. Speaker embeddings are copied by speaker name; of a decoder that has
+    not been trained (stage: codes) only these are. Returns, for each checkpoint, the names of the weights of `model`
+    that were not copied from it.
 
     Raises ModelError if nothing can be copied from a checkpoint, and for stages that freeze parts, if no checkpoint has
     the codes of `model`, if the context that was trained on these codes does not fit, or if what a stage freezes of
@@ -38,7 +38,7 @@ def init_from(model: SpeechVQVAE, names: Sequence[str | Path]) -> dict[str | Pat
     missing = {key for key in model.state_dict() if key.startswith(frozen)} - {*SPEAKER_PITCH}
     for name in names:
         source = load_model(name, kind=SpeechVQVAE)
-        copied = _copy_weights(source, model)
+        copied = _copy_weights(source, model, all_copied)
         if not copied:
             raise ModelError(f"no weight of {name} has the name and shape of a weight of the new model")
         all_copied |= copied
@@ -108,8 +108,11 @@ def _complete(vocoder: Vocoder, source: SpeechVQVAE, target: SpeechVQVAE, copied
 
 
 @torch.no_grad()
-def _copy_weights(source: SpeechVQVAE, target: SpeechVQVAE) -> set[str]:
-    """Copies weights by the rules of `init_from`; returns the names of those that were copied completely."""
+def _copy_weights(source: SpeechVQVAE, target: SpeechVQVAE, before: set[str]) -> set[str]:
+    """Copies weights by the rules of `init_from`; returns the names of those that were copied completely.
+
+    before: names of the weights that were copied from earlier checkpoints.
+    """
     old, new = source.state_dict(), target.state_dict()
     copied = {key for key, value in new.items() if key in old and old[key].shape == value.shape}
     code_weights = {key for key in new if key.startswith(CODE_PARTS)}
@@ -119,7 +122,7 @@ def _copy_weights(source: SpeechVQVAE, target: SpeechVQVAE) -> set[str]:
         constants = {key for key in code_weights if key.startswith(FRONTEND)}
         copied, code_weights = copied - constants, code_weights - constants
     codebook = {key for key in code_weights if key.startswith("quantizer.")}
-    if not codebook <= copied:  # of another size: training makes one from the outputs of the encoder
+    if not codebook <= copied and not codebook <= before:  # another quantizer, which begins anew
         copied, code_weights = copied - codebook, code_weights - codebook
     if not code_weights <= copied:
         copied -= code_weights

@@ -1,6 +1,7 @@
 """Losses of the parts of a speech model beside the quantizer and the WaveNet.
 
-Shapes: B batch, T samples, N codes, C conditioning channels, M frames with targets.
+Shapes: B batch, T samples, N codes, C conditioning channels, M frames with targets (of units) or spectra (N * R), F mel
+bands.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ EDGE_FRAMES = 8  # at both ends of a crop, whose windows are not within it: not 
 SMOOTHED = 5  # frames, and bands, over which the smoothed spectrum is averaged
 QUIET_DB = 40.0  # below the loudest band of a crop, where an error of the smoothed spectrum counts half
 QUIET_SLOPE_DB = 6.0  # how fast it counts less there
-LEAST_LOUD = 0.2  # mean weight by which a crop is scaled at most, so that one of little speech does not count as much
+LEAST_LOUD = 0.2  # least divisor of the weights of a crop: one that is mostly far below its loudest band counts less
 
 Loss = tuple[Tensor, dict[str, Tensor]]
 
@@ -75,21 +76,21 @@ def smoothed(values: Tensor) -> Tensor:
 
 
 def _moving_average(length: int, device: torch.device) -> Tensor:
-    """(L, L): averages SMOOTHED neighbours."""
+    """The matrix (length, length) that averages SMOOTHED neighbours."""
     places = torch.arange(length, device=device)
     return ((places[:, None] - places).abs() <= SMOOTHED // 2).float() / SMOOTHED
 
 
 def loudness_weights(spectrum: Tensor, valid: Tensor) -> Tensor:
-    """Log-mel spectra (B, M, F) as of `LogMel`, valid frames (B, M, 1) -> weights (B, M, F), about 1 in the mean.
+    """Log-mel spectra (B, M, F) as of `LogMel`, valid frames (B, M, 1) -> weights (B, M, F).
 
-    They are largest for the loudest bands of a crop, and half of that QUIET_DB below.
+    They are largest for the loudest bands of a crop, and half of that QUIET_DB below. Their mean over valid frames is
+    1, or less for a crop of which less than LEAST_LOUD is loud.
     """
     below = STD_DB * (spectrum - spectrum.amax((1, 2), keepdim=True))  # in dB
     weights = torch.sigmoid((below + QUIET_DB) / QUIET_SLOPE_DB)
-    mean = (weights * valid).sum((1, 2), keepdim=True) / (valid.sum((1, 2), keepdim=True) * spectrum.shape[2]).clamp(
-        min=1
-    )
+    count = (valid.sum((1, 2), keepdim=True) * spectrum.shape[2]).clamp(min=1)
+    mean = (weights * valid).sum((1, 2), keepdim=True) / count
     return weights / mean.clamp(min=LEAST_LOUD)
 
 

@@ -112,7 +112,7 @@ class SpeechVQVAE(nn.Module):
         decoded, with its quantization noise.
 
         Equation 3 of the paper: the negative log-likelihood in nats, averaged over valid samples, and the loss of the
-        quantizer; with `spectrum`, also the squared error of the log-mel spectrum; with target: units its losses, and
+        quantizer; with `spectrum`, also the squared errors of the log-mel spectrum; with target: units its losses, and
         the spectrum is predicted from codes without gradient; with `pitch`, the cross-entropy of voicing and the
         squared error of F0; with `istft`, the multi-resolution STFT loss of its resynthesis of `wav`, the only loss of
         stage: istft. With conversions the encoder reads some crops in another voice, in training. Each mean is weighted

@@ -14,7 +14,7 @@ PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("bits per sample", ("bits_per_sample",)),
     ("bits per dimension", ("bits_per_dim",)),
     ("bits per code", ("bits_per_code", "unigram_bits")),
-    ("log-mel squared error", ("spectrum_error",)),
+    ("log-mel squared error", ("spectrum_error", "smoothed_spectrum_error")),
     ("bits per cluster", ("cluster_bits",)),
     ("cepstrum squared error", ("cepstrum_error",)),
     ("codebook perplexity", ("perplexity",)),
