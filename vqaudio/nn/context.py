@@ -135,8 +135,13 @@ class MelHead(nn.Module):
 
     def errors(self, cond: Tensor, wav: Tensor, mask: Tensor) -> Tensor:
         """(B, C, N), waveforms (B, T), mask (B, N) bool -> mean squared error of each frame (B, N), 0 in padding."""
+        predicted, target = self.compared(cond, wav)
+        return frame_means((predicted - target).square(), mask)
+
+    def compared(self, cond: Tensor, wav: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, N), waveforms (B, T) -> the predicted spectra and those of the speech, (B, N * R, F) float32."""
         predicted = self(cond).float()
-        return frame_means((predicted - self.log_mel.centred(wav, predicted.shape[1])).square(), mask)
+        return predicted, self.log_mel.centred(wav, predicted.shape[1])
 
 
 def frame_means(values: Tensor, mask: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Losses of the parts of a speech model beside the quantizer and the WaveNet.
 
-Shapes: B batch, T samples, N codes, C conditioning channels, M frames with targets (of units) or spectra (N * R), F mel
-bands.
+Shapes: B batch, T samples, N codes, C conditioning channels, R spectra per code, M frames: of units those with targets,
+of spectra N * R; F mel bands.
 """
 
 from __future__ import annotations
@@ -52,8 +52,7 @@ def spectrum_loss(model: SpeechVQVAE, audio: Tensor, cond: Tensor, mask: Tensor)
     without its mean over the crop, where it is loud.
     """
     assert model.spectrum is not None
-    predicted = model.spectrum(cond).float()
-    target = model.spectrum.log_mel.centred(audio, predicted.shape[1])
+    predicted, target = model.spectrum.compared(cond, audio)
     frames = mask.sum().clamp(min=1)
     error = frame_means((predicted - target).square(), mask).sum() / frames
     loss, logs = model.cfg.spectrum_loss_weight * error, {"spectrum_error": error.detach()}
