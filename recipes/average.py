@@ -1,6 +1,6 @@
-"""Averages the context networks of speech models: python recipes/average.py exp/context exp/closer --out exp/averaged.
+"""Averages what the stage context trains: python recipes/average.py exp/context exp/closer --out exp/averaged.
 
-For a model before and after it was fine-tuned in the stage context: the mean keeps most of what each does better.
+For a model before and after it was fine-tuned: the mean keeps most of what each does better.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from vqaudio.training import run_recipe
 class AverageConfig:
     """Which models are averaged."""
 
-    models: tyro.conf.Positional[tuple[str, ...]]
+    models: tyro.conf.Positional[tuple[str, ...]] = ()
     """two models or more with the same codes: shipped names, folders or Hugging Face Hub ids. Options, speakers and
-    vocoders are those of the last one, which must be of the stage context"""
+    vocoders are those of the last one, the fine-tuned one, which must be of the stage context"""
     out: Path = Path("exp/averaged")
     """new folder for the averaged model"""
 
@@ -32,6 +32,8 @@ def main() -> None:
     cfg = tyro.cli(AverageConfig, description=__doc__)
     if (cfg.out / "config.json").exists():
         raise ValueError(f"{cfg.out} is a model already; give another --out")
+    if len(cfg.models) < 2:
+        raise ValueError(f"give two models or more (recipes/average.py MODEL MODEL --out DIR), got {len(cfg.models)}")
     model = averaged([load_model(name, kind=SpeechVQVAE) for name in cfg.models])
     save_model(model, cfg.out)
     print(f"{cfg.out} (codes of {model.fingerprint}) is the average of {', '.join(cfg.models)}")

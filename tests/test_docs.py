@@ -28,6 +28,7 @@ RECIPES = {
     "train_prior": "TrainPriorConfig",
     "train_video": "TrainVideoConfig",
     "pitch_tokens": "AddPitchTokensConfig",
+    "average": "AverageConfig",
 }
 FENCE = re.compile(r"^```[^\n]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
 FLAG = re.compile(r"(?<![\w-])--([a-z][\w.-]*\w)")

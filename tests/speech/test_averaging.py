@@ -12,6 +12,8 @@ import pytest
 import torch
 
 from vqaudio import SpeechVQVAE, SpeechVQVAEConfig, load_model, save_model
+from vqaudio.nn.context import ContextConfig
+from vqaudio.nn.log_mel import LogMelConfig
 from vqaudio.nn.pitch import PitchConfig
 from vqaudio.speech.averaging import averaged
 from vqaudio.speech.speakers import SPEAKER_WEIGHT
@@ -20,10 +22,11 @@ RECIPE = Path(__file__).parents[2] / "recipes/average.py"
 
 
 @pytest.fixture(scope="module")
-def before(spectrum_config: SpeechVQVAEConfig, initialised: Callable[..., SpeechVQVAE], randomise) -> SpeechVQVAE:
+def before(spectrum_config: SpeechVQVAEConfig, initialised: Callable[..., SpeechVQVAE]) -> SpeechVQVAE:
     made = initialised(replace(spectrum_config, pitch=PitchConfig(win_length=640)))
     assert made.pitch is not None
     made.pitch.centre.copy_(torch.tensor([6.9, 7.6, 7.3]))
+    made.pitch.spread.copy_(torch.tensor([0.2, 0.3, 0.4]))
     return made.requires_grad_(False)
 
 
@@ -39,41 +42,74 @@ def after(before: SpeechVQVAE, randomise) -> SpeechVQVAE:
 
 
 def test_the_mean_is_of_what_stage_context_trains_and_speakers_go_by_name(before, after) -> None:
-    model, rows = averaged([before, after]), [2, 0]
+    originals = [{key: value.clone() for key, value in each.state_dict().items()} for each in (before, after)]
+    model = averaged([before, after, after])
     assert model.speakers == ("carl", "anna") and model.fingerprint == before.fingerprint == after.fingerprint
     assert model.cfg == after.cfg
-    states = [each.state_dict() for each in (before, after, model)]
+    trained = dict(model.named_parameters()).keys()
     changed = set()
-    for key, mean in states[2].items():
-        first, last = states[0][key], states[1][key]
-        if key in (SPEAKER_WEIGHT, "pitch.centre", "pitch.spread"):
-            first = first[rows]
-        if key.startswith(("context.", "spectrum.", "pitch.")) or key == SPEAKER_WEIGHT:
-            torch.testing.assert_close(mean, (first + last) / 2)
+    for key, mean in model.state_dict().items():
+        first, last = (state[key] for state in originals)
+        if key == SPEAKER_WEIGHT:
+            first = first[[2, 0]]
+        if key in trained and (key.startswith(("context.", "spectrum.", "pitch.")) or key == SPEAKER_WEIGHT):
+            torch.testing.assert_close(mean, (first + 2 * last) / 3)
             changed |= {key} if not torch.equal(mean, last) else set()
-        else:
+        else:  # the measured pitch of the speakers too
             assert torch.equal(mean, last), key
-    assert {"context.code.weight", "spectrum.out.weight", SPEAKER_WEIGHT, "pitch.centre"} <= changed
-    assert torch.equal(
-        averaged([after, after, after]).state_dict()["context.code.weight"], states[1]["context.code.weight"]
-    )
+    assert {"context.code.weight", "spectrum.out.weight", "pitch.out.weight", SPEAKER_WEIGHT} <= changed
+    assert not torch.equal(originals[0]["pitch.spread"][[2, 0]], originals[1]["pitch.spread"])
+    for each, original in zip((before, after), originals, strict=True):
+        assert all(torch.equal(value, original[key]) for key, value in each.state_dict().items())
+
+
+def test_models_without_speakers_are_averaged_among_themselves(before, after) -> None:
+    cfg = replace(before.cfg, speakers=(), stage="context")
+    first, last = SpeechVQVAE(cfg), SpeechVQVAE(cfg)
+    shared = {key: value for key, value in before.state_dict().items() if key in codes_of(first)}
+    for each in (first, last):
+        each.load_state_dict(each.state_dict() | shared)
+    model = averaged([first, last])
+    expected = (first.state_dict()["context.code.weight"] + last.state_dict()["context.code.weight"]) / 2
+    torch.testing.assert_close(model.state_dict()["context.code.weight"], expected)
+    with pytest.raises(ValueError, match="model 1 of 2 and the last one must both have speakers"):
+        averaged([after, last])
+
+
+def codes_of(model: SpeechVQVAE) -> set[str]:
+    return {key for key in model.state_dict() if key.startswith(("encoder.", "normalizer.", "quantizer."))}
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"stage": "codes"}, "the last model must be of stage: context, got stage: codes; average first"),
+        ({"stage": "codes"}, "must be the fine-tuned one, of stage: context, got stage: codes; give it last"),
         (
             {"pitch": PitchConfig(640, f_max=400.0)},
             r"model 1 of 2 must have the options of the last one, pitch: .*400\.0",
         ),
+        (
+            {"spectrum": LogMelConfig(10, 80, 120)},
+            r"model 1 of 2 must have the options of the last one, spectrum: .*120",
+        ),
+        ({"context": ContextConfig((1, 2, 3))}, r"model 1 of 2 must have the options of the last one, context: .*2, 3"),
         ({"speakers": ("anna", "dora", "carl")}, "model 1 of 2 lacks speakers of the last one: dora"),
     ],
 )
 def test_models_that_do_not_fit_are_refused(before: SpeechVQVAE, changes, message) -> None:
     other = SpeechVQVAE(replace(before.cfg, **{"stage": "context", **changes}))
-    other.load_state_dict(before.state_dict())
+    codes = {key: value for key, value in before.state_dict().items() if key in codes_of(other)}
+    other.load_state_dict(other.state_dict() | codes)
     with pytest.raises(ValueError, match=message):
+        averaged([before, other])
+
+
+def test_speaker_embeddings_of_another_width_are_refused(before) -> None:
+    wider = replace(before.cfg.decoder, cond_hidden_channels=before.cfg.decoder.cond_hidden_channels + 1)
+    other = SpeechVQVAE(replace(before.cfg, stage="context", decoder=wider))
+    codes = {key: value for key, value in before.state_dict().items() if key in codes_of(other)}
+    other.load_state_dict(other.state_dict() | codes)
+    with pytest.raises(ValueError, match=r"options of the last one, decoder\.cond_hidden_channels: "):
         averaged([before, other])
 
 
@@ -101,7 +137,12 @@ def test_the_recipe_writes_a_model_and_never_over_one(before, after, tmp_path, m
     recipe.main()
     assert "is the average of" in capsys.readouterr().out
     written, expected = load_model(tmp_path / "mean").state_dict(), averaged([before, after]).state_dict()
-    for key in ("context.code.weight", SPEAKER_WEIGHT, "pitch.centre"):
-        assert torch.equal(written[key], expected[key])
+    untrained = [key for key in expected if key.startswith("decoder.") and key != SPEAKER_WEIGHT]  # not stored
+    for key in expected.keys() - set(untrained):
+        assert torch.equal(written[key], expected[key]), key
     with pytest.raises(ValueError, match="is a model already; give another --out"):
         recipe.main()
+    monkeypatch.setattr("sys.argv", [*command[:2], "--out", str(tmp_path / "other")])
+    with pytest.raises(ValueError, match=r"give two models or more .*, got 1"):
+        recipe.main()
+    assert not (tmp_path / "other").exists()
