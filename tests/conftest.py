@@ -75,6 +75,21 @@ def _reset_accelerator() -> None:
 
 
 @pytest.fixture(scope="session")
+def peak_memory() -> str:
+    """Python source of a function peak_memory(), for a process of its own: its highest resident memory so far, in kB.
+
+    Skips where Linux does not tell it. ru_maxrss would be that of the test process, if this is larger: exec keeps it.
+    """
+    if not Path("/proc/self/status").exists():
+        pytest.skip("the peak memory of a process is read from /proc, which is Linux alone")
+    return (
+        "def peak_memory():\n"
+        "    with open('/proc/self/status') as status:\n"
+        "        return next(int(line.split()[1]) for line in status if line.startswith('VmHWM:'))\n"
+    )
+
+
+@pytest.fixture(scope="session")
 def randomise() -> Callable[..., nn.Module]:
     """A function (module, seed) -> the module with all its parameters random."""
     return _randomise

@@ -13,17 +13,17 @@ from torch.nn import functional as F
 from vqaudio.nn.cross_entropy import cross_entropy_of_each
 
 PEAK = """
-import resource, sys, torch
+import sys, torch
 from torch.nn import functional as F
 from vqaudio.nn.cross_entropy import cross_entropy_of_each
 rows, classes = 400_000, 256
 logits = torch.ones(rows, classes, dtype=torch.bfloat16).requires_grad_()
 target = torch.zeros(rows, dtype=torch.long)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak_memory()
 whole = sys.argv[1] == "whole"
 losses = F.cross_entropy(logits.float(), target, reduction="none") if whole else cross_entropy_of_each(logits, target)
 losses.sum().backward()
-megabytes = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+megabytes = (peak_memory() - before) / 1024
 print(megabytes / (2 * rows * classes / 2**20))  # in multiples of the logits
 """
 
@@ -66,12 +66,13 @@ def test_half_precision_is_not_used_under_autocast() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux alone")
-def test_peak_memory_is_that_of_the_gradient() -> None:
+def test_peak_memory_is_that_of_the_gradient(peak_memory: str) -> None:
     """In multiples of bfloat16 logits, of which their gradient is 1: 2.3 in parts, 6.0 in one."""
     found = {}
     for how in ("whole", "parts"):
-        run = subprocess.run([sys.executable, "-c", PEAK, how], capture_output=True, text=True, check=True)
+        run = subprocess.run(
+            [sys.executable, "-c", peak_memory + PEAK, how], capture_output=True, text=True, check=True
+        )
         found[how] = float(run.stdout)
     assert found["parts"] < 3
     assert found["whole"] > 1.4 * found["parts"]
