@@ -18,6 +18,7 @@ from vqaudio.data.crops import CropConfig, SpeechCrops, ValidationConfig, holdin
 from vqaudio.data.manifest import read_manifest
 from vqaudio.data.packed import PackedSpeech, pack
 from vqaudio.metrics.conditioning_gap import conditioning_metrics
+from vqaudio.speech.conversion_teacher import initialise_conversion_teacher
 from vqaudio.speech.frontend_init import initialise_frontend
 from vqaudio.speech.init_from import init_from
 from vqaudio.speech.model import SpeechVQVAE, SpeechVQVAEConfig
@@ -75,6 +76,7 @@ def main() -> None:
         processes().print(f"initialised from {name}; not copied: {', '.join(left) or 'nothing'}", file=sys.stderr)
     initialise_frontend(model, speech)
     initialise_pitch(model, speech)
+    initialise_conversion_teacher(model, speech)
     targets, held_out_targets = unit_targets(cfg.model, speech, held_out, cfg.out.parent / "packed")
     v, around = cfg.validation, {"past": cfg.crops.past, "future": cfg.crops.future, "targets": held_out_targets}
     classes = cfg.model.decoder.num_classes

@@ -1,4 +1,4 @@
-"""The recipe trains the stages codes and decoder: with one process, with two, and interrupted."""
+"""The recipe trains the stages codes, context and decoder: with one process, with two, and interrupted."""
 
 from __future__ import annotations
 
@@ -28,6 +28,10 @@ AUGMENTED = (  # including random augmentation of the encoder input
     *("--model.spectrum.n_mels", "8", "--model.spectrum.hop_length", "64", "--model.spectrum.win_length", "256"),
 )
 SPEECH = (*AUGMENTED, "--model.stage", "decoder")
+CONVERSIONS = (
+    *(*AUGMENTED, "--model.stage", "context", "--model.vocoder", "griffin-lim"),
+    *("--model.conversion-loss-weight", "4"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +48,15 @@ def speech(host, tiny: Path, runs: Path, recipe: Path, codes: Path) -> Path:
     out = runs / "speech"
     output = host.start(recipe, tiny, "--out", out, "--init-from", codes, *SPEECH).finish()
     assert f"initialised from {codes}; not copied: decoder." in output and "decoder.speaker.weight" not in output
+    return out
+
+
+@pytest.fixture(scope="module")
+def context(host, tiny: Path, runs: Path, recipe: Path, codes: Path) -> Path:
+    """A run with stage: context and a teacher of conversions, initialised from the codes."""
+    out = runs / "context"
+    host.start(recipe, tiny, "--out", out, "--init-from", codes, *CONVERSIONS).finish()
+    assert read_metrics(out / "metrics.jsonl")[0]["conversion_error"] > 0
     return out
 
 
@@ -73,16 +86,29 @@ def test_two_processes_equal_one(host, tiny: Path, runs: Path, recipe: Path, cod
     assert load_model(out).fingerprint == load_model(codes).fingerprint
 
 
-@pytest.mark.parametrize("stage", ["codes", "decoder"])
+def test_two_processes_have_one_teacher(host, tiny: Path, runs: Path, recipe: Path, codes: Path, context: Path) -> None:
+    """They draw other speakers for their crops than one process, so that their results are not those of one."""
+    out = runs / "context of two"
+    host.start(recipe, tiny, "--out", out, "--init-from", codes, *CONVERSIONS, processes=2).finish()
+    one, two = (read_metrics(run / "metrics.jsonl")[0] for run in (context, out))
+    assert two["spectrum_error"] == pytest.approx(one["spectrum_error"], rel=0.01)
+    assert two["conversion_error"] == pytest.approx(one["conversion_error"], rel=0.5)
+
+
+@pytest.mark.parametrize("stage", ["codes", "context", "decoder"])
 def test_resumed_equals_uninterrupted(
-    host, tiny: Path, runs: Path, recipe: Path, codes: Path, speech: Path, stage: str
+    host, tiny: Path, runs: Path, recipe: Path, codes: Path, context: Path, speech: Path, stage: str
 ) -> None:
-    whole = {"codes": codes, "decoder": speech}[stage]
+    whole, flags = {
+        "codes": (codes, (*AUGMENTED, "--model.stage", "codes")),
+        "context": (context, CONVERSIONS),
+        "decoder": (speech, SPEECH),
+    }[stage]
     start = () if stage == "codes" else ("--init-from", codes)
     out = runs / f"{stage} continued"
     shutil.copytree(whole, out)
     shutil.rmtree(out / "checkpoints/00000012")
-    output = host.start(recipe, tiny, "--out", out, *start, *AUGMENTED, "--model.stage", stage).finish()
+    output = host.start(recipe, tiny, "--out", out, *start, *flags).finish()
     assert "resuming from" in output
     for name in ("model.safetensors", "training.safetensors"):
         expected, found = (load_file(run / "checkpoints/00000012" / name) for run in (whole, out))

@@ -96,8 +96,7 @@ def with_conversions(model: SpeechVQVAE, wav: Tensor, speaker: Tensor, lengths: 
         return wav
     assert model.spectrum is not None and model.pitch is not None and model.istft is not None
     own, source = wav[rows], speaker[rows]
-    steps = torch.randint(1, len(model.speakers), rows.shape).to(wav.device, non_blocking=True)
-    target = (source + steps) % len(model.speakers)
+    target = other_speakers(model, source)
     with torch.autocast(wav.device.type, enabled=False):
         spectrum = model.spectrum(model.conditioned(quantized_codes(model, own), target))
         pitch = model.pitch.tracker(own[:, 0], spectrum.shape[1])
@@ -130,6 +129,12 @@ def with_predicted_spectra(model: SpeechVQVAE, frames: AcousticFrames, wav: Tens
     spectrum = frames.spectrum.clone()
     spectrum[rows] = predicted + (true - predicted).mean((1, 2), keepdim=True)
     return frames._replace(spectrum=spectrum)
+
+
+def other_speakers(model: SpeechVQVAE, speaker: Tensor) -> Tensor:
+    """Speakers (B,) -> for each a random other one of the model, (B,), drawn on the host."""
+    steps = torch.randint(1, len(model.speakers), speaker.shape).to(speaker.device, non_blocking=True)
+    return (speaker + steps) % len(model.speakers)
 
 
 def _drawn_rows(fraction: float, batch: Tensor) -> Tensor | None:

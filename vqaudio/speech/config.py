@@ -53,6 +53,7 @@ class SpeechVQVAEConfig:
             "frame_noise",
             "predicted_spectra",
             "conversions",
+            "conversion_loss_weight",
             "vocoder",
             "inherited_vocoders",
             "stage",
@@ -102,6 +103,9 @@ class SpeechVQVAEConfig:
     """stages codes and context: fraction of the crops that the encoder reads in another voice, converted in training by
     the model itself with the vocoder istft; what is predicted stays the original (back-translation, Sennrich et al.,
     arXiv 1511.06709), so that the voice is learned from the speaker rather than from the codes"""
+    conversion_loss_weight: float = 0.0
+    """stage context: weight of the squared error of the spectra of conversions, compared with those of the model at the
+    start of training, moved to the mean spectrum of the target speaker; 0: not part of the loss"""
     stage: Literal["joint", "codes", "context", "decoder", "istft"] = "joint"
     """what is trained. joint: everything; codes: everything but the vocoders, to predict `target`, which takes minutes;
     context: the context network and what it predicts; decoder: the WaveNet and, unless it reads acoustic frames, the
@@ -196,6 +200,14 @@ class SpeechVQVAEConfig:
             raise ValueError(
                 "conversions are for the stages codes and context, with the vocoder istft: set istft.dilations, got "
                 f"stage: {self.stage}, {self.istft}"
+            )
+        weight = self.conversion_loss_weight
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"conversion_loss_weight must be a finite number, 0 or more, got {weight}")
+        if weight and (self.stage != "context" or self.conversions):
+            raise ValueError(
+                "conversion_loss_weight is for stage: context without conversions, whose codes are of another speaker; "
+                f"got stage: {self.stage}, conversions {self.conversions}"
             )
 
     def _check_target(self) -> None:

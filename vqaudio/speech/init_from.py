@@ -58,7 +58,7 @@ def init_from(model: SpeechVQVAE, names: Sequence[str | Path]) -> dict[str | Pat
             f"stage: {model.cfg.stage} freezes encoder and codebook, so init_from must name the model that has them, "
             f"with the same encoder, normalizer and quantizer configuration; got {', '.join(map(str, names)) or 'none'}"
         )
-    if model.cfg.conversions:
+    if model.cfg.conversions or model.cfg.conversion_loss_weight:
         _check_conversions(model, all_copied, vocoders, names)
     if missing and model.cfg.stage in ("decoder", "istft"):
         parts = sorted({key.partition(".")[0] for key in missing})
@@ -77,13 +77,13 @@ def _check_conversions(
     makers = tuple(f"{part}." for part in (*CODE_PARTS, "context", "spectrum"))
     missing = {key for key in model.state_dict() if key.startswith(makers) or key == SPEAKER_WEIGHT} - copied
     lacking = {"some speakers" if key == SPEAKER_WEIGHT else key.split(".")[0] for key in missing}
-    lacking |= {"istft"} - vocoders
+    lacking |= {"istft"} - vocoders if model.cfg.conversions else set()
     if len(model.speakers) < 2:
         lacking = {"several speakers"}
     if lacking:
         raise ModelError(
-            "conversions are made by the model itself: init_from must bring codes, context network, vocoder istft and "
-            f"all speakers, configured as here; {', '.join(map(str, names)) or 'none'} lacks "
+            "conversions are made by the model itself: init_from must bring codes, context network, all speakers and, "
+            f"for model.conversions, vocoder istft, configured as here; {', '.join(map(str, names)) or 'none'} lacks "
             f"{', '.join(sorted(lacking))}"
         )
 

@@ -18,7 +18,7 @@ from vqaudio.nn.pitch import PitchLosses
 from vqaudio.nn.source_filter import DELAY_FRAMES
 from vqaudio.nn.stft_loss import WINDOWS
 from vqaudio.nn.units import UnitLosses, UnitsConfig
-from vqaudio.speech.acoustic import true_frames, with_predicted_spectra
+from vqaudio.speech.acoustic import other_speakers, true_frames, with_predicted_spectra
 
 if TYPE_CHECKING:
     from vqaudio.speech.model import SpeechVQVAE
@@ -65,6 +65,20 @@ def spectrum_loss(model: SpeechVQVAE, audio: Tensor, cond: Tensor, mask: Tensor)
         loss = loss + model.cfg.smoothed_spectrum_loss_weight * smooth
         logs["smoothed_spectrum_error"] = smooth.detach()
     return loss, logs
+
+
+def conversion_loss(model: SpeechVQVAE, z_q: Tensor, speaker: Tensor, mask: Tensor) -> Loss:
+    """Code vectors (B, D, N), speakers (B,), valid frames (B, N) -> the weighted loss () of a mean frame and logs.
+
+    The squared error of the spectra that random other speakers have saying them, compared with those of the teacher.
+    """
+    if not model.conversion_teacher:
+        raise RuntimeError("conversion_loss_weight needs a teacher: call initialise_conversion_teacher before training")
+    assert model.spectrum is not None
+    target, teacher = other_speakers(model, speaker), model.conversion_teacher[0].to(z_q.device)
+    wanted, predicted = teacher(z_q, speaker, target), model.spectrum(model.conditioned(z_q, target))
+    error = frame_means((predicted - wanted).square(), mask).sum() / mask.sum().clamp(min=1)
+    return model.cfg.conversion_loss_weight * error, {"conversion_error": error.detach()}
 
 
 def smoothed(values: Tensor) -> Tensor:

@@ -73,6 +73,7 @@ class SpeechVQVAE(nn.Module):
         self.istft = IstftVocoder(cfg.istft, mel, rate) if cfg.istft.dilations else None
         self.units = UnitHead(cfg.units, cfg.encoder.dim, speaker_dim, self.hop) if cfg.predicts_units else None
         self.decoder = WaveNet(cfg.decoder)
+        self.conversion_teacher: tuple[nn.Module, ...] = ()  # a ConversionTeacher; not a submodule
         self._fingerprint = CachedFingerprint()
         nn.ModuleList(self._frozen()).requires_grad_(False)
         if self.decoder.speaker is not None:  # the context network and the unit head use the speaker embedding too
@@ -108,16 +109,15 @@ class SpeechVQVAE(nn.Module):
 
         past, past_lengths, future: samples around each crop for the encoder, as `Encoder.crop` takes them; None: the
         crop is encoded as an utterance. units, cepstra: the targets of target: units, as `UnitHead.losses` takes them.
-        audio: (B, T) the speech of `target` before mu-law, whose spectrum and pitch are predicted; None: `target` is
-        decoded, with its quantization noise.
+        audio: (B, T) the speech of `target` before mu-law, whose spectrum and pitch are predicted; None: as decoded.
 
         Equation 3 of the paper: the negative log-likelihood in nats, averaged over valid samples, and the loss of the
         quantizer; with `spectrum`, also the squared errors of the log-mel spectrum; with target: units its losses, and
         the spectrum is predicted from codes without gradient; with `pitch`, the cross-entropy of voicing and the
         squared error of F0; with `istft`, the multi-resolution STFT loss of its resynthesis of `wav`, the only loss of
-        stage: istft. With conversions the encoder reads some crops in another voice, in training. Each mean is weighted
-        with the fraction of valid samples or frames, so that the mean loss of the parts of a global batch is the loss
-        of the global batch.
+        stage: istft. In training, with conversions the encoder reads some crops in another voice, and with a weight of
+        the conversion loss, conversions are compared with the teacher's. Each mean is weighted with the fraction of
+        valid samples or frames, so that the mean loss of the parts of a global batch is the loss of the global batch.
         """
         if self.cfg.stage == "istft":
             return losses.istft_loss(self, wav[:, 0], lengths, speaker)
@@ -149,6 +149,9 @@ class SpeechVQVAE(nn.Module):
             logs["bits_per_sample"] = nll.detach() / math.log(2)
         if self.spectrum is not None:
             own, own_logs = losses.spectrum_loss(self, audio, cond, mask)
+            loss, logs = loss + own * valid_frames, logs | own_logs
+        if self.cfg.conversion_loss_weight and self.training:
+            own, own_logs = losses.conversion_loss(self, z_q, speaker, mask)
             loss, logs = loss + own * valid_frames, logs | own_logs
         if self.pitch is not None:
             own, own_logs = losses.pitch_loss(self.pitch.losses(cond, self.known(speaker), audio, mask))
@@ -380,8 +383,7 @@ class SpeechVQVAE(nn.Module):
         finds it; None: that of its pitch tokens, and without them as the codes predict it. It is moved to the voice of
         `speaker`, unless that is the `source_speaker` of the utterance. A waveform depends on tokens, speakers,
         vocoder, pitch and `sampling`, and on the rest of the batch only through rounding, of a WaveNet without the
-        compiled kernels. Raises ValueError for tokens of another model, unknown speakers, options out of range and a
-        vocoder that the model does not have.
+        compiled kernels. Raises ValueError for tokens of another model, unknown speakers and vocoders, and bad options.
         """
         sampling = sampling.override(**options)
         vocoder = self.check_vocoder(vocoder)
@@ -480,9 +482,8 @@ class SpeechVQVAE(nn.Module):
         sampling = sampling.override(**options)
         if check_pitch_source(pitch) == "codes" or vocoder not in self.vocoders_with_pitch:
             return self.decode(self.tokenize(audio, sample_rate), speaker, sampling, vocoder)
-        wav = torch.cat(
-            list(tokenizer.audio_pieces(audio, sample_rate, self.sample_rate))
-        )  # read once: it may be a stream
+        # read once: it may be a stream
+        wav = torch.cat(list(tokenizer.audio_pieces(audio, sample_rate, self.sample_rate)))
         return self.decode(self.tokenize(wav), speaker, sampling, vocoder, self.pitch_of(wav))
 
     def check_tokens(self, *batch: Tokens) -> None:
