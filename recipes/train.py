@@ -76,7 +76,7 @@ def main() -> None:
         processes().print(f"initialised from {name}; not copied: {', '.join(left) or 'nothing'}", file=sys.stderr)
     initialise_frontend(model, speech)
     initialise_pitch(model, speech)
-    initialise_conversion_teacher(model, speech)
+    teacher_facts = initialise_conversion_teacher(model, speech)
     targets, held_out_targets = unit_targets(cfg.model, speech, held_out, cfg.out.parent / "packed")
     v, around = cfg.validation, {"past": cfg.crops.past, "future": cfg.crops.future, "targets": held_out_targets}
     classes = cfg.model.decoder.num_classes
@@ -90,6 +90,7 @@ def main() -> None:
     crops = SpeechCrops(speech, cfg.crops, classes, targets, held_on)
     facts = flatten({name: to_dict(cfg)[name] for name in ("crops", "model", "init_from")})
     del facts["crops.device"]  # another device has the same crops
+    facts |= teacher_facts
     facts["utterances"] = speech.content_hash()  # not the paths: the same run continues wherever its data lie
     model = fit(
         model, crops, cfg.fit, cfg.out, evaluate=lambda m: conditioning_metrics(m, batches), save=save, facts=facts

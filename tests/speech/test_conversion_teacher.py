@@ -20,7 +20,6 @@ from vqaudio.speech.acoustic import other_speakers, quantized_codes
 from vqaudio.speech.conversion_teacher import (
     LOUD_DB,
     MAX_SPEAKERS,
-    ConversionTeacher,
     initialise_conversion_teacher,
     mean_spectrum,
 )
@@ -107,21 +106,24 @@ def test_conversions_of_the_measured_speech_have_the_mean_spectra_of_their_targe
 def test_the_loss_is_the_error_of_the_spectra_of_other_speakers(learner: SpeechVQVAE) -> None:
     """At the start of training the model is its teacher, but for the offsets."""
     batch = batch_of()
+    batch["lengths"] = torch.tensor([SAMPLES, SAMPLES // 2, SAMPLES // 2])  # a batch counts by its valid frames
     torch.manual_seed(5)
     with_loss, logs = learner(**batch)
     (teacher,) = learner.conversion_teacher
     torch.manual_seed(5)
     target = other_speakers(learner, batch["speaker"])
     assert not (target == batch["speaker"]).any()
-    expected = teacher.offsets[batch["speaker"], target].square().mean()
+    offsets = teacher.offsets[batch["speaker"], target].square().mean(1)
+    expected = (offsets * torch.tensor([2.0, 1.0, 1.0])).sum() / 4
     torch.testing.assert_close(logs["conversion_error"], expected, rtol=1e-3, atol=1e-6)
     plain = SpeechVQVAE(replace(learner.cfg, conversion_loss_weight=0.0))
     plain.load_state_dict(learner.state_dict())
-    torch.testing.assert_close(with_loss - plain.train()(**batch)[0], WEIGHT * expected, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(with_loss - plain.train()(**batch)[0], WEIGHT * expected * 4 / 6, rtol=1e-3, atol=1e-5)
     assert "conversion_error" not in learner.eval()(**batch)[1]  # a loss of training alone
 
 
-def test_padding_does_not_count(learner: SpeechVQVAE) -> None:
+def test_padding_does_not_count(learner: SpeechVQVAE, randomise) -> None:
+    randomise(learner.spectrum, seed=9)  # no longer its teacher, so that the error depends on the codes
     batch = batch_of()
     batch["lengths"] = torch.tensor([SAMPLES, 1600, 800])
     others = dict(batch, wav=batch["wav"].clone())
@@ -157,8 +159,8 @@ def test_training_moves_conversions_to_the_teacher_and_the_teacher_nowhere(learn
 def test_utterances_are_spread_over_those_of_a_speaker(model: SpeechVQVAE, speech: PackedSpeech, monkeypatch) -> None:
     monkeypatch.setattr(conversion_teacher, "UTTERANCES", 2)
     monkeypatch.setattr(conversion_teacher, "MAX_SECONDS", 0.1)
-    found = list(conversion_teacher._utterances(speech))
-    assert [speaker for speaker, _ in found] == [0, 0, 1, 1, 2, 2] and {len(wav) for _, wav in found} == {1600}
+    found = list(conversion_teacher._utterances(model, speech))
+    assert [speaker for speaker, _, _ in found] == [0, 0, 1, 1, 2, 2] and {len(wav) for _, wav, _ in found} == {1600}
     expected = torch.from_numpy(speech.audio(6)[:1600].astype(np.float32) / 32768)  # the third of the first speaker
     assert torch.equal(found[1][1], expected)
 
@@ -171,13 +173,21 @@ def test_without_a_teacher_nothing_is_trained(model: SpeechVQVAE, speech: Packed
     with pytest.raises(RuntimeError, match="call initialise_conversion_teacher before training"):
         made(**batch_of())
     plain = SpeechVQVAE(replace(model.cfg, conversion_loss_weight=0.0))
-    initialise_conversion_teacher(plain, speech)
-    assert plain.conversion_teacher == ()
+    assert initialise_conversion_teacher(plain, speech) == {} and plain.conversion_teacher == ()
 
 
-def test_every_speaker_needs_speech(model: SpeechVQVAE) -> None:
-    with pytest.raises(ValueError, match=f"the mean spectrum of {model.speakers[1]} is not known: give at least one"):
-        ConversionTeacher(model, [(0, noise(0)), (2, noise(1))])
+def test_every_speaker_needs_speech(model: SpeechVQVAE, speech: PackedSpeech) -> None:
+    own = replace(speech, speaker_ids=np.where(speech.speaker_ids == 1, 0, speech.speaker_ids))
+    with pytest.raises(ValueError, match=f"needs speech of every speaker, .* there is none of {model.speakers[1]}$"):
+        initialise_conversion_teacher(SpeechVQVAE(model.cfg), own)
+
+
+def test_the_first_process_measures_for_all(model: SpeechVQVAE, speech: PackedSpeech, monkeypatch) -> None:
+    of_first = torch.full((3, 3, model.cfg.spectrum.n_mels), 7.0)
+    monkeypatch.setattr(conversion_teacher, "broadcast_object_list", lambda _: [of_first])
+    made = SpeechVQVAE(model.cfg)
+    initialise_conversion_teacher(made, speech)
+    assert torch.equal(made.conversion_teacher[0].offsets, of_first)
 
 
 @pytest.mark.parametrize("count", [1, MAX_SPEAKERS + 1])
@@ -192,7 +202,7 @@ def test_numbers_of_speakers_whose_pairs_cannot_be_measured(model: SpeechVQVAE, 
     [
         ({"conversion_loss_weight": -1.0}, "must be a finite number, 0 or more, got -1.0"),
         ({"conversion_loss_weight": float("nan")}, "must be a finite number, 0 or more, got nan"),
-        ({"stage": "codes"}, "is for stage: context without conversions, .* got stage: codes, conversions 0.0"),
+        ({"stage": "codes"}, r"is for stage: context with conversions: 0 .* got stage: codes, conversions: 0\.0"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(model: SpeechVQVAE, changes, message) -> None:

@@ -105,7 +105,8 @@ class SpeechVQVAEConfig:
     arXiv 1511.06709), so that the voice is learned from the speaker rather than from the codes"""
     conversion_loss_weight: float = 0.0
     """stage context: weight of the squared error of the spectra of conversions, compared with those of the model at the
-    start of training, moved to the mean spectrum of the target speaker; 0: not part of the loss"""
+    start of training, moved to the mean spectrum of the target speaker; 0: not part of the loss. For 2 to 64 speakers,
+    all of them in the model that it starts from (init_from)"""
     stage: Literal["joint", "codes", "context", "decoder", "istft"] = "joint"
     """what is trained. joint: everything; codes: everything but the vocoders, to predict `target`, which takes minutes;
     context: the context network and what it predicts; decoder: the WaveNet and, unless it reads acoustic frames, the
@@ -206,8 +207,8 @@ class SpeechVQVAEConfig:
             raise ValueError(f"conversion_loss_weight must be a finite number, 0 or more, got {weight}")
         if weight and (self.stage != "context" or self.conversions):
             raise ValueError(
-                "conversion_loss_weight is for stage: context without conversions, whose codes are of another speaker; "
-                f"got stage: {self.stage}, conversions {self.conversions}"
+                "conversion_loss_weight is for stage: context with conversions: 0 (codes of a converted crop are not of "
+                f"its speaker), got stage: {self.stage}, conversions: {self.conversions}"
             )
 
     def _check_target(self) -> None:

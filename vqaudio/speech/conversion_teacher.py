@@ -21,13 +21,15 @@ from torch import Tensor, nn
 
 from vqaudio.data.audio import INT16_SCALE
 from vqaudio.data.packed import PackedSpeech
+from vqaudio.fingerprint import fingerprint
 from vqaudio.nn.log_mel import STD_DB
 from vqaudio.speech.acoustic import quantized_codes
 from vqaudio.speech.model import SpeechVQVAE
+from vqaudio.training import processes
 
 MAX_SPEAKERS = 64  # all pairs of them are measured
-UTTERANCES, MAX_SECONDS = 14, 16.0  # of each speaker that are measured, and of each utterance
-LOUD_DB = 35.0  # frames whose loudest band is less than this below that of the utterance are measured
+UTTERANCES, MAX_SECONDS = 14, 16.0  # utterances of each speaker, and seconds of each of them, that are measured
+LOUD_DB = 35.0  # frames are measured whose loudest band is at most this far below the loudest of the utterance
 
 
 class ConversionTeacher(nn.Module):
@@ -35,35 +37,31 @@ class ConversionTeacher(nn.Module):
 
     offsets: Tensor  # (S, S, F) of each source and target speaker, added to the standardised log-mel spectrum
 
-    @torch.no_grad()
-    def __init__(self, model: SpeechVQVAE, utterances: Iterable[tuple[int, Tensor]]):
-        """A copy of what `model` predicts the spectrum with, and the mean spectra of its speakers.
-
-        utterances: speaker and waveform (T,) in [-1, 1] of each, one or more of every speaker.
-        """
+    def __init__(self, model: SpeechVQVAE):
+        """A copy of what `model` predicts the spectrum with; its offsets are 0 until `measure`."""
         super().__init__()
         assert model.context is not None and model.spectrum is not None and model.decoder.speaker is not None
         self.context = copy.deepcopy(model.context)
         self.spectrum = copy.deepcopy(model.spectrum)
         self.speaker = copy.deepcopy(model.decoder.speaker)
         count = len(model.speakers)
-        true: list[list[Tensor]] = [[] for _ in range(count)]
-        converted: list[list[list[Tensor]]] = [[[] for _ in range(count)] for _ in range(count)]
-        for source, wav in utterances:
-            wav = wav[None].to(model.device)
-            codes = quantized_codes(model, wav[:, None])
-            predicted = [self._predicted(codes, torch.tensor([target], device=wav.device)) for target in range(count)]
-            true[source].append(mean_spectrum(self.spectrum.log_mel.centred(wav, predicted[0].shape[1])[0]))
-            for target, spectrum in enumerate(predicted):
-                converted[source][target].append(mean_spectrum(spectrum[0]))
-        if missing := [name for name, found in zip(model.speakers, true, strict=True) if not found]:
-            raise ValueError(f"the mean spectrum of {missing[0]} is not known: give at least one utterance")
-        of_target = torch.stack([torch.stack(found).mean(0) for found in true])  # (S, F)
-        of_pairs = torch.stack(
-            [torch.stack([torch.stack(found).mean(0) for found in of_source]) for of_source in converted]
-        )
-        self.register_buffer("offsets", of_target - of_pairs)
+        self.register_buffer("offsets", torch.zeros(count, count, model.cfg.spectrum.n_mels, device=model.device))
         self.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def measure(self, utterances: Iterable[tuple[int, Tensor, Tensor]]) -> None:
+        """Sets the offsets from utterances: a speaker, the speech (T,) in [-1, 1] and its code vectors (D, N) of each.
+
+        All speakers must have at least one.
+        """
+        everyone = torch.arange(len(self.offsets), device=self.offsets.device)
+        true, converted = ([list[Tensor]() for _ in everyone] for _ in range(2))
+        for source, wav, codes in utterances:
+            predicted = self._predicted(codes.expand(len(everyone), -1, -1), everyone)  # (S, M, F)
+            true[source].append(mean_spectrum(self.spectrum.log_mel.centred(wav[None], predicted.shape[1])[0]))
+            converted[source].append(torch.stack([mean_spectrum(each) for each in predicted]))
+        of_target = torch.stack([torch.stack(found).mean(0) for found in true])  # (S, F)
+        self.offsets.copy_(of_target - torch.stack([torch.stack(found).mean(0) for found in converted]))
 
     @torch.no_grad()
     def forward(self, z_q: Tensor, source: Tensor, target: Tensor) -> Tensor:
@@ -81,28 +79,42 @@ def mean_spectrum(spectrum: Tensor) -> Tensor:
     return mean - mean.mean()
 
 
-def initialise_conversion_teacher(model: SpeechVQVAE, speech: PackedSpeech) -> None:
+def initialise_conversion_teacher(model: SpeechVQVAE, speech: PackedSpeech) -> dict[str, str]:
     """Gives a model with `conversion_loss_weight` its teacher, from its weights as they are and from training speech.
 
-    To be called by every process, after init_from. The indices of the speakers of `speech` are those of the model.
-    Raises ValueError for less than 2 and more than MAX_SPEAKERS speakers.
+    To be called by every process, after init_from; the first one measures for all. The indices of the speakers of
+    `speech` are those of the model. Returns facts that a run must have in common with one that it continues: a hash of
+    the weights of the teacher, which is in no checkpoint. Raises ValueError for fewer than 2 and more than MAX_SPEAKERS
+    speakers, and for one without speech.
     """
     if not model.cfg.conversion_loss_weight:
-        return
+        return {}
     if not 2 <= len(model.speakers) <= MAX_SPEAKERS:
         raise ValueError(
             f"model.conversion_loss_weight is for 2 to {MAX_SPEAKERS} speakers, whose pairs are all measured, got "
             f"{len(model.speakers)}; give the manifests of those that conversions should resemble"
         )
-    teacher = ConversionTeacher(model, _utterances(speech))
-    (teacher.offsets,) = broadcast_object_list([teacher.offsets])  # other processes may round otherwise
+    if missing := sorted(set(range(len(model.speakers))) - set(speech.speaker_ids.tolist())):
+        raise ValueError(
+            "model.conversion_loss_weight needs speech of every speaker, whose mean spectrum it measures: there is none "
+            f"of {', '.join(model.speakers[speaker] for speaker in missing)}"
+        )
+    teacher = ConversionTeacher(model)
+    facts = {"conversion_teacher": fingerprint({}, teacher.state_dict())}
+    if processes().is_main_process:
+        teacher.measure(_utterances(model, speech))
+    (offsets,) = broadcast_object_list([teacher.offsets])
+    teacher.offsets.copy_(offsets)
     model.conversion_teacher = (teacher,)
+    return facts
 
 
-def _utterances(speech: PackedSpeech) -> Iterator[tuple[int, Tensor]]:
-    """Speaker and waveform (T,) of UTTERANCES utterances of each speaker, evenly spread over those that there are."""
+def _utterances(model: SpeechVQVAE, speech: PackedSpeech) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """What is measured: UTTERANCES of each speaker, evenly spread over those that there are."""
     most = round(MAX_SECONDS * speech.sample_rate)
-    for speaker in range(len(speech.speakers)):
+    for speaker in range(len(model.speakers)):
         own = np.flatnonzero(speech.speaker_ids == speaker)
-        for index in own[np.unique(np.arange(UTTERANCES) * len(own) // UTTERANCES)] if len(own) else ():
-            yield speaker, torch.from_numpy(speech.audio(int(index))[:most].astype(np.float32) / INT16_SCALE)
+        for index in own[np.unique(np.arange(UTTERANCES) * len(own) // UTTERANCES)]:
+            wav = torch.from_numpy(speech.audio(int(index))[:most].astype(np.float32) / INT16_SCALE)
+            wav = wav.to(model.device)
+            yield speaker, wav, quantized_codes(model, wav[None, None])[0]

@@ -30,8 +30,8 @@ def init_from(model: SpeechVQVAE, names: Sequence[str | Path]) -> dict[str | Pat
 
     Raises ModelError if nothing can be copied from a checkpoint, and for stages that freeze parts, if no checkpoint has
     the codes of `model`, if the context that was trained on these codes does not fit, or if what a stage freezes of
-    context, spectrum and pitch is in no checkpoint with these codes; for conversions, if what makes them was not copied
-    or there is only one speaker.
+    context, spectrum and pitch is in no checkpoint with these codes; for conversions and their teacher, if what makes
+    them was not copied or there is only one speaker.
     """
     not_copied, fingerprints, vocoders, all_copied = {}, set[str](), set[Vocoder](), set[str]()
     frozen = tuple(f"{part}." for part in ("context", "spectrum", "pitch") if part in model.cfg.frozen_parts)
@@ -73,7 +73,7 @@ def init_from(model: SpeechVQVAE, names: Sequence[str | Path]) -> dict[str | Pat
 def _check_conversions(
     model: SpeechVQVAE, copied: set[str], vocoders: set[Vocoder], names: Sequence[str | Path]
 ) -> None:
-    """Raises ModelError unless all that `model` converts its crops with was copied: weights and trained vocoders."""
+    """Raises ModelError unless all that conversions are made with was copied: weights and, for crops, vocoder istft."""
     makers = tuple(f"{part}." for part in (*CODE_PARTS, "context", "spectrum"))
     missing = {key for key in model.state_dict() if key.startswith(makers) or key == SPEAKER_WEIGHT} - copied
     lacking = {"some speakers" if key == SPEAKER_WEIGHT else key.split(".")[0] for key in missing}
