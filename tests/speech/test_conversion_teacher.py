@@ -20,6 +20,7 @@ from vqaudio.speech.acoustic import other_speakers, quantized_codes
 from vqaudio.speech.conversion_teacher import (
     LOUD_DB,
     MAX_SPEAKERS,
+    ConversionTeacher,
     initialise_conversion_teacher,
     mean_spectrum,
 )
@@ -63,6 +64,12 @@ def learner(model: SpeechVQVAE, speech: PackedSpeech) -> SpeechVQVAE:
     return made.train()
 
 
+def teacher_of(learner: SpeechVQVAE) -> ConversionTeacher:
+    (teacher,) = learner.conversion_teacher
+    assert isinstance(teacher, ConversionTeacher)
+    return teacher
+
+
 def batch_of(rows: int = 3) -> dict[str, Tensor]:
     wav = torch.stack([noise(20 + i) for i in range(rows)])
     target = torch.zeros(wav.shape, dtype=torch.long)
@@ -83,7 +90,7 @@ def test_mean_spectrum_is_that_of_loud_frames() -> None:
 def test_conversions_of_the_measured_speech_have_the_mean_spectra_of_their_targets(
     learner: SpeechVQVAE, speech: PackedSpeech
 ) -> None:
-    (teacher,) = learner.conversion_teacher
+    teacher = teacher_of(learner)
     wavs = [torch.from_numpy(speech.audio(i).astype(np.float32) / 32768) for i in range(12)]
     assert learner.spectrum is not None
     count = learner.hop // learner.cfg.spectrum.hop_length  # spectra per code
@@ -109,7 +116,7 @@ def test_the_loss_is_the_error_of_the_spectra_of_other_speakers(learner: SpeechV
     batch["lengths"] = torch.tensor([SAMPLES, SAMPLES // 2, SAMPLES // 2])  # a batch counts by its valid frames
     torch.manual_seed(5)
     with_loss, logs = learner(**batch)
-    (teacher,) = learner.conversion_teacher
+    teacher = teacher_of(learner)
     torch.manual_seed(5)
     target = other_speakers(learner, batch["speaker"])
     assert not (target == batch["speaker"]).any()
@@ -136,7 +143,7 @@ def test_padding_does_not_count(learner: SpeechVQVAE, randomise) -> None:
 
 
 def test_training_moves_conversions_to_the_teacher_and_the_teacher_nowhere(learner: SpeechVQVAE) -> None:
-    (teacher,) = learner.conversion_teacher
+    teacher = teacher_of(learner)
     assert not any("teacher" in name for name in learner.state_dict()) and not teacher.spectrum.training
     before = copy.deepcopy(teacher.state_dict())
     trained = [parameter for parameter in learner.parameters() if parameter.requires_grad]
@@ -178,7 +185,9 @@ def test_without_a_teacher_nothing_is_trained(model: SpeechVQVAE, speech: Packed
 
 def test_every_speaker_needs_speech(model: SpeechVQVAE, speech: PackedSpeech) -> None:
     own = replace(speech, speaker_ids=np.where(speech.speaker_ids == 1, 0, speech.speaker_ids))
-    with pytest.raises(ValueError, match=f"needs speech of every speaker, .* there is none of {model.speakers[1]}$"):
+    with pytest.raises(
+        ValueError, match=f"measures the mean spectrum of every speaker; there is no speech of {model.speakers[1]}$"
+    ):
         initialise_conversion_teacher(SpeechVQVAE(model.cfg), own)
 
 
@@ -187,7 +196,7 @@ def test_the_first_process_measures_for_all(model: SpeechVQVAE, speech: PackedSp
     monkeypatch.setattr(conversion_teacher, "broadcast_object_list", lambda _: [of_first])
     made = SpeechVQVAE(model.cfg)
     initialise_conversion_teacher(made, speech)
-    assert torch.equal(made.conversion_teacher[0].offsets, of_first)
+    assert torch.equal(teacher_of(made).offsets, of_first)
 
 
 @pytest.mark.parametrize("count", [1, MAX_SPEAKERS + 1])
@@ -202,7 +211,7 @@ def test_numbers_of_speakers_whose_pairs_cannot_be_measured(model: SpeechVQVAE, 
     [
         ({"conversion_loss_weight": -1.0}, "must be a finite number, 0 or more, got -1.0"),
         ({"conversion_loss_weight": float("nan")}, "must be a finite number, 0 or more, got nan"),
-        ({"stage": "codes"}, r"is for stage: context with conversions: 0 .* got stage: codes, conversions: 0\.0"),
+        ({"stage": "codes"}, r"is for stage: context with conversions: 0, got stage: codes, conversions: 0\.0"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(model: SpeechVQVAE, changes, message) -> None:

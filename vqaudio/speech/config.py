@@ -207,8 +207,8 @@ class SpeechVQVAEConfig:
             raise ValueError(f"conversion_loss_weight must be a finite number, 0 or more, got {weight}")
         if weight and (self.stage != "context" or self.conversions):
             raise ValueError(
-                "conversion_loss_weight is for stage: context with conversions: 0 (codes of a converted crop are not of "
-                f"its speaker), got stage: {self.stage}, conversions: {self.conversions}"
+                "conversion_loss_weight is for stage: context with conversions: 0, "
+                f"got stage: {self.stage}, conversions: {self.conversions}"
             )
 
     def _check_target(self) -> None:

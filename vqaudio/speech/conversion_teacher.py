@@ -96,8 +96,8 @@ def initialise_conversion_teacher(model: SpeechVQVAE, speech: PackedSpeech) -> d
         )
     if missing := sorted(set(range(len(model.speakers))) - set(speech.speaker_ids.tolist())):
         raise ValueError(
-            "model.conversion_loss_weight needs speech of every speaker, whose mean spectrum it measures: there is none "
-            f"of {', '.join(model.speakers[speaker] for speaker in missing)}"
+            "model.conversion_loss_weight measures the mean spectrum of every speaker; there is no speech of "
+            f"{', '.join(model.speakers[speaker] for speaker in missing)}"
         )
     teacher = ConversionTeacher(model)
     facts = {"conversion_teacher": fingerprint({}, teacher.state_dict())}
