@@ -11,7 +11,7 @@ import pystoi
 import pytest
 
 from vqaudio.data.audio import read_audio
-from vqaudio.metrics.signal import BANDS, log_mel, mel_cepstral_distortion, signal_metrics
+from vqaudio.metrics.signal import BANDS, log_mel, mel_cepstral_distortion, pitch_metrics, signal_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("VQAUDIO_DATA", ROOT / "../shared/data")) / "timit8"
@@ -79,6 +79,17 @@ def test_opposite_f0_contours_correlate_negatively() -> None:
     assert metrics["f0_correlation"] == pytest.approx(-1, abs=0.01)
     swing = 240 * math.sqrt(1 / 2)  # twice 120 cents up and down: the root mean square of a sine
     assert metrics["f0_rmse"] == pytest.approx(swing, rel=0.03)
+
+
+def test_pitch_metrics_are_those_of_all_metrics() -> None:
+    originals = [_tone(110, bend=0.1), _tone(150), np.concatenate([_tone(130), _noise(1)])]
+    others = [_tone(220, bend=0.1), _tone(150, bend=-0.1), np.concatenate([_tone(140), _tone(120)])]
+    found = pitch_metrics(originals, others, RATE)
+    assert set(found) == {"f0_correlation", "voicing_error", "voiced_fraction", "voiced_fraction_original"}
+    expected = signal_metrics(originals, others, RATE)
+    assert found == {name: expected[name] for name in found} and 0.1 < found["voicing_error"].value < 0.4
+    with pytest.raises(ValueError, match="3 originals and 2 others"):
+        pitch_metrics(originals, others[:2], RATE)
 
 
 def test_different_mean_pitch_does_not_correlate() -> None:

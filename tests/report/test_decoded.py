@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
+import vqaudio
 from vqaudio import SpeechVQVAE, SpeechVQVAEConfig
-from vqaudio.data.manifest import read_manifest
+from vqaudio.cli.main import main
+from vqaudio.data.manifest import Utterance, manifest_row, read_manifest
 from vqaudio.nn.context import ContextConfig
 from vqaudio.nn.log_mel import LogMelConfig
 from vqaudio.report.datasets import EvaluationSet
@@ -118,3 +122,23 @@ def test_targets_are_others_and_spread() -> None:
     assert choose_targets(["a", "b"], ["a", "b", "x"]) == ["b", "a", "a"]
     many = [str(i) for i in range(80)]
     assert choose_targets(many, ["x"] * 9) == [str(i) for i in range(0, 80, 10)] + ["0"]
+
+
+@pytest.mark.slow
+def test_conversions_of_the_shipped_model_have_the_pitch_of_their_source(tmp_path: Path) -> None:
+    """By the report, which compares it for the vocoders that are given the pitch."""
+    examples = Path(vqaudio.__file__).parent / "pretrained/mini/examples"
+    found = [
+        Utterance(path.stem, path, path.stem.partition("_")[0], soundfile.info(path).duration)
+        for path in sorted(examples.glob("*_original.flac"))[:2]
+    ]
+    (tmp_path / "test.jsonl").write_text("".join(f"{manifest_row(u, tmp_path)}\n" for u in found))
+    command = ["evaluate", "--model", "mini", "--data", str(tmp_path / "test.jsonl"), "--only", "signal"]
+    assert main([*command, "--decoded-utterances", "2", "--no-html", "--out", str(tmp_path / "report")]) == 0
+    rows = json.loads((tmp_path / "report/report.json").read_text())["metrics"]
+    pitch = {row["system"]: row["value"] for row in rows if row["metric"] == "f0_correlation"}
+    names = {row["system"]: {own["metric"] for own in rows if own["system"] == row["system"]} for row in rows}
+    for vocoder, least in (("istft", 0.8), ("wavenet", 0.5)):
+        assert pitch[conversion(vocoder)] > least
+        assert "mcd" in names[reconstruction(vocoder)] - names[conversion(vocoder)]
+    assert conversion("griffin-lim") not in pitch and reconstruction("griffin-lim") in pitch

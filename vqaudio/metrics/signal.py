@@ -105,6 +105,26 @@ def signal_metrics(
     return metrics | {name: mean(values) if values else nothing for name, values in whole.items()}
 
 
+def pitch_metrics(originals: Sequence[Wav], others: Sequence[Wav], sample_rate: int) -> dict[str, Estimate]:
+    """Those of `signal_metrics` that compare pitch and not voices, for conversions.
+
+    f0_correlation, voicing_error, voiced_fraction and voiced_fraction_original; the arguments and errors are those of
+    `signal_metrics`.
+    """
+    check_packages()
+    _check(originals, others, sample_rate)
+    found = []
+    for original, other in zip(originals, others, strict=True):
+        length = min(len(original), len(other))
+        found.append(_of_pitch(original[:length], other[:length], sample_rate))
+    pairs = {name: FRAME_METRICS[name] for name in ("voicing_error", "voiced_fraction", "voiced_fraction_original")}
+    metrics = {
+        name: ratio([sums[above] for sums, _ in found], [sums[below] for sums, _ in found])
+        for name, (above, below) in pairs.items()
+    }
+    return metrics | {"f0_correlation": _correlation([track for _, track in found])}
+
+
 def mel_cepstral_distortion(original: Floats, other: Floats) -> tuple[float, int]:
     """Log-mel powers (N, B) and (N', B) in dB -> the sum of distances along the best DTW path, and its length.
 
@@ -154,16 +174,21 @@ def _check(originals: Sequence[Wav], others: Sequence[Wav], sample_rate: int) ->
 
 def _of_frames(original: Wav, other: Wav, sample_rate: int) -> tuple[dict[str, float], Tracks]:
     """Sums over the frames of a pair, by the names in FRAME_METRICS, and its F0 statistics."""
+    sums, track = _of_pitch(original, other, sample_rate)
     spectra = log_mel(original, sample_rate), log_mel(other, sample_rate)
-    distance, path = mel_cepstral_distortion(*spectra)
+    sums["distance"], sums["path"] = mel_cepstral_distortion(*spectra)
+    rms = np.sqrt(np.square(spectra[0] - spectra[1]).mean(axis=1))
+    sums["log_mel"] = float(rms.mean()) * sums["frames"]
+    return sums, track
+
+
+def _of_pitch(original: Wav, other: Wav, sample_rate: int) -> tuple[dict[str, float], Tracks]:
+    """Of `_of_frames`, what depends on pitch."""
     first, second = pitch(original, sample_rate), pitch(other, sample_rate)
     both = first.voiced & second.voiced
     a, b = (1200 * np.log2(own.hertz[both]) for own in (first, second))
     ratios = second.hertz[both] / first.hertz[both]
     sums: dict[str, float] = {
-        "distance": distance,
-        "path": path,
-        "log_mel": float(np.sqrt(np.square(spectra[0] - spectra[1]).mean(axis=1)).mean()) * len(both),
         "frames": len(both),
         "decisions": int((first.voiced != second.voiced).sum()),
         "both": int(both.sum()),

@@ -18,7 +18,7 @@ from vqaudio.metrics.confidence import Estimate
 from vqaudio.metrics.mos import naturalness_metrics
 from vqaudio.metrics.phones import phone_metrics
 from vqaudio.metrics.robustness import missing_codecs, robustness_metrics
-from vqaudio.metrics.signal import signal_metrics
+from vqaudio.metrics.signal import pitch_metrics, signal_metrics
 from vqaudio.metrics.speaker_probe import speaker_probe_metrics
 from vqaudio.metrics.speaker_verification import SpeakerVerifier
 from vqaudio.metrics.voice_conversion import voice_conversion_metrics
@@ -221,6 +221,8 @@ def naturalness(context: EvaluationContext) -> Results:
 
 def signal(context: EvaluationContext) -> Results:
     decoded, problems = context.decoded, list[str]()
+    for system, wavs in decoded.of([*map(conversion, context.model.vocoders_with_pitch)]).items():
+        yield system, pitch_metrics(decoded.audio[ORIGINAL], wavs, context.model.sample_rate)
     if not decoded.of([*map(reconstruction, TITLES)]):
         raise NotApplicableError("the model knows none of the speakers of this set, so it cannot reconstruct them")
     found = decoded.of([INVERTED, *map(reconstruction, TITLES)])

@@ -279,8 +279,8 @@ TASKS = (
     Task(
         "signal",
         "Signal",
-        "How close free-running reconstructions are to the original. A vocoder makes a new waveform, so metrics that "
-        "compare waveforms in time are necessarily low.",
+        "How close free-running reconstructions are to the original, and the pitch of conversions to that of their "
+        "source. A vocoder makes a new waveform, so metrics that compare waveforms in time are necessarily low.",
         "vqaudio.report.compute:signal",
         (
             Metric("mcd", "dB", LOWER, "Mel-cepstral distortion after dynamic time warping, without level and pitch "
@@ -294,7 +294,7 @@ TASKS = (
                    "more than 20 %."),
             Metric("voicing_error", "fraction", LOWER, "Fraction of the frames that are voiced in only one of the two "
                    "signals."),
-            Metric("voiced_fraction", "fraction", NEITHER, "Fraction of voiced frames in the reconstruction; low for "
+            Metric("voiced_fraction", "fraction", NEITHER, "Fraction of voiced frames in the decoded audio; low for "
                    "whispered speech."),
             Metric("voiced_fraction_original", "fraction", NEITHER, "Fraction of voiced frames in the original."),
             Metric("level_difference", "dB", NEITHER, "Level of the reconstruction relative to the original; 0 is "
