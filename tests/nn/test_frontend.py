@@ -107,7 +107,7 @@ def test_a_random_equalizer_changes_the_bands_of_each_crop_alike_at_all_times() 
     assert curve.square().mean().sqrt() == pytest.approx(4.0, rel=0.1)
     assert curve.diff(dim=1).square().mean().sqrt() < 1.0  # smooth over the bands
     assert (curve[0] - curve[1]).abs().max() > 1  # each crop has its own
-    torch.testing.assert_close(front.eval()(wav[:1])[0], plain[:1])  # of another batch size, which may round otherwise
+    assert torch.equal(front.eval()(wav)[0], plain)  # of one size: on two threads, 500 rows round otherwise than one
 
 
 def test_an_encoder_with_front_end_streams_the_same_frames(randomise) -> None:

@@ -77,17 +77,14 @@ def signal_metrics(
     not (T,) or not finite, shorter than 0.1 s, or longer than its partner by more than 0.1 s; ModuleNotFoundError
     without pesq, pystoi, swift-f0 and torchmetrics.
     """
-    check_packages()
-    _check(originals, others, sample_rate)
+    pairs = _pairs(originals, others, sample_rate)
     names = [str(u) for u in range(len(originals))] if names is None else names
     if len(names) != len(originals):
         raise ValueError(f"{len(originals)} pairs have {len(names)} names; give as many of both")
     sums: dict[str, list[float]] = {name: [] for pair in FRAME_METRICS.values() for name in pair}
     whole: dict[str, list[float]] = {name: [] for name in PAIR_METRICS}
     tracks: list[Tracks] = []
-    for name, original, other in zip(names, originals, others, strict=True):
-        length = min(len(original), len(other))
-        pair = original[:length], other[:length]
+    for name, pair in zip(names, pairs, strict=True):
         found, track = _of_frames(*pair, sample_rate)
         tracks.append(track)
         for key, value in found.items():
@@ -111,16 +108,11 @@ def pitch_metrics(originals: Sequence[Wav], others: Sequence[Wav], sample_rate: 
     f0_correlation, voicing_error, voiced_fraction and voiced_fraction_original; the arguments and errors are those of
     `signal_metrics`.
     """
-    check_packages()
-    _check(originals, others, sample_rate)
-    found = []
-    for original, other in zip(originals, others, strict=True):
-        length = min(len(original), len(other))
-        found.append(_of_pitch(original[:length], other[:length], sample_rate))
-    pairs = {name: FRAME_METRICS[name] for name in ("voicing_error", "voiced_fraction", "voiced_fraction_original")}
+    found = [_of_pitch(*pair, sample_rate) for pair in _pairs(originals, others, sample_rate)]
+    chosen = {name: FRAME_METRICS[name] for name in ("voicing_error", "voiced_fraction", "voiced_fraction_original")}
     metrics = {
         name: ratio([sums[above] for sums, _ in found], [sums[below] for sums, _ in found])
-        for name, (above, below) in pairs.items()
+        for name, (above, below) in chosen.items()
     }
     return metrics | {"f0_correlation": _correlation([track for _, track in found])}
 
@@ -156,6 +148,14 @@ def log_mel(wav: Wav, sample_rate: int) -> Floats:
         n_mels=BANDS,
     )
     return 10 * np.log10(np.maximum(power.T, FLOOR))
+
+
+def _pairs(originals: Sequence[Wav], others: Sequence[Wav], sample_rate: int) -> list[tuple[Wav, Wav]]:
+    """Checked pairs, the longer of each cut to the length of its partner."""
+    check_packages()
+    _check(originals, others, sample_rate)
+    lengths = [min(map(len, pair)) for pair in zip(originals, others, strict=True)]
+    return [(a[:length], b[:length]) for a, b, length in zip(originals, others, lengths, strict=True)]
 
 
 def _check(originals: Sequence[Wav], others: Sequence[Wav], sample_rate: int) -> None:

@@ -24,6 +24,7 @@ from vqaudio.data.packed import PackedSpeech
 from vqaudio.fingerprint import fingerprint
 from vqaudio.nn.log_mel import STD_DB
 from vqaudio.speech.acoustic import quantized_codes
+from vqaudio.speech.frontend_init import spread
 from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.training import processes
 
@@ -114,7 +115,7 @@ def _utterances(model: SpeechVQVAE, speech: PackedSpeech) -> Iterator[tuple[int,
     most = round(MAX_SECONDS * speech.sample_rate)
     for speaker in range(len(model.speakers)):
         own = np.flatnonzero(speech.speaker_ids == speaker)
-        for index in own[np.unique(np.arange(UTTERANCES) * len(own) // UTTERANCES)]:
-            wav = torch.from_numpy(speech.audio(int(index))[:most].astype(np.float32) / INT16_SCALE)
-            wav = wav.to(model.device)
+        for index in own[spread(len(own), UTTERANCES)]:
+            samples = speech.audio(int(index))[:most].astype(np.float32) / INT16_SCALE
+            wav = torch.from_numpy(samples).to(model.device)
             yield speaker, wav, quantized_codes(model, wav[None, None])[0]

@@ -39,7 +39,7 @@ def spread_waveforms(speech: PackedSpeech) -> Iterator[Tensor]:
         yield torch.from_numpy(speech.audio(i).astype(np.float32) / INT16_SCALE)
 
 
-def spread(count: int) -> list[int]:
-    """The numbers of at most MAX_UTTERANCES of `count` utterances, evenly spread."""
-    chosen = min(count, MAX_UTTERANCES)
+def spread(count: int, most: int = MAX_UTTERANCES) -> list[int]:
+    """The numbers of at most `most` of `count` utterances, evenly spread."""
+    chosen = min(count, most)
     return [i * count // chosen for i in range(chosen)]
