@@ -189,7 +189,16 @@ def test_codes_of_real_speech_are_those_of_the_shipped_model(tmp_path: Path) -> 
     different = total = 0
     for path in sorted(VCTK_MINI.rglob("*.flac")):
         wav = read_audio(path, 16000)
-        expected = model.tokenize(wav, fingerprint=fingerprint).codes.numpy()
-        different, total = different + int((tokenizer.encode(wav) != expected).sum()), total + len(expected)
+        expected, found = model.tokenize(wav, fingerprint=fingerprint).codes, torch.from_numpy(tokenizer.encode(wav))
+        places = (found != expected).nonzero()[:, 0]
+        if len(places):  # another runtime may round a vector across the border between two codes
+            with torch.no_grad():
+                vectors = model.normalizer(model.encoder(torch.from_numpy(wav)[None, None])[0])[0].T[places]
+                own, other = (
+                    (vectors - model.quantizer.decode(codes[None, places])[0].T).norm(dim=1)
+                    for codes in (expected, found)
+                )
+            torch.testing.assert_close(own, other, rtol=1e-4, atol=0.0)
+        different, total = different + len(places), total + len(expected)
     assert total > 100_000
-    assert different <= total * 1e-5  # another processor may round; here it was 0 of 196,816
+    assert different <= total * 1e-4
