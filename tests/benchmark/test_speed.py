@@ -9,10 +9,12 @@ import pytest
 import torch
 import yaml
 
+import vqaudio
 from vqaudio.benchmark import speed
 from vqaudio.benchmark.speed import (
     BASE,
     COMPILED,
+    MINI,
     PAPER,
     REFERENCE,
     RING,
@@ -61,6 +63,13 @@ def test_presets_are_timed_as_they_are_trained(model: BenchmarkModel, preset: st
     cfg = replace(from_dict(SpeechVQVAEConfig, settings), speakers=speakers)
     assert model.net == cfg.decoder
     assert (model.name, model.rate) == (preset, cfg.sample_rate)
+
+
+def test_the_shipped_model_is_timed_as_it_is() -> None:
+    shipped = vqaudio.load_model("mini")
+    # noise on the past is of training alone
+    assert MINI.net == replace(shipped.cfg.decoder, past_noise=0.0)
+    assert (shipped.cfg.spectrum, shipped.cfg.istft) == (speed.SPECTRUM, speed.ISTFT)
 
 
 @pytest.mark.parametrize("model", [*speed.FULL.models, TINY], ids=lambda model: model.name)

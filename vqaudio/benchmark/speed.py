@@ -58,6 +58,8 @@ class BenchmarkModel:
 
 
 _VCTK = {"layers_per_stack": 10, "hop": 64, "cond_dim": 64, "num_speakers": 109}
+_MINI = {"layers_per_stack": 10, "hop": 40, "cond_dim": 256, "num_speakers": 11}
+MINI = BenchmarkModel("mini", WaveNetConfig(layers=20, residual_channels=64, skip_channels=128, **_MINI))
 BASE = BenchmarkModel("base", WaveNetConfig(layers=20, residual_channels=64, skip_channels=128, **_VCTK))
 WIDE_SKIP = BenchmarkModel("wide skip", WaveNetConfig(layers=30, residual_channels=64, skip_channels=256, **_VCTK))
 PAPER = BenchmarkModel("paper", WaveNetConfig(layers=30, residual_channels=256, skip_channels=256, **_VCTK))
@@ -71,7 +73,7 @@ CODE_PRIOR = BenchmarkModel("code prior", _PRIOR, rate=250.0, step="code")
 class Plan:
     """Number of streams and duration of the measurements."""
 
-    models: tuple[BenchmarkModel, ...] = (BASE, WIDE_SKIP, PAPER, CODE_PRIOR)
+    models: tuple[BenchmarkModel, ...] = (MINI, BASE, WIDE_SKIP, PAPER, CODE_PRIOR)
     streams: tuple[int, ...] = (4, 8, 16, 32)
     """numbers of streams generated together on all threads, besides a single stream on one and two threads"""
     seconds: float = 0.2
