@@ -25,14 +25,20 @@ from vqaudio.nn.acoustic import AcousticConfig, AcousticFrames, upsampled
 from vqaudio.nn.log_mel import LogMelConfig
 from vqaudio.nn.pitch import Pitch, PitchConfig
 from vqaudio.nn.source_filter import IstftConfig
-from vqaudio.speech.acoustic import encoded_frames, quantized_codes, true_frames, with_conversions
+from vqaudio.speech.acoustic import (
+    encoded_frames,
+    quantized_codes,
+    true_frames,
+    with_conversions,
+    with_predicted_spectra,
+)
 from vqaudio.speech.describe import model_facts
 from vqaudio.speech.enroll import EnrollmentObjective
 from vqaudio.speech.init_from import init_from
 from vqaudio.speech.pitch_init import initialise_pitch
 from vqaudio.speech.speakers import with_speakers
 from vqaudio.speech.synthesis import FramePiece, encode_frames
-from vqaudio.speech.vocoding import moved_pitch
+from vqaudio.speech.vocoding import frames, moved_pitch, of_tokens
 
 SAMPLES = 3200  # of a crop: long enough for the STFT loss at a hop of 40 samples
 
@@ -45,19 +51,23 @@ def config(spectrum_config: SpeechVQVAEConfig) -> SpeechVQVAEConfig:
         pitch=PitchConfig(win_length=640),
         acoustic=AcousticConfig(dilations=(1,), channels=5, lookahead=1, upsampling=4),
         istft=IstftConfig(dilations=(1,), channels=6, lookahead=2, points=9),
+        harmonics=True,
         vocoder="istft",
     )
 
 
 @pytest.fixture(scope="module")
 def model(config: SpeechVQVAEConfig, initialised: Callable[..., SpeechVQVAE], randomise) -> SpeechVQVAE:
-    """Ready to use, with the pitch of two of its three speakers."""
+    """Ready to use, with the pitch of two of its three speakers, and harmonics."""
     made = initialised(config, samples=SAMPLES)
     for seed, part in enumerate((made.context, made.spectrum, made.pitch, made.acoustic, made.istft)):
         randomise(part, seed=seed)
     assert made.pitch is not None
     made.pitch.centre.copy_(torch.tensor([6.9, 7.6, 7.3]))
     made.pitch.spread.copy_(torch.tensor([0.2, 0.3, 0.0]))
+    assert made.harmonics is not None
+    made.harmonics.depth.copy_(torch.linspace(0.5, 1.5, len(made.harmonics.depth)))
+    made.harmonics.share.copy_(torch.linspace(1.0, 0.1, len(made.harmonics.share)))
     return made.requires_grad_(False)
 
 
@@ -79,7 +89,7 @@ def batch_of(rows: int = 3) -> dict[str, Tensor]:
 
 def stage_of(model: SpeechVQVAE, **changes) -> SpeechVQVAE:
     made = SpeechVQVAE(replace(model.cfg, **changes))
-    made.load_state_dict(model.state_dict())
+    made.load_state_dict({key: value for key, value in model.state_dict().items() if key in made.state_dict()})
     return made
 
 
@@ -103,6 +113,61 @@ def test_streamed_equals_whole_equals_batch(model: SpeechVQVAE, vocoder, given) 
     together = model.decode_batch([short, tokens], ["bert", "anna"], vocoder=vocoder, pitch=[None, pitch])
     assert torch.equal(together[1], whole)
     assert torch.equal(together[0], model.decode(short, "bert", vocoder=vocoder))
+
+
+@pytest.mark.parametrize("vocoder", ["wavenet", "istft"])
+def test_vocoders_read_the_harmonics_of_the_pitch(model: SpeechVQVAE, vocoder) -> None:
+    """In decoding, from given and from predicted pitch; the spectrum for Griffin-Lim stays."""
+    wav, plain = hum(120), stage_of(model, harmonics=False)
+    tokens, speaker = model.tokenize(wav), torch.tensor([0])
+    for pitch in (None, model.pitch_of(wav)):
+        sound = model.decode(tokens, "anna", vocoder=vocoder, pitch=pitch)
+        assert not torch.equal(sound, plain.decode(tokens, "anna", vocoder=vocoder, pitch=pitch))
+        read, without = (
+            AcousticFrames.joined(
+                [piece.frames for piece in frames(each, of_tokens(each, tokens, speaker, pitch, None, vocoder))]
+            )
+            for each in (model, plain)
+        )
+        assert model.harmonics is not None and read.pitch.voicing.any()
+        torch.testing.assert_close(read.spectrum, model.harmonics(without).spectrum)
+        assert torch.equal(read.pitch.octaves, without.pitch.octaves)
+    assert torch.equal(model.predict_spectrum(tokens, "anna"), plain.predict_spectrum(tokens, "anna"))
+
+
+def test_vocoders_are_trained_on_the_harmonics_of_the_pitch(model: SpeechVQVAE) -> None:
+    wav, plain = torch.stack([hum(110), hum(190)]), stage_of(model, harmonics=False)
+    without = true_frames(plain.eval(), wav, 40)
+    assert model.harmonics is not None
+    torch.testing.assert_close(true_frames(model, wav, 40), model.harmonics(without))
+    assert not torch.equal(true_frames(model, wav, 40).spectrum, without.spectrum)
+    trained = stage_of(model, frame_noise=0.0, predicted_spectra=1.0).train()
+    assert torch.equal(true_frames(trained, wav, 40).spectrum, true_frames(model, wav, 40).spectrum)
+    spectra = [
+        with_predicted_spectra(each, without, wav, torch.tensor([0, 1])).spectrum
+        for each in (trained, stage_of(plain, predicted_spectra=1.0))
+    ]
+    torch.testing.assert_close(spectra[0], model.harmonics(without._replace(spectrum=spectra[1])).spectrum)
+
+
+def test_harmonics_are_measured_once(model: SpeechVQVAE, tmp_path) -> None:
+    cfg = replace(model.cfg, stage="istft", spectrum=LogMelConfig(40, 40, 400))
+    learner = SpeechVQVAE(cfg)
+    assert learner.harmonics is not None and not learner.harmonics.measured
+    wavs = [hum(hertz, 5 * SAMPLES) for hertz in (90, 120, 160, 210, 290)]
+    pcm = torch.cat(wavs).mul(32767).short().numpy()
+    lengths = np.array([len(wav) for wav in wavs])
+    speech = PackedSpeech(
+        16000, model.speakers, tuple("abcde"), np.cumsum(lengths) - lengths, lengths, np.zeros(5, np.int64), pcm, ""
+    )
+    initialise_pitch(learner, speech)
+    assert learner.harmonics.measured and 0 < learner.harmonics.share.max() <= 1
+    save_model(learner, tmp_path)
+    later = SpeechVQVAE(cfg)
+    init_from(later, [tmp_path])
+    assert later.harmonics is not None and torch.equal(later.harmonics.depth, learner.harmonics.depth)
+    initialise_pitch(model, speech)
+    assert model.harmonics is not None and model.harmonics.share[0] == 1.0  # those of the model are kept
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
@@ -303,7 +368,10 @@ def test_conversions_are_what_decoding_says_for_another_speaker(model: SpeechVQV
     torch.testing.assert_close(converted.square().mean(2), wav.square().mean(2))
     for row, target in enumerate(targets.tolist()):
         spectrum = learner.predict_spectrum(model.tokenize(wav[row, 0]), learner.speakers[target])
-        torch.testing.assert_close(asked.spectrum[row], spectrum, rtol=1e-4, atol=1e-5)
+        assert learner.harmonics is not None
+        own = Pitch(*(value[row, None] for value in asked.pitch))
+        expected = learner.harmonics(AcousticFrames(spectrum[None], own)).spectrum[0]
+        torch.testing.assert_close(asked.spectrum[row], expected, rtol=1e-4, atol=1e-5)
         voiced = asked.pitch.octaves[row][asked.pitch.voicing[row] > 0]
         moved = {(0, 1): 0.7, (1, 0): -0.7}.get((row, target), 0.0)  # the pitch of the third was not measured
         assert float(voiced.median()) == pytest.approx(float(torch.tensor(100.0 + 40 * row).log2()) + moved, abs=0.03)
@@ -485,6 +553,7 @@ def test_stages_hand_their_vocoders_on(config: SpeechVQVAEConfig, model: SpeechV
 @pytest.mark.parametrize("stage", ["istft", "decoder"])
 def test_parts_that_a_stage_freezes_must_be_in_a_checkpoint(config: SpeechVQVAEConfig, model, tmp_path, stage) -> None:
     without = {"pitch": PitchConfig(), "acoustic": AcousticConfig(), "istft": IstftConfig(), "vocoder": "griffin-lim"}
+    without["harmonics"] = False
     codes = SpeechVQVAE(replace(config, stage="codes", **without))
     kept = ("encoder.", "normalizer.", "quantizer.", "context.", "spectrum.")
     weights = {name: value for name, value in model.state_dict().items() if name.startswith(kept)}
@@ -516,8 +585,12 @@ def test_pitch_goes_with_the_speaker(config: SpeechVQVAEConfig, model: SpeechVQV
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"pitch": PitchConfig()}, "acoustic reads spectrum and pitch"),
-        ({"pitch": PitchConfig(), "acoustic": AcousticConfig()}, "istft reads spectrum and pitch"),
+        ({"pitch": PitchConfig()}, "acoustic needs spectrum and pitch"),
+        ({"pitch": PitchConfig(), "acoustic": AcousticConfig()}, "istft needs spectrum and pitch"),
+        (
+            {"pitch": PitchConfig(), "acoustic": AcousticConfig(), "istft": IstftConfig(), "vocoder": "wavenet"},
+            "harmonics needs spectrum and pitch",
+        ),
         ({"istft": IstftConfig()}, "vocoder: istft needs"),
         ({"istft": IstftConfig(), "vocoder": "wavenet", "stage": "istft"}, "stage: istft needs"),
         ({"frame_noise": -1.0}, "frame_noise"),

@@ -5,6 +5,7 @@ Shapes: B batch, N frames, F mel bands, C channels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -63,10 +64,11 @@ class AcousticFrames(NamedTuple):
         """Frames `start` to `end` (None: to the last one)."""
         return AcousticFrames(self.spectrum[:, start:end], Pitch(*(value[:, start:end] for value in self.pitch)))
 
-    def followed_by(self, later: AcousticFrames) -> AcousticFrames:
-        """These frames and then the others, (B, N + M)."""
-        pitch = Pitch(*(torch.cat(pair, dim=1) for pair in zip(self.pitch, later.pitch, strict=True)))
-        return AcousticFrames(torch.cat([self.spectrum, later.spectrum], dim=1), pitch)
+    @classmethod
+    def joined(cls, parts: Sequence[AcousticFrames]) -> AcousticFrames:
+        """Consecutive frames, one part after the other."""
+        pitch = Pitch(*(torch.cat(values, dim=1) for values in zip(*(part.pitch for part in parts), strict=True)))
+        return cls(torch.cat([part.spectrum for part in parts], dim=1), pitch)
 
     def repeated(self, count: int) -> AcousticFrames:
         """With the last frame `count` times more."""

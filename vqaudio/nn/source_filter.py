@@ -144,9 +144,8 @@ class IstftVocoder(nn.Module):
         """
         hidden, context = self.net.extend(frames.features(), None, state.context)
         hidden = torch.cat([state.hidden, hidden], dim=2)
-        return self._rendered(
-            state._replace(context=context, hidden=hidden, frames=state.frames.followed_by(frames)), generator
-        )
+        frames = AcousticFrames.joined([state.frames, frames])
+        return self._rendered(state._replace(context=context, hidden=hidden, frames=frames), generator)
 
     def finish(self, state: VocoderState, generator: torch.Generator) -> Tensor:
         """End of the utterance -> the remaining samples (T,), as many as its frames have in total."""

@@ -22,6 +22,7 @@ from vqaudio.nn.acoustic import NUM_PITCH_FEATURES
 from vqaudio.nn.context import Context, MelHead
 from vqaudio.nn.cross_entropy import cross_entropy_of_each
 from vqaudio.nn.encoder import Encoder
+from vqaudio.nn.harmonics import Harmonics
 from vqaudio.nn.normalizer import Normalizer
 from vqaudio.nn.pitch import Pitch, PitchHead
 from vqaudio.nn.pitch_quantizer import PitchQuantizer
@@ -68,8 +69,8 @@ class SpeechVQVAE(nn.Module):
         of_tokens = cfg.pitch_tokens if cfg.pitch_tokens.frames else None
         self.pitch_quantizer = PitchQuantizer(of_tokens, self.pitch.tracker) if of_tokens and self.pitch else None
         self.acoustic = Context(cfg.acoustic, mel.n_mels + NUM_PITCH_FEATURES, 0) if cfg.acoustic.dilations else None
-        corrects = self.acoustic is not None and cfg.acoustic.correction
-        self.correction = SpectralCorrection(mel, rate) if corrects else None
+        self.correction = SpectralCorrection(mel, rate) if cfg.acoustic.dilations and cfg.acoustic.correction else None
+        self.harmonics = Harmonics(mel, cfg.pitch, rate) if cfg.harmonics else None
         self.istft = IstftVocoder(cfg.istft, mel, rate) if cfg.istft.dilations else None
         self.units = UnitHead(cfg.units, cfg.encoder.dim, speaker_dim, self.hop) if cfg.predicts_units else None
         self.decoder = WaveNet(cfg.decoder)
@@ -406,8 +407,7 @@ class SpeechVQVAE(nn.Module):
             raise ValueError(NO_SPECTRUM)
         speakers = self._speaker_ids(speaker, 1)
         self.check_tokens(tokens)
-        utterance = vocoding.of_tokens(self, tokens, speakers, None, None, "griffin-lim")
-        return vocoding.predicted_spectrum(self, utterance)
+        return vocoding.predicted_spectrum(self, vocoding.of_tokens(self, tokens, speakers, None, None, "griffin-lim"))
 
     @property
     def vocoders_with_pitch(self) -> tuple[Vocoder, ...]:

@@ -1,8 +1,8 @@
-"""What a model computes from the pitch of training speech: that of each speaker, and the codebook of pitch tokens."""
+"""What a model computes from the pitch of training speech first: of speakers, of harmonics, and of pitch tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +11,7 @@ from accelerate.utils import broadcast_object_list
 
 from vqaudio.data.audio import INT16_SCALE
 from vqaudio.data.packed import PackedSpeech
+from vqaudio.nn.acoustic import AcousticFrames
 from vqaudio.nn.pitch_quantizer import PitchQuantizerConfig
 from vqaudio.speech.frontend_init import spread_waveforms
 from vqaudio.speech.model import SpeechVQVAE
@@ -20,10 +21,10 @@ MAX_SECONDS = 120.0  # of each speaker
 
 
 def initialise_pitch(model: SpeechVQVAE, speech: PackedSpeech) -> None:
-    """Measures the speakers of `speech` whose pitch is not known yet, and makes a missing codebook of pitch tokens.
+    """Measures the pitch of speakers and the depth of harmonics where they are not known yet.
 
-    To be called by every process. The indices of the speakers of `speech` are those of the model. The first process
-    computes for all.
+    And makes the codebook of pitch tokens if it is missing. To be called by every process. The indices of the speakers
+    of `speech` are those of the model. The first process computes for all.
     """
     if model.pitch is None:
         return
@@ -31,9 +32,13 @@ def initialise_pitch(model: SpeechVQVAE, speech: PackedSpeech) -> None:
         for speaker in range(len(model.pitch.spread)):
             if not model.pitch.spread[speaker]:
                 model.pitch.measure(speaker, _waveforms(speech, speaker if model.speakers else None))
-    (state,) = broadcast_object_list([{"centre": model.pitch.centre, "spread": model.pitch.spread}])
-    model.pitch.centre.copy_(state["centre"])
-    model.pitch.spread.copy_(state["spread"])
+        if model.harmonics is not None and not model.harmonics.measured:
+            model.harmonics.measure(_frames(model, spread_waveforms(speech)))
+    measured = [model.pitch.centre, model.pitch.spread]
+    if model.harmonics is not None:
+        measured += [model.harmonics.depth, model.harmonics.share]
+    for own, found in zip(measured, broadcast_object_list(list(measured)), strict=True):
+        own.copy_(found)
     if model.pitch_quantizer is not None and not model.pitch_quantizer.quantizer.initialised:
         quantizer = model.pitch_quantizer.to(processes().device)  # by which the processes reach each other
         quantizer.fit(spread_waveforms(speech) if processes().is_main_process else [])
@@ -57,6 +62,15 @@ def with_pitch_tokens(model: SpeechVQVAE, cfg: PitchQuantizerConfig, wavs: Itera
     extended.load_state_dict({**extended.pitch_quantizer.state_dict(prefix="pitch_quantizer."), **kept})
     extended.pitch_quantizer.fit(wavs)
     return extended.eval().requires_grad_(False).to(model.device)
+
+
+def _frames(model: SpeechVQVAE, wavs: Iterable[torch.Tensor]) -> Iterator[AcousticFrames]:
+    """Waveforms (T,) in [-1, 1] -> the frames of each as they are in speech."""
+    assert model.spectrum is not None and model.pitch is not None
+    for wav in wavs:
+        num_frames = -(-len(wav) // model.pitch.tracker.hop)
+        spectrum = model.spectrum.log_mel.centred(wav[None], num_frames)
+        yield AcousticFrames(spectrum, model.pitch.tracker(wav[None], num_frames))
 
 
 def _waveforms(speech: PackedSpeech, speaker: int | None) -> list[torch.Tensor]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from vqaudio.data.mulaw import mulaw_decode
 from vqaudio.nn.acoustic import AcousticFrames, upsampled
 from vqaudio.nn.context import Context, MelHead
+from vqaudio.nn.harmonics import Harmonics
 from vqaudio.nn.modes import check_not_traced
 from vqaudio.nn.pitch import Pitch, PitchHead
 from vqaudio.nn.quantizer import Quantizer
@@ -77,7 +78,12 @@ def contextualize(
 
 @torch.no_grad()
 def predict_frames(
-    spectrum: MelHead, head: PitchHead, arriving: Iterable[Piece], speaker: Tensor | None, pitch: Pitch | None
+    spectrum: MelHead,
+    head: PitchHead,
+    harmonics: Harmonics | None,
+    arriving: Iterable[Piece],
+    speaker: Tensor | None,
+    pitch: Pitch | None,
 ) -> Iterator[FramePiece]:
     """Pieces with the conditioning (C, N), speaker (1,) -> acoustic frames, with the `pitch` (1, N * R) if it is given.
 
@@ -86,16 +92,18 @@ def predict_frames(
     position = 0
     for cond, num_samples, _ in arriving:
         with one_thread(), torch.autocast(cond.device.type, enabled=False):
-            each = [code[None] for code in cond.split(1, dim=1)]  # (1, C, 1)
-            spectra = torch.cat([spectrum(code) for code in each], dim=1)
-            found = [head.predict(code, speaker) for code in each] if pitch is None else []
-        end = position + spectra.shape[1]
-        if pitch is None:
-            own = Pitch(*(torch.cat(parts, dim=1) for parts in zip(*found, strict=True)))
-        else:
-            own = Pitch(*(value[:, position:end].to(cond.device) for value in pitch))
-        yield FramePiece(AcousticFrames(spectra, own), num_samples)
-        position = end
+            found = []
+            for code in cond.split(1, dim=1):  # (C, 1)
+                predicted = spectrum(code[None])  # (1, R, F)
+                end = position + predicted.shape[1]
+                if pitch is None:
+                    own = head.predict(code[None], speaker)
+                else:
+                    own = Pitch(*(value[:, position:end].to(cond.device) for value in pitch))
+                frames = AcousticFrames(predicted, own)
+                found.append(frames if harmonics is None else harmonics(frames))
+                position = end
+        yield FramePiece(AcousticFrames.joined(found), num_samples)
 
 
 @torch.no_grad()

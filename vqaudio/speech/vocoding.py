@@ -138,7 +138,8 @@ def frames(model: SpeechVQVAE, utterance: Utterance) -> Iterator[synthesis.Frame
     """Acoustic frames, with the pitch that is given or predicted."""
     assert model.spectrum is not None and model.pitch is not None
     pieces = contextualized(model, utterance)
-    return synthesis.predict_frames(model.spectrum, model.pitch, pieces, utterance.speaker, utterance.pitch)
+    heads = model.spectrum, model.pitch, model.harmonics
+    return synthesis.predict_frames(*heads, pieces, utterance.speaker, utterance.pitch)
 
 
 def wavenet_pieces(model: SpeechVQVAE, utterance: Utterance) -> Iterator[synthesis.Piece]:

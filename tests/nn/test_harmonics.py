@@ -1,0 +1,116 @@
+"""Spectra get the harmonics of the pitch beside them, as deep as speech has them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from vqaudio.nn.acoustic import AcousticFrames
+from vqaudio.nn.harmonics import MIN_FRAMES, STEPS, Harmonics
+from vqaudio.nn.log_mel import STD_DB, LogMel, LogMelConfig
+from vqaudio.nn.pitch import Pitch, PitchConfig
+
+HOP, RATE, COUNT = 160, 16000, 60
+SPECTRUM, PITCH = LogMelConfig(n_mels=80), PitchConfig(win_length=1024)
+LOG_MEL = LogMel(SPECTRUM, RATE).eval()
+RESOLVED = 30  # bands that tell harmonics apart
+
+
+def voice(hertz: float, count: int = COUNT, formant: float = 700.0) -> Tensor:
+    """(1, T): equal harmonics, a resonance, and some noise."""
+    t = torch.arange(count * HOP) / RATE
+    frequencies = [hertz * k for k in range(1, int(7000 / hertz))]
+    level = [1 / (1 + ((f - formant) / 400) ** 2) + 0.05 for f in frequencies]
+    tones = sum(a * torch.cos(2 * math.pi * f * t + k) for k, (f, a) in enumerate(zip(frequencies, level, strict=True)))
+    noise = torch.randn(len(t), generator=torch.Generator().manual_seed(int(hertz)))
+    return (0.05 * tones + 1e-3 * noise)[None]
+
+
+def frames_of(hertz: float, told: float | None = None, count: int = COUNT) -> AcousticFrames:
+    """Spectra of a voice with the F0 `told` (None: its own), without the first and last frames."""
+    pitch = Pitch(torch.ones(1, count), torch.full((1, count), math.log2(told or hertz)))
+    return AcousticFrames(LOG_MEL.centred(voice(hertz, count), count), pitch).part(4, count - 4)
+
+
+@pytest.fixture(scope="module")
+def harmonics() -> Harmonics:
+    """Measured on voices of many pitches."""
+    made = Harmonics(SPECTRUM, PITCH, RATE)
+    made.measure(frames_of(hertz) for hertz in range(80, 400, 17))
+    return made
+
+
+def best_pitch(harmonics: Harmonics, spectrum: Tensor) -> float:
+    """The F0 in Hz whose harmonics correlate best with the fine structure of spectra (1, N, F), on average."""
+    fine = (spectrum - spectrum @ harmonics.smoothing.T).mean((0, 1))[:RESOLVED]
+    combs = harmonics.combs[:, :RESOLVED]
+    scores = (combs @ fine) / combs.norm(dim=1)
+    return 2 ** (harmonics.lowest + int(scores.argmax()) / STEPS)
+
+
+def test_harmonics_are_measured(harmonics: Harmonics) -> None:
+    assert harmonics.measured
+    assert harmonics.share[4:20].min() > 0.8 and harmonics.share[-5:].max() < 0.2  # there are none above 7 kHz
+    assert 1 < harmonics.depth[4:20].mean() < 1.6  # with less noise between them than NOISE
+    assert harmonics.depth.min() >= 0 and harmonics.share.max() <= 1
+
+
+@pytest.mark.parametrize(("own", "told"), [(120.0, 180.0), (220.0, 150.0), (110.0, 220.0), (200.0, 200.0)])
+def test_the_spectrum_follows_the_pitch(harmonics: Harmonics, own: float, told: float) -> None:
+    before, after = frames_of(own, told), harmonics(frames_of(own, told))
+    assert best_pitch(harmonics, before.spectrum) == pytest.approx(own, rel=0.03)
+    assert best_pitch(harmonics, after.spectrum) == pytest.approx(told, rel=0.03)
+    assert torch.equal(after.pitch.octaves, before.pitch.octaves)
+    # it comes closer to the same voice at that pitch, and its smoothed values stay
+    errors = [(each.spectrum - frames_of(told).spectrum)[..., 3:RESOLVED].square().mean() for each in (before, after)]
+    assert errors[1] < 0.6 * errors[0] + 0.02
+    smooth = (after.spectrum - before.spectrum) @ harmonics.smoothing.T
+    assert STD_DB * float(smooth.abs().max()) < 5  # dB
+
+
+def test_the_spectra_of_speech_hardly_change(harmonics: Harmonics) -> None:
+    for hertz in (100.0, 170.0, 290.0):
+        frames = frames_of(hertz)
+        moved = STD_DB * (harmonics(frames).spectrum - frames.spectrum)
+        assert float(moved.square().mean().sqrt()) < 2.5  # dB
+
+
+def test_unvoiced_frames_stay(harmonics: Harmonics) -> None:
+    frames = frames_of(120, 200)
+    voicing = (torch.arange(frames.spectrum.shape[1]) % 2).float()[None]
+    found = harmonics(frames._replace(pitch=frames.pitch._replace(voicing=voicing)))
+    voiced = voicing[0] > 0
+    assert torch.equal(found.spectrum[:, ~voiced], frames.spectrum[:, ~voiced])
+    assert (found.spectrum[:, voiced] != frames.spectrum[:, voiced]).any(2).all()
+
+
+def test_f0_out_of_range_is_that_at_its_end(harmonics: Harmonics) -> None:
+    for hertz, end in ((30.0, 60.0), (2000.0, 420.0)):
+        low, limit = (harmonics(frames_of(100, own)).spectrum for own in (hertz, end))
+        torch.testing.assert_close(low, limit, rtol=0.0, atol=0.05)
+
+
+def test_without_measurements_the_frames_stay() -> None:
+    made = Harmonics(SPECTRUM, PITCH, RATE)
+    frames = frames_of(120, 200)
+    assert not made.measured and torch.equal(made(frames).spectrum, frames.spectrum)
+    made.measure([frames.part(0, MIN_FRAMES // 4), frames.part(0, MIN_FRAMES // 4)])
+    assert not made.measured
+    unvoiced = frames._replace(pitch=Pitch(torch.zeros(1, frames.spectrum.shape[1]), frames.pitch.octaves))
+    made.measure([unvoiced] * 10)
+    assert not made.measured
+    assert made.state_dict().keys() == {"depth", "share"}
+
+
+def test_measurements_of_parts_are_those_of_the_whole(harmonics: Harmonics) -> None:
+    made = Harmonics(SPECTRUM, PITCH, RATE)
+    made.measure(part for hertz in range(80, 400, 17) for part in _halves(frames_of(hertz)))
+    torch.testing.assert_close(made.depth, harmonics.depth)
+    torch.testing.assert_close(made.share, harmonics.share)
+
+
+def _halves(frames: AcousticFrames) -> list[AcousticFrames]:
+    return [frames.part(0, 20), frames.part(20, None)]
