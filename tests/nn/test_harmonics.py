@@ -105,12 +105,18 @@ def test_without_measurements_the_frames_stay() -> None:
     assert made.state_dict().keys() == {"depth", "share"}
 
 
-def test_measurements_of_parts_are_those_of_the_whole(harmonics: Harmonics) -> None:
+def test_only_steady_voice_is_measured(harmonics: Harmonics) -> None:
+    """What is said of a frame whose F0 moves, or beside an unvoiced one, counts for nothing."""
     made = Harmonics(SPECTRUM, PITCH, RATE)
-    made.measure(part for hertz in range(80, 400, 17) for part in _halves(frames_of(hertz)))
-    torch.testing.assert_close(made.depth, harmonics.depth)
-    torch.testing.assert_close(made.share, harmonics.share)
-
-
-def _halves(frames: AcousticFrames) -> list[AcousticFrames]:
-    return [frames.part(0, 20), frames.part(20, None)]
+    for hertz in (90, 150, 240):
+        frames = frames_of(hertz)
+        count = frames.spectrum.shape[1]
+        rising = frames.pitch.octaves + 0.03 * torch.arange(count)
+        single = (torch.arange(count) % 3 > 0).float()[None]
+        made.measure(
+            frames._replace(pitch=pitch)
+            for pitch in (frames.pitch._replace(octaves=rising), frames.pitch._replace(voicing=single))
+            for _ in range(10)
+        )
+    made.measure([frames_of(120).part(0, end) for end in (0, 1, 2, 3)])
+    assert not made.measured

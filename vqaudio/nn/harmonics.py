@@ -18,6 +18,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vqaudio.nn.acoustic import AcousticFrames
 from vqaudio.nn.log_mel import STD_DB, LogMel, LogMelConfig
@@ -27,7 +28,8 @@ SMOOTHING = 300.0  # Hz either side of a band that its smoothed value depends on
 STEPS = 48  # values of F0 per octave; linear in between
 NEIGHBOURS = 2  # harmonics at either side of the nearest one that a bin has power of
 NOISE = 0.01  # between the harmonics, relative to their mean power: as deep as valleys are in speech
-MIN_FRAMES = 100  # voiced frames from which depth and share are measured
+STEADY = 0.04  # octaves that F0 may differ by from the frame before to the frame after one that is measured
+MIN_FRAMES = 100  # steady frames from which depth and share are measured
 
 
 class Harmonics(nn.Module):
@@ -66,11 +68,14 @@ class Harmonics(nn.Module):
 
     @torch.no_grad()
     def measure(self, speech: Iterable[AcousticFrames]) -> None:
-        """Sets depth and share from the frames of speech, (B, N) each; left as they are with too little voice."""
+        """Sets depth and share from the frames of speech, (B, N) each; left as they are with too little voice.
+
+        Only frames whose F0 is steady count: where it moves, harmonics are blurred, and F0 is less certain.
+        """
         sums, count = self.combs.new_zeros(3, len(self.depth), dtype=torch.float64), 0
         for frames in speech:
-            voiced = frames.pitch.voicing > 0
-            fine, comb = (x[voiced].double() for x in (self._fine(frames.spectrum), self._comb(frames.pitch)))
+            steady = _steady(frames.pitch)
+            fine, comb = (x[steady].double() for x in (self._fine(frames.spectrum), self._comb(frames.pitch)))
             sums += torch.stack([(comb * fine).sum(0), comb.square().sum(0), fine.square().sum(0)])
             count += len(fine)
         if count < MIN_FRAMES:
@@ -88,6 +93,13 @@ class Harmonics(nn.Module):
         place = STEPS * (pitch.octaves - self.lowest).clamp(0, self.octaves)
         below = place.floor().clamp(max=len(self.combs) - 2).long()
         return torch.lerp(self.combs[below], self.combs[below + 1], (place - below)[..., None])
+
+
+def _steady(pitch: Pitch) -> Tensor:
+    """(B, N) -> (B, N) bool: voiced frames between voiced ones with about the same F0."""
+    voicing, octaves = (F.pad(value, (1, 1)) for value in pitch)
+    voiced = voicing[:, :-2] * voicing[:, 1:-1] * voicing[:, 2:] > 0
+    return voiced & ((octaves[:, 2:] - octaves[:, :-2]).abs() < STEADY)
 
 
 def _smoothing(log_mel: LogMel, sample_rate: int) -> Tensor:
