@@ -28,7 +28,6 @@ from vqaudio.nn.source_filter import IstftConfig
 from vqaudio.speech.acoustic import (
     encoded_frames,
     quantized_codes,
-    told_speakers,
     true_frames,
     with_conversions,
     with_predicted_spectra,
@@ -149,26 +148,6 @@ def test_vocoders_are_trained_on_the_harmonics_of_the_pitch(model: SpeechVQVAE) 
         for each in (trained, stage_of(plain, predicted_spectra=1.0))
     ]
     torch.testing.assert_close(spectra[0], model.harmonics(without._replace(spectrum=spectra[1])).spectrum)
-
-
-def test_the_wavenet_is_told_random_speakers_in_training(model: SpeechVQVAE) -> None:
-    def learner(fraction: float) -> SpeechVQVAE:
-        told = replace(model.cfg.acoustic, random_speakers=fraction)
-        return stage_of(model, stage="decoder", acoustic=told).train()
-
-    speaker = torch.zeros(600, dtype=torch.long)
-    torch.manual_seed(0)
-    counts = [torch.bincount(told_speakers(learner(fraction), speaker), minlength=3).tolist() for fraction in (1, 0.5)]
-    assert all(150 < count < 250 for count in counts[0]) and 350 < counts[1][0] < 450
-    for each in (learner(0.0), learner(1.0).eval()):
-        assert told_speakers(each, speaker) is speaker
-    batch, losses = batch_of(9), []
-    for fraction in (0.0, 1.0):
-        torch.manual_seed(1)
-        losses.append(learner(fraction)(**batch)[0])
-    assert losses[0] != losses[1]
-    with pytest.raises(ValueError, match=r"acoustic\.random_speakers must lie in \[0, 1\], a fraction, got 1\.5"):
-        learner(1.5)
 
 
 def test_harmonics_are_measured_once(model: SpeechVQVAE, tmp_path) -> None:

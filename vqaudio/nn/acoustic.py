@@ -32,14 +32,8 @@ class AcousticConfig(ContextConfig):
     """whether the waveform of the WaveNet is corrected to have the spectrum of the frames, and no power outside its
     bands; it comes spectrum.win_length minus half a hop later, in blocks of four frames"""
 
-    random_speakers: float = 0.0
-    """fraction of the crops in training on which the WaveNet is told a random speaker. With 1 it learns the voice from
-    the frames, from the speech of any speakers, and follows frames that no speech of the speaker has"""
-
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.random_speakers <= 1:
-            raise ValueError(f"acoustic.random_speakers must lie in [0, 1], a fraction, got {self.random_speakers}")
         if self.upsampling < 1:
             raise ValueError(f"acoustic.upsampling must be at least 1, got {self.upsampling}")
 

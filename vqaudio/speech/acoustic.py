@@ -84,15 +84,6 @@ def true_conditioning(model: SpeechVQVAE, cond: Tensor, audio: Tensor) -> Tensor
     return encoded_frames(model, true_frames(model, audio, cond.shape[2]), audio.shape[1])
 
 
-def told_speakers(model: SpeechVQVAE, speaker: Tensor) -> Tensor:
-    """Speakers of a batch (B,) -> those that the WaveNet is told, drawn on the host."""
-    fraction = model.cfg.acoustic.random_speakers
-    if not (fraction and model.training and model.speakers):
-        return speaker
-    told = torch.randint(len(model.speakers), speaker.shape).to(speaker.device, non_blocking=True)
-    return torch.where((torch.rand(speaker.shape) < fraction).to(speaker.device, non_blocking=True), told, speaker)
-
-
 def encoded_frames(model: SpeechVQVAE, frames: AcousticFrames, num_samples: int) -> Tensor:
     """Frames (B, N * R) -> conditioning of the WaveNet (B, C, M), M = ceil(num_samples / hop of the WaveNet)."""
     assert model.acoustic is not None

@@ -99,8 +99,7 @@ def _complete(vocoder: Vocoder, source: SpeechVQVAE, target: SpeechVQVAE, copied
     same_frames = (source.cfg.spectrum, source.cfg.pitch) == (target.cfg.spectrum, target.cfg.pitch)
     if reads_frames and not same_frames:
         return False
-    others = {"correction": True, "random_speakers": 0.0}  # which do not change its weights' meaning
-    acoustic = [replace(each.cfg.acoustic, **others) for each in (source, target)]
+    acoustic = [replace(each.cfg.acoustic, correction=True) for each in (source, target)]  # which comes after it
     if vocoder == "wavenet" and target.acoustic is not None and acoustic[0] != acoustic[1]:
         return False
     prefixes = {"wavenet": ("decoder.", "acoustic."), "istft": ("istft.",), "griffin-lim": ()}[vocoder]

@@ -33,7 +33,8 @@ from vqaudio.nn.spectral_correction import SpectralCorrection
 from vqaudio.nn.units import UnitHead, UnitLosses
 from vqaudio.nn.wavenet import WaveNet
 from vqaudio.sampling.config import SamplingConfig, SamplingOptions
-from vqaudio.speech import acoustic, losses, synthesis, tokenizer, vocoding
+from vqaudio.speech import losses, synthesis, tokenizer, vocoding
+from vqaudio.speech.acoustic import decoded_target, decoder_conditioning, true_conditioning, with_conversions
 from vqaudio.speech.config import TRAINED_VOCODERS
 from vqaudio.speech.config import SpeechVQVAEConfig as SpeechVQVAEConfig
 from vqaudio.speech.speakers import SPEAKER_WEIGHT, speaker_id, speaker_ids
@@ -124,7 +125,7 @@ class SpeechVQVAE(nn.Module):
         if self.cfg.conversions and self.training:
             if past is not None:
                 raise ValueError("conversions are of crops alone: set crops.past and crops.future to 0")
-            wav = acoustic.with_conversions(self, wav, speaker, lengths)
+            wav = with_conversions(self, wav, speaker, lengths)
         z, q = self.quantize(wav, lengths, past, past_lengths, future)
         z_q = jitter(q.z_q, self.cfg.time_jitter) if self.training and self.cfg.time_jitter else q.z_q
         mask = self.valid_frames(lengths, z.shape[2])
@@ -141,11 +142,10 @@ class SpeechVQVAE(nn.Module):
             own, own_logs = losses.unit_loss(self.cfg.units, found, units)
             loss, logs, z_q = loss + own, logs | own_logs, z_q.detach()
         cond = self.conditioned(z_q, speaker)
-        audio = acoustic.decoded_target(self, target, lengths) if audio is None else audio
+        audio = decoded_target(self, target, lengths) if audio is None else audio
         if "wavenet" in TRAINED_VOCODERS[self.cfg.stage]:
-            read = acoustic.true_conditioning(self, cond, audio)
-            told = acoustic.told_speakers(self, speaker)
-            nll = self._nll_of_each(target, read, told, lengths).sum() / lengths.sum().clamp(min=1)
+            read = true_conditioning(self, cond, audio)
+            nll = self._nll_of_each(target, read, speaker, lengths).sum() / lengths.sum().clamp(min=1)
             loss = loss + nll * (lengths.sum() / target.numel())
             logs["bits_per_sample"] = nll.detach() / math.log(2)
         if self.spectrum is not None:
@@ -203,7 +203,7 @@ class SpeechVQVAE(nn.Module):
 
         A WaveNet that reads acoustic frames is given those that the codes predict.
         """
-        read = acoustic.decoder_conditioning(self, z_q, speaker, target.shape[1])
+        read = decoder_conditioning(self, z_q, speaker, target.shape[1])
         return self._nll_of_each(target, read, speaker, lengths)
 
     def spectrum_error_of_each(self, audio: Tensor, cond: Tensor, lengths: Tensor) -> Tensor:
