@@ -22,7 +22,7 @@ from vqaudio.speech.conversion_teacher import initialise_conversion_teacher
 from vqaudio.speech.frontend_init import initialise_frontend
 from vqaudio.speech.init_from import init_from
 from vqaudio.speech.model import SpeechVQVAE, SpeechVQVAEConfig
-from vqaudio.speech.pitch_init import initialise_pitch
+from vqaudio.speech.pitch_init import initialise_harmonics, initialise_pitch
 from vqaudio.speech.unit_targets import unit_targets
 from vqaudio.training import FitConfig, fit, processes, run_recipe
 from vqaudio.training.curves import plot_curves
@@ -76,6 +76,7 @@ def main() -> None:
         processes().print(f"initialised from {name}; not copied: {', '.join(left) or 'nothing'}", file=sys.stderr)
     initialise_frontend(model, speech)
     initialise_pitch(model, speech)
+    initialise_harmonics(model, speech)
     teacher_facts = initialise_conversion_teacher(model, speech)
     targets, held_out_targets = unit_targets(cfg.model, speech, held_out, cfg.out.parent / "packed")
     v, around = cfg.validation, {"past": cfg.crops.past, "future": cfg.crops.future, "targets": held_out_targets}

@@ -53,9 +53,11 @@ def best_pitch(harmonics: Harmonics, spectrum: Tensor) -> float:
 
 def test_harmonics_are_measured(harmonics: Harmonics) -> None:
     assert harmonics.measured
-    assert harmonics.share[4:20].min() > 0.8 and harmonics.share[-5:].max() < 0.2  # there are none above 7 kHz
+    assert (
+        harmonics.correlation[4:20].min() > 0.8 and harmonics.correlation[-5:].max() < 0.2
+    )  # there are none above 7 kHz
     assert 1 < harmonics.depth[4:20].mean() < 1.6  # with less noise between them than NOISE
-    assert harmonics.depth.min() >= 0 and harmonics.share.max() <= 1
+    assert harmonics.depth.min() >= 0 and harmonics.correlation.max() <= 1
 
 
 @pytest.mark.parametrize(("own", "told"), [(120.0, 180.0), (220.0, 150.0), (110.0, 220.0), (200.0, 200.0)])
@@ -87,10 +89,22 @@ def test_unvoiced_frames_stay(harmonics: Harmonics) -> None:
     assert (found.spectrum[:, voiced] != frames.spectrum[:, voiced]).any(2).all()
 
 
-def test_f0_out_of_range_is_that_at_its_end(harmonics: Harmonics) -> None:
-    for hertz, end in ((30.0, 60.0), (2000.0, 420.0)):
-        low, limit = (harmonics(frames_of(100, own)).spectrum for own in (hertz, end))
-        torch.testing.assert_close(low, limit, rtol=0.0, atol=0.05)
+def test_f0_above_the_range_of_the_tracker(harmonics: Harmonics) -> None:
+    """Moving the pitch of another speaker can leave it."""
+    for hertz, heard in ((500.0, 500.0), (2000.0, 840.0), (30.0, 60.0)):
+        found, expected = (harmonics(frames_of(100, told)).spectrum for told in (hertz, heard))
+        torch.testing.assert_close(found, expected)
+    assert best_pitch(harmonics, harmonics(frames_of(200, 500.0)).spectrum) == pytest.approx(500, rel=0.03)
+
+
+def test_half_precision_gives_float32(harmonics: Harmonics) -> None:
+    """The spectrum that a context network predicts in mixed precision."""
+    frames = frames_of(150, 190)
+    half = frames._replace(spectrum=frames.spectrum.bfloat16())
+    with torch.autocast("cpu", torch.bfloat16):
+        found = harmonics(half)
+    assert found.spectrum.dtype == torch.float32
+    assert torch.equal(found.spectrum, harmonics(half._replace(spectrum=half.spectrum.float())).spectrum)
 
 
 def test_without_measurements_the_frames_stay() -> None:
@@ -102,7 +116,7 @@ def test_without_measurements_the_frames_stay() -> None:
     unvoiced = frames._replace(pitch=Pitch(torch.zeros(1, frames.spectrum.shape[1]), frames.pitch.octaves))
     made.measure([unvoiced] * 10)
     assert not made.measured
-    assert made.state_dict().keys() == {"depth", "share"}
+    assert made.state_dict().keys() == {"depth", "correlation"}
 
 
 def test_only_steady_voice_is_measured(harmonics: Harmonics) -> None:

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from vqaudio.nn.acoustic import AcousticConfig, AcousticFrames, upsampled
 from vqaudio.nn.log_mel import LogMelConfig
 from vqaudio.nn.pitch import Pitch, PitchConfig
 from vqaudio.nn.source_filter import IstftConfig
+from vqaudio.speech import pitch_init
 from vqaudio.speech.acoustic import (
     encoded_frames,
     quantized_codes,
@@ -35,7 +37,7 @@ from vqaudio.speech.acoustic import (
 from vqaudio.speech.describe import model_facts
 from vqaudio.speech.enroll import EnrollmentObjective
 from vqaudio.speech.init_from import init_from
-from vqaudio.speech.pitch_init import initialise_pitch
+from vqaudio.speech.pitch_init import initialise_harmonics, initialise_pitch
 from vqaudio.speech.speakers import with_speakers
 from vqaudio.speech.synthesis import FramePiece, encode_frames
 from vqaudio.speech.vocoding import frames, moved_pitch, of_tokens
@@ -67,7 +69,7 @@ def model(config: SpeechVQVAEConfig, initialised: Callable[..., SpeechVQVAE], ra
     made.pitch.spread.copy_(torch.tensor([0.2, 0.3, 0.0]))
     assert made.harmonics is not None
     made.harmonics.depth.copy_(torch.linspace(0.5, 1.5, len(made.harmonics.depth)))
-    made.harmonics.share.copy_(torch.linspace(1.0, 0.1, len(made.harmonics.share)))
+    made.harmonics.correlation.copy_(torch.linspace(1.0, 0.1, len(made.harmonics.correlation)))
     return made.requires_grad_(False)
 
 
@@ -142,12 +144,24 @@ def test_vocoders_are_trained_on_the_harmonics_of_the_pitch(model: SpeechVQVAE) 
     torch.testing.assert_close(true_frames(model, wav, 40), model.harmonics(without))
     assert not torch.equal(true_frames(model, wav, 40).spectrum, without.spectrum)
     trained = stage_of(model, frame_noise=0.0, predicted_spectra=1.0).train()
-    assert torch.equal(true_frames(trained, wav, 40).spectrum, true_frames(model, wav, 40).spectrum)
-    spectra = [
-        with_predicted_spectra(each, without, wav, torch.tensor([0, 1])).spectrum
-        for each in (trained, stage_of(plain, predicted_spectra=1.0))
-    ]
-    torch.testing.assert_close(spectra[0], model.harmonics(without._replace(spectrum=spectra[1])).spectrum)
+    read, speaker = true_frames(trained, wav, 40), torch.tensor([0, 1])
+    assert torch.equal(read.spectrum, true_frames(model, wav, 40).spectrum)
+    found, others = (
+        with_predicted_spectra(each, frames, wav, speaker).spectrum
+        for each, frames in ((trained, read), (stage_of(plain, predicted_spectra=1.0), without))
+    )
+    torch.testing.assert_close(found.mean((1, 2)), read.spectrum.mean((1, 2)))
+    expected = model.harmonics(without._replace(spectrum=others)).spectrum
+    assert (found - expected).std((1, 2)).max() < 1e-5 < (found - others).std((1, 2)).min()
+
+
+def test_harmonics_in_half_precision(model: SpeechVQVAE) -> None:
+    """Adapting a model to new speakers trains on predicted frames, in mixed precision."""
+    objective = EnrollmentObjective(stage_of(model, stage="joint"))
+    batch = {name: value for name, value in batch_of().items() if name != "audio"}
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, _ = objective(**batch)
+    assert torch.isfinite(loss) and loss.item() == pytest.approx(objective(**batch)[0].item(), rel=0.02)
 
 
 def test_harmonics_are_measured_once(model: SpeechVQVAE, tmp_path) -> None:
@@ -160,14 +174,43 @@ def test_harmonics_are_measured_once(model: SpeechVQVAE, tmp_path) -> None:
     speech = PackedSpeech(
         16000, model.speakers, tuple("abcde"), np.cumsum(lengths) - lengths, lengths, np.zeros(5, np.int64), pcm, ""
     )
-    initialise_pitch(learner, speech)
-    assert learner.harmonics.measured and 0 < learner.harmonics.share.max() <= 1
+    initialise_harmonics(learner, speech)
+    assert learner.harmonics.measured and 0 < learner.harmonics.correlation.max() <= 1
     save_model(learner, tmp_path)
     later = SpeechVQVAE(cfg)
     init_from(later, [tmp_path])
     assert later.harmonics is not None and torch.equal(later.harmonics.depth, learner.harmonics.depth)
-    initialise_pitch(model, speech)
-    assert model.harmonics is not None and model.harmonics.share[0] == 1.0  # those of the model are kept
+    initialise_harmonics(model, speech)
+    assert model.harmonics is not None and model.harmonics.correlation[0] == 1.0  # those of the model are kept
+    other = SpeechVQVAE(replace(cfg, spectrum=LogMelConfig(40, 40, 480)))
+    init_from(other, [tmp_path])
+    assert other.harmonics is not None and not other.harmonics.measured  # in another window they are others
+    silent = replace(speech, samples=np.zeros_like(pcm))
+    with pytest.raises(ValueError, match=r"fewer than 100 frames of steady voice.*model\.harmonics False"):
+        initialise_harmonics(other, silent)
+
+
+def test_every_process_has_the_harmonics_of_the_first_one(model: SpeechVQVAE, monkeypatch) -> None:
+    learner = SpeechVQVAE(model.cfg)
+    assert learner.harmonics is not None and model.harmonics is not None
+    state = model.harmonics.state_dict()
+    monkeypatch.setattr(pitch_init, "broadcast_object_list", lambda _: [state])
+    monkeypatch.setattr(pitch_init, "processes", lambda: SimpleNamespace(is_main_process=False))
+    none = np.zeros(0, np.int64)
+    initialise_harmonics(learner, PackedSpeech(16000, ("anna",), (), none, none, none, np.zeros(0, np.int16), ""))
+    assert torch.equal(learner.harmonics.depth, model.harmonics.depth)
+    assert torch.equal(learner.harmonics.correlation, model.harmonics.correlation)
+
+
+def test_a_vocoder_can_gain_harmonics_but_not_lose_them(model: SpeechVQVAE, tmp_path) -> None:
+    plain = stage_of(model, harmonics=False)
+    for source in (model, plain):
+        save_model(source, tmp_path / "source")
+        for target in (model, plain):
+            learner = SpeechVQVAE(replace(target.cfg, stage="context", inherited_vocoders=()))
+            init_from(learner, [tmp_path / "source"])
+            lost = source.cfg.harmonics and not target.cfg.harmonics
+            assert ("istft" in learner.cfg.inherited_vocoders) != lost
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

@@ -4,9 +4,9 @@ Low mel bands resolve the harmonics of voiced speech: its spectrum tells F0 more
 vocoder that was trained on both reads the spectrum. A spectrum that is predicted from codes and another speaker has
 the harmonics of no pitch, or of another one than the frames' own, and the vocoder then follows neither.
 
-The fine structure of a spectrum is what smoothing over frequency takes away. In voiced frames, that of a series of
-equal harmonics in the frame's window is as high in each band as it is in speech, and the share of it that is due to
-harmonics in speech takes the place of the fine structure that was there.
+The fine structure of a spectrum is what smoothing over frequency takes away. In speech, that of a voiced frame is about
+`depth` times the fine structure of equal harmonics at its F0, with another depth in each band. In voiced frames, fine
+structure times the correlation of the two is exchanged for that.
 
 Shapes: B batch, N frames, F mel bands, P values of F0, K FFT bins.
 """
@@ -29,21 +29,24 @@ STEPS = 48  # values of F0 per octave; linear in between
 NEIGHBOURS = 2  # harmonics at either side of the nearest one that a bin has power of
 NOISE = 0.01  # between the harmonics, relative to their mean power: as deep as valleys are in speech
 STEADY = 0.04  # octaves that F0 may differ by from the frame before to the frame after one that is measured
-MIN_FRAMES = 100  # steady frames from which depth and share are measured
+MIN_FRAMES = 100  # steady frames from which depth and correlation are measured
 
 
 class Harmonics(nn.Module):
-    """Acoustic frames -> the same with the harmonics of their pitch; no trainable parameters."""
+    """Acoustic frames -> the same with the harmonics of their pitch; no trainable parameters.
+
+    For F0 from `pitch.f_min` to twice `pitch.f_max`; of others, the harmonics are those at the end of that range.
+    """
 
     depth: Tensor  # (F,) of the fine structure in speech, relative to that of equal harmonics; 0: not measured
-    share: Tensor  # (F,) in [0, 1]: correlation of the two
+    correlation: Tensor  # (F,) in [0, 1], of the two
     smoothing: Tensor  # (F, F)
     combs: Tensor  # (P, F) fine structure of equal harmonics, standardised as by `LogMel`
 
     def __init__(self, spectrum: LogMelConfig, pitch: PitchConfig, sample_rate: int):
         super().__init__()
         log_mel = LogMel(spectrum, sample_rate)
-        self.lowest, self.octaves = math.log2(pitch.f_min), math.log2(pitch.f_max / pitch.f_min)
+        self.lowest, self.octaves = math.log2(pitch.f_min), math.log2(pitch.f_max / pitch.f_min) + 1
         count = math.ceil(STEPS * self.octaves) + 1
         with torch.device("cpu"):  # not saved, because they follow from the configuration
             smoothing = _smoothing(log_mel, sample_rate)
@@ -53,22 +56,23 @@ class Harmonics(nn.Module):
             self.register_buffer("smoothing", smoothing, persistent=False)
             self.register_buffer("combs", combs / STD_DB, persistent=False)
         self.register_buffer("depth", torch.zeros(spectrum.n_mels))
-        self.register_buffer("share", torch.zeros(spectrum.n_mels))
+        self.register_buffer("correlation", torch.zeros(spectrum.n_mels))
 
     @property
     def measured(self) -> bool:
-        """Whether depth and share are known; else the frames stay as they are."""
-        return bool(self.share.any())
+        """Whether depth and correlation are known; else the frames stay as they are."""
+        return bool(self.correlation.any())
 
     def forward(self, frames: AcousticFrames) -> AcousticFrames:
-        """Frames (B, N) -> the same, in voiced ones another spectrum."""
+        """Frames (B, N) -> the same, in voiced ones another spectrum; float32."""
         with torch.autocast(frames.spectrum.device.type, enabled=False):
-            moved = self.depth * self._comb(frames.pitch) - self.share * self._fine(frames.spectrum)
-            return frames._replace(spectrum=frames.spectrum + (frames.pitch.voicing > 0)[..., None] * moved)
+            spectrum = frames.spectrum.float()
+            moved = self.depth * self._comb(frames.pitch) - self.correlation * self._fine(spectrum)
+            return frames._replace(spectrum=spectrum + (frames.pitch.voicing > 0)[..., None] * moved)
 
     @torch.no_grad()
     def measure(self, speech: Iterable[AcousticFrames]) -> None:
-        """Sets depth and share from the frames of speech, (B, N) each; left as they are with too little voice.
+        """Sets depth and correlation from the frames of speech, (B, N) each; left as they are with too little voice.
 
         Only frames whose F0 is steady count: where it moves, harmonics are blurred, and F0 is less certain.
         """
@@ -82,7 +86,7 @@ class Harmonics(nn.Module):
             return
         together = sums[0].clamp(min=0)
         self.depth.copy_(together / sums[1].clamp(min=1e-9))
-        self.share.copy_(together / (sums[1] * sums[2]).sqrt().clamp(min=1e-9))
+        self.correlation.copy_(together / (sums[1] * sums[2]).sqrt().clamp(min=1e-9))
 
     def _fine(self, spectrum: Tensor) -> Tensor:
         """(B, N, F) -> what smoothing takes away, (B, N, F)."""
@@ -90,7 +94,7 @@ class Harmonics(nn.Module):
 
     def _comb(self, pitch: Pitch) -> Tensor:
         """(B, N) -> the fine structure of equal harmonics (B, N, F)."""
-        place = STEPS * (pitch.octaves - self.lowest).clamp(0, self.octaves)
+        place = STEPS * (pitch.octaves.float() - self.lowest).clamp(0, self.octaves)
         below = place.floor().clamp(max=len(self.combs) - 2).long()
         return torch.lerp(self.combs[below], self.combs[below + 1], (place - below)[..., None])
 
@@ -103,12 +107,11 @@ def _steady(pitch: Pitch) -> Tensor:
 
 
 def _smoothing(log_mel: LogMel, sample_rate: int) -> Tensor:
-    """The matrix (F, F) that averages bands by a Hann window of SMOOTHING Hz either side and by their widths."""
+    """The matrix (F, F) that averages bands by a Hann window of SMOOTHING Hz either side."""
     bank = log_mel.banks[0]  # (K, F)
-    widths = bank.sum(0)
-    centres = _bins(log_mel, sample_rate) @ bank / widths
+    centres = _bins(log_mel, sample_rate) @ bank / bank.sum(0)
     distances = (centres[:, None] - centres) / SMOOTHING
-    weights = torch.cos(distances.clamp(-1, 1) * math.pi / 2).square() * widths
+    weights = torch.cos(distances.clamp(-1, 1) * math.pi / 2).square()
     return weights / weights.sum(1, keepdim=True)
 
 

@@ -133,9 +133,9 @@ def with_predicted_spectra(model: SpeechVQVAE, frames: AcousticFrames, wav: Tens
     true = frames.spectrum[rows]
     cond = model.conditioned(quantized_codes(model, wav[rows, None]), model.known(speaker[rows]))
     predicted = model.spectrum(cond)[:, : true.shape[1]]
-    predicted = predicted + (true - predicted).mean((1, 2), keepdim=True)
+    predicted = acoustic_frames(model, predicted, Pitch(*(value[rows] for value in frames.pitch))).spectrum
     spectrum = frames.spectrum.clone()
-    spectrum[rows] = acoustic_frames(model, predicted, Pitch(*(value[rows] for value in frames.pitch))).spectrum
+    spectrum[rows] = predicted + (true - predicted).mean((1, 2), keepdim=True)
     return frames._replace(spectrum=spectrum)
 
 

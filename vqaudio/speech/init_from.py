@@ -96,8 +96,8 @@ def _complete(vocoder: Vocoder, source: SpeechVQVAE, target: SpeechVQVAE, copied
     if vocoder == "wavenet" and target.cfg.stage in ("codes", "context"):
         return False
     reads_frames = vocoder == "istft" or (vocoder == "wavenet" and target.acoustic is not None)
-    same_frames = (source.cfg.spectrum, source.cfg.pitch) == (target.cfg.spectrum, target.cfg.pitch)
-    if reads_frames and not same_frames:
+    exchanges = target.cfg.harmonics or not source.cfg.harmonics  # a vocoder can gain harmonics, but not lose them
+    if reads_frames and not (_same_frames(source, target) and exchanges):
         return False
     acoustic = [replace(each.cfg.acoustic, correction=True) for each in (source, target)]  # which comes after it
     if vocoder == "wavenet" and target.acoustic is not None and acoustic[0] != acoustic[1]:
@@ -105,6 +105,11 @@ def _complete(vocoder: Vocoder, source: SpeechVQVAE, target: SpeechVQVAE, copied
     prefixes = {"wavenet": ("decoder.", "acoustic."), "istft": ("istft.",), "griffin-lim": ()}[vocoder]
     keys = {key for key in source.state_dict() | target.state_dict() if key.startswith(prefixes)}
     return keys - {SPEAKER_WEIGHT} <= copied
+
+
+def _same_frames(source: SpeechVQVAE, target: SpeechVQVAE) -> bool:
+    """Whether spectrum and pitch of acoustic frames are the same."""
+    return (source.cfg.spectrum, source.cfg.pitch) == (target.cfg.spectrum, target.cfg.pitch)
 
 
 @torch.no_grad()
@@ -128,6 +133,8 @@ def _copy_weights(source: SpeechVQVAE, target: SpeechVQVAE, before: set[str]) ->
         copied -= code_weights
     if "wavenet" not in source.cfg.trained_vocoders:
         copied = {key for key in copied if not key.startswith("decoder.")}
+    if not _same_frames(source, target):  # a recipe measures them
+        copied = {key for key in copied if not key.startswith("harmonics.")}
     copied -= {SPEAKER_WEIGHT, *SPEAKER_PITCH}
     for key in copied:
         new[key].copy_(old[key])

@@ -12,6 +12,7 @@ from accelerate.utils import broadcast_object_list
 from vqaudio.data.audio import INT16_SCALE
 from vqaudio.data.packed import PackedSpeech
 from vqaudio.nn.acoustic import AcousticFrames
+from vqaudio.nn.harmonics import MIN_FRAMES
 from vqaudio.nn.pitch_quantizer import PitchQuantizerConfig
 from vqaudio.speech.frontend_init import spread_waveforms
 from vqaudio.speech.model import SpeechVQVAE
@@ -21,10 +22,10 @@ MAX_SECONDS = 120.0  # of each speaker
 
 
 def initialise_pitch(model: SpeechVQVAE, speech: PackedSpeech) -> None:
-    """Measures the pitch of speakers and the depth of harmonics where they are not known yet.
+    """Measures the pitch of speakers, and makes the codebook of pitch tokens, where they are not there yet.
 
-    And makes the codebook of pitch tokens if it is missing. To be called by every process. The indices of the speakers
-    of `speech` are those of the model. The first process computes for all.
+    To be called by every process. The indices of the speakers of `speech` are those of the model. The first process
+    computes for all.
     """
     if model.pitch is None:
         return
@@ -32,17 +33,31 @@ def initialise_pitch(model: SpeechVQVAE, speech: PackedSpeech) -> None:
         for speaker in range(len(model.pitch.spread)):
             if not model.pitch.spread[speaker]:
                 model.pitch.measure(speaker, _waveforms(speech, speaker if model.speakers else None))
-        if model.harmonics is not None and not model.harmonics.measured:
-            model.harmonics.measure(_frames(model, spread_waveforms(speech)))
-    measured = [model.pitch.centre, model.pitch.spread]
-    if model.harmonics is not None:
-        measured += [model.harmonics.depth, model.harmonics.share]
-    for own, found in zip(measured, broadcast_object_list(list(measured)), strict=True):
-        own.copy_(found)
+    (state,) = broadcast_object_list([{"centre": model.pitch.centre, "spread": model.pitch.spread}])
+    model.pitch.centre.copy_(state["centre"])
+    model.pitch.spread.copy_(state["spread"])
     if model.pitch_quantizer is not None and not model.pitch_quantizer.quantizer.initialised:
         quantizer = model.pitch_quantizer.to(processes().device)  # by which the processes reach each other
         quantizer.fit(spread_waveforms(speech) if processes().is_main_process else [])
         quantizer.to(model.device)
+
+
+def initialise_harmonics(model: SpeechVQVAE, speech: PackedSpeech) -> None:
+    """Measures the harmonics of `speech` for a model that needs them and does not know them.
+
+    To be called by every process; the first one computes for all. Raises ValueError for too little voice.
+    """
+    if model.harmonics is None or model.harmonics.measured:
+        return
+    if processes().is_main_process:
+        model.harmonics.measure(_frames(model, spread_waveforms(speech)))
+    (state,) = broadcast_object_list([model.harmonics.state_dict()])
+    model.harmonics.load_state_dict(state)
+    if not model.harmonics.measured:
+        raise ValueError(
+            f"the training speech has fewer than {MIN_FRAMES} frames of steady voice, from which harmonics are "
+            "measured; give more of it, or set model.harmonics False"
+        )
 
 
 def with_pitch_tokens(model: SpeechVQVAE, cfg: PitchQuantizerConfig, wavs: Iterable[torch.Tensor]) -> SpeechVQVAE:
@@ -65,7 +80,7 @@ def with_pitch_tokens(model: SpeechVQVAE, cfg: PitchQuantizerConfig, wavs: Itera
 
 
 def _frames(model: SpeechVQVAE, wavs: Iterable[torch.Tensor]) -> Iterator[AcousticFrames]:
-    """Waveforms (T,) in [-1, 1] -> the frames of each as they are in speech."""
+    """Waveforms (T,) in [-1, 1] -> the frames of each, with the harmonics that they have."""
     assert model.spectrum is not None and model.pitch is not None
     for wav in wavs:
         num_frames = -(-len(wav) // model.pitch.tracker.hop)

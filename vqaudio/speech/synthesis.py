@@ -87,7 +87,8 @@ def predict_frames(
 ) -> Iterator[FramePiece]:
     """Pieces with the conditioning (C, N), speaker (1,) -> acoustic frames, with the `pitch` (1, N * R) if it is given.
 
-    The same bits however the utterance is divided into pieces, because codes are computed one at a time.
+    With `harmonics`, their spectra have those of the pitch. The same bits however the utterance is divided into pieces,
+    because codes are computed one at a time.
     """
     position = 0
     for cond, num_samples, _ in arriving:
