@@ -30,9 +30,9 @@ from vqaudio.speech import pitch_init
 from vqaudio.speech.acoustic import (
     encoded_frames,
     quantized_codes,
+    true_conditioning,
     true_frames,
     with_conversions,
-    with_predicted_spectra,
 )
 from vqaudio.speech.describe import model_facts
 from vqaudio.speech.enroll import EnrollmentObjective
@@ -40,7 +40,7 @@ from vqaudio.speech.init_from import init_from
 from vqaudio.speech.pitch_init import initialise_harmonics, initialise_pitch
 from vqaudio.speech.speakers import with_speakers
 from vqaudio.speech.synthesis import FramePiece, encode_frames
-from vqaudio.speech.vocoding import frames, moved_pitch, of_tokens
+from vqaudio.speech.vocoding import frames, moved_pitch, of_tokens, wavenet_pieces
 
 SAMPLES = 3200  # of a crop: long enough for the STFT loss at a hop of 40 samples
 
@@ -51,9 +51,8 @@ def config(spectrum_config: SpeechVQVAEConfig) -> SpeechVQVAEConfig:
         spectrum_config,
         context=replace(spectrum_config.context, lookahead=2),
         pitch=PitchConfig(win_length=640),
-        acoustic=AcousticConfig(dilations=(1,), channels=5, lookahead=1, upsampling=4),
+        acoustic=AcousticConfig(dilations=(1,), channels=5, lookahead=1, upsampling=4, harmonics=True),
         istft=IstftConfig(dilations=(1,), channels=6, lookahead=2, points=9),
-        harmonics=True,
         vocoder="istft",
     )
 
@@ -117,42 +116,37 @@ def test_streamed_equals_whole_equals_batch(model: SpeechVQVAE, vocoder, given) 
     assert torch.equal(together[0], model.decode(short, "bert", vocoder=vocoder))
 
 
-@pytest.mark.parametrize("vocoder", ["wavenet", "istft"])
-def test_vocoders_read_the_harmonics_of_the_pitch(model: SpeechVQVAE, vocoder) -> None:
-    """In decoding, from given and from predicted pitch; the spectrum for Griffin-Lim stays."""
-    wav, plain = hum(120), stage_of(model, harmonics=False)
+def without_harmonics(model: SpeechVQVAE) -> SpeechVQVAE:
+    return stage_of(model, acoustic=replace(model.cfg.acoustic, harmonics=False)).eval()
+
+
+def test_the_wavenet_reads_the_harmonics_of_the_pitch(model: SpeechVQVAE) -> None:
+    """In decoding, from given and from predicted pitch, and is corrected to them; other vocoders stay as they are."""
+    wav, plain = hum(120), without_harmonics(model)
     tokens, speaker = model.tokenize(wav), torch.tensor([0])
+    assert model.harmonics is not None and plain.harmonics is None
     for pitch in (None, model.pitch_of(wav)):
-        sound = model.decode(tokens, "anna", vocoder=vocoder, pitch=pitch)
-        assert not torch.equal(sound, plain.decode(tokens, "anna", vocoder=vocoder, pitch=pitch))
-        read, without = (
-            AcousticFrames.joined(
-                [piece.frames for piece in frames(each, of_tokens(each, tokens, speaker, pitch, None, vocoder))]
-            )
-            for each in (model, plain)
-        )
-        assert model.harmonics is not None and read.pitch.voicing.any()
-        torch.testing.assert_close(read.spectrum, model.harmonics(without).spectrum)
-        assert torch.equal(read.pitch.octaves, without.pitch.octaves)
-    assert torch.equal(model.predict_spectrum(tokens, "anna"), plain.predict_spectrum(tokens, "anna"))
+        sounds = [each.decode(tokens, "anna", vocoder="wavenet", pitch=pitch) for each in (model, plain)]
+        assert not torch.equal(*sounds)
+        assert torch.equal(*(each.decode(tokens, "anna", pitch=pitch) for each in (model, plain)))
+        utterance = of_tokens(model, tokens, speaker, pitch, None, "wavenet")
+        own = AcousticFrames.joined([piece.frames for piece in frames(model, utterance)])
+        expected, pieces = model.harmonics(own), list(wavenet_pieces(model, utterance))
+        assert own.pitch.voicing.any() and not torch.equal(expected.spectrum, own.spectrum)
+        spectra = torch.cat([piece.spectra for piece in pieces if piece.spectra is not None], dim=1)
+        torch.testing.assert_close(spectra, expected.spectrum)
+        cond = torch.cat([piece.cond for piece in pieces], dim=1)
+        torch.testing.assert_close(cond, encoded_frames(plain, expected, SAMPLES)[0], rtol=1e-4, atol=1e-5)
 
 
-def test_vocoders_are_trained_on_the_harmonics_of_the_pitch(model: SpeechVQVAE) -> None:
-    wav, plain = torch.stack([hum(110), hum(190)]), stage_of(model, harmonics=False)
-    without = true_frames(plain.eval(), wav, 40)
-    assert model.harmonics is not None
-    torch.testing.assert_close(true_frames(model, wav, 40), model.harmonics(without))
-    assert not torch.equal(true_frames(model, wav, 40).spectrum, without.spectrum)
-    trained = stage_of(model, frame_noise=0.0, predicted_spectra=1.0).train()
-    read, speaker = true_frames(trained, wav, 40), torch.tensor([0, 1])
-    assert torch.equal(read.spectrum, true_frames(model, wav, 40).spectrum)
-    found, others = (
-        with_predicted_spectra(each, frames, wav, speaker).spectrum
-        for each, frames in ((trained, read), (stage_of(plain, predicted_spectra=1.0), without))
-    )
-    torch.testing.assert_close(found.mean((1, 2)), read.spectrum.mean((1, 2)))
-    expected = model.harmonics(without._replace(spectrum=others)).spectrum
-    assert (found - expected).std((1, 2)).max() < 1e-5 < (found - others).std((1, 2)).min()
+def test_the_wavenet_is_trained_on_the_harmonics_of_the_pitch(model: SpeechVQVAE) -> None:
+    wav, plain = torch.stack([hum(110), hum(190)]), without_harmonics(model)
+    own = true_frames(model, wav, 40)
+    assert model.harmonics is not None and torch.equal(own.spectrum, true_frames(plain, wav, 40).spectrum)
+    cond = torch.zeros(2, 5, 40)
+    expected = encoded_frames(plain, model.harmonics(own), SAMPLES)
+    torch.testing.assert_close(true_conditioning(model, cond, wav), expected)
+    assert not torch.allclose(true_conditioning(plain, cond, wav), expected)
 
 
 def test_harmonics_in_half_precision(model: SpeechVQVAE) -> None:
@@ -186,7 +180,7 @@ def test_harmonics_are_measured_once(model: SpeechVQVAE, tmp_path) -> None:
     init_from(other, [tmp_path])
     assert other.harmonics is not None and not other.harmonics.measured  # in another window they are others
     silent = replace(speech, samples=np.zeros_like(pcm))
-    with pytest.raises(ValueError, match=r"fewer than 100 frames of steady voice.*model\.harmonics False"):
+    with pytest.raises(ValueError, match=r"fewer than 100 frames of steady voice.*model\.acoustic\.harmonics False"):
         initialise_harmonics(other, silent)
 
 
@@ -202,15 +196,15 @@ def test_every_process_has_the_harmonics_of_the_first_one(model: SpeechVQVAE, mo
     assert torch.equal(learner.harmonics.correlation, model.harmonics.correlation)
 
 
-def test_a_vocoder_can_gain_harmonics_but_not_lose_them(model: SpeechVQVAE, tmp_path) -> None:
-    plain = stage_of(model, harmonics=False)
+def test_a_wavenet_can_gain_harmonics_but_not_lose_them(model: SpeechVQVAE, tmp_path) -> None:
+    plain = without_harmonics(model)
     for source in (model, plain):
         save_model(source, tmp_path / "source")
         for target in (model, plain):
-            learner = SpeechVQVAE(replace(target.cfg, stage="context", inherited_vocoders=()))
+            learner = SpeechVQVAE(replace(target.cfg, stage="istft", inherited_vocoders=()))
             init_from(learner, [tmp_path / "source"])
-            lost = source.cfg.harmonics and not target.cfg.harmonics
-            assert ("istft" in learner.cfg.inherited_vocoders) != lost
+            lost = source is model and target is plain
+            assert learner.cfg.inherited_vocoders == (("istft",) if lost else ("wavenet", "istft"))
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
@@ -281,7 +275,11 @@ def test_the_wavenet_reads_in_decoding_what_it_reads_in_training(two_frames: Spe
     for row in range(2):
         own = AcousticFrames(frames.spectrum[row, None], Pitch(*(value[row, None] for value in frames.pitch)))
         parts = [FramePiece(own.part(start, start + 7), min(280, 1590 - start * 40)) for start in range(0, 40, 7)]
-        pieces = list(encode_frames(two_frames.acoustic, iter(parts), two_frames.cfg.spectrum.hop_length, hop))
+        pieces = list(
+            encode_frames(
+                two_frames.acoustic, two_frames.harmonics, iter(parts), two_frames.cfg.spectrum.hop_length, hop
+            )
+        )
         torch.testing.assert_close(torch.cat([piece.cond for piece in pieces], 1), whole[row], rtol=1e-4, atol=1e-6)
         spectra = torch.cat([piece.spectra for piece in pieces if piece.spectra is not None], 1)
         assert torch.equal(spectra[0], own.spectrum[0, :40]) and sum(piece.num_samples for piece in pieces) == 1590
@@ -411,10 +409,7 @@ def test_conversions_are_what_decoding_says_for_another_speaker(model: SpeechVQV
     torch.testing.assert_close(converted.square().mean(2), wav.square().mean(2))
     for row, target in enumerate(targets.tolist()):
         spectrum = learner.predict_spectrum(model.tokenize(wav[row, 0]), learner.speakers[target])
-        assert learner.harmonics is not None
-        own = Pitch(*(value[row, None] for value in asked.pitch))
-        expected = learner.harmonics(AcousticFrames(spectrum[None], own)).spectrum[0]
-        torch.testing.assert_close(asked.spectrum[row], expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(asked.spectrum[row], spectrum, rtol=1e-4, atol=1e-5)
         voiced = asked.pitch.octaves[row][asked.pitch.voicing[row] > 0]
         moved = {(0, 1): 0.7, (1, 0): -0.7}.get((row, target), 0.0)  # the pitch of the third was not measured
         assert float(voiced.median()) == pytest.approx(float(torch.tensor(100.0 + 40 * row).log2()) + moved, abs=0.03)
@@ -596,7 +591,6 @@ def test_stages_hand_their_vocoders_on(config: SpeechVQVAEConfig, model: SpeechV
 @pytest.mark.parametrize("stage", ["istft", "decoder"])
 def test_parts_that_a_stage_freezes_must_be_in_a_checkpoint(config: SpeechVQVAEConfig, model, tmp_path, stage) -> None:
     without = {"pitch": PitchConfig(), "acoustic": AcousticConfig(), "istft": IstftConfig(), "vocoder": "griffin-lim"}
-    without["harmonics"] = False
     codes = SpeechVQVAE(replace(config, stage="codes", **without))
     kept = ("encoder.", "normalizer.", "quantizer.", "context.", "spectrum.")
     weights = {name: value for name, value in model.state_dict().items() if name.startswith(kept)}
@@ -628,12 +622,8 @@ def test_pitch_goes_with_the_speaker(config: SpeechVQVAEConfig, model: SpeechVQV
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"pitch": PitchConfig()}, "acoustic needs spectrum and pitch"),
-        ({"pitch": PitchConfig(), "acoustic": AcousticConfig()}, "istft needs spectrum and pitch"),
-        (
-            {"pitch": PitchConfig(), "acoustic": AcousticConfig(), "istft": IstftConfig(), "vocoder": "wavenet"},
-            "harmonics needs spectrum and pitch",
-        ),
+        ({"pitch": PitchConfig()}, "acoustic reads spectrum and pitch"),
+        ({"pitch": PitchConfig(), "acoustic": AcousticConfig()}, "istft reads spectrum and pitch"),
         ({"istft": IstftConfig()}, "vocoder: istft needs"),
         ({"istft": IstftConfig(), "vocoder": "wavenet", "stage": "istft"}, "stage: istft needs"),
         ({"frame_noise": -1.0}, "frame_noise"),

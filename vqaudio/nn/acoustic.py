@@ -31,6 +31,9 @@ class AcousticConfig(ContextConfig):
     correction: bool = True
     """whether the waveform of the WaveNet is corrected to have the spectrum of the frames, and no power outside its
     bands; it comes spectrum.win_length minus half a hop later, in blocks of four frames"""
+    harmonics: bool = False
+    """whether the spectra that the WaveNet reads, and is corrected to, get the harmonics of the pitch that it reads, so
+    that it follows that in conversions too. How deep they are is measured at the start of training"""
 
     def __post_init__(self) -> None:
         super().__post_init__()

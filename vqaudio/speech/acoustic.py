@@ -13,7 +13,6 @@ from torch import Tensor
 from vqaudio.data.mulaw import mulaw_decode
 from vqaudio.nn.acoustic import AcousticFrames, upsampled
 from vqaudio.nn.modes import evaluating
-from vqaudio.nn.pitch import Pitch
 from vqaudio.nn.wavenet import WaveNet
 
 if TYPE_CHECKING:
@@ -41,27 +40,20 @@ def quantized_codes(model: SpeechVQVAE, wav: Tensor) -> Tensor:
         return model.quantizer.decode(model.quantizer.encode(model.normalizer(z)))
 
 
-def acoustic_frames(model: SpeechVQVAE, spectrum: Tensor, pitch: Pitch) -> AcousticFrames:
-    """Spectra (B, N, F), pitch (B, N) -> what vocoders read, with `harmonics` those of the pitch."""
-    frames = AcousticFrames(spectrum, pitch)
-    return frames if model.harmonics is None else model.harmonics(frames)
-
-
 def true_frames(model: SpeechVQVAE, audio: Tensor, num_codes: int) -> AcousticFrames:
     """(B, T) -> the frames of the speech itself, (B, num_codes * R), with noise on the spectrum in training."""
     assert model.spectrum is not None and model.pitch is not None
     num_frames = num_codes * frames_per_code(model)
-    spectrum, pitch = model.spectrum.log_mel.centred(audio, num_frames), model.pitch.tracker(audio, num_frames)
-    frames = acoustic_frames(model, spectrum, pitch)
-    if not model.training:
-        return frames
-    return frames._replace(spectrum=frames.spectrum + model.cfg.frame_noise * torch.randn_like(spectrum))
+    spectrum = model.spectrum.log_mel.centred(audio, num_frames)
+    if model.training:
+        spectrum = spectrum + model.cfg.frame_noise * torch.randn_like(spectrum)
+    return AcousticFrames(spectrum, model.pitch.tracker(audio, num_frames))
 
 
 def predicted_frames(model: SpeechVQVAE, cond: Tensor, speaker: Tensor | None) -> AcousticFrames:
     """Output of the context network (B, C, N), speakers (B,) -> (B, N * R)."""
     assert model.spectrum is not None and model.pitch is not None
-    return acoustic_frames(model, model.spectrum(cond), model.pitch.predict(cond, model.known(speaker)))
+    return AcousticFrames(model.spectrum(cond), model.pitch.predict(cond, model.known(speaker)))
 
 
 def decoder_conditioning(
@@ -87,8 +79,10 @@ def true_conditioning(model: SpeechVQVAE, cond: Tensor, audio: Tensor) -> Tensor
 def encoded_frames(model: SpeechVQVAE, frames: AcousticFrames, num_samples: int) -> Tensor:
     """Frames (B, N * R) -> conditioning of the WaveNet (B, C, M), M = ceil(num_samples / hop of the WaveNet)."""
     assert model.acoustic is not None
-    features = frames.part(0, -(-num_samples // model.cfg.spectrum.hop_length)).features()
-    vectors = upsampled(model.acoustic(features), None, model.cfg.acoustic.upsampling)
+    frames = frames.part(0, -(-num_samples // model.cfg.spectrum.hop_length))
+    if model.harmonics is not None:
+        frames = model.harmonics(frames)
+    vectors = upsampled(model.acoustic(frames.features()), None, model.cfg.acoustic.upsampling)
     return vectors[:, :, : -(-num_samples // model.cfg.decoder.hop)]
 
 
@@ -109,8 +103,9 @@ def with_conversions(model: SpeechVQVAE, wav: Tensor, speaker: Tensor, lengths: 
         spectrum = model.spectrum(model.conditioned(quantized_codes(model, own), target))
         pitch = model.pitch.tracker(own[:, 0], spectrum.shape[1])
         # by the distance of the voices: a crop is too short for a median and a range of its own
-        pitch = pitch._replace(octaves=pitch.octaves + model.pitch.distance(source, target)[:, None])
-        frames = acoustic_frames(model, spectrum, pitch)
+        frames = AcousticFrames(
+            spectrum, pitch._replace(octaves=pitch.octaves + model.pitch.distance(source, target)[:, None])
+        )
         converted = model.istft.corrected(frames)[:, None, : wav.shape[2]]
     valid = torch.arange(wav.shape[2], device=wav.device) < lengths[rows, None]
     converted = converted * valid[:, None]
@@ -133,7 +128,6 @@ def with_predicted_spectra(model: SpeechVQVAE, frames: AcousticFrames, wav: Tens
     true = frames.spectrum[rows]
     cond = model.conditioned(quantized_codes(model, wav[rows, None]), model.known(speaker[rows]))
     predicted = model.spectrum(cond)[:, : true.shape[1]]
-    predicted = acoustic_frames(model, predicted, Pitch(*(value[rows] for value in frames.pitch))).spectrum
     spectrum = frames.spectrum.clone()
     spectrum[rows] = predicted + (true - predicted).mean((1, 2), keepdim=True)
     return frames._replace(spectrum=spectrum)

@@ -50,7 +50,6 @@ class SpeechVQVAEConfig:
             "pitch_tokens",  # have a fingerprint of their own
             "acoustic",  # before the decoder
             "istft",
-            "harmonics",  # of what vocoders read
             "frame_noise",
             "predicted_spectra",
             "conversions",
@@ -96,9 +95,6 @@ class SpeechVQVAEConfig:
     pitch of speech, on the true ones in training; without, on the context network"""
     istft: IstftConfig = field(default_factory=IstftConfig)
     """vocoder istft, trained on the spectrum and pitch of speech; without dilations there is none"""
-    harmonics: bool = False
-    """whether the spectra that vocoders read have the harmonics of the pitch that they read, in training and decoding,
-    so that they follow it in conversions too. How deep they are is measured at the start of training"""
     frame_noise: float = 0.05
     """standard deviation of the noise on the spectrum that vocoders are trained on"""
     predicted_spectra: float = 0.0
@@ -187,10 +183,9 @@ class SpeechVQVAEConfig:
             self.acoustic.check(self.spectrum)
         if self.istft.dilations:
             check_correction(self.spectrum)
-        of_frames = {"acoustic": self.acoustic.dilations, "istft": self.istft.dilations, "harmonics": self.harmonics}
-        for name, used in of_frames.items():
+        for name, used in (("acoustic", self.acoustic.dilations), ("istft", self.istft.dilations)):
             if used and not self.pitch.win_length:
-                raise ValueError(f"{name} needs spectrum and pitch: set spectrum.n_mels and pitch.win_length too")
+                raise ValueError(f"{name} reads spectrum and pitch: set spectrum.n_mels and pitch.win_length too")
         for name in ("vocoder", "stage"):
             if getattr(self, name) == "istft" and not self.istft.dilations:
                 raise ValueError(f"{name}: istft needs the vocoder istft: set istft.dilations")

@@ -96,11 +96,12 @@ def _complete(vocoder: Vocoder, source: SpeechVQVAE, target: SpeechVQVAE, copied
     if vocoder == "wavenet" and target.cfg.stage in ("codes", "context"):
         return False
     reads_frames = vocoder == "istft" or (vocoder == "wavenet" and target.acoustic is not None)
-    exchanges = target.cfg.harmonics or not source.cfg.harmonics  # a vocoder can gain harmonics, but not lose them
-    if reads_frames and not (_same_frames(source, target) and exchanges):
+    if reads_frames and not _same_frames(source, target):
         return False
-    acoustic = [replace(each.cfg.acoustic, correction=True) for each in (source, target)]  # which comes after it
-    if vocoder == "wavenet" and target.acoustic is not None and acoustic[0] != acoustic[1]:
+    # the correction comes after the WaveNet; and it can gain harmonics, but not lose them
+    old = replace(source.cfg.acoustic, correction=target.cfg.acoustic.correction)
+    known = target.cfg.acoustic in (old, replace(old, harmonics=True))
+    if vocoder == "wavenet" and target.acoustic is not None and not known:
         return False
     prefixes = {"wavenet": ("decoder.", "acoustic."), "istft": ("istft.",), "griffin-lim": ()}[vocoder]
     keys = {key for key in source.state_dict() | target.state_dict() if key.startswith(prefixes)}

@@ -70,7 +70,7 @@ class SpeechVQVAE(nn.Module):
         self.pitch_quantizer = PitchQuantizer(of_tokens, self.pitch.tracker) if of_tokens and self.pitch else None
         self.acoustic = Context(cfg.acoustic, mel.n_mels + NUM_PITCH_FEATURES, 0) if cfg.acoustic.dilations else None
         self.correction = SpectralCorrection(mel, rate) if cfg.acoustic.dilations and cfg.acoustic.correction else None
-        self.harmonics = Harmonics(mel, cfg.pitch, rate) if cfg.harmonics else None
+        self.harmonics = Harmonics(mel, cfg.pitch, rate) if cfg.acoustic.dilations and cfg.acoustic.harmonics else None
         self.istft = IstftVocoder(cfg.istft, mel, rate) if cfg.istft.dilations else None
         self.units = UnitHead(cfg.units, cfg.encoder.dim, speaker_dim, self.hop) if cfg.predicts_units else None
         self.decoder = WaveNet(cfg.decoder)

@@ -56,7 +56,7 @@ def initialise_harmonics(model: SpeechVQVAE, speech: PackedSpeech) -> None:
     if not model.harmonics.measured:
         raise ValueError(
             f"the training speech has fewer than {MIN_FRAMES} frames of steady voice, from which harmonics are "
-            "measured; give more of it, or set model.harmonics False"
+            "measured; give more of it, or set model.acoustic.harmonics False"
         )
 
 

@@ -78,45 +78,44 @@ def contextualize(
 
 @torch.no_grad()
 def predict_frames(
-    spectrum: MelHead,
-    head: PitchHead,
-    harmonics: Harmonics | None,
-    arriving: Iterable[Piece],
-    speaker: Tensor | None,
-    pitch: Pitch | None,
+    spectrum: MelHead, head: PitchHead, arriving: Iterable[Piece], speaker: Tensor | None, pitch: Pitch | None
 ) -> Iterator[FramePiece]:
     """Pieces with the conditioning (C, N), speaker (1,) -> acoustic frames, with the `pitch` (1, N * R) if it is given.
 
-    With `harmonics`, their spectra have those of the pitch. The same bits however the utterance is divided into pieces,
-    because codes are computed one at a time.
+    The same bits however the utterance is divided into pieces, because codes are computed one at a time.
     """
     position = 0
     for cond, num_samples, _ in arriving:
         with one_thread(), torch.autocast(cond.device.type, enabled=False):
-            found = []
-            for code in cond.split(1, dim=1):  # (C, 1)
-                predicted = spectrum(code[None])  # (1, R, F)
-                end = position + predicted.shape[1]
-                if pitch is None:
-                    own = head.predict(code[None], speaker)
-                else:
-                    own = Pitch(*(value[:, position:end].to(cond.device) for value in pitch))
-                frames = AcousticFrames(predicted, own)
-                found.append(frames if harmonics is None else harmonics(frames))
-                position = end
-        yield FramePiece(AcousticFrames.joined(found), num_samples)
+            each = [code[None] for code in cond.split(1, dim=1)]  # (1, C, 1)
+            spectra = torch.cat([spectrum(code) for code in each], dim=1)
+            found = [head.predict(code, speaker) for code in each] if pitch is None else []
+        end = position + spectra.shape[1]
+        if pitch is None:
+            own = Pitch(*(torch.cat(parts, dim=1) for parts in zip(*found, strict=True)))
+        else:
+            own = Pitch(*(value[:, position:end].to(cond.device) for value in pitch))
+        yield FramePiece(AcousticFrames(spectra, own), num_samples)
+        position = end
 
 
 @torch.no_grad()
-def encode_frames(acoustic: Context, arriving: Iterable[FramePiece], frame_hop: int, hop: int) -> Iterator[Piece]:
+def encode_frames(
+    acoustic: Context, harmonics: Harmonics | None, arriving: Iterable[FramePiece], frame_hop: int, hop: int
+) -> Iterator[Piece]:
     """Acoustic frames of one utterance -> pieces with the conditioning (C, M) of a WaveNet that reads frames.
 
-    frame_hop, hop: samples per frame and per conditioning vector. The same bits however the utterance is divided.
+    Their spectra have, with `harmonics`, those of the pitch. frame_hop, hop: samples per frame and per conditioning
+    vector. The same bits however the utterance is divided, because frames get harmonics one at a time.
     """
     spectra: deque[Tensor] = deque()  # (1, 1, F) each, of the frames that are still in the network
 
     def features() -> Iterator[Piece]:
         for frames, num_samples in arriving:
+            if harmonics is not None:
+                each = (frames.part(n, n + 1) for n in range(frames.spectrum.shape[1]))
+                with one_thread():
+                    frames = AcousticFrames.joined([harmonics(frame) for frame in each])
             spectra.extend(frames.spectrum.split(1, dim=1))
             yield Piece(frames.features()[0], num_samples)
 

@@ -138,8 +138,7 @@ def frames(model: SpeechVQVAE, utterance: Utterance) -> Iterator[synthesis.Frame
     """Acoustic frames, with the pitch that is given or predicted."""
     assert model.spectrum is not None and model.pitch is not None
     pieces = contextualized(model, utterance)
-    heads = model.spectrum, model.pitch, model.harmonics
-    return synthesis.predict_frames(*heads, pieces, utterance.speaker, utterance.pitch)
+    return synthesis.predict_frames(model.spectrum, model.pitch, pieces, utterance.speaker, utterance.pitch)
 
 
 def wavenet_pieces(model: SpeechVQVAE, utterance: Utterance) -> Iterator[synthesis.Piece]:
@@ -147,7 +146,7 @@ def wavenet_pieces(model: SpeechVQVAE, utterance: Utterance) -> Iterator[synthes
     if model.acoustic is None:
         return contextualized(model, utterance)
     hops = model.cfg.spectrum.hop_length, model.cfg.decoder.hop
-    return synthesis.encode_frames(model.acoustic, frames(model, utterance), *hops)
+    return synthesis.encode_frames(model.acoustic, model.harmonics, frames(model, utterance), *hops)
 
 
 @torch.no_grad()
