@@ -29,9 +29,9 @@ def voice(hertz: float, count: int = COUNT, formant: float = 700.0) -> Tensor:
     return (0.05 * tones + 1e-3 * noise)[None]
 
 
-def frames_of(hertz: float, told: float | None = None, count: int = COUNT) -> AcousticFrames:
-    """Spectra of a voice with the F0 `told` (None: its own), without the first and last frames."""
-    pitch = Pitch(torch.ones(1, count), torch.full((1, count), math.log2(told or hertz)))
+def frames_of(hertz: float, given: float | None = None, count: int = COUNT) -> AcousticFrames:
+    """Spectra of a voice with the F0 `given` (None: its own), without the first and last frames."""
+    pitch = Pitch(torch.ones(1, count), torch.full((1, count), math.log2(given or hertz)))
     return AcousticFrames(LOG_MEL.centred(voice(hertz, count), count), pitch).part(4, count - 4)
 
 
@@ -53,21 +53,20 @@ def best_pitch(harmonics: Harmonics, spectrum: Tensor) -> float:
 
 def test_harmonics_are_measured(harmonics: Harmonics) -> None:
     assert harmonics.measured
-    assert (
-        harmonics.correlation[4:20].min() > 0.8 and harmonics.correlation[-5:].max() < 0.2
-    )  # there are none above 7 kHz
+    assert harmonics.correlation[4:20].min() > 0.8
+    assert harmonics.correlation[-5:].max() < 0.2  # there are none above 7 kHz
     assert 1 < harmonics.depth[4:20].mean() < 1.6  # with less noise between them than NOISE
     assert harmonics.depth.min() >= 0 and harmonics.correlation.max() <= 1
 
 
-@pytest.mark.parametrize(("own", "told"), [(120.0, 180.0), (220.0, 150.0), (110.0, 220.0), (200.0, 200.0)])
-def test_the_spectrum_follows_the_pitch(harmonics: Harmonics, own: float, told: float) -> None:
-    before, after = frames_of(own, told), harmonics(frames_of(own, told))
+@pytest.mark.parametrize(("own", "given"), [(120.0, 180.0), (220.0, 150.0), (110.0, 220.0), (200.0, 200.0)])
+def test_the_spectrum_follows_the_pitch(harmonics: Harmonics, own: float, given: float) -> None:
+    before, after = frames_of(own, given), harmonics(frames_of(own, given))
     assert best_pitch(harmonics, before.spectrum) == pytest.approx(own, rel=0.03)
-    assert best_pitch(harmonics, after.spectrum) == pytest.approx(told, rel=0.03)
+    assert best_pitch(harmonics, after.spectrum) == pytest.approx(given, rel=0.03)
     assert torch.equal(after.pitch.octaves, before.pitch.octaves)
     # it comes closer to the same voice at that pitch, and its smoothed values stay
-    errors = [(each.spectrum - frames_of(told).spectrum)[..., 3:RESOLVED].square().mean() for each in (before, after)]
+    errors = [(each.spectrum - frames_of(given).spectrum)[..., 3:RESOLVED].square().mean() for each in (before, after)]
     assert errors[1] < 0.6 * errors[0] + 0.02
     smooth = (after.spectrum - before.spectrum) @ harmonics.smoothing.T
     assert STD_DB * float(smooth.abs().max()) < 5  # dB
@@ -91,8 +90,8 @@ def test_unvoiced_frames_stay(harmonics: Harmonics) -> None:
 
 def test_f0_above_the_range_of_the_tracker(harmonics: Harmonics) -> None:
     """Moving the pitch of another speaker can leave it."""
-    for hertz, heard in ((500.0, 500.0), (2000.0, 840.0), (30.0, 60.0)):
-        found, expected = (harmonics(frames_of(100, told)).spectrum for told in (hertz, heard))
+    for hertz, nearest in ((500.0, 500.0), (2000.0, 840.0), (30.0, 60.0)):
+        found, expected = (harmonics(frames_of(100, given)).spectrum for given in (hertz, nearest))
         torch.testing.assert_close(found, expected)
     assert best_pitch(harmonics, harmonics(frames_of(200, 500.0)).spectrum) == pytest.approx(500, rel=0.03)
 
@@ -120,7 +119,7 @@ def test_without_measurements_the_frames_stay() -> None:
 
 
 def test_only_steady_voice_is_measured(harmonics: Harmonics) -> None:
-    """What is said of a frame whose F0 moves, or beside an unvoiced one, counts for nothing."""
+    """Frames whose F0 moves, and those beside an unvoiced one, do not count."""
     made = Harmonics(SPECTRUM, PITCH, RATE)
     for hertz in (90, 150, 240):
         frames = frames_of(hertz)

@@ -275,11 +275,8 @@ def test_the_wavenet_reads_in_decoding_what_it_reads_in_training(two_frames: Spe
     for row in range(2):
         own = AcousticFrames(frames.spectrum[row, None], Pitch(*(value[row, None] for value in frames.pitch)))
         parts = [FramePiece(own.part(start, start + 7), min(280, 1590 - start * 40)) for start in range(0, 40, 7)]
-        pieces = list(
-            encode_frames(
-                two_frames.acoustic, two_frames.harmonics, iter(parts), two_frames.cfg.spectrum.hop_length, hop
-            )
-        )
+        hops = two_frames.cfg.spectrum.hop_length, hop
+        pieces = list(encode_frames(two_frames.acoustic, two_frames.harmonics, iter(parts), *hops))
         torch.testing.assert_close(torch.cat([piece.cond for piece in pieces], 1), whole[row], rtol=1e-4, atol=1e-6)
         spectra = torch.cat([piece.spectra for piece in pieces if piece.spectra is not None], 1)
         assert torch.equal(spectra[0], own.spectrum[0, :40]) and sum(piece.num_samples for piece in pieces) == 1590

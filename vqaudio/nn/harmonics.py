@@ -1,12 +1,13 @@
 """Makes the harmonics in log-mel spectra those of another pitch.
 
-Low mel bands resolve the harmonics of voiced speech: its spectrum tells F0 more precisely than the F0 beside it, and a
-vocoder that was trained on both reads the spectrum. A spectrum that is predicted from codes and another speaker has
-the harmonics of no pitch, or of another one than the frames' own, and the vocoder then follows neither.
+Low mel bands resolve the harmonics of voiced speech, so F0 can be read from its spectrum, and a vocoder that is trained
+on both spectrum and F0 reads it there. A spectrum that is predicted from codes and another speaker has blurred
+harmonics, not those of the given F0, and the vocoder then does not follow the given one.
 
 The fine structure of a spectrum is what smoothing over frequency takes away. In speech, that of a voiced frame is about
-`depth` times the fine structure of equal harmonics at its F0, with another depth in each band. In voiced frames, fine
-structure times the correlation of the two is exchanged for that.
+`depth` times the fine structure of equal harmonics at its F0, with another depth in each band. So in voiced frames a
+spectrum S becomes S - correlation * fine(S) + depth * fine(equal harmonics), where `correlation` is that of the two in
+speech.
 
 Shapes: B batch, N frames, F mel bands, P values of F0, K FFT bins.
 """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -11,9 +11,10 @@ from accelerate.utils import broadcast_object_list
 
 from vqaudio.data.audio import INT16_SCALE
 from vqaudio.data.packed import PackedSpeech
-from vqaudio.nn.acoustic import AcousticFrames
 from vqaudio.nn.harmonics import MIN_FRAMES
+from vqaudio.nn.modes import evaluating
 from vqaudio.nn.pitch_quantizer import PitchQuantizerConfig
+from vqaudio.speech.acoustic import true_frames
 from vqaudio.speech.frontend_init import spread_waveforms
 from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.training import processes
@@ -50,7 +51,10 @@ def initialise_harmonics(model: SpeechVQVAE, speech: PackedSpeech) -> None:
     if model.harmonics is None or model.harmonics.measured:
         return
     if processes().is_main_process:
-        model.harmonics.measure(_frames(model, spread_waveforms(speech)))
+        with evaluating(model):  # without noise on the spectra
+            model.harmonics.measure(
+                true_frames(model, wav[None], -(-len(wav) // model.hop)) for wav in spread_waveforms(speech)
+            )
     (state,) = broadcast_object_list([model.harmonics.state_dict()])
     model.harmonics.load_state_dict(state)
     if not model.harmonics.measured:
@@ -77,15 +81,6 @@ def with_pitch_tokens(model: SpeechVQVAE, cfg: PitchQuantizerConfig, wavs: Itera
     extended.load_state_dict({**extended.pitch_quantizer.state_dict(prefix="pitch_quantizer."), **kept})
     extended.pitch_quantizer.fit(wavs)
     return extended.eval().requires_grad_(False).to(model.device)
-
-
-def _frames(model: SpeechVQVAE, wavs: Iterable[torch.Tensor]) -> Iterator[AcousticFrames]:
-    """Waveforms (T,) in [-1, 1] -> the frames of each, with the harmonics that they have."""
-    assert model.spectrum is not None and model.pitch is not None
-    for wav in wavs:
-        num_frames = -(-len(wav) // model.pitch.tracker.hop)
-        spectrum = model.spectrum.log_mel.centred(wav[None], num_frames)
-        yield AcousticFrames(spectrum, model.pitch.tracker(wav[None], num_frames))
 
 
 def _waveforms(speech: PackedSpeech, speaker: int | None) -> list[torch.Tensor]:
