@@ -20,7 +20,7 @@ from vqaudio.data.packed import PackedSpeech, pack
 from vqaudio.metrics.conditioning_gap import conditioning_metrics
 from vqaudio.speech.conversion_teacher import initialise_conversion_teacher
 from vqaudio.speech.frontend_init import initialise_frontend
-from vqaudio.speech.init_from import init_from
+from vqaudio.speech.init_from import by_part, init_from
 from vqaudio.speech.model import SpeechVQVAE, SpeechVQVAEConfig
 from vqaudio.speech.pitch_init import initialise_harmonics, initialise_pitch
 from vqaudio.speech.unit_targets import unit_targets
@@ -73,7 +73,7 @@ def main() -> None:
     set_seed(cfg.fit.seed)  # weight initialisation
     model = SpeechVQVAE(cfg.model)
     for name, left in init_from(model, cfg.init_from).items():
-        processes().print(f"initialised from {name}; not copied: {', '.join(left) or 'nothing'}", file=sys.stderr)
+        processes().print(f"initialised from {name}; not copied: {by_part(left, model)}", file=sys.stderr)
     initialise_frontend(model, speech)
     initialise_pitch(model, speech)
     initialise_harmonics(model, speech)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -68,6 +69,14 @@ def init_from(model: SpeechVQVAE, names: Sequence[str | Path]) -> dict[str | Pat
         )
     model.cfg = replace(model.cfg, inherited_vocoders=tuple(name for name in VOCODERS if name in vocoders))
     return not_copied
+
+
+def by_part(names: Iterable[str], model: SpeechVQVAE) -> str:
+    """Names of weights of `model` -> its parts that have them, such as "harmonics, decoder (40 of 41 weights)"."""
+    named, of_part = (Counter(name.partition(".")[0] for name in each) for each in (names, model.state_dict()))
+    whole = [part for part, count in named.items() if count == of_part[part]]
+    partly = [f"{part} ({named[part]} of {of_part[part]} weights)" for part in named if part not in whole]
+    return ", ".join((*whole, *partly)) or "nothing"
 
 
 def _check_conversions(
