@@ -81,6 +81,12 @@ def test_opposite_f0_contours_correlate_negatively() -> None:
     assert metrics["f0_rmse"] == pytest.approx(swing, rel=0.03)
 
 
+def test_the_range_of_pitch_does_not_change_its_correlation() -> None:
+    """A voice with another range follows the same contour, by another factor in each utterance."""
+    originals, others = [_tone(110, bend=0.1), _tone(200, bend=0.02)], [_tone(150, bend=0.03), _tone(120, bend=0.1)]
+    assert _values(originals, others)["f0_correlation"] == pytest.approx(1, abs=0.01)
+
+
 def test_pitch_metrics_are_those_of_all_metrics() -> None:
     originals = [_tone(110, bend=0.1), _tone(150), np.concatenate([_tone(130), _noise(1)])]
     others = [_tone(220, bend=0.1), _tone(150, bend=-0.1), np.concatenate([_tone(140), _tone(120)])]

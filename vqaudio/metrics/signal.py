@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import defaultdict
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from torch import from_numpy
 
 from vqaudio.data.audio import resampled
-from vqaudio.metrics.confidence import Estimate, bootstrap, mean, ratio
+from vqaudio.metrics.confidence import Estimate, mean, ratio
 from vqaudio.metrics.pitch import FRAME, check_tracker, pitch
 
 Wav = npt.NDArray[np.float32]
@@ -31,24 +31,17 @@ DECIBELS = 10 / math.log(10)
 SHORTEST, MISMATCH = 0.1, 0.1  # seconds: least duration of a pair, and largest difference of its durations
 GROSS = 0.2  # relative F0 error above which it is a gross pitch error
 PESQ_RATE = 16_000
-FRAME_METRICS = {  # metric: sums of errors, sums of frames
+FRAME_METRICS = {  # metric: sums over frames, and of frames
     "mcd": ("distance", "path"),
     "log_mel_distance": ("log_mel", "frames"),
     "voicing_error": ("decisions", "frames"),
     "gross_pitch_error": ("gross", "both"),
     "voiced_fraction_original": ("voiced", "frames"),
     "voiced_fraction": ("voiced_other", "frames"),
+    "f0_correlation": ("correlation", "correlated"),
 }
+OF_PITCH = ("f0_correlation", "voicing_error", "voiced_fraction", "voiced_fraction_original")
 PAIR_METRICS = ("level_difference", "pesq", "stoi", "estoi")
-
-
-class Tracks(NamedTuple):
-    """F0 statistics of a pair on the frames voiced in both, in cents."""
-
-    error: float  # sum of squared differences
-    together: float  # sum of products of deviations from the means
-    original: float
-    other: float
 
 
 def signal_metrics(
@@ -63,7 +56,7 @@ def signal_metrics(
 
     mcd                     dB, mel-cepstral distortion after dynamic time warping (`mel_cepstral_distortion`)
     log_mel_distance        dB, root of the mean square over mel bands, frame by frame
-    f0_correlation          correlation of F0 in cents, each utterance about its own mean
+    f0_correlation          Pearson correlation of F0 in cents, of each utterance; their mean, weighted by frames
     f0_rmse                 cents
     gross_pitch_error       fraction of the frames voiced in both whose F0 differs by more than 20 %
     voicing_error           fraction of all frames that are voiced in one only
@@ -81,13 +74,10 @@ def signal_metrics(
     names = [str(u) for u in range(len(originals))] if names is None else names
     if len(names) != len(originals):
         raise ValueError(f"{len(originals)} pairs have {len(names)} names; give as many of both")
-    sums: dict[str, list[float]] = {name: [] for pair in FRAME_METRICS.values() for name in pair}
+    sums: defaultdict[str, list[float]] = defaultdict(list)
     whole: dict[str, list[float]] = {name: [] for name in PAIR_METRICS}
-    tracks: list[Tracks] = []
     for name, pair in zip(names, pairs, strict=True):
-        found, track = _of_frames(*pair, sample_rate)
-        tracks.append(track)
-        for key, value in found.items():
+        for key, value in _of_frames(*pair, sample_rate).items():
             sums[key].append(value)
         for key, value in _of_whole(*pair, sample_rate).items():
             if isinstance(value, float):
@@ -95,9 +85,8 @@ def signal_metrics(
             else:
                 _report(f"utterance {name} has no {key}: {value}", left_out)
     metrics = {name: ratio(sums[above], sums[below]) for name, (above, below) in FRAME_METRICS.items()}
-    squares = ratio([track.error for track in tracks], sums["both"])
+    squares = ratio(sums["error"], sums["both"])
     metrics["f0_rmse"] = squares._replace(**{end: math.sqrt(getattr(squares, end)) for end in ("value", "low", "high")})
-    metrics["f0_correlation"] = _correlation(tracks)
     nothing = Estimate(math.nan, math.nan, math.nan, 0)
     return metrics | {name: mean(values) if values else nothing for name, values in whole.items()}
 
@@ -109,12 +98,11 @@ def pitch_metrics(originals: Sequence[Wav], others: Sequence[Wav], sample_rate: 
     `signal_metrics`.
     """
     found = [_of_pitch(*pair, sample_rate) for pair in _pairs(originals, others, sample_rate)]
-    chosen = {name: FRAME_METRICS[name] for name in ("voicing_error", "voiced_fraction", "voiced_fraction_original")}
-    metrics = {
-        name: ratio([sums[above] for sums, _ in found], [sums[below] for sums, _ in found])
-        for name, (above, below) in chosen.items()
+    return {
+        name: ratio([sums[above] for sums in found], [sums[below] for sums in found])
+        for name, (above, below) in FRAME_METRICS.items()
+        if name in OF_PITCH
     }
-    return metrics | {"f0_correlation": _correlation([track for _, track in found])}
 
 
 def mel_cepstral_distortion(original: Floats, other: Floats) -> tuple[float, int]:
@@ -172,45 +160,37 @@ def _check(originals: Sequence[Wav], others: Sequence[Wav], sample_rate: int) ->
             )
 
 
-def _of_frames(original: Wav, other: Wav, sample_rate: int) -> tuple[dict[str, float], Tracks]:
-    """Sums over the frames of a pair, by the names in FRAME_METRICS, and its F0 statistics."""
-    sums, track = _of_pitch(original, other, sample_rate)
+def _of_frames(original: Wav, other: Wav, sample_rate: int) -> dict[str, float]:
+    """Sums over the frames of a pair, by the names in FRAME_METRICS; error: of F0, in cents squared."""
+    sums = _of_pitch(original, other, sample_rate)
     spectra = log_mel(original, sample_rate), log_mel(other, sample_rate)
     sums["distance"], sums["path"] = mel_cepstral_distortion(*spectra)
     rms = np.sqrt(np.square(spectra[0] - spectra[1]).mean(axis=1))
     sums["log_mel"] = float(rms.mean()) * sums["frames"]
-    return sums, track
+    return sums
 
 
-def _of_pitch(original: Wav, other: Wav, sample_rate: int) -> tuple[dict[str, float], Tracks]:
+def _of_pitch(original: Wav, other: Wav, sample_rate: int) -> dict[str, float]:
     """Of `_of_frames`, what depends on pitch."""
     first, second = pitch(original, sample_rate), pitch(other, sample_rate)
     both = first.voiced & second.voiced
     a, b = (1200 * np.log2(own.hertz[both]) for own in (first, second))
     ratios = second.hertz[both] / first.hertz[both]
-    sums: dict[str, float] = {
-        "frames": len(both),
-        "decisions": int((first.voiced != second.voiced).sum()),
-        "both": int(both.sum()),
-        "gross": int((abs(ratios - 1) > GROSS).sum()),
-        "voiced": int(first.voiced.sum()),
-        "voiced_other": int(second.voiced.sum()),
-    }
     error = float(np.square(a - b).sum())
     if len(a):
         a, b = a - a.mean(), b - b.mean()
-    return sums, Tracks(error, float(a @ b), float(a @ a), float(b @ b))
-
-
-def _correlation(tracks: Sequence[Tracks]) -> Estimate:
-    """Of all utterances, each about its own mean, so that differences between speakers do not count."""
-    sums = np.array([(track.together, track.original, track.other) for track in tracks])
-
-    def statistic(weights: Floats) -> float:
-        together, original, other = weights @ sums
-        return together / math.sqrt(original * other) if original * other > 0 else math.nan
-
-    return bootstrap(statistic, len(tracks))
+    scale = math.sqrt(float(a @ a) * float(b @ b))
+    return {
+        "frames": len(both),
+        "decisions": int((first.voiced != second.voiced).sum()),
+        "both": len(a),
+        "gross": int((abs(ratios - 1) > GROSS).sum()),
+        "voiced": int(first.voiced.sum()),
+        "voiced_other": int(second.voiced.sum()),
+        "error": error,
+        "correlation": len(a) * float(a @ b) / scale if scale else 0.0,
+        "correlated": len(a) if scale else 0,
+    }
 
 
 def _of_whole(original: Wav, other: Wav, sample_rate: int) -> dict[str, float | str]:
