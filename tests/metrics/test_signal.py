@@ -11,6 +11,7 @@ import pystoi
 import pytest
 
 from vqaudio.data.audio import read_audio
+from vqaudio.metrics.pitch import Pitch
 from vqaudio.metrics.signal import BANDS, log_mel, mel_cepstral_distortion, pitch_metrics, signal_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,6 +86,16 @@ def test_the_range_of_pitch_does_not_change_its_correlation() -> None:
     """A voice with another range follows the same contour, by another factor in each utterance."""
     originals, others = [_tone(110, bend=0.1), _tone(200, bend=0.02)], [_tone(150, bend=0.03), _tone(120, bend=0.1)]
     assert _values(originals, others)["f0_correlation"] == pytest.approx(1, abs=0.01)
+
+
+def test_correlations_of_pitch_are_weighted_by_the_frames_that_have_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    same, opposite = (_tone(150, bend=0.1), _tone(150, bend=0.1)), (_tone(150, 3, bend=0.1), _tone(150, 3, bend=-0.1))
+    unvoiced = _tone(150, 2, bend=0.1), _noise(2)
+    originals, others = (list(wavs) for wavs in zip(same, opposite, unvoiced, strict=True))
+    assert _values(originals, others)["f0_correlation"] == pytest.approx((1 - 3) / 4, abs=0.03)
+    constant = Pitch(np.full(100, 123.4), np.ones(100, bool))
+    monkeypatch.setattr("vqaudio.metrics.signal.pitch", lambda wav, rate: constant)
+    assert math.isnan(pitch_metrics([same[0]], [same[1]], RATE)["f0_correlation"].value)
 
 
 def test_pitch_metrics_are_those_of_all_metrics() -> None:

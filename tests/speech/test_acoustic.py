@@ -36,7 +36,7 @@ from vqaudio.speech.acoustic import (
 )
 from vqaudio.speech.describe import model_facts
 from vqaudio.speech.enroll import EnrollmentObjective
-from vqaudio.speech.init_from import init_from
+from vqaudio.speech.init_from import by_part, init_from
 from vqaudio.speech.pitch_init import initialise_harmonics, initialise_pitch
 from vqaudio.speech.speakers import with_speakers
 from vqaudio.speech.synthesis import FramePiece, encode_frames
@@ -202,9 +202,17 @@ def test_a_wavenet_can_gain_harmonics_but_not_lose_them(model: SpeechVQVAE, tmp_
         save_model(source, tmp_path / "source")
         for target in (model, plain):
             learner = SpeechVQVAE(replace(target.cfg, stage="istft", inherited_vocoders=()))
-            init_from(learner, [tmp_path / "source"])
+            (left,) = init_from(learner, [tmp_path / "source"]).values()
+            assert by_part(left, learner) == ("harmonics" if source is plain and target is model else "nothing")
             lost = source is model and target is plain
             assert learner.cfg.inherited_vocoders == (("istft",) if lost else ("wavenet", "istft"))
+
+
+def test_weights_are_named_by_part(model: SpeechVQVAE) -> None:
+    names = [key for key in model.state_dict() if key.startswith(("decoder.", "pitch."))]
+    count = sum(key.startswith("decoder.") for key in names)
+    assert by_part(names[:-1], model) == f"pitch, decoder ({count - 1} of {count} weights)"
+    assert by_part([], model) == "nothing"
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

@@ -30,6 +30,7 @@ CEPSTRA = 13  # without the 0th coefficient, the level
 DECIBELS = 10 / math.log(10)
 SHORTEST, MISMATCH = 0.1, 0.1  # seconds: least duration of a pair, and largest difference of its durations
 GROSS = 0.2  # relative F0 error above which it is a gross pitch error
+CONSTANT = 0.1  # cents: F0 with a smaller standard deviation is constant, and correlates with nothing
 PESQ_RATE = 16_000
 FRAME_METRICS = {  # metric: sums over frames, and of frames
     "mcd": ("distance", "path"),
@@ -56,7 +57,8 @@ def signal_metrics(
 
     mcd                     dB, mel-cepstral distortion after dynamic time warping (`mel_cepstral_distortion`)
     log_mel_distance        dB, root of the mean square over mel bands, frame by frame
-    f0_correlation          Pearson correlation of F0 in cents, of each utterance; their mean, weighted by frames
+    f0_correlation          Pearson correlation of F0 in cents within each pair whose F0 is not constant; mean over
+                            pairs, weighted by the frames voiced in both
     f0_rmse                 cents
     gross_pitch_error       fraction of the frames voiced in both whose F0 differs by more than 20 %
     voicing_error           fraction of all frames that are voiced in one only
@@ -176,10 +178,7 @@ def _of_pitch(original: Wav, other: Wav, sample_rate: int) -> dict[str, float]:
     both = first.voiced & second.voiced
     a, b = (1200 * np.log2(own.hertz[both]) for own in (first, second))
     ratios = second.hertz[both] / first.hertz[both]
-    error = float(np.square(a - b).sum())
-    if len(a):
-        a, b = a - a.mean(), b - b.mean()
-    scale = math.sqrt(float(a @ a) * float(b @ b))
+    defined = len(a) > 1 and min(a.std(), b.std()) > CONSTANT
     return {
         "frames": len(both),
         "decisions": int((first.voiced != second.voiced).sum()),
@@ -187,9 +186,9 @@ def _of_pitch(original: Wav, other: Wav, sample_rate: int) -> dict[str, float]:
         "gross": int((abs(ratios - 1) > GROSS).sum()),
         "voiced": int(first.voiced.sum()),
         "voiced_other": int(second.voiced.sum()),
-        "error": error,
-        "correlation": len(a) * float(a @ b) / scale if scale else 0.0,
-        "correlated": len(a) if scale else 0,
+        "error": float(np.square(a - b).sum()),
+        "correlation": len(a) * float(np.corrcoef(a, b)[0, 1]) if defined else 0.0,
+        "correlated": len(a) if defined else 0,
     }
 
 

@@ -287,7 +287,13 @@ TASKS = (
                    "(13 coefficients, 25 ms windows every 10 ms)."),
             Metric("log_mel_distance", "dB", LOWER, "Root mean square difference of log-mel spectra, frame by frame, "
                    "including level and noise."),
-            Metric("f0_correlation", "", HIGHER, "Correlation of F0 of utterance and original, where both are voiced."),
+            Metric(
+                "f0_correlation",
+                "",
+                HIGHER,
+                "Correlation of F0 within each utterance, where both signals are voiced; mean over utterances, "
+                "weighted by these frames.",
+            ),
             Metric("f0_rmse", "cents", LOWER, "Root mean square F0 error where both signals are voiced; 100 cents are "
                    "a semitone."),
             Metric("gross_pitch_error", "fraction", LOWER, "Fraction of the frames voiced in both whose F0 differs by "
