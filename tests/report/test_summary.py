@@ -105,10 +105,13 @@ def test_intelligibility_is_that_of_the_worst_speech_beside_the_original(
 ) -> None:
     rates = {ORIGINAL: 0.05, RECONSTRUCTION: reconstructions, CONVERSION: conversions}
     known = {name: {"wer": Estimate(rate, rate, rate, 1)} for name, rate in rates.items() if rate is not None}
-    lookup = lambda task, name, system: known.get(system, {}) if name == "set" else {}  # noqa: E731
-    found = intelligibility(lookup, ["none", "set"], "by WaveNet")
+    easy = {name: {"wer": Estimate(0.02, 0.02, 0.02, 1)} for name in (ORIGINAL, CONVERSION)}
+    sets = {"easy": easy, "set": known}
+    lookup = lambda task, name, system: sets.get(name, {}).get(system, {})  # noqa: E731
+    found = intelligibility(lookup, ["easy", "none", "set"], "by WaveNet")
     assert found.level == level
-    assert found.sentence.startswith(f"Decoded speech (by WaveNet) is {level}: word error rate on set ")
+    start = "Decoded speech (by WaveNet) is intelligible on easy, with a word error rate of 2.0 % for conversions, "
+    assert found.sentence.startswith(f"{start}original audio 2.0 %; {level} on set, with a word error rate of ")
     assert found.sentence.endswith(", original audio 5.0 %.") and "none" not in found.sentence
     for kind, rate in (("reconstructions", reconstructions), ("conversions", conversions)):
         assert (f"{0 if rate is None else 100 * rate:.1f} % for {kind}" in found.sentence) == (rate is not None)

@@ -221,10 +221,12 @@ def naturalness(context: EvaluationContext) -> Results:
 
 def signal(context: EvaluationContext) -> Results:
     decoded, problems = context.decoded, list[str]()
-    for system, wavs in decoded.of([*map(conversion, context.model.vocoders_with_pitch)]).items():
+    converted = decoded.of([*map(conversion, context.model.vocoders_with_pitch)])
+    for system, wavs in converted.items():
         yield system, pitch_metrics(decoded.audio[ORIGINAL], wavs, context.model.sample_rate)
     if not decoded.of([*map(reconstruction, TITLES)]):
-        raise NotApplicableError("the model knows none of the speakers of this set, so it cannot reconstruct them")
+        but = "; the pitch of conversions is measured" if converted else ""
+        raise NotApplicableError(f"the model knows none of the speakers of this set and cannot reconstruct them{but}")
     found = decoded.of([INVERTED, *map(reconstruction, TITLES)])
     for system, wavs in found.items():
         left_out = list[str]()

@@ -39,16 +39,20 @@ def intelligibility(lookup: Lookup, sets: Sequence[str], how: str) -> Intelligib
         decoded = [(kind, own) for kind, own in rates.items() if kind != ORIGINAL]
         if ORIGINAL not in rates or not decoded:
             continue
-        increases += [own.value - rates[ORIGINAL].value for _, own in decoded]
+        increases.append(max(own.value for _, own in decoded) - rates[ORIGINAL].value)
         listed = " and ".join(f"{formatted(own, 'fraction')} for {kind}s" for kind, own in decoded)
-        parts.append(f"on {name} {listed}, original audio {formatted(rates[ORIGINAL], 'fraction')}")
+        original = f"original audio {formatted(rates[ORIGINAL], 'fraction')}"
+        parts.append(f"{_level(increases[-1])} on {name}, with a word error rate of {listed}, {original}")
     if not parts:
         return NOT_MEASURED
-    worst = max(increases)
-    level: Level = (
-        "intelligible" if worst <= INTELLIGIBLE else "partly intelligible" if worst <= PARTLY else "unintelligible"
-    )
-    return Intelligibility(level, f"Decoded speech ({how}) is {level}: word error rate {'; '.join(parts)}.")
+    return Intelligibility(_level(max(increases)), f"Decoded speech ({how}) is {'; '.join(parts)}.")
+
+
+def _level(increase: float) -> Level:
+    """increase: of the word error rate over that of the original audio."""
+    if increase <= INTELLIGIBLE:
+        return "intelligible"
+    return "partly intelligible" if increase <= PARTLY else "unintelligible"
 
 
 def _wer(lookup: Lookup, name: str, system: str) -> Estimate | None:
