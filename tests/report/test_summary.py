@@ -108,11 +108,11 @@ def test_intelligibility_is_that_of_the_worst_speech_beside_the_original(
     easy = {name: {"wer": Estimate(0.02, 0.02, 0.02, 1)} for name in (ORIGINAL, CONVERSION)}
     sets = {"easy": easy, "set": known}
     lookup = lambda task, name, system: sets.get(name, {}).get(system, {})  # noqa: E731
-    found = intelligibility(lookup, ["easy", "none", "set"], "by WaveNet")
+    found = intelligibility(lookup, ["set", "none", "easy"], "by WaveNet")
     assert found.level == level
-    start = "Decoded speech (by WaveNet) is intelligible on easy, with a word error rate of 2.0 % for conversions, "
-    assert found.sentence.startswith(f"{start}original audio 2.0 %; {level} on set, with a word error rate of ")
-    assert found.sentence.endswith(", original audio 5.0 %.") and "none" not in found.sentence
+    assert found.sentence.startswith(f"Decoded speech (by WaveNet) is {level} on set, with a word error rate of ")
+    end = "intelligible on easy, with a word error rate of 2.0 % for conversions, original audio 2.0 %."
+    assert found.sentence.endswith(f", original audio 5.0 %; {end}") and "none" not in found.sentence
     for kind, rate in (("reconstructions", reconstructions), ("conversions", conversions)):
         assert (f"{0 if rate is None else 100 * rate:.1f} % for {kind}" in found.sentence) == (rate is not None)
 
