@@ -62,6 +62,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Tests that draw from PyTorch's global generator draw the same in every run and order."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
 def fresh_accelerator() -> Iterator[None]:
     """Resets Accelerate's global state, because other tests in this process train with another precision."""
     _reset_accelerator()
