@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -41,7 +40,7 @@ FRAME_METRICS = {  # metric: sums over frames, and of frames
     "voiced_fraction": ("voiced_other", "frames"),
     "f0_correlation": ("correlation", "correlated"),
 }
-OF_PITCH = ("f0_correlation", "voicing_error", "voiced_fraction", "voiced_fraction_original")
+OF_PITCH = ("voicing_error", "voiced_fraction_original", "voiced_fraction", "f0_correlation")
 PAIR_METRICS = ("level_difference", "pesq", "stoi", "estoi")
 
 
@@ -76,18 +75,17 @@ def signal_metrics(
     names = [str(u) for u in range(len(originals))] if names is None else names
     if len(names) != len(originals):
         raise ValueError(f"{len(originals)} pairs have {len(names)} names; give as many of both")
-    sums: defaultdict[str, list[float]] = defaultdict(list)
+    found: list[dict[str, float]] = []
     whole: dict[str, list[float]] = {name: [] for name in PAIR_METRICS}
     for name, pair in zip(names, pairs, strict=True):
-        for key, value in _of_frames(*pair, sample_rate).items():
-            sums[key].append(value)
+        found.append(_of_frames(*pair, sample_rate))
         for key, value in _of_whole(*pair, sample_rate).items():
             if isinstance(value, float):
                 whole[key].append(value)
             else:
                 _report(f"utterance {name} has no {key}: {value}", left_out)
-    metrics = {name: ratio(sums[above], sums[below]) for name, (above, below) in FRAME_METRICS.items()}
-    squares = ratio(sums["error"], sums["both"])
+    metrics = {name: _ratio(found, *sums) for name, sums in FRAME_METRICS.items()}
+    squares = _ratio(found, "error", "both")
     metrics["f0_rmse"] = squares._replace(**{end: math.sqrt(getattr(squares, end)) for end in ("value", "low", "high")})
     nothing = Estimate(math.nan, math.nan, math.nan, 0)
     return metrics | {name: mean(values) if values else nothing for name, values in whole.items()}
@@ -100,11 +98,7 @@ def pitch_metrics(originals: Sequence[Wav], others: Sequence[Wav], sample_rate: 
     `signal_metrics`.
     """
     found = [_of_pitch(*pair, sample_rate) for pair in _pairs(originals, others, sample_rate)]
-    return {
-        name: ratio([sums[above] for sums in found], [sums[below] for sums in found])
-        for name, (above, below) in FRAME_METRICS.items()
-        if name in OF_PITCH
-    }
+    return {name: _ratio(found, *FRAME_METRICS[name]) for name in OF_PITCH}
 
 
 def mel_cepstral_distortion(original: Floats, other: Floats) -> tuple[float, int]:
@@ -190,6 +184,11 @@ def _of_pitch(original: Wav, other: Wav, sample_rate: int) -> dict[str, float]:
         "correlation": len(a) * float(np.corrcoef(a, b)[0, 1]) if defined else 0.0,
         "correlated": len(a) if defined else 0,
     }
+
+
+def _ratio(found: Sequence[dict[str, float]], above: str, below: str) -> Estimate:
+    """Of two sums over the frames of each pair, by their names."""
+    return ratio([sums[above] for sums in found], [sums[below] for sums in found])
 
 
 def _of_whole(original: Wav, other: Wav, sample_rate: int) -> dict[str, float | str]:
