@@ -6,6 +6,7 @@ contains checkpoints, the run resumes from the newest one.
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from vqaudio.training import FitConfig, fit, processes, run_recipe
 from vqaudio.training.curves import plot_curves
 
 ROOT = Path(__file__).parent.parent
+MAX_NAME = 200  # bytes of the name of a folder; file systems allow 255
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ def packed(manifests: tuple[Path, ...], cfg: TrainConfig, speakers: tuple[str, .
     found = [path if path.exists() else ROOT / path for path in manifests]
     utterances = [utterance for path in found for utterance in read_manifest(path)]
     name = "+".join(f"{path.absolute().parent.name}-{path.stem}" for path in found)
+    if len(name.encode()) > MAX_NAME:
+        name = f"{len(found)}-manifests-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
     return pack(utterances, cfg.out.parent / "packed" / name, cfg.model.sample_rate, speakers or None, progress=True)
 
 

@@ -59,7 +59,9 @@ def main() -> None:
     train = open_images(folder / "train")
     crops = ImageCrops(train, cfg.crops)
     valid = open_images(folder / "valid")
-    if len(valid) < 2 or cfg.valid_images in (0, 1):
+    if cfg.valid_images in (0, 1):
+        raise ValueError(f"valid_images must be at least 2, got {cfg.valid_images}; leave it out to use all")
+    if len(valid) < 2:
         raise ValueError(f"at least 2 validation images are needed, got {len(valid)}; prepare with a larger --valid")
     held_out = list(centre_batches(valid, cfg.model.size, 32, cfg.valid_images))
     set_seed(cfg.fit.seed)  # weight initialisation

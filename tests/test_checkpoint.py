@@ -92,7 +92,7 @@ def test_another_format_is_explained(folder: Path, version: object) -> None:
 @pytest.mark.parametrize("kind", ["ImageVQVAE2", None])
 def test_another_kind_is_explained(folder: Path, kind: object) -> None:
     _edit(folder, kind=kind)
-    with pytest.raises(ModelError, match="this vqaudio knows only SpeechVQVAE"):
+    with pytest.raises(ModelError, match="this vqaudio reads only SpeechVQVAE"):
         load_model(folder)
 
 

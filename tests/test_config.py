@@ -157,8 +157,8 @@ def test_numbers_as_people_write_them_in_yaml(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"stepz": 3}, r"unknown key 'stepz'; the configuration knows: steps, name, fast, out, limit, parts, inner"),
-        ({"inner": {"ratte": 3}}, r"unknown key 'inner.ratte'; inner knows: rate, layers, kind"),
+        ({"stepz": 3}, r"unknown key 'stepz'; the configuration has: steps, name, fast, out, limit, parts, inner"),
+        ({"inner": {"ratte": 3}}, r"unknown key 'inner.ratte'; inner has: rate, layers, kind"),
         ({3: 3}, "unknown key '3'"),
         ({"steps": "many"}, "steps must be a whole number, got 'many'"),
         ({"steps": 1.5}, "steps must be a whole number, got 1.5"),
@@ -245,7 +245,7 @@ def test_a_typo_in_a_yaml_file_exits_with_2(default_yaml: Path, capsys: pytest.C
     with pytest.raises(SystemExit) as caught:
         parse(OuterConfig, default_yaml, [])
     assert caught.value.code == 2
-    assert "default.yaml: unknown key 'inner.ratte'; inner knows: rate, layers, kind" in capsys.readouterr().err
+    assert "default.yaml: unknown key 'inner.ratte'; inner has: rate, layers, kind" in capsys.readouterr().err
 
 
 def test_help_describes_every_value(default_yaml: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -74,8 +74,8 @@ def test_a_kind_chooses_and_without_one_it_is_the_first(tmp_path: Path) -> None:
     [
         ({"kind": "flat"}, "part.shape.kind must be one of 'round', 'square', got 'flat'"),
         ({"kind": ["square"]}, r"part.shape.kind must be one of 'round', 'square', got \['square'\]"),
-        ({"kind": "square", "radius": 1}, "unknown key 'part.shape.radius'; part.shape knows: kind, dim, sides"),
-        ({"sides": [1]}, "unknown key 'part.shape.sides'; part.shape knows: kind, dim, radius"),
+        ({"kind": "square", "radius": 1}, "unknown key 'part.shape.radius'; part.shape has: kind, dim, sides"),
+        ({"sides": [1]}, "unknown key 'part.shape.sides'; part.shape has: kind, dim, radius"),
         ([1], r"part.shape must be a mapping of keys to values, got \[1\]"),
         (None, "part.shape must be a mapping of keys to values, got None"),
     ],

@@ -71,6 +71,16 @@ def test_ports_that_cannot_be_used_are_named(capsys) -> None:
     assert "--port must lie in 1 to 65535, got 99999" in capsys.readouterr().err
 
 
+def test_a_host_that_is_not_of_this_machine_is_named() -> None:
+    class Page:
+        def queue(self, **options: object) -> None: ...
+
+    pytest.importorskip("gradio", reason="the page needs gradio: pip install 'vqaudio[demo]'")
+    for host in ("192.0.2.7", "::1"):  # reserved for documentation; IPv6
+        with pytest.raises(OSError, match=rf"cannot listen on port 7860 of {host}: .*; give another --host \(IPv4\)"):
+            launch(Page(), host, 7860)  # pyright: ignore[reportArgumentType]
+
+
 @pytest.mark.long
 def test_a_port_that_is_taken_and_a_model_without_speakers(tiny_config, initialised) -> None:
     pytest.importorskip("gradio", reason="the page needs gradio: pip install 'vqaudio[demo]'")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import json
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 
 from vqaudio import load_model
@@ -42,6 +45,21 @@ def _recipe(name: str) -> ModuleType:
 @pytest.fixture(scope="module")
 def recipe() -> ModuleType:
     return _recipe("train")
+
+
+def test_many_manifests_have_a_short_name(tmp_path: Path, recipe: ModuleType) -> None:
+    """Their decoded audio is cached in a folder of that name, which file systems limit to 255 bytes."""
+    soundfile.write(tmp_path / "a.wav", np.zeros(1000), 16000)
+    row = {"id": "a", "path": str(tmp_path / "a.wav"), "speaker": "s", "seconds": 0.0625, "text": None}
+    paths = [tmp_path / f"{'long' * 10}-{i}.jsonl" for i in range(8)]
+    for i, path in enumerate(paths):
+        path.write_text(json.dumps({**row, "id": str(i)}) + "\n")
+    cfg = recipe.TrainConfig(out=tmp_path / "run")
+    assert len(recipe.packed(tuple(paths), cfg)) == 8
+    (folder,) = (path.name for path in (tmp_path / "packed").iterdir() if path.is_dir())
+    assert folder.startswith("8-manifests-")
+    assert len(recipe.packed(tuple(paths[:1]), cfg)) == 1
+    assert (tmp_path / f"packed/{tmp_path.name}-{paths[0].stem}").is_dir()
 
 
 def test_the_presets_are_found() -> None:

@@ -137,7 +137,7 @@ def _refuse(images: Path, runs: Path, capsys: pytest.CaptureFixture[str]) -> Non
         (["sample", "--prior", prior, "--model", vqvae, "--label", "green"], "class 'green' is not in this prior"),
         (
             ["sample", "--prior", prior, "--model", vqvae, "--speaker", "p225"],
-            "--speaker, --prompt, --vocoder and --seconds apply to speech",
+            "--speaker, --prompt, --vocoder, --seconds and --batch-size do not apply to images",
         ),
         (
             ["sample", "--prior", prior, "--model", vqvae, "--precision", "bf16"],

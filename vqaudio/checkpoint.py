@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from vqaudio.atomic import atomic_file
+from vqaudio.atomic import atomic_file, save_json
 from vqaudio.config import ConfigError, from_dict, to_dict
 from vqaudio.json_text import JSONError, parse_json
 from vqaudio.torch_defaults import with_own_defaults
@@ -80,8 +79,7 @@ def save_model(model: nn.Module, folder: str | Path, *, float16: Sequence[str] =
         # write bytes, because save_file would create a file that only its owner may read
         path.write_bytes(save(state))
     facts = {"format": FORMAT, "kind": type(model).__name__, "config": to_dict(model.cfg)}
-    with atomic_file(folder / "config.json", overwrite=True) as path:
-        path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    save_json(folder / "config.json", facts, overwrite=True)
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
@@ -262,7 +260,7 @@ def _read_facts(folder: Path) -> dict[str, Any]:
         )
     if facts.get("kind") not in list(KINDS):
         raise ModelError(
-            f"{path} is a model of kind {facts.get('kind')!r}, but this vqaudio knows only {', '.join(KINDS)}; "
+            f"{path} is a model of kind {facts.get('kind')!r}, but this vqaudio reads only {', '.join(KINDS)}; "
             "use the version of vqaudio that saved the model"
         )
     return facts

@@ -36,7 +36,7 @@ def from_dict(cls: type[T], values: Any, where: str = "") -> T:
     known = [f.name for f in dataclasses.fields(cls)]  # pyright: ignore[reportArgumentType]
     unknown = [key for key in values if key not in known]
     if unknown:
-        raise ConfigError(f"unknown key {_join(where, unknown[0])!r}; {place} knows: {', '.join(known)}")
+        raise ConfigError(f"unknown key {_join(where, unknown[0])!r}; {place} has: {', '.join(known)}")
     arguments = {key: _convert(hints[key], value, _join(where, key)) for key, value in values.items()}
     try:
         return cls(**arguments)

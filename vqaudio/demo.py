@@ -4,6 +4,7 @@ Letters: T samples, N codes.
 """
 
 # annotations are evaluated, because gradio finds the request by its class
+import errno
 import math
 import os
 import socket
@@ -213,17 +214,20 @@ def build_page(model: SpeechVQVAE, limits: Limits = Limits()) -> "gr.Blocks":
 def launch(page: "gr.Blocks", host: str, port: int, limits: Limits = Limits()) -> str:
     """Serves the page in a thread, one request at a time -> its address.
 
-    Nothing is loaded from other hosts or sent to them. Raises OSError if the port is taken.
+    Nothing is loaded from other hosts or sent to them. Raises OSError if the port is taken or `host` is no IPv4 address
+    of this machine.
     """
     from gradio import themes
 
     fonts = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]
     page.queue(max_size=16, default_concurrency_limit=1)
     with socket.socket() as tried:  # gradio's own message is about its environment variables
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: a page may just have ended
         try:
             tried.bind((host, port))
         except OSError as error:
-            raise OSError(f"cannot listen on port {port} of {host}: {error.strerror}; give another --port") from error
+            other = "--port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "--host (IPv4)"
+            raise OSError(f"cannot listen on port {port} of {host}: {error.strerror}; give another {other}") from error
     _, url, _ = page.launch(
         server_name=host,
         server_port=port,

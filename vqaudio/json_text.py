@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 
@@ -34,3 +35,18 @@ def parse_json(text: str | bytes) -> Any:
         raise JSONError("brackets are nested too deeply") from error
     except ValueError as error:  # from int(): more than 4300 digits
         raise JSONError("a whole number has thousands of digits") from error
+
+
+def read_index(path: Path, version: int, advice: str) -> dict[str, Any]:
+    """The JSON object in a file of format `version`.
+
+    Raises FileNotFoundError, and ValueError that ends in `advice` for anything else.
+    """
+    try:
+        index = parse_json(path.read_bytes())
+    except JSONError as error:
+        raise ValueError(f"{path} is not JSON ({error}); {advice}") from error
+    found = index.get("version") if isinstance(index, dict) else None
+    if found != version:
+        raise ValueError(f"{path} has format version {found}, this vqaudio reads version {version}; {advice}")
+    return index

@@ -17,7 +17,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 @contextmanager
 def own_defaults() -> Iterator[None]:
-    """Within it, tensors are made in float32 on the CPU unless a line says otherwise, whatever the program chose."""
+    """Within it, tensors are made in float32 on the CPU unless specified otherwise, whatever the program chose."""
     dtype, device = torch.get_default_dtype(), torch.get_default_device()
     on_cpu = nullcontext() if device.type == "cpu" else torch.device("cpu")  # a mode, which slows down every call
     if dtype != torch.float32:

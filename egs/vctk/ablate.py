@@ -100,7 +100,7 @@ def train(run: Run) -> None:
     with (run.folder / "log.txt").open("w") as log:
         code = subprocess.run([*command, *VARIANTS[run.variant]], cwd=ROOT, stdout=log, stderr=log).returncode
     log_lines = (run.folder / "log.txt").read_text().splitlines()
-    diverged = code == 1 and "the run diverged" in log_lines[-1]  # also a result
+    diverged = code == 1 and "the run diverged" in "".join(log_lines[-1:])  # also a result
     if code and not diverged:
         raise SystemExit(f"{run.variant}, seed {run.seed}: the run failed, see {run.folder}/log.txt")
     metrics = {"verdict": "diverged"} if diverged else run_metrics(run.folder)

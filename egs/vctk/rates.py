@@ -37,7 +37,7 @@ RESULTS = ROOT / "egs/vctk/rates.json"  # {variant: {seed: {metric: [value, low,
 PICTURE = ROOT / "docs/images/rates.png"
 STRIDES = {25: 4, 50: 2, 100: 1}  # codes per second -> stride of the encoder, over frames of 10 ms
 SCHEDULE = ("--fit.steps", "800", "--fit.lr", "1e-3", "--fit.lr_warmup_steps", "200", "--fit.lr_decay_fraction", "0.6")
-DECODER = ("--model.context.dilations", "1", "2", "4", "--model.spectrum.n_mels", "80")  # to be spoken by Griffin-Lim
+DECODER = ("--model.context.dilations", "1", "2", "4", "--model.spectrum.n_mels", "80")  # for decoding with Griffin-Lim
 TASKS = ("phones", "abx", "speaker_probe", "robustness", "bitrate")
 
 

@@ -177,12 +177,13 @@ def test_of_a_transcript_file_only_the_damaged_lines_are_lost(tmp_path, write_no
 
 def test_texts_are_found_whatever_the_case_of_their_names(tmp_path, write_noise) -> None:
     """As in TIMIT: names in upper case, the span of samples before the text, and converted files."""
-    for name, text in (("SA1", "0 46797 She had."), ("SA2", "0 5 and 7")):
+    texts = {"SA1": "0 46797 She had.", "SA2": "0 5 and 7", "SA3": "Row 10 2000 men", "SA4": "From 0 1984 on"}
+    for name, text in texts.items():
         write_noise(tmp_path / f"FCJF0/{name}.wav").rename(tmp_path / f"FCJF0/{name}.WAV.wav")
         _text(tmp_path / f"FCJF0/{name}.TXT", text)
     assert [(u.id, u.text) for u in folder(tmp_path)] == [
         ("FCJF0-SA1.WAV", "She had."),
-        ("FCJF0-SA2.WAV", "0 5 and 7"),
+        *((f"FCJF0-{name}.WAV", texts[name]) for name in ("SA2", "SA3", "SA4")),
     ]
 
 

@@ -48,8 +48,11 @@ def test_they_are_cached_by_key(packed, targets, tmp_path) -> None:
     expected, path = targets.clusters.copy(), tmp_path / "targets" / CLUSTERS_FILE
     path.unlink()  # not overwritten, because the targets are memory maps of it
     path.write_bytes(b"cut off")
-    repaired = cached_targets(tmp_path / "targets", packed, HOP, "a", lambda: _made(packed))
-    assert np.array_equal(repaired.clusters, expected)
+    for damaged in (None, "{", "[]", '{"key": "a"}'):
+        if damaged is not None:
+            (tmp_path / "targets" / INDEX_FILE).write_text(damaged)
+        repaired = cached_targets(tmp_path / "targets", packed, HOP, "a", lambda: _made(packed))
+        assert np.array_equal(repaired.clusters, expected)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".targets.lock", "targets"]
 
 

@@ -77,7 +77,9 @@ def test_same_sources_are_reused_and_changed_ones_decoded_again(tmp_path, source
     assert len(builds) == 4
 
 
-@pytest.mark.parametrize("damage", ["cut samples", "other version", "no index", "bad json"])
+@pytest.mark.parametrize(
+    "damage", ["cut samples", "other version", "no index", "bad json", "no object", "no lengths", "bad lengths"]
+)
 def test_damaged_folder(tmp_path, sources, damage) -> None:
     folder = tmp_path / "packed"
     pack(sources, folder, 16000)
@@ -89,8 +91,14 @@ def test_damaged_folder(tmp_path, sources, damage) -> None:
     elif damage == "no index":
         (folder / "index.json").unlink()
     else:
-        (folder / "index.json").write_text("{")
-    with pytest.raises((ValueError, FileNotFoundError)):
+        contents = {
+            "bad json": "{",
+            "no object": "[]",
+            "no lengths": json.dumps({key: value for key, value in index.items() if key != "lengths"}),
+            "bad lengths": json.dumps({**index, "lengths": ["a"]}),
+        }
+        (folder / "index.json").write_text(contents[damage])
+    with pytest.raises((ValueError, FileNotFoundError), match="pack it"):
         open_packed(folder)
     if damage == "no index":  # not a packed corpus, so it must not be replaced
         with pytest.raises(FileExistsError, match="not a packed corpus"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,13 @@ def test_a_damaged_or_foreign_file_is_explained(maps: CodeMaps, tmp_path: Path) 
 
     path.write_bytes(save({"codes": maps.codes}))
     with pytest.raises(ValueError, match="is not a file of image codes"):
+        read_codes(path)
+    for facts, message in (("[]", "has version None, expected 1"), ('{"version": 1}', r"is damaged \(KeyError")):
+        path.write_bytes(save({"codes": maps.codes, "labels": maps.labels}, {"vqaudio": facts}))
+        with pytest.raises(ValueError, match=message):
+            read_codes(path)
+    write_codes(path, replace(maps, codes=maps.codes - 1))
+    with pytest.raises(ValueError, match=r"is damaged: codes must lie in 0\.\.\d+, got -1\.\."):
         read_codes(path)
 
 

@@ -157,7 +157,9 @@ def test_a_killed_writer_leaves_the_folder_as_it_was_and_the_next_one_cleans_up(
         ("cut pixels", "has 2 bytes, expected"),
         ("other version", "version 0, this vqaudio reads version 1; delete"),
         ("no index", "contains no packed images: it lacks index.json"),
-        ("bad json", "index.json is not JSON"),
+        ("{", "index.json is not JSON"),
+        ("[]", "version None, this vqaudio reads version 1; delete"),
+        ('{"version": 1}', r"index.json is damaged \(KeyError\('heights'\)\); delete"),
     ],
 )
 def test_damaged_folder(tmp_path, damage, message, write_images) -> None:
@@ -171,7 +173,7 @@ def test_damaged_folder(tmp_path, damage, message, write_images) -> None:
     elif damage == "no index":
         (folder / "index.json").unlink()
     else:
-        (folder / "index.json").write_text("{")
+        (folder / "index.json").write_text(damage)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         open_images(folder)
 
@@ -256,7 +258,7 @@ def test_a_count_of_centre_crops_is_spread_over_all_images(images) -> None:
 
 @pytest.mark.parametrize("numbers", [(0, 1, 1), (9, 0, 1), (9, 1, 0), (9, 1, 5)])
 def test_centre_batches_check_their_numbers(images, numbers) -> None:
-    with pytest.raises(ValueError, match=r"at least 1 and count at most 4, got"):
+    with pytest.raises(ValueError, match=r"at least 1 and count must lie in 1 to 4, got"):
         centre_batches(images, *numbers)
 
 

@@ -200,7 +200,7 @@ def test_encoding_can_be_exported() -> None:
         ({"levels": ()}, "one or more numbers, all at least 3, got"),
         ({"levels": (5, 2)}, r"all at least 3, got \(5, 2\)"),
         ({"dim": 0}, "dim must be at least 1, got 0"),
-        ({"levels": (1000,) * 4}, "product below"),
+        ({"levels": (1000,) * 4}, "a product of at most 16777216, got"),
     ],
 )
 def test_configurations_that_mean_nothing_are_refused(options, message) -> None:

@@ -117,7 +117,7 @@ def test_losses_ignore_padding() -> None:
     [
         ({"win_length": 500}, "two periods of f_min"),
         ({"win_length": 1024, "f_max": 5000.0}, "a quarter of the sample rate"),
-        ({"win_length": 1024, "f_min": 500.0}, "below f_max"),
+        ({"win_length": 1024, "f_min": 500.0}, "below a finite f_max"),
         ({"win_length": -1}, "0 or more"),
     ],
 )

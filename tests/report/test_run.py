@@ -224,10 +224,11 @@ def test_a_model_without_spectrum_head_is_judged_by_a_probe(
         assert {row["system"] for row in found["metrics"]} == expected
 
 
-def test_a_model_of_stage_codes_speaks_through_griffin_lim(
-    model: SpeechVQVAE, initialised: Callable[..., SpeechVQVAE], data: Path, tmp_path: Path
+@pytest.mark.parametrize("stage", ["codes", "context"])
+def test_a_model_without_a_trained_wavenet_is_decoded_by_griffin_lim(
+    model: SpeechVQVAE, initialised: Callable[..., SpeechVQVAE], data: Path, tmp_path: Path, stage: Any
 ) -> None:
-    save_model(initialised(replace(model.cfg, stage="codes"), samples=6400, peak=0.5), tmp_path / "codes")
+    save_model(initialised(replace(model.cfg, stage=stage), samples=6400, peak=0.5), tmp_path / "codes")
     arguments = ["evaluate", "--model", str(tmp_path / "codes"), "--data", str(data), "--phones", str(EGS / "phones")]
     arguments += ["--phone-classes", "labels", "--max-utterances", "4", "--out", str(tmp_path / "report")]
     arguments += ["--temperature", "0.5", "--top-p", "0.9"]
@@ -241,7 +242,9 @@ def test_a_model_of_stage_codes_speaks_through_griffin_lim(
         "precision": "float32",
         "seed": 0,
     }
-    assert found["training_health"].startswith("not available: the model was trained with stage: codes")
+    assert found["training_health"].startswith(
+        f"not available: the WaveNet of the model is not trained (stage: {stage})"
+    )
     why = {own["task"]: own["reason"] for own in found["missing"]}
     assert set(why) == {"conditioning_gap"}
     decoded = {row["system"] for row in found["metrics"] if row["task"] == "naturalness"} - {ORIGINAL, INVERTED}
@@ -354,11 +357,20 @@ def test_an_interrupted_evaluation_continues_to_the_same_report(
 
 @pytest.mark.slow
 def test_an_evaluation_of_something_else_does_not_continue(
-    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Neither are its results lost, nor is a report replaced that is there."""
     short = [*arguments, "--only", "codebook_usage", "--no-html", "--out", str(tmp_path), "--resume"]
-    (tmp_path / "report.resume.jsonl").write_text(
-        '{"identity": "another"}\n{"task": "codebook_usage", "set": "data", "results": [], "reason": null}\n'
-    )
-    assert main(short) == 0
-    assert json.loads((tmp_path / "report.json").read_text())["metrics"]
+    (tmp_path / "report.json").write_text("a report")
+    for content, message in (
+        (
+            '{"identity": "another"}\n{"task": "codebook_usage", "set": "data", "results": [], "reason": null}\n',
+            "has results of an evaluation of another model, other data or other options; delete it",
+        ),
+        ("]\n", "report.resume.jsonl is damaged"),
+    ):
+        (tmp_path / "report.resume.jsonl").write_text(content)
+        assert main(short) == 2
+        assert message in capsys.readouterr().err
+        assert (tmp_path / "report.resume.jsonl").read_text() == content
+        assert (tmp_path / "report.json").read_text() == "a report"

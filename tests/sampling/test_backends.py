@@ -18,7 +18,6 @@ from vqaudio.kernels import library
 from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
 from vqaudio.sampling import backends, choose, generate, reference
 from vqaudio.sampling.backends import block_steps, cuda_graph, fused, ring_buffers
-from vqaudio.sampling.compiled import shape_of
 from vqaudio.sampling.config import SamplingConfig
 
 BOTH = {"cond_dim": 3, "num_speakers": 2}
@@ -195,6 +194,18 @@ def test_without_kernels_it_warns_once_and_takes_ring_buffers(make_net, monkeypa
         choose(make_net(), SamplingConfig(precision="bf16"))
 
 
+@needs_kernels
+def test_more_classes_than_the_kernels_support_are_drawn_in_pytorch(make_net, caplog, seeded) -> None:
+    net = make_net(num_classes=library.MAX_SIZE + 1)
+    with caplog.at_level(logging.WARNING, "vqaudio"):
+        assert choose(net).name == "PyTorch, ring buffers, on cpu"
+    assert "classes must lie in 1..65536" in caplog.text
+    with pytest.raises(ValueError, match=r"precision int8 .* classes must lie in 1..65536 .*; use float32"):
+        choose(net, SamplingConfig(precision="int8"))
+    expected = reference.generate(net, steps=4, generator=seeded(0))
+    assert torch.equal(generate(net, steps=4, generator=seeded(0)), expected)
+
+
 @pytest.mark.parametrize("kind", [ring_buffers, cuda_graph])
 def test_broken_weights_are_refused_in_pytorch_too(make_net, kind) -> None:
     net = make_net()
@@ -207,7 +218,7 @@ def test_an_extension_is_some_work_and_whole_frames(make_net) -> None:
     small, large = make_net(), make_net(layers=30, residual_channels=64, skip_channels=64, layers_per_stack=2)
     for net in (small, large):
         for streams in (1, 32):
-            steps, work = block_steps(net, streams), shape_of(net.cfg).multiply_adds * streams
+            steps, work = block_steps(net, streams), net.cfg.multiply_adds * streams
             assert steps % net.cfg.hop == 0
             assert backends.BLOCK / 2 < steps * work <= backends.BLOCK
     assert block_steps(large, 10**9) == large.cfg.hop

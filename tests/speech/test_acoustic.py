@@ -116,6 +116,14 @@ def test_streamed_equals_whole_equals_batch(model: SpeechVQVAE, vocoder, given) 
     assert torch.equal(together[0], model.decode(short, "bert", vocoder=vocoder))
 
 
+@pytest.mark.parametrize("vocoder", ["wavenet", "istft", "griffin-lim"])
+def test_samples_do_not_depend_on_whether_the_weights_require_gradients(model: SpeechVQVAE, vocoder) -> None:
+    learner, wav = stage_of(model).eval(), hum(120)
+    tokens = model.tokenize(wav)
+    assert torch.equal(learner.tokenize(wav).codes, tokens.codes)
+    assert torch.equal(learner.decode(tokens, "anna", vocoder=vocoder), model.decode(tokens, "anna", vocoder=vocoder))
+
+
 def without_harmonics(model: SpeechVQVAE) -> SpeechVQVAE:
     return stage_of(model, acoustic=replace(model.cfg.acoustic, harmonics=False)).eval()
 
@@ -180,7 +188,7 @@ def test_harmonics_are_measured_once(model: SpeechVQVAE, tmp_path) -> None:
     init_from(other, [tmp_path])
     assert other.harmonics is not None and not other.harmonics.measured  # in another window they are others
     silent = replace(speech, samples=np.zeros_like(pcm))
-    with pytest.raises(ValueError, match=r"fewer than 100 frames of steady voice.*model\.acoustic\.harmonics False"):
+    with pytest.raises(ValueError, match=r"100 voiced frames with steady F0.*model\.acoustic\.harmonics False"):
         initialise_harmonics(other, silent)
 
 
@@ -250,6 +258,8 @@ def test_conversion_passes_the_pitch_on(model: SpeechVQVAE) -> None:
 def test_models_without_pitch_say_so(spectrum_model: SpeechVQVAE, model: SpeechVQVAE) -> None:
     with pytest.raises(ValueError, match=r"no vocoder that is conditioned on pitch"):
         spectrum_model.pitch_of(hum(100))
+    with pytest.raises(ValueError, match="full scale is 1"):
+        model.pitch_of(32768 * hum(100))
     with pytest.raises(ValueError, match=r"no trained vocoder istft.*--model\.stage istft"):
         spectrum_model.decode(spectrum_model.tokenize(hum(100)), "anna", vocoder="istft")
     with pytest.raises(ValueError, match="codes as they arrive"):
@@ -489,6 +499,12 @@ def test_conversions_that_cannot_be_are_refused(config: SpeechVQVAEConfig, chang
         replace(config, **{"stage": "context", **changes})
 
 
+def test_conversions_of_one_speaker_are_refused(config: SpeechVQVAEConfig) -> None:
+    alone = SpeechVQVAE(replace(config, stage="context", conversions=1.0, speakers=("anna",)))
+    with pytest.raises(ValueError, match="conversions need 2 speakers or more, the model has 1; set conversions 0"):
+        with_conversions(alone, batch_of(1)["wav"], torch.zeros(1, dtype=torch.long), torch.tensor([SAMPLES]))
+
+
 def test_an_absurd_pitch_is_no_nan(model: SpeechVQVAE) -> None:
     tokens = model.tokenize(hum(120))
     frames = -(-SAMPLES // model.cfg.spectrum.hop_length)
@@ -618,6 +634,12 @@ def test_pitch_goes_with_the_speaker(config: SpeechVQVAEConfig, model: SpeechVQV
     initialise_pitch(learner, speech)
     assert 2 ** float(learner.pitch.centre[0]) == pytest.approx(200, rel=0.01)
     assert float(learner.pitch.centre[1]) == pytest.approx(7.6)  # known from the checkpoint
+    alone = SpeechVQVAE(replace(config, speakers=()))
+    assert alone.pitch is not None
+    alone.pitch.centre.fill_(6.5)
+    save_model(alone, tmp_path / "alone")
+    init_from(successor := SpeechVQVAE(replace(config, stage="context", speakers=())), [tmp_path / "alone"])
+    assert successor.pitch is not None and successor.pitch.centre.tolist() == [6.5]
     extended = with_speakers(model, ["emil"])
     assert extended.pitch is not None
     assert extended.pitch.centre.tolist() == pytest.approx([6.9, 7.6, 7.3, (6.9 + 7.6 + 7.3) / 3])
@@ -627,11 +649,13 @@ def test_pitch_goes_with_the_speaker(config: SpeechVQVAEConfig, model: SpeechVQV
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"pitch": PitchConfig()}, "acoustic reads spectrum and pitch"),
-        ({"pitch": PitchConfig(), "acoustic": AcousticConfig()}, "istft reads spectrum and pitch"),
+        ({"pitch": PitchConfig()}, "acoustic is conditioned on spectrum and pitch"),
+        ({"pitch": PitchConfig(), "acoustic": AcousticConfig()}, "istft is conditioned on spectrum and pitch"),
         ({"istft": IstftConfig()}, "vocoder: istft needs"),
         ({"istft": IstftConfig(), "vocoder": "wavenet", "stage": "istft"}, "stage: istft needs"),
         ({"frame_noise": -1.0}, "frame_noise"),
+        ({"predicted_spectra": 0.5, "stage": "context"}, r"predicted_spectra is for .*, got 0\.5 with stage: context"),
+        ({"predicted_spectra": 0.5, "istft": IstftConfig(), "vocoder": "wavenet"}, r"set istft\.dilations"),
         (
             {"spectrum": LogMelConfig(10, 40, 50), "istft": IstftConfig(), "vocoder": "wavenet"},
             r"acoustic\.correction False",

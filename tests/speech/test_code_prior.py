@@ -96,12 +96,12 @@ def test_samples_follow_the_speaker_and_the_prompt(prior: CodePrior, tmp_path: P
     loaded = load_model(tmp_path / "prior", kind=CodePrior)
     assert loaded.cfg == prior.cfg
     assert torch.equal(loaded.sample(40, [None], generator=[torch.Generator().manual_seed(3)]), found[2:])
-    with pytest.raises(ValueError, match=r"speaker 'carl' is not in this prior; it knows 2: anna, bert \(vqaudio info"):
+    with pytest.raises(ValueError, match=r"speaker 'carl' is not in this prior; it has 2: anna, bert \(vqaudio info"):
         drawn(["carl"])
 
 
 def test_long_speaker_lists_are_abbreviated_in_errors() -> None:
     prior = CodePrior(CodePriorConfig(speakers=tuple(f"s{i}" for i in range(20)), net=NET))
     assert prior.speaker_ids(["s19", None, "s0"]).tolist() == [19, 20, 0]
-    with pytest.raises(ValueError, match=r"it knows 20: s0, .*, s11, \.\.\. \(vqaudio info P lists them\)"):
+    with pytest.raises(ValueError, match=r"it has 20: s0, .*, s11, \.\.\. \(vqaudio info PRIOR lists them\)"):
         prior.speaker_ids(["s20"])

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState, PartialState
 from torch import Tensor
 
 from vqaudio import SpeechVQVAE, SpeechVQVAEConfig, Tokens
 from vqaudio.data.corpora import folder
 from vqaudio.nn.context import ContextConfig
+from vqaudio.speech import enroll
 from vqaudio.speech.enroll import Adapted, EnrollmentObjective, adapt
 from vqaudio.speech.enroll_config import AdaptConfig
 from vqaudio.speech.enroll_data import NewSpeakers, find_new_speakers
@@ -74,6 +76,17 @@ def test_the_original_model_is_not_modified(tiny_model: SpeechVQVAE, new_speaker
     adapt(original, new_speakers, AdaptConfig(steps=2, crop_samples=256, decoder=True))
     assert original.speakers == ("anna", "bert", "carl")
     assert not _changed(before, original)
+
+
+def test_the_device_is_that_of_the_model_from_the_start(
+    tiny_model: SpeechVQVAE, new_speakers: NewSpeakers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What measures the pitch of the new speakers would otherwise take an available GPU for the whole run."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    seen: list[bool] = []
+    monkeypatch.setattr(enroll, "initialise_pitch", lambda *_: seen.append(PartialState()._cpu))
+    adapt(tiny_model, new_speakers, AdaptConfig(steps=1, crop_samples=256))
+    assert seen == [True]
 
 
 def test_adapting_is_reproducible(tiny_model: SpeechVQVAE, new_speakers: NewSpeakers) -> None:

@@ -184,6 +184,8 @@ def test_waveforms_that_cannot_be_encoded_are_refused(tiny_model: SpeechVQVAE) -
     for lengths in ([3], [3, 0], [3, 17], [[3, 4]]):
         with pytest.raises(ValueError, match=r"lengths must be \(2,\) with values in 1..16"):
             tiny_model.encode(torch.zeros(2, 1, 16), torch.tensor(lengths))
+    with pytest.raises(ValueError, match=r"lengths must be whole numbers of samples, got torch\.float32; convert them"):
+        tiny_model.encode(torch.zeros(2, 1, 16), torch.tensor([16.0, 8.0]))
     for wav in (np.zeros(0), np.zeros((2, 9)), np.array([0.0, np.nan]), np.array([np.inf])):
         with pytest.raises(ValueError, match="waveform must be"):
             tiny_model.tokenize(wav)
@@ -252,9 +254,9 @@ def test_unknown_speakers_are_refused(tiny_model: SpeechVQVAE) -> None:
         lambda: tiny_model.decode_batch([tokens, tokens], ["anna", "p999"]),
         lambda: tiny_model.convert("no such file", "p999"),
     ):
-        with pytest.raises(ValueError, match="speaker 'p999' is not in this model; it knows 3: anna, bert, carl"):
+        with pytest.raises(ValueError, match="speaker 'p999' is not in this model; it has 3: anna, bert, carl"):
             call()
-    with pytest.raises(ValueError, match="name a speaker; this model knows 3: anna"):
+    with pytest.raises(ValueError, match="name a speaker; it has 3: anna"):
         tiny_model.decode(tokens)
     with pytest.raises(ValueError, match="2 utterances need as many speakers"):
         tiny_model.decode_batch([tokens, tokens], ["anna"])

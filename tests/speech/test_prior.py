@@ -63,7 +63,7 @@ def test_the_loss_is_per_code(prior: ImagePrior) -> None:
 
 def test_an_unknown_class_is_explained(prior: ImagePrior) -> None:
     assert prior.label_id("dog") == 1
-    with pytest.raises(ValueError, match="class 'cow' is not in this prior; it knows cat, dog"):
+    with pytest.raises(ValueError, match="class 'cow' is not in this prior; it has cat, dog"):
         prior.label_id("cow")
     with pytest.raises(ValueError, match="classes must be different names"):
         ImagePriorConfig(classes=("a", "a"))

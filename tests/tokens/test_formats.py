@@ -313,7 +313,7 @@ def test_tokenize_writes_every_layout_of_the_same_tokens(tmp_path, capsys, tiny_
     assert tokenize("t.units", "--resume") == 0
     assert (tmp_path / "t.units").read_text().splitlines() == [line.replace(" ", "\t", 1) for line in lines]
     assert tokenize("t.units", "--resume") == 2
-    assert "is unit text, which does not tell what it was made from; pass --overwrite" in capsys.readouterr().err
+    assert "is unit text, which does not record its source; pass --overwrite" in capsys.readouterr().err
 
 
 def test_a_member_that_is_a_link_is_named(tmp_path) -> None:

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from vqaudio.training import FitConfig, TrainingError, fit
-from vqaudio.training.curves import plot_curves
+from vqaudio.training.curves import PANELS, plot_curves
+from vqaudio.training.health import LOSS_METRICS
 from vqaudio.training.metrics_file import read_metrics
 
 
@@ -184,6 +185,16 @@ def test_a_step_that_was_saved_already_is_left_alone(tmp_path: Path) -> None:
     assert (out / "00000002/training.safetensors").stat().st_mtime_ns == before
     fit(Regression(), Numbers(), FitConfig(steps=3, keep_checkpoints=1), tmp_path)
     assert [path.name for path in out.iterdir()] == ["00000003"]
+
+
+def test_fewer_steps_than_a_checkpoint_has_are_refused(tmp_path: Path) -> None:
+    fit(Regression(), Numbers(), FitConfig(steps=4), tmp_path)
+    with pytest.raises(TrainingError, match=r"is at step 4, beyond --fit\.steps 3; give at least 4 steps, or"):
+        fit(Regression(), Numbers(), FitConfig(steps=3), tmp_path)
+
+
+def test_every_loss_has_a_panel() -> None:
+    assert {*LOSS_METRICS} <= {name for _, names in PANELS for name in names}
 
 
 def test_a_run_continues_with_the_facts_that_it_began_with(tmp_path: Path) -> None:

@@ -34,6 +34,13 @@ WELL = {
         ({"perplexity": 10.2}, 100, "codebook collapse", "perplexity 10.2 of 512 codes, expected at least 10.2"),
         ({"perplexity": 10.3}, 100, "healthy", ""),
         ({"perplexity": 1.9, "codebook_size": 16}, 100, "codebook collapse", "expected at least 2"),
+        (
+            {"perplexity": 1.4, "codebook_size": 2},
+            100,
+            "codebook collapse",
+            "perplexity 1.4 of 2 codes, expected at least 1.5",
+        ),
+        ({"perplexity": 1.99, "codebook_size": 2}, 100, "healthy", ""),
         ({"speaker_gap": 0.001}, 100, "speaker ignored", "speaker gap 0.001 bits per sample"),
         ({"bits_per_sample": 8.6}, 1, "diverged", "8.6 bits per sample"),
         ({"bits_per_sample": 8.4}, 1, "too early", ""),

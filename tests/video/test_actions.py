@@ -25,7 +25,7 @@ def test_a_list_of_actions_is_read(text: str, expected: tuple[int, ...]) -> None
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("jump*3", "action 'jump' is not in this prior; it knows left, right, forward, step-left"),
+        ("jump*3", "action 'jump' is not in this prior; it has left, right, forward, step-left"),
         ("", "actions have the form forward\\*20,left\\*10, got ''"),
         ("forward*", "got 'forward\\*'"),
         ("forward*-1", "got 'forward\\*-1'"),

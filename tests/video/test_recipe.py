@@ -113,7 +113,7 @@ def _refuse(data: Path, model: str, runs: Path, capsys: pytest.CaptureFixture[st
         ([*clip, "--count", "9999", *out], "a GIF has room for 1820 clips of 16 pixels side by side, got 9999"),
         ([*clip, "--batch-size", "0", *out], "batch_size must be at least 1, got 0"),
         ([*sample, *larger, "--actions", "left", *out], "have 20 x 20 pixels, and the model is for 16 x 16"),
-        ([*sample, *jumping, "--actions", "left", *out], "has the actions left, right, jump, but the prior knows left"),
+        ([*sample, *jumping, "--actions", "left", *out], "has the actions left, right, jump, but the prior has left"),
         ([*sample, "--prompt", episode, "--actions", "", *out], "actions have the form forward*20,left*10, got ''"),
         ([*clip, "--first-frame", "99", *out], "the first frame of the prompt must lie in 0 to 10, got 99"),
         ([*sample, "--prompt", episode, "--actions", "fly", *out], "action 'fly' is not in this prior"),

@@ -73,8 +73,8 @@ def test_what_is_no_recording_is_explained(recording: Recording, tmp_path: Path)
     index = json.loads((recording.folder / "recording.json").read_text())
     for content, message in (
         ("{", "recording.json is not JSON"),
-        ("[]", "is not of version 1"),
-        (json.dumps({**index, "version": 2}), "is not of version 1"),
+        ("[]", "this vqaudio reads version 1"),
+        (json.dumps({**index, "version": 2}), "this vqaudio reads version 1"),
         (json.dumps({**index, "episodes": {}}), "is damaged"),
         (json.dumps({**index, "actions": []}), "is damaged .actions must be different names"),
         (json.dumps({**index, "actions": ["left", "left"]}), "is damaged .actions must be different names"),

@@ -26,7 +26,6 @@ from vqaudio.nn.frontend import LogMel, LogMelConfig
 from vqaudio.nn.source_filter import IstftConfig, IstftVocoder
 from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
 from vqaudio.sampling.backends import choose, ring_buffers
-from vqaudio.sampling.compiled import shape_of
 from vqaudio.sampling.config import SamplingConfig
 
 REFERENCE, WAVENET_VOCODER, RING, COMPILED = "reference loop", "wavenet_vocoder", "ring buffers", "compiled"
@@ -49,7 +48,7 @@ class BenchmarkModel:
     @property
     def multiply_adds(self) -> int:
         """Per step, without the conditioning."""
-        return shape_of(self.net).multiply_adds
+        return self.net.multiply_adds
 
     @property
     def weight_bytes(self) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from vqaudio.atomic import atomic_file, check_writable
+from vqaudio.atomic import check_writable, save_json
 from vqaudio.benchmark.rates import wavenet_vocoder_missing
 from vqaudio.benchmark.speed import (
     WAVENET_VOCODER,
@@ -63,8 +62,7 @@ def bench(
     vocoders = {name: {"real_time_factor": rtf} for name, rtf in others.items()}
     results = {"machine": host._asdict(), "vocoders": vocoders, "models": models}
     if out is not None:
-        with atomic_file(out, overwrite=overwrite) as path:
-            path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        save_json(out, results, overwrite=overwrite)
     return results
 
 

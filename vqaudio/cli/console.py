@@ -55,8 +55,8 @@ Sampling = Annotated[SamplingConfig, arg(name="")]  # --temperature --top-k --to
 ChosenVocoder = Annotated[
     Vocoder | None,
     arg(
-        help="what makes the waveform: the WaveNet, or Griffin-Lim from the log-mel spectrum that the model predicts, "
-        "which uses --seed alone of the sampling options; by default the model's (vqaudio info MODEL)"
+        help="vocoder: istft (source-filter), wavenet, or griffin-lim (from the predicted log-mel spectrum); of the "
+        "sampling options, istft and griffin-lim use only --seed; default: the model's (vqaudio info MODEL)"
     ),
 ]
 TokenLayout = Annotated[Layout, arg(name="")]  # --format --dedup --shard-rows --shard-bytes

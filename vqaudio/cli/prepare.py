@@ -46,7 +46,7 @@ def prepare(
         test: fraction for testing, 0 to 1 (CIFAR-10 has an official test set); --valid 0 --test 1 makes an
             evaluation-only corpus
         seed: random seed of the split, and of what is recorded
-        mic: microphone of VCTK 0.92
+        mic: microphone (vctk 0.92)
         held_out: text file with one speaker name or utterance id per line that always goes to test.jsonl (speech)
         verify: decode every file once, so that files that are damaged, cut off, not finite or too short are left out
             now; --no-verify reads headers only (speech)
@@ -57,6 +57,8 @@ def prepare(
         frame_skip: tics of the game, 35 per second, between two recorded frames (default: 2)
     """
     recorded = {"scenario": scenario, "frames": frames, "frame_skip": frame_skip}
+    if mic != "mic1" and kind != "vctk":
+        raise ValueError(f"--mic applies to vctk, got {mic} with {kind}; leave it out")
     recorded = {name: value for name, value in recorded.items() if value is not None}
     of_speech = held_out is not None or speaker_level != 1 or not verify
     if kind == "vizdoom":

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from vqaudio.video.prior import VideoPrior
 
 TOKENS = "tokens.jsonl"
-SECONDS = 3.0  # by default
+SECONDS, BATCH_SIZE = 3.0, 16  # by default
 
 
 def sample(
@@ -60,7 +60,7 @@ def sample(
     first_frame: Annotated[int, arg(help="video: first frame of the prompt within its episode")] = 0,
     vocoder: ChosenVocoder = None,
     sampling: Sampling = SamplingConfig(),
-    batch_size: Batch = 16,
+    batch_size: Batch = BATCH_SIZE,
     device: Device = "auto",
     overwrite: Overwrite = False,
 ) -> int:
@@ -79,27 +79,27 @@ def sample(
     from vqaudio.speech.prior import CodePrior
     from vqaudio.video.prior import VideoPrior
 
-    over = load_any(prior, device, sampling.threads)
-    if isinstance(over, VideoPrior | ImagePrior) and sampling.precision != "float32":
-        raise ValueError(f"--precision applies to the WaveNet of speech, but {prior} is a {type(over).__name__}")
-    if isinstance(over, VideoPrior):
+    loaded = load_any(prior, device, sampling.threads)
+    if isinstance(loaded, VideoPrior | ImagePrior) and sampling.precision != "float32":
+        raise ValueError(f"--precision applies to the WaveNet of speech, but {prior} is a {type(loaded).__name__}")
+    if isinstance(loaded, VideoPrior):
         if speaker or label or vocoder is not None or seconds != SECONDS:
             raise ValueError(
                 f"--speaker, --label, --vocoder and --seconds do not apply to video, and {prior} is a prior over video"
             )
         return _sample_video(
-            over, model, out, actions, prompt, first_frame, count, sampling, batch_size, device, overwrite
+            loaded, model, out, actions, prompt, first_frame, count, sampling, batch_size, device, overwrite
         )
     if actions is not None or first_frame:
-        raise ValueError(f"--actions and --first-frame apply to video, but {prior} is a {type(over).__name__}")
-    if isinstance(over, CodePrior):
+        raise ValueError(f"--actions and --first-frame apply to video, but {prior} is a {type(loaded).__name__}")
+    if isinstance(loaded, CodePrior):
         if label:
             raise ValueError(f"--label applies to images, but {prior} is a prior over speech codes; give a --speaker")
         net = load(model, device)
         vocoder = net.check_vocoder(vocoder)
         speakers = _speakers(net, speaker)
         return _sample_speech(
-            over,
+            loaded,
             net,
             out,
             speakers,
@@ -111,15 +111,16 @@ def sample(
             batch_size=batch_size,
             overwrite=overwrite,
         )
-    if not isinstance(over, ImagePrior):
+    if not isinstance(loaded, ImagePrior):
         raise ValueError(
-            f"{prior} is a model of kind {type(over).__name__}, not a prior; recipes/train_prior.py trains one"
+            f"{prior} is a model of kind {type(loaded).__name__}, not a prior; recipes/train_prior.py trains one"
         )
-    if speaker or prompt is not None or vocoder is not None or seconds != SECONDS:
+    if speaker or prompt is not None or vocoder is not None or seconds != SECONDS or batch_size != BATCH_SIZE:
         raise ValueError(
-            f"--speaker, --prompt, --vocoder and --seconds apply to speech, but {prior} is a prior over image codes"
+            f"--speaker, --prompt, --vocoder, --seconds and --batch-size do not apply to images, and {prior} is a "
+            "prior over image codes"
         )
-    return _sample_images(over, model, out, label, count, sampling, device, overwrite)
+    return _sample_images(loaded, model, out, label, count, sampling, device, overwrite)
 
 
 def _sample_speech(

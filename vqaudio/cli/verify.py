@@ -61,7 +61,7 @@ def verify(
 
 
 def _row(outcome: Outcome) -> str:
-    """Mark, title, seconds, and what was compared or why it was not; what failed is said on standard error."""
+    """Mark, title, seconds, and what was compared or why it was not; what failed is printed on standard error."""
     mark, word = MARKS[outcome.status]
     try:
         mark.encode(sys.stdout.encoding or "ascii")

@@ -192,8 +192,8 @@ def unwritable(path: Path, error: soundfile.LibsndfileError, num_bytes: int) -> 
 def check_scale(peak: float) -> None:
     """Raises ValueError if the largest magnitude of floating-point samples shows that they are integers, or is NaN.
 
-    Full scale is 1. Mixes in floating point exceed it, by a few dB; above MAX_PEAK, 24 dB, somebody has converted
-    integers to float without dividing them by their full scale.
+    Full scale is 1. Mixes in floating point exceed it, by a few dB; samples above MAX_PEAK, 24 dB, are integers that
+    were converted to float without dividing them by their full scale.
     """
     if math.isnan(peak):
         raise ValueError("samples are not numbers (NaN); clean the audio first")

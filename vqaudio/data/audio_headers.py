@@ -1,6 +1,6 @@
 """How much audio the header of a file promises, compared with what the file has.
 
-libsndfile reads what is there and says nothing about the rest, except for FLAC. Covered: WAV (RIFF, RF64), AIFF, SVX,
+libsndfile reads what is there and does not report the rest, except for FLAC. Covered: WAV (RIFF, RF64), AIFF, SVX,
 AU, W64, CAF, NIST SPHERE, the last page of Ogg, and MP3 with a Xing header; not the formats that are rare for speech.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 UNKNOWN_SIZES = frozenset((0, 0x7FFFF000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 2**63 - 1, 2**64 - 1))
-"""what programs that write to a pipe (ffmpeg, sox, arecord) put in a header, because they do not know the size yet"""
+"""what programs that write to a pipe (ffmpeg, sox, arecord) put in a header, because the size is not known yet"""
 _STREAM_HEADER = 44  # bytes, which some of those programs subtract; some round down to whole frames besides
 _NIST_HEADER = 1024  # bytes
 _OGG_PAGE, _OGG_PAGE_HEADER = 65_307, 27  # bytes: of the largest page, and of its header before the list of segments
@@ -37,7 +37,7 @@ class _Chunks(NamedTuple):
 
 
 def missing_bytes(path: Path) -> int:
-    """Bytes of audio that the header of a file promises and the file lacks; 0 if the header does not say."""
+    """Bytes of audio that the header of a file promises and the file lacks; 0 if the header does not state it."""
     with path.open("rb") as file:
         try:
             audio = _promised(file)
@@ -95,7 +95,7 @@ def _find(file: BinaryIO, chunks: _Chunks) -> _Audio | None:
 
 
 def _frame_of_wav(file: BinaryIO, order: str) -> int:
-    """Bytes of a sample of all channels; 1 if the file does not say."""
+    """Bytes of a sample of all channels; 1 if the file does not state it."""
     format = _find(file, _Chunks(b"fmt ", 12, f"{order}4sI"))
     if format is None:
         return 1

@@ -8,7 +8,7 @@ A batch is a dictionary:
     audio    (B, T) float32 in [-1, 1): the same before mu-law
     speaker  (B,) int64
     lengths  (B,) int64: number of valid samples
-and, if the encoder is to hear what is around a crop (CropConfig.past and future, P and A samples):
+and, if the encoder gets the samples around a crop (CropConfig.past and future, P and A samples):
     past          (B, 1, P) float32: encoder input before the crop, zeros before the start of the utterance
     past_lengths  (B,) int64: how many of these samples belong to the utterance
     future        (B, 1, A) float32: encoder input after the crop, zeros after the end of the utterance

@@ -103,18 +103,18 @@ def _open_if_same(folder: Path, key: str) -> FrameTargets | None:
     """The targets in `folder` if they were made with this key and are complete, else None."""
     try:
         index = parse_json((folder / INDEX_FILE).read_bytes())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+        if index["key"] != key:
+            return None
+        lengths, width, hop = np.array(index["lengths"], dtype=np.int64), int(index["width"]), int(index["hop"])
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):  # none, or it is damaged
         return None
-    if index.get("key") != key:
-        return None
-    lengths = np.array(index["lengths"], dtype=np.int64)
-    total, width = int(lengths.sum()), index["width"]
+    total = int(lengths.sum())
     if not _has_size(folder / CLUSTERS_FILE, 2 * total) or not _has_size(folder / VECTORS_FILE, 2 * total * width):
         return None
     clusters = np.memmap(folder / CLUSTERS_FILE, dtype="<i2", mode="r", shape=(total,))
     vectors = np.memmap(folder / VECTORS_FILE, dtype="<f2", mode="r", shape=(total, width))
     offsets = _offsets(lengths.tolist())
-    return FrameTargets(np.asarray(clusters), np.asarray(vectors), offsets, lengths, index["hop"])
+    return FrameTargets(np.asarray(clusters), np.asarray(vectors), offsets, lengths, hop)
 
 
 def _has_size(path: Path, size: int) -> bool:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from vqaudio.atomic import replace_folder
 from vqaudio.data.audio import AudioError, Failures, blocks, check_file, to_int16, together
 from vqaudio.data.manifest import Utterance
-from vqaudio.json_text import parse_json
+from vqaudio.json_text import read_index
 
 VERSION = 1
 SAMPLES_FILE, INDEX_FILE = "samples.i16", "index.json"
@@ -55,7 +55,7 @@ class PackedSpeech:
         return self.samples[start : start + self.lengths[index]]
 
     def content_hash(self) -> str:
-        """SHA-256 of what training sees: speakers, utterance ids and samples, wherever their files lie."""
+        """SHA-256 of what training uses: speakers, utterance ids and samples, wherever their files lie."""
         facts = [self.sample_rate, self.speakers, self.utterance_ids, self.lengths.tolist(), self.speaker_ids.tolist()]
         digest = hashlib.sha256(json.dumps(facts).encode())
         digest.update(np.ascontiguousarray(self.samples).data)
@@ -116,30 +116,22 @@ def open_packed(folder: str | Path) -> PackedSpeech:
         raise FileNotFoundError(
             f"{folder} is not a packed corpus: it lacks {INDEX_FILE} or {SAMPLES_FILE}; pack it from its manifest"
         )
-    index = parse_json(index_path.read_bytes())
-    if index.get("version") != VERSION:
-        raise ValueError(
-            f"{folder} has format version {index.get('version')}, this vqaudio reads version "
-            f"{VERSION}; remove the folder and pack it again"
-        )
-    lengths = np.array(index["lengths"], dtype=np.int64)
+    advice = f"remove {folder} and pack it again"
+    index = read_index(index_path, VERSION, advice)
+    try:
+        offsets, lengths, speaker_ids = (np.array(index[k], np.int64) for k in ("offsets", "lengths", "speaker_ids"))
+        speakers, utterance_ids = tuple(index["speakers"]), tuple(index["utterance_ids"])
+        sample_rate, source_hash = index["sample_rate"], index["source_hash"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{index_path} is damaged ({error!r}); {advice}") from error
     num_samples = int(lengths.sum())
     if samples_path.stat().st_size != 2 * num_samples:
         raise ValueError(
-            f"{samples_path} has {samples_path.stat().st_size} bytes, expected "
-            f"{2 * num_samples} from its index; remove the folder and pack it again"
+            f"{samples_path} has {samples_path.stat().st_size} bytes, expected {2 * num_samples} from its index; "
+            f"{advice}"
         )
-    samples = np.memmap(samples_path, dtype="<i2", mode="r", shape=(num_samples,))
-    return PackedSpeech(
-        sample_rate=index["sample_rate"],
-        speakers=tuple(index["speakers"]),
-        utterance_ids=tuple(index["utterance_ids"]),
-        offsets=np.array(index["offsets"], dtype=np.int64),
-        lengths=lengths,
-        speaker_ids=np.array(index["speaker_ids"], dtype=np.int64),
-        samples=np.asarray(samples),  # a plain view: slicing a np.memmap costs microseconds
-        source_hash=index["source_hash"],
-    )
+    samples = np.asarray(np.memmap(samples_path, dtype="<i2", mode="r", shape=(num_samples,)))  # a plain view is faster
+    return PackedSpeech(sample_rate, speakers, utterance_ids, offsets, lengths, speaker_ids, samples, source_hash)
 
 
 def _check_sources(utterances: Sequence[Utterance], speakers: tuple[str, ...]) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 from vqaudio.data.audio import AudioWarning, printable
 from vqaudio.data.audio_folders import AUDIO_SUFFIXES
 
-_TIMIT_SPAN = re.compile(r"0 \d{4,} (?=\D)")  # first and last sample of the sentence, before its text in TIMIT
+_TIMIT_SPAN = re.compile(r"\A0 \d{4,} (?=\D)")  # first and last sample of the sentence, before its text in TIMIT
 
 
 class Transcripts:
-    """Reads text files, whatever the case of their names, and remembers those that cannot be used."""
+    """Reads text files, whatever the case of their names, and records those that cannot be used."""
 
     def __init__(self) -> None:
         self.undecodable: list[Path] = []
@@ -24,7 +24,7 @@ class Transcripts:
         """Content of a text file without surrounding white space; None if missing, blank or not UTF-8."""
         before = len(self.undecodable)
         text = "\n".join(self._lines(path)).strip()
-        return None if len(self.undecodable) > before else _TIMIT_SPAN.sub("", text, count=1) or None
+        return None if len(self.undecodable) > before else _TIMIT_SPAN.sub("", text) or None
 
     def beside(self, audio: Path) -> str | None:
         """The text in NAME.txt beside NAME.wav; also beside a converted NAME.WAV.wav."""

@@ -162,7 +162,7 @@ class VQAudioModel(PreTrainedAudioTokenizerBase):
 
     @classmethod
     def from_pretrained(cls, *arguments: Any, **options: Any) -> VQAudioModel:
-        """As for every model of transformers, but in float32 whatever `dtype` says: codes are defined for float32."""
+        """As for every model of transformers, but in float32 whatever `dtype` is: codes are defined for float32."""
         options.pop("torch_dtype", None)
         return super().from_pretrained(*arguments, **{**options, "dtype": torch.float32})
 

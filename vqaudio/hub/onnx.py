@@ -28,7 +28,7 @@ from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.torch_defaults import with_own_defaults
 
 OPSET = 20
-CHUNK_FRAMES = 64  # of an exported encoder unless another number is asked for
+CHUNK_FRAMES = 64  # of an exported encoder unless another number is given
 MAX_CHUNK_FRAMES = 4096  # more is a mistake
 
 
@@ -156,7 +156,7 @@ def _only_value(tensor: Tensor) -> float:
 
 
 def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """ONNX forms of operations that the exporter does not know."""
+    """ONNX forms of operations that the exporter does not support."""
     from onnxscript import opset20
 
     op: Any = opset20
@@ -178,7 +178,7 @@ def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what the exporter says about packages that are not installed, and about its own code."""
+    """Without the exporter's warnings about packages that are not installed, and about its own code."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

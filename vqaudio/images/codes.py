@@ -72,13 +72,22 @@ def read_codes(path: Path) -> CodeMaps:
             codes, labels = file.get_tensor("codes"), file.get_tensor("labels").long()
     except (SafetensorError, KeyError, JSONError) as error:
         raise ValueError(f"{path} is not a file of image codes ({error}); delete it and run again") from error
-    if facts.get("version") != VERSION:
-        raise ValueError(f"{path} has version {facts.get('version')}, expected {VERSION}; delete it and run again")
+    found = facts.get("version") if isinstance(facts, dict) else None
+    if found != VERSION:
+        raise ValueError(f"{path} has version {found}, expected {VERSION}; delete it and run again")
+    try:
+        classes, k = tuple(facts["classes"]), int(facts["codebook_size"])
+        model, source = facts["model"], facts["source"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error!r}); delete it and run again") from error
     if len(labels) != len(codes):
         raise ValueError(f"{path} is damaged: {len(codes)} maps have {len(labels)} labels; delete it and run again")
-    if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < facts["codebook_size"]:
-        raise ValueError(f"{path} is damaged: it has codes above {facts['codebook_size'] - 1}; delete it and run again")
-    return CodeMaps(codes, labels, tuple(facts["classes"]), facts["codebook_size"], facts["model"], facts["source"])
+    if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < k:
+        raise ValueError(
+            f"{path} is damaged: codes must lie in 0..{k - 1}, got {int(codes.min())}..{int(codes.max())}; delete it "
+            "and run again"
+        )
+    return CodeMaps(codes, labels, classes, k, model, source)
 
 
 @dataclass(frozen=True)

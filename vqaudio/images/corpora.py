@@ -37,6 +37,8 @@ NPZ_ARRAYS = ("train_images", "train_labels", "test_images", "test_labels", "cla
 
 @dataclass(frozen=True)
 class PreparedImages:
+    """What `prepare_images` wrote."""
+
     out: Path
     """folder with train, valid and test, each readable with `open_images`"""
     classes: tuple[str, ...]
@@ -122,7 +124,8 @@ def prepare_images(
             new = folders.enter_context(atomic_folder(out / name))
             counts[name] = fill_folder(new, images, corpus.classes)
         if not any(counts.values()):
-            raise ImageError(f"none of the {len(failures)} images in {root} is usable; the first: {failures[0]}")
+            why = f"none of {len(failures)} is usable, the first: {failures[0]}" if failures else "it has none"
+            raise ImageError(f"there are no images in {root}: {why}")
     return PreparedImages(out, corpus.classes, counts, corpus.duplicates, tuple(failures))
 
 

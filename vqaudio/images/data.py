@@ -18,7 +18,7 @@ from einops import rearrange
 from torch import Tensor
 
 from vqaudio.data.sharding import part_slice, uniform_draws
-from vqaudio.json_text import parse_json
+from vqaudio.json_text import read_index
 
 VERSION = 1
 PIXELS_FILE, INDEX_FILE = "pixels.u8", "index.json"
@@ -52,7 +52,7 @@ class PackedImages:
         return np.append(0, np.cumsum(3 * self.heights * self.widths))
 
     def content_hash(self) -> str:
-        """SHA-256 of what training sees: classes, ids, labels and pixels, wherever their files lie."""
+        """SHA-256 of what training uses: classes, ids, labels and pixels, wherever their files lie."""
         facts = [self.classes, self.ids, self.heights.tolist(), self.widths.tolist(), self.labels.tolist()]
         digest = hashlib.sha256(json.dumps(facts).encode())
         digest.update(np.ascontiguousarray(self.pixels).data)
@@ -113,32 +113,22 @@ def open_images(folder: str | Path) -> PackedImages:
         raise FileNotFoundError(
             f"{folder} contains no packed images: it lacks {INDEX_FILE} or {PIXELS_FILE}; run vqaudio prepare"
         )
+    advice = f"delete {folder} and prepare it again"
+    index = read_index(index_path, VERSION, advice)
     try:
-        index = parse_json(index_path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{index_path} is not JSON ({error}); delete {folder} and prepare it again") from error
-    if index.get("version") != VERSION:
-        raise ValueError(
-            f"{folder} has format version {index.get('version')}, this vqaudio reads version {VERSION}; "
-            "delete the folder and prepare it again"
-        )
-    heights, widths, labels = (np.array(index[key], dtype=np.int64) for key in ("heights", "widths", "labels"))
+        heights, widths, labels = (np.array(index[key], dtype=np.int64) for key in ("heights", "widths", "labels"))
+        classes, ids = tuple(index["classes"]), tuple(index["ids"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{index_path} is damaged ({error!r}); {advice}") from error
     num_bytes = int((3 * heights * widths).sum())
     if pixels_path.stat().st_size != num_bytes:
         raise ValueError(
-            f"{pixels_path} has {pixels_path.stat().st_size} bytes, expected {num_bytes} from its index; "
-            "delete the folder and prepare it again"
+            f"{pixels_path} has {pixels_path.stat().st_size} bytes, expected {num_bytes} from its index; {advice}"
         )
     # an empty file cannot be memory-mapped
     pixels = np.memmap(pixels_path, dtype=np.uint8, mode="r") if num_bytes else np.zeros(0, dtype=np.uint8)
-    return PackedImages(
-        classes=tuple(index["classes"]),
-        ids=tuple(index["ids"]),
-        heights=heights,
-        widths=widths,
-        labels=labels,
-        pixels=np.asarray(pixels),  # a plain view: slicing a np.memmap costs microseconds
-    )
+    pixels = np.asarray(pixels)  # a plain view: slicing a np.memmap costs microseconds
+    return PackedImages(classes, ids, heights, widths, labels, pixels)
 
 
 @dataclass(frozen=True)
@@ -210,7 +200,7 @@ def centre_batches(
     _check_sizes(images, size, 0)
     if size < 1 or batch_size < 1 or not 1 <= count <= len(images):
         raise ValueError(
-            f"size and batch_size must be at least 1 and count at most {len(images)}, "
+            f"size and batch_size must be at least 1 and count must lie in 1 to {len(images)}, "
             f"got {size}, {batch_size} and {count}"
         )
     chosen = np.arange(count) * len(images) // count

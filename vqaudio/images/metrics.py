@@ -101,7 +101,7 @@ def image_prior_metrics(prior: ImagePrior, maps: CodeMaps, unigram: Tensor, batc
     uniform_bits          log2 K
     label_gap             increase of the NLL with a wrong class label, if there are several classes
 
-    Raises ValueError for fewer than two maps, and for classes that the prior does not know.
+    Raises ValueError for fewer than two maps, and for classes that are not in the prior.
     """
     check_evaluating(prior, "prior")
     if len(maps) < 2:

@@ -78,7 +78,7 @@ class ImagePrior(nn.Module):
         """Index of a class. Raises ValueError for an unknown class."""
         if name not in self.cfg.classes:
             known = ", ".join(self.cfg.classes) or "none: it was trained without classes"
-            raise ValueError(f"class {name!r} is not in this prior; it knows {known}")
+            raise ValueError(f"class {name!r} is not in this prior; it has {known}")
         return self.cfg.classes.index(name)
 
 

@@ -57,8 +57,10 @@ class ImageConfig:
             raise ValueError(f"size must be a multiple of {self.coder.stride}, the coder's stride, got {self.size}")
         if self.quantizer.dim != self.coder.dim:
             raise ValueError(f"quantizer.dim ({self.quantizer.dim}) must be coder.dim ({self.coder.dim}); set both")
-        if self.vimco_samples < 2 or not self.gumbel_temperature > 0:
-            raise ValueError(f"vimco_samples must be at least 2 and gumbel_temperature above 0, got {self}")
+        if self.vimco_samples < 2:
+            raise ValueError(f"vimco_samples must be at least 2, got {self.vimco_samples}")
+        if not 0 < self.gumbel_temperature < math.inf:
+            raise ValueError(f"gumbel_temperature must be a finite number above 0, got {self.gumbel_temperature}")
 
     @property
     def map_shape(self) -> tuple[int, int, int]:

@@ -55,7 +55,7 @@ def unloadable() -> dict[str, str]:
 
 
 def _compiled() -> list[str]:
-    """The variants that were compiled and that this machine would run; all, if the generic one cannot say which."""
+    """The variants that were compiled and that this machine would run; all, if the generic one cannot report which."""
     names = [name for name in VARIANTS if _path(name).exists()]
     if VARIANTS[0] in names and _why_not(VARIANTS[0]) is None:
         best = load(VARIANTS[0]).functions.vq_best_variant().decode()

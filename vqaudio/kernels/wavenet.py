@@ -41,7 +41,6 @@ class WaveNetShape:
             least = {"condition": 0, "speakers": 0, "kernel_size": 2}.get(name, 1)
             if not least <= value <= MAX_SIZE:
                 raise ValueError(f"{name} must lie in {least}..{MAX_SIZE} for the compiled WaveNet, got {value}")
-
         if min(self.dilations) < 1:
             raise ValueError(f"dilations must all be at least 1, got {self.dilations}")
         if (reach := max(self.dilations) * (self.kernel_size - 1)) > MAX_REACH:
@@ -52,16 +51,10 @@ class WaveNetShape:
         rings = sum(1 << (dilation * (self.kernel_size - 1) - 1).bit_length() for dilation in self.dilations)
         return 4 * (self.residual + 32) * rings * streams
 
-    @property
-    def multiply_adds(self) -> int:
-        """Multiply-adds of one step of one stream, without the conditioning."""
-        r, s, layers = self.residual, self.skip, len(self.dilations)
-        return layers * (2 * r * r * self.kernel_size + r * r + r * s) - r * r + s * (s + self.classes)
-
     def tensors(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the weights, in the order of kernels.cpp; () where there is no such conditioning."""
         r, s, q, h, layers = self.residual, self.skip, self.classes, self.hidden, len(self.dilations)
-        shapes = {
+        return {
             "embed": (q + 1, r),
             "dilated_weight": (layers, 2 * r, r, self.kernel_size),
             "dilated_bias": (layers, 2 * r),
@@ -79,7 +72,6 @@ class WaveNetShape:
             "project_weight": (layers * 2 * r, h) if self.condition or self.speakers else (),
             "project_bias": (layers * 2 * r,) if self.condition or self.speakers else (),
         }
-        return shapes
 
 
 class _Shape(ctypes.Structure):

@@ -3,7 +3,7 @@
 Decoding is greedy, keeps nothing from one utterance to the next, and runs on the CPU in float32 wherever the model
 under evaluation runs. In 8-bit integers it would take three quarters of the time, but rounding would decide: at another
 level, or with another number of threads, 5 to 10 of 32 resynthesised utterances had another text (in float32 none).
-Whisper may invent words for audio without speech, and repeat one without end: the length of a text is bounded.
+Whisper may hallucinate words for audio without speech, and repeat one without end: the length of a text is bounded.
 """
 
 from __future__ import annotations

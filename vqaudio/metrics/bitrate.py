@@ -66,7 +66,7 @@ def bitrates(
     """Token rows of one model with codes in 0..K-1 -> all rates that can be computed.
 
     `training`: utterances of the same model, for the rates whose names end in _trained. The prior is given the speaker
-    if it knows the speaker, else the null speaker. A speaker's rates use counts of all utterances. The intervals are
+    if it has that speaker, else the null speaker. A speaker's rates use counts of all utterances. The intervals are
     over utterances, with the counts kept fixed. Raises ValueError for no rows, for rows, training or a prior of several
     models or K, and for codes out of range; RuntimeError for a prior in training mode.
     """

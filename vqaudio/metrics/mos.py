@@ -4,7 +4,7 @@ It predicts the mean opinion scores, from 1 to 5, that listeners give after ITU-
 background alone, and of the whole. Its published polynomials end at 4.0, 4.4 and 3.9, and clean recordings have about
 3.2 overall. It was trained on the output of noise suppressors, where it correlates with listeners by 0.94 (speech) and
 0.98 (background, whole) once averaged over all clips of a system: compare systems, not utterances. It has not been
-validated on vocoders or on voice conversion, and says nothing of words or speaker.
+validated on vocoders or on voice conversion, and does not measure intelligibility or speaker similarity.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SHORTEST = 0.1  # seconds
 def naturalness_metrics(wavs: Sequence[Wav], sample_rate: int) -> dict[str, Estimate]:
     """Waveforms [(T,), ...] at any level -> mos_overall, mos_signal and mos_background, with intervals over waveforms.
 
-    Audio that is silent or shorter than 0.1 s counts as 1, the lowest score: a system must not gain by saying nothing.
+    Audio that is silent or shorter than 0.1 s counts as 1, the lowest score: a system must not gain by silence.
     Raises ValueError for no waveforms and for what is not mono audio of finite samples; ModuleNotFoundError without
     speechmos.
     """

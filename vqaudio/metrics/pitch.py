@@ -1,16 +1,8 @@
 """F0 and voicing of speech by SwiftF0 (Nieradzik, 2025, arXiv 2508.18440), a small network that runs on the CPU.
 
-Measured against librosa.pyin and YIN (de Cheveigné and Kawahara, 2002, with a gate on the level): wrong voicing of
-frames whose voicing follows from the phone (vowels, nasals and approximants; voiceless stops and fricatives, silence),
-on the 80 utterances of timit8 with phones labelled by hand and on 12 sentences of four voices of flite; speed on one
-core; errors of F0 on synthetic vowels with known F0 from 60 to 450 Hz, at signal-to-noise ratios of 40, 20 and 10 dB:
-
-    tracker    timit8   flite    speed              F0, root mean square   F0 wrong by more than 20 %
-    SwiftF0     3.9 %    3.9 %   160x real time     3 to 6 cents           never
-    YIN         6.9 %    7.9 %   165x               5 to 14 cents          up to 20 % (250 to 450 Hz, 10 dB)
-    pyin       14.3 %   15.9 %     7x               5 to 11 cents          never
-
-VOICED is the threshold that its authors calibrated. On timit8 0.4 gives 3.8 % and 0.6 4.4 %, on flite 4.4 and 3.7 %.
+Compared with librosa.pyin and YIN (de Cheveigné and Kawahara, 2002) in docs/evaluation.md (Signal), by wrong voicing of
+frames whose voicing follows from the phone (vowels, nasals and approximants; voiceless stops and fricatives, silence).
+VOICED is the threshold that its authors calibrated.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Robustness of codes: unit edit distance per code after changes of the input that a listener hardly notices.
+"""Robustness: how much the codes change under changes that keep the content (gain, noise, shift, resampling, coding).
 
 Letters: T samples, N codes.
 

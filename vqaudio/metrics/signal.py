@@ -92,7 +92,7 @@ def signal_metrics(
 
 
 def pitch_metrics(originals: Sequence[Wav], others: Sequence[Wav], sample_rate: int) -> dict[str, Estimate]:
-    """Those of `signal_metrics` that compare pitch and not voices, for conversions.
+    """Those of `signal_metrics` that compare only F0 and voicing, for conversions.
 
     f0_correlation, voicing_error, voiced_fraction and voiced_fraction_original; the arguments and errors are those of
     `signal_metrics`.

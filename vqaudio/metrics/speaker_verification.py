@@ -1,4 +1,4 @@
-"""Speaker verification with the pretrained voice encoder of Resemblyzer.
+"""Speaker verification with the pretrained speaker encoder of Resemblyzer.
 
 It is the network of Wan et al., *Generalized End-to-End Loss for Speaker Verification* (arXiv 1710.10467). Its authors
 trained it on VoxCeleb and, according to some of their statements, on a part of LibriSpeech (issues 76, 32 and 8 of

@@ -1,4 +1,6 @@
-"""Acoustic frames: what vocoders read, from a waveform or as a model predicts it.
+"""Acoustic frames (log-mel spectrum, voicing, F0), the conditioning of the vocoders.
+
+They are measured from speech or predicted from codes.
 
 Shapes: B batch, N frames, F mel bands, C channels.
 """
@@ -23,17 +25,18 @@ NUM_PITCH_FEATURES = 2
 
 @dataclass(frozen=True)
 class AcousticConfig(ContextConfig):
-    """Options of what lies between acoustic frames and the WaveNet. Without dilations the WaveNet reads no frames."""
+    """Options of what lies between acoustic frames and the WaveNet. Without dilations it is not conditioned on them."""
 
     upsampling: int = 1
-    """conditioning vectors of the WaveNet per frame, a divisor of spectrum.hop_length: on lines between the outputs for
-    two frames, where with 1 the conditioning changes in steps"""
+    """conditioning vectors of the WaveNet per frame, a divisor of spectrum.hop_length: linearly interpolated between
+    the outputs for two frames, where with 1 the conditioning changes in steps"""
     correction: bool = True
     """whether the waveform of the WaveNet is corrected to have the spectrum of the frames, and no power outside its
-    bands; it comes spectrum.win_length minus half a hop later, in blocks of four frames"""
+    bands; adds a latency of spectrum.win_length - spectrum.hop_length / 2 samples, and is computed in blocks of four
+    frames"""
     harmonics: bool = False
-    """whether the spectra that the WaveNet reads, and is corrected to, get the harmonics of the pitch that it reads, so
-    that it follows that in conversions too. How deep they are is measured at the start of training"""
+    """whether the spectra that the WaveNet is conditioned on, and corrected to, get the harmonics of its conditioning
+    pitch, so that it follows this pitch in conversions too. Their depth is measured at the start of training"""
 
     def __post_init__(self) -> None:
         super().__post_init__()

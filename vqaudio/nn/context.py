@@ -3,7 +3,8 @@
 The context network is a convolutional network at the frame rate over the code vectors and the speaker embedding. It is
 causal but for a fixed look-ahead. A linear head on top of it can be trained to predict the log-mel spectrum, which
 trains the encoder much faster than the likelihood of samples does. The prediction can also be inverted by Griffin-Lim,
-in place of the decoder. The vocoders that read spectrum and pitch have a context network of their own over these.
+in place of the decoder. The vocoders that are conditioned on spectrum and pitch have a context network of their
+own over these.
 
 Shapes: B batch, N frames, D code dimension, H speaker embedding, C channels, F mel bands, R spectra per frame, L frames
 of look-ahead.
@@ -107,7 +108,8 @@ class Context(nn.Module):
         """Vectors (B, D, N + L) -> (B, N, C), next states."""
         vectors = rearrange(z_q, "b d n -> b n d")
         num_frames = vectors.shape[1] - self.cfg.lookahead
-        x = self.code(vectors[:, :num_frames])  # (B, N, C)
+        # with other strides, F.linear chooses its kernel, and so its rounding, by whether the weights require gradients
+        x = self.code(vectors[:, :num_frames].contiguous())  # (B, N, C)
         if self.ahead is not None:
             following = vectors[:, 1:].unfold(1, self.cfg.lookahead, 1)  # (B, N, D, L)
             x = x + self.ahead(rearrange(following, "b n d l -> b n (d l)"))

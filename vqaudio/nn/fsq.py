@@ -17,7 +17,15 @@ from torch import Tensor, nn
 
 from vqaudio.fingerprint import FingerprintFields
 from vqaudio.nn.distributed import sum_over_processes
-from vqaudio.nn.quantizer_protocol import Quantized, check_width, perplexity, recent_usage, usage_metrics, valid_rows
+from vqaudio.nn.quantizer_protocol import (
+    MAX_CODES,
+    Quantized,
+    check_width,
+    perplexity,
+    recent_usage,
+    usage_metrics,
+    valid_rows,
+)
 
 MARGIN = 1e-3  # relative distance of the bound beyond the outermost levels, as in vector-quantize-pytorch
 
@@ -40,8 +48,8 @@ class FSQConfig:
             raise ValueError(f"levels must be one or more numbers, all at least 3, got {self.levels}")
         if self.dim < 1:
             raise ValueError(f"dim must be at least 1, got {self.dim}")
-        if self.codebook_size > 2**31 - 1:
-            raise ValueError(f"levels must have a product below 2**31, got {self.levels}, {self.codebook_size} codes")
+        if self.codebook_size > MAX_CODES:
+            raise ValueError(f"levels must have a product of at most {MAX_CODES}, got {self.levels}")
 
     @property
     def codebook_size(self) -> int:

@@ -1,7 +1,7 @@
 """Makes the harmonics in log-mel spectra those of another pitch.
 
-Low mel bands resolve the harmonics of voiced speech, so F0 can be read from its spectrum, and a vocoder that is trained
-on both spectrum and F0 reads it there. A spectrum that is predicted from codes and another speaker has blurred
+Low mel bands resolve the harmonics of voiced speech, so its spectrum contains F0, and a vocoder that is trained on
+both spectrum and F0 takes F0 from the spectrum. A spectrum that is predicted from codes and another speaker has blurred
 harmonics, not those of the given F0, and the vocoder then does not follow the given one.
 
 The fine structure of a spectrum is what smoothing over frequency takes away. In speech, that of a voiced frame is about
@@ -36,7 +36,7 @@ MIN_FRAMES = 100  # steady frames from which depth and correlation are measured
 class Harmonics(nn.Module):
     """Acoustic frames -> the same with the harmonics of their pitch; no trainable parameters.
 
-    For F0 from `pitch.f_min` to twice `pitch.f_max`; of others, the harmonics are those at the end of that range.
+    F0 outside `pitch.f_min` to 2 * `pitch.f_max` is clamped.
     """
 
     depth: Tensor  # (F,) of the fine structure in speech, relative to that of equal harmonics; 0: not measured
@@ -61,7 +61,7 @@ class Harmonics(nn.Module):
 
     @property
     def measured(self) -> bool:
-        """Whether depth and correlation are known; else the frames stay as they are."""
+        """Whether depth and correlation are measured; else the frames stay as they are."""
         return bool(self.correlation.any())
 
     def forward(self, frames: AcousticFrames) -> AcousticFrames:
@@ -73,7 +73,7 @@ class Harmonics(nn.Module):
 
     @torch.no_grad()
     def measure(self, speech: Iterable[AcousticFrames]) -> None:
-        """Sets depth and correlation from the frames of speech, (B, N) each; left as they are with too little voice.
+        """Sets depth and correlation from the frames of speech, (B, N) each; unchanged with too few voiced frames.
 
         Only frames whose F0 is steady count: where it moves, harmonics are blurred, and F0 is less certain.
         """

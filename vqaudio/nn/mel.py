@@ -52,8 +52,10 @@ class MelConfig:
                 f"win_length must be at least hop_length ({self.hop_length}), or samples would be skipped, got "
                 f"{self.win_length}"
             )
-        if not 0 <= self.f_min < self.f_max:
-            raise ValueError(f"f_min must be 0 or more and below f_max, got {self.f_min} and {self.f_max} Hz")
+        if not 0 <= self.f_min < self.f_max < math.inf:
+            raise ValueError(
+                f"f_min must be 0 or more and below f_max, which must be finite, got {self.f_min} and {self.f_max} Hz"
+            )
         if not 0 <= self.warp < 0.5:
             raise ValueError(f"warp must lie in [0, 0.5), a fraction of the frequency, got {self.warp}")
         if not 0 <= self.equalizer_db <= 30:

@@ -29,7 +29,7 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
 
 
 def is_recorded() -> bool:
-    """Whether torch.compile, torch.export or torch.jit.trace records this call; they do not see compiled kernels."""
+    """Whether torch.compile, torch.export or torch.jit.trace records this call; they cannot record compiled kernels."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
 
 

@@ -23,10 +23,10 @@ class Moments:
     def mean(self) -> Tensor:
         """(F,) float64. Raises ValueError without rows."""
         if not self.count:
-            raise ValueError("there is no mean of no rows")
+            raise ValueError("no frames to compute statistics from; give at least one utterance")
         return self._sum / self.count
 
     @property
     def std(self) -> Tensor:
-        """(F,) float64."""
+        """(F,) float64. Raises ValueError without rows."""
         return (self._squares / self.count - self.mean.square()).clamp(min=0).sqrt()

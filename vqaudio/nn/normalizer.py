@@ -41,7 +41,7 @@ class Normalizer(nn.Module):
         if kind not in ("none", "affine", "batch", "frame", "unit"):
             raise ValueError(f"normalizer must be 'none', 'affine', 'batch', 'frame' or 'unit', got {kind!r}")
         self.kind, self.decay = kind, decay
-        self._known_initialised = False  # once seen: the device is not asked in every step
+        self._known_initialised = False  # cached, to avoid a device synchronisation per step
         if kind == "none":
             return
         self.register_buffer("initialised", torch.tensor(False))
@@ -53,7 +53,7 @@ class Normalizer(nn.Module):
             self.shift = nn.Parameter(torch.zeros(width), requires_grad=kind == "affine")
 
     def forward(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, D, *S) float, mask (B, *S) bool (False: padding) -> (B, D, *S) float32.
+        """(B, D, *S) float, mask (B, *S) bool (False: padding) -> (B, D, *S) float32, for `none` the input unchanged.
 
         Raises ValueError for a first training batch that consists of padding only, except for `batch`.
         """

@@ -21,7 +21,7 @@ OCTAVE_COST = 0.1  # per octave: of two peaks of the same height, the one of the
 STRENGTH = 0.62  # least autocorrelation of a voiced frame
 SILENCE = 1e-7  # power below which a frame is unvoiced: -70 dB of full scale
 MEAN_OCTAVES = 7.3  # log2 of 158 Hz, about the middle of the pitch of women and men
-SPREAD = (0.5, 2.0)  # least and greatest factor by which `moved` changes the spread of a voice
+SPREAD = (0.5, 2.0)  # least and greatest factor by which `moved` changes the spread of an utterance
 MIN_SPREAD = 1e-3  # octaves
 MIN_VOICED = 10  # voiced frames from which a spread is measured
 BLOCK_FRAMES = 1024  # frames that are analysed at once
@@ -39,8 +39,8 @@ class PitchConfig:
     """highest F0, in Hz"""
 
     def __post_init__(self) -> None:
-        if self.win_length < 0 or not 0 < self.f_min < self.f_max:
-            raise ValueError(f"win_length must be 0 or more and f_min above 0 and below f_max, got {self}")
+        if self.win_length < 0 or not 0 < self.f_min < self.f_max < math.inf:
+            raise ValueError(f"win_length must be 0 or more, f_min above 0 and below a finite f_max, got {self}")
 
     def check(self, hop: int, sample_rate: int) -> None:
         """Raises ValueError for a window below two periods of f_min, and for f_max above a quarter of the rate."""
@@ -58,11 +58,12 @@ class Pitch(NamedTuple):
     """Pitch of frames."""
 
     voicing: Tensor  # (B, N) float32: 1 voiced, 0 unvoiced
-    octaves: Tensor  # (B, N) float32: log2 of F0 in Hz; in unvoiced frames that of the last voiced one
+    # (B, N) float32: log2 of F0 in Hz; in unvoiced frames the last voiced value (tracked), or arbitrary (predicted)
+    octaves: Tensor
 
     @classmethod
     def unvoiced(cls, num_frames: int) -> Pitch:
-        """(1, N) without voice."""
+        """(1, N), all unvoiced."""
         return cls(torch.zeros(1, num_frames), torch.full((1, num_frames), MEAN_OCTAVES))
 
     def repeated(self, count: int) -> Pitch:
@@ -153,9 +154,11 @@ def centre_and_spread(voiced: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def moved(pitch: Pitch, centre: Tensor, spread: Tensor) -> Pitch:
-    """The pitch of an utterance (1, N) with the `centre_and_spread` of another voice, both () in octaves.
+    """The pitch of an utterance (1, N) with the `centre_and_spread` of another speaker, both () in octaves.
 
-    The spread is changed by a factor in SPREAD, and not for utterances with fewer than MIN_VOICED voiced frames.
+    Linear transformation of log F0 to the target speaker's statistics (Gaussian-normalised F0 conversion), with median
+    and half the 16-84 % quantile range in place of mean and standard deviation. The spread is changed by a factor in
+    SPREAD, and not for utterances with fewer than MIN_VOICED voiced frames.
     """
     voiced = pitch.octaves[pitch.voicing > 0]
     if not len(voiced):
@@ -226,7 +229,7 @@ class PitchHead(nn.Module):
         return torch.stack([wrong.sum(), squared.sum(), voiced.sum()]).double().cpu()
 
     def moved(self, pitch: Pitch, speaker: Tensor | None) -> Pitch:
-        """The pitch of an utterance (1, N) in the voice of `speaker` (1,); unchanged where that is not known."""
+        """As the function `moved`, to the statistics of `speaker` (1,); unchanged where these are not measured."""
         spread = self._of(speaker, self.spread)[0, 0]
         return moved(pitch, self._of(speaker, self.centre)[0, 0], spread) if spread > 0 else pitch
 
@@ -236,7 +239,7 @@ class PitchHead(nn.Module):
         return (self.centre[target] - self.centre[source]) * measured
 
     def measure(self, speaker: int, wavs: list[Tensor]) -> None:
-        """Sets centre and spread of a speaker from utterances (T,); left as they are without voice."""
+        """Sets centre and spread of a speaker from utterances (T,); unchanged with too few voiced frames."""
         voiced = []
         for wav in wavs:
             pitch = self.tracker(wav[None], -(-len(wav) // self.tracker.hop))

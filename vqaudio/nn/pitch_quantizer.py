@@ -124,7 +124,7 @@ class PitchQuantizer(nn.Module):
     def fit(self, wavs: Iterable[Tensor]) -> None:
         """Makes the codebook from this process's utterances (T,). To be called by every process.
 
-        k-means on the different vectors (without voice there is one alone), then moving averages over vectors as often
+        k-means on the different vectors (all-unvoiced speech has only one), then moving averages over vectors as often
         as they occur. Raises ValueError if no process has an utterance.
         """
         vectors = [self._vectors(self.tracker(wav[None], -(-len(wav) // self.tracker.hop)))[0].T for wav in wavs]

@@ -14,6 +14,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+MAX_CODES = 2**24  # K; more is a mistake
+
 
 class Quantized(NamedTuple):
     """The output of a quantizer."""

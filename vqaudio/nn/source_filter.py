@@ -1,9 +1,10 @@
 """The vocoder istft: log-mel spectrum, voicing and F0 of frames to a waveform, by filters that a network predicts.
 
-Voice is a train of pulses at F0, breath and fricatives are white noise. A network at the frame rate predicts the
-frequency response of a filter for each, as in the harmonic-plus-noise model of Engel et al., "DDSP" (ICLR 2020); both
-sources are filtered in the short-time Fourier domain, and the inverse transform makes the samples, as in Siuzdak,
-"Vocos" (arXiv 2306.00814). So the phases are those of the sources, and the network has to predict no phase.
+The source of voiced sounds is a train of pulses at F0, that of breath and fricatives is white noise. A network at the
+frame rate predicts the frequency response of a filter for each, as in the harmonic-plus-noise model of Engel et al.,
+"DDSP" (ICLR 2020); both sources are filtered in the short-time Fourier domain, and the inverse transform makes the
+samples, as in Siuzdak, "Vocos" (arXiv 2306.00814). So the phases are those of the sources, and the network has to
+predict no phase.
 
 Shapes: B batch, N frames, T samples (T = N * hop), F mel bands, C channels, P points of a frequency response, K FFT
 bins.
@@ -169,7 +170,7 @@ class IstftVocoder(nn.Module):
                 noise = torch.randn(1, CONTEXT_CHUNK * self.hop, generator=generator).to(hidden)
                 own = frames.part(0, CONTEXT_CHUNK + 1)
                 wav, render = self._render(hidden[:, :, :CONTEXT_CHUNK].contiguous(), own.pitch, noise, render)
-                # what is rendered now is the sound of frames DELAY_FRAMES earlier
+                # the samples that are rendered now are those of frames DELAY_FRAMES earlier
                 before = own.spectrum[:, :1].expand(-1, DELAY_FRAMES, -1) if spectra is None else spectra
                 known = torch.cat([before, own.spectrum[:, :CONTEXT_CHUNK]], dim=1)
                 wav, correction = self.correction(wav, known[:, :CONTEXT_CHUNK], correction)
@@ -203,7 +204,7 @@ class IstftVocoder(nn.Module):
 
     def _responses(self, hidden: Tensor) -> Tensor:
         """(B, C, N) -> complex frequency responses of minimum phase of the two filters (B, 2, N, K)."""
-        points = rearrange(self.out(hidden.mT), "b n (two p) -> (b n) two p", two=2).clamp(*LOG_RANGE)
+        points = rearrange(self.out(hidden.mT.contiguous()), "b n (two p) -> (b n) two p", two=2).clamp(*LOG_RANGE)
         log_magnitude = F.interpolate(points, self.size // 2 + 1, mode="linear", align_corners=True)
         cepstrum = torch.fft.irfft(log_magnitude, self.size) * self.causal
         response = torch.exp(torch.fft.rfft(cepstrum, self.size))

@@ -1,9 +1,9 @@
-"""Corrects a waveform so that its log-mel spectrum is the one that was asked for, window by window.
+"""Corrects a waveform so that its log-mel spectrum is a given one, window by window.
 
-In short windows, filtered noise has another spectrum than its filter, by 4 to 5 dB. Recognisers and listeners hear that
-as roughness. A WaveNet after some hours of training strays as far from the spectrum that it is conditioned on, for
-several frames at a time, which costs words. The gain of each mel band brings the power of the band to the value asked
-for; fine structure and phases stay as they are.
+In short windows, the spectrum of filtered noise deviates from that of its filter, by 4 to 5 dB. These deviations
+degrade ASR and are audible as roughness. A WaveNet after some hours of training deviates as much from the spectrum that
+it is conditioned on, for several frames at a time, which raises the WER. The gain of each mel band brings the power of
+the band to the given value; fine structure and phases stay as they are.
 
 Shapes: B batch, N frames, T samples (T = N * hop), F mel bands, K FFT bins.
 """
@@ -87,7 +87,7 @@ class SpectralCorrection(nn.Module):
         """(B, T), standardised spectra of its frames (B, N, F) -> (B, T), `delay` samples later; next state.
 
         valid: samples of `wav` that are part of the utterance; None: all. Of a window that reaches beyond the utterance
-        the power asked for is that of its share within.
+        the target power is that of its share within.
         """
         window = self.log_mel.window
         own = torch.arange(wav.shape[1], device=wav.device) < (wav.shape[1] if valid is None else valid)

@@ -46,7 +46,7 @@ class UnitsConfig:
     cluster_weight: float = 1.0
     """weight of the cross-entropy of the clusters, in nats"""
     cepstrum_weight: float = 1.0
-    """weight of the squared error of the cepstra, whose variance is 1; more of it keeps more of the sound"""
+    """weight of the squared error of the cepstra, whose variance is 1; higher values preserve more acoustic detail"""
     channels: int = 256
     """C, hidden units between a code vector and the predictions"""
 
@@ -59,6 +59,10 @@ class UnitsConfig:
             raise ValueError(f"num_clusters must be below 32768 and num_cepstra at most n_mels, got {self}")
         if not self.cluster_offsets or not self.cepstrum_offsets:
             raise ValueError("cluster_offsets and cepstrum_offsets must name at least one frame each, for example 0")
+        if not 0 <= self.f_min < self.f_max < math.inf:
+            raise ValueError(
+                f"f_min must be 0 or more and below f_max, which must be finite, got {self.f_min} and {self.f_max} Hz"
+            )
         weights = (self.cluster_weight, self.cepstrum_weight)
         if not all(0 <= weight < math.inf for weight in weights) or not any(weights):
             raise ValueError(
@@ -84,7 +88,7 @@ class UnitLosses(NamedTuple):
 class UnitHead(nn.Module):
     """Code vectors and speaker embedding -> predictions of the clusters and cepstra around each code.
 
-    Each code is seen alone: a code cannot rely on those before it, and has to carry the speech around it by itself.
+    Each code is used alone: a code cannot rely on those before it, and has to carry the speech around it by itself.
     """
 
     def __init__(self, cfg: UnitsConfig, width: int, speaker_dim: int, hop: int):
@@ -111,7 +115,7 @@ class UnitHead(nn.Module):
     def losses(self, z_q: Tensor, speaker: Tensor | None, mask: Tensor, units: Tensor, cepstra: Tensor) -> UnitLosses:
         """(B, D, N), (B, H), valid codes (B, N) bool, clusters (B, M) int64, cepstra (B, M, L) -> UnitLosses.
 
-        Frames whose cluster is NO_TARGET, and codes that are padding, count nowhere.
+        Frames whose cluster is NO_TARGET, and codes that are padding, are ignored.
         """
         logits, predicted = self(z_q, speaker)
         valid = mask.repeat_interleave(self.frames_per_code, dim=1)[..., None]  # (B, N * R, 1)

@@ -20,9 +20,17 @@ from vqaudio.kernels.library import MAX_SIZE, kernels
 from vqaudio.kernels.nearest import nearest_code
 from vqaudio.nn.distributed import draw_rows, draw_rows_on_device, global_size, same_as_first, sum_over_processes
 from vqaudio.nn.modes import is_recorded
-from vqaudio.nn.quantizer_protocol import Quantized, check_width, perplexity, recent_usage, usage_metrics, valid_rows
+from vqaudio.nn.quantizer_protocol import (
+    MAX_CODES,
+    Quantized,
+    check_width,
+    perplexity,
+    recent_usage,
+    usage_metrics,
+    valid_rows,
+)
 
-MAX_CODES, MAX_DIM = 2**24, 2**16  # more is a mistake
+MAX_DIM = 2**16  # more is a mistake
 NEAREST_ROWS = 4096  # vectors compared at once: bounds the memory of the distances to this many rows
 
 
@@ -84,10 +92,9 @@ class VectorQuantizerConfig:
             raise ValueError(f"codebook_update must be 'ema', 'gradient' or 'simvq', got {self.codebook_update!r}")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
-        if min(self.commitment_weight, self.commitment_start, self.commitment_warmup_steps, self.kmeans_iterations) < 0:
-            raise ValueError(
-                f"commitment weights, commitment_warmup_steps and kmeans_iterations must be 0 or more: {self}"
-            )
+        for name in ("commitment_weight", "commitment_start", "commitment_warmup_steps", "kmeans_iterations"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be a finite number, 0 or more, got {getattr(self, name)}")
         if not 0 <= self.restart_threshold < 1:
             raise ValueError(f"restart_threshold must lie in [0, 1), got {self.restart_threshold}")
         if self.codebook_update == "simvq" and self.restart_threshold:
@@ -142,7 +149,7 @@ class VectorQuantizer(nn.Module):
         self.register_buffer("updates", torch.tensor(-1))
         self.forwards_per_step = 1
         self._forwards: list[_Forward] = []  # since the last update
-        self._known_initialised = False  # once seen: the device is not asked in every step
+        self._known_initialised = False  # cached, to avoid a device synchronisation per step
 
     def forward(self, z: Tensor, mask: Tensor | None = None) -> Quantized:
         """(B, D, *S) float, mask (B, *S) bool (False: padding, which is ignored) -> Quantized."""
@@ -347,8 +354,8 @@ class VectorQuantizer(nn.Module):
     def _drawn(self, rows: Tensor, valid: Tensor) -> Tensor:
         """(M, D), (M,) -> K valid rows of the global batch (K, D), by the number of the update; zeros if there is none.
 
-        On a CPU they are drawn by PyTorch's generator, elsewhere and in a compiled step by a hash, for which the host
-        need not know how many rows are valid.
+        On a CPU they are drawn by PyTorch's generator, elsewhere and in a compiled step by a hash, which does not
+        need the number of valid rows on the host.
         """
         if rows.device.type != "cpu" or is_recorded():
             return draw_rows_on_device(rows, valid, self.cfg.codebook_size, self.updates + 1)

@@ -102,6 +102,13 @@ class WaveNetConfig:
         """Number of past steps that a prediction depends on."""
         return sum(self.dilations) * (self.kernel_size - 1) + 1
 
+    @property
+    def multiply_adds(self) -> int:
+        """Multiply-adds of one step of one sequence, without the conditioning."""
+        r, s = self.residual_channels, self.skip_channels
+        of_layers = self.layers * (2 * r * r * self.kernel_size + r * r + r * s) - r * r
+        return of_layers + s * (s + self.num_classes)
+
 
 class WaveNetState(NamedTuple):
     """State of streaming computation between two chunks."""
@@ -113,7 +120,7 @@ class WaveNetState(NamedTuple):
 class WaveNet(nn.Module):
     """Autoregressive distribution of the next step given past steps, local conditioning and speaker."""
 
-    compiled_in_training: ClassVar = True  # where `fit.compile` says so
+    compiled_in_training: ClassVar = True  # if `fit.compile` allows it
 
     def __init__(self, cfg: WaveNetConfig):
         super().__init__()

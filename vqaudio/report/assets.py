@@ -70,7 +70,7 @@ def _audio_examples(context: EvaluationContext, folder: Path) -> list[dict[str, 
     """Utterances as audio of all systems; none for a set that the model cannot decode."""
     try:
         decoded = context.decoded
-    except (NotApplicableError, ValueError):  # the tasks have said so
+    except (NotApplicableError, ValueError):  # the tasks have reported it
         return []
     rate = context.model.sample_rate
     chosen = spread(range(len(decoded.utterances)), AUDIO_EXAMPLES, lambda i: decoded.utterances[i].speaker)
@@ -95,7 +95,7 @@ def _spectrograms(context: EvaluationContext, folder: Path) -> list[dict[str, st
     """A picture of the first decoded utterance, by which one sees what codes and decoder lose."""
     try:
         decoded = context.decoded
-    except (NotApplicableError, ValueError):  # the tasks have said so
+    except (NotApplicableError, ValueError):  # the tasks have reported it
         return []
     kind = reconstruction if any(map(decoded.audio.get, map(reconstruction, TITLES))) else conversion
     shown = decoded.of([ORIGINAL, *map(kind, TITLES)])

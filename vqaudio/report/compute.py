@@ -184,7 +184,7 @@ def voice_conversion(context: EvaluationContext) -> Results:
 
 
 def _enrolment_of_unknown(context: EvaluationContext, speakers: Sequence[str]) -> dict[str, list[Utterance]]:
-    """Up to 5 utterances of each of `speakers` whom the model does not know, if there are 2 or more."""
+    """Up to 5 utterances of each of `speakers` that are not in the model, if there are 2 or more."""
     found: dict[str, list[Utterance]] = {name: [] for name in speakers if name not in context.model.speakers}
     for u in (*context.dataset.utterances, *context.dataset.training):
         if u.speaker in found and len(found[u.speaker]) < ENROLMENT_UTTERANCES:
@@ -226,7 +226,7 @@ def signal(context: EvaluationContext) -> Results:
         yield system, pitch_metrics(decoded.audio[ORIGINAL], wavs, context.model.sample_rate)
     if not decoded.of([*map(reconstruction, TITLES)]):
         but = "; the pitch of conversions is measured" if converted else ""
-        raise NotApplicableError(f"the model knows none of the speakers of this set and cannot reconstruct them{but}")
+        raise NotApplicableError(f"no speaker of this set is in the model, which cannot reconstruct them{but}")
     found = decoded.of([INVERTED, *map(reconstruction, TITLES)])
     for system, wavs in found.items():
         left_out = list[str]()

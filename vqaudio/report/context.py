@@ -74,7 +74,7 @@ class EvaluationContext:
 
     @property
     def unknown_speakers(self) -> int:
-        """Number of utterances by speakers that the model does not know, where it knows others of the set."""
+        """Number of utterances by speakers that are not in the model, where others of the set are."""
         unknown = sum(u.speaker not in self.model.speakers for u in self.dataset.utterances)
         return unknown if self.model.speakers and unknown < len(self.dataset.utterances) else 0
 
@@ -117,7 +117,7 @@ class EvaluationContext:
         self._check_decoder()
         known = [u for u in utterances if u.speaker in model.speakers] if model.speakers else utterances
         if not known:
-            raise NotApplicableError("the model knows none of the speakers of this set, so its decoder cannot use them")
+            raise NotApplicableError("no speaker of this set is in the model, so its decoder cannot use them")
         batches = max(2, -(-len(known) // CROP_BATCH))
         with tempfile.TemporaryDirectory() as folder:
             speech = pack(known, Path(folder) / "packed", model.sample_rate, model.speakers or None)
@@ -145,8 +145,10 @@ class EvaluationContext:
         )
 
     def _check_decoder(self) -> None:
-        if self.model.cfg.stage == "codes":
-            raise NotApplicableError("the model was trained with stage: codes, so its decoder is not trained yet")
+        if "wavenet" not in self.model.vocoders:
+            raise NotApplicableError(
+                f"the WaveNet of the model is not trained (stage: {self.model.cfg.stage}), so it has no cross-entropy"
+            )
 
 
 def enrolment(sets: Sequence[EvaluationSet], speakers: Sequence[str]) -> dict[str, list[Utterance]]:

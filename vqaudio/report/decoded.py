@@ -116,8 +116,8 @@ def decode_speech(
 ) -> DecodedSpeech:
     """Utterances spread evenly over speakers, by every vocoder of the model.
 
-    Where the model knows speakers of the set, or was trained without speakers, their utterances are reconstructed and
-    converted to other speakers among `targets` (else any of the model); where it knows none, utterances of all are
+    Where speakers of the set are in the model, or it was trained without speakers, their utterances are reconstructed
+    and converted to other speakers among `targets` (else any of the model); where none is, utterances of all are
     converted. Utterances with a text are preferred; none is longer than MAX_SECONDS. `tokens`: index of an utterance ->
     its tokens. Raises NotApplicableError where the model cannot decode them.
     """

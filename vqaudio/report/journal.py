@@ -8,24 +8,35 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from vqaudio.json_text import parse_json
+from vqaudio.atomic import atomic_file
+from vqaudio.json_text import JSONError, parse_json
 
 JOURNAL = "report.resume.jsonl"
 
 
 class Journal:
-    """The file `path`; None keeps nothing. What it holds for another `identity` is discarded."""
+    """The file `path`; None keeps nothing.
+
+    Raises FileExistsError for a file of another `identity`, and ValueError for a damaged one.
+    """
 
     def __init__(self, path: Path | None, identity: str):
         self.path = path
         self.done: dict[tuple[str, str], dict[str, Any]] = {}
         if path is None:
             return
-        lines = _complete_lines(path)
-        if not lines or lines[0] != {"identity": identity}:
-            lines = [{"identity": identity}]
-        self.done = {(line["task"], line["set"]): line for line in lines[1:]}
-        path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        first, *lines = _complete_lines(path) or [{"identity": identity}]
+        if first != {"identity": identity}:
+            raise FileExistsError(
+                f"{path} has results of an evaluation of another model, other data or other options; delete it, or "
+                "give another --out"
+            )
+        try:
+            self.done = {(line["task"], line["set"]): line for line in lines}
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{path} is damaged ({error!r}); delete it") from error
+        with atomic_file(path, overwrite=True) as new:
+            new.write_text("".join(json.dumps(line) + "\n" for line in (first, *lines)), encoding="utf-8")
 
     def append(self, task: str, set: str, found: dict[str, Any]) -> None:
         """Keeps what was found for a task on a set."""
@@ -56,4 +67,7 @@ def _complete_lines(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     content = path.read_bytes()
-    return [parse_json(line) for line in content[: content.rfind(b"\n") + 1].splitlines()]
+    try:
+        return [parse_json(line) for line in content[: content.rfind(b"\n") + 1].splitlines()]
+    except JSONError as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it") from error

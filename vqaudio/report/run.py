@@ -74,7 +74,7 @@ class Report:
     summary: list[str] = field(default_factory=list)
     """sentences"""
     unlabelled: list[str] = field(default_factory=list)
-    """sentences with the number of utterances that lack labels or whose speakers the model does not know"""
+    """sentences with the number of utterances that lack labels or whose speakers are not in the model"""
     vocoder: Vocoder = "wavenet"
     """the default vocoder, which the systems "reconstruction" and "conversion" of the summary stand for"""
 
@@ -112,13 +112,14 @@ def evaluate_speech(
 
     Raises ValueError for a prior or tokens of another model, labels without a phone class, an unknown speech recogniser
     and what `open_sets` refuses, FileNotFoundError where there is no manifest, AudioError for an utterance that cannot
-    be used; FileExistsError for an existing report without `overwrite`.
+    be used; FileExistsError for an existing report without `overwrite`, and for the report or the kept results of
+    another evaluation with `resume`.
     """
     tasks = [task for task in TASKS if not cfg.only or task.key in cfg.only]
     sets = _checked_sets(model, data, cfg, phones, features, prior)
     interrupted = resume and (out / JOURNAL).is_file()
     finished = resume and not interrupted and (out / REPORT).is_file()
-    overwrite = overwrite or interrupted  # the page may have been written just before
+    overwrite = overwrite or interrupted  # the page may have been written just before; Journal refuses that of another
     check_output_folder(out, [] if finished else [REPORT, INDEX], overwrite)
     contexts = _contexts(model, sets, cfg, tasks, features, prior, training, sampling)
     identity = _identity(model, contexts, cfg, features, prior, training)
@@ -196,7 +197,7 @@ def _contexts(
     enrolled = enrolment(sets, model.speakers)
     load_asr = functools.cache(lambda: WhisperASR(cfg.asr))
     if any(task.key == "wer" for task in tasks):
-        with contextlib.suppress(ModuleNotFoundError):  # the task will say so
+        with contextlib.suppress(ModuleNotFoundError):  # the task will report it
             load_asr()
     contexts = [
         EvaluationContext(
@@ -205,7 +206,7 @@ def _contexts(
             kmeans,
             spectrum,
             enrolled,
-            phone_classes="paper" if cfg.phone_classes == "paper" else "labels",
+            phone_classes=cfg.phone_classes,
             decoded_utterances=cfg.decoded_utterances,
             sampling=sampling,
             load_asr=load_asr,
@@ -290,7 +291,7 @@ def _unlabelled(contexts: Sequence[EvaluationContext], tasks: Sequence[Task]) ->
         of_all = f"of {len(context.dataset.utterances)} utterances of {context.dataset.name} are"
         said += [f"{n} {of_all} without {labels}" for labels, n in context.dataset.unlabelled.items()]
         if (unknown := context.unknown_speakers) and any(task.decodes for task in tasks):
-            said.append(f"{unknown} {of_all} by speakers that the model does not know; only the others are decoded")
+            said.append(f"{unknown} {of_all} by speakers that are not in the model; only the others are decoded")
     return said
 
 
@@ -345,7 +346,7 @@ def _default_vocoder(model: SpeechVQVAE) -> Vocoder:
 
 
 def _training_health(contexts: Sequence[EvaluationContext]) -> str:
-    """Computed on the first set whose speakers the model knows."""
+    """Computed on the first set with speakers that are in the model."""
     reason = ""
     for context in contexts:
         try:

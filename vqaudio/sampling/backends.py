@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from vqaudio.kernels.library import kernels, why_missing
 from vqaudio.nn.modes import check_not_traced
 from vqaudio.nn.wavenet import WaveNet
-from vqaudio.sampling.compiled import open_compiled, shape_of
+from vqaudio.sampling.compiled import open_compiled, why_unsupported
 from vqaudio.sampling.config import SamplingConfig
 from vqaudio.sampling.fused import FusedState
 from vqaudio.sampling.graph import CudaGraphState
@@ -62,28 +62,34 @@ Backend = Callable[[WaveNet, SamplingConfig], Sampler]
 def choose(net: WaveNet, sampling: SamplingConfig = SamplingConfig()) -> Sampler:
     """The fastest backend for a net on its current device, described by `name`.
 
-    On a CPU this is the compiled kernels, on up to `sampling.threads` threads (None: as many as PyTorch uses), or
-    without kernels ring buffers in PyTorch, on the threads of PyTorch. On a GPU it is a CUDA graph. Raises ValueError
-    for a precision that needs the compiled kernels if they cannot be used.
+    On a CPU this is the compiled kernels, on up to `sampling.threads` threads (None: as many as PyTorch uses), or,
+    without kernels and for sizes that they do not support, ring buffers in PyTorch, on the threads of PyTorch. On a GPU
+    it is a CUDA graph. Raises ValueError for a precision that needs the compiled kernels if they cannot be used.
     """
-    weight = net.out.weight
-    on_cpu = weight.device.type == "cpu"
-    compiled = kernels() if on_cpu and weight.dtype == torch.float32 else None
-    if compiled is not None:
+    weight, compiled = net.out.weight, kernels()
+    reason = _why_not_compiled(net)
+    if compiled is not None and reason is None:
         threads = torch.get_num_threads() if sampling.threads is None else sampling.threads
         limit = f"up to {threads} thread{'s' if threads > 1 else ''}"
         name = f"compiled ({compiled.variant}), {sampling.precision}, {limit}"
         return Sampler(name, lambda speaker, streams: open_compiled(compiled, net, speaker, streams, sampling))
     if sampling.precision != "float32":
-        reason = why_missing() if on_cpu else f"this model is on {weight.device}"
-        if on_cpu and weight.dtype != torch.float32:
-            reason = f"this model is in {weight.dtype}"
         raise ValueError(
             f"precision {sampling.precision} needs the compiled kernels on a CPU, and {reason}; use float32"
         )
-    if on_cpu and weight.dtype == torch.float32:
-        _warn_once()
+    if weight.device.type == "cpu" and weight.dtype == torch.float32:
+        _warn_once(str(reason))
     return cuda_graph(net, sampling) if weight.device.type == "cuda" else ring_buffers(net, sampling)
+
+
+def _why_not_compiled(net: WaveNet) -> str | None:
+    """Why the compiled kernels cannot be used for a net, as a clause for messages; None if they can."""
+    weight = net.out.weight
+    if weight.device.type != "cpu":
+        return f"this model is on {weight.device}"
+    if weight.dtype != torch.float32:
+        return f"this model is in {weight.dtype}"
+    return why_missing() if kernels() is None else why_unsupported(net.cfg)
 
 
 def cuda_graph(net: WaveNet, sampling: SamplingConfig = SamplingConfig()) -> Sampler:
@@ -169,9 +175,9 @@ def generate(
 def block_steps(net: WaveNet, streams: int) -> int:
     """Steps, a multiple of the hop, by which streams are extended at once."""
     hop = net.cfg.hop
-    return max(1, BLOCK // (shape_of(net.cfg).multiply_adds * streams * hop)) * hop
+    return max(1, BLOCK // (net.cfg.multiply_adds * streams * hop)) * hop
 
 
 @functools.cache
-def _warn_once() -> None:
-    logging.getLogger("vqaudio").warning("decoding with PyTorch, about twenty times slower: %s", why_missing())
+def _warn_once(reason: str) -> None:
+    logging.getLogger("vqaudio").warning("decoding with PyTorch, about twenty times slower: %s", reason)

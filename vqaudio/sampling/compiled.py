@@ -50,6 +50,15 @@ def shape_of(cfg: WaveNetConfig) -> WaveNetShape:
     )
 
 
+def why_unsupported(cfg: WaveNetConfig) -> str | None:
+    """Why the kernels cannot compute a WaveNet, as a clause for messages; None if they can."""
+    try:
+        shape_of(cfg)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
 def weights_of(net: WaveNet) -> dict[str, Tensor]:
     """The weights under the kernels' names, with the layers stacked."""
     convs = cast(list[CausalConv1d], list(net.dilated))

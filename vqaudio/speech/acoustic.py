@@ -59,7 +59,7 @@ def predicted_frames(model: SpeechVQVAE, cond: Tensor, speaker: Tensor | None) -
 def decoder_conditioning(
     model: SpeechVQVAE, z_q: Tensor, speaker: Tensor | None, num_samples: int, decoder: WaveNet | None = None
 ) -> Tensor:
-    """Code vectors (B, D, N), speakers (B,) -> what `decoder` (None: the model's own) reads for so many samples.
+    """Code vectors (B, D, N), speakers (B,) -> conditioning of `decoder` (None: the model's own) for so many samples.
 
     (B, C, M): the output of the context network, or of the network over the acoustic frames that the codes predict.
     """
@@ -70,7 +70,7 @@ def decoder_conditioning(
 
 
 def true_conditioning(model: SpeechVQVAE, cond: Tensor, audio: Tensor) -> Tensor:
-    """Output of the context network (B, C, N), speech (B, T) -> what the WaveNet reads in training, (B, C, M)."""
+    """Output of the context network (B, C, N), speech (B, T) -> conditioning of the WaveNet in training (B, C, M)."""
     if model.acoustic is None:
         return cond
     return encoded_frames(model, true_frames(model, audio, cond.shape[2]), audio.shape[1])
@@ -88,7 +88,7 @@ def encoded_frames(model: SpeechVQVAE, frames: AcousticFrames, num_samples: int)
 
 @torch.no_grad()
 def with_conversions(model: SpeechVQVAE, wav: Tensor, speaker: Tensor, lengths: Tensor) -> Tensor:
-    """Encoder input (B, 1, T), speakers (B,), valid samples (B,) -> the same, with some crops in another voice.
+    """Encoder input (B, 1, T), speakers (B,), valid samples (B,) -> the same, some crops converted.
 
     A random fraction `conversions` of the crops is converted to random other speakers, at the level that it has, by the
     context network as it is and the vocoder istft.
@@ -102,7 +102,7 @@ def with_conversions(model: SpeechVQVAE, wav: Tensor, speaker: Tensor, lengths: 
     with torch.autocast(wav.device.type, enabled=False):
         spectrum = model.spectrum(model.conditioned(quantized_codes(model, own), target))
         pitch = model.pitch.tracker(own[:, 0], spectrum.shape[1])
-        # by the distance of the voices: a crop is too short for a median and a range of its own
+        # by the distance of the speakers: a crop is too short for a median and a range of its own
         frames = AcousticFrames(
             spectrum, pitch._replace(octaves=pitch.octaves + model.pitch.distance(source, target)[:, None])
         )
@@ -134,7 +134,12 @@ def with_predicted_spectra(model: SpeechVQVAE, frames: AcousticFrames, wav: Tens
 
 
 def other_speakers(model: SpeechVQVAE, speaker: Tensor) -> Tensor:
-    """Speakers (B,) -> for each a random other one of the model, (B,), drawn on the host."""
+    """Speakers (B,) -> for each a random other one of the model, (B,), drawn on the host.
+
+    Raises ValueError for a model with fewer than 2 speakers.
+    """
+    if len(model.speakers) < 2:
+        raise ValueError(f"conversions need 2 speakers or more, the model has {len(model.speakers)}; set conversions 0")
     steps = torch.randint(1, len(model.speakers), speaker.shape).to(speaker.device, non_blocking=True)
     return (speaker + steps) % len(model.speakers)
 
@@ -142,7 +147,7 @@ def other_speakers(model: SpeechVQVAE, speaker: Tensor) -> Tensor:
 def _drawn_rows(fraction: float, batch: Tensor) -> Tensor | None:
     """Rows of a batch (B, ...), each drawn with the probability `fraction`, on its device; None for none of them.
 
-    They are drawn on the host, which then knows how many there are without waiting for the device.
+    They are drawn on the host, so that their number is known without waiting for the device.
     """
     draws = torch.rand(len(batch))
     if not fraction or not len(rows := (draws < fraction).nonzero()[:, 0]):

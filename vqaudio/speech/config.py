@@ -83,11 +83,11 @@ class SpeechVQVAEConfig:
     """weight of the auxiliary log-mel loss (mean squared error of values with a variance of about 1)"""
     smoothed_spectrum_loss_weight: float = 0.0
     """weight of the squared error of the spectrum after averaging over 5 frames and 5 bands and without its mean over
-    the crop (level and timbre), weighted by loudness; 0: not part of the loss. It has less of the noise in speech and
-    more of the words"""
+    the crop (level and timbre), weighted by loudness; 0: not part of the loss. It suppresses spectral noise and
+    emphasises phonetic content"""
     pitch: PitchConfig = field(default_factory=PitchConfig)
     """prediction of voicing and F0 on the output of the context network; win_length 0: none. With the spectrum it makes
-    the acoustic frames that the vocoder istft and, with `acoustic`, the WaveNet read"""
+    the acoustic frames that the vocoder istft and, with `acoustic`, the WaveNet are conditioned on"""
     pitch_tokens: PitchQuantizerConfig = field(default_factory=PitchQuantizerConfig)
     """optional pitch tokens, voicing and F0 of speech as codes of their own; frames 0: none. The model needs `pitch`"""
     acoustic: AcousticConfig = field(default_factory=AcousticConfig)
@@ -100,18 +100,18 @@ class SpeechVQVAEConfig:
     predicted_spectra: float = 0.0
     """fraction of the crops on which the vocoder istft is trained with the spectrum that the codes predict"""
     conversions: float = 0.0
-    """stages codes and context: fraction of the crops that the encoder reads in another voice, converted in training by
-    the model itself with the vocoder istft; what is predicted stays the original (back-translation, Sennrich et al.,
-    arXiv 1511.06709), so that the voice is learned from the speaker rather than from the codes"""
+    """stages codes and context: fraction of crops converted to another speaker before encoding, in training, by the
+    model itself with the vocoder istft; the targets stay the original (back-translation, Sennrich et al., arXiv
+    1511.06709), so that speaker characteristics are learned from the speaker embedding rather than from the codes"""
     conversion_loss_weight: float = 0.0
     """stage context: weight of the squared error of the spectra of conversions, compared with those of the model at the
     start of training, moved to the mean spectrum of the target speaker; 0: not part of the loss. For 2 to 64 speakers,
     all of them in the model that it starts from (init_from)"""
     stage: Literal["joint", "codes", "context", "decoder", "istft"] = "joint"
     """what is trained. joint: everything; codes: everything but the vocoders, to predict `target`, which takes minutes;
-    context: the context network and what it predicts; decoder: the WaveNet and, unless it reads acoustic frames, the
-    context network; istft: the vocoder istft, which needs no codes. The last three leave encoder and codebook as they
-    are"""
+    context: the context network and what it predicts; decoder: the WaveNet and, unless it is conditioned on acoustic
+    frames, the context network; istft: the vocoder istft, which needs no codes. The last three leave encoder and
+    codebook as they are"""
     vocoder: Vocoder = "wavenet"
     """default vocoder. wavenet: the decoder; griffin-lim: no network, but the predicted log-mel spectrum, inverted;
     istft: filters for pulses and noise, predicted from spectrum and pitch"""
@@ -185,7 +185,9 @@ class SpeechVQVAEConfig:
             check_correction(self.spectrum)
         for name, used in (("acoustic", self.acoustic.dilations), ("istft", self.istft.dilations)):
             if used and not self.pitch.win_length:
-                raise ValueError(f"{name} reads spectrum and pitch: set spectrum.n_mels and pitch.win_length too")
+                raise ValueError(
+                    f"{name} is conditioned on spectrum and pitch: set spectrum.n_mels and pitch.win_length too"
+                )
         for name in ("vocoder", "stage"):
             if getattr(self, name) == "istft" and not self.istft.dilations:
                 raise ValueError(f"{name}: istft needs the vocoder istft: set istft.dilations")
@@ -195,6 +197,12 @@ class SpeechVQVAEConfig:
             raise ValueError(f"frame_noise must be a finite number, 0 or more, got {self.frame_noise}")
         if not 0 <= self.predicted_spectra <= 1:
             raise ValueError(f"predicted_spectra must lie in [0, 1], a fraction, got {self.predicted_spectra}")
+        trains_istft = bool(self.istft.dilations) and "istft" in TRAINED_VOCODERS[self.stage]
+        if self.predicted_spectra and not trains_istft:
+            raise ValueError(
+                "predicted_spectra is for training the vocoder istft: set istft.dilations and stage joint or istft, or "
+                f"predicted_spectra 0, got {self.predicted_spectra} with stage: {self.stage}, {self.istft}"
+            )
         if not 0 <= self.conversions <= 1:
             raise ValueError(f"conversions must lie in [0, 1], a fraction of the crops, got {self.conversions}")
         if self.conversions and (self.stage not in ("codes", "context") or not self.istft.dilations):

@@ -1,8 +1,8 @@
-"""What spectra of conversions should be: those of a model as it is, moved to the mean spectrum of the target speaker.
+"""Target spectra of conversions: those of a model as it is, moved to the mean spectrum of the target speaker.
 
-Codes carry some of the voice that they were made from. A conversion therefore has another long-term average spectrum
-than its target speaker, by 2 to 4 dB (root mean square over bands). How it differs depends on the two speakers and
-hardly on what is said, so that it can be measured beforehand, and learned without losing words
+Codes carry some information on the source speaker. A conversion therefore has another long-term average spectrum than
+its target speaker, by 2 to 4 dB (root mean square over bands). How it differs depends on the two speakers and hardly on
+the content, so that it can be measured beforehand, and learned without raising the WER
 (`model.conversion_loss_weight`): conversions of a copy of the model, moved by that difference, are the teacher of the
 model (distillation, Hinton et al., arXiv 1503.02531).
 
@@ -34,7 +34,7 @@ LOUD_DB = 35.0  # frames are measured whose loudest band is at most this far bel
 
 
 class ConversionTeacher(nn.Module):
-    """Code vectors, their speakers, other speakers -> the spectra that these should have saying them."""
+    """Code vectors, speakers, other speakers -> target log-mel spectra of the same content by the other speakers."""
 
     offsets: Tensor  # (S, S, F) of each source and target speaker, added to the standardised log-mel spectrum
 

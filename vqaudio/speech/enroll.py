@@ -72,7 +72,7 @@ def adapt(
 
     `work` is a folder for decoded audio and training checkpoints. If a run was interrupted, the same call continues it
     there. Raises ValueError for a model that cannot decode, for speaker names that the model already has and for a run
-    that diverges, and AudioError for audio that cannot be decoded. SIGINT and SIGTERM end it as they end `fit`.
+    that diverges, and AudioError for audio that cannot be decoded. Signals end it as they end `fit`.
     """
     cfg = cfg or AdaptConfig()
     model.check_vocoder("wavenet")  # which is trained, whatever the default vocoder is
@@ -84,6 +84,7 @@ def adapt(
     adapted = with_speakers(model, speech.speakers)  # new embeddings start at the mean of the original ones
     train = pack(speech.train, work / "train", adapted.sample_rate, adapted.speakers)
     valid = pack(speech.valid, work / "valid", adapted.sample_rate, adapted.speakers)
+    PartialState(cpu=model.device.type == "cpu")  # before anything else makes it: it would choose an available GPU
     initialise_pitch(adapted, train)
     crops = [_EnrollmentCrops.of(adapted, name, train, valid, cfg) for name in speech.speakers]
     original = list(range(len(model.speakers)))
@@ -182,8 +183,7 @@ class EnrollmentObjective(nn.Module):
 
 
 def _train(objective: EnrollmentObjective, loader: SpeechCrops, cfg: AdaptConfig, lr: float, run: Path) -> None:
-    """Calls `fit` on the device of the model; its errors are raised as ValueError that names the flags of `adapt`."""
-    PartialState(cpu=objective.model.device.type == "cpu")  # otherwise Accelerate would move to an available GPU
+    """Calls `fit`; its errors are raised as ValueError that names the flags of `adapt`."""
     short = FitConfig(
         steps=cfg.steps, lr=lr, lr_warmup_steps=10, ema_decay=0.95, log_every=50, save_every=200, keep_checkpoints=1
     )

@@ -145,7 +145,8 @@ def _copy_weights(source: SpeechVQVAE, target: SpeechVQVAE, before: set[str]) ->
         copied = {key for key in copied if not key.startswith("decoder.")}
     if not _same_frames(source, target):  # a recipe measures them
         copied = {key for key in copied if not key.startswith("harmonics.")}
-    copied -= {SPEAKER_WEIGHT, *SPEAKER_PITCH}
+    if source.speakers or target.speakers:  # whose rows are copied by name
+        copied -= {SPEAKER_WEIGHT, *SPEAKER_PITCH}
     for key in copied:
         new[key].copy_(old[key])
     shared = set(target.speakers) & set(source.speakers)

@@ -70,7 +70,8 @@ def spectrum_loss(model: SpeechVQVAE, audio: Tensor, cond: Tensor, mask: Tensor)
 def conversion_loss(model: SpeechVQVAE, z_q: Tensor, speaker: Tensor, mask: Tensor) -> Loss:
     """Code vectors (B, D, N), speakers (B,), valid frames (B, N) -> the weighted loss () of a mean frame and logs.
 
-    The squared error of the spectra that random other speakers have saying them, compared with those of the teacher.
+    The squared error of the predicted log-mel spectra of the same content by random other speakers; the targets are the
+    teacher's.
     """
     if not model.conversion_teacher:
         raise RuntimeError("conversion_loss_weight needs a teacher: call initialise_conversion_teacher before training")

@@ -116,9 +116,10 @@ class SpeechVQVAE(nn.Module):
         quantizer; with `spectrum`, also the squared errors of the log-mel spectrum; with target: units its losses, and
         the spectrum is predicted from codes without gradient; with `pitch`, the cross-entropy of voicing and the
         squared error of F0; with `istft`, the multi-resolution STFT loss of its resynthesis of `wav`, the only loss of
-        stage: istft. In training, with conversions the encoder reads some crops in another voice, and with a weight of
-        the conversion loss, conversions are compared with the teacher's. Each mean is weighted with the fraction of
-        valid samples or frames, so that the mean loss of the parts of a global batch is the loss of the global batch.
+        stage: istft. In training, with conversions some crops are converted to another speaker before encoding, and
+        with a weight of the conversion loss, conversions are compared with the teacher's. Each mean is weighted with
+        the fraction of valid samples or frames, so that the mean loss of the parts of a global batch is the loss of the
+        global batch.
         """
         if self.cfg.stage == "istft":
             return losses.istft_loss(self, wav[:, 0], lengths, speaker)
@@ -201,7 +202,7 @@ class SpeechVQVAE(nn.Module):
     def nll_of_each(self, target: Tensor, z_q: Tensor, speaker: Tensor, lengths: Tensor) -> Tensor:
         """Teacher-forced negative log-likelihood in nats, summed over the valid samples of each utterance, (B,).
 
-        A WaveNet that reads acoustic frames is given those that the codes predict.
+        A WaveNet that is conditioned on acoustic frames is given those that the codes predict.
         """
         read = decoder_conditioning(self, z_q, speaker, target.shape[1])
         return self._nll_of_each(target, read, speaker, lengths)
@@ -381,10 +382,11 @@ class SpeechVQVAE(nn.Module):
         `vocoder`: one of `vocoders`; None: the model's default. `sampling` defines how the WaveNet draws samples;
         single fields of it can be given as keyword arguments instead (`temperature=0.8, top_p=0.9`). The other vocoders
         use its seed only: Griffin-Lim for initial phases, istft for noise. `pitch`: of each utterance, as `pitch_of`
-        finds it; None: that of its pitch tokens, and without them as the codes predict it. It is moved to the voice of
-        `speaker`, unless that is the `source_speaker` of the utterance. A waveform depends on tokens, speakers,
-        vocoder, pitch and `sampling`, and on the rest of the batch only through rounding, of a WaveNet without the
-        compiled kernels. Raises ValueError for tokens of another model, unknown speakers and vocoders, and bad options.
+        finds it; None: that of its pitch tokens, and without them as the codes predict it. It is moved to mean and
+        range of `speaker`, unless that is the `source_speaker` of the utterance. A waveform depends on tokens,
+        speakers, vocoder, pitch and `sampling`, and on the rest of the batch only through rounding, of a WaveNet
+        without the compiled kernels. Raises ValueError for tokens of another model, unknown speakers and vocoders, and
+        bad options.
         """
         sampling = sampling.override(**options)
         vocoder = self.check_vocoder(vocoder)
@@ -440,9 +442,10 @@ class SpeechVQVAE(nn.Module):
         """The waveform of an utterance in pieces, (T,) float32 in [-1, 1], which concatenated equal `decode`.
 
         `tokens`: Tokens, or codes of this model as they arrive, one at a time or several (N,); Tokens are decoded 16
-        codes at a time. Without look-ahead of the context network, a WaveNet that reads no acoustic frames returns the
-        `hop` samples of a code at once; otherwise samples come later by the look-ahead, from the vocoder istft in
-        blocks of 16 frames, and from a WaveNet that reads acoustic frames two frames later and in blocks of four.
+        codes at a time. Without look-ahead of the context network, a WaveNet that is not conditioned on acoustic frames
+        returns the `hop` samples of a code at once; otherwise samples come later by the look-ahead, from the vocoder
+        istft in blocks of 16 frames, and from a WaveNet that is conditioned on acoustic frames two frames later and in
+        blocks of four.
         `pitch`: as of `decode_batch`, for Tokens only. Raises as `decode` does, before the first piece where possible,
         and ValueError for the vocoder "griffin-lim", whose phases depend on the whole utterance.
         """
@@ -474,8 +477,8 @@ class SpeechVQVAE(nn.Module):
     ) -> Tensor:
         """Voice conversion of a file or waveform: the same content by `speaker`, (T,) float32 in [-1, 1].
 
-        `pitch`, for vocoders conditioned on it: "source", that of the audio, moved to the voice of `speaker`; "codes",
-        as the codes predict it. The other arguments are those of `tokenize` and `decode_batch`.
+        `pitch`, for vocoders conditioned on it: "source", that of the audio, moved to mean and range of `speaker`;
+        "codes", as the codes predict it. The other arguments are those of `tokenize` and `decode_batch`.
         """
         vocoder = self.check_vocoder(vocoder)
         self._speaker_ids(speaker, 1)  # refuse an unknown speaker before the audio is encoded

@@ -38,15 +38,16 @@ def initialise_pitch(model: SpeechVQVAE, speech: PackedSpeech) -> None:
     model.pitch.centre.copy_(state["centre"])
     model.pitch.spread.copy_(state["spread"])
     if model.pitch_quantizer is not None and not model.pitch_quantizer.quantizer.initialised:
-        quantizer = model.pitch_quantizer.to(processes().device)  # by which the processes reach each other
+        quantizer = model.pitch_quantizer.to(processes().device)  # on which the processes exchange tensors
         quantizer.fit(spread_waveforms(speech) if processes().is_main_process else [])
         quantizer.to(model.device)
 
 
 def initialise_harmonics(model: SpeechVQVAE, speech: PackedSpeech) -> None:
-    """Measures the harmonics of `speech` for a model that needs them and does not know them.
+    """Measures the harmonics of `speech` for a model that needs them and has not measured them.
 
-    To be called by every process; the first one computes for all. Raises ValueError for too little voice.
+    To be called by every process; the first one computes for all. Raises ValueError for too few voiced frames with
+    steady F0.
     """
     if model.harmonics is None or model.harmonics.measured:
         return
@@ -59,7 +60,7 @@ def initialise_harmonics(model: SpeechVQVAE, speech: PackedSpeech) -> None:
     model.harmonics.load_state_dict(state)
     if not model.harmonics.measured:
         raise ValueError(
-            f"the training speech has fewer than {MIN_FRAMES} frames of steady voice, from which harmonics are "
+            f"the training speech has fewer than {MIN_FRAMES} voiced frames with steady F0, from which harmonics are "
             "measured; give more of it, or set model.acoustic.harmonics False"
         )
 
@@ -84,7 +85,7 @@ def with_pitch_tokens(model: SpeechVQVAE, cfg: PitchQuantizerConfig, wavs: Itera
 
 
 def _waveforms(speech: PackedSpeech, speaker: int | None) -> list[torch.Tensor]:
-    """The first utterances of a speaker (None: of anybody), (T,) float32 in [-1, 1)."""
+    """The first utterances of a speaker (None: any speaker), (T,) float32 in [-1, 1)."""
     wavs, left = [], MAX_SECONDS * speech.sample_rate
     for i in range(len(speech)):
         if left > 0 and speaker in (None, int(speech.speaker_ids[i])):

@@ -19,6 +19,7 @@ from vqaudio.nn.wavenet import WaveNet, WaveNetConfig
 from vqaudio.sampling.backends import generate
 from vqaudio.sampling.config import SamplingConfig, SamplingOptions
 from vqaudio.sampling.logits import Generators
+from vqaudio.speech.speakers import speaker_id
 from vqaudio.torch_defaults import with_own_defaults
 
 
@@ -53,8 +54,10 @@ class CodePriorConfig:
     def __post_init__(self) -> None:
         if len(set(self.speakers)) < len(self.speakers):
             raise ValueError(f"speakers must be different names, got {self.speakers}")
-        if not 0 <= self.speaker_dropout < 1 or not self.frame_rate > 0:
-            raise ValueError(f"speaker_dropout must lie in [0, 1) and frame_rate be above 0, got {self}")
+        if not 0 <= self.speaker_dropout < 1:
+            raise ValueError(f"speaker_dropout must lie in [0, 1), got {self.speaker_dropout}")
+        if not 0 < self.frame_rate < math.inf:
+            raise ValueError(f"frame_rate must be a finite number above 0, got {self.frame_rate}")
         if self.net.past_noise:
             raise ValueError(
                 f"net.past_noise must be 0, because codes have no order in which they are near, got "
@@ -104,14 +107,8 @@ class CodePrior(nn.Module):
     @with_own_defaults
     def speaker_ids(self, names: Sequence[str | None]) -> Tensor:
         """Names -> (B,) int64; None is the null speaker. Raises ValueError for an unknown name."""
-        known = {name: i for i, name in enumerate(self.cfg.speakers)}
-        for name in names:
-            if name is not None and name not in known:
-                shown = ", ".join(self.cfg.speakers[:12]) + (", ..." if len(known) > 12 else "")
-                raise ValueError(
-                    f"speaker {name!r} is not in this prior; it knows {len(known)}: {shown} (vqaudio info P lists them)"
-                )
-        return torch.tensor([self.null_speaker if name is None else known[name] for name in names], dtype=torch.long)
+        ids = [self.null_speaker if n is None else speaker_id(self.cfg.speakers, n, "prior") for n in names]
+        return torch.tensor(ids, dtype=torch.long)
 
     @with_own_defaults
     def sample(

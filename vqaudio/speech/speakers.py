@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -19,13 +19,10 @@ SPEAKER_WEIGHT = "decoder.speaker.weight"  # key of the speaker embedding (S, H)
 SPEAKER_PITCH = ("pitch.centre", "pitch.spread")  # keys of the pitch of each speaker (S,), if the model predicts pitch
 
 
-def speaker_id(speakers: Sequence[str], name: str) -> int:
-    """Index of a speaker. Raises ValueError for a name that is not in `speakers`."""
+def speaker_id(speakers: Sequence[str], name: str, kind: Literal["model", "prior"] = "model") -> int:
+    """Index of a speaker of a model or prior. Raises ValueError for a name that is not in `speakers`."""
     if name not in speakers:
-        shown = ", ".join(speakers[:12]) + (", ..." if len(speakers) > 12 else "")
-        raise ValueError(
-            f"speaker {name!r} is not in this model; it knows {len(speakers)}: {shown} (vqaudio info MODEL lists them)"
-        )
+        raise ValueError(f"speaker {name!r} is not in this {kind}; {_listed(speakers, kind)}")
     return list(speakers).index(name)
 
 
@@ -40,11 +37,17 @@ def speaker_ids(speakers: Sequence[str], speaker: str | Sequence[str] | None, co
             raise ValueError(f"this model has no speakers, got speaker {speaker!r}; omit it")
         return None
     if speaker is None:
-        raise ValueError(f"name a speaker; this model knows {len(speakers)}: {', '.join(speakers[:12])}")
+        raise ValueError(f"name a speaker; {_listed(speakers, 'model')}")
     names = [speaker] * count if isinstance(speaker, str) else list(speaker)
     if len(names) != count:
         raise ValueError(f"{count} utterances need as many speakers (or a single name), got {len(names)}")
     return [speaker_id(speakers, name) for name in names]
+
+
+def _listed(speakers: Sequence[str], kind: str) -> str:
+    """The first speakers, as a clause for messages."""
+    shown = ", ".join(speakers[:12]) + (", ..." if len(speakers) > 12 else "")
+    return f"it has {len(speakers)}: {shown} (vqaudio info {kind.upper()} lists them)"
 
 
 def with_speakers(model: SpeechVQVAE, names: Sequence[str], rows: Tensor | None = None) -> SpeechVQVAE:

@@ -103,7 +103,7 @@ def predict_frames(
 def encode_frames(
     acoustic: Context, harmonics: Harmonics | None, arriving: Iterable[FramePiece], frame_hop: int, hop: int
 ) -> Iterator[Piece]:
-    """Acoustic frames of one utterance -> pieces with the conditioning (C, M) of a WaveNet that reads frames.
+    """Acoustic frames of one utterance -> pieces with the conditioning (C, M) of a WaveNet that is conditioned on them.
 
     Their spectra have, with `harmonics`, those of the pitch. frame_hop, hop: samples per frame and per conditioning
     vector. The same bits however the utterance is divided, because frames get harmonics one at a time.

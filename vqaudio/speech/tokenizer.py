@@ -1,9 +1,9 @@
 """Encodes utterances in batches of a fixed shape, so that the codes are the same alone, in a batch and streamed.
 
 The summation order of the kernels depends on the tensor shape, and a different last bit can move a vector across the
-border between two codes. Every utterance is therefore encoded in chunks of CHUNK_FRAMES frames, and every batch has as
-many rows as `num_rows` says, whether they are all in use or not: one on a CPU, where more are no faster, and many on a
-GPU, which one utterance leaves idle.
+border between two codes. Every utterance is therefore encoded in chunks of CHUNK_FRAMES frames, and every batch has
+`num_rows` rows, whether they are all in use or not: one on a CPU, where more are no faster, and many on a GPU, which
+one utterance leaves idle.
 
 Letters: T samples, S samples of a chunk, R rows of a batch, D code width, N frames.
 """
@@ -30,7 +30,7 @@ from vqaudio.speech.tokens import PitchTokens
 CHUNK_FRAMES = 256
 ROWS = {"cuda": 64}  # of a batch; other devices have one
 NO_PITCH_TOKENS = (
-    "this model has no pitch tokens (vqaudio info MODEL would tell their rate); recipes/pitch_tokens.py adds them to a "
+    "this model has no pitch tokens (vqaudio info MODEL would list their rate); recipes/pitch_tokens.py adds them to a "
     "model that predicts pitch"
 )
 
@@ -69,13 +69,18 @@ def checked_batch(wavs: Tensor, lengths: Tensor | None) -> tuple[list[Iterator[T
         raise ValueError(f"encode takes waveforms of shape (B, 1, T), got {tuple(wavs.shape)}")
     batch, _, num_samples = wavs.shape
     lengths = torch.full((batch,), num_samples) if lengths is None else lengths.cpu()
+    if lengths.is_floating_point() or lengths.is_complex():
+        raise ValueError(f"lengths must be whole numbers of samples, got {lengths.dtype}; convert them")
     if lengths.shape != (batch,) or (batch and not 0 < lengths.min() <= lengths.max() <= num_samples):
         raise ValueError(f"lengths must be ({batch},) with values in 1..{num_samples}, got {lengths}")
     return [checked_pieces([wav[0, :length]]) for wav, length in zip(wavs, lengths.tolist(), strict=True)], lengths
 
 
 def checked_pieces(pieces: Iterable[Tensor]) -> Iterator[Tensor]:
-    """The same pieces (T,) of an utterance. Raises ValueError for whole numbers, samples at their scale, and NaN."""
+    """The same pieces (T,) of an utterance. Raises ValueError for integer dtypes, values of integer scale and NaN.
+
+    Of integer scale is a magnitude above 16 (`check_scale`).
+    """
     for piece in pieces:
         if not piece.is_floating_point():
             raise ValueError(f"a waveform must be floating-point, in [-1, 1], got {piece.dtype}; convert and scale it")
@@ -175,6 +180,7 @@ def audio_pieces(
             f"a waveform must be of shape (T,) with T > 0 and finite values, got shape {tuple(wav.shape)}"
             f"{'' if wav.isfinite().all() else ' and values that are not finite'}; mix down or clean the audio first"
         )
+    check_scale(float(wav.abs().max()))
     yield wav
 
 

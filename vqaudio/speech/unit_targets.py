@@ -35,7 +35,7 @@ DYNAMIC_RANGE, SPEECH_RANGE = 60.0, 35.0  # dB below the loudest frame of the ut
 SILENCE = 1e-15  # added to powers
 PRIOR_FRAMES = 200.0  # weight of all speakers' mean and variance in those of each, in frames of speech (2 s)
 MFCC, DELTA_FRAMES = 13, 9  # coefficients that are clustered, at most, and window of their derivatives
-MAX_FRAMES = 100_000  # that k-means sees: 1,000 for each of 100 clusters, about 17 minutes of speech
+MAX_FRAMES = 100_000  # that k-means is fitted to: 1,000 for each of 100 clusters, about 17 minutes of speech
 ITERATIONS = 100
 
 

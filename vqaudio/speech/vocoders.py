@@ -36,7 +36,7 @@ def chosen_vocoder(vocoder: Vocoder, available: Sequence[Vocoder]) -> Vocoder:
 
 
 def check_pitch_source(pitch: PitchSource) -> PitchSource:
-    """`pitch`. Raises ValueError for another word than source and codes."""
+    """`pitch`. Raises ValueError for another value than source and codes."""
     if pitch not in ("source", "codes"):
         raise ValueError(f"pitch must be 'source' or 'codes', got {pitch!r}")
     return pitch

@@ -1,4 +1,4 @@
-"""From the tokens of an utterance to what the vocoders of a model read, piece by piece, and to its waveform.
+"""From the tokens of an utterance to the conditioning of the vocoders of a model, piece by piece, and to its waveform.
 
 Shapes: N codes, R frames per code, F mel bands, T samples.
 """
@@ -80,8 +80,8 @@ def of_tokens(
 ) -> Utterance:
     """What `vocoder` is to decode, `piece` codes at a time, as `speaker` (1,).
 
-    pitch: of the speech that the tokens were made from; None: as their pitch tokens tell it. source: its speaker, if
-    known.
+    pitch: of the speech that the tokens were made from; None: decoded from their pitch tokens. source: its speaker,
+    if known.
     """
     if pitch is None and tokens.pitch is not None and vocoder in model.vocoders_with_pitch:
         assert model.pitch_quantizer is not None
@@ -160,7 +160,10 @@ def predicted_spectrum(model: SpeechVQVAE, utterance: Utterance) -> Tensor:
 def moved_pitch(
     model: SpeechVQVAE, pitch: Pitch | None, tokens: Tokens, speaker: Tensor | None, source: str | None = None
 ) -> Pitch | None:
-    """The pitch of an utterance by `source`, moved to `speaker` (1,) if another, for all frames of its codes."""
+    """The pitch of an utterance by `source`, for all frames of its codes; moved to `speaker` (1,) if another.
+
+    By the linear transformation of log F0 of `vqaudio.nn.pitch.moved`.
+    """
     if pitch is None or model.pitch is None:
         return None
     pitch = Pitch(*(value.to(model.device) for value in pitch))

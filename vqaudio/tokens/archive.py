@@ -86,10 +86,9 @@ def pack(
     """Writes the rows to the archive `path` (NAME.vqa), atomically; `unpack` restores them, given the same prior.
 
     Without a prior, each code takes ceil(log2 K) bits, where K - 1 is the highest code that occurs; so do pitch tokens,
-    with a prior too. A speaker that the
-    prior does not know is replaced by the null speaker in the prior, but kept in the row. `threads` is the largest
-    number of threads of the compiled kernels (None: as many as PyTorch uses); it does not change the bytes. `advance`
-    is called with the number of codes that have been coded since its last call.
+    with a prior too. A speaker that is not in the prior is replaced by the null speaker in the prior, but kept in the
+    row. `threads` is the largest number of threads of the compiled kernels (None: as many as PyTorch uses); it does not
+    change the bytes. `advance` is called with the number of codes that have been coded since its last call.
 
     Raises ValueError for no rows, repeated ids, rows of several models, sample rates or hops, also of the pitch, for a
     prior over the codes of another model or one that is not float32 on the CPU, and if the compiled kernels are not

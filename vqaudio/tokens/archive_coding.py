@@ -177,7 +177,7 @@ def _forced_logits(
 
 
 def _open(coder: Coder, speakers: Sequence[str | None]) -> CompiledState:
-    """New streams; a speaker that the prior does not know becomes the null speaker."""
+    """New streams; a speaker that is not in the prior becomes the null speaker."""
     speaker: Tensor | None = None
     if coder.prior.cfg.speakers:
         speaker = coder.prior.speaker_ids([name if name in coder.prior.cfg.speakers else None for name in speakers])

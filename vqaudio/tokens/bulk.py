@@ -225,7 +225,7 @@ def usable(results: Iterable[Read | AudioError], count: int, failures: Failures)
 def tokenize_whole(model: SpeechVQVAE, sources: Sequence[Source]) -> Iterator[TokenRow]:
     """Like `tokenize_all`, but raises one AudioError at the end that names all sources that cannot be used."""
     failures: Failures = []
-    with suppress(AudioError):  # none can be used, which is said below
+    with suppress(AudioError):  # none can be used, which is reported below
         yield from tokenize_all(model, sources, failures)
     if failures:
         raise together(failures)

@@ -39,7 +39,7 @@ class DecodeJob(NamedTuple):
     path: Path  # audio file to write
     tokens: Tokens
     speaker: str | None  # target speaker; None for a model without speakers
-    pitch: Pitch | None = None  # of the speech that the tokens were made from; None: as the tokens tell it
+    pitch: Pitch | None = None  # of the speech that the tokens were made from; None: that of the tokens
     source_speaker: str | None = None  # whose speech that is; the pitch of another is moved to the target speaker
 
 

@@ -108,7 +108,7 @@ def tokenize_on_ray(
 
     The actors load `name`, which `model` is. `checkpoint`, the working folder, is continued if it exists, and deleted
     at the end. It, the audio and a model's folder have the same paths on all machines. Sources that cannot be used are
-    appended to `failures`. `watch` sees every row as it is written. The caller checks whether `out` may be replaced;
+    appended to `failures`. `watch` gets every row as it is written. The caller checks whether `out` may be replaced;
     with `keep` it may not, and only a run that was killed after it had written `out` is brought to its end.
 
     Raises ValueError for a stream, for a GPU that the cluster does not have and for a working folder of other inputs or
@@ -150,7 +150,7 @@ def _exists(out: Path) -> FileExistsError:
 
 
 def _contents(folder: Path) -> dict[str, bytes]:
-    """Names of the files of an output folder, which say what is in shards, and the failures."""
+    """Names of the files of an output folder, which identify the content of shards, and the failures."""
     return {path.name: path.read_bytes() if path.name == FAILURES else b"" for path in folder.iterdir()}
 
 

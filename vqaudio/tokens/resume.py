@@ -216,13 +216,13 @@ def _results(sources: Iterable[Source], done: _Done, engine: Engine, journal: Bi
 def _finished(path: Path, model: SpeechVQVAE, sources: Sequence[Source]) -> _Finished:
     """The rows in `path`, if it exists. Raises ValueError unless they are of this model and of these sources.
 
-    Rows do not tell the content of their audio, so a file that was modified (or replaced: then its inode has changed)
+    Rows hold no hash of their audio, so a file that was modified (or replaced: then its inode has changed)
     when the tokens were written, or later, counts as other audio.
     """
     if not path.exists():
         return _Finished({}, 0)
     if names_unit_text(path):
-        raise ValueError(f"{path} is unit text, which does not tell what it was made from; {_REPLACE}")
+        raise ValueError(f"{path} is unit text, which does not record its source; {_REPLACE}")
     written = (path, *path.iterdir()) if path.is_dir() else (path,)
     written_ns = min(file.stat().st_mtime_ns for file in written)
     rows = {row.id: row for row in read_tokens(path)}
@@ -277,7 +277,7 @@ def _read_journal(file: BinaryIO, path: Path) -> Mapping[str, Tokens]:
     """Hash of the audio -> tokens, of all lines that are valid; others cost no more than to compute their rows again.
 
     An incomplete last line, of a killed process, is cut off. Raises ValueError for a file without any valid line, which
-    may be somebody else's.
+    may be another file.
     """
     file.seek(0)
     *lines, rest = file.read().split(b"\n")

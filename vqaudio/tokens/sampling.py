@@ -44,8 +44,8 @@ def sample_rows(
 ) -> Iterator[TokenRow]:
     """Samples `count` utterances per speaker (None: the null speaker), each `seconds` long.
 
-    With a `prompt`, each utterance begins with its codes and the sampled ones follow. If the prior does not know a
-    speaker, it samples with the null speaker, and the row still has the speaker's name. An utterance depends on the
+    With a `prompt`, each utterance begins with its codes and the sampled ones follow. If a speaker is not in
+    the prior, it samples with the null speaker, and the row still has the speaker's name. An utterance depends on the
     seed, its speaker and its number only, not on the other utterances. Raises ValueError for a prior over the codes of
     another model, for a prompt of another model, and for `count` or `seconds` out of range.
     """

@@ -43,7 +43,7 @@ def kaldi_line(row: TokenRow, layout: Layout) -> str:
 
 
 def slamkit_line(row: TokenRow, layout: Layout) -> str:
-    """One JSON object; the id is its file name, because a row does not know the path."""
+    """One JSON object; the id is its file name, because a row does not hold the path."""
     return json.dumps({"file_name": row.id, **json.loads(format_row(row, dedup=True))}, ensure_ascii=False)
 
 

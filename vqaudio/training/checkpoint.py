@@ -36,7 +36,7 @@ class TrainingState(NamedTuple):
     model: dict[str, Tensor]
     ema: dict[str, Tensor]  # EMA of the parameters; empty if no EMA is used
     optimizer: dict[str, Any]  # as returned by torch.optim.Optimizer.state_dict
-    facts: dict[str, Any]  # settings that must not change on resume, and the gradient scaler's state
+    facts: dict[str, Any]  # settings that must not change on resume, number of processes, gradient scaler's state
 
 
 def write(folder: Path, snapshot: TrainingState, save: Callable[[Path], None], keep: int) -> None:

@@ -45,7 +45,7 @@ def initialise_codebooks(model: nn.Module, loader: Loader, accelerator: Accelera
 
     Codebooks that are already initialised are not changed. The batches are divided among the processes, as in training,
     but not into accumulation steps. The result equals that of one process, except for random numbers that the model
-    uses before its quantizers.
+    uses before its quantizers. Raises RuntimeError for a quantizer that the model does not call.
     """
     if not (found := [module for module in initialised_from_data(model) if not module.initialised]):
         return
@@ -54,6 +54,11 @@ def initialise_codebooks(model: nn.Module, loader: Loader, accelerator: Accelera
             batch = loader.batch(step, accelerator.process_index, accelerator.num_processes)
             model(**to_device(batch, accelerator.device))
     for module, own in zip(found, passes, strict=True):
+        if not own:
+            raise RuntimeError(
+                f"{type(module).__name__} was not called in the first batches, so its codebook cannot be initialised; "
+                "initialise it before training (pitch tokens: initialise_pitch)"
+            )
         module.initialise(own)
 
 

@@ -1,4 +1,4 @@
-"""Parts of a model through torch.compile, in training alone: those that say `compiled_in_training`.
+"""Compiles the modules marked `compiled_in_training` with torch.compile, in training only.
 
 A WaveNet is one. It is most of the work of a step and many small operations, which a GPU starts more slowly than it
 computes them.
@@ -19,7 +19,7 @@ Compile = Literal["auto", "true", "false"]
 
 
 class CompiledParts:
-    """Compiled calls of the parts of `model`, which are used where `used` says so and nowhere else.
+    """Compiled calls of the parts of `model`, used only inside the context manager `used`.
 
     Nothing of it is in the modules outside of `used`: names of weights, checkpoints, evaluation and copies are those of
     a model that was never compiled.

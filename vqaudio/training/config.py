@@ -41,11 +41,11 @@ class FitConfig:
     gradient_accumulation_steps: int = 1
     """forward passes per step on each process; they divide the global batch and do not enlarge it"""
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
-    """mixed precision of training; auto: bf16 or fp16 if `accelerate launch` or its configuration says so, otherwise
+    """mixed precision of training; auto: bf16 or fp16 if `accelerate launch` or its configuration sets it, otherwise
     bf16 if the hardware supports it natively, else no (float32)"""
     compile: Compile = "auto"
     """whether a WaveNet goes through torch.compile in training: true, false, or auto: on a GPU, if Triton and a C
-    compiler are there. It takes half a minute at the start and rounds otherwise"""
+    compiler are there. It takes half a minute at the start; results differ by rounding"""
     threads: int = 0
     """CPU threads per process; 0: OMP_NUM_THREADS. `accelerate launch` sets that to 1 if it is unset; a 1 under
     `accelerate launch` therefore means all cores divided by the number of processes"""

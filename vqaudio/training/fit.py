@@ -55,8 +55,8 @@ def fit(
 ) -> Model:
     """Train `model` in place and return it in evaluation mode, with EMA weights if an EMA is used.
 
-    Resumes from the newest checkpoint in `out_dir`, if there is one. SIGINT and SIGTERM save a checkpoint and exit with
-    status 128 + signal.
+    Resumes from the newest checkpoint in `out_dir`, if there is one. SIGINT, SIGTERM and SIGHUP save a checkpoint and
+    exit with status 128 + signal.
 
     Args:
         model: returns (loss (), logs {name: ()}) when called with a batch
@@ -68,8 +68,11 @@ def fit(
         facts: settings by name, JSON-serialisable, that must not change when a run is resumed
 
     Raises:
-        TrainingError: the loss is not finite, a checkpoint does not match, or the launch mode is not supported
+        TrainingError: the loss or a weight is not finite, a verdict stops the run (`stop_when_collapsed`), the newest
+            checkpoint does not match or is beyond `cfg.steps`, another run has locked `out_dir`, or the launch mode is
+            not supported
         OSError: a file cannot be written
+        SystemExit: with 128 + signal, after a signal
     """
     run = _Run(model, loader, cfg, Path(out_dir), evaluate, save, facts or {})
     try:
@@ -147,7 +150,8 @@ class _Run(Generic[Model]):
     def signal_after(self, done: int, caught: list[int]) -> int:
         """The signal by which all processes stop after `done` updates, 0: none.
 
-        Several processes with a GPU each ask each other only where they wait for it anyway, at rows of metrics.
+        With several GPU processes the signal is exchanged only at steps that write a row of metrics, where they
+        synchronise anyway.
         """
         if self.accelerator.num_processes > 1 and self.accelerator.device.type != "cpu" and not self.is_logged(done):
             return 0
@@ -262,6 +266,11 @@ class _Run(Generic[Model]):
         """Load the newest checkpoint, or start from scratch with codebook initialisation."""
         if (newest := latest_checkpoint(self.out / "checkpoints")) is not None:
             snapshot = checkpoint.read(newest, self.model, self.optimizer.optimizer, self._settings())
+            if snapshot.step > self.cfg.steps:
+                raise TrainingError(
+                    f"{newest} is at step {snapshot.step}, beyond --fit.steps {self.cfg.steps}; give at least "
+                    f"{snapshot.step} steps, or start a new run with another --out"
+                )
             self.start_step = snapshot.step
             self.ema.load(snapshot.ema)
             if (scaler := self.accelerator.scaler) is not None:

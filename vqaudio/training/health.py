@@ -48,8 +48,12 @@ class HealthConfig:
     """a run has diverged if its bits exceed those of a uniform distribution by more than this"""
 
     def __post_init__(self) -> None:
-        if self.min_steps < 0 or self.max_bits_above_uniform < 0:
-            raise ValueError(f"min_steps and max_bits_above_uniform must be 0 or more, got {self}")
+        for name in ("min_steps", "max_bits_above_uniform"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be a finite number, 0 or more, got {getattr(self, name)}")
+        for name in ("min_conditioning_gap", "min_speaker_gap"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name} must be a finite number, got {getattr(self, name)}")
         if not 0 <= self.min_perplexity <= 1:
             raise ValueError(
                 f"min_perplexity must lie in [0, 1], a fraction of the codebook size, got {self.min_perplexity}"
@@ -90,7 +94,8 @@ def assess(metrics: Mapping[str, float], step: int, cfg: HealthConfig | None = N
     if step < cfg.min_steps:
         return Verdict("too early", f"step {step}, the check starts at step {cfg.min_steps}")
     perplexity, codes = metrics.get("perplexity"), metrics.get("codebook_size")
-    if perplexity is not None and codes is not None and perplexity < (least := max(2.0, cfg.min_perplexity * codes)):
+    least = 0.0 if codes is None else max(min(2.0, 0.75 * codes), cfg.min_perplexity * codes)
+    if perplexity is not None and codes is not None and perplexity < least:
         reason = f"perplexity {perplexity:.3g} of {codes:.0f} codes, expected at least {least:.3g}"
         return Verdict(
             "codebook collapse",

@@ -127,11 +127,11 @@ def _not_supported(kind: str) -> TrainingError:
 
 
 def _precision(wanted: str) -> str:
-    """Resolve "auto": bf16 or fp16 if `accelerate launch` or its configuration says so, otherwise by the hardware.
+    """Resolve "auto": bf16 or fp16 if `accelerate launch` or its configuration sets it, otherwise by the hardware.
 
-    The launcher also says "no" by default, which cannot be distinguished from a choice: then, as without a
+    The launcher also passes "no" by default, which cannot be distinguished from a choice: then, as without a
     launcher, it is bf16 if the GPU (or, without a GPU, the CPU) has native bf16 instructions, otherwise no, and
-    `describe_launch` says that "no" was overruled. Raises TrainingError for a precision that `fit` does not have.
+    `describe_launch` reports that "no" was overruled. Raises TrainingError for a precision that `fit` does not have.
     """
     if wanted != "auto":
         return wanted

@@ -312,7 +312,7 @@ def _count_different(found: Tensor, expected: Tensor) -> int:
 
 
 def assert_equal(utterance: Utterance, found: Tensor, alone: Tensor, how: str) -> None:
-    """Raises CheckError if two sequences of codes differ; `how` says where the first comes from."""
+    """Raises CheckError if two sequences of codes differ; `how` describes where the first comes from."""
     if count := _count_different(found, alone):
         first = f", the first at {int((found != alone).nonzero()[0])}" if len(found) == len(alone) else ""
         raise CheckError(f"{utterance.name}: {count} of {len(alone)} codes differ {how}{first}")

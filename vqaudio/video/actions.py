@@ -33,7 +33,7 @@ def parse_actions(text: str, known: Sequence[str]) -> tuple[int, ...]:
             raise ValueError(f"actions have the form forward*20,left*10, got {part.strip()!r} in {text!r}")
         name, times = found[1], int(found[2] or 1)
         if name not in known:
-            raise ValueError(f"action {name!r} is not in this prior; it knows {', '.join(known)}")
+            raise ValueError(f"action {name!r} is not in this prior; it has {', '.join(known)}")
         if times < 1 or len(indices) + times > MAX_ACTIONS:
             raise ValueError(f"actions must be repeated 1 to {MAX_ACTIONS} times in all, got {part.strip()!r}")
         indices += [known.index(name)] * times

@@ -166,7 +166,7 @@ class _Game:
         self.engine, self.actions = engine, actions
 
     def picture(self, size: int) -> Frames:
-        """(S, S, 3): what is seen now, scaled from the game's 160 x 120 pixels."""
+        """(S, S, 3): the current frame, scaled from the game's 160 x 120 pixels."""
         from PIL import Image
 
         screen = Image.fromarray(self.engine.get_state().screen_buffer)

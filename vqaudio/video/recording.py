@@ -21,7 +21,7 @@ from filelock import FileLock
 from vqaudio.atomic import atomic_file, atomic_folder
 from vqaudio.data.splits import split_group
 from vqaudio.images.data import INDEX_FILE, fill_folder
-from vqaudio.json_text import JSONError, parse_json
+from vqaudio.json_text import read_index
 
 VERSION = 1
 RECORDING_FILE, EPISODES_FOLDER, FRAMES_FOLDER = "recording.json", "episodes", "frames"
@@ -31,7 +31,7 @@ Ints = npt.NDArray[np.int64]
 
 
 class Episode(NamedTuple):
-    """What was seen and done in one episode."""
+    """The frames and actions of one episode."""
 
     frames: Frames  # (T, H, W, 3), T at least 1
     actions: Ints  # (T - 1,) indices into the names of the actions; action t leads from frame t to frame t + 1
@@ -154,21 +154,15 @@ def open_recording(folder: str | Path) -> Recording:
         raise FileNotFoundError(
             f"{folder} contains no recording: it lacks {RECORDING_FILE}; run vqaudio prepare vizdoom"
         )
-    try:
-        index = parse_json(path.read_bytes())
-    except JSONError as error:
-        raise ValueError(f"{path} is not JSON ({error}); delete {folder} and record again") from error
-    if not isinstance(index, dict) or index.get("version") != VERSION:
-        raise ValueError(
-            f"{path} is not of version {VERSION}, which this vqaudio reads; delete {folder} and record again"
-        )
+    advice = f"delete {folder} and record again"
+    index = read_index(path, VERSION, advice)
     try:
         episodes = {name: tuple(EpisodeFacts(**facts) for facts in index["episodes"][name]) for name in SPLITS}
         made = Recording(folder, tuple(index["actions"]), index["size"], episodes, index["source"])
         _check_index(made)
         return made
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged ({error}); delete {folder} and record again") from error
+        raise ValueError(f"{path} is damaged ({error}); {advice}") from error
 
 
 def _check_index(recording: Recording) -> None:

@@ -181,7 +181,7 @@ def check_actions(prior: VideoPrior, recording: Recording) -> None:
     """Raises ValueError if the recording has other actions than the prior."""
     if recording.actions != prior.cfg.actions:
         raise ValueError(
-            f"the recording has the actions {', '.join(recording.actions)}, but the prior knows "
+            f"the recording has the actions {', '.join(recording.actions)}, but the prior has "
             f"{', '.join(prior.cfg.actions)}; give a recording of the same scenario"
         )
 
