@@ -18,7 +18,7 @@ from vqaudio.data.audio import read_audio
 from vqaudio.data.manifest import read_manifest
 from vqaudio.nn.pitch_quantizer import PitchQuantizerConfig
 from vqaudio.speech.describe import pitch_facts
-from vqaudio.speech.frontend_init import spread
+from vqaudio.speech.frontend_init import evenly_spaced
 from vqaudio.speech.pitch_init import with_pitch_tokens
 from vqaudio.training import run_recipe
 
@@ -47,7 +47,7 @@ def main() -> None:
     model = load_model(cfg.model)
     found = [path if path.exists() else ROOT / path for path in cfg.train]
     utterances = [utterance for path in found for utterance in read_manifest(path)]
-    chosen = [utterances[i].path for i in spread(len(utterances))]
+    chosen = [utterances[i].path for i in evenly_spaced(len(utterances))]
     wavs = (torch.from_numpy(read_audio(path, model.sample_rate)) for path in chosen)
     extended = with_pitch_tokens(model, cfg.pitch_tokens, wavs)
     save_model(extended, cfg.out, float16=cfg.float16)

@@ -15,7 +15,7 @@ from accelerate.utils import set_seed
 
 from vqaudio.checkpoint import save_model
 from vqaudio.config import flatten, parse, save_yaml, to_dict
-from vqaudio.data.crops import CropConfig, SpeechCrops, ValidationConfig, holding_device, validation_batches
+from vqaudio.data.crops import CropConfig, SpeechCrops, ValidationConfig, preload_device, validation_batches
 from vqaudio.data.manifest import read_manifest
 from vqaudio.data.packed import PackedSpeech, pack
 from vqaudio.metrics.conditioning_gap import conditioning_metrics
@@ -91,8 +91,8 @@ def main() -> None:
         save_model(trained, folder)
         save_yaml(cfg, folder / "config.yaml")
 
-    held_on = holding_device(cfg.crops.device, speech, processes().device)
-    crops = SpeechCrops(speech, cfg.crops, classes, targets, held_on)
+    preload_to = preload_device(cfg.crops.device, speech, processes().device)
+    crops = SpeechCrops(speech, cfg.crops, classes, targets, preload_to)
     facts = flatten({name: to_dict(cfg)[name] for name in ("crops", "model", "init_from")})
     del facts["crops.device"]  # another device has the same crops
     facts |= teacher_facts

@@ -92,12 +92,11 @@ def speech(cfg: TrainPriorConfig, tokenizer: SpeechVQVAE) -> Task:
     """A WaveNet prior over the codes of utterances."""
     names, k, model = tokenizer.speakers if cfg.conditional else (), tokenizer.codebook_size, tokenizer.fingerprint
     known = {"speakers": names, "model": model, "frame_rate": tokenizer.frame_rate, "net.num_classes": k}
-    over = fill_in(cfg.speech, known, "speech")
+    prior_cfg = fill_in(cfg.speech, known, "speech")
     train, valid = (sequences(rows, names, k, model) for rows in token_rows(cfg, tokenizer))
     unigram, hashed = smoothed_unigram(train), hash_of_codes(train.codes, train.speaker_ids)
-    return Task(
-        CodePrior(over), CodeCrops(train, cfg.crops), lambda m: code_prior_metrics(m, valid, unigram), model, hashed
-    )
+    prior, crops = CodePrior(prior_cfg), CodeCrops(train, cfg.crops)
+    return Task(prior, crops, lambda m: code_prior_metrics(m, valid, unigram), model, hashed)
 
 
 def token_rows(cfg: TrainPriorConfig, tokenizer: SpeechVQVAE) -> tuple[Iterable[TokenRow], Iterable[TokenRow]]:
@@ -156,17 +155,17 @@ def build(cfg: TrainPriorConfig, maps: CodeMaps) -> ImagePrior | CodeMapVQVAE | 
 
 def main() -> None:
     cfg = parse(TrainPriorConfig, ROOT / "egs/mini/conf/prior.yaml", description=__doc__ or "")
-    over = load_model(cfg.model, processes().device, kind=nn.Module)
+    tokenizer = load_model(cfg.model, processes().device, kind=nn.Module)
     set_seed(cfg.fit.seed)  # the first weights
     with cpu_threads(cfg.fit.threads):
-        if isinstance(over, SpeechVQVAE) and cfg.kind == "prior":
-            task = speech(cfg, over)
-        elif isinstance(over, ImageVQVAE):
-            task = images(cfg, over)
+        if isinstance(tokenizer, SpeechVQVAE) and cfg.kind == "prior":
+            task = speech(cfg, tokenizer)
+        elif isinstance(tokenizer, ImageVQVAE):
+            task = images(cfg, tokenizer)
         else:
             kinds = "a SpeechVQVAE or an ImageVQVAE" if cfg.kind == "prior" else "an ImageVQVAE"
             raise ValueError(
-                f"{cfg.model} is a {type(over).__name__}, but kind {cfg.kind!r} needs the codes of {kinds}"
+                f"{cfg.model} is a {type(tokenizer).__name__}, but kind {cfg.kind!r} needs the codes of {kinds}"
             )
 
     def save(trained: nn.Module, folder: Path) -> None:

@@ -131,7 +131,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("bare")
     (folder / "sitecustomize.py").write_text(BLOCKER.format(absent=absent, distributions=others))
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "ACCELERATE_"))}
-    settings = {"PYTHONPATH": str(folder), "PYTHON": sys.executable, "OMP_NUM_THREADS": "1", "VQAUDIO_NATIVE": "off"}
+    settings = {"PYTHONPATH": str(folder), "PYTHON": sys.executable, "OMP_NUM_THREADS": "1", "VQAUDIO_KERNELS": "off"}
     return {**kept, **settings}
 
 

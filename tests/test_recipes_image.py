@@ -107,7 +107,7 @@ def _evaluate(images: Path, runs: Path) -> None:
         assert main(["evaluate", *map(str, given)]) == 0
         assert json.loads((runs / f"report-{kind}/report.json").read_text())["bits_per_dim"] > 0
     for kind in ("vqvae", "vae"):
-        given = ["--model", runs / f"over-{kind}", "--first", runs / "vqvae", "--data", images]
+        given = ["--model", runs / f"over-{kind}", "--bottom-model", runs / "vqvae", "--data", images]
         assert main(["evaluate", *map(str, given), "--out", str(runs / f"second-{kind}")]) == 0
         assert "conditioning_gap" in json.loads((runs / f"second-{kind}/report.json").read_text())
 
@@ -144,8 +144,11 @@ def _refuse(images: Path, runs: Path, capsys: pytest.CaptureFixture[str]) -> Non
             "--precision applies to the WaveNet of speech",
         ),
         (["evaluate", "--model", prior, *data], "ImagePrior cannot be evaluated alone"),
-        (["evaluate", "--model", second, *data], "--first must name its bottom-level model"),
-        (["evaluate", "--model", vqvae, "--first", vqvae, *data], "--first is for a hierarchical image model"),
+        (["evaluate", "--model", second, *data], "give its bottom-level model with --bottom-model"),
+        (
+            ["evaluate", "--model", vqvae, "--bottom-model", vqvae, *data],
+            "is for a hierarchical image model",
+        ),
         (["evaluate", "--model", vae, "--prior", prior, *data], "needs an ImageVQVAE as --model, got a ImageVAE"),
         (["evaluate", "--model", vae, "--only", "codebook_usage", *data], "do not apply to it"),
     ):

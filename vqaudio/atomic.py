@@ -147,6 +147,15 @@ def check_names_folder(path: Path) -> None:
         raise ValueError("- is standard output, but a folder is written here; name one")
 
 
+def make_folder(path: Path) -> None:
+    """Create a folder, unless it is there. Raises ValueError for -, and OSError that names what to do."""
+    check_names_folder(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise type(error)(f"cannot make {path}: {error.strerror}; choose a folder that you may write to") from error
+
+
 def check_output_folder(out: Path, names: Sequence[str], overwrite: bool) -> None:
     """Create the folder `out`. Raises the OSError that writing `names` in it would raise, before any work is done."""
     check_names_folder(out)

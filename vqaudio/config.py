@@ -128,9 +128,7 @@ def parse(cls: type[T], default_yaml: str | Path, args: Sequence[str] | None = N
         # a union is of the kind that the file or a flag names, and no subcommand
         config = (tyro.conf.AvoidSubcommands,)
         return tyro.cli(cls, default=default, args=args, description=description or None, config=config)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-    except ValueError as error:  # a value of a flag that is rejected by a dataclass
+    except ValueError as error:  # a ConfigError, or a value of a flag that is rejected by a dataclass
         print(f"error: {error}", file=sys.stderr)
     raise SystemExit(2)
 

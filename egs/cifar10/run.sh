@@ -52,7 +52,7 @@ if runs 6; then
     for kind in $baselines; do
         vqaudio evaluate --model "$out/$kind" --data "$packed" --out "$out/report/$kind" --overwrite
     done
-    vqaudio evaluate --model "$out/hierarchical" --data "$packed" --first "$out/vqvae" --out "$out/report/hierarchical" --overwrite
-    vqaudio evaluate --model "$out/hierarchical-vae" --data "$packed" --first "$out/vqvae" --out "$out/report/hierarchical-vae" --overwrite
+    vqaudio evaluate --model "$out/hierarchical" --data "$packed" --bottom-model "$out/vqvae" --out "$out/report/hierarchical" --overwrite
+    vqaudio evaluate --model "$out/hierarchical-vae" --data "$packed" --bottom-model "$out/vqvae" --out "$out/report/hierarchical-vae" --overwrite
     vqaudio sample --prior "$out/prior" --model "$out/vqvae" --count 4 --out "$out/samples" --overwrite
 fi

@@ -21,7 +21,7 @@ from pathlib import Path
 import soundfile
 
 from vqaudio.atomic import atomic_folder
-from vqaudio.data.audio import AudioError, blocks, to_int16, together
+from vqaudio.data.audio import AudioError, blocks, combined_error, to_int16
 from vqaudio.data.manifest import Utterance, manifest_row, read_manifest
 
 SAMPLE_RATE = 16000  # Hz, of all models of this recipe
@@ -77,7 +77,7 @@ def decode_corpus(corpus: Path, out: Path, jobs: int) -> None:
     with atomic_folder(out) as folder:
         errors = run(everything, folder, jobs)
         if errors:
-            raise together(errors)
+            raise combined_error(errors)
         for name, utterances in found.items():
             rows = [manifest_row(replace(u, path=folder / f"{u.id}.wav"), folder) for u in utterances]
             (folder / name).write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vqaudio.data.crops import Batch, CropConfig, SpeechCrops, holding_device, validation_batches
+from vqaudio.data.crops import Batch, CropConfig, SpeechCrops, preload_device, validation_batches
 from vqaudio.data.mulaw import mulaw_encode
 from vqaudio.data.packed import PackedSpeech
 
@@ -224,7 +224,7 @@ def test_validation_checks_its_sizes(packed, sizes) -> None:
 )
 def test_speech_that_is_held_on_a_device_has_the_same_crops_to_the_bit(packed, options) -> None:
     cfg = replace(CFG, **options)
-    mapped, held = SpeechCrops(packed, cfg), SpeechCrops(packed, cfg, held_on=torch.device("cpu"))
+    mapped, held = SpeechCrops(packed, cfg), SpeechCrops(packed, cfg, preload_to=torch.device("cpu"))
     for step in range(20):
         for part in range(3):
             left, right = mapped.batch(step, part, 3), held.batch(step, part, 3)
@@ -233,8 +233,8 @@ def test_speech_that_is_held_on_a_device_has_the_same_crops_to_the_bit(packed, o
 
 
 def test_speech_is_held_on_a_gpu_alone_and_where_it_fits(packed) -> None:
-    assert holding_device("auto", packed, torch.device("cpu")) is None
-    assert holding_device("cpu", packed, torch.device("cuda")) is None
+    assert preload_device("auto", packed, torch.device("cpu")) is None
+    assert preload_device("cpu", packed, torch.device("cuda")) is None
     with pytest.raises(ValueError, match="device must be 'auto' or 'cpu', got 'cuda'"):
         CropConfig(device="cuda")  # pyright: ignore[reportArgumentType]
 
@@ -246,7 +246,7 @@ def test_crops_of_a_gpu_wait_for_nothing(packed) -> None:
     crops = SpeechCrops(packed, replace(CFG, past=64, future=10, target_shift=5))
     with FakeTensorMode(allow_non_fake_inputs=True):
         source = crops._source
-        source._held = torch.empty(len(packed.samples), dtype=torch.int16, device="cuda")
+        source._preloaded = torch.empty(len(packed.samples), dtype=torch.int16, device="cuda")
         source.classes = torch.empty(65536, dtype=torch.int64, device="cuda")
         batch = crops.batch(0)
     assert {name for name, value in batch.items() if value.device.type == "cuda"} == {

@@ -55,12 +55,12 @@ def test_those_of_another_version_are_not_used(elsewhere: Path, monkeypatch: pyt
 
 def test_a_choice_that_is_not_here_is_refused(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(library.VARIABLE, "avx2")
-    with pytest.raises(ValueError, match=r"VQAUDIO_NATIVE must be off or one of \(none is here\), got 'avx2'"):
+    with pytest.raises(ValueError, match=r"VQAUDIO_KERNELS must be off or one of \(none is here\), got 'avx2'"):
         library.kernels()
     monkeypatch.setenv(library.VARIABLE, "off")
     library.kernels.cache_clear()
     assert library.kernels() is None
-    assert library.why_missing() == "the compiled kernels are switched off (VQAUDIO_NATIVE=off)"
+    assert library.why_missing() == "the compiled kernels are switched off (VQAUDIO_KERNELS=off)"
 
 
 def _bring_generic(folder: Path) -> None:

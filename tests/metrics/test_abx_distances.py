@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from vqaudio.metrics import abx_distances
-from vqaudio.metrics.abx_distances import stretches
+from vqaudio.metrics.abx_distances import frame_sequences
 
 
 def _distance(first, second, distance: str) -> float:
-    pair = stretches([np.array(first), np.array(second)], distance)  # pyright: ignore[reportArgumentType]
+    pair = frame_sequences([np.array(first), np.array(second)], distance)  # pyright: ignore[reportArgumentType]
     return float(pair.distances(np.array([0]), np.array([1]))[0, 0])
 
 
@@ -74,11 +74,11 @@ def test_lengths_by_hand() -> None:
 @pytest.mark.parametrize("most", [2048, 0], ids=["table", "vectors"])
 @pytest.mark.parametrize("distance", ["angular", "euclidean"])
 def test_vectors_as_a_naive_search_and_librosa_find_them(monkeypatch, distance: str, most: int) -> None:
-    monkeypatch.setattr(abx_distances, "MOST_DIFFERENT", most)
+    monkeypatch.setattr(abx_distances, "MAX_TABLE_FRAMES", most)
     monkeypatch.setattr(abx_distances, "FRAME_PAIRS_AT_ONCE", 200)  # so that there are several parts
     rng = np.random.default_rng(0)
     items = [rng.normal(1, 1, (n, 5)) for n in rng.integers(1, 12, size=12)]
-    found = stretches(items, distance).distances(np.arange(12), np.arange(3, 12))  # pyright: ignore[reportArgumentType]
+    found = frame_sequences(items, distance).distances(np.arange(12), np.arange(3, 12))  # pyright: ignore[reportArgumentType]
     assert found.shape == (12, 9)
     for i, first in enumerate(items):
         for j, second in enumerate(items[3:]):
@@ -94,10 +94,10 @@ def test_vectors_as_a_naive_search_and_librosa_find_them(monkeypatch, distance: 
 @pytest.mark.parametrize("most", [2048, 0], ids=["table", "codes"])
 def test_codes_as_a_naive_search_finds_them(monkeypatch, most: int) -> None:
     """Of a codebook of 64,000 the table would take 16 GB."""
-    monkeypatch.setattr(abx_distances, "MOST_DIFFERENT", most)
+    monkeypatch.setattr(abx_distances, "MAX_TABLE_FRAMES", most)
     rng = np.random.default_rng(1)
     items = [rng.integers(0, 3, size=n) for n in rng.integers(1, 14, size=25)]
-    compared = stretches(items, "identity")
+    compared = frame_sequences(items, "identity")
     assert (compared.table is None) == (most < 3)
     found = compared.distances(np.arange(25), np.arange(25))
     for i, first in enumerate(items):
@@ -110,17 +110,17 @@ def test_codes_as_a_naive_search_finds_them(monkeypatch, most: int) -> None:
 @pytest.mark.parametrize("distance", ["angular", "euclidean"])
 def test_equal_frames_have_distance_0(monkeypatch, distance: str, most: int) -> None:
     """Equal frames are 0 apart, and the same costs in another order add up to the same."""
-    monkeypatch.setattr(abx_distances, "MOST_DIFFERENT", most)
+    monkeypatch.setattr(abx_distances, "MAX_TABLE_FRAMES", most)
     a, b, c, zero = np.random.default_rng(2).normal(10, 1, (4, 64)).astype(np.float32)
     items = [np.stack([zero] * 3), np.stack([a, b, c]), np.stack([c, a, b]), np.stack([zero] * 7)]
-    found = stretches(items, distance).distances(np.arange(4), np.arange(4))  # pyright: ignore[reportArgumentType]
+    found = frame_sequences(items, distance).distances(np.arange(4), np.arange(4))  # pyright: ignore[reportArgumentType]
     assert found[0, 3] == found[0, 0] == found[1, 1] == 0
     assert found[0, 1] == found[0, 2] > 0
 
 
 def test_stretches_are_taken_in_any_order() -> None:
     items = [np.array([0, 1, 1]), np.array([2]), np.array([1, 0])]
-    own = stretches(items, "identity")
+    own = frame_sequences(items, "identity")
     whole = own.distances(np.arange(3), np.arange(3))
     assert np.array_equal(own.distances(np.array([2, 0]), np.array([1, 2, 0])), whole[[2, 0]][:, [1, 2, 0]])
 
@@ -140,4 +140,4 @@ def test_stretches_are_taken_in_any_order() -> None:
 )
 def test_what_cannot_be_compared_is_refused(frames, distance, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        stretches(frames, distance)
+        frame_sequences(frames, distance)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 import vqaudio.nn.vector_quantizer as quantizer_module
-from vqaudio.nn.distributed import draw_rows, draw_rows_on_device, same_as_first, sum_over_processes
+from vqaudio.nn.distributed import broadcast_from_first, draw_rows, draw_rows_on_device, sum_over_processes
 from vqaudio.nn.fsq import FSQConfig
 from vqaudio.nn.normalizer import Normalizer
 from vqaudio.nn.pitch import PitchConfig, PitchTracker
@@ -128,7 +128,7 @@ def _work(rank: int, folder: Path) -> None:
     assert z.grad is not None
     found["batch"] = {**_state(batch), "gradient": z.grad.movedim(1, -1)[mask]}
     found["sum"] = sum_over_processes(torch.tensor([1.0 + rank, 10.0]))
-    found["first"] = same_as_first(torch.tensor([7.0 + rank]))
+    found["first"] = broadcast_from_first(torch.tensor([7.0 + rank]))
     found["drawn"] = draw_rows(_rows(0).split(UNEVEN)[rank], 20, torch.Generator().manual_seed(3))
     found["drawn on the device"] = {}
     for name, sizes in (("uneven", UNEVEN), ("padding", PADDING)):
@@ -281,7 +281,7 @@ def test_rows_drawn_on_the_device_are_those_of_one_process(processes) -> None:
 def test_on_one_process_they_change_nothing() -> None:
     x = torch.tensor([1.0, 2.0])
     assert torch.equal(sum_over_processes(x), x)
-    assert torch.equal(same_as_first(x), x)
+    assert torch.equal(broadcast_from_first(x), x)
     with pytest.raises(ValueError, match="no rows to draw from"):
         draw_rows(torch.zeros(0, 3), 2, torch.Generator())
 

@@ -14,8 +14,8 @@ from vqaudio.nn.pitch import (
     PitchHead,
     PitchTracker,
     centre_and_spread,
-    held,
-    moved,
+    forward_filled,
+    transformed,
 )
 
 RATE, HOP = 16000, 160
@@ -60,7 +60,7 @@ def test_a_frame_depends_on_its_window_alone() -> None:
 def test_unvoiced_frames_hold_the_last_pitch() -> None:
     voicing = torch.tensor([[0.0, 1, 0, 0, 1, 0]])
     octaves = torch.tensor([[9.0, 7, 9, 9, 8, 9]])
-    assert held(voicing, octaves).tolist() == [[pytest.approx(MEAN_OCTAVES), 7, 7, 7, 8, 8]]
+    assert forward_filled(voicing, octaves).tolist() == [[pytest.approx(MEAN_OCTAVES), 7, 7, 7, 8, 8]]
     assert Pitch(voicing, octaves).frames(8).voicing.tolist() == [[0, 1, 0, 0, 1, 0, 0, 0]]
     assert Pitch(voicing, octaves).frames(2).octaves.tolist() == [[9, 7]]
 
@@ -71,7 +71,7 @@ def test_pitch_is_moved_to_centre_and_spread() -> None:
     voicing = (torch.arange(200) % 3 > 0).float()[None]
 
     def found(spread: float) -> tuple[float, float]:
-        pitch = moved(Pitch(voicing, octaves), torch.tensor(8.0), torch.tensor(spread))
+        pitch = transformed(Pitch(voicing, octaves), torch.tensor(8.0), torch.tensor(spread))
         centre, own = centre_and_spread(pitch.octaves[voicing > 0])
         return float(centre), float(own)
 
@@ -80,9 +80,9 @@ def test_pitch_is_moved_to_centre_and_spread() -> None:
     assert of_source == pytest.approx(0.1, rel=0.2)
     assert found(5.0) == pytest.approx((8, 2 * of_source), rel=1e-4)
     few = Pitch(torch.ones(1, 3), torch.tensor([[7.0, 7.5, 8.0]]))
-    assert moved(few, torch.tensor(7.0), torch.tensor(0.1)).octaves.tolist() == [[6.5, 7.0, 7.5]]
+    assert transformed(few, torch.tensor(7.0), torch.tensor(0.1)).octaves.tolist() == [[6.5, 7.0, 7.5]]
     silent = Pitch.unvoiced(5)
-    assert torch.equal(moved(silent, torch.tensor(8.0), torch.tensor(0.1)).octaves, silent.octaves)
+    assert torch.equal(transformed(silent, torch.tensor(8.0), torch.tensor(0.1)).octaves, silent.octaves)
 
 
 def test_the_head_predicts_relative_to_the_speaker() -> None:
@@ -96,8 +96,8 @@ def test_the_head_predicts_relative_to_the_speaker() -> None:
     other = head(cond, torch.tensor([1, 1]))[1]
     torch.testing.assert_close(other[0] - octaves[0], (head.centre[1] - head.centre[0]).expand(14))
     unknown = Pitch(torch.ones(1, 20), torch.full((1, 20), 7.0))
-    assert head.moved(unknown, torch.tensor([0])) is unknown  # a speaker whose pitch is not known
-    assert float(head.moved(unknown, torch.tensor([1])).octaves.mean()) == pytest.approx(float(head.centre[1]))
+    assert head.transformed(unknown, torch.tensor([0])) is unknown  # a speaker whose pitch is not known
+    assert float(head.transformed(unknown, torch.tensor([1])).octaves.mean()) == pytest.approx(float(head.centre[1]))
 
 
 def test_losses_ignore_padding() -> None:

@@ -307,8 +307,8 @@ def test_what_cannot_be_evaluated_is_explained(
     model, out = ["--model", str(model_dir)], ["--out", str(tmp_path / "report")]
     assert main(["evaluate", *model, "--data", str(tmp_path), *out]) == 2
     assert f"there is no manifest {tmp_path}/test.jsonl" in capsys.readouterr().err
-    assert main(["evaluate", *model, "--data", str(data), *out, "--first", "x"]) == 2
-    assert "--first is for a hierarchical image model" in capsys.readouterr().err
+    assert main(["evaluate", *model, "--data", str(data), *out, "--bottom-model", "x"]) == 2
+    assert "--bottom-model is for a hierarchical image model" in capsys.readouterr().err
     assert main(["evaluate", *model, "--data", str(data), *out, "--phones", str(tmp_path / "none")]) == 2
     assert f"{tmp_path}/none does not exist" in capsys.readouterr().err
     for option, value in (("temperature", "-1"), ("top-k", "0"), ("top-p", "0")):

@@ -29,7 +29,7 @@ from vqaudio.nn.source_filter import IstftConfig
 from vqaudio.speech import pitch_init
 from vqaudio.speech.acoustic import (
     encoded_frames,
-    quantized_codes,
+    quantized_vectors,
     true_conditioning,
     true_frames,
     with_conversions,
@@ -40,7 +40,7 @@ from vqaudio.speech.init_from import by_part, init_from
 from vqaudio.speech.pitch_init import initialise_harmonics, initialise_pitch
 from vqaudio.speech.speakers import with_speakers
 from vqaudio.speech.synthesis import FramePiece, encode_frames
-from vqaudio.speech.vocoding import frames, moved_pitch, of_tokens, wavenet_pieces
+from vqaudio.speech.vocoding import decode_request, frames, transformed_pitch, wavenet_pieces
 
 SAMPLES = 3200  # of a crop: long enough for the STFT loss at a hop of 40 samples
 
@@ -137,7 +137,7 @@ def test_the_wavenet_reads_the_harmonics_of_the_pitch(model: SpeechVQVAE) -> Non
         sounds = [each.decode(tokens, "anna", vocoder="wavenet", pitch=pitch) for each in (model, plain)]
         assert not torch.equal(*sounds)
         assert torch.equal(*(each.decode(tokens, "anna", pitch=pitch) for each in (model, plain)))
-        utterance = of_tokens(model, tokens, speaker, pitch, None, "wavenet")
+        utterance = decode_request(model, tokens, speaker, pitch, vocoder="wavenet")
         own = AcousticFrames.joined([piece.frames for piece in frames(model, utterance)])
         expected, pieces = model.harmonics(own), list(wavenet_pieces(model, utterance))
         assert own.pitch.voicing.any() and not torch.equal(expected.spectrum, own.spectrum)
@@ -249,7 +249,7 @@ def test_conversion_passes_the_pitch_on(model: SpeechVQVAE) -> None:
     assert torch.equal(
         model.convert(wav, "bert", vocoder="griffin-lim"), model.decode(tokens, "bert", vocoder="griffin-lim")
     )
-    moved = moved_pitch(model, pitch, tokens, torch.tensor([1]))
+    moved = transformed_pitch(model, pitch, tokens, torch.tensor([1]))
     assert moved is not None and moved.octaves.shape == (1, 2 * len(tokens.codes))
     voiced = moved.octaves[moved.voicing > 0]
     assert float(voiced.mean()) == pytest.approx(7.6, abs=0.02)
@@ -385,7 +385,7 @@ def test_a_speaker_is_added_with_distillation_on_acoustic_frames(two_frames: Spe
     for each in (two_frames, model):
         batch, objective = batch_of(), EnrollmentObjective(stage_of(each), distilled_speakers=3)
         assert objective.teacher is not None
-        args = batch["target"], quantized_codes(each, batch["wav"]), batch["speaker"], batch["lengths"]
+        args = batch["target"], quantized_vectors(each, batch["wav"]), batch["speaker"], batch["lengths"]
         assert float(objective.distillation_loss(objective.teacher, *args).detach()) == pytest.approx(0, abs=1e-6)
         loss, logs = objective(**batch)
         assert loss.isfinite() and logs["bits_per_sample"] > 0

@@ -16,7 +16,7 @@ from vqaudio.checkpoint import ModelError
 from vqaudio.data.packed import PackedSpeech
 from vqaudio.nn.log_mel import STD_DB
 from vqaudio.speech import conversion_teacher
-from vqaudio.speech.acoustic import other_speakers, quantized_codes
+from vqaudio.speech.acoustic import other_speakers, quantized_vectors
 from vqaudio.speech.conversion_teacher import (
     LOUD_DB,
     MAX_SPEAKERS,
@@ -99,7 +99,7 @@ def test_conversions_of_the_measured_speech_have_the_mean_spectra_of_their_targe
         for target in range(3):
             means = []
             for wav in wavs[source::3]:
-                codes = quantized_codes(learner, wav[None, None])
+                codes = quantized_vectors(learner, wav[None, None])
                 said = teacher(codes, torch.tensor([source]), torch.tensor([target]))[0]
                 plain = learner.predict_spectrum(learner.eval().tokenize(wav), learner.speakers[target])
                 torch.testing.assert_close(said, plain + teacher.offsets[source, target], rtol=1e-4, atol=1e-5)
@@ -149,7 +149,7 @@ def test_training_moves_conversions_to_the_teacher_and_the_teacher_nowhere(learn
     trained = [parameter for parameter in learner.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=3e-3)
     errors, batch = [], batch_of()
-    z_q = quantized_codes(learner, batch["wav"])
+    z_q = quantized_vectors(learner, batch["wav"])
     mask = learner.valid_frames(batch["lengths"], z_q.shape[2])
     for _ in range(40):
         loss, logs = conversion_loss(learner, z_q, batch["speaker"], mask)

@@ -22,7 +22,7 @@ from vqaudio.speech.describe import model_facts
 from vqaudio.speech.init_from import init_from
 from vqaudio.speech.pitch_init import initialise_pitch, with_pitch_tokens
 from vqaudio.speech.speakers import with_speakers
-from vqaudio.speech.vocoding import of_tokens
+from vqaudio.speech.vocoding import decode_request
 from vqaudio.tokens.bulk import tokenize_all
 
 SAMPLES = 20000
@@ -129,7 +129,8 @@ def test_they_are_decoded_as_the_pitch_that_they_stand_for(model: SpeechVQVAE, t
 
 def test_they_are_moved_to_another_speaker_alone(model: SpeechVQVAE, tokens) -> None:
     def octaves(speaker: str, source: str | None) -> Tensor:
-        pitch = of_tokens(model, tokens, torch.tensor([model.speaker_id(speaker)]), None, source, "istft").pitch
+        who = torch.tensor([model.speaker_id(speaker)])
+        pitch = decode_request(model, tokens, who, source=source, vocoder="istft").pitch
         assert pitch is not None
         return pitch.octaves[pitch.voicing > 0]
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from vqaudio import SpeechVQVAE
 from vqaudio.metrics.conditioning_gap import conditioning_metrics
-from vqaudio.speech.acoustic import quantized_codes
+from vqaudio.speech.acoustic import quantized_vectors
 from vqaudio.speech.speaker_bits import bits_by_speaker
 
 
@@ -38,7 +38,7 @@ def test_the_quantized_codes_are_those_of_inference(tiny_model: SpeechVQVAE, bat
     wav = batches[0]["wav"]
     codes, _ = tiny_model.encode(wav)
     with torch.autocast("cpu", torch.bfloat16):
-        quantized = quantized_codes(tiny_model, wav)
+        quantized = quantized_vectors(tiny_model, wav)
     assert torch.equal(quantized, tiny_model.quantizer.decode(codes))
 
 

@@ -15,7 +15,7 @@ from vqaudio.nn.log_mel import LogMelConfig
 from vqaudio.nn.log_mel_cmn import LogMelCMNConfig
 from vqaudio.nn.pcen import PCENConfig
 from vqaudio.speech import tokenizer
-from vqaudio.speech.tokenizer import CHUNK_FRAMES, encode_in_chunks, encode_together, num_rows
+from vqaudio.speech.tokenizer import CHUNK_FRAMES, encode_batches, encode_in_chunks, num_rows
 
 ROWS = 3  # of a batch on a CPU in these tests
 DEVICES = [torch.device("cpu"), pytest.param(torch.device("cuda"), marks=pytest.mark.gpu)]
@@ -60,7 +60,7 @@ def test_frames_have_the_same_bits_in_every_row_and_alone(model: SpeechVQVAE, de
     utterances = [*_utterances(model), *(_speech(9000, 9) for _ in range(2 * rows))]  # the same one in all rows
     found: list[list[Tensor]] = [[] for _ in utterances]
     used = set()
-    for z, parts in encode_together(encoder, ([wav] for wav in utterances)):
+    for z, parts in encode_batches(encoder, ([wav] for wav in utterances)):
         assert z.shape == (rows, model.cfg.encoder.dim, CHUNK_FRAMES)
         for part in parts:
             found[part.number].append(z[part.row, :, : part.num_frames])

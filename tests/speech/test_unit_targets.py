@@ -17,7 +17,7 @@ from vqaudio.speech.config import SpeechVQVAEConfig
 from vqaudio.speech.unit_targets import (
     PRIOR_FRAMES,
     Cepstra,
-    UnitTeacher,
+    UnitTargetStatistics,
     dct_matrix,
     speaker_statistics,
     unit_targets,
@@ -115,7 +115,7 @@ def test_speaker_statistics_are_shrunk_towards_those_of_all(make) -> None:
 
 def test_targets_are_the_nearest_clusters_of_normalised_cepstra(make) -> None:
     speech = make()
-    teacher = UnitTeacher.fit(speech, CFG)
+    teacher = UnitTargetStatistics.fit(speech, CFG)
     found = list(teacher.targets(speech))
     cepstra = Cepstra(CFG, 16000)
     for i, (clusters, vectors) in enumerate(found):
@@ -125,10 +125,10 @@ def test_targets_are_the_nearest_clusters_of_normalised_cepstra(make) -> None:
         distances = torch.cdist(features.double(), teacher.centres.double())
         assert clusters.tolist() == distances.argmin(1).tolist()
     assert {*np.concatenate([clusters for clusters, _ in found]).tolist()} == set(range(6))
-    again = list(UnitTeacher.fit(make(), CFG).targets(speech))
+    again = list(UnitTargetStatistics.fit(make(), CFG).targets(speech))
     assert all(np.array_equal(a[0], b[0]) and np.array_equal(a[1], b[1]) for a, b in zip(found, again, strict=True))
     with pytest.raises(ValueError, match="more speech"):
-        UnitTeacher.fit(speech, replace(CFG, num_clusters=5000))
+        UnitTargetStatistics.fit(speech, replace(CFG, num_clusters=5000))
 
 
 def _model(units: UnitsConfig, hop: int = 320) -> SpeechVQVAEConfig:
@@ -140,10 +140,10 @@ def test_targets_are_cached_by_content(make, tmp_path, monkeypatch) -> None:
     train, held_out = make(), make(seed=1)
     first, valid = unit_targets(_model(CFG), train, held_out, tmp_path)
     assert first is not None and valid is not None
-    expected = np.concatenate([clusters for clusters, _ in UnitTeacher.fit(train, CFG).targets(held_out)])
+    expected = np.concatenate([clusters for clusters, _ in UnitTargetStatistics.fit(train, CFG).targets(held_out)])
     assert np.array_equal(valid.frames.clusters, expected)
     folders = {path.name for path in tmp_path.glob("units-*")}
-    monkeypatch.setattr(UnitTeacher, "fit", None)  # from here on nothing is computed
+    monkeypatch.setattr(UnitTargetStatistics, "fit", None)  # from here on nothing is computed
     other_losses = replace(CFG, cluster_weight=2.0, cluster_offsets=(0,))
     again, _ = unit_targets(_model(other_losses, hop=640), make(), held_out, tmp_path)
     assert again is not None and np.array_equal(again.frames.clusters, first.frames.clusters)

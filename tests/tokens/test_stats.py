@@ -44,7 +44,7 @@ def test_properties_of_a_prior_over_speech_codes() -> None:
     facts = prior_facts(prior)
     assert facts["fingerprint"] == prior.fingerprint
     assert facts["codes"] == "24, 250 per second, of model 0123456789ab"
-    assert facts["field"] == "9 codes, 0.04 s (receptive field)"  # dilations 1, 2, 4 and 1, and the previous code
+    assert facts["receptive field"] == "9 codes, 0.04 s"  # dilations 1, 2, 4 and 1, and the previous code
     assert facts["speakers"] == "2: anna, bert"
     assert prior_facts(CodePrior(CodePriorConfig(net=net)))["speakers"] == "none"
     prior.net.out.bias.data += 1

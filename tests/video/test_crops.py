@@ -48,17 +48,17 @@ def test_a_step_is_the_same_however_it_is_divided(sequences: CodeSequences, part
 def test_other_steps_and_seeds_are_other_windows(sequences: CodeSequences) -> None:
     crops = VideoCrops(sequences, CFG, context=2)
     other = VideoCrops(sequences, replace(CFG, seed=8), context=2)
-    assert not torch.equal(crops.batch(3)["seen"], crops.batch(4)["seen"])
-    assert not torch.equal(crops.batch(3)["seen"], other.batch(3)["seen"])
+    assert not torch.equal(crops.batch(3)["context_codes"], crops.batch(4)["context_codes"])
+    assert not torch.equal(crops.batch(3)["context_codes"], other.batch(3)["context_codes"])
 
 
 def test_noise_replaces_a_fraction_of_what_is_seen(sequences: CodeSequences) -> None:
     batch = VideoCrops(sequences, replace(CFG, batch_size=400), context=2).batch(0)
-    changed = (batch["seen"] != batch["codes"]).double().mean()
+    changed = (batch["context_codes"] != batch["codes"]).double().mean()
     assert 0.15 < changed < 0.27  # half of 0.5 on average, of which a sixth stays the same by chance
-    assert batch["seen"].min() >= 0 and batch["seen"].max() < 6
+    assert batch["context_codes"].min() >= 0 and batch["context_codes"].max() < 6
     quiet = VideoCrops(sequences, replace(CFG, noise=0.0), context=2).batch(0)
-    assert torch.equal(quiet["seen"], quiet["codes"])
+    assert torch.equal(quiet["context_codes"], quiet["codes"])
 
 
 def test_unigrams_are_smoothed(sequences: CodeSequences) -> None:

@@ -93,7 +93,10 @@ def test_what_does_not_fit_is_explained(prior: VideoPrior, prior_config: VideoPr
         ((codes[:, :2], actions[:, :1]), r"codes must be \(B, T, 4, 4\) with T above the 2 context frames"),
         ((codes[..., :3], actions), r"codes must be \(B, T, 4, 4\)"),
         ((codes[0, 0, 0], actions), r"codes must be \(B, T, 4, 4\) .* got \(4,\)"),
-        ((codes, actions, codes[:, 1:]), r"seen must have the shape of codes, \(2, 5, 4, 4\), got \(2, 4, 4, 4\)"),
+        (
+            (codes, actions, codes[:, 1:]),
+            r"context_codes must have the shape of codes, \(2, 5, 4, 4\), got \(2, 4, 4, 4\)",
+        ),
         ((codes, actions[:, 1:]), r"actions must be \(2, 4\), one between frames, got \(2, 3\)"),
         ((codes + K, actions), "codes must lie in 0..5"),
         ((codes, actions + 2), "actions must lie in 0 to 2, got"),

@@ -46,7 +46,7 @@ Phones = Annotated[
     ),
 ]
 Prior = Annotated[str | None, arg(metavar="P", help="a trained prior over the model's codes, evaluated as well")]
-First = Annotated[
+BottomModel = Annotated[
     str | None, arg(metavar="M", help="for a hierarchical image model: the bottom-level model whose codes it models")
 ]
 TrainTokens = Annotated[
@@ -71,7 +71,7 @@ def evaluate(
     model: Model = "mini",
     phones: Phones = (),
     prior: Prior = None,
-    first: First = None,
+    bottom_model: BottomModel = None,
     train_tokens: TrainTokens = None,
     features: Features = (),
     report: Annotated[ReportConfig, arg(name="")] = ReportConfig(),  # noqa: B008 (it is frozen)
@@ -103,11 +103,11 @@ def evaluate(
                 f"{model} is an image model: --data takes one folder; --resume, --phones, --features, --train-tokens "
                 "and the options of sampling and of the speech report do not apply to it"
             )
-        metrics = _evaluate_images(net, model, data[0], out, prior, first, sampling.seed, device, overwrite)
+        metrics = _evaluate_images(net, model, data[0], out, prior, bottom_model, sampling.seed, device, overwrite)
         _print_metrics(metrics | {"written": str(out)})
         return 0
-    if first is not None:
-        raise ValueError(f"--first is for a hierarchical image model, and {model} is a speech model")
+    if bottom_model is not None:
+        raise ValueError(f"--bottom-model is for a hierarchical image model, and {model} is a speech model")
     from vqaudio.report.run import evaluate_speech
 
     result = evaluate_speech(
@@ -152,7 +152,7 @@ def _evaluate_images(
     data: Path,
     out: Path,
     prior: str | None,
-    first: str | None,
+    bottom_model: str | None,
     seed: int,
     device: Device,
     overwrite: bool,
@@ -168,14 +168,14 @@ def _evaluate_images(
     from vqaudio.video.report import evaluate_video
 
     if isinstance(net, CodeMapVQVAE | CodeMapVAE):
-        if first is None or prior is not None:
+        if bottom_model is None or prior is not None:
             raise ValueError(
-                f"{model} is a hierarchical model: --first must name its bottom-level model, and it takes no --prior"
+                f"{model} is a hierarchical model: give its bottom-level model with --bottom-model, and no --prior"
             )
-        bottom_level = load_kind(first, device, ImageVQVAE)
+        bottom_level = load_kind(bottom_model, device, ImageVQVAE)
         return evaluate_hierarchical(net, bottom_level, data, out, seed=seed, overwrite=overwrite)
-    if first is not None:
-        raise ValueError(f"--first is for a hierarchical image model, and {model} is a bottom-level one")
+    if bottom_model is not None:
+        raise ValueError(f"--bottom-model is for a hierarchical image model, and {model} is a bottom-level one")
     code_prior = None if prior is None else load_kind(prior, device, nn.Module)
     if isinstance(code_prior, VideoPrior) and isinstance(net, ImageVQVAE):
         return evaluate_video(code_prior, net, data, out, seed=seed, overwrite=overwrite)

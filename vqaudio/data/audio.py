@@ -112,7 +112,7 @@ def can_open(path: Path) -> bool:
     return True
 
 
-def together(failures: Sequence[AudioError]) -> AudioError:
+def combined_error(failures: Sequence[AudioError]) -> AudioError:
     """One error that names all of them, at least one."""
     if len(failures) == 1:
         return failures[0]

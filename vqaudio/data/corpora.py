@@ -17,16 +17,16 @@ from typing import Literal, NamedTuple
 
 from tqdm import tqdm
 
-from vqaudio.atomic import atomic_file, check_names_folder, check_writable
+from vqaudio.atomic import atomic_file, check_writable, make_folder
 from vqaudio.data.audio import (
     AudioError,
     AudioWarning,
     Failures,
     audio_seconds,
+    combined_error,
     decoded_seconds,
     named_in_utf8,
     printable,
-    together,
 )
 from vqaudio.data.audio_folders import AUDIO_SUFFIXES, Source, audio_below, file_name, speech_below
 from vqaudio.data.manifest import Utterance, manifest_row
@@ -135,8 +135,8 @@ def folder(
     """
     root, transcripts = _existing(root), Transcripts()
     sources = speech_below(root, speaker_level)
-    if strays := [source.path for source in sources if _is_stray(source)]:
-        raise ValueError(f"{strays[0]} lies directly in {root}; move it into a folder named after its speaker")
+    if loose := [source.path for source in sources if _is_loose(source)]:
+        raise ValueError(f"{loose[0]} lies directly in {root}; move it into a folder named after its speaker")
     found = [_Found(id, path, speaker or "", transcripts.beside(path)) for id, path, speaker in sources]
     transcripts.warn()
     if not found:
@@ -194,7 +194,7 @@ def prepare(
     utterances = _find(kind, root, mic, speaker_level, failures, verify)
     if not utterances:
         raise AudioError(
-            f"none of the {len(failures)} audio files in {printable(root)} is usable: {together(failures)}"
+            f"none of the {len(failures)} audio files in {printable(root)} is usable: {combined_error(failures)}"
         )
     held = frozenset() if held_out is None else _held_out(Path(held_out), utterances)
     parts = split(utterances, valid=valid, test=test, seed=seed, held_out=held)
@@ -213,7 +213,7 @@ def _write(out: Path, parts: Sequence[Sequence[Utterance]], speakers: list[str],
     """Write the manifests of train, valid and test and the names of the speakers."""
     contents = ["".join(f"{manifest_row(u, out)}\n" for u in part) for part in parts]
     contents.append(json.dumps(speakers, ensure_ascii=False, indent=1) + "\n")
-    _make_folder(out)
+    make_folder(out)
     with ExitStack() as files:  # all files are renamed on exit, or, after an error, none
         for name, content in zip(FILES, contents, strict=True):
             temporary = files.enter_context(atomic_file(out / name, overwrite=overwrite))
@@ -262,14 +262,6 @@ def _existing(root: str | Path) -> Path:
     return root
 
 
-def _make_folder(out: Path) -> None:
-    check_names_folder(out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise type(error)(f"cannot make {out}: {error.strerror}; choose a folder that you may write to") from error
-
-
 def _folders(parent: Path) -> list[Path]:
     """Visible subfolders, sorted; empty if `parent` does not exist."""
     if not parent.is_dir():
@@ -288,7 +280,7 @@ def _one_microphone(files: dict[str, Path], mic: Mic) -> dict[str, Path]:
     return {}
 
 
-def _is_stray(source: Source) -> bool:
+def _is_loose(source: Source) -> bool:
     """Whether a file that may be usable lies outside the speakers' folders; others are named when they are read."""
     return source.speaker is None and source.path.suffix.lower() in AUDIO_SUFFIXES and named_in_utf8(source.path)
 
@@ -309,7 +301,7 @@ def _utterances(found: Sequence[_Found], failures: Failures | None, verify: bool
         else:
             utterances.append(Utterance(item.id, item.path, item.speaker, seconds, item.text))
     if failures is None and unusable:
-        raise together(unusable)
+        raise combined_error(unusable)
     if failures is not None:
         failures += unusable
     return utterances

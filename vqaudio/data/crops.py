@@ -35,8 +35,8 @@ from vqaudio.data.sharding import part_slice, uniform_draws
 Batch = dict[str, Tensor]
 INPUTS = {"wav", "past", "future"}  # what the encoder reads
 Ints = npt.NDArray[np.int64]
-MOST = 2**30  # samples of a crop, crops of a batch: more is a mistake
-HELD_FRACTION = 0.25  # of the free memory of a GPU, at most for speech
+MAX_CROP = 2**30  # samples of a crop, crops of a batch: more is a mistake
+MAX_PRELOAD_FRACTION = 0.25  # of the free memory of a GPU, at most for speech
 COPIED_SAMPLES = 2**24  # at a time
 
 
@@ -71,8 +71,8 @@ class CropConfig:
         for name in ("samples", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-            if getattr(self, name) > MOST:
-                raise ValueError(f"{name} must be at most {MOST}, got {getattr(self, name)}")
+            if getattr(self, name) > MAX_CROP:
+                raise ValueError(f"{name} must be at most {MAX_CROP}, got {getattr(self, name)}")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must lie in 0 to 2**63 - 1, got {self.seed}")
         if not 0 <= self.speaker_balance <= 1:
@@ -125,16 +125,16 @@ class SpeechCrops:
         cfg: CropConfig,
         num_classes: int = 256,
         targets: CropTargets | None = None,
-        held_on: torch.device | None = None,
+        preload_to: torch.device | None = None,
     ) -> None:
         """targets: of the frames of `packed`; crops then start at a multiple of their hop.
 
-        held_on: a device that all samples are copied to; crops are cut there, without an effect on their values.
+        preload_to: a device that all samples are copied to; crops are cut there, without an effect on their values.
         """
         self.packed = packed
         self.cfg = cfg
         self.targets = targets
-        self._source = _Source(packed, mulaw_table(num_classes), held_on)
+        self._source = _Source(packed, mulaw_table(num_classes), preload_to)
         # utterances are grouped by speaker, so that each speaker is one range of crop positions
         self._order = np.argsort(packed.speaker_ids, kind="stable")
         positions = np.maximum(packed.lengths[self._order] - cfg.samples + 1, 1)
@@ -232,37 +232,37 @@ def validation_batches(
     return [_cut(source, utterances[part], starts[part], shifts[part], cfg, targets) for part in parts]
 
 
-def holding_device(
+def preload_device(
     wanted: Literal["auto", "cpu"], packed: PackedSpeech, device: torch.device | None
 ) -> torch.device | None:
     """The device of a training process if it is to hold all speech, else None; `wanted` is CropConfig.device."""
     if wanted == "cpu" or device is None or device.type != "cuda":
         return None
     free, _ = torch.cuda.mem_get_info(device)
-    return device if packed.samples.nbytes <= HELD_FRACTION * free else None
+    return device if packed.samples.nbytes <= MAX_PRELOAD_FRACTION * free else None
 
 
 class _Source:
     """Samples to cut from: in the memory map, or all of them on a device."""
 
-    def __init__(self, packed: PackedSpeech, classes: Tensor, held_on: torch.device | None = None):
+    def __init__(self, packed: PackedSpeech, classes: Tensor, preload_to: torch.device | None = None):
         """classes: (65536,) of all sample values."""
         self.packed, self.classes = packed, classes
-        self._held: Tensor | None = None  # (T,) int16
-        if held_on is not None:
-            self.classes = classes.to(held_on)
-            self._held = torch.empty(len(packed.samples), dtype=torch.int16, device=held_on)
+        self._preloaded: Tensor | None = None  # (T,) int16
+        if preload_to is not None:
+            self.classes = classes.to(preload_to)
+            self._preloaded = torch.empty(len(packed.samples), dtype=torch.int16, device=preload_to)
             for first in range(0, len(packed.samples), COPIED_SAMPLES):
                 piece = packed.samples[first : first + COPIED_SAMPLES].astype(np.int16)  # a copy, which is writable
-                self._held[first : first + len(piece)] = torch.from_numpy(piece)
+                self._preloaded[first : first + len(piece)] = torch.from_numpy(piece)
 
     def pcm(self, utterances: Ints, starts: Ints, lengths: Ints, samples: int) -> Tensor:
         """(B, samples) int16: `lengths` samples of each utterance from `starts` on, zero-padded outside of it."""
         begin = np.maximum(0, -starts)  # the part of the crop that is within the utterance
         end = np.minimum(lengths, self.packed.lengths[utterances] - starts)
         first = self.packed.offsets[utterances] + starts
-        if self._held is not None:
-            return _gathered(self._held, first, begin, end, samples)
+        if self._preloaded is not None:
+            return _gathered(self._preloaded, first, begin, end, samples)
         pcm = np.zeros((len(utterances), samples), dtype=np.int16)
         for row, low, high, at in zip(pcm, begin.tolist(), end.tolist(), first.tolist(), strict=True):
             if low < high:

@@ -17,7 +17,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from vqaudio.atomic import replace_folder
-from vqaudio.data.audio import AudioError, Failures, blocks, check_file, to_int16, together
+from vqaudio.data.audio import INT16_SCALE, AudioError, Failures, blocks, check_file, combined_error, to_int16
 from vqaudio.data.manifest import Utterance
 from vqaudio.json_text import read_index
 
@@ -53,6 +53,10 @@ class PackedSpeech:
         """All samples of one utterance, a view into the memory map."""
         start = self.offsets[index]
         return self.samples[start : start + self.lengths[index]]
+
+    def waveform(self, index: int) -> npt.NDArray[np.float32]:
+        """All samples of one utterance, (T,) in [-1, 1)."""
+        return np.divide(self.audio(index), INT16_SCALE, dtype=np.float32)
 
     def content_hash(self) -> str:
         """SHA-256 of what training uses: speakers, utterance ids and samples, wherever their files lie."""
@@ -159,7 +163,7 @@ def _check_files(utterances: Sequence[Utterance], sample_rate: int) -> None:
         for utterance in utterances:
             for _ in _samples(utterance, sample_rate, failures):
                 pass
-        raise together(failures) from None
+        raise combined_error(failures) from None
 
 
 def _samples(utterance: Utterance, sample_rate: int, failures: Failures) -> Iterator[npt.NDArray[np.int16]]:
@@ -227,7 +231,7 @@ def _build(
                 length += len(block)
             lengths.append(length)
     if failures:
-        raise together(failures)
+        raise combined_error(failures)
     speaker_index = {speaker: i for i, speaker in enumerate(speakers)}
     index = {
         "version": VERSION,

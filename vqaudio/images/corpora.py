@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from vqaudio.atomic import atomic_folder, check_names_folder
+from vqaudio.atomic import atomic_folder, make_folder
 from vqaudio.data.audio_folders import visible_files
 from vqaudio.data.splits import check_fractions, split_group
 from vqaudio.images.data import Ints, Pixels, check_target, fill_folder
@@ -117,7 +117,7 @@ def prepare_images(
         corpus = _folder(root, side, failures, valid=valid, test=test, seed=seed)
     else:
         raise ValueError(f"kind must be cifar10 or images, got {kind!r}")
-    _make_folder(out)
+    make_folder(out)
     counts: dict[str, int] = {}
     with ExitStack() as folders:  # all folders are renamed on exit, or, after an error, none
         for name, images in corpus.splits.items():
@@ -287,11 +287,3 @@ def _decoded(
             failures.append(error)
             continue
         yield source.id, pixels, source.label
-
-
-def _make_folder(out: Path) -> None:
-    check_names_folder(out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise type(error)(f"cannot make {out}: {error.strerror}; choose a folder that you may write to") from error

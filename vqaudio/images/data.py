@@ -73,8 +73,8 @@ def check_target(folder: Path, *, overwrite: bool) -> None:
             f"cannot write {folder}: it is a file, and packed images are a folder; choose another name"
         )
     names = {path.name for path in folder.iterdir()}
-    if strangers := names - {PIXELS_FILE, INDEX_FILE}:
-        raise FileExistsError(f"{folder} contains more than packed images ({min(strangers)}); choose another folder")
+    if unexpected := names - {PIXELS_FILE, INDEX_FILE}:
+        raise FileExistsError(f"{folder} contains more than packed images ({min(unexpected)}); choose another folder")
     if names and not overwrite:
         raise FileExistsError(f"{folder} exists already; pass --overwrite to replace it")
 

@@ -84,8 +84,8 @@ class GatedLayer(nn.Module):
 
 def gate(x: Tensor) -> Tensor:
     """Gated activation: (B, 2C, H, W) -> tanh of the first half times sigmoid of the second, (B, C, H, W)."""
-    signal, gates = x.chunk(2, 1)
-    return signal.tanh() * gates.sigmoid()
+    filter_, gate_ = x.chunk(2, 1)
+    return filter_.tanh() * gate_.sigmoid()
 
 
 class PixelCNN(nn.Module):

@@ -87,7 +87,7 @@ def evaluate_images(
 
 def evaluate_hierarchical(
     model: CodeMapVQVAE | CodeMapVAE,
-    first: ImageVQVAE,
+    bottom_model: ImageVQVAE,
     data: Path,
     out: Path,
     *,
@@ -96,23 +96,23 @@ def evaluate_hierarchical(
 ) -> dict[str, float | str]:
     """The metrics of `hierarchical_metrics` on the images in `data`/test, their verdict, and a PNG file.
 
-    drawn.png: originals, their bottom-level reconstructions, and images sampled from their top-level latents. Raises
+    samples.png: originals, their bottom-level reconstructions, and images sampled from their top-level latents. Raises
     ValueError for a mismatching bottom-level model, FileNotFoundError without images.
     """
-    _check_fingerprint(model, first)
-    check_output_folder(out, [REPORT, "drawn.png"], overwrite)
+    _check_fingerprint(model, bottom_model)
+    check_output_folder(out, [REPORT, "samples.png"], overwrite)
     images = open_images(data / "test")
-    device = first.device
-    batches = [batch["image"] for batch in centre_batches(images, first.cfg.size, BATCH_SIZE)]
-    codes = [first.encode(batch.to(device)) for batch in batches]
+    device = bottom_model.device
+    batches = [batch["image"] for batch in centre_batches(images, bottom_model.cfg.size, BATCH_SIZE)]
+    codes = [bottom_model.encode(batch.to(device)) for batch in batches]
     found = hierarchical_metrics(model, ({"codes": batch} for batch in codes), seed)
     metrics: dict[str, float | str] = {**found, "verdict": str(assess(found, 0, HIERARCHICAL_HEALTH))}
     shown = codes[0][:NUM_RECONSTRUCTIONS]
     with seeded(seed, device), torch.no_grad():
         z, _ = model.latents(shown)
     drawn = model.sample(z, generator=[_generator(seed, -1, number) for number in range(len(shown))])
-    rows = [batches[0][:NUM_RECONSTRUCTIONS], _decode(first, shown), _decode(first, drawn)]
-    save_png(out / "drawn.png", _stacked_rows(rows, first), overwrite=overwrite)
+    rows = [batches[0][:NUM_RECONSTRUCTIONS], _decode(bottom_model, shown), _decode(bottom_model, drawn)]
+    save_png(out / "samples.png", _stacked_rows(rows, bottom_model), overwrite=overwrite)
     save_json(out / REPORT, {**metrics, "images": len(images)}, overwrite=overwrite)
     return metrics
 
@@ -144,9 +144,8 @@ def sample_images(
         save_png(out / name, image, overwrite=overwrite)
     ids = torch.tensor([label or 0 for label, _ in wanted])
     classes = prior.cfg.classes or NO_CLASSES
-    write_codes(
-        out / "codes.safetensors", CodeMaps(codes, ids, classes, model.codebook_size, model.fingerprint, source="drawn")
-    )
+    maps = CodeMaps(codes, ids, classes, model.codebook_size, model.fingerprint, source="sampled")
+    write_codes(out / "codes.safetensors", maps)
     return [out / name for name in names]
 
 

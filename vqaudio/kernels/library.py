@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 VARIANTS = ("generic", "avx2", "avx512", "avx512bf16")  # of kernels.cpp, the fastest last
 INTERFACE = 3  # of the functions and structures at the end of kernels.cpp; raise both together
-VARIABLE = "VQAUDIO_NATIVE"  # environment: `off`, or one of the variants
+VARIABLE = "VQAUDIO_KERNELS"  # environment: `off`, or one of the variants
 MAX_SIZE = 2**16  # of any dimension of a tensor for the kernels; a larger one is a mistake
 
 
@@ -30,7 +30,7 @@ class Kernels(NamedTuple):
 def kernels() -> Kernels | None:
     """The fastest kernels that were compiled and that this machine runs, or None; `why_missing` then gives the reason.
 
-    The environment variable VQAUDIO_NATIVE selects another variant, or none (`off`). Raises ValueError for a variant
+    The environment variable VQAUDIO_KERNELS selects another variant, or none (`off`). Raises ValueError for a variant
     that this machine does not have.
     """
     choice = os.environ.get(VARIABLE, "")

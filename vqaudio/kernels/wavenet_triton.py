@@ -94,7 +94,7 @@ def wavenet_steps(
     """Takes lengths[b] of T steps of stream b = program_id(0), and writes their classes.
 
     Weights, (rows, columns) each, in any floating-point type: embed (Q + 1, R); taps (L, P + 1, 2, R, R), the last tap
-    is that of the current step, signal before switch; residual (L - 1, R, R); skip (S, L R); head (S, S); out (Q, S);
+    is that of the current step, filter_ before gate_; residual (L - 1, R, R); skip (S, L R); head (S, S); out (Q, S);
     biases of the same. bias (B or 1, N, L, 2, R): of the gates, with frame and speaker.
 
     State: ring (B, L, LONGEST, R), the inputs of layer l at time t in slot t mod (P dilations[l]); scratch
@@ -119,17 +119,17 @@ def wavenet_steps(
             tl.store(hidden + channel, h, mask=channel < R)
             tl.debug_barrier()
             own = frame_bias + layer * (2 * R) + channel
-            signal = tl.load(own, mask=channel < R, other=0.0).to(ACC)
-            switch = tl.load(own + R, mask=channel < R, other=0.0).to(ACC)
+            filter_ = tl.load(own, mask=channel < R, other=0.0).to(ACC)
+            gate_ = tl.load(own + R, mask=channel < R, other=0.0).to(ACC)
             for tap in range(P):  # the oldest first
                 past = slots + ((time + step + tap * dilation) % (P * dilation)) * R
                 weight = taps + (layer * (P + 1) + tap) * (2 * R * R)
-                signal += _product(weight, past, R, R, CHANNELS, CHUNK, ACC)
-                switch += _product(weight + R * R, past, R, R, CHANNELS, CHUNK, ACC)
+                filter_ += _product(weight, past, R, R, CHANNELS, CHUNK, ACC)
+                gate_ += _product(weight + R * R, past, R, R, CHANNELS, CHUNK, ACC)
             weight = taps + (layer * (P + 1) + P) * (2 * R * R)
-            signal += _product(weight, hidden, R, R, CHANNELS, CHUNK, ACC)
-            switch += _product(weight + R * R, hidden, R, R, CHANNELS, CHUNK, ACC)
-            z = _tanh(signal) * tl.sigmoid(switch)
+            filter_ += _product(weight, hidden, R, R, CHANNELS, CHUNK, ACC)
+            gate_ += _product(weight + R * R, hidden, R, R, CHANNELS, CHUNK, ACC)
+            z = _tanh(filter_) * tl.sigmoid(gate_)
             tl.store(gated + layer * R + channel, z, mask=channel < R)
             tl.debug_barrier()  # all have read the oldest past, which the present replaces
             tl.store(slots + ((time + step) % (P * dilation)) * R + channel, h, mask=channel < R)

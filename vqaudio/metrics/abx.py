@@ -26,7 +26,7 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
-from vqaudio.metrics.abx_distances import Distance, Integers, Stretches, stretches
+from vqaudio.metrics.abx_distances import Distance, FrameSequences, Integers, frame_sequences
 from vqaudio.metrics.abx_items import Context, Features, Item, check_features, choose_context, frames_of
 from vqaudio.metrics.confidence import Estimate, Floats, bootstrap
 
@@ -67,7 +67,7 @@ def abx_metrics(
     chosen = choose_context(items) if context == "auto" else context
     rng = np.random.default_rng(seed)
     used = _draw(items, chosen, max_items_per_cell, rng)
-    tokens = stretches(_cut(features, used, frame_rate), distance)
+    tokens = frame_sequences(_cut(features, used, frame_rate), distance)
     speakers = sorted({item.speaker for item in used})
     pairs = list(combinations(range(len(speakers)), 2))
     if len(pairs) > max_speaker_pairs:
@@ -124,7 +124,7 @@ def _cut(features: Mapping[str, Features], items: Sequence[Item], frame_rate: fl
 
 
 def _scores(
-    tokens: Stretches, items: Sequence[Item], context: Context, speakers: list[str], pairs: list[tuple[int, int]]
+    tokens: FrameSequences, items: Sequence[Item], context: Context, speakers: list[str], pairs: list[tuple[int, int]]
 ) -> tuple[_Cells, _Cells]:
     """Items sorted by context, speaker and phone -> cells within speakers, cells across speakers."""
     names = {name: i for i, name in enumerate(sorted({item.phone for item in items}))}

@@ -25,12 +25,12 @@ Distance = Literal["angular", "euclidean", "identity"]
 Integers = npt.NDArray[np.int64]
 Costs = npt.NDArray[np.int32]  # in UNITs
 UNIT = 2**30  # beside 16 bits for a path's length, 2^16 such costs fill an int64
-LONGEST = 2**15  # frames of a sequence, so that 16 bits can hold the length of a path
-MOST_DIFFERENT = 2048  # distinct frames up to which distances are kept in a table, as for codes and code vectors
+MAX_FRAMES = 2**15  # frames of a sequence, so that 16 bits can hold the length of a path
+MAX_TABLE_FRAMES = 2048  # distinct frames up to which distances are kept in a table, as for codes and code vectors
 FRAME_PAIRS_AT_ONCE = 2**22  # without a table: about 100 MB
 
 
-class Stretches(NamedTuple):
+class FrameSequences(NamedTuple):
     """Sequences of frames, prepared for distances."""
 
     starts: Integers  # (I + 1,) into the frames
@@ -64,7 +64,7 @@ class Stretches(NamedTuple):
         return self.symbols[np.arange(starts[-1]) + np.repeat(self.starts[numbers] - starts[:-1], lengths)], starts
 
 
-def stretches(frames: Sequence[Features], distance: Distance = "angular") -> Stretches:
+def frame_sequences(frames: Sequence[Features], distance: Distance = "angular") -> FrameSequences:
     """Sequences of vectors (N, D) or of codes (N,) -> prepared for one of three distances.
 
     "angular": the angle between two vectors over pi; a vector of length 0 is orthogonal to all others.
@@ -83,8 +83,8 @@ def stretches(frames: Sequence[Features], distance: Distance = "angular") -> Str
             "vectors (N, D) by the angular or the euclidean distance"
         )
     lengths = [len(own) for own in frames]
-    if not 1 <= min(lengths) <= max(lengths) <= LONGEST:
-        raise ValueError(f"an item must have 1 to {LONGEST} frames, got {min(lengths)} to {max(lengths)}")
+    if not 1 <= min(lengths) <= max(lengths) <= MAX_FRAMES:
+        raise ValueError(f"an item must have 1 to {MAX_FRAMES} frames, got {min(lengths)} to {max(lengths)}")
     starts, joined = np.append(0, np.cumsum(lengths)), np.concatenate(frames)
     if codes:
         vectors, unit, cost = np.unique(joined, return_inverse=True)[1].reshape(-1, 1).astype(np.float64), 1.0, _others
@@ -97,8 +97,8 @@ def stretches(frames: Sequence[Features], distance: Distance = "angular") -> Str
             unit, cost = 2 * float(norms.max()) or 1.0, _lengths
             vectors /= unit
     different, symbols = np.unique(vectors, axis=0, return_inverse=True)
-    table = cost(different, different) if len(different) <= MOST_DIFFERENT else None
-    return Stretches(starts, symbols.reshape(-1), different, cost, table, unit)
+    table = cost(different, different) if len(different) <= MAX_TABLE_FRAMES else None
+    return FrameSequences(starts, symbols.reshape(-1), different, cost, table, unit)
 
 
 def _others(first: Floats, second: Floats) -> Costs:

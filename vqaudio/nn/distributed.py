@@ -44,7 +44,7 @@ class _Sum(torch.autograd.Function):
         return sum_over_processes(gradients[0].clone())
 
 
-def same_as_first(x: Tensor) -> Tensor:
+def broadcast_from_first(x: Tensor) -> Tensor:
     """Broadcast x from the first process to all."""
     if _is_distributed():
         x = x.contiguous()

@@ -28,7 +28,7 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
             module.train(mode)
 
 
-def is_recorded() -> bool:
+def is_traced() -> bool:
     """Whether torch.compile, torch.export or torch.jit.trace records this call; they cannot record compiled kernels."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
 

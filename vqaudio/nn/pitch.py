@@ -21,7 +21,7 @@ OCTAVE_COST = 0.1  # per octave: of two peaks of the same height, the one of the
 STRENGTH = 0.62  # least autocorrelation of a voiced frame
 SILENCE = 1e-7  # power below which a frame is unvoiced: -70 dB of full scale
 MEAN_OCTAVES = 7.3  # log2 of 158 Hz, about the middle of the pitch of women and men
-SPREAD = (0.5, 2.0)  # least and greatest factor by which `moved` changes the spread of an utterance
+SPREAD = (0.5, 2.0)  # least and greatest factor by which `transformed` changes the spread of an utterance
 MIN_SPREAD = 1e-3  # octaves
 MIN_VOICED = 10  # voiced frames from which a spread is measured
 BLOCK_FRAMES = 1024  # frames that are analysed at once
@@ -113,7 +113,7 @@ class PitchTracker:
             windows = F.pad(wav.float(), (0, missing)).unfold(1, self.cfg.win_length, self.hop)[:, :num_frames]
             parts = [self._analysed(part) for part in windows.split(BLOCK_FRAMES, dim=1)]
         voicing = torch.cat([voicing for voicing, _ in parts], dim=1)
-        return Pitch(voicing, held(voicing, torch.cat([octaves for _, octaves in parts], dim=1)))
+        return Pitch(voicing, forward_filled(voicing, torch.cat([octaves for _, octaves in parts], dim=1)))
 
     def _analysed(self, windows: Tensor) -> tuple[Tensor, Tensor]:
         """(B, N, window) -> voicing and octaves (B, N)."""
@@ -137,7 +137,7 @@ class PitchTracker:
         return torch.fft.irfft(power, self.size)[..., : self.longest + 2]
 
 
-def held(voicing: Tensor, octaves: Tensor) -> Tensor:
+def forward_filled(voicing: Tensor, octaves: Tensor) -> Tensor:
     """(B, N), (B, N) -> octaves (B, N), in unvoiced frames those of the last voiced one, MEAN_OCTAVES before it."""
     positions = torch.arange(1, voicing.shape[1] + 1, device=voicing.device)
     last = (positions * (voicing > 0)).cummax(1).values  # (B, N) position of the last voiced frame, 0 before it
@@ -153,7 +153,7 @@ def centre_and_spread(voiced: Tensor) -> tuple[Tensor, Tensor]:
     return middle, ((high - low) / 2).clamp(min=MIN_SPREAD)
 
 
-def moved(pitch: Pitch, centre: Tensor, spread: Tensor) -> Pitch:
+def transformed(pitch: Pitch, centre: Tensor, spread: Tensor) -> Pitch:
     """The pitch of an utterance (1, N) with the `centre_and_spread` of another speaker, both () in octaves.
 
     Linear transformation of log F0 to the target speaker's statistics (Gaussian-normalised F0 conversion), with median
@@ -228,10 +228,10 @@ class PitchHead(nn.Module):
         squared = (predicted.octaves - true.octaves).square() * voiced
         return torch.stack([wrong.sum(), squared.sum(), voiced.sum()]).double().cpu()
 
-    def moved(self, pitch: Pitch, speaker: Tensor | None) -> Pitch:
-        """As the function `moved`, to the statistics of `speaker` (1,); unchanged where these are not measured."""
+    def transformed(self, pitch: Pitch, speaker: Tensor | None) -> Pitch:
+        """As `transformed` above, to the statistics of `speaker` (1,); unchanged where these are not measured."""
         spread = self._of(speaker, self.spread)[0, 0]
-        return moved(pitch, self._of(speaker, self.centre)[0, 0], spread) if spread > 0 else pitch
+        return transformed(pitch, self._of(speaker, self.centre)[0, 0], spread) if spread > 0 else pitch
 
     def distance(self, source: Tensor, target: Tensor) -> Tensor:
         """Speakers (B,), others (B,) -> octaves (B,) between their centres; 0 where either is not measured."""

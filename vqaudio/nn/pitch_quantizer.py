@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqaudio.fingerprint import CachedFingerprint
-from vqaudio.nn.pitch import MEAN_OCTAVES, Pitch, PitchTracker, held
+from vqaudio.nn.pitch import MEAN_OCTAVES, Pitch, PitchTracker, forward_filled
 from vqaudio.nn.vector_quantizer import VectorQuantizer, VectorQuantizerConfig
 from vqaudio.torch_defaults import one_thread
 
@@ -87,7 +87,7 @@ class PitchQuantizer(nn.Module):
         vectors = self.quantizer.decode(tokens.to(self.quantizer.device))  # (B, D, M)
         voicing, octaves = rearrange(vectors, "b (two r) m -> two b (m r)", two=2)
         voicing = (voicing > VOICING / 2).float()
-        return Pitch(voicing, held(voicing, octaves + MEAN_OCTAVES))
+        return Pitch(voicing, forward_filled(voicing, octaves + MEAN_OCTAVES))
 
     def encode_stream(self, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
         """Consecutive pieces (T,) of an utterance, of any length -> its tokens (M,), block by block.

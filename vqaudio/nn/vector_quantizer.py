@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from vqaudio.fingerprint import FingerprintFields
 from vqaudio.kernels.library import MAX_SIZE, kernels
 from vqaudio.kernels.nearest import nearest_code
-from vqaudio.nn.distributed import draw_rows, draw_rows_on_device, global_size, same_as_first, sum_over_processes
-from vqaudio.nn.modes import is_recorded
+from vqaudio.nn.distributed import broadcast_from_first, draw_rows, draw_rows_on_device, global_size, sum_over_processes
+from vqaudio.nn.modes import is_traced
 from vqaudio.nn.quantizer_protocol import (
     MAX_CODES,
     Quantized,
@@ -270,11 +270,11 @@ class VectorQuantizer(nn.Module):
         if not len(sample):
             raise ValueError("the codebook cannot be initialised: the batches consist of padding only")
         if self.codebook_map is not None:
-            self.codebook.copy_(same_as_first(self.codebook))
+            self.codebook.copy_(broadcast_from_first(self.codebook))
             scale = sample.square().mean().sqrt()  # that of the codebook is 1
-            self.codebook_map.copy_(same_as_first(scale * torch.eye(self.cfg.dim, device=self.device)))
+            self.codebook_map.copy_(broadcast_from_first(scale * torch.eye(self.cfg.dim, device=self.device)))
         else:
-            self.codebook.copy_(same_as_first(kmeans(sample, k, self.cfg.kmeans_iterations, generator)))
+            self.codebook.copy_(broadcast_from_first(kmeans(sample, k, self.cfg.kmeans_iterations, generator)))
             self.ema_count.fill_(1.0)
             self.ema_sum.copy_(self.codebook)
         self.last_used.fill_(-1)
@@ -357,7 +357,7 @@ class VectorQuantizer(nn.Module):
         On a CPU they are drawn by PyTorch's generator, elsewhere and in a compiled step by a hash, which does not
         need the number of valid rows on the host.
         """
-        if rows.device.type != "cpu" or is_recorded():
+        if rows.device.type != "cpu" or is_traced():
             return draw_rows_on_device(rows, valid, self.cfg.codebook_size, self.updates + 1)
         own = rows[valid]
         if not global_size(own):
@@ -372,7 +372,7 @@ def nearest(rows: Tensor, codebook: Tensor) -> Tensor:
     different codes, the distances are equal within float32 rounding.
     """
     codebook = codebook.detach()
-    if is_recorded() or (compiled := kernels()) is None or not _for_compiled(rows, codebook):
+    if is_traced() or (compiled := kernels()) is None or not _for_compiled(rows, codebook):
         return nearest_in_pytorch(rows, codebook)
     return nearest_code(compiled, rows.detach(), codebook, torch.get_num_threads())
 

@@ -266,6 +266,6 @@ class WaveNet(nn.Module):
 
 def gate(y: Tensor) -> Tensor:
     """(B, T, 2R) -> (B, T, R): tanh of the first half times the sigmoid of the second (arXiv 1609.03499, eq. 2)."""
-    signal, switch = y.chunk(2, dim=-1)
+    filter_, gate_ = y.chunk(2, dim=-1)
     # sigmoid(s) = (1 + tanh(s / 2)) / 2: tanh is five times as fast on a CPU in PyTorch
-    return torch.tanh(signal) * torch.add(0.5, torch.tanh(switch * 0.5), alpha=0.5)
+    return torch.tanh(filter_) * torch.add(0.5, torch.tanh(gate_ * 0.5), alpha=0.5)

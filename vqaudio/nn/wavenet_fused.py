@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from vqaudio.kernels.gate import fits, gate_backward, gate_forward
 from vqaudio.kernels.library import kernels
-from vqaudio.nn.modes import is_recorded
+from vqaudio.nn.modes import is_traced
 
 
 class StackWeights(NamedTuple):
@@ -125,20 +125,20 @@ def _past_taps(num_taps: int, dilation: int, steps: int) -> Iterator[tuple[int, 
 
 def _gate(y: Tensor, frames: Tensor, z: Tensor) -> None:
     """In place: y (T, 2R) += frames (N, 2R) broadcast; z (T, R) = tanh(first half of y) * sigmoid(second half)."""
-    if not is_recorded() and (compiled := kernels()) is not None and fits(y):
+    if not is_traced() and (compiled := kernels()) is not None and fits(y):
         return gate_forward(compiled, y, frames, z, torch.get_num_threads())
     y.view(len(frames), -1, y.shape[1]).add_(frames[:, None])
-    signal, switch = y.chunk(2, dim=1)
-    torch.mul(torch.tanh(signal), torch.sigmoid(switch), out=z)
+    filter_, gate_ = y.chunk(2, dim=1)
+    torch.mul(torch.tanh(filter_), torch.sigmoid(gate_), out=z)
 
 
 def _gate_backward(y: Tensor, dz: Tensor, num_frames: int, dy: Tensor, z: Tensor) -> Tensor:
     """y after `_gate`, gradient dz (T, R) -> gradient of the frames (N, 2R); fills dy (T, 2R) and z."""
-    if not is_recorded() and (compiled := kernels()) is not None and fits(y):
+    if not is_traced() and (compiled := kernels()) is not None and fits(y):
         return gate_backward(compiled, y, dz, num_frames, dy, z, torch.get_num_threads())
-    signal, switch = (half.contiguous() for half in y.chunk(2, dim=1))
-    signal, switch = torch.tanh(signal), torch.sigmoid(switch)
-    torch.mul(signal, switch, out=z)
-    dy[:, : dz.shape[1]] = dz * switch * (1 - signal * signal)
-    dy[:, dz.shape[1] :] = dz * z * (1 - switch)
+    filter_, gate_ = (half.contiguous() for half in y.chunk(2, dim=1))
+    filter_, gate_ = torch.tanh(filter_), torch.sigmoid(gate_)
+    torch.mul(filter_, gate_, out=z)
+    dy[:, : dz.shape[1]] = dz * gate_ * (1 - filter_ * filter_)
+    dy[:, dz.shape[1] :] = dz * z * (1 - gate_)
     return dy.view(num_frames, -1, dy.shape[1]).sum(1)

@@ -42,7 +42,7 @@ class RingBufferState:
         self.now_weight = [w.T.contiguous() for w in taps[..., -1]]  # L x (R, 2R)
         self.layer_bias = rearrange(torch.stack([conv.bias for conv in convs]), "l g -> l 1 g")
         linears = cast(list[nn.Linear], list(net.residual))
-        # z = (1 + tanh(switch)) tanh(signal) is twice the gate's value: halved in what reads it
+        # z = (1 + tanh(gate)) tanh(filter) is twice the gate's value: halved in what reads it
         self.residual_weight = [linear.weight.T.contiguous() / 2 for linear in linears]
         self.residual_bias = [linear.bias for linear in linears]
         self.skip_weight = net.skip.weight.T.contiguous() / 2
@@ -108,8 +108,8 @@ class RingBufferState:
         torch.index_select(net.embed.weight, 0, previous, out=self.input_of[0])
         for layer, (h, z) in enumerate(zip(self.input_of, self.gated_of, strict=True)):
             t = torch.tanh(torch.addmm(pre[layer], h, self.now_weight[layer]))
-            signal = t[:, :r]
-            torch.addcmul(signal, signal, t[:, r:], out=z)
+            filter_ = t[:, :r]
+            torch.addcmul(filter_, filter_, t[:, r:], out=z)
             if layer < last:
                 h = h + self.residual_bias[layer]
                 torch.addmm(h, z, self.residual_weight[layer], out=self.input_of[layer + 1])

@@ -32,7 +32,7 @@ def decoded_target(model: SpeechVQVAE, target: Tensor, lengths: Tensor) -> Tenso
 
 
 @torch.no_grad()
-def quantized_codes(model: SpeechVQVAE, wav: Tensor) -> Tensor:
+def quantized_vectors(model: SpeechVQVAE, wav: Tensor) -> Tensor:
     """(B, 1, T) -> (B, D, N) float32: the quantized vectors, exactly those that the decoder receives at inference."""
     precise = torch.autocast(wav.device.type, enabled=False)  # half precision would change some codes
     with precise, evaluating(model.encoder, model.normalizer):
@@ -100,7 +100,7 @@ def with_conversions(model: SpeechVQVAE, wav: Tensor, speaker: Tensor, lengths: 
     own, source = wav[rows], speaker[rows]
     target = other_speakers(model, source)
     with torch.autocast(wav.device.type, enabled=False):
-        spectrum = model.spectrum(model.conditioned(quantized_codes(model, own), target))
+        spectrum = model.spectrum(model.conditioned(quantized_vectors(model, own), target))
         pitch = model.pitch.tracker(own[:, 0], spectrum.shape[1])
         # by the distance of the speakers: a crop is too short for a median and a range of its own
         frames = AcousticFrames(
@@ -126,7 +126,7 @@ def with_predicted_spectra(model: SpeechVQVAE, frames: AcousticFrames, wav: Tens
         return frames
     assert model.spectrum is not None
     true = frames.spectrum[rows]
-    cond = model.conditioned(quantized_codes(model, wav[rows, None]), model.known(speaker[rows]))
+    cond = model.conditioned(quantized_vectors(model, wav[rows, None]), model.known(speaker[rows]))
     predicted = model.spectrum(cond)[:, : true.shape[1]]
     spectrum = frames.spectrum.clone()
     spectrum[rows] = predicted + (true - predicted).mean((1, 2), keepdim=True)

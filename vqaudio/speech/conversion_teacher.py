@@ -19,12 +19,11 @@ import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
-from vqaudio.data.audio import INT16_SCALE
 from vqaudio.data.packed import PackedSpeech
 from vqaudio.fingerprint import fingerprint
 from vqaudio.nn.log_mel import STD_DB
-from vqaudio.speech.acoustic import quantized_codes
-from vqaudio.speech.frontend_init import spread
+from vqaudio.speech.acoustic import quantized_vectors
+from vqaudio.speech.frontend_init import evenly_spaced
 from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.training import processes
 
@@ -115,7 +114,6 @@ def _utterances(model: SpeechVQVAE, speech: PackedSpeech) -> Iterator[tuple[int,
     most = round(MAX_SECONDS * speech.sample_rate)
     for speaker in range(len(model.speakers)):
         own = np.flatnonzero(speech.speaker_ids == speaker)
-        for index in own[spread(len(own), UTTERANCES)]:
-            samples = speech.audio(int(index))[:most].astype(np.float32) / INT16_SCALE
-            wav = torch.from_numpy(samples).to(model.device)
-            yield speaker, wav, quantized_codes(model, wav[None, None])[0]
+        for index in own[evenly_spaced(len(own), UTTERANCES)]:
+            wav = torch.from_numpy(speech.waveform(int(index))[:most]).to(model.device)
+            yield speaker, wav, quantized_vectors(model, wav[None, None])[0]

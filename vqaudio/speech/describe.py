@@ -36,12 +36,8 @@ def model_facts(model: SpeechVQVAE) -> dict[str, str]:
         **({"pitch": pitch_facts(model)} if model.pitch_quantizer else {}),
         "look-ahead": samples(encoder.lookahead),
         "latency": f"{samples(encoder.lookahead + model.hop)} (look-ahead plus hop)",
-        "encoder field": f"{samples(encoder.receptive_field)} (receptive field, including look-ahead)",
-        **(
-            {"decoder field": f"{samples(decoder.receptive_field)} (receptive field)"}
-            if "wavenet" in model.vocoders
-            else {}
-        ),
+        "encoder receptive field": f"{samples(encoder.receptive_field)} (including look-ahead)",
+        **({"decoder receptive field": samples(decoder.receptive_field)} if "wavenet" in model.vocoders else {}),
         "speakers": f"{len(model.speakers)}: {', '.join(model.speakers)}" if model.speakers else "none",
     }
 
@@ -67,7 +63,7 @@ def prior_facts(model: CodePrior) -> dict[str, str]:
         "parameters": millions(model),
         "fingerprint": model.fingerprint,
         "codes": f"{cfg.net.num_classes}, {cfg.frame_rate:g} per second, of model {cfg.model}",
-        "field": f"{field} codes, {field / cfg.frame_rate:.2f} s (receptive field)",
+        "receptive field": f"{field} codes, {field / cfg.frame_rate:.2f} s",
         "speakers": f"{len(cfg.speakers)}: {', '.join(cfg.speakers)}" if cfg.speakers else "none",
     }
 

@@ -26,9 +26,10 @@ from torch.nn import functional as F
 from vqaudio.data.crops import Batch, CropConfig, SpeechCrops, validation_batches
 from vqaudio.data.packed import PackedSpeech, pack
 from vqaudio.nn.wavenet import WaveNet
-from vqaudio.speech.acoustic import decoder_conditioning, quantized_codes
+from vqaudio.speech.acoustic import decoder_conditioning, quantized_vectors
 from vqaudio.speech.enroll_config import AdaptConfig
 from vqaudio.speech.enroll_data import NewSpeakers
+from vqaudio.speech.frontend_init import evenly_spaced
 from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.speech.pitch_init import initialise_pitch
 from vqaudio.speech.speaker_bits import bits_by_speaker
@@ -102,7 +103,7 @@ def adapt(
     adapted.eval().requires_grad_(False).to(model.device)
     assert adapted.fingerprint == model.fingerprint
 
-    compared, speakers = _evenly_spaced(len(original)), []
+    compared, speakers = evenly_spaced(len(original), MAX_COMPARED_SPEAKERS), []
     for each, mean, initial in zip(crops, bits_mean, bits_initial, strict=True):
         trained, nearest, *others = each.evaluate(adapted, [each.id, each.nearest, *compared])
         seconds = min(_seconds(valid, each.id), EVAL_CROPS * EVAL_SAMPLES / adapted.sample_rate)
@@ -156,7 +157,7 @@ class EnrollmentObjective(nn.Module):
 
         The loss is the negative log-likelihood in nats per sample, plus the distillation loss if there is a teacher.
         """
-        z_q = quantized_codes(self.model, wav)
+        z_q = quantized_vectors(self.model, wav)
         loss = self.model.nll(target, z_q, speaker, lengths)
         logs = {"bits_per_sample": loss.detach() / math.log(2)}
         if self.teacher is not None and self.distilled_speakers is not None:
@@ -244,8 +245,3 @@ def _only(packed: PackedSpeech, speaker: int) -> PackedSpeech:
 
 def _seconds(packed: PackedSpeech, speaker: int) -> float:
     return float(packed.lengths[packed.speaker_ids == speaker].sum() / packed.sample_rate)
-
-
-def _evenly_spaced(count: int) -> list[int]:
-    """0 to count - 1, or MAX_COMPARED_SPEAKERS of them at equal distances."""
-    return [i * count // min(count, MAX_COMPARED_SPEAKERS) for i in range(min(count, MAX_COMPARED_SPEAKERS))]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from vqaudio.data.audio import AudioError, Failures, together
+from vqaudio.data.audio import AudioError, Failures, combined_error
 from vqaudio.data.audio_folders import AUDIO_SUFFIXES, speech_below
 from vqaudio.data.corpora import durations
 from vqaudio.data.manifest import Utterance, read_manifest
@@ -58,7 +58,7 @@ def find_new_speakers(root: str | Path, speaker: str | None = None) -> NewSpeake
         return NewSpeakers(*_split(train, valid, root), tuple(failures))
     except ValueError as error:
         if failures:
-            raise ValueError(f"{error}. {together(failures)}") from error
+            raise ValueError(f"{error}. {combined_error(failures)}") from error
         raise
 
 
@@ -84,7 +84,7 @@ def _of_one_speaker(folder: Path, speaker: str | None, failures: Failures) -> li
     if repeated := [id for id, count in Counter(u.id for u in utterances).items() if count > 1]:
         raise ValueError(f"{folder} has several files named {repeated[0]!r} in different formats; keep one of them")
     if not utterances:
-        raise AudioError(f"none of the {len(sources)} audio files in {folder} can be used: {together(failures)}")
+        raise AudioError(f"none of the {len(sources)} audio files in {folder} can be used: {combined_error(failures)}")
     return utterances
 
 

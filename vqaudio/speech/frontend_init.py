@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
-from vqaudio.data.audio import INT16_SCALE
 from vqaudio.data.packed import PackedSpeech
 from vqaudio.nn.frontend import LogMel
 from vqaudio.speech.model import SpeechVQVAE
@@ -35,11 +33,11 @@ def initialise_frontend(model: SpeechVQVAE, speech: PackedSpeech) -> bool:
 
 def spread_waveforms(speech: PackedSpeech) -> Iterator[Tensor]:
     """At most MAX_UTTERANCES utterances, evenly spread over the corpus, (T,) float32 in [-1, 1)."""
-    for i in spread(len(speech)):
-        yield torch.from_numpy(speech.audio(i).astype(np.float32) / INT16_SCALE)
+    for i in evenly_spaced(len(speech)):
+        yield torch.from_numpy(speech.waveform(i))
 
 
-def spread(count: int, most: int = MAX_UTTERANCES) -> list[int]:
-    """The numbers of at most `most` of `count` utterances, evenly spread."""
+def evenly_spaced(count: int, most: int = MAX_UTTERANCES) -> list[int]:
+    """At most `most` of the numbers 0 to `count` - 1, evenly spaced."""
     chosen = min(count, most)
     return [i * count // chosen for i in range(chosen)]

@@ -116,10 +116,9 @@ class SpeechVQVAE(nn.Module):
         quantizer; with `spectrum`, also the squared errors of the log-mel spectrum; with target: units its losses, and
         the spectrum is predicted from codes without gradient; with `pitch`, the cross-entropy of voicing and the
         squared error of F0; with `istft`, the multi-resolution STFT loss of its resynthesis of `wav`, the only loss of
-        stage: istft. In training, with conversions some crops are converted to another speaker before encoding, and
-        with a weight of the conversion loss, conversions are compared with the teacher's. Each mean is weighted with
-        the fraction of valid samples or frames, so that the mean loss of the parts of a global batch is the loss of the
-        global batch.
+        stage: istft. In training, `conversions` converts crops to another speaker before encoding, and
+        `conversion_loss_weight` adds the error of conversions against the teacher's. Means are weighted with the
+        fraction of valid samples or frames, so that the mean loss of the parts of a global batch is that of the batch.
         """
         if self.cfg.stage == "istft":
             return losses.istft_loss(self, wav[:, 0], lengths, speaker)
@@ -321,7 +320,7 @@ class SpeechVQVAE(nn.Module):
         RuntimeError in training mode.
         """
         tokenizer.check_encoding(self)
-        for z, parts in tokenizer.encode_together(self.encoder, [tokenizer.checked_pieces(pieces)]):
+        for z, parts in tokenizer.encode_batches(self.encoder, [tokenizer.checked_pieces(pieces)]):
             yield self._nearest(z)[0, : parts[0].num_frames]  # of all rows and frames: always one shape
 
     def _nearest(self, z: Tensor) -> Tensor:
@@ -344,7 +343,7 @@ class SpeechVQVAE(nn.Module):
         that holds no usable audio, ValueError for such a waveform, and for a model without pitch tokens.
         """
         quantizer = tokenizer.check_pitch_quantizer(self.pitch_quantizer) if pitch else None
-        counted = tokenizer.Metered(tokenizer.audio_pieces(audio, sample_rate, self.sample_rate), quantizer)
+        counted = tokenizer.CountedPieces(tokenizer.audio_pieces(audio, sample_rate, self.sample_rate), quantizer)
         codes = bytearray()  # one growing block: many small tensors would fragment the memory
         for chunk in self.encode_stream(counted):
             codes += chunk.cpu().numpy().tobytes()
@@ -379,14 +378,12 @@ class SpeechVQVAE(nn.Module):
     ) -> list[Tensor]:
         """Tokens of several utterances, one speaker for all or one for each -> waveforms (T,) float32 in [-1, 1].
 
-        `vocoder`: one of `vocoders`; None: the model's default. `sampling` defines how the WaveNet draws samples;
-        single fields of it can be given as keyword arguments instead (`temperature=0.8, top_p=0.9`). The other vocoders
-        use its seed only: Griffin-Lim for initial phases, istft for noise. `pitch`: of each utterance, as `pitch_of`
-        finds it; None: that of its pitch tokens, and without them as the codes predict it. It is moved to mean and
-        range of `speaker`, unless that is the `source_speaker` of the utterance. A waveform depends on tokens,
-        speakers, vocoder, pitch and `sampling`, and on the rest of the batch only through rounding, of a WaveNet
-        without the compiled kernels. Raises ValueError for tokens of another model, unknown speakers and vocoders, and
-        bad options.
+        `vocoder`: one of `vocoders`; None: the model's default. `sampling`, or its fields as keyword arguments
+        (`temperature=0.8`): how the WaveNet draws samples. The other vocoders use its seed only: Griffin-Lim for
+        initial phases, istft for noise. `pitch`: of each utterance, as `pitch_of` finds it; None: that of its pitch
+        tokens, without them as the codes predict it. It gets mean and range of `speaker`, unless that is the
+        `source_speaker`. A waveform depends on the rest of the batch only through rounding, of a WaveNet without the
+        compiled kernels. Raises ValueError for tokens of another model, unknown speakers and vocoders, and bad options.
         """
         sampling = sampling.override(**options)
         vocoder = self.check_vocoder(vocoder)
@@ -396,7 +393,8 @@ class SpeechVQVAE(nn.Module):
         sources = vocoding.checked_sources(source_speaker, len(batch))
         each = [None] * len(batch) if speakers is None or not batch else speakers.split(1)
         parts = zip(batch, each, pitch, sources, strict=True)
-        return vocoding.decode(self, [vocoding.of_tokens(self, *one, vocoder) for one in parts], vocoder, sampling)
+        requests = [vocoding.decode_request(self, *one, vocoder=vocoder) for one in parts]
+        return vocoding.decode(self, requests, vocoder, sampling)
 
     @with_own_defaults
     def predict_spectrum(self, tokens: Tokens, speaker: str | None = None) -> Tensor:
@@ -409,7 +407,7 @@ class SpeechVQVAE(nn.Module):
             raise ValueError(NO_SPECTRUM)
         speakers = self._speaker_ids(speaker, 1)
         self.check_tokens(tokens)
-        return vocoding.predicted_spectrum(self, vocoding.of_tokens(self, tokens, speakers, None, None, "griffin-lim"))
+        return vocoding.predicted_spectrum(self, vocoding.decode_request(self, tokens, speakers, vocoder="griffin-lim"))
 
     @property
     def vocoders_with_pitch(self) -> tuple[Vocoder, ...]:
@@ -442,12 +440,11 @@ class SpeechVQVAE(nn.Module):
         """The waveform of an utterance in pieces, (T,) float32 in [-1, 1], which concatenated equal `decode`.
 
         `tokens`: Tokens, or codes of this model as they arrive, one at a time or several (N,); Tokens are decoded 16
-        codes at a time. Without look-ahead of the context network, a WaveNet that is not conditioned on acoustic frames
-        returns the `hop` samples of a code at once; otherwise samples come later by the look-ahead, from the vocoder
-        istft in blocks of 16 frames, and from a WaveNet that is conditioned on acoustic frames two frames later and in
-        blocks of four.
-        `pitch`: as of `decode_batch`, for Tokens only. Raises as `decode` does, before the first piece where possible,
-        and ValueError for the vocoder "griffin-lim", whose phases depend on the whole utterance.
+        codes at a time. Without look-ahead of the context network, a WaveNet conditioned on codes returns the `hop`
+        samples of a code at once; otherwise samples come later by the look-ahead, from the vocoder istft in blocks of
+        16 frames, from a WaveNet conditioned on acoustic frames two frames later, in blocks of four. `pitch`: as of
+        `decode_batch`, for Tokens only. Raises as `decode` does, if possible before the first piece, and ValueError for
+        "griffin-lim", whose phases depend on the whole utterance.
         """
         vocoder = self.check_vocoder(vocoder)
         check_streams(vocoder)
@@ -456,13 +453,13 @@ class SpeechVQVAE(nn.Module):
         vocoding.checked_pitch(self, [pitch], 1, vocoder)
         if isinstance(tokens, Tokens):
             self.check_tokens(tokens)
-            whole = (tokens, who, pitch, source_speaker, vocoder, synthesis.STREAM_FRAMES)
-            utterance = vocoding.of_tokens(self, *whole)
+            whole, piece = (tokens, who, pitch, source_speaker), synthesis.STREAM_FRAMES
+            utterance = vocoding.decode_request(self, *whole, vocoder=vocoder, piece=piece)
         elif pitch is not None:
             raise ValueError("pitch is for whole Tokens, got codes as they arrive; leave it out")
         else:
             arriving = (checked_codes(part, self.codebook_size) for part in tokens)
-            utterance = vocoding.Utterance(arriving, None, who, None)
+            utterance = vocoding.DecodeRequest(arriving, None, who, None)
         return vocoding.decode_stream(self, utterance, vocoder, sampling)
 
     def convert(

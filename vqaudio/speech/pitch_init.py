@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
 
-from vqaudio.data.audio import INT16_SCALE
 from vqaudio.data.packed import PackedSpeech
 from vqaudio.nn.harmonics import MIN_FRAMES
 from vqaudio.nn.modes import evaluating
@@ -89,6 +87,6 @@ def _waveforms(speech: PackedSpeech, speaker: int | None) -> list[torch.Tensor]:
     wavs, left = [], MAX_SECONDS * speech.sample_rate
     for i in range(len(speech)):
         if left > 0 and speaker in (None, int(speech.speaker_ids[i])):
-            wavs.append(torch.from_numpy(speech.audio(i).astype(np.float32) / INT16_SCALE))
+            wavs.append(torch.from_numpy(speech.waveform(i)))
             left -= len(wavs[-1])
     return wavs

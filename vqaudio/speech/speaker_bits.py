@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vqaudio.nn.modes import check_evaluating
-from vqaudio.speech.acoustic import quantized_codes
+from vqaudio.speech.acoustic import quantized_vectors
 from vqaudio.speech.model import SpeechVQVAE
 
 
@@ -26,7 +26,7 @@ def bits_by_speaker(model: SpeechVQVAE, batches: Iterable[dict[str, Tensor]], sp
     num_samples = 0
     for cpu_batch in batches:
         batch = {name: value.to(model.device) for name, value in cpu_batch.items()}
-        z_q = quantized_codes(model, batch["wav"])
+        z_q = quantized_vectors(model, batch["wav"])
         for i, id in enumerate(speakers):
             speaker = torch.full_like(batch["speaker"], id)
             nats[i] += model.nll_of_each(batch["target"], z_q, speaker, batch["lengths"]).double().sum().cpu()

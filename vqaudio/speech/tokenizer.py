@@ -92,13 +92,13 @@ def checked_pieces(pieces: Iterable[Tensor]) -> Iterator[Tensor]:
 def encode_in_chunks(encoder: Encoder, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
     """Consecutive pieces (T,) of an utterance, of any lengths -> its frames as chunks (1, D, N), N <= CHUNK_FRAMES.
 
-    As `encode_together`, which it calls. Raises as `checked_pieces` does.
+    As `encode_batches`, which it calls. Raises as `checked_pieces` does.
     """
-    for z, parts in encode_together(encoder, [checked_pieces(pieces)]):
+    for z, parts in encode_batches(encoder, [checked_pieces(pieces)]):
         yield z[:1, :, : parts[0].num_frames]
 
 
-def encode_together(encoder: Encoder, utterances: Iterable[Iterable[Tensor]]) -> Iterator[tuple[Tensor, list[Part]]]:
+def encode_batches(encoder: Encoder, utterances: Iterable[Iterable[Tensor]]) -> Iterator[tuple[Tensor, list[Part]]]:
     """Utterances, each as consecutive pieces (T,) of any lengths -> batches (R, D, CHUNK_FRAMES), the rows in use.
 
     The frames equal those of `encoder` on the whole utterance, and are computed in float32 even under autocast. A row
@@ -123,7 +123,7 @@ def encode_together(encoder: Encoder, utterances: Iterable[Iterable[Tensor]]) ->
 def encode_each(
     encoder: Encoder, quantize: Callable[[Tensor], Tensor], utterances: Iterable[Iterable[Tensor]]
 ) -> Iterator[Tensor]:
-    """Utterances as `encode_together` takes them, (R, D, N) -> (R, N) -> the codes (N,) int64 of each, in their order.
+    """Utterances as `encode_batches` takes them, (R, D, N) -> (R, N) -> the codes (N,) int64 of each, in their order.
 
     The codes lie on the CPU. They are fetched from a GPU while it computes the next batch.
     """
@@ -143,8 +143,8 @@ def encode_each(
         for part in parts:
             codes[part.number] += found[part.row, : part.num_frames].numpy().tobytes()
 
-    for z, parts in encode_together(encoder, counted()):
-        computed.append((parts, _on_the_way(quantize(z))))
+    for z, parts in encode_batches(encoder, counted()):
+        computed.append((parts, _copy_to_cpu(quantize(z))))
         if len(computed) > 1:
             fetch()
         for number in range(num_done, min(part.number for part in parts)):  # these were begun, and no row holds them
@@ -191,7 +191,7 @@ def check_pitch_quantizer(quantizer: PitchQuantizer | None) -> PitchQuantizer:
     return quantizer
 
 
-class Metered:
+class CountedPieces:
     """Pieces (T,) of an utterance on their way to the encoder: counted, and read by a pitch quantizer, if given."""
 
     def __init__(self, pieces: Iterable[Tensor], quantizer: PitchQuantizer | None):
@@ -264,7 +264,7 @@ def _restarted(states: tuple[Tensor, ...], before: tuple[Tensor, ...], fresh: Te
     )
 
 
-def _on_the_way(codes: Tensor) -> Callable[[], Tensor]:
+def _copy_to_cpu(codes: Tensor) -> Callable[[], Tensor]:
     """Begins to copy codes to the CPU; the result waits for them."""
     if not codes.is_cuda:
         return lambda: codes

@@ -20,7 +20,6 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from vqaudio.data.audio import INT16_SCALE
 from vqaudio.data.crops import CropTargets
 from vqaudio.data.frame_targets import Targets, cached_targets, num_target_frames
 from vqaudio.data.packed import PackedSpeech
@@ -40,7 +39,7 @@ ITERATIONS = 100
 
 
 @dataclass(frozen=True)
-class UnitTeacher:
+class UnitTargetStatistics:
     """Statistics of the training speech: all that the targets of an utterance depend on."""
 
     cfg: UnitsConfig
@@ -57,7 +56,7 @@ class UnitTeacher:
     """(K, 3 * 13) cluster centres of standardised features"""
 
     @classmethod
-    def fit(cls, speech: PackedSpeech, cfg: UnitsConfig, seed: int = 0) -> UnitTeacher:
+    def fit(cls, speech: PackedSpeech, cfg: UnitsConfig, seed: int = 0) -> UnitTargetStatistics:
         """Speaker statistics of all speech, and k-means on at most MAX_FRAMES frames, evenly spread over utterances.
 
         The same speech and seed give the same statistics. Raises ValueError for less speech than clusters.
@@ -66,7 +65,7 @@ class UnitTeacher:
         mean, std = speaker_statistics(cepstra, speech)
         parts, activity = [], []
         for i in _evenly_spread(speech, MAX_FRAMES * cfg.hop_length):
-            cepstrum, active = cepstra(_waveform(speech, i))
+            cepstrum, active = cepstra(torch.from_numpy(speech.waveform(i)))
             speaker = speech.speaker_ids[i]
             parts.append(with_deltas((cepstrum - mean[speaker]) / std[speaker]))
             activity.append(active)
@@ -90,7 +89,7 @@ class UnitTeacher:
         cepstra = Cepstra(self.cfg, self.sample_rate)
         for i in _progress(speech, "targets of units"):
             speaker = speech.speaker_ids[i]
-            normalised = (cepstra(_waveform(speech, i))[0] - self.mean[speaker]) / self.std[speaker]
+            normalised = (cepstra(torch.from_numpy(speech.waveform(i)))[0] - self.mean[speaker]) / self.std[speaker]
             clusters = nearest((with_deltas(normalised) - self.feature_mean) / self.feature_std, self.centres)
             yield clusters.numpy().astype(np.int16), normalised.numpy().astype(np.float16)
 
@@ -131,7 +130,7 @@ def speaker_statistics(cepstra: Cepstra, speech: PackedSpeech) -> tuple[Tensor, 
     each = [Moments() for _ in speech.speakers]
     total = Moments()
     for i in _progress(speech, "statistics of speakers"):
-        cepstrum, active = cepstra(_waveform(speech, i))
+        cepstrum, active = cepstra(torch.from_numpy(speech.waveform(i)))
         each[speech.speaker_ids[i]].add(cepstrum[active])
         total.add(cepstrum[active])
     means, stds = [], []
@@ -170,13 +169,13 @@ def unit_targets(
     """
     if not model.predicts_units:
         return None, None
-    cfg, teacher = model.units, list[UnitTeacher]()
+    cfg, teacher = model.units, list[UnitTargetStatistics]()
     facts = [VERSION, cfg.num_clusters, cfg.num_cepstra, cfg.n_mels, cfg.win_length, cfg.f_min, cfg.f_max]
     key = json.dumps([*facts, cfg.hop_length, train.content_hash()])
 
     def targets_of(speech: PackedSpeech) -> Iterator[Targets]:
         if not teacher:
-            teacher.append(UnitTeacher.fit(train, cfg))
+            teacher.append(UnitTargetStatistics.fit(train, cfg))
         yield from teacher[0].targets(speech)
 
     def cached(speech: PackedSpeech, key: str) -> CropTargets:
@@ -197,8 +196,3 @@ def _evenly_spread(speech: PackedSpeech, num_samples: int) -> list[int]:
 def _progress(speech: PackedSpeech, work: str) -> Iterable[int]:
     """The indices of all utterances, with a progress bar if standard error is a terminal."""
     return tqdm(range(len(speech)), desc=work, unit="utterance", disable=None)
-
-
-def _waveform(speech: PackedSpeech, index: int) -> Tensor:
-    """(T,) float32 in [-1, 1)."""
-    return torch.from_numpy(speech.audio(index).astype(np.float32) / INT16_SCALE)

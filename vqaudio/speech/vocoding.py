@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from vqaudio.speech.model import SpeechVQVAE
 
 
-PIECE = 256  # codes of an utterance that are looked up at a time, so that memory does not grow with what is in between
+CODES_PER_PIECE = 256  # that are looked up at a time, so that the memory of what is computed from them does not grow
 
 
-class Utterance(NamedTuple):
+class DecodeRequest(NamedTuple):
     """What is to be decoded."""
 
     codes: Iterable[Tensor]  # consecutive codes, (N,) int64 each
@@ -69,15 +69,16 @@ def check_conditioned(model: SpeechVQVAE, vocoder: Vocoder) -> None:
         raise ValueError(f"the vocoder {vocoder} of this model is not conditioned on pitch; leave pitch out")
 
 
-def of_tokens(
+def decode_request(
     model: SpeechVQVAE,
     tokens: Tokens,
     speaker: Tensor | None,
-    pitch: Pitch | None,
-    source: str | None,
+    pitch: Pitch | None = None,
+    source: str | None = None,
+    *,
     vocoder: Vocoder,
-    piece: int = PIECE,
-) -> Utterance:
+    piece: int = CODES_PER_PIECE,
+) -> DecodeRequest:
     """What `vocoder` is to decode, `piece` codes at a time, as `speaker` (1,).
 
     pitch: of the speech that the tokens were made from; None: decoded from their pitch tokens. source: its speaker,
@@ -86,11 +87,13 @@ def of_tokens(
     if pitch is None and tokens.pitch is not None and vocoder in model.vocoders_with_pitch:
         assert model.pitch_quantizer is not None
         pitch = model.pitch_quantizer.decode(tokens.pitch.codes[None])
-    pitch = moved_pitch(model, pitch, tokens, speaker, source)
-    return Utterance(tokens.codes.split(piece), tokens.num_samples, speaker, pitch)
+    pitch = transformed_pitch(model, pitch, tokens, speaker, source)
+    return DecodeRequest(tokens.codes.split(piece), tokens.num_samples, speaker, pitch)
 
 
-def decode(model: SpeechVQVAE, batch: Sequence[Utterance], vocoder: Vocoder, sampling: SamplingConfig) -> list[Tensor]:
+def decode(
+    model: SpeechVQVAE, batch: Sequence[DecodeRequest], vocoder: Vocoder, sampling: SamplingConfig
+) -> list[Tensor]:
     """Utterances of known length -> waveforms (T,) float32 in [-1, 1]."""
     if not batch:
         return []
@@ -115,7 +118,7 @@ def decode(model: SpeechVQVAE, batch: Sequence[Utterance], vocoder: Vocoder, sam
 
 
 def decode_stream(
-    model: SpeechVQVAE, utterance: Utterance, vocoder: Vocoder, sampling: SamplingConfig
+    model: SpeechVQVAE, utterance: DecodeRequest, vocoder: Vocoder, sampling: SamplingConfig
 ) -> Iterator[Tensor]:
     """The waveform of an utterance in pieces (T,), by the vocoder istft or the WaveNet."""
     if vocoder == "istft":
@@ -128,20 +131,20 @@ def decode_stream(
     return synthesis.correct(model.correction, generated)
 
 
-def contextualized(model: SpeechVQVAE, utterance: Utterance) -> Iterator[synthesis.Piece]:
+def contextualized(model: SpeechVQVAE, utterance: DecodeRequest) -> Iterator[synthesis.Piece]:
     """The output of the context network; the code vectors for a model without one."""
     pieces = synthesis.pieces(model.quantizer, utterance.codes, model.hop, utterance.num_samples)
     return synthesis.contextualize(model.context, model.decoder, pieces, utterance.speaker, model.hop)
 
 
-def frames(model: SpeechVQVAE, utterance: Utterance) -> Iterator[synthesis.FramePiece]:
+def frames(model: SpeechVQVAE, utterance: DecodeRequest) -> Iterator[synthesis.FramePiece]:
     """Acoustic frames, with the pitch that is given or predicted."""
     assert model.spectrum is not None and model.pitch is not None
     pieces = contextualized(model, utterance)
     return synthesis.predict_frames(model.spectrum, model.pitch, pieces, utterance.speaker, utterance.pitch)
 
 
-def wavenet_pieces(model: SpeechVQVAE, utterance: Utterance) -> Iterator[synthesis.Piece]:
+def wavenet_pieces(model: SpeechVQVAE, utterance: DecodeRequest) -> Iterator[synthesis.Piece]:
     """What the WaveNet is conditioned on."""
     if model.acoustic is None:
         return contextualized(model, utterance)
@@ -150,23 +153,23 @@ def wavenet_pieces(model: SpeechVQVAE, utterance: Utterance) -> Iterator[synthes
 
 
 @torch.no_grad()
-def predicted_spectrum(model: SpeechVQVAE, utterance: Utterance) -> Tensor:
+def predicted_spectrum(model: SpeechVQVAE, utterance: DecodeRequest) -> Tensor:
     """(N * R, F)."""
     assert model.spectrum is not None
     with one_thread(), torch.autocast(model.device.type, enabled=False):
         return torch.cat([model.spectrum(piece.cond[None])[0] for piece in contextualized(model, utterance)])
 
 
-def moved_pitch(
+def transformed_pitch(
     model: SpeechVQVAE, pitch: Pitch | None, tokens: Tokens, speaker: Tensor | None, source: str | None = None
 ) -> Pitch | None:
     """The pitch of an utterance by `source`, for all frames of its codes; moved to `speaker` (1,) if another.
 
-    By the linear transformation of log F0 of `vqaudio.nn.pitch.moved`.
+    By the linear transformation of log F0 of `vqaudio.nn.pitch.transformed`.
     """
     if pitch is None or model.pitch is None:
         return None
     pitch = Pitch(*(value.to(model.device) for value in pitch))
     if speaker is not None and (source not in model.speakers or model.speaker_id(source) != int(speaker)):
-        pitch = model.pitch.moved(pitch, speaker)
+        pitch = model.pitch.transformed(pitch, speaker)
     return pitch.frames(len(tokens.codes) * frames_per_code(model))

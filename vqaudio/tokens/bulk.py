@@ -16,13 +16,13 @@ from filelock import FileLock
 from torch import Tensor
 
 from vqaudio.atomic import check_name
-from vqaudio.data.audio import AudioError, Failures, together
+from vqaudio.data.audio import AudioError, Failures, combined_error
 from vqaudio.data.audio_folders import AUDIO_SUFFIXES, Source, file_name, speech_below
 from vqaudio.data.manifest import read_manifest
 from vqaudio.nn.pitch_quantizer import PitchQuantizer
 from vqaudio.pipes import DASH, is_stream
 from vqaudio.speech.model import SpeechVQVAE
-from vqaudio.speech.tokenizer import Metered, audio_pieces, check_pitch_quantizer, num_rows
+from vqaudio.speech.tokenizer import CountedPieces, audio_pieces, check_pitch_quantizer, num_rows
 from vqaudio.speech.tokens import Tokens
 from vqaudio.tokens.files import read_tokens, write_tokens
 from vqaudio.tokens.rows import TokenRow
@@ -129,7 +129,7 @@ class _Reading:
     """
 
     def __init__(self, source: Source, sample_rate: int, pool: ThreadPoolExecutor, quantizer: PitchQuantizer | None):
-        self.source, self.counted = source, Metered(self._read(), quantizer)
+        self.source, self.counted = source, CountedPieces(self._read(), quantizer)
         self.error: AudioError | None = None
         self._blocks = audio_pieces(source.path, None, sample_rate)
         self._pool = None if is_stream(source.path) else pool
@@ -228,7 +228,7 @@ def tokenize_whole(model: SpeechVQVAE, sources: Sequence[Source]) -> Iterator[To
     with suppress(AudioError):  # none can be used, which is reported below
         yield from tokenize_all(model, sources, failures)
     if failures:
-        raise together(failures)
+        raise combined_error(failures)
 
 
 def with_storable_names(sources: Sequence[Source], path_of: Callable[[str], Path], failures: Failures) -> list[Source]:

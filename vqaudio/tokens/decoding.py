@@ -18,7 +18,7 @@ import numpy as np
 from torch import Tensor
 
 from vqaudio.atomic import check_name, check_names_folder, check_writable
-from vqaudio.data.audio import WRITABLE, AudioError, Failures, together
+from vqaudio.data.audio import WRITABLE, AudioError, Failures, combined_error
 from vqaudio.data.audio_folders import Source, file_name
 from vqaudio.nn.pitch import Pitch
 from vqaudio.sampling.config import SamplingConfig
@@ -188,7 +188,7 @@ def name_rows(
 def _report(problems: Sequence[AudioError], count: int, failures: list[AudioError] | list[ValueError] | None) -> None:
     """Appends the problems of some of `count` outputs to `failures`. Raises AudioError without it, and for all."""
     if problems and failures is None:
-        raise together(problems)
+        raise combined_error(problems)
     if failures is not None:
         failures.extend(problems)
     if problems and len(problems) == count:

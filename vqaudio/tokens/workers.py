@@ -104,7 +104,7 @@ class _Worker:
             sent.flush()
             codes, num_samples, pitch, found = pickle.load(received)
         except (OSError, EOFError, pickle.UnpicklingError, ValueError) as error:
-            raise ChildProcessError(self._obituary(source)) from error
+            raise ChildProcessError(self._exit_description(source)) from error
         if isinstance(codes, str):
             return AudioError(codes)
         if found != fingerprint:
@@ -121,7 +121,7 @@ class _Worker:
             with suppress(OSError):  # what was not yet sent to a process that is gone
                 cast(BinaryIO, pipe).close()
 
-    def _obituary(self, source: Source) -> str:
+    def _exit_description(self, source: Source) -> str:
         """One sentence about the end of the process."""
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(ENDED_IN_TIME)

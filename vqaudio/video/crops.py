@@ -110,14 +110,14 @@ class VideoCrops:
             )
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> dict[str, Tensor]:
-        """Slice `part` of `parts` of the global batch: {"codes": (B, W, h, w), "actions": (B, W - 1), "seen"}.
+        """Slice `part` of `parts` of the global batch: {"codes": (B, W, h, w), "actions": (B, W - 1), "context_codes"}.
 
-        seen: the codes with noise, (B, W, h, w). Raises ValueError if batch_size is smaller than `parts`.
+        context_codes: the codes with noise, (B, W, h, w). Raises ValueError if batch_size is smaller than `parts`.
         """
         mine = part_slice(self.cfg.batch_size, part, parts)
         draws = uniform_draws(self.cfg.seed, step, (self.cfg.batch_size,))[mine]
         batch = self.sequences.windows(self.starts[(draws * len(self.starts)).astype(np.int64)], self.frames)
-        return {**batch, "seen": self._with_noise(batch["codes"], step, mine)}
+        return {**batch, "context_codes": self._with_noise(batch["codes"], step, mine)}
 
     def _with_noise(self, codes: Tensor, step: int, mine: slice) -> Tensor:
         """(B, W, h, w) with a fraction of the codes of each window replaced by random ones."""

@@ -124,21 +124,23 @@ class VideoPrior(nn.Module):
         self.past = ContextEncoder(cfg)
         self.net = PixelCNN(cfg.net)
 
-    def forward(self, codes: Tensor, actions: Tensor, seen: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(
+        self, codes: Tensor, actions: Tensor, context_codes: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """(B, T, h, w) int64, (B, T - 1) int64 -> loss () in nats per code of the frames N to T - 1, logs.
 
-        seen: the codes as the context shows them, (B, T, h, w), such as with noise; default: as they are.
+        context_codes: the codes that the context network reads, (B, T, h, w), such as with noise; default: `codes`.
         """
-        loss = self.nll(codes, actions, seen).mean() / math.prod(self.cfg.map_shape)
+        loss = self.nll(codes, actions, context_codes).mean() / math.prod(self.cfg.map_shape)
         return loss, {"bits_per_code": loss.detach() / math.log(2)}
 
-    def nll(self, codes: Tensor, actions: Tensor, seen: Tensor | None = None) -> Tensor:
+    def nll(self, codes: Tensor, actions: Tensor, context_codes: Tensor | None = None) -> Tensor:
         """(B, T, h, w), (B, T - 1) -> negative log-likelihood in nats of each frame that has a context, (B, T - N)."""
-        logits = self.logits(codes, actions, seen)
+        logits = self.logits(codes, actions, context_codes)
         target = codes[:, self.cfg.context :]
         return F.cross_entropy(logits.movedim(2, 1).float(), target, reduction="none").sum((2, 3))
 
-    def logits(self, codes: Tensor, actions: Tensor, seen: Tensor | None = None) -> Tensor:
+    def logits(self, codes: Tensor, actions: Tensor, context_codes: Tensor | None = None) -> Tensor:
         """(B, T, h, w), (B, T - 1) -> logits (B, T - N, K, h, w) of the frames N to T - 1.
 
         Those of a position depend on the N frames and actions before and, within the frame, on the positions before it
@@ -146,9 +148,11 @@ class VideoPrior(nn.Module):
         """
         n = self.cfg.context
         self.check(codes, actions)
-        if seen is not None and seen.shape != codes.shape:
-            raise ValueError(f"seen must have the shape of codes, {tuple(codes.shape)}, got {tuple(seen.shape)}")
-        windows = (codes if seen is None else seen).unfold(1, n, 1)[:, :-1]  # (B, T - N, h, w, N)
+        if context_codes is not None and context_codes.shape != codes.shape:
+            raise ValueError(
+                f"context_codes must have the shape of codes, {tuple(codes.shape)}, got {tuple(context_codes.shape)}"
+            )
+        windows = (codes if context_codes is None else context_codes).unfold(1, n, 1)[:, :-1]  # (B, T - N, h, w, N)
         past = rearrange(windows, "b t h w n -> (b t) n h w")
         cond, cond_map = self.conditions(past, rearrange(actions.unfold(1, n, 1), "b t n -> (b t) n"))
         logits = self.net(codes[:, n:].flatten(0, 1), cond, None, cond_map)
