@@ -19,6 +19,7 @@ from vqaudio.data.crops import CropConfig, SpeechCrops, ValidationConfig, preloa
 from vqaudio.data.manifest import read_manifest
 from vqaudio.data.packed import PackedSpeech, pack
 from vqaudio.metrics.conditioning_gap import conditioning_metrics
+from vqaudio.speech.config import TRAINED_VOCODERS
 from vqaudio.speech.conversion_teacher import initialise_conversion_teacher
 from vqaudio.speech.frontend_init import initialise_frontend
 from vqaudio.speech.init_from import by_part, init_from
@@ -52,6 +53,12 @@ class TrainConfig:
     fit: FitConfig = field(default_factory=FitConfig)
 
     def __post_init__(self) -> None:
+        fraction, stage, dilations = self.model.predicted_spectra, self.model.stage, self.model.istft.dilations
+        if fraction and not (dilations and "istft" in TRAINED_VOCODERS[stage]):
+            raise ValueError(
+                "model.predicted_spectra is for training the vocoder istft: set model.istft.dilations and model.stage "
+                f"joint or istft, or leave it out; got {fraction} with stage {stage} and dilations {dilations}"
+            )
         if self.model.conversions and (self.crops.past or self.crops.future):
             raise ValueError(
                 "model.conversions are of crops alone: set crops.past and crops.future to 0, got "

@@ -35,7 +35,7 @@ FIELDS = [
     pytest.param(cfg, name, id=f"{type(cfg).__name__}.{name}")
     for cfg in _configurations()
     for name, kind in get_type_hints(type(cfg), localns={"Tensor": Tensor}).items()
-    if kind is float and (type(cfg).__name__, name) not in UNBOUNDED
+    if kind in (float, float | None) and (type(cfg).__name__, name) not in UNBOUNDED
 ]
 
 

@@ -10,6 +10,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from vqaudio import load_model
 from vqaudio.config import load_yaml
 from vqaudio.images.codes import CodeMaps
 from vqaudio.images.vqvae import ImageVQVAE
+from vqaudio.nn.source_filter import IstftConfig
 from vqaudio.speech.model import SpeechVQVAE
 from vqaudio.speech.prior import CodePrior
 from vqaudio.video.prior import VideoPrior
@@ -45,6 +47,15 @@ def _recipe(name: str) -> ModuleType:
 @pytest.fixture(scope="module")
 def recipe() -> ModuleType:
     return _recipe("train")
+
+
+@pytest.mark.parametrize("stage", ["decoder", "istft"])
+def test_predicted_spectra_without_a_vocoder_to_train_are_refused(recipe: ModuleType, stage: Any) -> None:
+    cfg = load_yaml(recipe.TrainConfig, ROOT / "egs/vctk/conf/acoustic/istft.yaml")
+    assert replace(cfg, model=replace(cfg.model, predicted_spectra=0.5)).model.predicted_spectra == 0.5
+    wrong = {"decoder": {"stage": "decoder"}, "istft": {"stage": "joint", "istft": IstftConfig(), "vocoder": "wavenet"}}
+    with pytest.raises(ValueError, match=r"predicted_spectra is for training the vocoder istft.*; got 0\.5 with"):
+        replace(cfg, model=replace(cfg.model, predicted_spectra=0.5, **wrong[stage]))
 
 
 def test_many_manifests_have_a_short_name(tmp_path: Path, recipe: ModuleType) -> None:

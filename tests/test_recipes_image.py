@@ -147,9 +147,9 @@ def _refuse(images: Path, runs: Path, capsys: pytest.CaptureFixture[str]) -> Non
         (["evaluate", "--model", second, *data], "give its bottom-level model with --bottom-model"),
         (
             ["evaluate", "--model", vqvae, "--bottom-model", vqvae, *data],
-            "is for a hierarchical image model",
+            "--bottom-model is for a hierarchical image model",
         ),
-        (["evaluate", "--model", vae, "--prior", prior, *data], "needs an ImageVQVAE as --model, got a ImageVAE"),
+        (["evaluate", "--model", vae, "--prior", prior, *data], "needs an ImageVQVAE, got a ImageVAE"),
         (["evaluate", "--model", vae, "--only", "codebook_usage", *data], "do not apply to it"),
     ):
         capsys.readouterr()

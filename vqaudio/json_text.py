@@ -11,6 +11,9 @@ class JSONError(ValueError):
     """Text that is not JSON; the message says why, in a few words."""
 
 
+DAMAGED = (ValueError, KeyError, TypeError, OverflowError)  # what using JSON without the expected values raises
+
+
 def is_unicode(value: object) -> bool:
     """Whether a value is no text, or text that UTF-8 can hold: JSON may contain half a surrogate pair, "\\ud800"."""
     try:

@@ -222,7 +222,7 @@ def test_validation_checks_its_sizes(packed, sizes) -> None:
         {"past": 640, "future": 100, "target_shift": 50},
     ],
 )
-def test_speech_that_is_held_on_a_device_has_the_same_crops_to_the_bit(packed, options) -> None:
+def test_speech_that_is_preloaded_to_a_device_has_the_same_crops_to_the_bit(packed, options) -> None:
     cfg = replace(CFG, **options)
     mapped, held = SpeechCrops(packed, cfg), SpeechCrops(packed, cfg, preload_to=torch.device("cpu"))
     for step in range(20):
@@ -232,7 +232,7 @@ def test_speech_that_is_held_on_a_device_has_the_same_crops_to_the_bit(packed, o
             assert all(left[name].dtype == right[name].dtype for name in left)
 
 
-def test_speech_is_held_on_a_gpu_alone_and_where_it_fits(packed) -> None:
+def test_speech_is_preloaded_to_a_gpu_alone_and_where_it_fits(packed) -> None:
     assert preload_device("auto", packed, torch.device("cpu")) is None
     assert preload_device("cpu", packed, torch.device("cuda")) is None
     with pytest.raises(ValueError, match="device must be 'auto' or 'cpu', got 'cuda'"):

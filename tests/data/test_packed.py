@@ -78,7 +78,8 @@ def test_same_sources_are_reused_and_changed_ones_decoded_again(tmp_path, source
 
 
 @pytest.mark.parametrize(
-    "damage", ["cut samples", "other version", "no index", "bad json", "no object", "no lengths", "bad lengths"]
+    "damage",
+    ["cut samples", "other version", "no index", "bad json", "no object", "no lengths", "bad lengths", "no ids"],
 )
 def test_damaged_folder(tmp_path, sources, damage) -> None:
     folder = tmp_path / "packed"
@@ -95,7 +96,8 @@ def test_damaged_folder(tmp_path, sources, damage) -> None:
             "bad json": "{",
             "no object": "[]",
             "no lengths": json.dumps({key: value for key, value in index.items() if key != "lengths"}),
-            "bad lengths": json.dumps({**index, "lengths": ["a"]}),
+            "bad lengths": json.dumps({**index, "lengths": [10**30]}),
+            "no ids": json.dumps({**index, "speaker_ids": []}),
         }
         (folder / "index.json").write_text(contents[damage])
     with pytest.raises((ValueError, FileNotFoundError), match="pack it"):

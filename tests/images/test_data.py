@@ -159,6 +159,7 @@ def test_a_killed_writer_leaves_the_folder_as_it_was_and_the_next_one_cleans_up(
         ("no index", "contains no packed images: it lacks index.json"),
         ("{", "index.json is not JSON"),
         ("[]", "version None, this vqaudio reads version 1; delete"),
+        ('{"version": 1, "heights": [1], "widths": [], "labels": [], "classes": [], "ids": []}', "different lengths"),
         ('{"version": 1}', r"index.json is damaged \(KeyError\('heights'\)\); delete"),
     ],
 )

@@ -118,7 +118,7 @@ def test_equal_frames_have_distance_0(monkeypatch, distance: str, most: int) -> 
     assert found[0, 1] == found[0, 2] > 0
 
 
-def test_stretches_are_taken_in_any_order() -> None:
+def test_sequences_are_taken_in_any_order() -> None:
     items = [np.array([0, 1, 1]), np.array([2]), np.array([1, 0])]
     own = frame_sequences(items, "identity")
     whole = own.distances(np.arange(3), np.arange(3))

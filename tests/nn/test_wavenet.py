@@ -139,6 +139,15 @@ def test_a_frame_of_conditioning_acts_from_its_first_step_on(randomise, steps) -
         assert changed[n * 4 : n * 4 + 4].all()
 
 
+@pytest.mark.parametrize("frames", [slice(3, 4), slice(None)], ids=["one frame", "all frames"])
+def test_conditioning_does_not_depend_on_whether_the_weights_require_gradients(randomise, frames) -> None:
+    net = randomise(WaveNet(WaveNetConfig(**{**SMALL, "cond_dim": 5})))
+    cond = torch.randn(1, 5, 40)[:, :, frames]
+    with torch.no_grad():
+        found = [net.requires_grad_(value).conditioning(cond, None) for value in (False, True)]
+    assert torch.equal(*found)
+
+
 def test_the_speaker_acts_on_every_step(randomise) -> None:
     net = _net(randomise, cond_dim=3, num_speakers=2, skip_channels=32)
     x, cond, _ = _inputs(net.cfg, 12)

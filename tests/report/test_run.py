@@ -189,7 +189,7 @@ def test_speakers_that_the_model_does_not_know_are_converted(
     found = json.loads((tmp_path / "alone/report.json").read_text())
     why = {own["task"]: own["reason"] for own in found["missing"]}
     assert set(why) == {"conditioning_gap", "voice_conversion", "signal", "phones"}
-    assert "cannot reconstruct" in why["signal"] and "in this run" in why["voice_conversion"]
+    assert "cannot reconstruct their speech" in why["signal"] and "in this run" in why["voice_conversion"]
     systems = {(row["task"], row["system"]) for row in found["metrics"]}
     assert systems == {("bitrate", MODEL)} | {("naturalness", name) for name in (ORIGINAL, INVERTED, *converted)}
 
@@ -359,7 +359,7 @@ def test_an_interrupted_evaluation_continues_to_the_same_report(
 def test_an_evaluation_of_something_else_does_not_continue(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Neither are its results lost, nor is a report replaced that is there."""
+    """Its results are kept, and an existing report is not replaced."""
     short = [*arguments, "--only", "codebook_usage", "--no-html", "--out", str(tmp_path), "--resume"]
     (tmp_path / "report.json").write_text("a report")
     for content, message in (

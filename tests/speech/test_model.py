@@ -256,7 +256,7 @@ def test_unknown_speakers_are_refused(tiny_model: SpeechVQVAE) -> None:
     ):
         with pytest.raises(ValueError, match="speaker 'p999' is not in this model; it has 3: anna, bert, carl"):
             call()
-    with pytest.raises(ValueError, match="name a speaker; it has 3: anna"):
+    with pytest.raises(ValueError, match="name a speaker of this model; it has 3: anna"):
         tiny_model.decode(tokens)
     with pytest.raises(ValueError, match="2 utterances need as many speakers"):
         tiny_model.decode_batch([tokens, tokens], ["anna"])

@@ -34,7 +34,7 @@ def test_the_bits_equal_those_of_the_conditioning_metrics(
     assert len(set(bits)) == 3
 
 
-def test_the_quantized_codes_are_those_of_inference(tiny_model: SpeechVQVAE, batches: list[dict[str, Tensor]]) -> None:
+def test_quantized_vectors_are_those_of_inference(tiny_model: SpeechVQVAE, batches: list[dict[str, Tensor]]) -> None:
     wav = batches[0]["wav"]
     codes, _ = tiny_model.encode(wav)
     with torch.autocast("cpu", torch.bfloat16):

@@ -97,8 +97,9 @@ def warnings_in_one_line() -> Iterator[None]:
 
 def print_facts(facts: dict[str, str], file: TextIO | None = None) -> None:
     """Prints one line per name and value, to standard output by default."""
+    width = max(13, *map(len, facts)) if facts else 0
     for name, fact in facts.items():
-        print(f"{name:<13} {fact}", file=file)
+        print(f"{name:<{width}} {fact}", file=file)
 
 
 def facts_file(out: Path) -> TextIO:

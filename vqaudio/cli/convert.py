@@ -44,7 +44,7 @@ def convert(
     pitch: Annotated[
         PitchSource,
         arg(
-            help="source: the pitch of the input, moved to mean and range of the target speaker; codes: as the codes "
+            help="source: the pitch of the input, moved to median and range of the target speaker; codes: as the codes "
             "predict it. For vocoders that are conditioned on pitch"
         ),
     ] = "source",

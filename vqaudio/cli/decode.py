@@ -37,7 +37,7 @@ def decode(
     pitch: Annotated[
         Literal["tokens", "codes"] | None,
         arg(
-            help="tokens: the pitch tokens of the rows, moved to mean and range of a target speaker who is another; "
+            help="tokens: the pitch tokens of the rows, moved to median and range of a target speaker who is another; "
             "codes: as the codes predict it. Default: tokens, where rows have them, for vocoders conditioned on pitch"
         ),
     ] = None,

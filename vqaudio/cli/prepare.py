@@ -56,9 +56,9 @@ def prepare(
         frames: number of frames to record (default: 20000)
         frame_skip: tics of the game, 35 per second, between two recorded frames (default: 2)
     """
-    recorded = {"scenario": scenario, "frames": frames, "frame_skip": frame_skip}
     if mic != "mic1" and kind != "vctk":
         raise ValueError(f"--mic applies to vctk, got {mic} with {kind}; leave it out")
+    recorded = {"scenario": scenario, "frames": frames, "frame_skip": frame_skip}
     recorded = {name: value for name, value in recorded.items() if value is not None}
     of_speech = held_out is not None or speaker_level != 1 or not verify
     if kind == "vizdoom":

@@ -270,12 +270,12 @@ class _Source:
         return torch.from_numpy(pcm)
 
 
-def _gathered(held: Tensor, first: Ints, begin: Ints, end: Ints, samples: int) -> Tensor:
-    """(B, samples): from held[first] on, zeros before `begin` and from `end` on, all (B,)."""
-    at, low, high = torch.from_numpy(np.stack([first, begin, end])).to(held.device, non_blocking=True)[..., None]
-    steps = torch.arange(samples, device=held.device)
+def _gathered(pcm: Tensor, first: Ints, begin: Ints, end: Ints, samples: int) -> Tensor:
+    """(B, samples): from pcm[first] on, zeros before `begin` and from `end` on, all (B,)."""
+    at, low, high = torch.from_numpy(np.stack([first, begin, end])).to(pcm.device, non_blocking=True)[..., None]
+    steps = torch.arange(samples, device=pcm.device)
     inside = (steps >= low) & (steps < high)  # (B, samples)
-    return torch.where(inside, held[torch.where(inside, at + steps, 0)], 0)
+    return torch.where(inside, pcm[torch.where(inside, at + steps, 0)], 0)
 
 
 def _cut(

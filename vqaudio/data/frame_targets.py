@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vqaudio.atomic import atomic_folder
 from vqaudio.data.packed import PackedSpeech
-from vqaudio.json_text import parse_json
+from vqaudio.json_text import DAMAGED, parse_json
 from vqaudio.nn.units import NO_TARGET
 
 CLUSTERS_FILE, VECTORS_FILE, INDEX_FILE = "clusters.i16", "vectors.f16", "targets.json"
@@ -106,7 +106,7 @@ def _open_if_same(folder: Path, key: str) -> FrameTargets | None:
         if index["key"] != key:
             return None
         lengths, width, hop = np.array(index["lengths"], dtype=np.int64), int(index["width"]), int(index["hop"])
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):  # none, or it is damaged
+    except (FileNotFoundError, NotADirectoryError, *DAMAGED):
         return None
     total = int(lengths.sum())
     if not _has_size(folder / CLUSTERS_FILE, 2 * total) or not _has_size(folder / VECTORS_FILE, 2 * total * width):

@@ -16,10 +16,10 @@ import numpy.typing as npt
 from filelock import FileLock
 from tqdm import tqdm
 
-from vqaudio.atomic import replace_folder
+from vqaudio.atomic import make_folder, replace_folder
 from vqaudio.data.audio import INT16_SCALE, AudioError, Failures, blocks, check_file, combined_error, to_int16
 from vqaudio.data.manifest import Utterance
-from vqaudio.json_text import read_index
+from vqaudio.json_text import DAMAGED, read_index
 
 VERSION = 1
 SAMPLES_FILE, INDEX_FILE = "samples.i16", "index.json"
@@ -126,7 +126,9 @@ def open_packed(folder: str | Path) -> PackedSpeech:
         offsets, lengths, speaker_ids = (np.array(index[k], np.int64) for k in ("offsets", "lengths", "speaker_ids"))
         speakers, utterance_ids = tuple(index["speakers"]), tuple(index["utterance_ids"])
         sample_rate, source_hash = index["sample_rate"], index["source_hash"]
-    except (KeyError, TypeError, ValueError) as error:
+        if not offsets.shape == lengths.shape == speaker_ids.shape == (len(utterance_ids),):
+            raise ValueError("its lists have different lengths")
+    except DAMAGED as error:
         raise ValueError(f"{index_path} is damaged ({error!r}); {advice}") from error
     num_samples = int(lengths.sum())
     if samples_path.stat().st_size != 2 * num_samples:
@@ -135,7 +137,16 @@ def open_packed(folder: str | Path) -> PackedSpeech:
             f"{advice}"
         )
     samples = np.asarray(np.memmap(samples_path, dtype="<i2", mode="r", shape=(num_samples,)))  # a plain view is faster
-    return PackedSpeech(sample_rate, speakers, utterance_ids, offsets, lengths, speaker_ids, samples, source_hash)
+    return PackedSpeech(
+        sample_rate=sample_rate,
+        speakers=speakers,
+        utterance_ids=utterance_ids,
+        offsets=offsets,
+        lengths=lengths,
+        speaker_ids=speaker_ids,
+        samples=samples,
+        source_hash=source_hash,
+    )
 
 
 def _check_sources(utterances: Sequence[Utterance], speakers: tuple[str, ...]) -> None:
@@ -196,10 +207,7 @@ def _open_if_same(folder: Path, source_hash: str) -> PackedSpeech | None:
 
 
 def _make_parent(folder: Path) -> None:
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise type(error)(f"cannot make {folder}: {error.strerror}; choose a folder that you may write to") from error
+    make_folder(folder.parent)
     if not os.access(folder.parent, os.W_OK):
         raise PermissionError(
             f"cannot make {folder}: {folder.parent} is read-only; choose a folder that you may write to"

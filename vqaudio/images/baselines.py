@@ -138,7 +138,7 @@ class CategoricalEncoder(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 -> log-probabilities (B, K, M, h, w), in float32 or wider."""
-        z = rearrange(self.encoder(to_unit(image)), "b d m h w -> b m h w d")
+        z = rearrange(self.encoder(to_unit(image)), "b d m h w -> b m h w d").contiguous()
         logits = self.logits(z)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return rearrange(logits.log_softmax(-1), "b m h w k -> b k m h w")

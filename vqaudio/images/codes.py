@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vqaudio.atomic import atomic_file
 from vqaudio.data.sharding import part_slice, uniform_draws
-from vqaudio.json_text import JSONError, parse_json
+from vqaudio.json_text import DAMAGED, JSONError, parse_json
 
 VERSION = 1
 
@@ -78,7 +78,7 @@ def read_codes(path: Path) -> CodeMaps:
     try:
         classes, k = tuple(facts["classes"]), int(facts["codebook_size"])
         model, source = facts["model"], facts["source"]
-    except (KeyError, TypeError, ValueError) as error:
+    except DAMAGED as error:
         raise ValueError(f"{path} is damaged ({error!r}); delete it and run again") from error
     if len(labels) != len(codes):
         raise ValueError(f"{path} is damaged: {len(codes)} maps have {len(labels)} labels; delete it and run again")

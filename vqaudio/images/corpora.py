@@ -124,8 +124,9 @@ def prepare_images(
             new = folders.enter_context(atomic_folder(out / name))
             counts[name] = fill_folder(new, images, corpus.classes)
         if not any(counts.values()):
-            why = f"none of {len(failures)} is usable, the first: {failures[0]}" if failures else "it has none"
-            raise ImageError(f"there are no images in {root}: {why}")
+            if not failures:
+                raise ImageError(f"{root} contains no images")
+            raise ImageError(f"none of the {len(failures)} images in {root} is usable; the first: {failures[0]}")
     return PreparedImages(out, corpus.classes, counts, corpus.duplicates, tuple(failures))
 
 

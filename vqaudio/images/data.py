@@ -18,7 +18,7 @@ from einops import rearrange
 from torch import Tensor
 
 from vqaudio.data.sharding import part_slice, uniform_draws
-from vqaudio.json_text import read_index
+from vqaudio.json_text import DAMAGED, read_index
 
 VERSION = 1
 PIXELS_FILE, INDEX_FILE = "pixels.u8", "index.json"
@@ -118,7 +118,9 @@ def open_images(folder: str | Path) -> PackedImages:
     try:
         heights, widths, labels = (np.array(index[key], dtype=np.int64) for key in ("heights", "widths", "labels"))
         classes, ids = tuple(index["classes"]), tuple(index["ids"])
-    except (KeyError, TypeError, ValueError) as error:
+        if not heights.shape == widths.shape == labels.shape == (len(ids),):
+            raise ValueError("its lists have different lengths")
+    except DAMAGED as error:
         raise ValueError(f"{index_path} is damaged ({error!r}); {advice}") from error
     num_bytes = int((3 * heights * widths).sum())
     if pixels_path.stat().st_size != num_bytes:
@@ -128,7 +130,7 @@ def open_images(folder: str | Path) -> PackedImages:
     # an empty file cannot be memory-mapped
     pixels = np.memmap(pixels_path, dtype=np.uint8, mode="r") if num_bytes else np.zeros(0, dtype=np.uint8)
     pixels = np.asarray(pixels)  # a plain view: slicing a np.memmap costs microseconds
-    return PackedImages(classes, ids, heights, widths, labels, pixels)
+    return PackedImages(classes=classes, ids=ids, heights=heights, widths=widths, labels=labels, pixels=pixels)
 
 
 @dataclass(frozen=True)

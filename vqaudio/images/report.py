@@ -186,7 +186,7 @@ def _decode(model: ImageVQVAE, codes: Tensor) -> Tensor:
 
 def _check_fingerprint(over: ImagePrior | CodeMapVQVAE | CodeMapVAE, model: nn.Module) -> None:
     if not isinstance(model, ImageVQVAE):
-        raise ValueError(f"the {type(over).__name__} needs an ImageVQVAE as --model, got a {type(model).__name__}")
+        raise ValueError(f"the {type(over).__name__} needs an ImageVQVAE, got a {type(model).__name__}")
     if over.cfg.model != model.fingerprint:
         raise ValueError(
             f"the {type(over).__name__} was trained on codes of model {over.cfg.model}, this is model "

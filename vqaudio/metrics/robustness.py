@@ -1,4 +1,4 @@
-"""Robustness: how much the codes change under changes that keep the content (gain, noise, shift, resampling, coding).
+"""Robustness: how much the codes change when the signal changes and its content does not (gain, noise, ...).
 
 Letters: T samples, N codes.
 

@@ -108,11 +108,11 @@ class Context(nn.Module):
         """Vectors (B, D, N + L) -> (B, N, C), next states."""
         vectors = rearrange(z_q, "b d n -> b n d")
         num_frames = vectors.shape[1] - self.cfg.lookahead
-        # with other strides, F.linear chooses its kernel, and so its rounding, by whether the weights require gradients
+        # contiguous: see `CausalConv1d`
         x = self.code(vectors[:, :num_frames].contiguous())  # (B, N, C)
         if self.ahead is not None:
             following = vectors[:, 1:].unfold(1, self.cfg.lookahead, 1)  # (B, N, D, L)
-            x = x + self.ahead(rearrange(following, "b n d l -> b n (d l)"))
+            x = x + self.ahead(rearrange(following, "b n d l -> b n (d l)").contiguous())
         if self.voice is not None and speaker is not None:
             x = x + self.voice(speaker)[:, None]
         later = []

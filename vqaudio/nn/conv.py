@@ -48,7 +48,9 @@ class CausalConv1d(nn.Module):
         image = rearrange(x, "b t c -> b c 1 t")  # a view in channels-last memory format
         kernel = self.weight.unsqueeze(2).contiguous(memory_format=torch.channels_last)
         y = F.conv2d(image, kernel, self.bias, stride=(1, self.stride), dilation=(1, self.dilation))
-        return rearrange(y, "b c 1 t -> b t c"), x[:, x.shape[1] - self.past_length :]
+        # contiguous also where the kernel returned another format: with other strides, F.linear, which comes next in
+        # some networks, rounds differently where its weights require gradients
+        return rearrange(y, "b c 1 t -> b t c").contiguous(), x[:, x.shape[1] - self.past_length :]
 
 
 class ResidualBlock1d(nn.Module):

@@ -180,7 +180,7 @@ class FSQ(nn.Module):
 
     def _bounded(self, z: Tensor) -> Tensor:
         """(B, D, *S) float32 -> (B, *S, F)."""
-        return self.bound(self.project_in(rearrange(z, "b d ... -> b ... d")))
+        return self.bound(self.project_in(rearrange(z, "b d ... -> b ... d").contiguous()))
 
     def _out(self, values: Tensor) -> Tensor:
         """(B, *S, F) in [-1, 1] -> (B, D, *S)."""

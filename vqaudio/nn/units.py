@@ -103,7 +103,7 @@ class UnitHead(nn.Module):
 
     def forward(self, z_q: Tensor, speaker: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(B, D, N), (B, H) -> logits (B, N * R, cluster offsets, K), cepstra (B, N * R, cepstrum offsets, L)."""
-        x = self.code(rearrange(z_q, "b d n -> b n d"))  # (B, N, C)
+        x = self.code(rearrange(z_q, "b d n -> b n d").contiguous())  # (B, N, C)
         if self.speaker is not None and speaker is not None:
             x = x + self.speaker(speaker)[:, None]
         x = F.relu(x)

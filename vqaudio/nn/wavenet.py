@@ -239,7 +239,8 @@ class WaveNet(nn.Module):
             raise ValueError(f"this WaveNet takes {'no' if speaker is not None else 'a'} speaker")
         h = None
         if cond is not None and self.condition is not None:
-            h = self.condition(rearrange(cond, "b d n -> b n d"))
+            # contiguous: see `CausalConv1d`
+            h = self.condition(rearrange(cond, "b d n -> b n d").contiguous())
         if speaker is not None and self.speaker is not None:
             embedding = rearrange(self.speaker(speaker), "b c -> b 1 c")
             h = embedding if h is None else h + embedding

@@ -226,7 +226,7 @@ def signal(context: EvaluationContext) -> Results:
         yield system, pitch_metrics(decoded.audio[ORIGINAL], wavs, context.model.sample_rate)
     if not decoded.of([*map(reconstruction, TITLES)]):
         but = "; the pitch of conversions is measured" if converted else ""
-        raise NotApplicableError(f"no speaker of this set is in the model, which cannot reconstruct them{but}")
+        raise NotApplicableError(f"the model has no speaker of this set and cannot reconstruct their speech{but}")
     found = decoded.of([INVERTED, *map(reconstruction, TITLES)])
     for system, wavs in found.items():
         left_out = list[str]()

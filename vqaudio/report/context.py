@@ -117,7 +117,7 @@ class EvaluationContext:
         self._check_decoder()
         known = [u for u in utterances if u.speaker in model.speakers] if model.speakers else utterances
         if not known:
-            raise NotApplicableError("no speaker of this set is in the model, so its decoder cannot use them")
+            raise NotApplicableError("the model has no speaker of this set, so there is no conditioning gap")
         batches = max(2, -(-len(known) // CROP_BATCH))
         with tempfile.TemporaryDirectory() as folder:
             speech = pack(known, Path(folder) / "packed", model.sample_rate, model.speakers or None)

@@ -32,7 +32,7 @@ class Journal:
                 "give another --out"
             )
         try:
-            self.done = {(line["task"], line["set"]): line for line in lines}
+            self.done = {(r["task"], r["set"]): {"results": r["results"], "reason": r["reason"]} for r in lines}
         except (KeyError, TypeError) as error:
             raise ValueError(f"{path} is damaged ({error!r}); delete it") from error
         with atomic_file(path, overwrite=True) as new:

@@ -119,7 +119,7 @@ def evaluate_speech(
     sets = _checked_sets(model, data, cfg, phones, features, prior)
     interrupted = resume and (out / JOURNAL).is_file()
     finished = resume and not interrupted and (out / REPORT).is_file()
-    overwrite = overwrite or interrupted  # the page may have been written just before; Journal refuses that of another
+    overwrite = overwrite or interrupted  # the page may have been written; `Journal` refuses another evaluation
     check_output_folder(out, [] if finished else [REPORT, INDEX], overwrite)
     contexts = _contexts(model, sets, cfg, tasks, features, prior, training, sampling)
     identity = _identity(model, contexts, cfg, features, prior, training)

@@ -360,8 +360,8 @@ TASKS = (
     Task(
         "robustness",
         "Robustness",
-        "How much the codes change under changes that keep the content (gain, noise, time shift, resampling, lossy "
-        "coding): unit edit distance per code, 0 for equal codes.",
+        "How much the codes change when the signal changes and its content does not (gain, noise, time shift, "
+        "resampling, lossy coding): unit edit distance per code, 0 for equal codes.",
         "vqaudio.report.compute:robustness",
         _EDIT_RATES,
     ),

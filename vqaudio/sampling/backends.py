@@ -66,9 +66,10 @@ def choose(net: WaveNet, sampling: SamplingConfig = SamplingConfig()) -> Sampler
     without kernels and for sizes that they do not support, ring buffers in PyTorch, on the threads of PyTorch. On a GPU
     it is a CUDA graph. Raises ValueError for a precision that needs the compiled kernels if they cannot be used.
     """
-    weight, compiled = net.out.weight, kernels()
-    reason = _why_not_compiled(net)
-    if compiled is not None and reason is None:
+    weight = net.out.weight
+    if (reason := _why_not_compiled(net)) is None:
+        compiled = kernels()
+        assert compiled is not None
         threads = torch.get_num_threads() if sampling.threads is None else sampling.threads
         limit = f"up to {threads} thread{'s' if threads > 1 else ''}"
         name = f"compiled ({compiled.variant}), {sampling.precision}, {limit}"
@@ -78,7 +79,7 @@ def choose(net: WaveNet, sampling: SamplingConfig = SamplingConfig()) -> Sampler
             f"precision {sampling.precision} needs the compiled kernels on a CPU, and {reason}; use float32"
         )
     if weight.device.type == "cpu" and weight.dtype == torch.float32:
-        _warn_once(str(reason))
+        _warn_once(reason)
     return cuda_graph(net, sampling) if weight.device.type == "cuda" else ring_buffers(net, sampling)
 
 

@@ -197,12 +197,6 @@ class SpeechVQVAEConfig:
             raise ValueError(f"frame_noise must be a finite number, 0 or more, got {self.frame_noise}")
         if not 0 <= self.predicted_spectra <= 1:
             raise ValueError(f"predicted_spectra must lie in [0, 1], a fraction, got {self.predicted_spectra}")
-        trains_istft = bool(self.istft.dilations) and "istft" in TRAINED_VOCODERS[self.stage]
-        if self.predicted_spectra and not trains_istft:
-            raise ValueError(
-                "predicted_spectra is for training the vocoder istft: set istft.dilations and stage joint or istft, or "
-                f"predicted_spectra 0, got {self.predicted_spectra} with stage: {self.stage}, {self.istft}"
-            )
         if not 0 <= self.conversions <= 1:
             raise ValueError(f"conversions must lie in [0, 1], a fraction of the crops, got {self.conversions}")
         if self.conversions and (self.stage not in ("codes", "context") or not self.istft.dilations):

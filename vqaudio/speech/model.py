@@ -381,7 +381,7 @@ class SpeechVQVAE(nn.Module):
         `vocoder`: one of `vocoders`; None: the model's default. `sampling`, or its fields as keyword arguments
         (`temperature=0.8`): how the WaveNet draws samples. The other vocoders use its seed only: Griffin-Lim for
         initial phases, istft for noise. `pitch`: of each utterance, as `pitch_of` finds it; None: that of its pitch
-        tokens, without them as the codes predict it. It gets mean and range of `speaker`, unless that is the
+        tokens, without them as the codes predict it. It gets median and range of `speaker`, unless that is the
         `source_speaker`. A waveform depends on the rest of the batch only through rounding, of a WaveNet without the
         compiled kernels. Raises ValueError for tokens of another model, unknown speakers and vocoders, and bad options.
         """
@@ -474,7 +474,7 @@ class SpeechVQVAE(nn.Module):
     ) -> Tensor:
         """Voice conversion of a file or waveform: the same content by `speaker`, (T,) float32 in [-1, 1].
 
-        `pitch`, for vocoders conditioned on it: "source", that of the audio, moved to mean and range of `speaker`;
+        `pitch`, for vocoders conditioned on it: "source", that of the audio, moved to median and range of `speaker`;
         "codes", as the codes predict it. The other arguments are those of `tokenize` and `decode_batch`.
         """
         vocoder = self.check_vocoder(vocoder)

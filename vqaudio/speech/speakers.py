@@ -37,7 +37,7 @@ def speaker_ids(speakers: Sequence[str], speaker: str | Sequence[str] | None, co
             raise ValueError(f"this model has no speakers, got speaker {speaker!r}; omit it")
         return None
     if speaker is None:
-        raise ValueError(f"name a speaker; {_listed(speakers, 'model')}")
+        raise ValueError(f"name a speaker of this model; {_listed(speakers, 'model')}")
     names = [speaker] * count if isinstance(speaker, str) else list(speaker)
     if len(names) != count:
         raise ValueError(f"{count} utterances need as many speakers (or a single name), got {len(names)}")

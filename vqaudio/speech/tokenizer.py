@@ -69,7 +69,7 @@ def checked_batch(wavs: Tensor, lengths: Tensor | None) -> tuple[list[Iterator[T
         raise ValueError(f"encode takes waveforms of shape (B, 1, T), got {tuple(wavs.shape)}")
     batch, _, num_samples = wavs.shape
     lengths = torch.full((batch,), num_samples) if lengths is None else lengths.cpu()
-    if lengths.is_floating_point() or lengths.is_complex():
+    if lengths.dtype == torch.bool or lengths.is_floating_point() or lengths.is_complex():
         raise ValueError(f"lengths must be whole numbers of samples, got {lengths.dtype}; convert them")
     if lengths.shape != (batch,) or (batch and not 0 < lengths.min() <= lengths.max() <= num_samples):
         raise ValueError(f"lengths must be ({batch},) with values in 1..{num_samples}, got {lengths}")
@@ -77,10 +77,7 @@ def checked_batch(wavs: Tensor, lengths: Tensor | None) -> tuple[list[Iterator[T
 
 
 def checked_pieces(pieces: Iterable[Tensor]) -> Iterator[Tensor]:
-    """The same pieces (T,) of an utterance. Raises ValueError for integer dtypes, values of integer scale and NaN.
-
-    Of integer scale is a magnitude above 16 (`check_scale`).
-    """
+    """The same pieces (T,) of an utterance. Raises ValueError for integer dtypes and as `check_scale` does."""
     for piece in pieces:
         if not piece.is_floating_point():
             raise ValueError(f"a waveform must be floating-point, in [-1, 1], got {piece.dtype}; convert and scale it")
@@ -162,7 +159,7 @@ def audio_pieces(
     """An audio file, or a waveform (T,) at `sample_rate` Hz (None: `wanted_rate`) -> pieces (T,) at `wanted_rate` Hz.
 
     Files are resampled, waveforms are not. Raises AudioError for a file that cannot be used, and ValueError for a
-    waveform at another rate, of another shape or type, or with values that are not finite.
+    waveform at another rate, of another shape, type or scale (`check_scale`), or with values that are not finite.
     """
     if isinstance(audio, (str, Path)):
         if sample_rate is not None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from vqaudio.speech.model import SpeechVQVAE
 
 
-CODES_PER_PIECE = 256  # that are looked up at a time, so that the memory of what is computed from them does not grow
+CODES_PER_PIECE = 256  # looked up at a time: bounds the memory of what is computed from them
 
 
 class DecodeRequest(NamedTuple):

@@ -277,7 +277,7 @@ def _read_journal(file: BinaryIO, path: Path) -> Mapping[str, Tokens]:
     """Hash of the audio -> tokens, of all lines that are valid; others cost no more than to compute their rows again.
 
     An incomplete last line, of a killed process, is cut off. Raises ValueError for a file without any valid line, which
-    may be another file.
+    may not be a journal.
     """
     file.seek(0)
     *lines, rest = file.read().split(b"\n")
