@@ -97,7 +97,7 @@ def warnings_in_one_line() -> Iterator[None]:
 
 def print_facts(facts: dict[str, str], file: TextIO | None = None) -> None:
     """Prints one line per name and value, to standard output by default."""
-    width = max(13, *map(len, facts)) if facts else 0
+    width = max([13, *map(len, facts)])
     for name, fact in facts.items():
         print(f"{name:<{width}} {fact}", file=file)
 

@@ -17,6 +17,7 @@ from vqaudio.images.autoencoder import ImageDecoder, ImageEncoder
 from vqaudio.images.elbo import elbo_loss, rate_logs, sample_gaussian
 from vqaudio.images.likelihoods import to_unit
 from vqaudio.images.vqvae import ImageConfig
+from vqaudio.nn.linear import Linear
 
 
 class ImageELBO(nn.Module):
@@ -134,11 +135,11 @@ class CategoricalEncoder(nn.Module):
     def __init__(self, cfg: ImageConfig):
         super().__init__()
         self.encoder = ImageEncoder(cfg.coder)
-        self.logits = nn.Linear(cfg.coder.dim, cfg.quantizer.codebook_size)
+        self.logits = Linear(cfg.coder.dim, cfg.quantizer.codebook_size)
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 -> log-probabilities (B, K, M, h, w), in float32 or wider."""
-        z = rearrange(self.encoder(to_unit(image)), "b d m h w -> b m h w d").contiguous()
+        z = rearrange(self.encoder(to_unit(image)), "b d m h w -> b m h w d")
         logits = self.logits(z)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return rearrange(logits.log_softmax(-1), "b m h w k -> b k m h w")

@@ -21,6 +21,7 @@ from vqaudio.images.elbo import elbo_loss, rate_logs, sample_gaussian
 from vqaudio.images.pixelcnn import PixelCNN, PixelCNNConfig
 from vqaudio.images.prior import map_nll, sample_maps
 from vqaudio.nn.conv import ResidualBlock2d
+from vqaudio.nn.linear import Linear
 from vqaudio.nn.normalizer import Normalizer, NormalizerKind
 from vqaudio.nn.quantizer import QuantizerConfig, build_quantizer
 from vqaudio.nn.vector_quantizer import VectorQuantizerConfig
@@ -151,7 +152,7 @@ class CodeMapEncoder(nn.Module):
             ResidualBlock2d(c),
             nn.ReLU(),
         )
-        self.out = nn.Linear(c * (height // 2) * (width_of_map // 2), cfg.num_latents * width)
+        self.out = Linear(c * (height // 2) * (width_of_map // 2), cfg.num_latents * width)
 
     def forward(self, codes: Tensor) -> Tensor:
         """(B, M, h, w) int64 -> (B, width, L)."""

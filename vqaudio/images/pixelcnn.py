@@ -17,6 +17,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vqaudio.nn.linear import Linear
+
 
 @dataclass(frozen=True)
 class PixelCNNConfig:
@@ -99,8 +101,8 @@ class PixelCNN(nn.Module):
         self.column = nn.Embedding(cfg.num_maps, c) if cfg.num_maps > 1 else None
         self.layers = nn.ModuleList(GatedLayer(cfg, last=i == cfg.layers - 1) for i in range(cfg.layers))
         self.label = nn.Embedding(cfg.num_labels, c) if cfg.num_labels else None
-        self.condition = nn.Linear(cfg.cond_dim, c) if cfg.cond_dim else None
-        self.project = nn.Linear(c, cfg.layers * 4 * c) if cfg.num_labels or cfg.cond_dim else None
+        self.condition = Linear(cfg.cond_dim, c) if cfg.cond_dim else None
+        self.project = Linear(c, cfg.layers * 4 * c) if cfg.num_labels or cfg.cond_dim else None
         self.spread = nn.Conv2d(cfg.cond_map_channels, cfg.layers * 4 * c, 1) if cfg.cond_map_channels else None
         self.skip = nn.Conv2d(cfg.layers * c, cfg.head_channels, 1)  # all skip projections and their sum in one product
         self.out = nn.Sequential(nn.ReLU(), nn.Conv2d(cfg.head_channels, cfg.head_channels, 1), nn.ReLU())

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqaudio.nn.conv import ResidualBlock1d
+from vqaudio.nn.linear import Linear
 from vqaudio.nn.log_mel import LogMel, LogMelConfig
 
 CONTEXT_CHUNK = 16  # frames; all sequences are computed in such chunks, so that streaming is bit-identical
@@ -61,12 +62,12 @@ class Context(nn.Module):
         """width: D of the code vectors; speaker_dim: H, 0 without speakers."""
         super().__init__()
         self.cfg = cfg
-        self.code = nn.Linear(width, cfg.channels)
-        self.ahead = nn.Linear(width * cfg.lookahead, cfg.channels, bias=False) if cfg.lookahead else None
+        self.code = Linear(width, cfg.channels)
+        self.ahead = Linear(width * cfg.lookahead, cfg.channels, bias=False) if cfg.lookahead else None
         if self.ahead is not None:
             nn.init.zeros_(self.ahead.weight)  # starts as the network without look-ahead
         # the name is part of the parameter names in saved models
-        self.voice = nn.Linear(speaker_dim, cfg.channels, bias=False) if speaker_dim else None
+        self.voice = Linear(speaker_dim, cfg.channels, bias=False) if speaker_dim else None
         self.blocks = nn.ModuleList(ResidualBlock1d(cfg.channels, cfg.kernel_size, d) for d in cfg.dilations)
 
     def forward(self, z_q: Tensor, speaker: Tensor | None = None) -> Tensor:
@@ -108,11 +109,10 @@ class Context(nn.Module):
         """Vectors (B, D, N + L) -> (B, N, C), next states."""
         vectors = rearrange(z_q, "b d n -> b n d")
         num_frames = vectors.shape[1] - self.cfg.lookahead
-        # contiguous: see `CausalConv1d`
-        x = self.code(vectors[:, :num_frames].contiguous())  # (B, N, C)
+        x = self.code(vectors[:, :num_frames])  # (B, N, C)
         if self.ahead is not None:
             following = vectors[:, 1:].unfold(1, self.cfg.lookahead, 1)  # (B, N, D, L)
-            x = x + self.ahead(rearrange(following, "b n d l -> b n (d l)").contiguous())
+            x = x + self.ahead(rearrange(following, "b n d l -> b n (d l)"))
         if self.voice is not None and speaker is not None:
             x = x + self.voice(speaker)[:, None]
         later = []
@@ -129,7 +129,7 @@ class MelHead(nn.Module):
         """channels: C; hop: samples per frame, a multiple of `cfg.hop_length`."""
         super().__init__()
         self.log_mel = LogMel(cfg, sample_rate)
-        self.out = nn.Linear(channels, hop // cfg.hop_length * cfg.n_mels)
+        self.out = Linear(channels, hop // cfg.hop_length * cfg.n_mels)
 
     def forward(self, cond: Tensor) -> Tensor:
         """(B, C, N) -> (B, N * R, F), standardised as by `LogMel`."""

@@ -16,6 +16,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vqaudio.nn.linear import Linear
+
 
 class CausalConv1d(nn.Module):
     """Causal strided or dilated convolution over time, with explicit state for streaming.
@@ -48,9 +50,7 @@ class CausalConv1d(nn.Module):
         image = rearrange(x, "b t c -> b c 1 t")  # a view in channels-last memory format
         kernel = self.weight.unsqueeze(2).contiguous(memory_format=torch.channels_last)
         y = F.conv2d(image, kernel, self.bias, stride=(1, self.stride), dilation=(1, self.dilation))
-        # contiguous also where the kernel returned another format: with other strides, F.linear, which comes next in
-        # some networks, rounds differently where its weights require gradients
-        return rearrange(y, "b c 1 t -> b t c").contiguous(), x[:, x.shape[1] - self.past_length :]
+        return rearrange(y, "b c 1 t -> b t c"), x[:, x.shape[1] - self.past_length :]
 
 
 class ResidualBlock1d(nn.Module):
@@ -59,7 +59,7 @@ class ResidualBlock1d(nn.Module):
     def __init__(self, channels: int, kernel_size: int, dilation: int):
         super().__init__()
         self.conv = CausalConv1d(channels, channels, kernel_size, dilation=dilation)
-        self.out = nn.Linear(channels, channels)
+        self.out = Linear(channels, channels)
         nn.init.zeros_(self.out.weight)  # the block starts as the identity
         nn.init.zeros_(self.out.bias)
 

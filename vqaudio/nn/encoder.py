@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from vqaudio.fingerprint import FingerprintFields
 from vqaudio.nn.conv import CausalConv1d, ResidualBlock1d
 from vqaudio.nn.frontend import FrontendConfig, FrontendState, build_frontend
+from vqaudio.nn.linear import Linear
 from vqaudio.nn.log_mel import LogMelConfig
 
 
@@ -119,7 +120,7 @@ class Encoder(nn.Module):
             for before, after, stride in zip(widths, widths[1:], cfg.strides, strict=False)
         )
         self.blocks = nn.ModuleList(ResidualBlock1d(widths[-1], cfg.kernel_size, d) for d in cfg.dilations)
-        self.out = nn.Linear(widths[-1], cfg.dim)
+        self.out = Linear(widths[-1], cfg.dim)
         nn.init.normal_(self.out.weight, std=math.sqrt(2 / widths[-1]))
         nn.init.zeros_(self.out.bias)
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from vqaudio.fingerprint import FingerprintFields
 from vqaudio.nn.distributed import sum_over_processes
+from vqaudio.nn.linear import Linear
 from vqaudio.nn.quantizer_protocol import (
     MAX_CODES,
     Quantized,
@@ -92,8 +93,8 @@ class FSQ(nn.Module):
         self.register_buffer("last_used", torch.full((cfg.codebook_size,), -1))
         self.register_buffer("updates", torch.tensor(0))
         projects = cfg.dim != len(cfg.levels)
-        self.project_in = nn.Linear(cfg.dim, len(cfg.levels)) if projects else nn.Identity()
-        self.project_out = nn.Linear(len(cfg.levels), cfg.dim) if projects else nn.Identity()
+        self.project_in = Linear(cfg.dim, len(cfg.levels)) if projects else nn.Identity()
+        self.project_out = Linear(len(cfg.levels), cfg.dim) if projects else nn.Identity()
         self.forwards_per_step = 1
         self._counts: list[Tensor] = []  # (K,) of each forward pass since the last update
 
@@ -180,7 +181,7 @@ class FSQ(nn.Module):
 
     def _bounded(self, z: Tensor) -> Tensor:
         """(B, D, *S) float32 -> (B, *S, F)."""
-        return self.bound(self.project_in(rearrange(z, "b d ... -> b ... d").contiguous()))
+        return self.bound(self.project_in(rearrange(z, "b d ... -> b ... d")))
 
     def _out(self, values: Tensor) -> Tensor:
         """(B, *S, F) in [-1, 1] -> (B, D, *S)."""

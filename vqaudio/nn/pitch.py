@@ -17,6 +17,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vqaudio.nn.linear import Linear
+
 OCTAVE_COST = 0.1  # per octave: of two peaks of the same height, the one of the shorter period wins
 STRENGTH = 0.62  # least autocorrelation of a voiced frame
 SILENCE = 1e-7  # power below which a frame is unvoiced: -70 dB of full scale
@@ -190,7 +192,7 @@ class PitchHead(nn.Module):
         """channels: C; hop: samples per code, a multiple of frame_hop. Raises ValueError as PitchTracker does."""
         super().__init__()
         self.tracker = PitchTracker(cfg, frame_hop, sample_rate)
-        self.out = nn.Linear(channels, 2 * (hop // frame_hop))
+        self.out = Linear(channels, 2 * (hop // frame_hop))
         self.register_buffer("centre", torch.full((max(1, num_speakers),), MEAN_OCTAVES))
         self.register_buffer("spread", torch.zeros(max(1, num_speakers)))
 

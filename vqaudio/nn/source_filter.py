@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from vqaudio.nn.acoustic import NUM_PITCH_FEATURES, AcousticFrames
 from vqaudio.nn.context import CONTEXT_CHUNK, Context, ContextConfig, ContextState
+from vqaudio.nn.linear import Linear
 from vqaudio.nn.log_mel import LogMelConfig
 from vqaudio.nn.pitch import MEAN_OCTAVES, Pitch
 from vqaudio.nn.spectral_correction import CorrectionState, SpectralCorrection
@@ -92,7 +93,7 @@ class IstftVocoder(nn.Module):
         hop = self.hop
         self.net = Context(cfg, spectrum.n_mels + NUM_PITCH_FEATURES, 0)
         self.correction = SpectralCorrection(spectrum, sample_rate)
-        self.out = nn.Linear(cfg.channels, 2 * cfg.points)
+        self.out = Linear(cfg.channels, 2 * cfg.points)
         nn.init.normal_(self.out.weight, std=0.01)
         nn.init.constant_(self.out.bias, LOG_START)
         self.loss = MultiResolutionSTFT()
@@ -204,7 +205,7 @@ class IstftVocoder(nn.Module):
 
     def _responses(self, hidden: Tensor) -> Tensor:
         """(B, C, N) -> complex frequency responses of minimum phase of the two filters (B, 2, N, K)."""
-        points = rearrange(self.out(hidden.mT.contiguous()), "b n (two p) -> (b n) two p", two=2).clamp(*LOG_RANGE)
+        points = rearrange(self.out(hidden.mT), "b n (two p) -> (b n) two p", two=2).clamp(*LOG_RANGE)
         log_magnitude = F.interpolate(points, self.size // 2 + 1, mode="linear", align_corners=True)
         cepstrum = torch.fft.irfft(log_magnitude, self.size) * self.causal
         response = torch.exp(torch.fft.rfft(cepstrum, self.size))

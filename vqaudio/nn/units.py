@@ -18,6 +18,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vqaudio.nn.linear import Linear
+
 NO_TARGET = -1  # cluster of a frame outside the utterance
 
 
@@ -96,14 +98,14 @@ class UnitHead(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.frames_per_code = hop // cfg.hop_length
-        self.code = nn.Linear(width, cfg.channels)
-        self.speaker = nn.Linear(speaker_dim, cfg.channels, bias=False) if speaker_dim else None
-        self.clusters = nn.Linear(cfg.channels, self.frames_per_code * len(cfg.cluster_offsets) * cfg.num_clusters)
-        self.cepstra = nn.Linear(cfg.channels, self.frames_per_code * len(cfg.cepstrum_offsets) * cfg.num_cepstra)
+        self.code = Linear(width, cfg.channels)
+        self.speaker = Linear(speaker_dim, cfg.channels, bias=False) if speaker_dim else None
+        self.clusters = Linear(cfg.channels, self.frames_per_code * len(cfg.cluster_offsets) * cfg.num_clusters)
+        self.cepstra = Linear(cfg.channels, self.frames_per_code * len(cfg.cepstrum_offsets) * cfg.num_cepstra)
 
     def forward(self, z_q: Tensor, speaker: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(B, D, N), (B, H) -> logits (B, N * R, cluster offsets, K), cepstra (B, N * R, cepstrum offsets, L)."""
-        x = self.code(rearrange(z_q, "b d n -> b n d").contiguous())  # (B, N, C)
+        x = self.code(rearrange(z_q, "b d n -> b n d"))  # (B, N, C)
         if self.speaker is not None and speaker is not None:
             x = x + self.speaker(speaker)[:, None]
         x = F.relu(x)

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from vqaudio.fingerprint import FingerprintFields
 from vqaudio.nn.conv import CausalConv1d
+from vqaudio.nn.linear import Linear
 from vqaudio.nn.regularizers import noisy_past, replace_inputs
 from vqaudio.nn.wavenet_fused import StackWeights, run_stack
 
@@ -128,15 +129,15 @@ class WaveNet(nn.Module):
         r, gates = cfg.residual_channels, 2 * cfg.residual_channels
         self.embed = nn.Embedding(cfg.num_classes + 1, r)  # the last row is the start class
         self.speaker = nn.Embedding(cfg.num_speakers, cfg.cond_hidden_channels) if cfg.num_speakers else None
-        self.condition = nn.Linear(cfg.cond_dim, cfg.cond_hidden_channels) if cfg.cond_dim else None
+        self.condition = Linear(cfg.cond_dim, cfg.cond_hidden_channels) if cfg.cond_dim else None
         self.project = (
-            nn.Linear(cfg.cond_hidden_channels, cfg.layers * gates) if cfg.num_speakers or cfg.cond_dim else None
+            Linear(cfg.cond_hidden_channels, cfg.layers * gates) if cfg.num_speakers or cfg.cond_dim else None
         )
         self.dilated = nn.ModuleList(CausalConv1d(r, gates, cfg.kernel_size, dilation=d) for d in cfg.dilations)
-        self.residual = nn.ModuleList(nn.Linear(r, r) for _ in range(cfg.layers - 1))
-        self.skip = nn.Linear(cfg.layers * r, cfg.skip_channels)  # all skip projections and their sum in one product
-        self.head = nn.Linear(cfg.skip_channels, cfg.skip_channels)
-        self.out = nn.Linear(cfg.skip_channels, cfg.num_classes)
+        self.residual = nn.ModuleList(Linear(r, r) for _ in range(cfg.layers - 1))
+        self.skip = Linear(cfg.layers * r, cfg.skip_channels)  # all skip projections and their sum in one product
+        self.head = Linear(cfg.skip_channels, cfg.skip_channels)
+        self.out = Linear(cfg.skip_channels, cfg.num_classes)
 
     @property
     def start(self) -> int:
@@ -239,8 +240,7 @@ class WaveNet(nn.Module):
             raise ValueError(f"this WaveNet takes {'no' if speaker is not None else 'a'} speaker")
         h = None
         if cond is not None and self.condition is not None:
-            # contiguous: see `CausalConv1d`
-            h = self.condition(rearrange(cond, "b d n -> b n d").contiguous())
+            h = self.condition(rearrange(cond, "b d n -> b n d"))
         if speaker is not None and self.speaker is not None:
             embedding = rearrange(self.speaker(speaker), "b c -> b 1 c")
             h = embedding if h is None else h + embedding

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vqaudio.atomic import atomic_file
-from vqaudio.json_text import JSONError, parse_json
+from vqaudio.json_text import DAMAGED, JSONError, parse_json
 
 JOURNAL = "report.resume.jsonl"
 
@@ -33,7 +33,7 @@ class Journal:
             )
         try:
             self.done = {(r["task"], r["set"]): {"results": r["results"], "reason": r["reason"]} for r in lines}
-        except (KeyError, TypeError) as error:
+        except DAMAGED as error:
             raise ValueError(f"{path} is damaged ({error!r}); delete it") from error
         with atomic_file(path, overwrite=True) as new:
             new.write_text("".join(json.dumps(line) + "\n" for line in (first, *lines)), encoding="utf-8")

@@ -422,7 +422,7 @@ class SpeechVQVAE(nn.Module):
         """
         if self.pitch is None:
             raise ValueError("this model has no vocoder that is conditioned on pitch (pitch.win_length)")
-        wav = torch.cat(list(tokenizer.audio_pieces(audio, sample_rate, self.sample_rate)))
+        wav = tokenizer.whole_audio(audio, sample_rate, self.sample_rate)
         with one_thread():
             return self.pitch.tracker(wav[None], -(-len(wav) // self.cfg.spectrum.hop_length))
 
@@ -483,7 +483,7 @@ class SpeechVQVAE(nn.Module):
         if check_pitch_source(pitch) == "codes" or vocoder not in self.vocoders_with_pitch:
             return self.decode(self.tokenize(audio, sample_rate), speaker, sampling, vocoder)
         # read once: it may be a stream
-        wav = torch.cat(list(tokenizer.audio_pieces(audio, sample_rate, self.sample_rate)))
+        wav = tokenizer.whole_audio(audio, sample_rate, self.sample_rate)
         return self.decode(self.tokenize(wav), speaker, sampling, vocoder, self.pitch_of(wav))
 
     def check_tokens(self, *batch: Tokens) -> None:

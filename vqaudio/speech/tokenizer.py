@@ -159,7 +159,7 @@ def audio_pieces(
     """An audio file, or a waveform (T,) at `sample_rate` Hz (None: `wanted_rate`) -> pieces (T,) at `wanted_rate` Hz.
 
     Files are resampled, waveforms are not. Raises AudioError for a file that cannot be used, and ValueError for a
-    waveform at another rate, of another shape, type or scale (`check_scale`), or with values that are not finite.
+    waveform at another rate, of another shape or type, or with values that are not finite.
     """
     if isinstance(audio, (str, Path)):
         if sample_rate is not None:
@@ -177,8 +177,12 @@ def audio_pieces(
             f"a waveform must be of shape (T,) with T > 0 and finite values, got shape {tuple(wav.shape)}"
             f"{'' if wav.isfinite().all() else ' and values that are not finite'}; mix down or clean the audio first"
         )
-    check_scale(float(wav.abs().max()))
     yield wav
+
+
+def whole_audio(audio: str | Path | np.ndarray | Tensor, sample_rate: int | None, wanted_rate: int) -> Tensor:
+    """The pieces of `audio_pieces` joined, (T,). Raises as it does, and as `check_scale` does."""
+    return torch.cat(list(checked_pieces(audio_pieces(audio, sample_rate, wanted_rate))))
 
 
 def check_pitch_quantizer(quantizer: PitchQuantizer | None) -> PitchQuantizer:

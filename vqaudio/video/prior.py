@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqaudio.images.pixelcnn import PixelCNN, PixelCNNConfig, gate
+from vqaudio.nn.linear import Linear
 from vqaudio.nn.quantizer_protocol import check_codes
 
 
@@ -83,7 +84,7 @@ class ContextLayer(nn.Module):
         c = cfg.channels
         padding = cfg.kernel_size // 2 * dilation
         self.conv = nn.Conv2d(c, 2 * c, cfg.kernel_size, padding=padding, dilation=dilation)
-        self.action = nn.Linear(action_dim, 2 * c)
+        self.action = Linear(action_dim, 2 * c)
         self.out = nn.Conv2d(c, c, 1)
 
     def forward(self, x: Tensor, action: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from filelock import FileLock
 from vqaudio.atomic import atomic_file, atomic_folder
 from vqaudio.data.splits import split_group
 from vqaudio.images.data import INDEX_FILE, fill_folder
-from vqaudio.json_text import read_index
+from vqaudio.json_text import DAMAGED, read_index
 
 VERSION = 1
 RECORDING_FILE, EPISODES_FOLDER, FRAMES_FOLDER = "recording.json", "episodes", "frames"
@@ -161,7 +161,7 @@ def open_recording(folder: str | Path) -> Recording:
         made = Recording(folder, tuple(index["actions"]), index["size"], episodes, index["source"])
         _check_index(made)
         return made
-    except (KeyError, TypeError, ValueError) as error:
+    except DAMAGED as error:
         raise ValueError(f"{path} is damaged ({error}); {advice}") from error
 
 
